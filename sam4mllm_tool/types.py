@@ -1,0 +1,225 @@
+"""The values that pass between the parts.
+
+Pixel coordinates are floats on the original image, x right, y down, (0, 0) the top-left corner of the top-left pixel, as in
+Segment Anything's own API. Arrays are (H, W). Everything here is frozen; nothing here imports a model library.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from sam4mllm_tool import rle
+
+Image: TypeAlias = PILImage.Image
+"""An RGB picture, upright; `images.load_image` makes one from anything."""
+Mask: TypeAlias = npt.NDArray[np.bool_]
+"""(H, W) bool on the original image."""
+Label: TypeAlias = Literal[0, 1]
+"""1 on the object, 0 off it."""
+
+
+class Size(NamedTuple):
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+class Point(NamedTuple):
+    """A place in pixels."""
+
+    x: float
+    y: float
+
+
+class Box(NamedTuple):
+    """Corners in pixels, x1 < x2 and y1 < y2; x2 and y2 are one past the last pixel, as in COCO."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+
+@dataclass(frozen=True)
+class PointPrompt:
+    """A point with its answer. confidence: probability of that label in [0, 1], None where the backend gave none."""
+
+    x: float
+    y: float
+    label: Label
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class ObjectPrompt:
+    """What Segment Anything is prompted with for one object."""
+
+    box: Box
+    points: tuple[PointPrompt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One utterance. The picture goes with the first user turn and is not written into its text."""
+
+    role: Literal["system", "user", "assistant"]
+    text: str
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """An answer in the model's own words, of at most max_tokens tokens."""
+
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Labels:
+    """An answer of exactly `count` of the given words, so that a backend may score them instead of decoding."""
+
+    count: int
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Question:
+    """Turns that end with the user's, and what kind of answer is expected."""
+
+    turns: tuple[Turn, ...]
+    answer: FreeText | Labels
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said.
+
+    label_probabilities: for a `Labels` answer, one row per label, in the order of its words, each row summing to 1; None
+    where the backend cannot know them.
+    """
+
+    text: str
+    label_probabilities: tuple[tuple[float, ...], ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskCandidate:
+    """One of Segment Anything's proposals for a prompt; score is its predicted IoU in [0, 1]."""
+
+    mask: Mask
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class SegmentedObject:
+    """One object found.
+
+    score: Segment Anything's predicted IoU of the mask, in [0, 1]. confidence: probability that the mask is the object
+    meant, None where the model gave no probabilities. alternatives: the candidates not chosen, best first.
+    """
+
+    mask: Mask
+    prompt: ObjectPrompt
+    score: float
+    confidence: float | None = None
+    alternatives: tuple[MaskCandidate, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; the mask as a COCO RLE."""
+        return {
+            "box": list(self.prompt.box),
+            "points": [
+                {"x": p.x, "y": p.y, "label": p.label, "confidence": p.confidence} for p in self.prompt.points
+            ],
+            "score": self.score,
+            "confidence": self.confidence,
+            "mask": rle.encode(self.mask),
+        }
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a segmentation took: the models by name, questions asked, seconds by step."""
+
+    mllm: str = ""
+    segmenter: str = ""
+    questions: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "models": {"mllm": self.mllm, "segmenter": self.segmenter},
+            "questions": self.questions,
+            "seconds": dict(self.seconds),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The answer to an expression. No objects means that there is no such object, which is a valid answer.
+
+    turns: the whole dialogue, in order; questions that were asked side by side follow one another, each with its reply.
+    notes: what did not go as asked (an answer asked for again, points dropped), in plain words.
+    """
+
+    expression: str
+    size: Size
+    objects: tuple[SegmentedObject, ...]
+    turns: tuple[Turn, ...] = ()
+    usage: Usage = Usage()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def mask(self) -> Mask:
+        """The union of the objects' masks, (H, W) bool."""
+        union = np.zeros((self.size.height, self.size.width), np.bool_)
+        for segmented in self.objects:
+            union |= segmented.mask
+        return union
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON: size, objects, turns, models and timings."""
+        return {
+            "expression": self.expression,
+            "size": {"width": self.size.width, "height": self.size.height},
+            "objects": [segmented.to_dict() for segmented in self.objects],
+            "turns": [{"role": turn.role, "text": turn.text} for turn in self.turns],
+            "notes": list(self.notes),
+            **self.usage.to_dict(),
+        }
+
+
+class MLLM(Protocol):
+    """A multimodal language model that answers questions about a picture."""
+
+    @property
+    def name(self) -> str:
+        """The spec it was loaded from."""
+
+    def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        """One reply per question, in order. Questions pending at once share their first turns, so work can be shared."""
+
+    async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        """As `reply`, without blocking the event loop."""
+
+
+class Segmenter(Protocol):
+    """A model that turns boxes and points into masks."""
+
+    @property
+    def name(self) -> str:
+        """The spec it was loaded from."""
+
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        """One mask per prompt, on the image's own pixel grid.
+
+        image: RGB, any size; encoded once however many prompts follow.
+        Returns objects in prompt order; each mask is (H, W) bool, score is SAM's predicted IoU in [0, 1].
+        """
+
+    async def asegment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        """As `segment`, without blocking the event loop."""
