@@ -1,0 +1,139 @@
+"""What every backend that opens a checkpoint shares: where it is, on which device, in which precision, and how quietly.
+
+A checkpoint is a folder in Hugging Face format, or a hub id of one. This module imports torch and transformers, so the
+face of a package opens it on first use.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors
+import torch
+from huggingface_hub import model_info, try_to_load_from_cache
+from huggingface_hub.errors import RepositoryNotFoundError
+from transformers.utils import logging as transformers_logging
+
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError
+
+__all__ = ["choose_device", "choose_dtype", "load_errors", "quiet_loading", "resolve_folder_or_hub_id"]
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
+    """The folder that a spec names, absolute, or the hub id as it was given.
+
+    A folder that exists wins over a hub id of the same name; what starts like a path (`.`, `/`, `~`) is never a hub id.
+    The hub is asked about an id that was not downloaded yet, so that a spelling mistake shows at once.
+    marker: the file that makes a folder a checkpoint; `adapter_config.json` for a LoRA adapter.
+    Raises SpecError where the spec names neither.
+    """
+    if not spec.strip():
+        raise SpecError("a model spec is empty: expected a folder, a hub id or 'embedded'")
+    folder = Path(spec).expanduser()
+    if folder.is_dir():
+        if not (folder / marker).is_file():
+            raise SpecError(f"the folder {spec!r} has no {marker}: expected a checkpoint in Hugging Face format")
+        return str(folder.resolve())
+    if folder.exists():
+        raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint, with {marker} in it")
+    if spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
+        raise SpecError(f"there is no folder {spec!r}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling")
+    _ask_hub(spec, marker)
+    return spec
+
+
+def _ask_hub(hub_id: str, marker: str) -> None:
+    """Raises SpecError where a model was not downloaded before and the hub can't be reached or has no such model.
+
+    Asked once: loading itself would try again for half a minute before it says that there is no network.
+    """
+    try:
+        if not isinstance(try_to_load_from_cache(hub_id, marker), str):
+            model_info(hub_id, timeout=10)
+    except RepositoryNotFoundError as error:
+        raise SpecError(
+            f"there is no folder {hub_id!r}, and the hub has no such model, or none for you: "
+            "check the spelling, or log in with 'hf auth login' if it is private"
+        ) from error
+    except Exception as error:  # its network errors come from a library that changes with its version
+        raise SpecError(
+            f"there is no folder {hub_id!r}, and the hub can't be asked for it ({_first_line(error)}): "
+            "check the spelling, go online, or download it elsewhere and give its folder"
+        ) from error
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for; without one, the first CUDA device, or else the CPU.
+
+    Raises SpecError where it isn't there.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = _first_line(error).partition(". ")[0]
+        raise SpecError(f"the device {str(device)!r} can't be used: {reason}") from error
+    return chosen
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """The precision asked for; without one, bfloat16 on a CUDA device that computes in it natively, or else float32.
+
+    Raises SpecError for a name other than float32, bfloat16 and float16.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None:
+        if dtype not in _DTYPES:
+            raise SpecError(f"unknown precision {dtype!r}: expected one of {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+        return torch.bfloat16
+    return torch.float32
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Silences the log of transformers and of the hub below errors, and their progress bars; then all is as before."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def load_errors(spec: str, *, extra: str) -> Iterator[None]:
+    """Turns what transformers raises while it opens a checkpoint into one line that says what was wrong.
+
+    extra: the optional dependencies that hold torchvision, for image processors that need it.
+    Raises MissingExtraError where torchvision is missing, SpecError for everything else.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if "torchvision" in str(error).lower():
+            raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
+        raise SpecError(f"{spec!r} needs a library that can't be imported: {_first_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
+        if isinstance(error, Sam4MllmError):
+            raise
+        raise SpecError(f"the checkpoint {spec!r} can't be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
