@@ -6,11 +6,11 @@ face of a package opens it on first use.
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
-import safetensors
 import torch
 from huggingface_hub import model_info, try_to_load_from_cache
 from huggingface_hub.errors import RepositoryNotFoundError
@@ -18,7 +18,15 @@ from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError
 
-__all__ = ["choose_device", "choose_dtype", "load_errors", "quiet_loading", "resolve_folder_or_hub_id"]
+__all__ = [
+    "choose_device",
+    "choose_dtype",
+    "embedded_folder",
+    "load_errors",
+    "quiet_loading",
+    "require_complete",
+    "resolve_folder_or_hub_id",
+]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -34,7 +42,7 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     """
     if not spec.strip():
         raise SpecError("a model spec is empty: expected a folder, a hub id or 'embedded'")
-    folder = Path(spec).expanduser()
+    folder = _as_folder(spec)
     if folder.is_dir():
         if not (folder / marker).is_file():
             raise SpecError(f"the folder {spec!r} has no {marker}: expected a checkpoint in Hugging Face format")
@@ -45,6 +53,26 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
         raise SpecError(f"there is no folder {spec!r}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling")
     _ask_hub(spec, marker)
     return spec
+
+
+def embedded_folder(part: str) -> str:
+    """The folder of a part of the pair that comes with the package, `sam` for instance.
+
+    Raises SpecError where this installation lacks it.
+    """
+    folder = Path(__file__).parent / "embedded" / "weights" / part
+    if not folder.is_dir():
+        raise SpecError(f"this installation lacks the embedded {part!r} (expected in {folder}): install the wheel again")
+    return str(folder)
+
+
+def _as_folder(spec: str) -> Path:
+    try:
+        folder = Path(spec).expanduser()
+        folder.exists()
+    except (OSError, RuntimeError) as error:
+        raise SpecError(f"{spec[:80]!r} can't be a folder: {_first_line(error)[:80]}") from error
+    return folder
 
 
 def _ask_hub(hub_id: str, marker: str) -> None:
@@ -116,6 +144,19 @@ def quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:
+    """Raises SpecError where weights of the model were not in the checkpoint, and so would be random.
+
+    loading_info: what `from_pretrained(..., output_loading_info=True)` returns beside the model.
+    """
+    absent = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading_info.get(kind, ()))
+    if absent:
+        raise SpecError(
+            f"the checkpoint {spec!r} lacks {len(absent)} of the model's weights or has them in other shapes, "
+            f"{absent[0]} first: expected all of them"
+        )
+
+
 @contextmanager
 def load_errors(spec: str, *, extra: str) -> Iterator[None]:
     """Turns what transformers raises while it opens a checkpoint into one line that says what was wrong.
@@ -125,13 +166,12 @@ def load_errors(spec: str, *, extra: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImportError as error:
-        if "torchvision" in str(error).lower():
+    except Sam4MllmError:
+        raise
+    except Exception as error:  # a broken file shows in many ways
+        # Depending on the model, transformers misses torchvision with an ImportError or with a ValueError.
+        if "torchvision" in str(error) and find_spec("torchvision") is None:
             raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
-        raise SpecError(f"{spec!r} needs a library that can't be imported: {_first_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, safetensors.SafetensorError) as error:
-        if isinstance(error, Sam4MllmError):
-            raise
         raise SpecError(f"the checkpoint {spec!r} can't be loaded: {_first_line(error)}") from error
 
 
