@@ -12,7 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -86,8 +86,7 @@ class TransformersSegmenter:
         self.by = by
         self.device = choose_device(device)
         self._dtype = choose_dtype(dtype, self.device)
-        self._model: Any = model
-        self._model.to(self.device, torch.float32).eval().requires_grad_(False)
+        self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
         self._processor: Any = processor
         self._kept: OrderedDict[bytes, _Encoded] = OrderedDict()
         self._lock = threading.Lock()
