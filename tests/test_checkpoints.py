@@ -1,0 +1,63 @@
+"""Where a checkpoint is found, and how it is opened."""
+
+import logging
+
+import pytest
+import torch
+from transformers.utils import logging as transformers_logging
+
+from sam4mllm_tool import checkpoints
+from sam4mllm_tool.errors import MissingExtraError, SpecError
+
+
+@pytest.mark.parametrize("marker", ["config.json", "adapter_config.json"])
+def test_a_folder_wins_over_a_hub_id_of_its_name(tmp_path, monkeypatch, marker):
+    (tmp_path / "owner" / "model").mkdir(parents=True)
+    (tmp_path / "owner" / "model" / marker).touch()
+    monkeypatch.chdir(tmp_path)
+    assert checkpoints.resolve_folder_or_hub_id("owner/model", marker=marker) == str(tmp_path / "owner" / "model")
+
+
+def test_an_adapter_is_no_model(tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    with pytest.raises(SpecError, match=r"has no config\.json"):
+        checkpoints.resolve_folder_or_hub_id(str(tmp_path))
+
+
+def test_a_part_that_the_installation_lacks():
+    with pytest.raises(SpecError, match="lacks the embedded 'nothing'"):
+        checkpoints.embedded_folder("nothing")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [(None, torch.float32), ("bfloat16", torch.bfloat16), (torch.float16, torch.float16)],
+)
+def test_on_a_cpu_precision_is_float32_unless_asked_for(dtype, expected):
+    assert checkpoints.choose_dtype(dtype, torch.device("cpu")) == expected
+
+
+def test_quiet_loading_leaves_logs_and_bars_as_they_were():
+    transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    level = transformers.level
+    with pytest.raises(KeyError), checkpoints.quiet_loading():
+        assert not transformers.isEnabledFor(logging.WARNING)
+        assert not transformers_logging.is_progress_bar_enabled()
+        raise KeyError
+    assert (transformers.level, transformers_logging.is_progress_bar_enabled()) == (level, bars)
+
+
+def test_load_errors_are_one_line_and_our_own_pass():
+    with (
+        pytest.raises(SpecError, match=r"^the checkpoint 'x' can't be loaded: first$"),
+        checkpoints.load_errors("x", extra="sam"),
+    ):
+        raise OSError("first\nsecond")
+    with pytest.raises(MissingExtraError), checkpoints.load_errors("x", extra="sam"):
+        raise MissingExtraError("peft", "train")
+
+
+def test_weights_that_would_be_random_are_refused():
+    checkpoints.require_complete("x", {"missing_keys": set(), "unexpected_keys": {"old.weight"}})
+    with pytest.raises(SpecError, match=r"lacks 2 of the model's weights .*a\.weight first"):
+        checkpoints.require_complete("x", {"missing_keys": {"b.weight", "a.weight"}, "mismatched_keys": set()})
