@@ -1,5 +1,6 @@
 """Where a checkpoint is found, and how it is opened."""
 
+import contextlib
 import logging
 
 import pytest
@@ -40,7 +41,7 @@ def test_on_a_cpu_precision_is_float32_unless_asked_for(dtype, expected):
 def test_quiet_loading_leaves_logs_and_bars_as_they_were():
     transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
     level = transformers.level
-    with pytest.raises(KeyError), checkpoints.quiet_loading():
+    with contextlib.suppress(KeyError), checkpoints.quiet_loading():
         assert not transformers.isEnabledFor(logging.WARNING)
         assert not transformers_logging.is_progress_bar_enabled()
         raise KeyError
