@@ -62,5 +62,4 @@ def pack(sequences: Sequence[Sequence[int]]) -> Packed:
             node = children[step]
             path.append(node)
         paths.append(tuple(path))
-    arrays = (np.array(column, np.int64) for column in (ids, positions, parents))
-    return Packed(*arrays, paths=tuple(paths))
+    return Packed(np.array(ids, np.int64), np.array(positions, np.int64), np.array(parents, np.int64), tuple(paths))
