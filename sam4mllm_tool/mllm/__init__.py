@@ -1,0 +1,59 @@
+"""Backends that answer questions about a picture.
+
+`load_mllm` opens a checkpoint by its spec; `ScriptedMLLM` gives prepared replies and stands in for a model in tests. A
+backend's file, and with it torch, is imported on first use.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.mllm.scripted import ScriptedMLLM
+from sam4mllm_tool.types import MLLM
+
+if TYPE_CHECKING:
+    from sam4mllm_tool.mllm.transformers import TransformersMLLM
+
+__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "split_spec"]
+
+EMBEDDED = "embedded"
+
+
+def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None) -> MLLM:
+    """The model that a spec names.
+
+    spec: `embedded`, a folder in Hugging Face format or a hub id, each with an optional `+ADAPTER`, a peft adapter's
+    folder or hub id. `embedded` brings its own adapter along.
+    device: as torch names it ("cuda:1"); without one, the best there is. dtype: "float32", "bfloat16" or "float16";
+    without one, bfloat16 on a GPU that computes in it, else float32.
+    Raises SpecError for a spec that names nothing that can be loaded, MissingExtraError where a library is missing.
+    """
+    base, adapter = split_spec(spec)
+    from sam4mllm_tool.checkpoints import embedded_folder
+    from sam4mllm_tool.mllm.transformers import TransformersMLLM
+
+    if base == EMBEDDED:
+        base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
+    return TransformersMLLM.load(base, adapter, name=spec, device=device, dtype=dtype)
+
+
+def split_spec(spec: str) -> tuple[str, str | None]:
+    """`BASE+ADAPTER` as (base, adapter), adapter None without one. A `+` in the name of a folder is part of the name.
+
+    Raises SpecError for an empty base or adapter.
+    """
+    if "+" not in spec or Path(spec).expanduser().is_dir():
+        return spec, None
+    splits = [(spec[:i], spec[i + 1 :]) for i, character in enumerate(spec) if character == "+"]
+    base, adapter = next((split for split in reversed(splits) if Path(split[0]).expanduser().is_dir()), splits[0])
+    if not base or not adapter:
+        raise SpecError(f"the model spec {spec!r} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
+    return base, adapter
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TransformersMLLM":
+        from sam4mllm_tool.mllm.transformers import TransformersMLLM
+
+        return TransformersMLLM
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
