@@ -1,0 +1,196 @@
+"""Tiny random multimodal checkpoints in the real formats, for whoever needs an MLLM in a test.
+
+Each has a byte-level tokenizer of some 300 entries with "Yes", "No" and their forms after a blank as single tokens, its
+family's own processor, a chat template in its family's manner, and weights large enough for its answers to differ.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessorPil,
+    Idefics3Processor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaNextConfig,
+    LlavaNextForConditionalGeneration,
+    LlavaNextImageProcessorPil,
+    LlavaNextProcessor,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+WIDTH, PATCH, SIDE = 32, 8, 32
+SPECIAL = ["<s>", "</s>", "<unk>", "<pad>", "<image>"]
+IDEFICS3_SPECIAL = [
+    "<fake_token_around_image>",
+    "<end_of_utterance>",
+    "<global-img>",
+    *(f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)),
+]
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'][0]['text'] + '\n' }}"
+    "{% else %}{{ message['role'] | upper + ': ' }}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+"""As LLaVA 1.5: no first token, all pictures before all text, the blank before the answer left to the model."""
+LLAVA_NEXT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %} [/INST]{% elif message['role'] == 'assistant' %} {{ message['content'][0]['text'] }}</s>"
+    "{% else %}{{ raise_exception('there is no system turn') }}{% endif %}{% endfor %}"
+)
+"""As Mistral: refuses a system turn."""
+IDEFICS3_TEMPLATE = (
+    "<s>{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'] | capitalize }}:"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ ' ' + part['text'] }}{% endif %}"
+    "{% endfor %}<end_of_utterance>\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+"""As Idefics3, but a system turn is left out without a word."""
+
+
+def save_llava(folder: Path, **options: Any) -> Path:
+    """LLaVA with a CLIP tower: 16 image tokens, whatever the picture. options: `template`, `dtype`."""
+    tokenizer = _tokenizer(SPECIAL, adds_bos=True)
+    processor = LlavaProcessor(
+        CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=options.get("template", LLAVA_TEMPLATE),
+    )
+    config = LlavaConfig(vision_config=_clip(), text_config=_llama(tokenizer), image_token_id=SPECIAL.index("<image>"))
+    return _save(LlavaForConditionalGeneration, config, processor, folder, options)
+
+
+def save_llava_next(folder: Path, **options: Any) -> Path:
+    """LLaVA-NeXT: the picture and its tiles, their number from its shape."""
+    tokenizer = _tokenizer(SPECIAL, adds_bos=True)
+    pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
+    processor = LlavaNextProcessor(
+        LlavaNextImageProcessorPil(
+            size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, image_grid_pinpoints=pinpoints
+        ),
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=options.get("template", LLAVA_NEXT_TEMPLATE),
+    )
+    config = LlavaNextConfig(
+        vision_config=_clip(),
+        text_config=_llama(tokenizer),
+        image_token_id=SPECIAL.index("<image>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    return _save(LlavaNextForConditionalGeneration, config, processor, folder, options)
+
+
+def save_idefics3(folder: Path, **options: Any) -> Path:
+    """Idefics3: the picture in tiles with row and column marks, then the whole."""
+    tokenizer = _tokenizer([*SPECIAL, *IDEFICS3_SPECIAL], adds_bos=False)
+    processor = Idefics3Processor(
+        Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}),
+        tokenizer,
+        image_seq_len=4,
+        chat_template=options.get("template", IDEFICS3_TEMPLATE),
+    )
+    vision = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Idefics3Config(
+        vision_config=vision | {"image_size": SIDE, "patch_size": PATCH},
+        text_config=_llama(tokenizer),
+        image_token_id=SPECIAL.index("<image>"),
+        scale_factor=2,
+    )
+    return _save(Idefics3ForConditionalGeneration, config, processor, folder, options)
+
+
+FAMILIES: dict[str, Callable[..., Path]] = {
+    "llava": save_llava,
+    "llava_next": save_llava_next,
+    "idefics3": save_idefics3,
+}
+PROJECTORS = {"llava": "multi_modal_projector", "llava_next": "multi_modal_projector", "idefics3": "connector"}
+
+
+def save_adapter(base: type[PreTrainedModel], checkpoint: Path, folder: Path, projector: str) -> Path:
+    """A LoRA adapter on the attention of a checkpoint's decoder, with its projector tuned too."""
+    model = base.from_pretrained(checkpoint)
+    lora = LoraConfig(r=2, target_modules=r".*(language|text)_model.*[qv]_proj", modules_to_save=[projector])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers for it
+        adapted = get_peft_model(model, lora)
+    torch.manual_seed(1)
+    for weight in (weight for weight in adapted.parameters() if weight.requires_grad):
+        weight.data.normal_(0, 0.3)
+    adapted.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(special: list[str], *, adds_bos: bool) -> PreTrainedTokenizerFast:
+    merges = [("Y", "e"), ("Ye", "s"), ("N", "o"), ("Ġ", "Yes"), ("Ġ", "No")]
+    merges += [("i", "n"), ("s", "i"), ("d", "e"), ("si", "de"), ("in", "side")]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    entries = [*special, *alphabet, *(left + right for left, right in merges)]
+    vocabulary = {entry: i for i, entry in enumerate(dict.fromkeys(entries))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    extra = [token for token in special if token not in named.values()]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=extra, **named)
+
+
+def _clip() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=PATCH,
+    )
+
+
+def _llama(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _save(kind: type[PreTrainedModel], config: Any, processor: Any, folder: Path, options: dict[str, Any]) -> Path:
+    torch.manual_seed(0)
+    model = kind(config).to(options.get("dtype", torch.float32))
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
