@@ -1,0 +1,85 @@
+"""What a segmentation becomes outside Python: pictures, polygons, a folder of files, a few readable lines."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image as PILImage
+
+from sam4mllm_tool.drawing import overlay
+from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.polygons import polygons
+from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
+
+__all__ = ["mask_image", "overlay", "polygons", "summary", "write_outputs"]
+
+
+def mask_image(segmentation: Segmentation) -> Image:
+    """The union of the masks as an 8-bit grey picture of the same size: 255 on the objects, 0 elsewhere."""
+    return PILImage.fromarray(segmentation.mask.astype(np.uint8) * np.uint8(255))
+
+
+def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> list[Path]:
+    """Writes mask.png, overlay.png and result.json (`Segmentation.to_dict`) into the folder, which is made if need be.
+
+    Each file is written beside its place and then moved there, so a reader never sees half of one. Returns their paths.
+    Raises Sam4MllmError where that fails, ValueError where the picture is not of the segmentation's size.
+    """
+    pictures = {"mask.png": mask_image(segmentation), "overlay.png": overlay(image, segmentation)}
+    # A name given to the command may hold bytes that are no text; they are kept as escapes, which JSON reads back.
+    text = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures.items():
+            _write(folder / name, partial(picture.save, format="PNG"))
+        _write(folder / "result.json", lambda file: file.write(text))
+    except OSError as error:
+        raise Sam4MllmError(f"the results cannot be written to {str(folder)!r}: {error.strerror or error}") from error
+    return [folder / name for name in (*pictures, "result.json")]
+
+
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def summary(segmentation: Segmentation) -> str:
+    """The result in a few lines for a person: a line per object, with its box, its area and how sure the models are."""
+    size, count = segmentation.size, len(segmentation.objects)
+    picture = f"the picture of {size.width} x {size.height} pixels"
+    what = f'"{_printable(segmentation.expression)}"'
+    if not count:
+        lines = [f"{what}: there is no such object in {picture}"]
+    else:
+        lines = [f"{what}: {count} object{'s' if count > 1 else ''} in {picture}"]
+        lines += [f"  {number}: {_line(found)}" for number, found in enumerate(segmentation.objects, start=1)]
+    return "\n".join([*lines, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
+
+
+def _line(found: SegmentedObject) -> str:
+    x1, y1, x2, y2 = found.prompt.box
+    on = sum(point.label for point in found.prompt.points)
+    facts = [
+        f"box ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})",
+        f"{int(found.mask.sum()):,} pixels ({found.mask.mean():.1%})",
+        f"points {on} on it, {len(found.prompt.points) - on} off it",
+        f"confidence {found.confidence:.0%}" if found.confidence is not None else "confidence unknown",
+        f"score {found.score:.2f}",
+    ]
+    return ", ".join(facts)
+
+
+def _printable(text: str) -> str:
+    """On one line, short, and without what would steer a terminal."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 200 else f"{line[:200]}..."
