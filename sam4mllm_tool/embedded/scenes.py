@@ -10,6 +10,7 @@ Geometry is kept in units of the picture's side, so one seed gives one scene at 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Literal
 
@@ -126,9 +127,7 @@ def draw_scene(seed: int, side: int = 256) -> Scene:
             instances[window][solid] = len(placed)
             break
     pixels = np.clip(image, 0, 255).astype(np.uint8)
-    objects = tuple(
-        SceneObject(*look, box=mask_box(instances == number)) for number, look in enumerate(placed, start=1)
-    )
+    objects = tuple(SceneObject(*look, box=mask_box(instances == number)) for number, look in enumerate(placed, start=1))
     return Scene(seed, pixels, instances, objects)
 
 
@@ -213,7 +212,20 @@ def _outline(shape: str) -> npt.NDArray[np.float64]:
             return _spokes((1.0, 0.45) * 5)
         case "cross":
             w = 0.32
-            corners = [(w, -1), (w, -w), (1, -w), (1, w), (w, w), (w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w), (-w, -1)]
+            corners = [
+                (w, -1),
+                (w, -w),
+                (1, -w),
+                (1, w),
+                (w, w),
+                (w, 1),
+                (-w, 1),
+                (-w, w),
+                (-1, w),
+                (-1, -w),
+                (-w, -w),
+                (-w, -1),
+            ]
             return np.array(corners, float)
         case "crescent":  # the unit circle less a circle of 0.8 around (0.5, 0); they meet at x = 0.61
             outer, inner = math.acos(0.61), math.acos(0.11 / 0.8)
@@ -342,7 +354,7 @@ def _implicits(objects: _Objects, rng: Random) -> Iterator[Expression]:
 def _ranked(objects: _Objects, members: list[int], side: str) -> list[int] | None:
     """members from the furthest towards `side` on, or None where two are too close to call."""
     order = sorted(members, key=lambda i: -_reach(objects[i], side))
-    gaps = (_reach(objects[a], side) - _reach(objects[b], side) for a, b in zip(order, order[1:], strict=False))
+    gaps = (_reach(objects[a], side) - _reach(objects[b], side) for a, b in pairwise(order))
     return order if all(gap > _MARGIN for gap in gaps) else None
 
 

@@ -43,7 +43,8 @@ CHAT_TEMPLATE = (
 )
 _WORDING = """
     the a all every what which where is are of at on off in to from and or it you could any there one two no yes not object objects
-    nothing shape shapes small large left right top bottom leftmost rightmost topmost bottommost furthest highest lowest
+    nothing shape shapes small large left right top bottom
+    leftmost rightmost topmost bottommost furthest highest lowest
     first second third fourth above below under higher than
     locate list inside outside count ground
     give please provide bounding box boxes each that this these describes described segment point points coordinates sentence

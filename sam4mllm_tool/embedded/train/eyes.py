@@ -110,7 +110,10 @@ def _losses(codes: Tensor, codebook: Codes, targets: Targets, index: Tensor) -> 
         + (part["own"] - own).square().mean() * 3
     )
     with torch.no_grad():
-        right = {name: (logits[name].argmax(-1) == looks[:, k]).float().mean().item() for k, name in enumerate(("colour", "shape", "size"))}
+        right = {
+            name: (logits[name].argmax(-1) == looks[:, k]).float().mean().item()
+            for k, name in enumerate(("colour", "shape", "size"))
+        }
         metrics = {
             **right,
             "object": ((part["object"][..., 0] > 0.5) == covered).float().mean().item(),

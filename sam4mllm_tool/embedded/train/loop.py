@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -55,7 +54,7 @@ def save(path: Path, value: Any) -> None:
     """Writes beside, then renames: a cut never leaves half a checkpoint."""
     beside = path.with_suffix(".tmp")
     torch.save(value, beside)
-    os.replace(beside, path)
+    beside.replace(path)
 
 
 def train(

@@ -4,7 +4,6 @@ Stages read a scene thousands of times a minute, drawing takes 5 ms: so every sc
 the two resolutions that the models see. Written in chunks, beside and then renamed, so that a cut loses a chunk at most.
 """
 
-import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor
 from functools import cached_property
@@ -38,7 +37,7 @@ def _draw_chunk(folder: Path, first: int) -> None:
         np.save(folder / f"{name}-{first:06d}.npy", array)
     beside = done.with_suffix(".tmp")
     beside.write_bytes(pickle.dumps([scene.objects for scene in scenes]))
-    os.replace(beside, done)
+    beside.replace(done)
 
 
 def resized(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
@@ -59,7 +58,9 @@ class World:
         self.first, self.count = first, count
         starts = range(first, first + count, _CHUNK)
         with ProcessPoolExecutor() as pool:
-            list(tqdm(pool.map(_draw_chunk, [folder] * len(starts), starts), total=len(starts), desc="drawing", unit="k scenes"))
+            list(
+                tqdm(pool.map(_draw_chunk, [folder] * len(starts), starts), total=len(starts), desc="drawing", unit="k scenes")
+            )
         self._folder, self._starts = folder, starts
         self._chunks = {name: [np.load(folder / f"{name}-{s:06d}.npy", mmap_mode="r") for s in starts] for name in _ARRAYS}
 

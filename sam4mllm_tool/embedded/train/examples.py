@@ -1,0 +1,220 @@
+"""What the language model is taught, as token sequences with their answers marked.
+
+Two curricula over the same scenes. The base MLLM learns the world in words of its own: locate, inside, what, list, any,
+count. The adapter learns the dialogue of protocol/, by running that dialogue on true answers. Both pack all the sequences of
+a scene into one trie (mllm/packing.py), so that the picture and every shared turn is computed once and no answer can be
+copied from a neighbouring one.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm_tool.embedded.scenes import COLOURS, PLURALS, SHAPES, Scene, sample_expressions
+from sam4mllm_tool.embedded.train.architecture import GRID, vocabulary
+from sam4mllm_tool.mllm.packing import Packed, pack
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
+from sam4mllm_tool.protocol.truth import label_at
+from sam4mllm_tool.types import Label, Mask, Point, PointPrompt, Size, Turn
+
+_IDS = {word: i for i, word in enumerate(vocabulary())}
+_PIECES = re.compile(r"<\w+>|</s>|\w+|[^\w\s]")
+_PICTURE = [_IDS["<s>"], *[_IDS["<image>"]] * GRID**2]
+TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Tokens, of which those from `answer` on are supervised."""
+
+    ids: list[int]
+    answer: int
+    task: str
+
+
+def encode(text: str) -> list[int]:
+    """As the tokenizer of architecture.py encodes; a test holds the two together."""
+    return [_IDS.get(piece, _IDS["<unk>"]) for piece in _PIECES.findall(text.lower())]
+
+
+def example(turns: Sequence[Turn], reply: str, task: str) -> Example:
+    """A conversation about the picture and its last reply, as the chat template lays it out."""
+    ids = list(_PICTURE)
+    for turn in turns:
+        ids += [_IDS[f"<{turn.role}>"], *encode(turn.text)]
+        if turn.role == "assistant":
+            ids.append(_IDS["</s>"])
+    ids.append(_IDS["<assistant>"])
+    return Example([*ids, *encode(reply), _IDS["</s>"]], len(ids), task)
+
+
+def _ask(text: str, reply: str, task: str) -> Example:
+    return example((Turn("user", text),), reply, task)
+
+
+# The base's curriculum ----------------------------------------------------------------------------------------------
+
+
+def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
+    """The world in its own words."""
+    size = Size(*scene.instances.shape[::-1])
+    for expression in sample_expressions(scene, 6, rng):
+        boxes = [scene.objects[i].box for i in expression.targets]
+        question, told = f"locate {expression.text}", " ".join(EMBEDDED.write_box(b, size) for b in boxes) or "nothing"
+        yield _ask(question, told, "locate")
+        if not boxes:
+            continue
+        chosen = rng.randrange(len(boxes))
+        written, mask = EMBEDDED.write_box(boxes[chosen], size), scene.mask(expression.targets[chosen])
+        for point in _points_in(boxes[chosen], rng, 8):
+            point = EMBEDDED.snap(point, size)
+            turns = (
+                Turn("user", question),
+                Turn("assistant", told),
+                Turn("user", f"inside {written} {EMBEDDED.write_point(point, size)}"),
+            )
+            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside")
+    yield from _what(scene, rng, size)
+    yield from _existence(scene, rng)
+    if rng.random() < 0.3:
+        inventory = sorted(scene.objects, key=lambda o: o.centre[0])
+        listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.write_box(o.box, size)}" for o in inventory)
+        yield _ask("list", " ".join(listed), "list")
+
+
+def _points_in(box: tuple[float, float, float, float], rng: Random, count: int) -> list[Point]:
+    x1, y1, x2, y2 = box
+    return [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(count)]
+
+
+def _what(scene: Scene, rng: Random, size: Size) -> Iterator[Example]:
+    everywhere = (0.0, 0.0, float(size.width), float(size.height))
+    for _ in range(4):
+        box = rng.choice(scene.objects).box if rng.random() < 0.7 else everywhere
+        point = EMBEDDED.snap(_points_in(box, rng, 1)[0], size)
+        on = int(scene.instances[int(point.y), int(point.x)])
+        thing = scene.objects[on - 1]
+        told = f"{thing.size} {thing.colour} {thing.shape}" if on else "ground"
+        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what")
+
+
+def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
+    for task in ("any", "any", "count"):
+        thing = rng.choice(scene.objects)
+        colour = rng.choice((thing.colour, thing.colour, rng.choice(list(COLOURS))))
+        shape = rng.choice((thing.shape, thing.shape, rng.choice(SHAPES)))
+        noun, many, hits = rng.choice(
+            (
+                (
+                    f"{colour} {shape}",
+                    f"{colour} {PLURALS[shape]}",
+                    [o for o in scene.objects if (o.colour, o.shape) == (colour, shape)],
+                ),
+                (shape, PLURALS[shape], [o for o in scene.objects if o.shape == shape]),
+                (f"{colour} shape", f"{colour} shapes", [o for o in scene.objects if o.colour == colour]),
+            )
+        )
+        if task == "any":
+            yield _ask(f"is there any {noun} ?", "yes" if hits else "no", task)
+        else:
+            yield _ask(f"count the {many}", f"{len(hits):03d}", task)
+
+
+# The adapter's curriculum -------------------------------------------------------------------------------------------
+
+
+def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
+    """PQPP and PPG as protocol/ leads them, with true answers."""
+    size = Size(*scene.instances.shape[::-1])
+    for number, expression in enumerate(sample_expressions(scene, 7, rng)):
+        if number < 5:
+            truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
+            sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
+            history = true_dialogue(PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler), truth)
+            yield _exchange(history[0], "boxes")
+            later = list(history[1:])
+            yield from (_exchange(one, "points") for one in rng.sample(later, min(12, len(later))))
+        if number >= 4:
+            truth = [_with_points(scene, i) for i in expression.targets]
+            history = true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
+            yield _exchange(history[0], "prompt")
+
+
+def _exchange(exchange: Exchange, task: str) -> Example:
+    return example(exchange.question.turns, exchange.reply.text, task)
+
+
+def _with_points(scene: Scene, index: int) -> TrueObject:
+    mask, box = scene.mask(index), scene.objects[index].box
+    return TrueObject(mask, box, telling_points(mask, tuple(int(v) for v in box)))
+
+
+def telling_points(mask: Mask, box: tuple[int, ...]) -> tuple[PointPrompt, ...]:
+    """Two points deep inside the object and apart from each other, one deep in what else the box holds."""
+    x1, y1, x2, y2 = box
+    inside = mask[y1:y2, x1:x2]
+    if inside.all():  # nothing else in the box: look just outside it
+        y1, y2, x1, x2 = max(0, y1 - 2), y2 + 2, max(0, x1 - 2), x2 + 2
+        inside = mask[y1:y2, x1:x2]
+    on, off = depth(inside), depth(~inside)
+    first = np.unravel_index(on.argmax(), on.shape)
+    ys, xs = np.nonzero(on >= 0.6 * on.max())
+    far = ((ys - first[0]) ** 2 + (xs - first[1]) ** 2).argmax()
+    places: list[tuple[int, int, Label]] = [(int(first[1]), int(first[0]), 1), (int(xs[far]), int(ys[far]), 1)]
+    last = np.unravel_index(off.argmax(), off.shape)
+    places.append((int(last[1]), int(last[0]), 0))
+    return tuple(PointPrompt(x1 + x + 0.5, y1 + y + 0.5, label) for x, y, label in places)
+
+
+def depth(mask: Mask) -> npt.NDArray[np.int64]:
+    """For each pixel of the mask, how many erosions it survives; what lies outside the array counts as the mask's own."""
+    left, total = mask.copy(), mask.astype(np.int64)
+    while left.any():
+        padded = np.pad(left, 1, mode="edge")
+        left = padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1] & left
+        if left.all():
+            break
+        total += left
+    return total
+
+
+# Packing ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """A scene's examples as one trie; targets[k] is the token to be predicted at node nodes[k], of task tasks[k]."""
+
+    packed: Packed
+    nodes: list[int]
+    targets: list[int]
+    tasks: list[int]
+
+
+def lesson(examples: Sequence[Example], limit: int) -> Lesson:
+    """Packs as many of the examples as fit into about `limit` tokens, in their order."""
+    kept: list[Example] = []
+    used = len(_PICTURE)
+    for one in examples:
+        fresh = len(one.ids) - (_shared(kept[-1].ids, one.ids) if kept else len(_PICTURE))
+        if used + fresh > limit:
+            break
+        used += fresh
+        kept.append(one)
+    packed = pack([one.ids for one in kept])
+    nodes, targets, tasks = [], [], []
+    for one, path in zip(kept, packed.paths, strict=True):
+        for position in range(one.answer, len(one.ids)):
+            nodes.append(path[position - 1])
+            targets.append(one.ids[position])
+            tasks.append(TASKS.index(one.task))
+    return Lesson(packed, nodes, targets, tasks)
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """How many first tokens two sequences share."""
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -1,0 +1,271 @@
+"""Stages 2 and 3: the base language model learns the world, then a LoRA adapter with the projector learns the dialogue.
+
+The vision tower is frozen by now and its features are cached, so only the projector and the language model run. Both stages
+share the step: a batch of lessons, each a trie of examples, one forward pass, cross-entropy on the answers' tokens.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlavaForConditionalGeneration
+
+from sam4mllm_tool.embedded.scenes import KINDS, Scene, sample_expressions
+from sam4mllm_tool.embedded.train.architecture import GRID, SCALE, WIDTH, vocabulary
+from sam4mllm_tool.embedded.train.examples import (
+    TASKS,
+    Example,
+    Lesson,
+    base_examples,
+    dialogue_examples,
+    encode,
+    example,
+    lesson,
+)
+from sam4mllm_tool.embedded.train.eyes import HELD_OUT, pixels
+from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
+from sam4mllm_tool.embedded.train.world import World
+from sam4mllm_tool.protocol import EMBEDDED
+from sam4mllm_tool.types import Turn
+
+WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
+"""Weight of a task's tokens in the loss; 1 where not named."""
+
+_FIRST_NUMBER = vocabulary().index("000")
+Curriculum = Callable[[Scene, Random], Iterator[Example]]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Lessons padded to one length. sees: (n, 1, l, l) bool. rows, nodes, targets, tasks: (k,), one a supervised token."""
+
+    scenes: Tensor
+    ids: Tensor
+    positions: Tensor
+    sees: Tensor
+    rows: Tensor
+    nodes: Tensor
+    targets: Tensor
+    tasks: Tensor
+
+
+def collate(scenes: Tensor, lessons: Sequence[Lesson]) -> Batch:
+    n, length = len(lessons), max(len(one.packed.ids) for one in lessons)
+    length = -(-length // 16) * 16
+    ids, positions = np.zeros((n, length), np.int64), np.zeros((n, length), np.int64)
+    sees = np.broadcast_to(np.eye(length, dtype=np.bool_), (n, length, length)).copy()
+    for row, one in enumerate(lessons):
+        used = len(one.packed.ids)
+        ids[row, :used], positions[row, :used] = one.packed.ids, one.packed.positions
+        sees[row, :used, :used] = one.packed.sees()
+    flat = [(row, *item) for row, one in enumerate(lessons) for item in zip(one.nodes, one.targets, one.tasks, strict=True)]
+    rows, nodes, targets, tasks = torch.tensor(flat).T
+    return Batch(scenes, *map(torch.from_numpy, (ids, positions, sees[:, None])), rows, nodes, targets, tasks)
+
+
+def cached_features(world: World, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
+    """(scenes, 144, width) bf16: the vision tower's output, before the projector."""
+    cached = folder / f"features-{world.first}-{len(world)}.pt"
+    if cached.exists():
+        return torch.load(cached, weights_only=True, mmap=True)
+    features = torch.empty(len(world), GRID**2, WIDTH, dtype=torch.bfloat16)
+    layer = model.config.vision_feature_layer
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for index in tqdm(torch.arange(len(world)).split(200), desc="features", mininterval=20):
+            seen = model.model.vision_tower(pixel_values=pixels(world, index), output_hidden_states=True)
+            features[index] = seen.hidden_states[layer].to(torch.bfloat16)
+    torch.save(features, cached)
+    return features
+
+
+class Student:
+    """The MLLM at work on cached features."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
+        self.model, self.features = model, features
+
+    def embed(self, scenes: Tensor, ids: Tensor, at: int = 1) -> Tensor:
+        """(n, l, width): word embeddings, the picture's in the 144 places from `at` on."""
+        embedded = self.model.get_input_embeddings()(ids)
+        picture = self.model.model.multi_modal_projector(self.features[scenes].float())
+        return torch.cat([embedded[:, :at], picture.to(embedded.dtype), embedded[:, at + GRID**2 :]], 1)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """(k, vocabulary) at the supervised nodes."""
+        embedded = self.embed(batch.scenes, batch.ids)
+        bias = torch.zeros(batch.sees.shape, dtype=torch.bfloat16).masked_fill_(~batch.sees, float("-inf"))
+        hidden = self.model.model.language_model(
+            inputs_embeds=embedded, attention_mask=bias, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        return self.model.lm_head(hidden[batch.rows, batch.nodes]).float()
+
+    @torch.inference_mode()
+    def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
+        """Greedy answers; prompts begin with the picture."""
+        length = max(map(len, prompts))
+        ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
+        attends = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
+        rows = [self.embed(scenes[i : i + 1], ids[i : i + 1], length - len(p) + 1) for i, p in enumerate(prompts)]
+        out = self.model.generate(
+            inputs_embeds=torch.cat(rows),
+            attention_mask=attends,
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=0,
+        )
+        words = vocabulary()
+        return [" ".join(words[t] for t in row if t > 2) for row in out.tolist()]
+
+
+def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metrics]:
+    """Weighted cross-entropy. soften > 0: a coordinate's neighbours get a normal share of its target, so wide in steps."""
+    each = F.cross_entropy(logits, batch.targets, reduction="none")
+    if soften:
+        number = (batch.targets >= _FIRST_NUMBER) & (batch.targets < _FIRST_NUMBER + SCALE)
+        steps = torch.arange(SCALE)[None] - (batch.targets[number] - _FIRST_NUMBER)[:, None]
+        share = torch.softmax(-0.5 * (steps / soften) ** 2, -1)
+        log_p = logits[number].log_softmax(-1)[:, _FIRST_NUMBER : _FIRST_NUMBER + SCALE]
+        each = each.masked_scatter(number, -(share * log_p).sum(-1))
+    weights = torch.tensor([WEIGHTS.get(task, 1.0) for task in TASKS])[batch.tasks]
+    right = (logits.argmax(-1) == batch.targets).float()
+    metrics = {}
+    for number_, task in enumerate(TASKS):
+        if (at := batch.tasks == number_).any():
+            metrics[task] = (
+                right[at].mean() if task in ("inside", "points", "what", "any", "count") else each[at].mean()
+            ).item()
+    return (each * weights).sum() / weights.sum(), metrics
+
+
+def train_stage(
+    name: str, world: World, student: Student, optimiser: Optimiser, folder: Path, curriculum: Curriculum, ask: str, *,
+    steps: int, batch: int, limit: int, soften: float, module: torch.nn.Module,
+) -> None:  # fmt: skip
+    """One stage; ask: the wording whose boxes are checked by real generation on held-out scenes."""
+    draw = batches(len(world) - HELD_OUT, batch, seed=40)
+
+    def make(step: int, scenes: Tensor) -> Batch:
+        lessons = [lesson(list(curriculum(world.scene(i), Random(f"{name}-{step}-{i}"))), limit) for i in scenes.tolist()]
+        return collate(scenes, lessons)
+
+    # One thread draws the next batch's examples while this one is learnt.
+    pool = ThreadPoolExecutor(1)
+    ahead: list[tuple[int, object]] = []
+
+    def run(step: int) -> tuple[Tensor, Metrics]:
+        if not ahead or ahead[0][0] != step:
+            ahead[:] = [(step, pool.submit(make, step, next(draw)))]
+        _, future = ahead.pop()
+        ahead.append((step + 1, pool.submit(make, step + 1, next(draw))))
+        lessons: Batch = future.result()  # type: ignore[attr-defined]
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = student.logits(lessons)
+        return loss_of(logits, lessons, soften)
+
+    def evaluate() -> Metrics:
+        return {**box_figures(world, student, ask), **point_figures(world, student, curriculum, limit)}
+
+    train(name, folder, module, optimiser, steps, run, evaluate)
+
+
+def box_figures(world: World, student: Student, ask: str, scenes: int = 80) -> Metrics:
+    """Share of right answers by kind on held-out scenes, really generated: IoU of at least 0.5, or rightly none."""
+    asked: list[tuple[int, str, str, list[float]]] = []
+    rng = Random(7)
+    for i in range(len(world) - scenes, len(world)):
+        for expression in sample_expressions(world.scene(i), 7, rng):
+            boxes = [world.objects[i][k].box for k in expression.targets]
+            asked.append((i, ask.format(expression.text), expression.kind, list(boxes[0]) if boxes else []))
+    asked.sort(key=lambda item: len(item[1]))
+    right: dict[str, list[float]] = {}
+    refused: list[float] = []
+    for start in range(0, len(asked), 96):
+        chunk = asked[start : start + 96]
+        prompts = [example((Turn("user", text),), "", "locate") for _, text, _, _ in chunk]
+        with torch.autocast("cpu", torch.bfloat16):
+            told = student.generate(torch.tensor([i for i, *_ in chunk]), [p.ids[: p.answer] for p in prompts], 7)
+        for (_, _, kind, box), reply in zip(chunk, told, strict=True):
+            numbers = [(int(n) + 0.5) * 256 / SCALE for n in re.findall(r"\d{3}", reply)[:4]]
+            right.setdefault(kind, []).append(_overlap(numbers, box) >= 0.5 if box else not numbers)
+            if box:
+                refused.append(not numbers)
+    figures = {kind: float(np.mean(right[kind])) for kind in KINDS if kind in right}
+    single = [hit for kind in figures if kind not in ("absent", "plural") for hit in right[kind]]
+    return {**figures, "single": float(np.mean(single)), "refused": float(np.mean(refused))}
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    if len(a) < 4:
+        return 0.0
+    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
+    area = sum(max(0.0, (c[2] - c[0]) * (c[3] - c[1])) for c in (a, b))
+    return width * height / max(area - width * height, 1e-9)
+
+
+@torch.inference_mode()
+def point_figures(world: World, student: Student, curriculum: Curriculum, limit: int, scenes: int = 80) -> Metrics:
+    """Point answers given the true dialogue so far: right, and right among those that pass the paper's thresholds."""
+    yes, no = (
+        encode(word)[0] for word in (("inside", "outside") if curriculum is base_examples else (EMBEDDED.yes, EMBEDDED.no))
+    )
+    asked = TASKS.index("inside" if curriculum is base_examples else "points")
+    hits, passing = [], []
+    for index in torch.arange(len(world) - HELD_OUT, len(world) - HELD_OUT + scenes).split(20):
+        batch = collate(index, [lesson(list(curriculum(world.scene(i), Random(i))), limit) for i in index.tolist()])
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = student.logits(batch)
+        at = (batch.tasks == asked) & ((batch.targets == yes) | (batch.targets == no))
+        p = logits[at][:, [yes, no]].softmax(-1)[:, 0]
+        truth = batch.targets[at] == yes
+        hits.append((p > 0.5) == truth)
+        passing.append((p > 0.75) | (p < 0.1))
+    hit, passed = torch.cat(hits).float(), torch.cat(passing)
+    return {"point": hit.mean().item(), "passing": passed.float().mean().item(), "right_of_passing": hit[passed].mean().item()}
+
+
+def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 24) -> None:
+    """Stage 2, in place: language model and projector; checkpoint folder/base.pt."""
+    student = Student(model, cached_features(world, model, folder))
+    parts = torch.nn.ModuleDict({"language": model.model.language_model, "projector": model.model.multi_modal_projector})
+    optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01)
+    train_stage(
+        "base", world, student, optimiser, folder, base_examples, "locate {}",
+        steps=steps, batch=batch, limit=640, soften=1.0, module=parts,
+    )  # fmt: skip
+
+
+def with_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
+    """LoRA on every projection of the language model, and the projector trained along."""
+    config = LoraConfig(
+        r=32,
+        lora_alpha=64,
+        lora_dropout=0.0,
+        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        modules_to_save=["multi_modal_projector"],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 24) -> PeftModel:
+    """Stage 3: the base frozen, an adapter on top; checkpoint folder/adapter.pt."""
+    features = cached_features(world, model, folder)
+    adapted = with_adapter(model)
+    student = Student(adapted.get_base_model(), features)
+    optimiser = Optimiser(adapted.named_parameters(), rate=2e-3, weight_decay=0.0)
+    ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
+    train_stage(
+        "adapter", world, student, optimiser, folder, dialogue_examples, ask,
+        steps=steps, batch=batch, limit=640, soften=0.0, module=adapted,
+    )  # fmt: skip
+    return adapted

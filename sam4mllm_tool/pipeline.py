@@ -1,0 +1,303 @@
+"""From an expression and a picture to masks: drives a dialogue over an MLLM and prompts a segmenter with what comes out.
+
+What to do next is decided in one place, `_flow`, a generator that yields what it needs (questions answered, prompts
+segmented) and takes the result; thin drivers serve it, blocking, async, or many at once, so that all three give the same.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias, TypeVar, get_args
+
+from sam4mllm_tool.checkpoints import embedded_folder
+from sam4mllm_tool.errors import ReplyError, SpecError
+from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.mllm import load_mllm
+from sam4mllm_tool.protocol import DIALECTS, PLAIN, PPG, PQPP, BoxOnly, Dialect, Dialogue, Grid, Sampler, Thresholds, turns
+from sam4mllm_tool.segmenter import load_segmenter
+from sam4mllm_tool.types import (
+    MLLM,
+    Image,
+    ObjectPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Segmenter,
+    Size,
+    Usage,
+)
+
+Method: TypeAlias = Literal["pqpp", "ppg", "box"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class _Ask:
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    prompts: tuple[ObjectPrompt, ...]
+
+
+_Flow: TypeAlias = Generator[_Ask | _Prompt, list[Reply] | list[SegmentedObject], Segmentation]
+
+
+@dataclass
+class _Clock:
+    """What one expression took."""
+
+    questions: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
+
+
+class Sam4Mllm:
+    """An MLLM and a segmenter that together turn an expression into masks.
+
+    dialect: how the MLLM is spoken to. sampler, thresholds: where PQPP asks and which answers it keeps; the paper's 5 x 5
+    grid, P(Yes) > 0.75 and P(No) > 0.9. retries: how often an unreadable reply is asked for again; after that PQPP and PPG
+    go on without points, and a box that cannot be read is a ReplyError.
+    """
+
+    def __init__(
+        self,
+        mllm: MLLM,
+        segmenter: Segmenter,
+        *,
+        dialect: Dialect = PLAIN,
+        sampler: Sampler = Grid(),  # noqa: B008
+        thresholds: Thresholds = Thresholds(),
+        retries: int = 2,
+    ) -> None:
+        self.mllm, self.segmenter, self.dialect = mllm, segmenter, dialect
+        self.sampler, self.thresholds, self.retries = sampler, thresholds, retries
+
+    @classmethod
+    def load(
+        cls,
+        mllm: str | None = None,
+        segmenter: str | None = None,
+        *,
+        dialect: str | Dialect | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        sampler: Sampler = Grid(),  # noqa: B008
+        thresholds: Thresholds = Thresholds(),
+        retries: int = 2,
+    ) -> "Sam4Mllm":
+        """Loads both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
+
+        Without a spec, the environment's SAM4MLLM_MLLM and SAM4MLLM_SEGMENTER, else `embedded`. dialect: a name among
+        `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model, else `plain`.
+        Raises SpecError or MissingExtraError, in one line that says what to do.
+        """
+        mllm = mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
+        segmenter = segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
+        spoken = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+        return cls(
+            load_mllm(mllm, device=device, dtype=dtype),
+            load_segmenter(segmenter, device=device, dtype=dtype),
+            dialect=spoken,
+            sampler=sampler,
+            thresholds=thresholds,
+            retries=retries,
+        )
+
+    def segment(
+        self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+    ) -> Segmentation:
+        """The objects that the expression means; none if there is no such object.
+
+        image: whatever `images.load_image` takes under `policy`. method: `pqpp`, `ppg` or `box`.
+        Raises ImageError, ExpressionError, ReplyError (the boxes stay unreadable), BackendError.
+        """
+        picture = load_image(image, policy=policy)
+        clock = _Clock()
+        flow = self._flow(picture, expression, method, clock)
+        need = next(flow)
+        while True:
+            began = time.perf_counter()
+            result = (
+                self.mllm.reply(picture, need.questions)
+                if isinstance(need, _Ask)
+                else self.segmenter.segment(picture, need.prompts)
+            )
+            _record(clock, need, time.perf_counter() - began)
+            try:
+                need = flow.send(result)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    async def asegment(
+        self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+    ) -> Segmentation:
+        """As `segment`, without blocking the event loop."""
+        picture = await asyncio.to_thread(load_image, image, policy=policy)
+        clock = _Clock()
+        flow = self._flow(picture, expression, method, clock)
+        need = next(flow)
+        while True:
+            began = time.perf_counter()
+            result = (
+                await self.mllm.areply(picture, need.questions)
+                if isinstance(need, _Ask)
+                else await self.segmenter.asegment(picture, need.prompts)
+            )
+            _record(clock, need, time.perf_counter() - began)
+            try:
+                need = flow.send(result)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+
+    def segment_many(
+        self, pairs: Iterable[tuple[ImageSource, str]], *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+    ) -> list[Segmentation]:
+        """One Segmentation per (image, expression), in order. Neighbouring pairs of one image share its work.
+
+        Expressions of the same image object are asked side by side and segmented together. Raises what `segment` raises,
+        for the first pair that fails; `segment_group` is the call that keeps the others.
+        """
+        results: list[Segmentation] = []
+        for image, expressions in _neighbours(pairs):
+            for outcome in self.segment_group(image, expressions, method=method, policy=policy):
+                if isinstance(outcome, Exception):
+                    raise outcome
+                results.append(outcome)
+        return results
+
+    def segment_group(
+        self,
+        image: ImageSource,
+        expressions: Sequence[str],
+        *,
+        method: Method = "pqpp",
+        policy: ImagePolicy = CALLER_POLICY,
+    ) -> list[Segmentation | ReplyError | ValueError]:
+        """Several expressions about one picture, in lock-step: one call to the MLLM a round, one to the segmenter.
+
+        A bad expression or an unreadable reply takes the place of its result; the others go on.
+        """
+        picture = load_image(image, policy=policy)
+        outcomes: dict[int, Segmentation | ReplyError | ValueError] = {}
+        clocks = [_Clock() for _ in expressions]
+        flows = [self._flow(picture, text, method, clock) for text, clock in zip(expressions, clocks, strict=True)]
+        needs: dict[int, _Ask | _Prompt] = {}
+
+        def advance(index: int, result: list[Reply] | list[SegmentedObject] | None) -> None:
+            try:
+                needs[index] = next(flows[index]) if result is None else flows[index].send(result)
+            except StopIteration as done:
+                outcomes[index] = done.value
+            except (ReplyError, ValueError) as error:
+                outcomes[index] = error
+
+        for index in range(len(flows)):
+            advance(index, None)
+        while needs:
+            asking = {i: need.questions for i, need in needs.items() if isinstance(need, _Ask)}
+            prompting = {i: need.prompts for i, need in needs.items() if isinstance(need, _Prompt)}
+            began = time.perf_counter()
+            shares: dict[int, list[Reply]] | dict[int, list[SegmentedObject]]
+            if asking:  # masks wait until every dialogue of the picture is done
+                shares = _deal(self.mllm.reply(picture, _chain(asking)), asking)
+            else:
+                shares = _deal(self.segmenter.segment(picture, _chain(prompting)), prompting)
+            seconds = time.perf_counter() - began
+            for index, share in shares.items():
+                _record(clocks[index], needs.pop(index), seconds / len(shares))
+                advance(index, share)
+        return [outcomes[index] for index in range(len(flows))]
+
+    def _flow(self, picture: Image, expression: str, method: Method, clock: _Clock) -> _Flow:
+        """Asks until the dialogue is done, asks again what cannot be read, falls back, then wants masks."""
+        size = Size(*picture.size)
+        dialogue: Dialogue = self._start(expression, size, method)
+        notes: list[str] = []
+        tries = 0
+        while dialogue.pending:
+            replies: list[Reply] = yield _Ask(dialogue.pending)  # type: ignore[assignment]
+            try:
+                dialogue, tries = dialogue.answer(replies), 0
+            except ReplyError as error:
+                tries += 1
+                if tries <= self.retries:
+                    notes.append(f"asked again: {error.reason}")
+                    continue
+                without = dialogue.without_points(replies)
+                if without is None:
+                    raise
+                notes.append(f"went on without unreadable points: {error.reason}")
+                dialogue, tries = without, 0
+        objects: list[SegmentedObject] = []
+        if dialogue.prompts:
+            objects = yield _Prompt(dialogue.prompts)  # type: ignore[assignment]
+        notes += [f"the mask of object {n} is empty" for n, thing in enumerate(objects, start=1) if not thing.mask.any()]
+        usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
+        return Segmentation(dialogue.expression, size, tuple(objects), turns(dialogue.history), usage, tuple(notes))
+
+    def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
+        match method:
+            case "pqpp":
+                return PQPP.start(expression, size, dialect=self.dialect, sampler=self.sampler, thresholds=self.thresholds)
+            case "ppg":
+                return PPG.start(expression, size, dialect=self.dialect)
+            case "box":
+                return BoxOnly.start(expression, size, dialect=self.dialect)
+        raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
+
+
+def find_dialect(mllm: str, name: str | None = None) -> Dialect:
+    """The dialect called `name`, else the dialect.json beside the spec's adapter or model, else `plain`.
+
+    Raises SpecError naming the dialects there are, or the file that cannot be read.
+    """
+    if name is not None:
+        if name not in DIALECTS:
+            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}")
+        return DIALECTS[name]
+    folders = [embedded_folder("adapter")] if mllm == "embedded" else reversed(mllm.split("+"))
+    for folder in folders:
+        file = Path(folder) / "dialect.json"
+        if file.is_file():
+            try:
+                return Dialect.from_json(file.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise SpecError(f"{file}: {error}") from error
+    return PLAIN
+
+
+def _record(clock: _Clock, need: _Ask | _Prompt, seconds: float) -> None:
+    if isinstance(need, _Ask):
+        clock.questions += len(need.questions)
+    clock.seconds["mllm" if isinstance(need, _Ask) else "segmenter"] += seconds
+
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:
+    return [item for group in groups.values() for item in group]
+
+
+def _deal(items: Sequence[S], groups: Mapping[int, Sequence[T]]) -> dict[int, list[S]]:
+    """Inverse of `_chain`: to each group as many items as it has members."""
+    remaining = iter(items)
+    return {index: [next(remaining) for _ in group] for index, group in groups.items()}
+
+
+def _neighbours(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:
+    """Runs of pairs with the very same image (the same object, or an equal path or URI)."""
+    runs: list[tuple[ImageSource, list[str]]] = []
+    for image, expression in pairs:
+        same = runs and (runs[-1][0] is image or (isinstance(image, str | Path) and runs[-1][0] == image))
+        if same:
+            runs[-1][1].append(expression)
+        else:
+            runs.append((image, [expression]))
+    return runs

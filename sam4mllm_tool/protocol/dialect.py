@@ -1,0 +1,281 @@
+"""How one family of checkpoints is spoken to: its wording, its number format, its coordinate frame.
+
+Pixels become text here and text becomes pixels here, and nowhere else. Verbs pair up: `ask_boxes` writes the question,
+`tell_boxes` the ideal answer (training's), `read_boxes` parses a real one. Readers accept prose around an answer, since many
+models are talkative, but never guess: an answer that is cut off, out of the frame, or of another count is a ReplyError.
+"""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.types import (
+    Box,
+    FreeText,
+    Label,
+    Labels,
+    ObjectPrompt,
+    Point,
+    PointPrompt,
+    Question,
+    Reply,
+    Size,
+    Turn,
+)
+
+_COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The wording and the frame of one family of checkpoints.
+
+    scale: a coordinate is an integer 0 to scale - 1, the share of the picture's side times scale, rounded down; reading
+    gives the middle of that step. digits: zero-padded width, 0 for none. points: "joint", all points in one question, or
+    "each", one point a question. The templates' fields: {expression} in ask_boxes_text and ask_prompt_text (there also {on}
+    and {off}, the numbers of points in words), {box} and {points} in ask_points_text, {x1} to {y2} in box_text, {x} and {y}
+    in point_text.
+    """
+
+    name: str
+    ask_boxes_text: str
+    ask_points_text: str
+    ask_prompt_text: str
+    none_text: str
+    yes: str
+    no: str
+    points: Literal["joint", "each"]
+    scale: int = 1000
+    digits: int = 3
+    box_text: str = "[{x1},{y1},{x2},{y2}]"
+    point_text: str = "({x},{y})"
+    system: str = ""
+    answer_start: str = ""
+    max_tokens: int = 512
+
+    # Questions and ideal answers -----------------------------------------------------------------------------------
+
+    def start(self) -> tuple[Turn, ...]:
+        """The turns before the first question."""
+        return (Turn("system", self.system),) if self.system else ()
+
+    def ask_boxes(self, expression: str) -> Question:
+        """Round 1: where is it?"""
+        asked = Turn("user", self.ask_boxes_text.format(expression=expression))
+        return Question((*self.start(), asked), FreeText(self.max_tokens))
+
+    def tell_boxes(self, boxes: Sequence[Box], size: Size) -> str:
+        """The ideal answer to `ask_boxes`; no boxes: there is no such object."""
+        return self.answer_start + (" ".join(self.write_box(box, size) for box in boxes) or self.none_text)
+
+    def ask_points(self, so_far: tuple[Turn, ...], box: Box, points: Sequence[Point], size: Size) -> tuple[Question, ...]:
+        """Round 2, after the turns so far: which of the points are on the object in this box? One question or one each."""
+        groups = [points] if self.points == "joint" else [[point] for point in points]
+        questions = []
+        for group in groups:
+            listed = " ".join(self.write_point(point, size) for point in group)
+            text = self.ask_points_text.format(box=self.write_box(box, size), points=listed)
+            questions.append(Question((*so_far, Turn("user", text)), Labels(len(group), (self.yes, self.no))))
+        return tuple(questions)
+
+    def tell_labels(self, labels: Sequence[Label]) -> str:
+        """The ideal answer to one question of `ask_points`."""
+        return "".join(self.yes if label else self.no for label in labels)
+
+    def ask_prompt(self, expression: str, on: int, off: int) -> Question:
+        """PPG: box and points in one answer."""
+        text = self.ask_prompt_text.format(expression=expression, on=_COUNTS[on], off=_COUNTS[off])
+        return Question((*self.start(), Turn("user", text)), FreeText(self.max_tokens))
+
+    def tell_prompt(self, prompts: Sequence[ObjectPrompt], size: Size) -> str:
+        """The ideal answer to `ask_prompt`."""
+        parts = []
+        for prompt in prompts:
+            on, off = ([p for p in prompt.points if p.label == label] for label in (1, 0))
+            words = [self.write_box(prompt.box, size)]
+            for word, group in (("on", on), ("off", off)):
+                words += [word, *(self.write_point(Point(p.x, p.y), size) for p in group)] if group else []
+            parts.append(" ".join(words))
+        return self.answer_start + (" ".join(parts) or self.none_text)
+
+    # Real answers --------------------------------------------------------------------------------------------------
+
+    def read_boxes(self, question: Question, reply: Reply, size: Size) -> tuple[Box, ...]:
+        """The boxes named in the reply, none if it says that there is no such object. Raises ReplyError."""
+        return tuple(prompt.box for prompt in self.read_prompt(question, reply, size))
+
+    def read_labels(self, question: Question, reply: Reply) -> tuple[tuple[Label, float | None], ...]:
+        """Label and confidence for each point of the question. Raises ReplyError.
+
+        The confidence is the label's probability among the two words; None where the reply has no probabilities.
+        """
+        answer = question.answer
+        if not isinstance(answer, Labels):
+            raise ValueError(f"labels are read from a question that expects labels, not {answer}")
+        if reply.label_probabilities is not None:
+            if len(reply.label_probabilities) != answer.count:
+                raise ReplyError(f"expected {answer.count} answers, got {len(reply.label_probabilities)}", question, reply)
+            return tuple((1, yes) if yes >= no else (0, no) for yes, no in reply.label_probabilities)
+        word = f"{re.escape(self.yes)}|{re.escape(self.no)}"
+        runs = re.findall(rf"\b(?:{word})+\b", reply.text, re.IGNORECASE)  # "NoNoYes" is three answers, "not" is none
+        words = [found for run in runs for found in re.findall(word, run, re.IGNORECASE)]
+        if len(words) != answer.count:
+            raise ReplyError(f"expected {answer.count} answers of {self.yes} or {self.no}, got {len(words)}", question, reply)
+        return tuple((1 if found.casefold() == self.yes.casefold() else 0, None) for found in words)
+
+    def read_prompt(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
+        """Boxes and the points that follow each, none if there is no such object. Raises ReplyError."""
+        text = reply.text
+        prompts: list[ObjectPrompt] = []
+        label: Label = 1
+        for token in _TOKENS.finditer(text):
+            kind = token.lastgroup
+            if kind == "box":
+                x1, y1, x2, y2 = self._read_numbers(token["box"], 4, question, reply, size)
+                if not (x1 < x2 and y1 < y2):
+                    raise ReplyError(f"the box {token[0]} is empty", question, reply)
+                prompts.append(ObjectPrompt(Box(x1, y1, x2, y2)))
+                label = 1
+            elif kind == "word":
+                label = 1 if token["word"] == "on" else 0
+            elif kind == "point" and prompts:
+                x, y = self._read_numbers(token["point"], 2, question, reply, size)
+                last = prompts.pop()
+                prompts.append(ObjectPrompt(last.box, (*last.points, PointPrompt(x, y, label))))
+        if text.count("[") > len(prompts):
+            raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
+        if not prompts and _plain(self.none_text) not in _plain(text):
+            raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
+        return tuple(prompts)
+
+    def _read_numbers(self, text: str, count: int, question: Question, reply: Reply, size: Size) -> list[float]:
+        steps = [int(number) for number in re.findall(r"\d+", text)]
+        if len(steps) != count or any(step > self.scale for step in steps):
+            raise ReplyError(f"expected {count} numbers of 0 to {self.scale - 1}, got {text!r}", question, reply)
+        sides = (size.width, size.height) * 2
+        return [(min(step, self.scale - 1) + 0.5) * side / self.scale for step, side in zip(steps, sides, strict=False)]
+
+    # Numbers -------------------------------------------------------------------------------------------------------
+
+    def write_box(self, box: Box, size: Size) -> str:
+        """The box as text, at least one step wide and high."""
+        x1, x2 = self._steps(box.x1, box.x2, size.width)
+        y1, y2 = self._steps(box.y1, box.y2, size.height)
+        return self.box_text.format(x1=self._pad(x1), y1=self._pad(y1), x2=self._pad(x2), y2=self._pad(y2))
+
+    def write_point(self, point: Point, size: Size) -> str:
+        x, y = self._step(point.x, size.width), self._step(point.y, size.height)
+        return self.point_text.format(x=self._pad(x), y=self._pad(y))
+
+    def snap(self, point: Point, size: Size) -> Point:
+        """The place in pixels that is really asked about: the middle of the step that the point falls in."""
+        x, y = ((self._step(v, side) + 0.5) * side / self.scale for v, side in zip(point, size, strict=True))
+        return Point(x, y)
+
+    def snap_box(self, box: Box, size: Size) -> Box:
+        """The box that is read back when this one is written."""
+        (x1, x2), (y1, y2) = self._steps(box.x1, box.x2, size.width), self._steps(box.y1, box.y2, size.height)
+        sides = (size.width, size.height) * 2
+        return Box(*((n + 0.5) * side / self.scale for n, side in zip((x1, y1, x2, y2), sides, strict=True)))
+
+    def _step(self, value: float, side: int) -> int:
+        return max(0, min(self.scale - 1, math.floor(value * self.scale / side)))
+
+    def _steps(self, low: float, high: float, side: int) -> tuple[int, int]:
+        first = min(self._step(low, side), self.scale - 2)
+        return first, max(self._step(high, side), first + 1)
+
+    def _pad(self, step: int) -> str:
+        return f"{step:0{self.digits}d}"
+
+    # As a file -----------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """What `from_json` reads; kept as dialect.json beside the weights that were trained on it."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Dialect":
+        """Raises ValueError naming the fault."""
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            return cls(**fields)
+        except (json.JSONDecodeError, TypeError) as error:
+            raise ValueError(f"not a dialect: {error}") from error
+
+
+_TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b")
+
+
+def _plain(text: str) -> str:
+    """Letters and digits alone, so that case and punctuation don't decide whether an object exists."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
+
+
+RELEASED = Dialect(
+    name="released",
+    system=(
+        "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+        "provides, and assist the user with a variety of tasks using natural language."
+    ),
+    ask_boxes_text=('Please provide the bounding box coordinate of the region this sentence describes (0+):\n"{expression}".'),
+    ask_points_text="Check if the points listed below are located on the object with bounding box {box}:\n{points}",
+    # PPG exists in the paper alone; this wording is ours.
+    ask_prompt_text=(
+        "Please provide the bounding box coordinate, {on} points on and {off} points off the region this sentence "
+        'describes (0+):\n"{expression}".'
+    ),
+    none_text="No object found.",
+    yes="Yes",
+    no="No",
+    points="joint",
+    answer_start="\n",
+)
+"""The published adapter's wire format, word for word (its converter's; the picture's placeholder comes from the template)."""
+
+EMBEDDED = Dialect(
+    name="embedded",
+    ask_boxes_text="Give the bounding box of each object that this describes: {expression}",
+    ask_points_text="Is this point on the object in {box}? {points}",
+    ask_prompt_text=("Give the bounding box, {on} points on and {off} point off each object that this describes: {expression}"),
+    none_text="no object",
+    yes="yes",
+    no="no",
+    points="each",
+    scale=192,
+    box_text="[{x1} {y1} {x2} {y2}]",
+    point_text="({x} {y})",
+    max_tokens=96,
+)
+"""What the embedded pair speaks: one point a question, coordinates in 192 steps."""
+
+PLAIN = Dialect(
+    name="plain",
+    ask_boxes_text=(
+        "Find every object in the picture that this describes: {expression}\n"
+        "Answer with the bounding box of each as [x1,y1,x2,y2], where x and y are integers from 0 (left, top) to 999 "
+        "(right, bottom) of the picture, separated by spaces, and nothing else. If there is no such object, answer: none"
+    ),
+    ask_points_text=(
+        "Is the point {points} on the object whose bounding box is {box}, rather than on something else inside that box? "
+        "Answer Yes or No."
+    ),
+    ask_prompt_text=(
+        "Find every object in the picture that this describes: {expression}\n"
+        "For each, answer with its bounding box, {on} points on it and {off} beside it but inside the box, as "
+        "[x1,y1,x2,y2] on (x,y) off (x,y), where x and y are integers from 0 (left, top) to 999 (right, bottom) of the "
+        "picture, and nothing else. If there is no such object, answer: none"
+    ),
+    none_text="none",
+    yes="Yes",
+    no="No",
+    points="each",
+    digits=0,
+)
+"""Plain instructions that an off-the-shelf model can follow without any tuning."""
+
+DIALECTS = {dialect.name: dialect for dialect in (RELEASED, EMBEDDED, PLAIN)}
