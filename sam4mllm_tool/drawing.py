@@ -36,7 +36,7 @@ _LIGHT: Colour = (255, 255, 255)
 _TINT, _RIM = 0.3, 0.85  # shares of the colour, within the mask and along its outline
 _MUCH = 0.35  # of a box, for a label to hide
 _SUPERSAMPLE = 4
-_REACH = 2.0  # of a mark from its middle, in radii
+_REACH = 2.4  # of a mark from its middle, in radii
 
 
 def overlay(image: Image, segmentation: Segmentation) -> Image:
@@ -141,7 +141,7 @@ def _draw_box(canvas: Image, box: Box, colour: Colour, line: int) -> None:
 
 def _draw_points(canvas: Image, points: Sequence[PointPrompt], scale: float) -> None:
     spacing = min((math.dist((p.x, p.y), (q.x, q.y)) for i, p in enumerate(points) for q in points[:i]), default=math.inf)
-    radius = max(0.8, min(max(2.0, scale / 120), spacing * 0.22))  # a crowd of points stays apart
+    radius = max(0.8, min(max(2.4, scale / 120), spacing * 0.22))  # a crowd of points stays apart
     for point in points:
         _draw_point(canvas, point, radius)
 
@@ -152,12 +152,13 @@ def _draw_point(canvas: Image, point: PointPrompt, radius: float) -> None:
     patch = PILImage.new("RGBA", (side * _SUPERSAMPLE, side * _SUPERSAMPLE))
     draw = ImageDraw.Draw(patch)
     x, y, r = ((value * _SUPERSAMPLE) for value in (point.x - left, point.y - top, radius))
-    if point.label:
-        for growth, ink in ((1.9, _DARK), (1.5, _LIGHT), (1.1, ON_COLOUR)):
-            draw.circle((x, y), r * growth, fill=ink)
-    else:
-        for width, ink in ((1.75, _DARK), (1.25, _LIGHT), (0.65, OFF_COLOUR)):
-            _draw_cross(draw, x, y, r, width * r, ink)
+    light = 0.35 * r if radius >= 2 else 0  # in a crowd there is room for a dark line alone, then for none
+    dark = light + max(0.9 * _SUPERSAMPLE, 0.35 * r) if radius >= 1.2 else 0
+    for rim, ink in ((dark, _DARK), (light, _LIGHT), (0, ON_COLOUR if point.label else OFF_COLOUR)):
+        if point.label:
+            draw.circle((x, y), r + rim, fill=ink)
+        else:
+            _draw_cross(draw, x, y, r, max(_SUPERSAMPLE, 0.75 * r) + 2 * rim, ink)
     patch = patch.resize((side, side), PILImage.Resampling.BOX)
     canvas.paste(patch, (left, top), patch)
 
