@@ -70,7 +70,7 @@ class Sam4Mllm:
         segmenter: Segmenter,
         *,
         dialect: Dialect = PLAIN,
-        sampler: Sampler = Grid(),  # noqa: B008
+        sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
         retries: int = 2,
     ) -> None:
@@ -86,7 +86,7 @@ class Sam4Mllm:
         dialect: str | Dialect | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        sampler: Sampler = Grid(),  # noqa: B008
+        sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
         retries: int = 2,
     ) -> "Sam4Mllm":

@@ -199,7 +199,7 @@ class PQPP:
         size: Size,
         *,
         dialect: Dialect,
-        sampler: Sampler = Grid(),  # noqa: B008
+        sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
     ) -> "PQPP":
         return cls(checked_expression(expression), size, dialect, sampler, thresholds)

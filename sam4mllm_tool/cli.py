@@ -1,0 +1,118 @@
+"""The command: `sam4mllm segment | data scenes | doctor`. A thin skin; each command imports what it needs when it runs.
+
+Exit codes: 0 done ("no such object" is an answer too), 1 the models failed, 2 what was asked cannot be done (a bad picture,
+spec or argument). Errors are one line on stderr; results alone go to stdout.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sam4mllm_tool import __version__
+from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        sys.stderr.close()
+        return 0
+    except (Sam4MllmError, OSError) as error:
+        print(f"sam4mllm: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, ReplyError | BackendError) else 2
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="sam4mllm", description="Say what you mean, get the exact pixels.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_segment(commands)
+    _add_data(commands)
+    doctor = commands.add_parser("doctor", help="what is installed, which models and backends work, on which device")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_segment(commands: Any) -> None:
+    segment = commands.add_parser("segment", help="segment what an expression means in a picture")
+    segment.add_argument("image", metavar="IMAGE", help="the picture: a path or a data URI")
+    segment.add_argument("expression", metavar="EXPRESSION", help="what to segment, as in 'the red ring'")
+    segment.add_argument("--mllm", metavar="SPEC", help="embedded, a folder or a hub id, +ADAPTER (default: SAM4MLLM_MLLM, else embedded)")
+    segment.add_argument("--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: SAM4MLLM_SEGMENTER, else embedded)")
+    segment.add_argument("--method", choices=("pqpp", "ppg", "box"), default="pqpp", help="default: %(default)s")
+    segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
+    segment.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    segment.add_argument("--out", metavar="DIR", type=Path, help="write mask.png, overlay.png and result.json here")
+    segment.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
+    segment.set_defaults(run=_segment)
+
+
+def _add_data(commands: Any) -> None:
+    data = commands.add_parser("data", help="make data sets")
+    kinds = data.add_subparsers(required=True, metavar="WHAT")
+    scenes = kinds.add_parser("scenes", help="draw scenes with expressions and exact masks")
+    scenes.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures and scenes.jsonl")
+    scenes.add_argument("--count", metavar="N", type=_at_least(1), required=True, help="how many scenes")
+    scenes.add_argument("--seed", metavar="S", type=_at_least(0), default=0, help="seed of the first (default: %(default)s)")
+    scenes.set_defaults(run=_scenes)
+
+
+def _at_least(least: int) -> Any:
+    def whole_number(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        return int(text)
+
+    return whole_number
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from sam4mllm_tool.export import summary, write_outputs
+    from sam4mllm_tool.images import load_image
+    from sam4mllm_tool.protocol.dialogue import checked_expression
+
+    # What costs nothing to check is checked before any model is loaded.
+    image, expression = load_image(arguments.image), checked_expression(arguments.expression)
+
+    from sam4mllm_tool.pipeline import Sam4Mllm
+
+    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter, dialect=arguments.dialect, device=arguments.device)
+    result = models.segment(image, expression, method=arguments.method)
+    written = write_outputs(arguments.out, image, result) if arguments.out else []
+    if arguments.json:
+        print(json.dumps(result.to_dict()))
+        return
+    print(summary(result))
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _scenes(arguments: argparse.Namespace) -> None:
+    from sam4mllm_tool.embedded.files import write_scenes
+
+    print(f"wrote {write_scenes(arguments.out, arguments.count, arguments.seed)}")
+
+
+def _doctor(_: argparse.Namespace) -> int:
+    from sam4mllm_tool.doctor import report
+
+    lines, healthy = report()
+    print("\n".join(lines))
+    return 0 if healthy else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""The LangChain tool: an agent gives a picture and an expression and gets the masks.
+
+The model reads a short summary; the program gets the whole result as the message's artifact, plain JSON that survives a
+checkpointer. What a model may open is decided by the tool's policy: data URIs alone, unless paths or URLs are configured.
+"""
+
+import threading
+from typing import Any, Literal
+
+from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.tools import BaseTool, ToolException
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.export import summary
+from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
+from sam4mllm_tool.pipeline import Method, Sam4Mllm
+from sam4mllm_tool.types import Segmentation
+
+Result = tuple[str, dict[str, Any]]
+
+
+class SegmentInput(BaseModel):
+    """What the model fills in."""
+
+    image: str = Field(description="The picture: a data URI, or a path or URL where this tool is configured to open them.")
+    expression: str = Field(
+        description="What to segment, in plain words, as in 'the mug behind the laptop' or 'all red shapes'."
+    )
+
+
+class SegmentTool(BaseTool):
+    """Segments what an expression means in a picture.
+
+    sam4mllm: the loaded models; without them `Sam4Mllm.load()` is called on first use. policy: what pictures may be opened.
+    What goes wrong with an argument comes back as a message of status "error" that the model can act on.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    name: str = "segment_image"
+    description: str = (
+        "Finds what an expression means in a picture and returns how many objects there are, the box of each in pixels, and "
+        "how sure the tool is. It also says when there is no such object. The exact masks go to the program that called it."
+    )
+    args_schema: type[BaseModel] = SegmentInput
+    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
+    handle_tool_error: Any = True
+
+    sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
+    method: Method = "pqpp"
+    policy: ImagePolicy = TOOL_POLICY
+
+    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+
+    def _models(self) -> Sam4Mllm:
+        with self._loading:
+            if self.sam4mllm is None:
+                self.sam4mllm = Sam4Mllm.load()
+            return self.sam4mllm
+
+    def _run(self, image: str, expression: str, run_manager: CallbackManagerForToolRun | None = None) -> Result:  # noqa: ARG002
+        try:
+            return _result(self._models().segment(image, expression, method=self.method, policy=self.policy))
+        except Sam4MllmError as error:
+            raise ToolException(str(error)) from error
+
+    async def _arun(
+        self,
+        image: str,
+        expression: str,
+        run_manager: AsyncCallbackManagerForToolRun | None = None,  # noqa: ARG002
+    ) -> Result:
+        try:
+            return _result(await self._models().asegment(image, expression, method=self.method, policy=self.policy))
+        except Sam4MllmError as error:
+            raise ToolException(str(error)) from error
+
+
+def _result(segmentation: Segmentation) -> Result:
+    return summary(segmentation), segmentation.to_dict()
