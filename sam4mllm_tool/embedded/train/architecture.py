@@ -18,7 +18,7 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
-    SiglipImageProcessor,
+    SiglipImageProcessorPil,
     SiglipVisionConfig,
 )
 
@@ -75,7 +75,7 @@ def build_processor() -> LlavaProcessor:
         padding_side="left",
     )
     return LlavaProcessor(
-        image_processor=SiglipImageProcessor(size={"height": MLLM_SIDE, "width": MLLM_SIDE}),
+        image_processor=SiglipImageProcessorPil(size={"height": MLLM_SIDE, "width": MLLM_SIDE}),
         tokenizer=fast,
         patch_size=PATCH,
         vision_feature_select_strategy="full",
