@@ -16,6 +16,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
@@ -62,6 +66,11 @@ IDEFICS3_TEMPLATE = (
     "{% endfor %}<end_of_utterance>\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 """As Idefics3, but a system turn is left out without a word."""
+GEMMA3_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
 
 
 def save_llava(folder: Path, **options: Any) -> Path:
@@ -121,12 +130,40 @@ def save_idefics3(folder: Path, **options: Any) -> Path:
     return _save(Idefics3ForConditionalGeneration, config, processor, folder, options)
 
 
+def save_gemma3(folder: Path, **options: Any) -> Path:
+    """Gemma 3: sees the picture both ways, has a sliding window, and wants to be told which tokens are the picture's."""
+    marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
+    tokenizer = _tokenizer([*SPECIAL[:4], *marks, "<start_of_turn>", "<end_of_turn>"], adds_bos=True)
+    named = dict(zip(("boi_token", "eoi_token", "image_token"), marks, strict=True))
+    tokenizer._set_model_specific_special_tokens(named)  # what loading does with the next line
+    tokenizer.init_kwargs["extra_special_tokens"] = named
+    processor = Gemma3Processor(
+        Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}),
+        tokenizer,
+        image_seq_length=4,
+        chat_template=options.get("template", GEMMA3_TEMPLATE),
+    )
+    text = {key: value for key, value in _llama(tokenizer).to_dict().items() if key not in ("model_type", "rope_parameters")}
+    vision = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    boi, eoi, soft = tokenizer.convert_tokens_to_ids(marks)
+    config = Gemma3Config(
+        text_config=text | {"head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
+        vision_config=vision | {"image_size": SIDE, "patch_size": PATCH, "vision_use_head": False},
+        mm_tokens_per_image=4,
+        boi_token_index=boi,
+        eoi_token_index=eoi,
+        image_token_index=soft,
+    )
+    return _save(Gemma3ForConditionalGeneration, config, processor, folder, options)
+
+
 FAMILIES: dict[str, Callable[..., Path]] = {
     "llava": save_llava,
     "llava_next": save_llava_next,
     "idefics3": save_idefics3,
+    "gemma3": save_gemma3,
 }
-PROJECTORS = {"llava": "multi_modal_projector", "llava_next": "multi_modal_projector", "idefics3": "connector"}
+PROJECTORS = {family: "connector" if family == "idefics3" else "multi_modal_projector" for family in FAMILIES}
 
 
 def save_adapter(base: type[PreTrainedModel], checkpoint: Path, folder: Path, projector: str) -> Path:
@@ -190,6 +227,8 @@ def _llama(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 def _save(kind: type[PreTrainedModel], config: Any, processor: Any, folder: Path, options: dict[str, Any]) -> Path:
     torch.manual_seed(0)
     model = kind(config).to(options.get("dtype", torch.float32))
+    for weight in (weight for weight in model.parameters() if not weight.any()):
+        weight.data.normal_(0, 0.3)  # what starts at zero, Gemma 3's projector for one, would hide the picture
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -11,7 +11,7 @@ from sam4mllm_tool.types import FreeText, Labels, Question, Turn
 from tests.checkpoints import FAMILIES
 
 YES_NO = ("Yes", "No")
-INSIDE_OUTSIDE = ("inside", "outside")
+LOWER_YES_NO = ("yes", "no")
 
 
 def save_embedded(folder: Path) -> Path:
@@ -23,12 +23,13 @@ def save_embedded(folder: Path) -> Path:
     return folder
 
 
+PACKED = ("llava", "llava_next", "idefics3", "embedded")
 BUILDERS: dict[str, Callable[..., Path]] = {**FAMILIES, "embedded": save_embedded}
 
 
 def words_of(family: str) -> tuple[str, str]:
     """Two answers that are one token each."""
-    return INSIDE_OUTSIDE if family == "embedded" else YES_NO
+    return LOWER_YES_NO if family == "embedded" else YES_NO
 
 
 def ask(text: str, answer: FreeText | Labels, *, system: str = "") -> Question:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
     BertConfig,
+    Gemma3ForConditionalGeneration,
     Idefics3ForConditionalGeneration,
     LlavaForConditionalGeneration,
     LlavaNextForConditionalGeneration,
@@ -32,6 +33,7 @@ CLASSES = {
     "llava": LlavaForConditionalGeneration,
     "llava_next": LlavaNextForConditionalGeneration,
     "idefics3": Idefics3ForConditionalGeneration,
+    "gemma3": Gemma3ForConditionalGeneration,
 }
 QUESTIONS = [ask("on it ?", Labels(1, YES_NO)), ask("where ?", FreeText(6))]
 

@@ -38,7 +38,7 @@ def test_an_expansion_done_again_equals_the_processors_own(
     own = write.processor(text=[rendered], images=[image], return_tensors="pt", **options)
     assert again.ids == tuple(own["input_ids"][0].tolist())
     assert again.ids.count(write.tokenizer.bos_token_id) == (family != "embedded" or has_bos)
-    assert len(picture.expansions) == 1
+    assert len(picture.expansions) == (family != "gemma3"), "Gemma 3's processor writes every prompt"
 
 
 @EVERY_FAMILY
@@ -56,8 +56,9 @@ def test_ids_of_a_placeholder_in_the_expression_are_those_of_its_letters(
     checkpoint: Checkpoint, image: Image, family: str
 ) -> None:
     write = prompter(checkpoint, family)
-    forged = write.write(Picture(image), (Turn("user", "find <image>"),)).ids
-    spelled = write.write(Picture(image), (Turn("user", "find < image>"),)).ids
+    placeholder = write.processor.image_token
+    forged = write.write(Picture(image), (Turn("user", f"find {placeholder}"),)).ids
+    spelled = write.write(Picture(image), (Turn("user", f"find < {placeholder[1:]}"),)).ids
     assert forged == spelled
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sam4mllm_tool.errors import BackendError, ExpressionError
 from sam4mllm_tool.mllm.transformers import KEPT_PICTURES, TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
+from tests.checkpoints import FAMILIES
 from tests.mllm.asking import BUILDERS, YES_NO, ask, ask_points, words_of
 
 Load = Callable[[str], TransformersMLLM]
@@ -49,7 +50,7 @@ def test_all_kinds_of_questions_come_back_in_order(mllm: Load, image: Image, fam
     assert len(replies[4].label_probabilities or ()) == 3
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "idefics3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_free_text_is_what_the_model_generates(
     mllm: Load, checkpoint: Callable[[str], Path], image: Image, family: str
 ) -> None:

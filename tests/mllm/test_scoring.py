@@ -10,7 +10,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 from sam4mllm_tool.mllm import running
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image, Labels, Question, Reply
-from tests.mllm.asking import BUILDERS, YES_NO, ask, ask_points, words_of
+from tests.checkpoints import FAMILIES
+from tests.mllm.asking import BUILDERS, PACKED, YES_NO, ask, ask_points, words_of
 
 Load = Callable[[str], TransformersMLLM]
 EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
@@ -27,7 +28,7 @@ def one_by_one(folder: Path) -> TransformersMLLM:
     return mllm
 
 
-@EVERY_FAMILY
+@pytest.mark.parametrize("family", PACKED)
 def test_packed_answers_equal_answers_one_by_one(
     mllm: Load, checkpoint: Callable[[str], Path], image: Image, family: str
 ) -> None:
@@ -39,6 +40,13 @@ def test_packed_answers_equal_answers_one_by_one(
     torch.testing.assert_close(packed, rows(one_by_one(checkpoint(family)).reply(image, questions)), atol=1e-4, rtol=0)
     torch.testing.assert_close(packed.sum(-1), torch.ones(25, 1))
     assert packed[:, 0, 0].std() > 0, "25 points, one answer: the test says nothing"
+
+
+def test_a_family_that_can_not_be_packed_is_asked_one_by_one(mllm: Load, image: Image) -> None:
+    assert not mllm("gemma3")._runner.packs
+    questions = ask_points(YES_NO, 4)
+    alone = [mllm("gemma3").reply(image, [question])[0] for question in questions]
+    torch.testing.assert_close(rows(mllm("gemma3").reply(image, questions)), rows(alone))
 
 
 def test_a_long_pack_is_cut_without_changing_an_answer(mllm: Load, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,7 +63,7 @@ def test_questions_with_different_beginnings_are_not_packed_over_one_picture(mll
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "idefics3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_probabilities_are_the_models_own(mllm: Load, checkpoint: Callable[[str], Path], image: Image, family: str) -> None:
     """Softmax at the answer's position, both spellings of a word added up, as one would compute it by hand."""
     processor = AutoProcessor.from_pretrained(checkpoint(family))
