@@ -40,7 +40,5 @@ def _line(name: str, scene: Scene, expression: Expression) -> dict[str, Any]:
         "image": name,
         "expression": expression.text,
         "kind": expression.kind,
-        "objects": [
-            {"box": list(scene.objects[i].box), "mask": rle.encode(scene.mask(i))} for i in expression.targets
-        ],
+        "objects": [{"box": list(scene.objects[i].box), "mask": rle.encode(scene.mask(i))} for i in expression.targets],
     }

@@ -42,7 +42,8 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 _WORDING = """
-    the a all every what which where is are of at on off in to from and or it you could any there one two no yes not object objects
+    the a all every what which where is are of at on off in to from and or it you could any there one two no yes not
+    object objects
     nothing shape shapes small large left right top bottom
     leftmost rightmost topmost bottommost furthest highest lowest
     first second third fourth above below under higher than

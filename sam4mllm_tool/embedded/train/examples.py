@@ -1,9 +1,9 @@
 """What the language model is taught, as token sequences with their answers marked.
 
 Two curricula over the same scenes. The base MLLM learns the world in words of its own: locate, inside, what, list, any,
-count. The adapter learns the dialogue of protocol/, by running that dialogue on true answers. Both pack all the sequences of
-a scene into one trie (mllm/packing.py), so that the picture and every shared turn is computed once and no answer can be
-copied from a neighbouring one.
+count. The adapter learns the dialogue of protocol/, by running that dialogue on true answers. Both pack sequences that
+begin alike into tries (mllm/packing.py), so that every shared turn is computed once and no answer can be copied from a
+neighbouring one.
 """
 
 import re
@@ -24,6 +24,8 @@ from sam4mllm_tool.types import Label, Mask, Point, PointPrompt, Size, Turn
 _IDS = {word: i for i, word in enumerate(vocabulary())}
 _PIECES = re.compile(r"<\w+>|</s>|\w+|[^\w\s]")
 _PICTURE = [_IDS["<s>"], *[_IDS["<image>"]] * GRID**2]
+PICTURE = len(_PICTURE)
+"""How many tokens every example begins with."""
 TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
 
 
@@ -186,8 +188,8 @@ def depth(mask: Mask) -> npt.NDArray[np.int64]:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
-    """A scene's examples as one trie; targets[k] is the token to be predicted at node nodes[k], of task tasks[k]."""
+class Row:
+    """Some of a scene's examples without the picture, as one trie; targets[k] is predicted at node nodes[k]."""
 
     packed: Packed
     nodes: list[int]
@@ -195,24 +197,37 @@ class Lesson:
     tasks: list[int]
 
 
-def lesson(examples: Sequence[Example], limit: int) -> Lesson:
-    """Packs as many of the examples as fit into about `limit` tokens, in their order."""
-    kept: list[Example] = []
-    used = len(_PICTURE)
+def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
+    """Packs the examples, in their order, into at most `most` rows of at most `width` tokens; what is left over is dropped.
+
+    Neighbours that begin alike share those tokens within a row. Examples longer than a row are left out.
+    """
+    groups: list[list[Example]] = []
+    used = width
     for one in examples:
-        fresh = len(one.ids) - (_shared(kept[-1].ids, one.ids) if kept else len(_PICTURE))
-        if used + fresh > limit:
-            break
+        length = len(one.ids) - PICTURE
+        fresh = length - (_shared(groups[-1][-1].ids, one.ids) - PICTURE if groups else 0)
+        if length > width:
+            continue
+        if used + fresh > width:
+            if len(groups) == most:
+                break
+            groups.append([])
+            used, fresh = 0, length
         used += fresh
-        kept.append(one)
-    packed = pack([one.ids for one in kept])
+        groups[-1].append(one)
+    return [_row(group) for group in groups]
+
+
+def _row(examples: Sequence[Example]) -> Row:
+    packed = pack([one.ids[PICTURE:] for one in examples])
     nodes, targets, tasks = [], [], []
-    for one, path in zip(kept, packed.paths, strict=True):
+    for one, path in zip(examples, packed.paths, strict=True):
         for position in range(one.answer, len(one.ids)):
-            nodes.append(path[position - 1])
+            nodes.append(path[position - 1 - PICTURE])
             targets.append(one.ids[position])
             tasks.append(TASKS.index(one.task))
-    return Lesson(packed, nodes, targets, tasks)
+    return Row(packed, nodes, targets, tasks)
 
 
 def _shared(a: list[int], b: list[int]) -> int:

@@ -17,19 +17,20 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlavaForConditionalGeneration
+from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from sam4mllm_tool.embedded.scenes import KINDS, Scene, sample_expressions
 from sam4mllm_tool.embedded.train.architecture import GRID, SCALE, WIDTH, vocabulary
 from sam4mllm_tool.embedded.train.examples import (
+    PICTURE,
     TASKS,
     Example,
-    Lesson,
+    Row,
     base_examples,
     dialogue_examples,
     encode,
     example,
-    lesson,
+    rows,
 )
 from sam4mllm_tool.embedded.train.eyes import HELD_OUT, pixels
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
@@ -40,36 +41,44 @@ from sam4mllm_tool.types import Turn
 WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
 """Weight of a task's tokens in the loss; 1 where not named."""
 
+WIDEST, MOST_ROWS = 96, 7
+"""Tokens a row, rows a scene."""
 _FIRST_NUMBER = vocabulary().index("000")
 Curriculum = Callable[[Scene, Random], Iterator[Example]]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Lessons padded to one length. sees: (n, 1, l, l) bool. rows, nodes, targets, tasks: (k,), one a supervised token."""
+    """Rows of several scenes, padded to one length l.
+
+    scenes: (s,) which scenes. owner: (n,) each row's place in scenes. ids, positions: (n, l). sees: (n, l, l) bool, among
+    the row's own tokens. row, node, target, task: (k,), one a supervised token.
+    """
 
     scenes: Tensor
+    owner: Tensor
     ids: Tensor
     positions: Tensor
     sees: Tensor
-    rows: Tensor
-    nodes: Tensor
-    targets: Tensor
-    tasks: Tensor
+    row: Tensor
+    node: Tensor
+    target: Tensor
+    task: Tensor
 
 
-def collate(scenes: Tensor, lessons: Sequence[Lesson]) -> Batch:
-    n, length = len(lessons), max(len(one.packed.ids) for one in lessons)
-    length = -(-length // 16) * 16
+def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
+    """lessons: the rows of each scene."""
+    owned = [(owner, row) for owner, lesson in enumerate(lessons) for row in lesson]
+    n, length = len(owned), max(len(row.packed.ids) for _, row in owned)
     ids, positions = np.zeros((n, length), np.int64), np.zeros((n, length), np.int64)
     sees = np.broadcast_to(np.eye(length, dtype=np.bool_), (n, length, length)).copy()
-    for row, one in enumerate(lessons):
-        used = len(one.packed.ids)
-        ids[row, :used], positions[row, :used] = one.packed.ids, one.packed.positions
-        sees[row, :used, :used] = one.packed.sees()
-    flat = [(row, *item) for row, one in enumerate(lessons) for item in zip(one.nodes, one.targets, one.tasks, strict=True)]
-    rows, nodes, targets, tasks = torch.tensor(flat).T
-    return Batch(scenes, *map(torch.from_numpy, (ids, positions, sees[:, None])), rows, nodes, targets, tasks)
+    for number, (_, row) in enumerate(owned):
+        used = len(row.packed.ids)
+        ids[number, :used], positions[number, :used] = row.packed.ids, row.packed.positions + PICTURE
+        sees[number, :used, :used] = row.packed.sees()
+    flat = [(k, *item) for k, (_, row) in enumerate(owned) for item in zip(row.nodes, row.targets, row.tasks, strict=True)]
+    owner = torch.tensor([owner for owner, _ in owned])
+    return Batch(scenes, owner, *map(torch.from_numpy, (ids, positions, sees)), *torch.tensor(flat).T)
 
 
 def cached_features(world: World, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
@@ -93,20 +102,33 @@ class Student:
     def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
         self.model, self.features = model, features
 
-    def embed(self, scenes: Tensor, ids: Tensor, at: int = 1) -> Tensor:
-        """(n, l, width): word embeddings, the picture's in the 144 places from `at` on."""
-        embedded = self.model.get_input_embeddings()(ids)
-        picture = self.model.model.multi_modal_projector(self.features[scenes].float())
-        return torch.cat([embedded[:, :at], picture.to(embedded.dtype), embedded[:, at + GRID**2 :]], 1)
+    def picture(self, scenes: Tensor) -> Tensor:
+        """(n, 145, width): the start token and the picture."""
+        start = self.model.get_input_embeddings()(torch.ones(len(scenes), 1, dtype=torch.long))
+        seen = self.model.model.multi_modal_projector(self.features[scenes].float())
+        return torch.cat([start, seen.to(start.dtype)], 1)
 
     def logits(self, batch: Batch) -> Tensor:
-        """(k, vocabulary) at the supervised nodes."""
-        embedded = self.embed(batch.scenes, batch.ids)
-        bias = torch.zeros(batch.sees.shape, dtype=torch.bfloat16).masked_fill_(~batch.sees, float("-inf"))
-        hidden = self.model.model.language_model(
-            inputs_embeds=embedded, attention_mask=bias, position_ids=batch.positions, use_cache=False
+        """(k, vocabulary) at the supervised nodes.
+
+        The picture runs once a scene; each row then attends to its scene's keys and values, and to its own trie.
+        """
+        language = self.model.model.language_model
+        seen = DynamicCache()
+        language(inputs_embeds=self.picture(batch.scenes), past_key_values=seen, use_cache=True)
+        shared = DynamicCache()
+        for number, layer in enumerate(seen.layers):
+            shared.update(layer.keys.index_select(0, batch.owner), layer.values.index_select(0, batch.owner), number)
+        n, length = batch.ids.shape
+        sees = torch.cat([torch.ones(n, length, PICTURE, dtype=torch.bool), batch.sees], -1)[:, None]
+        hidden = language(
+            inputs_embeds=self.model.get_input_embeddings()(batch.ids),
+            attention_mask=torch.zeros(sees.shape, dtype=torch.bfloat16).masked_fill_(~sees, float("-inf")),
+            position_ids=batch.positions,
+            past_key_values=shared,
+            use_cache=True,
         ).last_hidden_state
-        return self.model.lm_head(hidden[batch.rows, batch.nodes]).float()
+        return self.model.lm_head(hidden[batch.row, batch.node]).float()
 
     @torch.inference_mode()
     def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
@@ -129,18 +151,18 @@ class Student:
 
 def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metrics]:
     """Weighted cross-entropy. soften > 0: a coordinate's neighbours get a normal share of its target, so wide in steps."""
-    each = F.cross_entropy(logits, batch.targets, reduction="none")
+    each = F.cross_entropy(logits, batch.target, reduction="none")
     if soften:
-        number = (batch.targets >= _FIRST_NUMBER) & (batch.targets < _FIRST_NUMBER + SCALE)
-        steps = torch.arange(SCALE)[None] - (batch.targets[number] - _FIRST_NUMBER)[:, None]
+        number = (batch.target >= _FIRST_NUMBER) & (batch.target < _FIRST_NUMBER + SCALE)
+        steps = torch.arange(SCALE)[None] - (batch.target[number] - _FIRST_NUMBER)[:, None]
         share = torch.softmax(-0.5 * (steps / soften) ** 2, -1)
         log_p = logits[number].log_softmax(-1)[:, _FIRST_NUMBER : _FIRST_NUMBER + SCALE]
         each = each.masked_scatter(number, -(share * log_p).sum(-1))
-    weights = torch.tensor([WEIGHTS.get(task, 1.0) for task in TASKS])[batch.tasks]
-    right = (logits.argmax(-1) == batch.targets).float()
+    weights = torch.tensor([WEIGHTS.get(task, 1.0) for task in TASKS])[batch.task]
+    right = (logits.argmax(-1) == batch.target).float()
     metrics = {}
-    for number_, task in enumerate(TASKS):
-        if (at := batch.tasks == number_).any():
+    for index, task in enumerate(TASKS):
+        if (at := batch.task == index).any():
             metrics[task] = (
                 right[at].mean() if task in ("inside", "points", "what", "any", "count") else each[at].mean()
             ).item()
@@ -149,14 +171,14 @@ def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metric
 
 def train_stage(
     name: str, world: World, student: Student, optimiser: Optimiser, folder: Path, curriculum: Curriculum, ask: str, *,
-    steps: int, batch: int, limit: int, soften: float, module: torch.nn.Module,
+    steps: int, batch: int, soften: float, module: torch.nn.Module,
 ) -> None:  # fmt: skip
     """One stage; ask: the wording whose boxes are checked by real generation on held-out scenes."""
     draw = batches(len(world) - HELD_OUT, batch, seed=40)
 
     def make(step: int, scenes: Tensor) -> Batch:
-        lessons = [lesson(list(curriculum(world.scene(i), Random(f"{name}-{step}-{i}"))), limit) for i in scenes.tolist()]
-        return collate(scenes, lessons)
+        drawn = (curriculum(world.scene(i), Random(f"{name}-{step}-{i}")) for i in scenes.tolist())
+        return collate(scenes, [rows(list(examples), WIDEST, MOST_ROWS) for examples in drawn])
 
     # One thread draws the next batch's examples while this one is learnt.
     pool = ThreadPoolExecutor(1)
@@ -173,7 +195,7 @@ def train_stage(
         return loss_of(logits, lessons, soften)
 
     def evaluate() -> Metrics:
-        return {**box_figures(world, student, ask), **point_figures(world, student, curriculum, limit)}
+        return {**box_figures(world, student, ask), **point_figures(world, student, curriculum)}
 
     train(name, folder, module, optimiser, steps, run, evaluate)
 
@@ -213,7 +235,7 @@ def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 @torch.inference_mode()
-def point_figures(world: World, student: Student, curriculum: Curriculum, limit: int, scenes: int = 80) -> Metrics:
+def point_figures(world: World, student: Student, curriculum: Curriculum, scenes: int = 80) -> Metrics:
     """Point answers given the true dialogue so far: right, and right among those that pass the paper's thresholds."""
     yes, no = (
         encode(word)[0] for word in (("inside", "outside") if curriculum is base_examples else (EMBEDDED.yes, EMBEDDED.no))
@@ -221,12 +243,13 @@ def point_figures(world: World, student: Student, curriculum: Curriculum, limit:
     asked = TASKS.index("inside" if curriculum is base_examples else "points")
     hits, passing = [], []
     for index in torch.arange(len(world) - HELD_OUT, len(world) - HELD_OUT + scenes).split(20):
-        batch = collate(index, [lesson(list(curriculum(world.scene(i), Random(i))), limit) for i in index.tolist()])
+        drawn = [list(curriculum(world.scene(i), Random(i))) for i in index.tolist()]
+        batch = collate(index, [rows(examples, WIDEST, MOST_ROWS) for examples in drawn])
         with torch.autocast("cpu", torch.bfloat16):
             logits = student.logits(batch)
-        at = (batch.tasks == asked) & ((batch.targets == yes) | (batch.targets == no))
+        at = (batch.task == asked) & ((batch.target == yes) | (batch.target == no))
         p = logits[at][:, [yes, no]].softmax(-1)[:, 0]
-        truth = batch.targets[at] == yes
+        truth = batch.target[at] == yes
         hits.append((p > 0.5) == truth)
         passing.append((p > 0.75) | (p < 0.1))
     hit, passed = torch.cat(hits).float(), torch.cat(passing)
@@ -240,7 +263,7 @@ def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path,
     optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01)
     train_stage(
         "base", world, student, optimiser, folder, base_examples, "locate {}",
-        steps=steps, batch=batch, limit=640, soften=1.0, module=parts,
+        steps=steps, batch=batch, soften=1.0, module=parts,
     )  # fmt: skip
 
 
@@ -266,6 +289,6 @@ def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Pa
     ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
     train_stage(
         "adapter", world, student, optimiser, folder, dialogue_examples, ask,
-        steps=steps, batch=batch, limit=640, soften=0.0, module=adapted,
+        steps=steps, batch=batch, soften=0.0, module=adapted,
     )  # fmt: skip
     return adapted
