@@ -73,11 +73,12 @@ class Prompt:
 class Prompter:
     """Writes prompts for one checkpoint, by its own processor, tokenizer and chat template.
 
+    longest: how many tokens the model can read, None for any number.
     Raises SpecError for a processor without a chat template.
     """
 
-    def __init__(self, processor: Any, name: str) -> None:
-        self.processor, self.tokenizer, self.name = processor, processor.tokenizer, name
+    def __init__(self, processor: Any, name: str, longest: int | None = None) -> None:
+        self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
         self._template = _chat_template(processor, name)
         control = _control_tokens(processor)
         longest_first = sorted(control, key=len, reverse=True)
@@ -86,16 +87,19 @@ class Prompter:
         self.as_text = lru_cache(1024)(self._as_text)
 
     def write(self, picture: Picture, turns: Sequence[Turn]) -> Prompt:
-        """The prompt of a question about a picture; the first one fills in the picture's inputs."""
+        """The prompt of a question about a picture; the first one fills in the picture's inputs.
+
+        Raises ExpressionError for one that is too long for the model, and what `render` raises.
+        """
         rendered = self.render(turns)
         options = self._options(rendered)
-        plain = tuple(self.tokenizer(rendered, **options)["input_ids"])
+        plain = self._fitting(self._encode(rendered, **options))
         for expansion in picture.expansions:
             if (ids := expansion.apply(plain)) is not None:
-                return Prompt(ids, {})
+                return Prompt(self._fitting(ids), {})
         inputs = self.processor(text=[rendered], images=[picture.image], return_tensors="pt", **options)
         along = inputs["input_ids"].shape
-        ids = tuple(inputs["input_ids"][0].tolist())
+        ids = self._fitting(tuple(inputs["input_ids"][0].tolist()))
         extras = {k: v for k, v in inputs.items() if k != "attention_mask" and getattr(v, "shape", None) == along}
         del extras["input_ids"]
         if not picture.inputs:
@@ -138,10 +142,10 @@ class Prompter:
         )
         return str(rendered)
 
-    def _options(self, rendered: str) -> dict[str, Any]:
+    def _options(self, rendered: str) -> dict[str, bool]:
         """A template that writes the first token itself must not get a second one from the tokenizer."""
         bos = self.tokenizer.bos_token
-        return {"add_special_tokens": False} if bos and rendered.startswith(bos) else {}
+        return {"add_special_tokens": not (bos and rendered.startswith(bos))}
 
     def _as_text(self, text: str) -> str:
         """The text, each control token in it broken by a blank (`< image>`), so that it is read as it is spelled.
@@ -158,8 +162,7 @@ class Prompter:
         return broken
 
     def _has_control(self, text: str) -> bool:
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return not self._control_ids.isdisjoint(ids)
+        return not self._control_ids.isdisjoint(self._encode(text))
 
     def spellings(self, word: str) -> tuple[Ids, ...]:
         """The token ids that can write a word where an answer begins: with and without a blank before it.
@@ -178,8 +181,14 @@ class Prompter:
             raise SpecError(f"{self.name!r} has no token for the answer {word!r}: choose a dialect that fits the model")
         return tuple(dict.fromkeys(usable))
 
-    def _encode(self, text: str) -> Ids:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _encode(self, text: str, *, add_special_tokens: bool = False) -> Ids:
+        encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return tuple(encoded["input_ids"])
+
+    def _fitting(self, ids: Ids) -> Ids:
+        if self.longest is not None and len(ids) >= self.longest:
+            raise ExpressionError(f"the question takes {len(ids)} tokens, {self.name!r} reads {self.longest}: shorten it")
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer, without control tokens."""

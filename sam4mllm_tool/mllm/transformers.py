@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from sam4mllm_tool.errors import BackendError, ExpressionError, Sam4MllmError
+from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.mllm import scoring
 from sam4mllm_tool.mllm.loading import load_checkpoint
 from sam4mllm_tool.mllm.prompts import Picture, Prompt, Prompter
@@ -34,7 +34,8 @@ class TransformersMLLM:
 
     def __init__(self, model: Any, processor: Any, *, name: str) -> None:
         self._name = name
-        self._prompter, self._runner = Prompter(processor, name), Runner(model)
+        self._runner = Runner(model)
+        self._prompter = Prompter(processor, name, self._runner.longest)
         self._pictures: OrderedDict[bytes, Picture] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -84,7 +85,7 @@ class TransformersMLLM:
 
     def _reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         picture = self._picture(image)
-        prompts = [self._prompt(picture, question) for question in questions]
+        prompts = [self._prompter.write(picture, question.turns) for question in questions]
         asked = list(zip(prompts, [question.answer for question in questions], strict=True))
         rows = iter(self._score(picture, [(p, a.words) for p, a in asked if isinstance(a, Labels) and a.count == 1]))
         replies = []
@@ -107,13 +108,6 @@ class TransformersMLLM:
         if len(self._pictures) > KEPT_PICTURES:
             self._pictures.popitem(last=False)
         return picture
-
-    def _prompt(self, picture: Picture, question: Question) -> Prompt:
-        prompt = self._prompter.write(picture, question.turns)
-        longest = self._runner.longest
-        if longest is not None and len(prompt.ids) >= longest:
-            raise ExpressionError(f"the question takes {len(prompt.ids)} tokens, {self._name!r} reads {longest}: shorten it")
-        return prompt
 
     def _score(self, picture: Picture, asked: Sequence[tuple[Prompt, tuple[str, ...]]]) -> list[tuple[float, ...]]:
         """For each prompt, the probability of each of its words as the whole answer."""

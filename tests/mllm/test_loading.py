@@ -22,6 +22,7 @@ from transformers import (
 )
 
 import sam4mllm_tool.mllm
+from sam4mllm_tool import checkpoints
 from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.mllm import TransformersMLLM, load_mllm, loading, split_spec
 from sam4mllm_tool.types import FreeText, Image, Labels
@@ -218,6 +219,19 @@ def test_a_family_that_needs_torchvision_says_so(checkpoint: Checkpoint, tmp_pat
 def test_devices_that_are_not_there_say_so(checkpoint: Checkpoint) -> None:
     with pytest.raises(SpecError, match="the device 'abacus' can't be used"):
         load_mllm(str(checkpoint("llava")), device="abacus")
+
+
+def test_the_embedded_one_is_a_base_and_an_adapter_of_the_package(
+    checkpoint: Checkpoint, image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = save_adapter(LlavaForConditionalGeneration, checkpoint("llava"), tmp_path / "lora", PROJECTORS["llava"])
+    folders = {"mllm": str(checkpoint("llava")), "adapter": str(adapter)}
+    monkeypatch.setattr(checkpoints, "embedded_folder", folders.__getitem__)
+    embedded, same = load_mllm("embedded"), load_mllm(f"{checkpoint('llava')}+{adapter}")
+    assert embedded.name == "embedded"
+    assert embedded.reply(image, QUESTIONS) == same.reply(image, QUESTIONS)
+    other = save_adapter(LlavaForConditionalGeneration, checkpoint("llava"), tmp_path / "other", PROJECTORS["llava"])
+    assert load_mllm(f"embedded+{other}").name == f"embedded+{other}"
 
 
 def test_every_family_is_one_that_transformers_opens(checkpoint: Checkpoint) -> None:

@@ -136,9 +136,13 @@ def test_a_question_that_asks_for_nothing_is_the_callers_mistake(mllm: Load, ima
         mllm("llava").reply(image, [question])
 
 
-def test_an_expression_too_long_for_the_model_says_so(mllm: Load, image: Image) -> None:
+@pytest.mark.parametrize("words", [pytest.param(3000, id="as text"), pytest.param(2000, id="with the picture")])
+def test_an_expression_too_long_for_the_model_says_so(
+    mllm: Load, image: Image, capfd: pytest.CaptureFixture[str], words: int
+) -> None:
     with pytest.raises(ExpressionError, match=r"tokens, .* reads 2048: shorten it"):
-        mllm("embedded").reply(image, [ask("red " * 3000, FreeText(8))])
+        mllm("embedded").reply(image, [ask("red " * words, FreeText(8))])
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_failing_model_is_a_backend_error(checkpoint: Callable[[str], Path], image: Image) -> None:
