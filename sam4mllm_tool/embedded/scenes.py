@@ -86,7 +86,7 @@ class Scene:
 
     def mask(self, index: int) -> BoolArray:
         """The visible pixels of objects[index], (side, side) bool."""
-        return self.instances == index + 1
+        return np.equal(self.instances, index + 1)
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def _arc(cx: float, cy: float, radius: float, start: float, end: float, steps: i
 
 def _spokes(radii: tuple[float, ...], first: float = -math.pi / 2) -> npt.NDArray[np.float64]:
     angles = first + 2 * math.pi * np.arange(len(radii)) / len(radii)
-    return np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
 
 
 def _outline(shape: str) -> npt.NDArray[np.float64]:
@@ -251,7 +251,7 @@ def _rasterise(
     if shape == "ring":
         middle = np.array(centre) * side - (x1, y1)
         draw.polygon([tuple(p) for p in (_arc(0, 0, 0.52 * radius * side, 0, 2 * math.pi, 60) + middle) * _SUPERSAMPLE], fill=0)
-    coverage = np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / 255
+    coverage = np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / np.float32(255)
     return (slice(y1, y2), slice(x1, x2)), coverage
 
 

@@ -11,7 +11,7 @@ import math
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
     LlavaConfig,
@@ -119,7 +119,7 @@ def build_mllm() -> LlavaForConditionalGeneration:
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
-    Codes().write_embeddings(model.get_input_embeddings().weight)
+    Codes().write_embeddings(model.get_input_embeddings())
     return model
 
 
@@ -160,9 +160,9 @@ class Codes:
         """(..., WIDTH) projector output -> (..., codes)."""
         return embedded.float() @ self.basis.T / self.GAIN
 
-    def write_embeddings(self, weight: Tensor) -> None:
+    def write_embeddings(self, embedding: nn.Module) -> None:
         """Gives the words for colours, shapes, sizes and numbers the embeddings that patches will use."""
-        words = vocabulary()
+        words, weight = vocabulary(), embedding.get_parameter("weight")
         with torch.no_grad():
             weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
             for part, names in (("colour", list(COLOURS)), ("shape", list(SHAPES)), ("size", list(SIZES))):

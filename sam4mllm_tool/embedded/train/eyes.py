@@ -16,9 +16,9 @@ from tqdm import tqdm
 from transformers import LlavaForConditionalGeneration
 
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, SIZES, SceneObject
-from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, MLLM_SIDE, RANKS, Codes, fourier
+from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, RANKS, Codes, fourier
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
-from sam4mllm_tool.embedded.train.world import SIDE, World
+from sam4mllm_tool.embedded.train.world import MLLM_SIDE, SIDE, World
 
 HELD_OUT = 500
 MAX_OBJECTS = 10

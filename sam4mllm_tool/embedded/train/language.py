@@ -43,6 +43,7 @@ WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
 
 WIDEST, MOST_ROWS = 96, 7
 """Tokens a row, rows a scene."""
+_END = vocabulary().index("</s>")
 _FIRST_NUMBER = vocabulary().index("000")
 Curriculum = Callable[[Scene, Random], Iterator[Example]]
 
@@ -118,7 +119,8 @@ class Student:
         language(inputs_embeds=self.picture(batch.scenes), past_key_values=seen, use_cache=True)
         shared = DynamicCache()
         for number, layer in enumerate(seen.layers):
-            shared.update(layer.keys.index_select(0, batch.owner), layer.values.index_select(0, batch.owner), number)
+            keys, values = (kept.index_select(0, batch.owner) for kept in (layer.keys, layer.values))  # type: ignore[union-attr]
+            shared.update(keys, values, number)
         n, length = batch.ids.shape
         sees = torch.cat([torch.ones(n, length, PICTURE, dtype=torch.bool), batch.sees], -1)[:, None]
         hidden = language(
@@ -134,19 +136,22 @@ class Student:
     def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
         """Greedy answers; prompts begin with the picture."""
         length = max(map(len, prompts))
-        ids = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
         attends = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        rows = [self.embed(scenes[i : i + 1], ids[i : i + 1], length - len(p) + 1) for i, p in enumerate(prompts)]
-        out = self.model.generate(
-            inputs_embeds=torch.cat(rows),
+        word = self.model.get_input_embeddings()
+        embedded = [
+            torch.cat([word(torch.zeros(length - len(p), dtype=torch.long)), seen, word(torch.tensor(p[PICTURE:]))])
+            for p, seen in zip(prompts, self.picture(scenes), strict=True)
+        ]
+        out: Tensor = self.model.generate(  # type: ignore[misc, assignment]
+            inputs_embeds=torch.stack(embedded),
             attention_mask=attends,
             max_new_tokens=tokens,
             do_sample=False,
-            eos_token_id=2,
+            eos_token_id=_END,
             pad_token_id=0,
         )
         words = vocabulary()
-        return [" ".join(words[t] for t in row if t > 2) for row in out.tolist()]
+        return [" ".join(words[t] for t in row if t > _END) for row in out.tolist()]
 
 
 def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metrics]:
@@ -221,7 +226,7 @@ def box_figures(world: World, student: Student, ask: str, scenes: int = 80) -> M
             right.setdefault(kind, []).append(_overlap(numbers, box) >= 0.5 if box else not numbers)
             if box:
                 refused.append(not numbers)
-    figures = {kind: float(np.mean(right[kind])) for kind in KINDS if kind in right}
+    figures: Metrics = {kind: float(np.mean(right[kind])) for kind in KINDS if kind in right}
     single = [hit for kind in figures if kind not in ("absent", "plural") for hit in right[kind]]
     return {**figures, "single": float(np.mean(single)), "refused": float(np.mean(refused))}
 
@@ -284,7 +289,7 @@ def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Pa
     """Stage 3: the base frozen, an adapter on top; checkpoint folder/adapter.pt."""
     features = cached_features(world, model, folder)
     adapted = with_adapter(model)
-    student = Student(adapted.get_base_model(), features)
+    student = Student(model, features)  # its layers are the adapter's from here on
     optimiser = Optimiser(adapted.named_parameters(), rate=2e-3, weight_decay=0.0)
     ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
     train_stage(

@@ -35,7 +35,7 @@ class Optimiser:
         rate = self.rate * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, fraction))))
         for stepper in self._steppers:
             stepper.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for stepper in self._steppers:
             for group in stepper.param_groups:
