@@ -50,8 +50,12 @@ def _add_segment(commands: Any) -> None:
     segment = commands.add_parser("segment", help="segment what an expression means in a picture")
     segment.add_argument("image", metavar="IMAGE", help="the picture: a path or a data URI")
     segment.add_argument("expression", metavar="EXPRESSION", help="what to segment, as in 'the red ring'")
-    segment.add_argument("--mllm", metavar="SPEC", help="embedded, a folder or a hub id, +ADAPTER (default: SAM4MLLM_MLLM, else embedded)")
-    segment.add_argument("--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: SAM4MLLM_SEGMENTER, else embedded)")
+    segment.add_argument(
+        "--mllm", metavar="SPEC", help="embedded, a folder or a hub id, +ADAPTER (default: $SAM4MLLM_MLLM or embedded)"
+    )
+    segment.add_argument(
+        "--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: $SAM4MLLM_SEGMENTER or embedded)"
+    )
     segment.add_argument("--method", choices=("pqpp", "ppg", "box"), default="pqpp", help="default: %(default)s")
     segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     segment.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")

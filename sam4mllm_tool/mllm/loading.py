@@ -41,7 +41,7 @@ def load_checkpoint(
     adapter_path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json") if adapter else None
     with quiet_loading():
         with load_errors(base, extra=TORCHVISION_EXTRA):
-            processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)  # type: ignore[no-untyped-call]
+            processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
             _require_parts(processor, base)
             model = _open_model(base_path, base, place, precision)
         if adapter is not None and adapter_path is not None:
@@ -103,7 +103,7 @@ def _greedy(model: Any, tokenizer: Any) -> GenerationConfig:
     ends = kept.eos_token_id if isinstance(kept.eos_token_id, list) else [kept.eos_token_id]
     eos = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
     pads = (tokenizer.pad_token_id, kept.pad_token_id, *eos)
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return GenerationConfig(
         do_sample=False,
         bos_token_id=kept.bos_token_id,
         eos_token_id=eos or None,

@@ -27,6 +27,9 @@ from sam4mllm_tool.types import (
     Turn,
 )
 
+MAX_OBJECTS = 100
+"""Boxes in one reply; a model that names more is repeating itself, and each would cost a mask."""
+
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -57,6 +60,26 @@ class Dialect:
     answer_start: str = ""
     max_tokens: int = 512
 
+    def __post_init__(self) -> None:
+        """A dialect may come from a file: what could not be spoken or read back is refused here."""
+        if self.points not in ("joint", "each"):
+            raise ValueError(f"expected points as 'joint' or 'each', got {self.points!r}")
+        if not (isinstance(self.scale, int) and self.scale >= 2):
+            raise ValueError(f"expected scale as a whole number of at least 2, got {self.scale!r}")
+        if not (_plain(self.yes) and _plain(self.no) and _plain(self.none_text)) or _plain(self.yes) == _plain(self.no):
+            raise ValueError(f"yes, no and none_text need words, yes and no different ones, got {self.yes!r} and {self.no!r}")
+        for name, template in asdict(self).items():
+            if name in _TEMPLATE_FIELDS:
+                try:
+                    template.format(**dict.fromkeys(_TEMPLATE_FIELDS[name], ""))
+                except (KeyError, IndexError, ValueError, AttributeError) as error:
+                    expected = ", ".join(f"{{{field}}}" for field in _TEMPLATE_FIELDS[name])
+                    raise ValueError(f"expected {name} as text with the fields {expected}, got {template!r}") from error
+        if not (_TOKENS.fullmatch(self.write_box(Box(0, 0, 1, 1), Size(1, 1)))):
+            raise ValueError(f"expected box_text as four numbers in square brackets, got {self.box_text!r}")
+        if not (_TOKENS.fullmatch(self.write_point(Point(0, 0), Size(1, 1)))):
+            raise ValueError(f"expected point_text as two numbers in round brackets, got {self.point_text!r}")
+
     # Questions and ideal answers -----------------------------------------------------------------------------------
 
     def start(self) -> tuple[Turn, ...]:
@@ -74,7 +97,7 @@ class Dialect:
 
     def ask_points(self, so_far: tuple[Turn, ...], box: Box, points: Sequence[Point], size: Size) -> tuple[Question, ...]:
         """Round 2, after the turns so far: which of the points are on the object in this box? One question or one each."""
-        groups = [points] if self.points == "joint" else [[point] for point in points]
+        groups = [[point] for point in points] if self.points == "each" else [points] if points else []
         questions = []
         for group in groups:
             listed = " ".join(self.write_point(point, size) for point in group)
@@ -88,7 +111,7 @@ class Dialect:
 
     def ask_prompt(self, expression: str, on: int, off: int) -> Question:
         """PPG: box and points in one answer."""
-        text = self.ask_prompt_text.format(expression=expression, on=_COUNTS[on], off=_COUNTS[off])
+        text = self.ask_prompt_text.format(expression=expression, on=_in_words(on), off=_in_words(off))
         return Question((*self.start(), Turn("user", text)), FreeText(self.max_tokens))
 
     def tell_prompt(self, prompts: Sequence[ObjectPrompt], size: Size) -> str:
@@ -105,8 +128,13 @@ class Dialect:
     # Real answers --------------------------------------------------------------------------------------------------
 
     def read_boxes(self, question: Question, reply: Reply, size: Size) -> tuple[Box, ...]:
-        """The boxes named in the reply, none if it says that there is no such object. Raises ReplyError."""
-        return tuple(prompt.box for prompt in self.read_prompt(question, reply, size))
+        """The boxes named in the reply, none if it says that there is no such object. Raises ReplyError.
+
+        A box named twice is one box. Points, which were not asked for, are passed over.
+        """
+        boxes = [self._read_box(token, question, reply, size) for token in _TOKENS.finditer(reply.text) if token["box"] is not None]
+        self._check_whole(len(boxes), question, reply)
+        return tuple(dict.fromkeys(boxes))
 
     def read_labels(self, question: Question, reply: Reply) -> tuple[tuple[Label, float | None], ...]:
         """Label and confidence for each point of the question. Raises ReplyError.
@@ -120,7 +148,7 @@ class Dialect:
             if len(reply.label_probabilities) != answer.count:
                 raise ReplyError(f"expected {answer.count} answers, got {len(reply.label_probabilities)}", question, reply)
             return tuple((1, yes) if yes >= no else (0, no) for yes, no in reply.label_probabilities)
-        word = f"{re.escape(self.yes)}|{re.escape(self.no)}"
+        word = "|".join(re.escape(word) for word in sorted((self.yes, self.no), key=len, reverse=True))
         runs = re.findall(rf"\b(?:{word})+\b", reply.text, re.IGNORECASE)  # "NoNoYes" is three answers, "not" is none
         words = [found for run in runs for found in re.findall(word, run, re.IGNORECASE)]
         if len(words) != answer.count:
@@ -129,35 +157,45 @@ class Dialect:
 
     def read_prompt(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
         """Boxes and the points that follow each, none if there is no such object. Raises ReplyError."""
-        text = reply.text
         prompts: list[ObjectPrompt] = []
         label: Label = 1
-        for token in _TOKENS.finditer(text):
+        for token in _TOKENS.finditer(reply.text):
             kind = token.lastgroup
             if kind == "box":
-                x1, y1, x2, y2 = self._read_numbers(token["box"], 4, question, reply, size)
-                if not (x1 < x2 and y1 < y2):
-                    raise ReplyError(f"the box {token[0]} is empty", question, reply)
-                prompts.append(ObjectPrompt(Box(x1, y1, x2, y2)))
+                prompts.append(ObjectPrompt(self._read_box(token, question, reply, size)))
                 label = 1
             elif kind == "word":
-                label = 1 if token["word"] == "on" else 0
+                label = 1 if token["word"].lower() == "on" else 0
             elif kind == "point" and prompts:
                 x, y = self._read_numbers(token["point"], 2, question, reply, size)
                 last = prompts.pop()
                 prompts.append(ObjectPrompt(last.box, (*last.points, PointPrompt(x, y, label))))
-        if text.count("[") > len(prompts):
+        self._check_whole(len(prompts), question, reply)
+        return tuple(dict.fromkeys(prompts))
+
+    def _read_box(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
+        x1, y1, x2, y2 = self._read_numbers(token["box"], 4, question, reply, size)
+        if not (x1 < x2 and y1 < y2):
+            raise ReplyError(f"the box {token[0]} is empty", question, reply)
+        return Box(x1, y1, x2, y2)
+
+    def _check_whole(self, boxes: int, question: Question, reply: Reply) -> None:
+        """Raises ReplyError unless the reply is so many boxes, or says that there is no such object, and is not cut off."""
+        text = reply.text
+        if boxes != len(_OPENINGS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
-        if not prompts and _plain(self.none_text) not in _plain(text):
+        if boxes > MAX_OBJECTS:
+            raise ReplyError(f"{boxes} boxes are more than the {MAX_OBJECTS} allowed", question, reply)
+        if not boxes and f" {_plain(self.none_text)} " not in f" {_plain(text)} ":
             raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
-        return tuple(prompts)
 
     def _read_numbers(self, text: str, count: int, question: Question, reply: Reply, size: Size) -> list[float]:
-        steps = [int(number) for number in re.findall(r"\d+", text)]
-        if len(steps) != count or any(step > self.scale for step in steps):
-            raise ReplyError(f"expected {count} numbers of 0 to {self.scale - 1}, got {text!r}", question, reply)
-        sides = (size.width, size.height) * 2
-        return [(min(step, self.scale - 1) + 0.5) * side / self.scale for step, side in zip(steps, sides, strict=False)]
+        """The middles of the steps, in pixels. `scale` itself, the far edge, is read as the last step."""
+        numbers = re.findall(r"\d+", text)
+        if len(numbers) != count or any(len(number) > 9 or int(number) > self.scale for number in numbers):
+            raise ReplyError(f"expected {count} numbers of 0 to {self.scale - 1}, got {text[:80]!r}", question, reply)
+        steps = (min(int(number), self.scale - 1) for number in numbers)
+        return [(step + 0.5) * side / self.scale for step, side in zip(steps, (*size, *size), strict=False)]
 
     # Numbers -------------------------------------------------------------------------------------------------------
 
@@ -208,7 +246,21 @@ class Dialect:
             raise ValueError(f"not a dialect: {error}") from error
 
 
-_TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b")
+_TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b", re.IGNORECASE)
+_OPENINGS = re.compile(r"\[(?!\s*[\[{])")
+"""What should begin a box: a bracket that does not merely open a JSON list of them."""
+
+_TEMPLATE_FIELDS = {
+    "ask_boxes_text": ("expression",),
+    "ask_points_text": ("box", "points"),
+    "ask_prompt_text": ("expression", "on", "off"),
+    "box_text": ("x1", "y1", "x2", "y2"),
+    "point_text": ("x", "y"),
+}
+
+
+def _in_words(count: int) -> str:
+    return _COUNTS[count] if count < len(_COUNTS) else str(count)
 
 
 def _plain(text: str) -> str:

@@ -107,7 +107,7 @@ class TransformersSegmenter:
             config = AutoConfig.from_pretrained(source)
             if type(config) not in MODEL_FOR_MASK_GENERATION_MAPPING:
                 raise SpecError(_not_a_segmenter(spec, config.model_type))
-            processor = AutoProcessor.from_pretrained(source)  # type: ignore[no-untyped-call]
+            processor = AutoProcessor.from_pretrained(source)
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no processor of a segmenter: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
