@@ -54,7 +54,7 @@ def trained_base(folder: Path, upto: str) -> LlavaForConditionalGeneration:
     projector = model.model.multi_modal_projector
     load_parts(folder, "eyes", tower=model.model.vision_tower, projector=projector)
     if upto == "base":
-        load_parts(folder, "base", language=model.model.language_model, projector=projector)
+        load_parts(folder, "base", language=model.model.language_model)
     return model
 
 

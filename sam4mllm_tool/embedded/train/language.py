@@ -261,11 +261,16 @@ def point_figures(world: World, student: Student, curriculum: Curriculum, scenes
     return {"point": hit.mean().item(), "passing": passed.float().mean().item(), "right_of_passing": hit[passed].mean().item()}
 
 
-def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 24) -> None:
-    """Stage 2, in place: language model and projector; checkpoint folder/base.pt."""
+def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 16) -> None:
+    """Stage 2, in place: the language model; checkpoint folder/base.pt.
+
+    The projector stays as the eyes left it: trained along with a language model that knows nothing yet, it loses colours and
+    shapes within a few hundred steps, and nothing recovers them.
+    """
+    model.model.multi_modal_projector.requires_grad_(False)
     student = Student(model, cached_features(world, model, folder))
-    parts = torch.nn.ModuleDict({"language": model.model.language_model, "projector": model.model.multi_modal_projector})
-    optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01)
+    parts = torch.nn.ModuleDict({"language": model.model.language_model})
+    optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01, rate_of_others=6e-4)
     train_stage(
         "base", world, student, optimiser, folder, base_examples, "locate {}",
         steps=steps, batch=batch, soften=1.0, module=parts,
@@ -290,7 +295,7 @@ def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Pa
     features = cached_features(world, model, folder)
     adapted = with_adapter(model)
     student = Student(model, features)  # its layers are the adapter's from here on
-    optimiser = Optimiser(adapted.named_parameters(), rate=2e-3, weight_decay=0.0)
+    optimiser = Optimiser(adapted.named_parameters(), rate=1e-3, weight_decay=0.0, rate_of_others=2e-4)
     ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
     train_stage(
         "adapter", world, student, optimiser, folder, dialogue_examples, ask,

@@ -18,28 +18,36 @@ Metrics = dict[str, float]
 class Optimiser:
     """Muon for the matrices inside transformer blocks, AdamW for the rest; half the steps of AdamW alone on these models."""
 
-    def __init__(self, named: Iterator[tuple[str, nn.Parameter]], rate: float, weight_decay: float = 0.02) -> None:
+    def __init__(
+        self,
+        named: Iterator[tuple[str, nn.Parameter]],
+        rate: float,
+        weight_decay: float = 0.02,
+        rate_of_others: float | None = None,
+    ) -> None:
         parameters = [(name, p) for name, p in named if p.requires_grad]
         hidden = [p for name, p in parameters if p.ndim == 2 and "layers." in name]
         others = [p for name, p in parameters if not (p.ndim == 2 and "layers." in name)]
-        self.rate = rate
         self.parameters = hidden + others
         self._steppers: list[torch.optim.Optimizer] = []
+        self._rates: list[float] = []
         if hidden:
+            self._rates.append(rate)
             self._steppers.append(torch.optim.Muon(hidden, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
         if others:
+            self._rates.append(rate_of_others or rate)
             self._steppers.append(torch.optim.AdamW(others, rate, weight_decay=0.0, betas=(0.9, 0.98)))
 
     def step(self, loss: Tensor, fraction: float, step: int) -> None:
         """One update; the rate warms up over 100 steps and falls to nothing by cosine as fraction goes to 1."""
-        rate = self.rate * min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, fraction))))
+        factor = min(1, (step + 1) / 100) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, fraction))))
         for stepper in self._steppers:
             stepper.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        for stepper in self._steppers:
+        for stepper, rate in zip(self._steppers, self._rates, strict=True):
             for group in stepper.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * factor
             stepper.step()
 
     def state_dict(self) -> list[dict[str, Any]]:
