@@ -9,8 +9,8 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, TypeVar
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.types import (
@@ -29,6 +29,8 @@ from sam4mllm_tool.types import (
 
 MAX_OBJECTS = 100
 """Boxes in one reply; a model that names more is repeating itself, and each would cost a mask."""
+
+T = TypeVar("T")
 
 _COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -61,24 +63,26 @@ class Dialect:
     max_tokens: int = 512
 
     def __post_init__(self) -> None:
-        """A dialect may come from a file: what could not be spoken or read back is refused here."""
+        """A dialect may come from a file: one that could not be spoken or read back is refused here."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (str, int) and not isinstance(value, field.type):
+                raise ValueError(f"expected {field.name} as {field.type.__name__}, got {value!r}")
         if self.points not in ("joint", "each"):
             raise ValueError(f"expected points as 'joint' or 'each', got {self.points!r}")
-        if not (isinstance(self.scale, int) and self.scale >= 2):
-            raise ValueError(f"expected scale as a whole number of at least 2, got {self.scale!r}")
+        if self.scale < 2:
+            raise ValueError(f"expected a scale of at least 2, got {self.scale}")
         if not (_plain(self.yes) and _plain(self.no) and _plain(self.none_text)) or _plain(self.yes) == _plain(self.no):
-            raise ValueError(f"yes, no and none_text need words, yes and no different ones, got {self.yes!r} and {self.no!r}")
-        for name, template in asdict(self).items():
-            if name in _TEMPLATE_FIELDS:
-                try:
-                    template.format(**dict.fromkeys(_TEMPLATE_FIELDS[name], ""))
-                except (KeyError, IndexError, ValueError, AttributeError) as error:
-                    expected = ", ".join(f"{{{field}}}" for field in _TEMPLATE_FIELDS[name])
-                    raise ValueError(f"expected {name} as text with the fields {expected}, got {template!r}") from error
-        if not (_TOKENS.fullmatch(self.write_box(Box(0, 0, 1, 1), Size(1, 1)))):
-            raise ValueError(f"expected box_text as four numbers in square brackets, got {self.box_text!r}")
-        if not (_TOKENS.fullmatch(self.write_point(Point(0, 0), Size(1, 1)))):
-            raise ValueError(f"expected point_text as two numbers in round brackets, got {self.point_text!r}")
+            raise ValueError(f"expected words for yes, no and none_text, got {self.yes!r}, {self.no!r} and {self.none_text!r}")
+        for name, places in _PLACES.items():
+            template = getattr(self, name)
+            try:
+                template.format(**dict.fromkeys(places, ""))
+            except (KeyError, IndexError, ValueError) as error:
+                raise ValueError(f"expected {name} with {', '.join(places)} in braces, got {template!r}") from error
+        for written in (self.write_box(Box(0, 0, 1, 1), Size(1, 1)), self.write_point(Point(0, 0), Size(1, 1))):
+            if not _TOKENS.fullmatch(written):
+                raise ValueError(f"expected boxes as [numbers] and points as (numbers), they are written {written!r}")
 
     # Questions and ideal answers -----------------------------------------------------------------------------------
 
@@ -132,9 +136,8 @@ class Dialect:
 
         A box named twice is one box. Points, which were not asked for, are passed over.
         """
-        boxes = [self._read_box(token, question, reply, size) for token in _TOKENS.finditer(reply.text) if token["box"] is not None]
-        self._check_whole(len(boxes), question, reply)
-        return tuple(dict.fromkeys(boxes))
+        tokens = (token for token in _TOKENS.finditer(reply.text) if token.lastgroup == "box")
+        return self._whole([self._read_box(token, question, reply, size) for token in tokens], question, reply)
 
     def read_labels(self, question: Question, reply: Reply) -> tuple[tuple[Label, float | None], ...]:
         """Label and confidence for each point of the question. Raises ReplyError.
@@ -170,8 +173,7 @@ class Dialect:
                 x, y = self._read_numbers(token["point"], 2, question, reply, size)
                 last = prompts.pop()
                 prompts.append(ObjectPrompt(last.box, (*last.points, PointPrompt(x, y, label))))
-        self._check_whole(len(prompts), question, reply)
-        return tuple(dict.fromkeys(prompts))
+        return self._whole(prompts, question, reply)
 
     def _read_box(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
         x1, y1, x2, y2 = self._read_numbers(token["box"], 4, question, reply, size)
@@ -179,15 +181,16 @@ class Dialect:
             raise ReplyError(f"the box {token[0]} is empty", question, reply)
         return Box(x1, y1, x2, y2)
 
-    def _check_whole(self, boxes: int, question: Question, reply: Reply) -> None:
-        """Raises ReplyError unless the reply is so many boxes, or says that there is no such object, and is not cut off."""
-        text = reply.text
-        if boxes != len(_OPENINGS.findall(text)) or text.count("[") > text.count("]"):
+    def _whole(self, found: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
+        """What was found in the reply, each once, if that is all that the reply meant to name. Raises ReplyError."""
+        text, distinct = reply.text, tuple(dict.fromkeys(found))
+        if len(found) != len(_OPENINGS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
-        if boxes > MAX_OBJECTS:
-            raise ReplyError(f"{boxes} boxes are more than the {MAX_OBJECTS} allowed", question, reply)
-        if not boxes and f" {_plain(self.none_text)} " not in f" {_plain(text)} ":
+        if len(distinct) > MAX_OBJECTS:
+            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
+        if not found and f" {_plain(self.none_text)} " not in f" {_plain(text)} ":
             raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
+        return distinct
 
     def _read_numbers(self, text: str, count: int, question: Question, reply: Reply, size: Size) -> list[float]:
         """The middles of the steps, in pixels. `scale` itself, the far edge, is read as the last step."""
@@ -247,10 +250,10 @@ class Dialect:
 
 
 _TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b", re.IGNORECASE)
-_OPENINGS = re.compile(r"\[(?!\s*[\[{])")
-"""What should begin a box: a bracket that does not merely open a JSON list of them."""
+_OPENINGS = re.compile(r"\[(?!\s*[\[{\"])")
+"""What should begin a box: a bracket that does not merely open a JSON list."""
 
-_TEMPLATE_FIELDS = {
+_PLACES = {
     "ask_boxes_text": ("expression",),
     "ask_points_text": ("box", "points"),
     "ask_prompt_text": ("expression", "on", "off"),
