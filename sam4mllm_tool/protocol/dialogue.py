@@ -14,6 +14,7 @@ Being a value, a dialogue pickles, is answered again from any earlier state, and
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Protocol, Self, TypeVar
 
 from sam4mllm_tool.errors import ExpressionError, ReplyError
@@ -31,6 +32,10 @@ class Thresholds:
 
     on: float = 0.75
     off: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.on <= 1 and 0 <= self.off <= 1):
+            raise ValueError(f"thresholds are probabilities from 0 to 1, not {self.on} and {self.off}")
 
     def keep(self, point: PointPrompt) -> bool:
         """A point without a confidence is kept: there is nothing to judge it by."""
@@ -75,11 +80,15 @@ class Dialogue(Protocol):
 
 
 def turns(history: Iterable[Exchange]) -> tuple[Turn, ...]:
-    """The exchanges as one readable sequence, shared first turns once."""
+    """The exchanges as one readable sequence; turns that an exchange shares with the one before it stand once."""
     told: list[Turn] = []
+    before: tuple[Turn, ...] = ()
     for exchange in history:
-        fresh = [turn for turn in exchange.question.turns if turn not in told]
-        told += [*fresh, Turn("assistant", exchange.reply.text)]
+        *earlier, asked = exchange.question.turns
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(earlier, before, strict=False))))
+        replied = Turn("assistant", exchange.reply.text)
+        told += [*earlier[shared:], asked, replied]
+        before = (*earlier, asked, replied)
     return tuple(told)
 
 
@@ -104,6 +113,8 @@ def checked_expression(expression: str) -> str:
 
 
 def _check_count(pending: Sequence[Question], replies: Sequence[Reply]) -> None:
+    if not pending:
+        raise ValueError("the dialogue is done: nothing is pending")
     if len(replies) != len(pending):
         raise ValueError(f"{len(pending)} questions are pending, got {len(replies)} replies")
 
@@ -151,6 +162,10 @@ class PPG:
     off: int = 1
     answered: tuple[ObjectPrompt, ...] | None = None
     history: tuple[Exchange, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.on < 0 or self.off < 0:
+            raise ValueError(f"expected numbers of points from 0 on, got {self.on} on and {self.off} off")
 
     @classmethod
     def start(cls, expression: str, size: Size, *, dialect: Dialect, on: int = 2, off: int = 1) -> "PPG":
@@ -242,6 +257,7 @@ class PQPP:
 
     def without_points(self, replies: Sequence[Reply]) -> "PQPP | None":
         """In round 2: the points whose answers can be read, the others dropped; at worst the boxes alone."""
+        _check_count(self.pending, replies)
         if self.boxes is None:
             return None
 

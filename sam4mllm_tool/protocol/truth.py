@@ -23,10 +23,14 @@ def label_at(mask: Mask, point: Point) -> Label:
 
 
 def true_replies(dialogue: BoxOnly | PPG | PQPP, objects: Sequence[TrueObject]) -> list[Reply]:
-    """The perfect reply to each pending question; objects in the order in which they are to be named."""
+    """The perfect reply to each pending question; objects in the order in which they are to be named.
+
+    Objects whose boxes are written alike can't be told apart by their boxes: PQPP and BoxOnly name them as one.
+    """
     if isinstance(dialogue, PPG):
         prompts = [ObjectPrompt(thing.box, thing.points) for thing in objects]
         return [Reply(dialogue.dialect.tell_prompt(prompts, dialogue.size))]
+    objects = _told_apart(dialogue, objects)
     if dialogue.boxes is None:
         return [Reply(dialogue.dialect.tell_boxes([thing.box for thing in objects], dialogue.size))]
     if isinstance(dialogue, BoxOnly):
@@ -34,6 +38,15 @@ def true_replies(dialogue: BoxOnly | PPG | PQPP, objects: Sequence[TrueObject]) 
     labels = (label_at(thing.mask, point) for thing, points in zip(objects, dialogue.points, strict=True) for point in points)
     counts = (question.answer.count for question in dialogue.pending if isinstance(question.answer, Labels))
     return [Reply(dialogue.dialect.tell_labels([next(labels) for _ in range(count)])) for count in counts]
+
+
+def _told_apart(dialogue: BoxOnly | PQPP, objects: Sequence[TrueObject]) -> Sequence[TrueObject]:
+    by_box: dict[Box, TrueObject] = {}
+    for thing in objects:
+        box = dialogue.dialect.snap_box(thing.box, dialogue.size)
+        known = by_box.get(box)
+        by_box[box] = TrueObject(known.mask | thing.mask, known.box) if known else thing
+    return tuple(by_box.values())
 
 
 def true_dialogue(dialogue: BoxOnly | PPG | PQPP, objects: Sequence[TrueObject]) -> tuple[Exchange, ...]:
