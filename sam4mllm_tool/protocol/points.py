@@ -75,7 +75,7 @@ class PoissonDisk:
     most: int = 20
 
     def __call__(self, box: Box) -> tuple[Point, ...]:
-        rng = Random(f"{self.seed}-{tuple(box)}")
+        rng = Random(f"{self.seed}-{tuple(map(float, box))}")
         count = max(self.least, min(self.most, round(rng.gauss(self.mean, self.deviation))))
         points: list[tuple[float, float]] = []
         for _dart in range(100 * count):  # room for some 60 points: the bound is never met with the recipe's figures
