@@ -1,10 +1,15 @@
-"""Backends that turn boxes and points into masks, each in a file of its own that is opened on first use."""
+"""Backends that turn boxes and points into masks, each in a file of its own that is opened on first use.
+
+`load_segmenter` opens a checkpoint by its spec; `BoxSegmenter` follows its prompts to the letter and stands in for a model in
+tests.
+"""
 
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.segmenter.boxes import BoxSegmenter
 from sam4mllm_tool.segmenter.choice import ChooseBy
 from sam4mllm_tool.types import Segmenter
 
-__all__ = ["ChooseBy", "load_segmenter"]
+__all__ = ["BoxSegmenter", "ChooseBy", "load_segmenter"]
 
 
 def load_segmenter(spec: str, *, device: str | None = None, dtype: str | None = None, by: ChooseBy = "both") -> Segmenter:
