@@ -9,13 +9,13 @@ import os
 import time
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar, get_args
 
-from sam4mllm_tool.checkpoints import embedded_folder
-from sam4mllm_tool.errors import ReplyError, SpecError
+from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError, SpecError
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.mllm import load_mllm
+from sam4mllm_tool.mllm import load_mllm, split_spec
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, PPG, PQPP, BoxOnly, Dialect, Dialogue, Grid, Sampler, Thresholds, turns
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import (
@@ -177,13 +177,14 @@ class Sam4Mllm:
         *,
         method: Method = "pqpp",
         policy: ImagePolicy = CALLER_POLICY,
-    ) -> list[Segmentation | ReplyError | ValueError]:
+    ) -> list[Segmentation | ReplyError | ExpressionError]:
         """Several expressions about one picture, in lock-step: one call to the MLLM a round, one to the segmenter.
 
-        A bad expression or an unreadable reply takes the place of its result; the others go on.
+        A bad expression or an unreadable reply takes the place of its result; the others go on. Raises ImageError,
+        BackendError.
         """
         picture = load_image(image, policy=policy)
-        outcomes: dict[int, Segmentation | ReplyError | ValueError] = {}
+        outcomes: dict[int, Segmentation | ReplyError | ExpressionError] = {}
         clocks = [_Clock() for _ in expressions]
         flows = [self._flow(picture, text, method, clock) for text, clock in zip(expressions, clocks, strict=True)]
         needs: dict[int, _Ask | _Prompt] = {}
@@ -193,7 +194,7 @@ class Sam4Mllm:
                 needs[index] = next(flows[index]) if result is None else flows[index].send(result)
             except StopIteration as done:
                 outcomes[index] = done.value
-            except (ReplyError, ValueError) as error:
+            except (ReplyError, ExpressionError) as error:
                 outcomes[index] = error
 
         for index in range(len(flows)):
@@ -220,7 +221,9 @@ class Sam4Mllm:
         notes: list[str] = []
         tries = 0
         while dialogue.pending:
-            replies: list[Reply] = yield _Ask(dialogue.pending)  # type: ignore[assignment]
+            questions = dialogue.pending
+            replies: list[Reply] = yield _Ask(questions)  # type: ignore[assignment]
+            _check_count(self.mllm.name, "replies", replies, questions)
             try:
                 dialogue, tries = dialogue.answer(replies), 0
             except ReplyError as error:
@@ -236,6 +239,7 @@ class Sam4Mllm:
         objects: list[SegmentedObject] = []
         if dialogue.prompts:
             objects = yield _Prompt(dialogue.prompts)  # type: ignore[assignment]
+            _check_count(self.segmenter.name, "masks", objects, dialogue.prompts)
         notes += [f"the mask of object {n} is empty" for n, thing in enumerate(objects, start=1) if not thing.mask.any()]
         usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
         return Segmentation(dialogue.expression, size, tuple(objects), turns(dialogue.history), usage, tuple(notes))
@@ -260,15 +264,24 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
         if name not in DIALECTS:
             raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}")
         return DIALECTS[name]
-    folders = [embedded_folder("adapter")] if mllm == "embedded" else reversed(mllm.split("+"))
-    for folder in folders:
-        file = Path(folder) / "dialect.json"
+    base, adapter = split_spec(mllm)
+    if base == "embedded":
+        from sam4mllm_tool.checkpoints import embedded_folder  # imports torch
+
+        base = embedded_folder("adapter")
+    for folder in filter(None, (adapter, base)):
+        file = Path(folder).expanduser() / "dialect.json"
         if file.is_file():
             try:
                 return Dialect.from_json(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
                 raise SpecError(f"{file}: {error}") from error
     return PLAIN
+
+
+def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
+    if len(results) != len(wanted):
+        raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
 
 
 def _record(clock: _Clock, need: _Ask | _Prompt, seconds: float) -> None:
@@ -286,9 +299,9 @@ def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:
 
 
 def _deal(items: Sequence[S], groups: Mapping[int, Sequence[T]]) -> dict[int, list[S]]:
-    """Inverse of `_chain`: to each group as many items as it has members."""
+    """Inverse of `_chain`: to each group as many items as it has members, while there are any."""
     remaining = iter(items)
-    return {index: [next(remaining) for _ in group] for index, group in groups.items()}
+    return {index: list(islice(remaining, len(group))) for index, group in groups.items()}
 
 
 def _neighbours(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:
