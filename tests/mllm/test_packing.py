@@ -30,3 +30,11 @@ def test_a_token_sees_what_it_would_see_alone(sequences: list[list[int]]) -> Non
 def test_an_empty_sequence_cannot_be_packed() -> None:
     with pytest.raises(ValueError, match="empty"):
         pack([[1], []])
+
+
+@given(SEQUENCES)
+def test_there_is_one_node_for_each_different_beginning(sequences: list[list[int]]) -> None:
+    packed = pack(sequences)
+    beginnings = {tuple(sequence[:length]) for sequence in sequences for length in range(1, len(sequence) + 1)}
+    assert len(packed.ids) == len(beginnings)
+    assert all(parent < node for node, parent in enumerate(packed.parents))
