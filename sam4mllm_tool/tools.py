@@ -4,12 +4,13 @@ The model reads a short summary; the program gets the whole result as the messag
 checkpointer. What a model may open is decided by the tool's policy: data URIs alone, unless paths or URLs are configured.
 """
 
+import asyncio
 import threading
 from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.tools import BaseTool, ToolException
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.export import summary
@@ -29,6 +30,11 @@ class SegmentInput(BaseModel):
     )
 
 
+def _say_what_is_wrong(error: ValidationError) -> str:
+    """What a model can act on when it filled in the arguments wrongly."""
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+
+
 class SegmentTool(BaseTool):
     """Segments what an expression means in a picture.
 
@@ -46,6 +52,7 @@ class SegmentTool(BaseTool):
     args_schema: type[BaseModel] = SegmentInput
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
+    handle_validation_error: Any = _say_what_is_wrong
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
     method: Method = "pqpp"
@@ -72,7 +79,8 @@ class SegmentTool(BaseTool):
         run_manager: AsyncCallbackManagerForToolRun | None = None,  # noqa: ARG002
     ) -> Result:
         try:
-            return _result(await self._models().asegment(image, expression, method=self.method, policy=self.policy))
+            models = await asyncio.to_thread(self._models)  # loading them takes seconds
+            return _result(await models.asegment(image, expression, method=self.method, policy=self.policy))
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 
