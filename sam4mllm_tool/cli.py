@@ -6,6 +6,7 @@ spec or argument). Errors are one line on stderr; results alone go to stdout.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +18,20 @@ from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     arguments = _parser().parse_args(argv)
     try:
-        return int(arguments.run(arguments) or 0)
+        code = int(arguments.run(arguments) or 0)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does; nothing is left to be flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Sam4MllmError, OSError) as error:
         print(f"sam4mllm: {' '.join(str(error).split())}", file=sys.stderr)
