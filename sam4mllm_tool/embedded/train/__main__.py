@@ -15,7 +15,7 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration
 
 from sam4mllm_tool.embedded.train import language, sam
-from sam4mllm_tool.embedded.train.architecture import build_mllm, build_processor
+from sam4mllm_tool.embedded.train.architecture import Codes, build_mllm, build_processor
 from sam4mllm_tool.embedded.train.eyes import train_eyes
 from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
@@ -53,6 +53,7 @@ def trained_base(folder: Path, upto: str) -> LlavaForConditionalGeneration:
     model = fresh_mllm()
     projector = model.model.multi_modal_projector
     load_parts(folder, "eyes", tower=model.model.vision_tower, projector=projector)
+    Codes().balance(projector)
     if upto == "base":
         load_parts(folder, "base", language=model.model.language_model)
     return model

@@ -8,6 +8,7 @@ basis, so that the language model has to learn routing, not a dictionary.
 
 import itertools
 import math
+from typing import ClassVar
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -136,6 +137,7 @@ def fourier(x: Tensor) -> Tensor:
 class Codes:
     """Which directions of the embedding space say what. `parts[name]` is a slice into the code of a patch."""
 
+    VOLUME: ClassVar = {"colour": 1.6, "shape": 1.9, "size": 1.5, "rank": 0.3, "cells": 1.5, "box": 0.8}
     GAIN = 0.1  # embeddings are a tenth of the codes, the size word embeddings usually start with
 
     def __init__(self) -> None:
@@ -159,6 +161,16 @@ class Codes:
     def read(self, embedded: Tensor) -> Tensor:
         """(..., WIDTH) projector output -> (..., codes)."""
         return embedded.float() @ self.basis.T / self.GAIN
+
+    def balance(self, projector: nn.Module) -> None:
+        """Evens out how loudly a trained projector says things; where its output is huge, what is quiet is learnt late."""
+        volume = torch.ones(len(self.basis))
+        for name, factor in self.VOLUME.items():
+            volume[self.parts[name]] = factor
+        change = torch.eye(WIDTH) + self.basis.T @ torch.diag(volume - 1) @ self.basis
+        with torch.no_grad():
+            for parameter in projector.get_submodule("linear_2").parameters():
+                parameter.copy_(change @ parameter)
 
     def write_embeddings(self, embedding: nn.Module) -> None:
         """Gives the words for colours, shapes, sizes and numbers the embeddings that patches will use."""

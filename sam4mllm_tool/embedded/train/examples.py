@@ -26,16 +26,32 @@ _PIECES = re.compile(r"<\w+>|</s>|\w+|[^\w\s]")
 _PICTURE = [_IDS["<s>"], *[_IDS["<image>"]] * GRID**2]
 PICTURE = len(_PICTURE)
 """How many tokens every example begins with."""
+_BOX = 6
+"""Tokens of a written box."""
 TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Tokens, of which those from `answer` on are supervised."""
+    """Tokens, of which those from `answer` on are supervised.
+
+    looks: for each of the first of those, where in the picture its answer is to be seen: the number of an object, or
+    `at_patch`; NOWHERE, also for those that looks does not reach.
+    """
 
     ids: list[int]
     answer: int
     task: str
+    looks: tuple[int, ...] = ()
+
+
+NOWHERE = -1
+
+
+def at_patch(point: Point, size: Size) -> int:
+    """The patch that a point falls in, as a look: -2 for the first, -3 for the second and so on, row by row."""
+    column, row = (min(GRID - 1, int(v * GRID / side)) for v, side in zip(point, size, strict=True))
+    return -2 - (row * GRID + column)
 
 
 def encode(text: str) -> list[int]:
@@ -43,7 +59,7 @@ def encode(text: str) -> list[int]:
     return [_IDS.get(piece, _IDS["<unk>"]) for piece in _PIECES.findall(text.lower())]
 
 
-def example(turns: Sequence[Turn], reply: str, task: str) -> Example:
+def example(turns: Sequence[Turn], reply: str, task: str, looks: tuple[int, ...] = ()) -> Example:
     """A conversation about the picture and its last reply, as the chat template lays it out."""
     ids = list(_PICTURE)
     for turn in turns:
@@ -51,11 +67,11 @@ def example(turns: Sequence[Turn], reply: str, task: str) -> Example:
         if turn.role == "assistant":
             ids.append(_IDS["</s>"])
     ids.append(_IDS["<assistant>"])
-    return Example([*ids, *encode(reply), _IDS["</s>"]], len(ids), task)
+    return Example([*ids, *encode(reply), _IDS["</s>"]], len(ids), task, looks)
 
 
-def _ask(text: str, reply: str, task: str) -> Example:
-    return example((Turn("user", text),), reply, task)
+def _ask(text: str, reply: str, task: str, looks: tuple[int, ...] = ()) -> Example:
+    return example((Turn("user", text),), reply, task, looks)
 
 
 # The base's curriculum ----------------------------------------------------------------------------------------------
@@ -64,10 +80,17 @@ def _ask(text: str, reply: str, task: str) -> Example:
 def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     """The world in its own words."""
     size = Size(*scene.instances.shape[::-1])
+    if rng.random() < 0.3:
+        order = sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].centre[0])
+        inventory = (scene.objects[i] for i in order)
+        listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.write_box(o.box, size)}" for o in inventory)
+        yield _ask("list", " ".join(listed), "list", tuple(i for i in order for _ in range(3 + _BOX)))
+    yield from _what(scene, rng, size)
+    yield from _existence(scene, rng)
     for expression in sample_expressions(scene, 6, rng):
         boxes = [scene.objects[i].box for i in expression.targets]
         question, told = f"locate {expression.text}", " ".join(EMBEDDED.write_box(b, size) for b in boxes) or "nothing"
-        yield _ask(question, told, "locate")
+        yield _ask(question, told, "locate", tuple(i for i in expression.targets for _ in range(_BOX)))
         if not boxes:
             continue
         chosen = rng.randrange(len(boxes))
@@ -79,13 +102,7 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
                 Turn("assistant", told),
                 Turn("user", f"inside {written} {EMBEDDED.write_point(point, size)}"),
             )
-            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside")
-    yield from _what(scene, rng, size)
-    yield from _existence(scene, rng)
-    if rng.random() < 0.3:
-        inventory = sorted(scene.objects, key=lambda o: o.centre[0])
-        listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.write_box(o.box, size)}" for o in inventory)
-        yield _ask("list", " ".join(listed), "list")
+            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside", (at_patch(point, size),))
 
 
 def _points_in(box: tuple[float, float, float, float], rng: Random, count: int) -> list[Point]:
@@ -101,7 +118,7 @@ def _what(scene: Scene, rng: Random, size: Size) -> Iterator[Example]:
         on = int(scene.instances[int(point.y), int(point.x)])
         thing = scene.objects[on - 1]
         told = f"{thing.size} {thing.colour} {thing.shape}" if on else "ground"
-        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what")
+        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what", (at_patch(point, size),) * 3)
 
 
 def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
@@ -189,12 +206,13 @@ def depth(mask: Mask) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Some of a scene's examples without the picture, as one trie; targets[k] is predicted at node nodes[k]."""
+    """Some of a scene's examples without the picture, as one trie; targets[k] is predicted at nodes[k], seen at looks[k]."""
 
     packed: Packed
     nodes: list[int]
     targets: list[int]
     tasks: list[int]
+    looks: list[int]
 
 
 def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
@@ -221,13 +239,15 @@ def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
 
 def _row(examples: Sequence[Example]) -> Row:
     packed = pack([one.ids[PICTURE:] for one in examples])
-    nodes, targets, tasks = [], [], []
+    nodes, targets, tasks, looks = [], [], [], []
     for one, path in zip(examples, packed.paths, strict=True):
         for position in range(one.answer, len(one.ids)):
             nodes.append(path[position - 1 - PICTURE])
             targets.append(one.ids[position])
             tasks.append(TASKS.index(one.task))
-    return Row(packed, nodes, targets, tasks)
+            place = position - one.answer
+            looks.append(one.looks[place] if place < len(one.looks) else NOWHERE)
+    return Row(packed, nodes, targets, tasks, looks)
 
 
 def _shared(a: list[int], b: list[int]) -> int:

@@ -32,7 +32,7 @@ from sam4mllm_tool.embedded.train.examples import (
     example,
     rows,
 )
-from sam4mllm_tool.embedded.train.eyes import HELD_OUT, pixels
+from sam4mllm_tool.embedded.train.eyes import HELD_OUT, make_targets, pixels
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
 from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
@@ -43,6 +43,10 @@ WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
 
 WIDEST, MOST_ROWS = 96, 7
 """Tokens a row, rows a scene."""
+LOOKING = (2, 3)
+"""The layers whose first head is taught where to look."""
+LOOK = 0.5
+_OPEN = vocabulary().index("[")
 _END = vocabulary().index("</s>")
 _FIRST_NUMBER = vocabulary().index("000")
 Curriculum = Callable[[Scene, Random], Iterator[Example]]
@@ -53,7 +57,7 @@ class Batch:
     """Rows of several scenes, padded to one length l.
 
     scenes: (s,) which scenes. owner: (n,) each row's place in scenes. ids, positions: (n, l). sees: (n, l, l) bool, among
-    the row's own tokens. row, node, target, task: (k,), one a supervised token.
+    the row's own tokens. row, node, target, task, look: (k,), one a supervised token.
     """
 
     scenes: Tensor
@@ -65,6 +69,7 @@ class Batch:
     node: Tensor
     target: Tensor
     task: Tensor
+    look: Tensor
 
 
 def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
@@ -77,7 +82,11 @@ def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
         used = len(row.packed.ids)
         ids[number, :used], positions[number, :used] = row.packed.ids, row.packed.positions + PICTURE
         sees[number, :used, :used] = row.packed.sees()
-    flat = [(k, *item) for k, (_, row) in enumerate(owned) for item in zip(row.nodes, row.targets, row.tasks, strict=True)]
+    flat = [
+        (k, *item)
+        for k, (_, row) in enumerate(owned)
+        for item in zip(row.nodes, row.targets, row.tasks, row.looks, strict=True)
+    ]
     owner = torch.tensor([owner for owner, _ in owned])
     return Batch(scenes, owner, *map(torch.from_numpy, (ids, positions, sees)), *torch.tensor(flat).T)
 
@@ -102,6 +111,8 @@ class Student:
 
     def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
         self.model, self.features = model, features
+        self.attention: list[Tensor] = []
+        """(k, 144) for each of LOOKING: what the first head saw of the picture in the last `logits`, if asked to tell."""
 
     def picture(self, scenes: Tensor) -> Tensor:
         """(n, 145, width): the start token and the picture."""
@@ -109,8 +120,8 @@ class Student:
         seen = self.model.model.multi_modal_projector(self.features[scenes].float())
         return torch.cat([start, seen.to(start.dtype)], 1)
 
-    def logits(self, batch: Batch) -> Tensor:
-        """(k, vocabulary) at the supervised nodes.
+    def logits(self, batch: Batch, tell: bool = False) -> Tensor:
+        """(k, vocabulary) at the supervised nodes; tell: keep `attention`.
 
         The picture runs once a scene; each row then attends to its scene's keys and values, and to its own trie.
         """
@@ -123,14 +134,17 @@ class Student:
             shared.update(keys, values, number)
         n, length = batch.ids.shape
         sees = torch.cat([torch.ones(n, length, PICTURE, dtype=torch.bool), batch.sees], -1)[:, None]
-        hidden = language(
+        out = language(
             inputs_embeds=self.model.get_input_embeddings()(batch.ids),
             attention_mask=torch.zeros(sees.shape, dtype=torch.bfloat16).masked_fill_(~sees, float("-inf")),
             position_ids=batch.positions,
             past_key_values=shared,
             use_cache=True,
-        ).last_hidden_state
-        return self.model.lm_head(hidden[batch.row, batch.node]).float()
+            output_attentions=tell,
+        )
+        seen_by = [out.attentions[layer] for layer in LOOKING] if tell else []
+        self.attention = [weights[batch.row, 0, batch.node, 1:PICTURE].float() for weights in seen_by]
+        return self.model.lm_head(out.last_hidden_state[batch.row, batch.node]).float()
 
     @torch.inference_mode()
     def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
@@ -174,11 +188,28 @@ def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metric
     return (each * weights).sum() / weights.sum(), metrics
 
 
+def look_loss(attention: Sequence[Tensor], batch: Batch, owners: Tensor) -> Tensor:
+    """How much of the attention misses the patches where the answer is to be seen: mean -log of the share that does not.
+
+    owners: (scenes, 144), which object covers a patch. Told where to look, a small model finds its routes in minutes.
+    """
+    patches = torch.arange(GRID**2)
+    covered = owners[batch.scenes][batch.owner[batch.row]] == batch.look[:, None]
+    meant = torch.where(batch.look[:, None] >= 0, covered, patches == -2 - batch.look[:, None])
+    told = meant.any(1)
+    # That a box opens, and its first number, are routed by the words of the expression; what follows, by the numbers so far.
+    by_words = (batch.target == _OPEN) | (batch.ids[batch.row, batch.node] == _OPEN)
+    weights = torch.where(by_words, 4.0, 1.0) * told
+    misses = torch.stack([-((a * meant).sum(1) + 1e-3).log() for a in attention]).mean(0)
+    return (misses * weights).sum() / weights.sum()
+
+
 def train_stage(
     name: str, world: World, student: Student, optimiser: Optimiser, folder: Path, curriculum: Curriculum, ask: str, *,
     steps: int, batch: int, soften: float, module: torch.nn.Module,
+    owners: Tensor | None = None,
 ) -> None:  # fmt: skip
-    """One stage; ask: the wording whose boxes are checked by real generation on held-out scenes."""
+    """One stage; ask: the wording whose boxes are checked by real generation; owners: teaches attention where to look."""
     draw = batches(len(world) - HELD_OUT, batch, seed=40)
 
     def make(step: int, scenes: Tensor) -> Batch:
@@ -196,8 +227,12 @@ def train_stage(
         ahead.append((step + 1, pool.submit(make, step + 1, next(draw))))
         lessons: Batch = future.result()  # type: ignore[attr-defined]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = student.logits(lessons)
-        return loss_of(logits, lessons, soften)
+            logits = student.logits(lessons, tell=owners is not None)
+        loss, metrics = loss_of(logits, lessons, soften)
+        if owners is not None:
+            look = look_loss(student.attention, lessons, owners)
+            loss, metrics["look"] = loss + LOOK * look, look.item()
+        return loss, metrics
 
     def evaluate() -> Metrics:
         return {**box_figures(world, student, ask), **point_figures(world, student, curriculum)}
@@ -273,7 +308,7 @@ def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path,
     optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01, rate_of_others=6e-4)
     train_stage(
         "base", world, student, optimiser, folder, base_examples, "locate {}",
-        steps=steps, batch=batch, soften=1.0, module=parts,
+        steps=steps, batch=batch, soften=1.0, module=parts, owners=make_targets(world, folder).owner,
     )  # fmt: skip
 
 
