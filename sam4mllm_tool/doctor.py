@@ -45,7 +45,8 @@ def _devices() -> str:
 
 def _try_embedded() -> tuple[bool, str]:
     """Segments one drawn scene and compares with its truth."""
-    from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene, expressions
+    from sam4mllm_tool.embedded.expressions import expressions
+    from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
     from sam4mllm_tool.errors import Sam4MllmError
     from sam4mllm_tool.pipeline import Sam4Mllm
 

@@ -132,9 +132,7 @@ class SegmentedObject:
         """Plain JSON; the mask as a COCO RLE."""
         return {
             "box": list(self.prompt.box),
-            "points": [
-                {"x": p.x, "y": p.y, "label": p.label, "confidence": p.confidence} for p in self.prompt.points
-            ],
+            "points": [{"x": p.x, "y": p.y, "label": p.label, "confidence": p.confidence} for p in self.prompt.points],
             "score": self.score,
             "confidence": self.confidence,
             "mask": rle.encode(self.mask),

@@ -13,7 +13,8 @@ from pycocotools import mask as coco
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.cli import main
-from sam4mllm_tool.embedded.scenes import KINDS, draw_scene
+from sam4mllm_tool.embedded.expressions import KINDS
+from sam4mllm_tool.embedded.scenes import draw_scene
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -18,7 +18,8 @@ from PIL import Image
 
 from sam4mllm_tool import ReplyError, Sam4Mllm, Segmentation, SegmentTool, rle
 from sam4mllm_tool.cli import main
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Kind, Scene, draw_scene, expressions
+from sam4mllm_tool.embedded.expressions import Kind, expressions
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.pipeline import METHODS, Method
 from sam4mllm_tool.types import Mask
 

@@ -23,16 +23,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sam4mllm_tool.embedded.scenes import (
-    KINDS,
-    SINGLE_OBJECT_KINDS,
-    TEST_SEEDS,
-    Expression,
-    Kind,
-    Scene,
-    draw_scene,
-    sample_expressions,
-)
+from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import PPG, PQPP, Dialogue

@@ -9,7 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool import rle
-from sam4mllm_tool.embedded.scenes import Expression, Scene, draw_scene, sample_expressions
+from sam4mllm_tool.embedded.expressions import Expression, sample_expressions
+from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 
 SCENES_FILE = "scenes.jsonl"
 

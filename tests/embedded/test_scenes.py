@@ -11,19 +11,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.scenes import (
-    COLOURS,
-    IMPLICIT,
-    KINDS,
-    SHAPES,
-    TEST_SEEDS,
-    Expression,
-    Scene,
-    SceneObject,
-    draw_scene,
-    expressions,
-    sample_expressions,
-)
+from sam4mllm_tool.embedded.expressions import IMPLICIT, KINDS, Expression, expressions, sample_expressions
+from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, TEST_SEEDS, Scene, SceneObject, draw_scene
 
 SIDE = 96
 SCENES = [draw_scene(seed, SIDE) for seed in (*range(100), *range(TEST_SEEDS, TEST_SEEDS + 100))]

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene, expressions
+from sam4mllm_tool.embedded.expressions import expressions
+from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
 from sam4mllm_tool.protocol import (

@@ -23,7 +23,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from sam4mllm_tool.embedded.scenes import COLOURS, IMPLICIT, PLURALS, SHAPES, SIZES
+from sam4mllm_tool.embedded.expressions import IMPLICIT, PLURALS
+from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, SIZES
 from sam4mllm_tool.embedded.train.world import MLLM_SIDE
 
 WIDTH, PATCH = 192, 16

@@ -8,13 +8,14 @@ neighbouring one.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.scenes import COLOURS, PLURALS, SHAPES, Scene, sample_expressions
+from sam4mllm_tool.embedded.expressions import PLURALS, sample_expressions
+from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
 from sam4mllm_tool.embedded.train.architecture import GRID, vocabulary
 from sam4mllm_tool.mllm.packing import Packed, pack
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
@@ -26,6 +27,7 @@ _PIECES = re.compile(r"<\w+>|</s>|\w+|[^\w\s]")
 _PICTURE = [_IDS["<s>"], *[_IDS["<image>"]] * GRID**2]
 PICTURE = len(_PICTURE)
 """How many tokens every example begins with."""
+_OPEN = _IDS["["]
 _BOX = 6
 """Tokens of a written box."""
 TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
@@ -36,13 +38,15 @@ class Example:
     """Tokens, of which those from `answer` on are supervised.
 
     looks: for each of the first of those, where in the picture its answer is to be seen: the number of an object, or
-    `at_patch`; NOWHERE, also for those that looks does not reach.
+    `at_patch`; NOWHERE, also for those that looks does not reach. reads: from where to where in ids the words stand that
+    decide which object is meant.
     """
 
     ids: list[int]
     answer: int
     task: str
     looks: tuple[int, ...] = ()
+    reads: tuple[int, int] = (0, 0)
 
 
 NOWHERE = -1
@@ -90,7 +94,8 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     for expression in sample_expressions(scene, 6, rng):
         boxes = [scene.objects[i].box for i in expression.targets]
         question, told = f"locate {expression.text}", " ".join(EMBEDDED.write_box(b, size) for b in boxes) or "nothing"
-        yield _ask(question, told, "locate", tuple(i for i in expression.targets for _ in range(_BOX)))
+        located = _ask(question, told, "locate", tuple(i for i in expression.targets for _ in range(_BOX)))
+        yield replace(located, reads=(PICTURE + 2, located.answer - 1))  # between <user> locate and <assistant>
         if not boxes:
             continue
         chosen = rng.randrange(len(boxes))
@@ -206,13 +211,17 @@ def depth(mask: Mask) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Some of a scene's examples without the picture, as one trie; targets[k] is predicted at nodes[k], seen at looks[k]."""
+    """Some of a scene's examples without the picture, as one trie.
+
+    targets[k] is predicted at nodes[k], is to be seen at looks[k], and which object it is about is to be read at reads[k].
+    """
 
     packed: Packed
     nodes: list[int]
     targets: list[int]
     tasks: list[int]
     looks: list[int]
+    reads: list[tuple[int, ...]]
 
 
 def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
@@ -239,7 +248,7 @@ def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
 
 def _row(examples: Sequence[Example]) -> Row:
     packed = pack([one.ids[PICTURE:] for one in examples])
-    nodes, targets, tasks, looks = [], [], [], []
+    nodes, targets, tasks, looks, reads = [], [], [], [], []
     for one, path in zip(examples, packed.paths, strict=True):
         for position in range(one.answer, len(one.ids)):
             nodes.append(path[position - 1 - PICTURE])
@@ -247,7 +256,10 @@ def _row(examples: Sequence[Example]) -> Row:
             tasks.append(TASKS.index(one.task))
             place = position - one.answer
             looks.append(one.looks[place] if place < len(one.looks) else NOWHERE)
-    return Row(packed, nodes, targets, tasks, looks)
+            first, end = (place - PICTURE for place in one.reads)
+            by_words = _OPEN in (one.ids[position], one.ids[position - 1])
+            reads.append(path[first:end] if by_words and end > 0 else ())
+    return Row(packed, nodes, targets, tasks, looks, reads)
 
 
 def _shared(a: list[int], b: list[int]) -> int:

@@ -19,7 +19,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
-from sam4mllm_tool.embedded.scenes import KINDS, Scene, sample_expressions
+from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
+from sam4mllm_tool.embedded.scenes import Scene
 from sam4mllm_tool.embedded.train.architecture import GRID, SCALE, WIDTH, vocabulary
 from sam4mllm_tool.embedded.train.examples import (
     PICTURE,
@@ -45,7 +46,10 @@ WIDEST, MOST_ROWS = 96, 7
 """Tokens a row, rows a scene."""
 LOOKING = (2, 3)
 """The layers whose first head is taught where to look."""
-LOOK = 0.5
+READING = (0, 1)
+"""The layers whose second head is taught which words to read."""
+GUIDE = 0.5
+"""Weight of both in the loss."""
 _OPEN = vocabulary().index("[")
 _END = vocabulary().index("</s>")
 _FIRST_NUMBER = vocabulary().index("000")
@@ -57,7 +61,7 @@ class Batch:
     """Rows of several scenes, padded to one length l.
 
     scenes: (s,) which scenes. owner: (n,) each row's place in scenes. ids, positions: (n, l). sees: (n, l, l) bool, among
-    the row's own tokens. row, node, target, task, look: (k,), one a supervised token.
+    the row's own tokens. row, node, target, task, look: (k,), one a supervised token; reads: (k, l) bool.
     """
 
     scenes: Tensor
@@ -70,6 +74,7 @@ class Batch:
     target: Tensor
     task: Tensor
     look: Tensor
+    reads: Tensor
 
 
 def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
@@ -88,7 +93,12 @@ def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
         for item in zip(row.nodes, row.targets, row.tasks, row.looks, strict=True)
     ]
     owner = torch.tensor([owner for owner, _ in owned])
-    return Batch(scenes, owner, *map(torch.from_numpy, (ids, positions, sees)), *torch.tensor(flat).T)
+    reads = torch.zeros(len(flat), length, dtype=torch.bool)
+    for item, words in enumerate(words for _, row in owned for words in row.reads):
+        reads[item, list(words)] = True
+    row, node, target, task, look = torch.tensor(flat).T
+    arrays = (torch.from_numpy(array) for array in (ids, positions, sees))
+    return Batch(scenes, owner, *arrays, row, node, target, task, look, reads)
 
 
 def cached_features(world: World, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
@@ -111,8 +121,10 @@ class Student:
 
     def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
         self.model, self.features = model, features
-        self.attention: list[Tensor] = []
-        """(k, 144) for each of LOOKING: what the first head saw of the picture in the last `logits`, if asked to tell."""
+        self.looked: list[Tensor] = []
+        """(k, 144) for each of LOOKING: what its first head saw of the picture in the last `logits`, if asked to tell."""
+        self.read: list[Tensor] = []
+        """(k, l) for each of READING: what its second head saw of the row."""
 
     def picture(self, scenes: Tensor) -> Tensor:
         """(n, 145, width): the start token and the picture."""
@@ -121,7 +133,7 @@ class Student:
         return torch.cat([start, seen.to(start.dtype)], 1)
 
     def logits(self, batch: Batch, tell: bool = False) -> Tensor:
-        """(k, vocabulary) at the supervised nodes; tell: keep `attention`.
+        """(k, vocabulary) at the supervised nodes; tell: keep `looked` and `read`.
 
         The picture runs once a scene; each row then attends to its scene's keys and values, and to its own trie.
         """
@@ -142,8 +154,9 @@ class Student:
             use_cache=True,
             output_attentions=tell,
         )
-        seen_by = [out.attentions[layer] for layer in LOOKING] if tell else []
-        self.attention = [weights[batch.row, 0, batch.node, 1:PICTURE].float() for weights in seen_by]
+        if tell:
+            self.looked = [out.attentions[layer][batch.row, 0, batch.node, 1:PICTURE].float() for layer in LOOKING]
+            self.read = [out.attentions[layer][batch.row, 1, batch.node, PICTURE:].float() for layer in READING]
         return self.model.lm_head(out.last_hidden_state[batch.row, batch.node]).float()
 
     @torch.inference_mode()
@@ -188,6 +201,13 @@ def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metric
     return (each * weights).sum() / weights.sum(), metrics
 
 
+def read_loss(attention: Sequence[Tensor], batch: Batch) -> Tensor:
+    """How far attention is from being spread evenly over the words that decide which object is meant."""
+    told = batch.reads.any(1)
+    even = batch.reads[told] / batch.reads[told].sum(1, keepdim=True)
+    return torch.stack([-((a[told] + 1e-3).log() * even).sum(1).mean() for a in attention]).mean()
+
+
 def look_loss(attention: Sequence[Tensor], batch: Batch, owners: Tensor) -> Tensor:
     """How much of the attention misses the patches where the answer is to be seen: mean -log of the share that does not.
 
@@ -230,8 +250,9 @@ def train_stage(
             logits = student.logits(lessons, tell=owners is not None)
         loss, metrics = loss_of(logits, lessons, soften)
         if owners is not None:
-            look = look_loss(student.attention, lessons, owners)
-            loss, metrics["look"] = loss + LOOK * look, look.item()
+            look, read = look_loss(student.looked, lessons, owners), read_loss(student.read, lessons)
+            loss = loss + GUIDE * (look + read)
+            metrics |= {"look": look.item(), "read": read.item()}
         return loss, metrics
 
     def evaluate() -> Metrics:
