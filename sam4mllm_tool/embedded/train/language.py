@@ -94,11 +94,11 @@ def collate(scenes: Tensor, lessons: Sequence[Sequence[Row]]) -> Batch:
     ]
     owner = torch.tensor([owner for owner, _ in owned])
     reads = torch.zeros(len(flat), length, dtype=torch.bool)
-    for item, words in enumerate(words for _, row in owned for words in row.reads):
-        reads[item, list(words)] = True
+    for item, read in enumerate(read for _, row in owned for read in row.reads):
+        reads[item, list(read)] = True
     row, node, target, task, look = torch.tensor(flat).T
-    arrays = (torch.from_numpy(array) for array in (ids, positions, sees))
-    return Batch(scenes, owner, *arrays, row, node, target, task, look, reads)
+    words, places, visible = (torch.from_numpy(array) for array in (ids, positions, sees))
+    return Batch(scenes, owner, words, places, visible, row, node, target, task, look, reads)
 
 
 def cached_features(world: World, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
