@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sam4mllm_tool.embedded.expressions import PLURALS, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
-from sam4mllm_tool.embedded.train.architecture import GRID, vocabulary
+from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, vocabulary
 from sam4mllm_tool.mllm.packing import Packed, pack
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
 from sam4mllm_tool.protocol.truth import label_at
@@ -38,7 +38,7 @@ class Example:
     """Tokens, of which those from `answer` on are supervised.
 
     looks: for each of the first of those, where in the picture its answer is to be seen: the number of an object, or
-    `at_patch`; NOWHERE, also for those that looks does not reach. reads: from where to where in ids the words stand that
+    `at_cell`; NOWHERE, also for those that looks does not reach. reads: from where to where in ids the words stand that
     decide which object is meant.
     """
 
@@ -52,10 +52,11 @@ class Example:
 NOWHERE = -1
 
 
-def at_patch(point: Point, size: Size) -> int:
-    """The patch that a point falls in, as a look: -2 for the first, -3 for the second and so on, row by row."""
-    column, row = (min(GRID - 1, int(v * GRID / side)) for v, side in zip(point, size, strict=True))
-    return -2 - (row * GRID + column)
+def at_cell(point: Point, size: Size) -> int:
+    """The cell of all patches' cells that a point falls in, as a look: -2 for the first, -3 for the second, row by row."""
+    side_in_cells = GRID * CELLS
+    column, row = (min(side_in_cells - 1, int(v * side_in_cells / side)) for v, side in zip(point, size, strict=True))
+    return -2 - (row * side_in_cells + column)
 
 
 def encode(text: str) -> list[int]:
@@ -107,7 +108,7 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
                 Turn("assistant", told),
                 Turn("user", f"inside {written} {EMBEDDED.write_point(point, size)}"),
             )
-            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside", (at_patch(point, size),))
+            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside", (at_cell(point, size),))
 
 
 def _points_in(box: tuple[float, float, float, float], rng: Random, count: int) -> list[Point]:
@@ -123,7 +124,7 @@ def _what(scene: Scene, rng: Random, size: Size) -> Iterator[Example]:
         on = int(scene.instances[int(point.y), int(point.x)])
         thing = scene.objects[on - 1]
         told = f"{thing.size} {thing.colour} {thing.shape}" if on else "ground"
-        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what", (at_patch(point, size),) * 3)
+        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what", (at_cell(point, size),) * 3)
 
 
 def _existence(scene: Scene, rng: Random) -> Iterator[Example]:

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene
-from sam4mllm_tool.embedded.train.architecture import GRID, SCALE, WIDTH, vocabulary
+from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, SCALE, WIDTH, vocabulary
 from sam4mllm_tool.embedded.train.examples import (
     PICTURE,
     TASKS,
@@ -33,7 +33,7 @@ from sam4mllm_tool.embedded.train.examples import (
     example,
     rows,
 )
-from sam4mllm_tool.embedded.train.eyes import HELD_OUT, make_targets, pixels
+from sam4mllm_tool.embedded.train.eyes import HELD_OUT, Targets, make_targets, pixels
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
 from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
@@ -48,8 +48,10 @@ LOOKING = (2, 3)
 """The layers whose first head is taught where to look."""
 READING = (0, 1)
 """The layers whose second head is taught which words to read."""
+PROBED = 4
+"""The layer before which points' places and cells are to be known."""
 GUIDE = 0.5
-"""Weight of both in the loss."""
+"""Weight of all three in the loss."""
 _OPEN = vocabulary().index("[")
 _END = vocabulary().index("</s>")
 _FIRST_NUMBER = vocabulary().index("000")
@@ -125,6 +127,8 @@ class Student:
         """(k, 144) for each of LOOKING: what its first head saw of the picture in the last `logits`, if asked to tell."""
         self.read: list[Tensor] = []
         """(k, l) for each of READING: what its second head saw of the row."""
+        self.hidden: Tensor | None = None
+        """(k, width): what the node knew before layer PROBED."""
 
     def picture(self, scenes: Tensor) -> Tensor:
         """(n, 145, width): the start token and the picture."""
@@ -133,7 +137,7 @@ class Student:
         return torch.cat([start, seen.to(start.dtype)], 1)
 
     def logits(self, batch: Batch, tell: bool = False) -> Tensor:
-        """(k, vocabulary) at the supervised nodes; tell: keep `looked` and `read`.
+        """(k, vocabulary) at the supervised nodes; tell: keep `looked`, `read` and `hidden`.
 
         The picture runs once a scene; each row then attends to its scene's keys and values, and to its own trie.
         """
@@ -153,10 +157,12 @@ class Student:
             past_key_values=shared,
             use_cache=True,
             output_attentions=tell,
+            output_hidden_states=tell,
         )
         if tell:
             self.looked = [out.attentions[layer][batch.row, 0, batch.node, 1:PICTURE].float() for layer in LOOKING]
             self.read = [out.attentions[layer][batch.row, 1, batch.node, PICTURE:].float() for layer in READING]
+            self.hidden = out.hidden_states[PROBED][batch.row, batch.node].float()
         return self.model.lm_head(out.last_hidden_state[batch.row, batch.node]).float()
 
     @torch.inference_mode()
@@ -213,9 +219,9 @@ def look_loss(attention: Sequence[Tensor], batch: Batch, owners: Tensor) -> Tens
 
     owners: (scenes, 144), which object covers a patch. Told where to look, a small model finds its routes in minutes.
     """
-    patches = torch.arange(GRID**2)
     covered = owners[batch.scenes][batch.owner[batch.row]] == batch.look[:, None]
-    meant = torch.where(batch.look[:, None] >= 0, covered, patches == -2 - batch.look[:, None])
+    patch, _ = _patch_and_cell(batch.look)
+    meant = torch.where(batch.look[:, None] >= 0, covered, torch.arange(GRID**2) == patch[:, None])
     told = meant.any(1)
     # That a box opens, and its first number, are routed by the words of the expression; what follows, by the numbers so far.
     by_words = (batch.target == _OPEN) | (batch.ids[batch.row, batch.node] == _OPEN)
@@ -224,12 +230,41 @@ def look_loss(attention: Sequence[Tensor], batch: Batch, owners: Tensor) -> Tens
     return (misses * weights).sum() / weights.sum()
 
 
+def _patch_and_cell(look: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each look at a cell, its patch and its number within the patch; -1 for the other looks."""
+    row, column = (-2 - look) // (GRID * CELLS), (-2 - look) % (GRID * CELLS)
+    patch = row // CELLS * GRID + column // CELLS
+    cell = row % CELLS * CELLS + column % CELLS
+    return torch.where(look < -1, patch, -1), torch.where(look < -1, cell, -1)
+
+
+class Probe(nn.Module):
+    """Reads, half-way up, what a point's answer will be made of: where in its patch it falls, and the patch's cells.
+
+    Told to know both, the layers above learn to pick the one cell; the probe itself is thrown away.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(WIDTH, 2 * CELLS + CELLS**2)
+
+    def loss(self, hidden: Tensor, batch: Batch, cells: Tensor) -> Tensor:
+        """cells: (scenes, 144, 16) uint8, the share of each cell that its patch's object covers, to 255."""
+        patch, cell = _patch_and_cell(batch.look)
+        at = cell >= 0
+        row, column, values = self.read(hidden[at]).split([CELLS, CELLS, CELLS**2], -1)
+        truth = cells[batch.scenes[batch.owner[batch.row[at]]], patch[at]].float() / 255
+        place = F.cross_entropy(row, cell[at] // CELLS) + F.cross_entropy(column, cell[at] % CELLS)
+        return place + 2 * F.binary_cross_entropy_with_logits(values, truth)
+
+
 def train_stage(
     name: str, world: World, student: Student, optimiser: Optimiser, folder: Path, curriculum: Curriculum, ask: str, *,
-    steps: int, batch: int, soften: float, module: torch.nn.Module,
-    owners: Tensor | None = None,
+    steps: int, batch: int, soften: float, module: nn.Module,
+    truth: Targets | None = None,
+    probe: Probe | None = None,
 ) -> None:  # fmt: skip
-    """One stage; ask: the wording whose boxes are checked by real generation; owners: teaches attention where to look."""
+    """One stage; ask: the wording whose boxes are checked by real generation; truth: teaches where to look."""
     draw = batches(len(world) - HELD_OUT, batch, seed=40)
 
     def make(step: int, scenes: Tensor) -> Batch:
@@ -247,12 +282,13 @@ def train_stage(
         ahead.append((step + 1, pool.submit(make, step + 1, next(draw))))
         lessons: Batch = future.result()  # type: ignore[attr-defined]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = student.logits(lessons, tell=owners is not None)
+            logits = student.logits(lessons, tell=truth is not None)
         loss, metrics = loss_of(logits, lessons, soften)
-        if owners is not None:
-            look, read = look_loss(student.looked, lessons, owners), read_loss(student.read, lessons)
-            loss = loss + GUIDE * (look + read)
-            metrics |= {"look": look.item(), "read": read.item()}
+        if truth and probe and student.hidden is not None:
+            look, read = look_loss(student.looked, lessons, truth.owner), read_loss(student.read, lessons)
+            known = probe.loss(student.hidden, lessons, truth.cells)
+            loss = loss + GUIDE * (look + read + known)
+            metrics |= {"look": look.item(), "read": read.item(), "known": known.item()}
         return loss, metrics
 
     def evaluate() -> Metrics:
@@ -325,11 +361,12 @@ def train_base(world: World, model: LlavaForConditionalGeneration, folder: Path,
     """
     model.model.multi_modal_projector.requires_grad_(False)
     student = Student(model, cached_features(world, model, folder))
-    parts = torch.nn.ModuleDict({"language": model.model.language_model})
+    probe = Probe()
+    parts = nn.ModuleDict({"language": model.model.language_model, "probe": probe})
     optimiser = Optimiser(parts.named_parameters(), rate=3e-3, weight_decay=0.01, rate_of_others=6e-4)
     train_stage(
         "base", world, student, optimiser, folder, base_examples, "locate {}",
-        steps=steps, batch=batch, soften=1.0, module=parts, owners=make_targets(world, folder).owner,
+        steps=steps, batch=batch, soften=1.0, module=parts, truth=make_targets(world, folder), probe=probe,
     )  # fmt: skip
 
 
