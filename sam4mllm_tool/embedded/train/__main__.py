@@ -84,7 +84,7 @@ def save_mllm(folder: Path, out: Path) -> None:
     adapted.load_state_dict(torch.load(folder / "adapter.pt", weights_only=True)["model"])
     adapted.half()
     adapted.peft_config["default"].base_model_name_or_path = "embedded"
-    adapted.save_pretrained(str(out / "adapter"))
+    adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     (out / "adapter" / "dialect.json").write_text(EMBEDDED.to_json(), encoding="utf-8")
 

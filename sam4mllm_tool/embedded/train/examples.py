@@ -92,11 +92,12 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
         yield _ask("list", " ".join(listed), "list", tuple(i for i in order for _ in range(3 + _BOX)))
     yield from _what(scene, rng, size)
     yield from _existence(scene, rng)
+    yield from _by_colour(scene, rng, size)
     for expression in sample_expressions(scene, 6, rng):
         boxes = [scene.objects[i].box for i in expression.targets]
-        question, told = f"locate {expression.text}", " ".join(EMBEDDED.write_box(b, size) for b in boxes) or "nothing"
-        located = _ask(question, told, "locate", tuple(i for i in expression.targets for _ in range(_BOX)))
-        yield replace(located, reads=(PICTURE + 2, located.answer - 1))  # between <user> locate and <assistant>
+        located = _locate(scene, expression.text, expression.targets, size)
+        question, told = f"locate {expression.text}", _written(scene, expression.targets, size)
+        yield located
         if not boxes:
             continue
         chosen = rng.randrange(len(boxes))
@@ -109,6 +110,24 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
                 Turn("user", f"inside {written} {EMBEDDED.write_point(point, size)}"),
             )
             yield example(turns, "inside" if label_at(mask, point) else "outside", "inside", (at_cell(point, size),))
+
+
+def _written(scene: Scene, targets: Sequence[int], size: Size) -> str:
+    return " ".join(EMBEDDED.write_box(scene.objects[i].box, size) for i in targets) or "nothing"
+
+
+def _locate(scene: Scene, expression: str, targets: Sequence[int], size: Size) -> Example:
+    looks = tuple(i for i in targets for _ in range(_BOX))
+    located = _ask(f"locate {expression}", _written(scene, targets, size), "locate", looks)
+    return replace(located, reads=(PICTURE + 2, located.answer - 1))  # between <user> locate and <assistant>
+
+
+def _by_colour(scene: Scene, rng: Random, size: Size) -> Iterator[Example]:
+    """Colour alone, which in most expressions the shape makes needless, and which is learnt last without these."""
+    for colour in rng.sample(sorted({o.colour for o in scene.objects}), k=min(2, len({o.colour for o in scene.objects}))):
+        targets = [i for i, o in enumerate(scene.objects) if o.colour == colour]
+        targets.sort(key=lambda i: scene.objects[i].centre[0])
+        yield _locate(scene, f"the {colour} shape" if len(targets) == 1 else f"all {colour} shapes", targets[:4], size)
 
 
 def _points_in(box: tuple[float, float, float, float], rng: Random, count: int) -> list[Point]:

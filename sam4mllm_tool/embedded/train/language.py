@@ -388,7 +388,7 @@ def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Pa
     features = cached_features(world, model, folder)
     adapted = with_adapter(model)
     student = Student(model, features)  # its layers are the adapter's from here on
-    optimiser = Optimiser(adapted.named_parameters(), rate=1e-3, weight_decay=0.0, rate_of_others=2e-4)
+    optimiser = Optimiser(adapted.named_parameters(), rate=2e-3, weight_decay=0.0, rate_of_others=2e-4)
     ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
     train_stage(
         "adapter", world, student, optimiser, folder, dialogue_examples, ask,
