@@ -7,10 +7,13 @@ from importlib import metadata
 from sam4mllm_tool import __version__
 
 _BASE = ("torch", "transformers", "peft", "safetensors", "langchain-core", "pillow", "numpy", "pydantic")
-_OPTIONAL = {
-    "torchvision": "model families whose image or video processor needs it",
-    "pycocotools": "reading COCO annotations",
+_BACKENDS = {
+    "MLLM: LLaVA, LLaVA-NeXT, Idefics3, Gemma 3, PaliGemma": None,
+    "MLLM: families with a video processor, such as Qwen-VL and InternVL": "torchvision",
+    "segmenter: SAM, SAM-HQ": None,
+    "segmenter: SAM 2, SAM 3 tracker, EdgeTAM": "torchvision",
 }
+"""What can be loaded, and the package that it needs beyond the base."""
 
 
 def report() -> tuple[list[str], bool]:
@@ -18,9 +21,12 @@ def report() -> tuple[list[str], bool]:
     lines = [f"sam4mllm-tool {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
     missing = [name for name in _BASE if _version(name) is None]
     lines += [f"  {name:15} {_version(name) or 'MISSING: install sam4mllm-tool again'}" for name in _BASE]
-    lines += [f"  {name:15} {_version(name) or 'not installed'} ({use})" for name, use in _OPTIONAL.items()]
     if missing:
         return lines, False
+    lines += [
+        "backends:",
+        *(f"  {'ready  ' if _ready(needs) else 'lacking'}  {what}{_cure(needs)}" for what, needs in _BACKENDS.items()),
+    ]
     lines.append(f"device: {_devices()}")
     works, sentence = _try_embedded()
     return [*lines, f"embedded pair: {sentence}"], works
@@ -31,6 +37,14 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _ready(needs: str | None) -> bool:
+    return needs is None or _version(needs) is not None
+
+
+def _cure(needs: str | None) -> str:
+    return "" if _ready(needs) else f' (needs {needs}: pip install "sam4mllm-tool[sam]")'
 
 
 def _devices() -> str:
@@ -60,4 +74,5 @@ def _try_embedded() -> tuple[bool, str]:
         return False, f"FAILS: {error}"
     seconds, truth = time.perf_counter() - began, scene.mask(asked.targets[0])
     overlap = (found & truth).sum() / (found | truth).sum()
-    return True, f'works; "{asked.text}" on a drawn scene in {seconds:.2f} s, IoU with the truth {overlap:.2f}'
+    result = f'"{asked.text}" on a drawn scene in {seconds:.2f} s, IoU with the truth {overlap:.2f}'
+    return bool(overlap > 0.5), f"{'works' if overlap > 0.5 else 'FAILS'}: {result}"
