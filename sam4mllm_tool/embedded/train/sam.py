@@ -32,6 +32,8 @@ PATCH, CHANNELS, CELLS = 8, 64, 4
 GRID = SAM_SIDE // PATCH
 HELD_OUT = 500
 PROMPTS = 3
+ROUGHNESS = (1, 1, 1, 1, 2, 2, 4)
+"""How many times the jitter a box gets: rough ones teach that points are to be believed."""
 COUNTS = (0, 0, 3, 3, 5, 8, 12, 18, 25)
 """How many points a batch's prompts have, drawn anew each time."""
 
@@ -169,7 +171,7 @@ class Prompts:
 
 
 def sample_prompts(world: World, index: Tensor, rng: np.random.Generator, jitter: float, count: int) -> Prompts:
-    """Boxes jittered by that share of their sides (now and then by twice as much), `count` points with true labels."""
+    """Boxes jittered by that share of their sides (now and then by several times as much), `count` points with true labels."""
     n, scale = len(index), SAM_SIDE / SIDE
     boxes, points = np.zeros((n, PROMPTS, 4), np.float32), np.zeros((n, PROMPTS, count, 2), np.float32)
     labels = np.zeros((n, PROMPTS, count), np.int64)
@@ -182,7 +184,7 @@ def sample_prompts(world: World, index: Tensor, rng: np.random.Generator, jitter
             k = rng.integers(len(objects))
             x1, y1, x2, y2 = objects[k].box
             sides = np.array([x2 - x1, y2 - y1])
-            spread = jitter * (2.0 if rng.random() < 0.15 else 1.0)
+            spread = jitter * rng.choice(ROUGHNESS)
             boxes[i, p] = np.clip([x1, y1, x2, y2] + rng.normal(0, 1, 4) * np.tile(sides, 2) * spread, 0, SIDE)
             xy = rng.uniform(0, 1, (count, 2)) * sides + (x1, y1)
             points[i, p] = xy
