@@ -383,7 +383,7 @@ def with_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
     return get_peft_model(model, config)
 
 
-def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 24) -> PeftModel:
+def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 16) -> PeftModel:
     """Stage 3: the base frozen, an adapter on top; checkpoint folder/adapter.pt."""
     features = cached_features(world, model, folder)
     adapted = with_adapter(model)
