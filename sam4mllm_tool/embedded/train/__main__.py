@@ -81,7 +81,7 @@ def save_mllm(folder: Path, out: Path) -> None:
     base.save_pretrained(out / "mllm")
     build_processor().save_pretrained(out / "mllm")
     adapted = language.with_adapter(trained_base(folder, "base"))
-    adapted.load_state_dict(torch.load(folder / "adapter.pt", weights_only=True)["model"])
+    load_parts(folder, "adapter", adapted=adapted)
     adapted.half()
     adapted.peft_config["default"].base_model_name_or_path = "embedded"
     adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)

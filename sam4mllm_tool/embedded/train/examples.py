@@ -178,18 +178,24 @@ def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
         if number < 5:
             truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
             sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
-            history = true_dialogue(PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler), truth)
-            yield _exchange(history[0], "boxes")
-            later = list(history[1:])
-            yield from (_exchange(one, "points") for one in rng.sample(later, min(12, len(later))))
+            dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
+            history = true_dialogue(dialogue, truth)
+            dialogue = dialogue.answer([history[0].reply])
+            asked = _exchange(history[0], "boxes", tuple(i for i in expression.targets for _ in range(_BOX)))
+            words = len(encode(expression.text))
+            yield replace(asked, reads=(asked.answer - 1 - words, asked.answer - 1))  # the last before <assistant>
+            points = [point for group in dialogue.points for point in group]
+            told = list(zip(history[1:], points, strict=True))
+            for one, point in rng.sample(told, min(12, len(told))):
+                yield _exchange(one, "points", (at_cell(point, size),))
         if number >= 4:
             truth = [_with_points(scene, i) for i in expression.targets]
             history = true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
             yield _exchange(history[0], "prompt")
 
 
-def _exchange(exchange: Exchange, task: str) -> Example:
-    return example(exchange.question.turns, exchange.reply.text, task)
+def _exchange(exchange: Exchange, task: str, looks: tuple[int, ...] = ()) -> Example:
+    return example(exchange.question.turns, exchange.reply.text, task, looks)
 
 
 def _with_points(scene: Scene, index: int) -> TrueObject:

@@ -388,10 +388,12 @@ def train_adapter(world: World, model: LlavaForConditionalGeneration, folder: Pa
     features = cached_features(world, model, folder)
     adapted = with_adapter(model)
     student = Student(model, features)  # its layers are the adapter's from here on
-    optimiser = Optimiser(adapted.named_parameters(), rate=2e-3, weight_decay=0.0, rate_of_others=2e-4)
+    probe = Probe()
+    parts = nn.ModuleDict({"adapted": adapted, "probe": probe})
+    optimiser = Optimiser(parts.named_parameters(), rate=2e-3, weight_decay=0.0, rate_of_others=2e-4)
     ask = EMBEDDED.ask_boxes_text.replace("{expression}", "{}")
     train_stage(
         "adapter", world, student, optimiser, folder, dialogue_examples, ask,
-        steps=steps, batch=batch, soften=0.0, module=adapted,
+        steps=steps, batch=batch, soften=0.0, module=parts, truth=make_targets(world, folder), probe=probe,
     )  # fmt: skip
     return adapted
