@@ -149,7 +149,7 @@ def test_any_expression_stays_text(models: Sam4Mllm, expression: str) -> None:
     assert isinstance(outcome, Segmentation | ReplyError)
     if isinstance(outcome, Segmentation):
         assert [turn.role for turn in outcome.turns[:2]] == ["user", "assistant"]
-        assert " ".join(expression.split()) in outcome.turns[0].text
+        assert " ".join(expression.replace("\udcff", "\ufffd").split()) in outcome.turns[0].text
 
 
 # The command --------------------------------------------------------------------------------------------------------

@@ -103,8 +103,9 @@ def replay(dialogue: D, rounds: Iterable[Sequence[Reply]]) -> D:
 
 
 def checked_expression(expression: str) -> str:
-    """The expression on one line. Raises ExpressionError if it is empty or over the limit."""
-    tidy = " ".join(expression.split())
+    """The expression on one line, half characters replaced. Raises ExpressionError if it is empty or over the limit."""
+    whole = expression.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # tokenizers refuse lone surrogates
+    tidy = " ".join(whole.split())
     if not tidy:
         raise ExpressionError("the expression is empty: say what to segment, as in 'the red ring'")
     if len(tidy) > MAX_EXPRESSION:
