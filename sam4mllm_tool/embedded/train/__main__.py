@@ -21,7 +21,7 @@ from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
 
 STAGES = ("eyes", "base", "adapter", "sam-encoder", "sam")
-STEPS = {"eyes": 1500, "base": 1900, "adapter": 450, "sam-encoder": 300, "sam": 3200}
+STEPS = {"eyes": 1500, "base": 1900, "adapter": 400, "sam-encoder": 300, "sam": 3200}
 
 
 def fresh_mllm() -> LlavaForConditionalGeneration:
