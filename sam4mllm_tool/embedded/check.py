@@ -24,7 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, box_iou, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import PPG, PQPP, Dialogue
@@ -153,14 +153,6 @@ def _count(
         meant = max(range(len(scene.objects)), key=lambda i: box_iou(box, scene.objects[i].box))
         right = label_at(scene.mask(meant), Point(point.x, point.y)) == point.label
         tally.points.append((right, keep(point)))
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
-    return shared / max(areas - shared, 1e-9)
 
 
 def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:

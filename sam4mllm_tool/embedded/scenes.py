@@ -108,6 +108,14 @@ def mask_box(mask: BoolArray) -> Box:
     return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
 
 
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
+    shared = max(0.0, width) * max(0.0, height)
+    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
+    return shared / max(areas - shared, 1e-9)
+
+
 # Looks and geometry -------------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
-from sam4mllm_tool.embedded.scenes import Scene
+from sam4mllm_tool.embedded.scenes import Scene, box_iou
 from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, SCALE, WIDTH, vocabulary
 from sam4mllm_tool.embedded.train.examples import (
     PICTURE,
@@ -37,7 +37,7 @@ from sam4mllm_tool.embedded.train.eyes import HELD_OUT, Targets, make_targets, p
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
 from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.types import Turn
+from sam4mllm_tool.types import Box, Turn
 
 WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
 """Weight of a task's tokens in the loss; 1 where not named."""
@@ -315,7 +315,7 @@ def box_figures(world: World, student: Student, ask: str, scenes: int = 80) -> M
             told = student.generate(torch.tensor([i for i, *_ in chunk]), [p.ids[: p.answer] for p in prompts], 7)
         for (_, _, kind, box), reply in zip(chunk, told, strict=True):
             numbers = [(int(n) + 0.5) * 256 / SCALE for n in re.findall(r"\d{3}", reply)[:4]]
-            right.setdefault(kind, []).append(_overlap(numbers, box) >= 0.5 if box else not numbers)
+            right.setdefault(kind, []).append(_hits(numbers, box) if box else not numbers)
             if box:
                 refused.append(not numbers)
     figures: Metrics = {kind: float(np.mean(right[kind])) for kind in KINDS if kind in right}
@@ -323,12 +323,8 @@ def box_figures(world: World, student: Student, ask: str, scenes: int = 80) -> M
     return {**figures, "single": float(np.mean(single)), "refused": float(np.mean(refused))}
 
 
-def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
-    if len(a) < 4:
-        return 0.0
-    width, height = (max(0.0, min(a[k + 2], b[k + 2]) - max(a[k], b[k])) for k in (0, 1))
-    area = sum(max(0.0, (c[2] - c[0]) * (c[3] - c[1])) for c in (a, b))
-    return width * height / max(area - width * height, 1e-9)
+def _hits(numbers: Sequence[float], box: Sequence[float]) -> bool:
+    return len(numbers) == 4 and box_iou(Box(*numbers), Box(*box)) >= 0.5
 
 
 @torch.inference_mode()
