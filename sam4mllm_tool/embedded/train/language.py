@@ -261,8 +261,7 @@ class Probe(nn.Module):
 def train_stage(
     name: str, world: World, student: Student, optimiser: Optimiser, folder: Path, curriculum: Curriculum, ask: str, *,
     steps: int, batch: int, soften: float, module: nn.Module,
-    truth: Targets | None = None,
-    probe: Probe | None = None,
+    truth: Targets, probe: Probe,
 ) -> None:  # fmt: skip
     """One stage; ask: the wording whose boxes are checked by real generation; truth: teaches where to look."""
     draw = batches(len(world) - HELD_OUT, batch, seed=40)
@@ -282,9 +281,9 @@ def train_stage(
         ahead.append((step + 1, pool.submit(make, step + 1, next(draw))))
         lessons: Batch = future.result()  # type: ignore[attr-defined]
         with torch.autocast("cpu", torch.bfloat16):
-            logits = student.logits(lessons, tell=truth is not None)
+            logits = student.logits(lessons, tell=True)
         loss, metrics = loss_of(logits, lessons, soften)
-        if truth and probe and student.hidden is not None:
+        if student.hidden is not None:
             look, read = look_loss(student.looked, lessons, truth.owner), read_loss(student.read, lessons)
             known = probe.loss(student.hidden, lessons, truth.cells)
             loss = loss + GUIDE * (look + read + known)
