@@ -19,6 +19,10 @@ class SpecError(Sam4MllmError, ValueError):
     """A model spec that names nothing that can be loaded."""
 
 
+class DataError(Sam4MllmError, ValueError):
+    """A data set, or a file made from one, that can't be used. Names the file and the record."""
+
+
 class MissingExtraError(Sam4MllmError, ImportError):
     """An optional dependency is not installed."""
 

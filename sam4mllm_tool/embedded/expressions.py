@@ -55,14 +55,14 @@ def expressions(scene: Scene) -> list[Expression]:
     return found
 
 
-def sample_expressions(scene: Scene, count: int, rng: Random) -> list[Expression]:
-    """Up to `count` different expressions, kinds drawn evenly among those the scene has."""
+def sample_expressions(scene: Scene, count: int, rng: Random, twice: tuple[Kind, ...] = ()) -> list[Expression]:
+    """Up to `count` different expressions, kinds drawn evenly among those the scene has; those in `twice`, twice as often."""
     by_kind: dict[Kind, list[Expression]] = {}
     for expression in expressions(scene):
         by_kind.setdefault(expression.kind, []).append(expression)
     chosen: list[Expression] = []
     while by_kind and len(chosen) < count:
-        kind = rng.choice(sorted(by_kind))
+        kind = rng.choice(sorted([*by_kind, *(kind for kind in twice if kind in by_kind)]))
         chosen.append(by_kind[kind].pop(rng.randrange(len(by_kind[kind]))))
         if not by_kind[kind]:
             del by_kind[kind]

@@ -14,7 +14,7 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.expressions import PLURALS, sample_expressions
+from sam4mllm_tool.embedded.expressions import PLURALS, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
 from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, vocabulary
 from sam4mllm_tool.mllm.packing import Packed, pack
@@ -30,6 +30,8 @@ PICTURE = len(_PICTURE)
 _OPEN = _IDS["["]
 _BOX = 6
 """Tokens of a written box."""
+HARDEST: tuple[Kind, ...] = ("ordinal", "absent")
+"""The kinds learnt last, drawn twice as often as the others."""
 TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
 
 
@@ -93,7 +95,7 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     yield from _what(scene, rng, size)
     yield from _existence(scene, rng)
     yield from _by_colour(scene, rng, size)
-    for expression in sample_expressions(scene, 6, rng):
+    for expression in sample_expressions(scene, 6, rng, twice=HARDEST):
         boxes = [scene.objects[i].box for i in expression.targets]
         located = _locate(scene, expression.text, expression.targets, size)
         question, told = f"locate {expression.text}", _written(scene, expression.targets, size)
@@ -174,7 +176,7 @@ def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
 def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     """PQPP and PPG as protocol/ leads them, with true answers."""
     size = Size(*scene.instances.shape[::-1])
-    for number, expression in enumerate(sample_expressions(scene, 7, rng)):
+    for number, expression in enumerate(sample_expressions(scene, 7, rng, twice=HARDEST)):
         if number < 5:
             truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
             sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
