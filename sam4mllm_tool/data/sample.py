@@ -32,7 +32,8 @@ class Sample:
     objects are to be named, left to right where the data set knows no order. regions: one an object. ignored: pixels that
     count neither way in evaluation. kind: of expression, where the data set tells them apart. image_id: the picture's name
     across data sets, `coco:581857` for instance, by which the held-out ones are known. turns: a conversation without
-    masks, for a VQA set; such a sample has no expression and no objects.
+    masks, for a VQA set; such a sample has no expression and no objects. explanation: the answer in words that ReasonSeg
+    gives to some expressions.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Sample:
     image_id: str = ""
     source: str = ""
     turns: tuple[Turn, ...] = ()
+    explanation: str = ""
 
     def masks(self) -> tuple[Mask, ...]:
         """One (H, W) bool per object, in the order of the boxes; decoded anew at each call."""

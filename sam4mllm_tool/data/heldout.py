@@ -1,0 +1,33 @@
+"""Pictures that nothing may be trained on: those of any val or test split of the RefCOCO family, whatever set they come from.
+
+The sets share COCO's pictures, so one's train split holds another's test pictures; they are known by COCO's number.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sam4mllm_tool.data.refs import read_references
+
+__all__ = ["HeldOut", "held_out_images"]
+
+_FOLDERS = ("refcoco", "refcoco+", "refcocog", "grefcoco")
+_FILES = ("refs(*).p", "grefs(*).json")
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """images: by `Sample.image_id`. files: those which named them, none where the root holds nothing of the family."""
+
+    images: frozenset[str]
+    files: tuple[Path, ...]
+
+
+def held_out_images(root: Path) -> HeldOut:
+    """Of every reference file in the root's folders of the family, or in the root itself, whoever divided it into splits.
+
+    What is no folder holds nothing. Raises DataError for a corrupt file: a list with holes would let test pictures in.
+    """
+    folders = [folder for folder in (root, *(root / name for name in _FOLDERS)) if folder.is_dir()]
+    files = tuple(path for folder in folders for pattern in _FILES for path in sorted(folder.glob(pattern)))
+    images = {f"coco:{one.image_id}" for path in files for one in read_references(path) if one.split != "train"}
+    return HeldOut(frozenset(images), files)
