@@ -333,4 +333,16 @@ PLAIN = Dialect(
 )
 """Plain instructions that an off-the-shelf model can follow without any tuning."""
 
-DIALECTS = {dialect.name: dialect for dialect in (RELEASED, EMBEDDED, PLAIN)}
+JOINT = Dialect(
+    name="joint",
+    ask_boxes_text="Give the bounding box of each object that this describes: {expression}",
+    ask_points_text="Is each of these points on the object in {box}? {points}",
+    ask_prompt_text="Give the bounding box, {on} points on and {off} points off each object that this describes: {expression}",
+    none_text="no such object",
+    yes="Yes",
+    no="No",
+    points="joint",
+)
+"""For models that are tuned: short, all points of a box in one question, 0 to 999 as most families were pretrained on."""
+
+DIALECTS = {dialect.name: dialect for dialect in (RELEASED, EMBEDDED, PLAIN, JOINT)}

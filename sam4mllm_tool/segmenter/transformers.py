@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import (
@@ -36,15 +37,16 @@ from sam4mllm_tool.checkpoints import (
     resolve_folder_or_hub_id,
 )
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
-from sam4mllm_tool.segmenter.choice import ChooseBy, choose_object
+from sam4mllm_tool.segmenter.choice import ChooseBy, choose, choose_object
 from sam4mllm_tool.segmenter.prompts import clip_prompt
-from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, PointPrompt, SegmentedObject, Size
 
 __all__ = ["TransformersSegmenter"]
 
 _PICTURES_KEPT = 2
 _PROMPTS_AT_ONCE = 64
 _UPSAMPLING_BYTES = 2**28
+_COMPARED_CELLS = 256
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,32 @@ class _Encoded:
     processed: tuple[int, int]
     padded: tuple[int, int]
     unpadding: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A grid over the decoder's view of a picture: the picture's pixel under the middle of each of its rows and columns.
+
+    What lies under the padding is left out. scale: cells a pixel, across and down.
+    """
+
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    scale: tuple[float, float]
+
+    @classmethod
+    def over(cls, encoded: _Encoded, height: int, width: int) -> "_Grid":
+        sides = zip(encoded.original, encoded.processed, encoded.padded, (height, width), strict=True)
+        down, across = ((cells / padded) * (processed / original) for original, processed, padded, cells in sides)
+        rows = ((np.arange(height) + 0.5) / down).astype(np.int64)
+        columns = ((np.arange(width) + 0.5) / across).astype(np.int64)
+        return cls(rows[rows < encoded.original[0]], columns[columns < encoded.original[1]], (across, down))
+
+    def moved(self, prompt: ObjectPrompt) -> ObjectPrompt:
+        """The prompt's points in cells; its box, which no candidate is judged by, as it was."""
+        across, down = self.scale
+        points = (PointPrompt(p.x * across, p.y * down, p.label, p.confidence) for p in prompt.points)
+        return ObjectPrompt(prompt.box, tuple(points))
 
 
 class TransformersSegmenter:
@@ -133,6 +161,34 @@ class TransformersSegmenter:
             candidates = self._candidates(self._encode_once(image), clipped)
         return [choose_object(found, prompt, by=self.by) for found, prompt in zip(candidates, clipped, strict=True)]
 
+    def compare(self, image: Image, prompts: Sequence[ObjectPrompt], truth: Mask) -> npt.NDArray[np.float64]:
+        """(n,) IoU of each prompt's mask with the truth, for choosing among many prompts.
+
+        truth: (H, W) bool on the picture. The mask is the one that `segment` would choose, but looked at on a grid of some
+        256 cells a side instead of the picture's own, which is several times faster and off by a cell along the edges.
+        Raises as `segment` does, and ValueError for a truth of another size.
+        """
+        if truth.shape != (image.height, image.width):
+            raise ValueError(f"expected a truth of {image.height} x {image.width} pixels, got {truth.shape}")
+        clipped = [clip_prompt(prompt, Size(*image.size)) for prompt in prompts]
+        ious = np.zeros(len(clipped))
+        with self._lock, self._failures(image, len(clipped)), torch.inference_mode():
+            encoded = self._encode_once(image)
+            for indices in _alike(clipped):
+                some = [clipped[index] for index in indices]
+                logits, scores = self._run(encoded, some)
+                ious[indices] = _ious(self._choose(logits, scores, some, encoded), truth, encoded)
+        return ious
+
+    def _choose(self, logits: Tensor, scores: Tensor, prompts: Sequence[ObjectPrompt], encoded: _Encoded) -> Tensor:
+        """(prompts, h, w): of each prompt's candidates the logits of the best."""
+        grid = _Grid.over(encoded, *logits.shape[-2:])
+        best = []
+        for masks, row, prompt in zip((logits > 0).cpu().numpy(), scores.tolist(), prompts, strict=True):
+            candidates = [MaskCandidate(mask, score) for mask, score in zip(masks, row, strict=True)]
+            best.append(choose(candidates, grid.moved(prompt), by=self.by)[0])
+        return logits[torch.arange(len(prompts)), torch.tensor(best)]
+
     async def asegment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """As `segment`, in a thread of its own."""
         return await asyncio.to_thread(self.segment, image, prompts)
@@ -184,11 +240,16 @@ class TransformersSegmenter:
 
         Returns the masks, prompt by prompt and candidate by candidate, and the scores (prompts, candidates) in [0, 1].
         """
+        logits, scores = self._run(encoded, prompts)
+        return self._upsample(logits.flatten(0, 1), encoded), scores
+
+    def _run(self, encoded: _Encoded, prompts: Sequence[ObjectPrompt]) -> tuple[Tensor, Tensor]:
+        """Mask logits (prompts, candidates, h, w) on the decoder's grid, and scores (prompts, candidates) in [0, 1]."""
         output = self._model(**encoded.embeddings, **_as_tensors(prompts, encoded, self.device), multimask_output=True)
         scores = output.iou_scores[0].float()
         if not torch.isfinite(scores).all():
             raise BackendError(f"the segmenter {self.name!r} gives scores that are not numbers: its weights are broken")
-        return self._upsample(output.pred_masks[0].flatten(0, 1), encoded), scores.clamp(0, 1)
+        return output.pred_masks[0], scores.clamp(0, 1)
 
     def _upsample(self, logits: Tensor, encoded: _Encoded) -> Iterator[Mask]:
         """Masks on the original picture, (H, W) bool each, from logits (masks, h, w), some at a time to bound memory."""
@@ -197,6 +258,18 @@ class TransformersSegmenter:
         for some in torch.split(logits[:, None], at_once):
             masks = self._processor.post_process_masks([some], [encoded.original], **encoded.unpadding)[0]
             yield from (np.array(mask, np.bool_) for mask in masks[:, 0].cpu().numpy())
+
+
+def _ious(logits: Tensor, truth: Mask, encoded: _Encoded) -> npt.NDArray[np.float64]:
+    """(n,) IoU of masks with the truth; logits: (n, h, w) on the decoder's grid."""
+    finer = max(1, _COMPARED_CELLS // max(logits.shape[-2:]))
+    if finer > 1:
+        logits = torch.nn.functional.interpolate(logits[:, None], scale_factor=finer, mode="bilinear")[:, 0]
+    grid = _Grid.over(encoded, *logits.shape[-2:])
+    seen = torch.from_numpy(truth[np.ix_(grid.rows, grid.columns)]).to(logits.device)
+    masks = logits[:, : grid.rows.size, : grid.columns.size] > 0
+    both, either = (masks & seen).sum((1, 2)), (masks | seen).sum((1, 2))
+    return (both / either.clamp(min=1)).double().cpu().numpy()
 
 
 def _as_arguments(found: Any) -> dict[str, Any]:

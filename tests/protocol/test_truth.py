@@ -12,6 +12,7 @@ from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
 from sam4mllm_tool.protocol import (
     EMBEDDED,
+    JOINT,
     PLAIN,
     PPG,
     PQPP,
@@ -31,7 +32,7 @@ from sam4mllm_tool.protocol.truth import label_at
 from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.types import Box, Labels, Point, PointPrompt, Size
 
-EVERY_DIALECT = pytest.mark.parametrize("dialect", [RELEASED, EMBEDDED, PLAIN], ids=lambda d: d.name)
+EVERY_DIALECT = pytest.mark.parametrize("dialect", [RELEASED, EMBEDDED, PLAIN, JOINT], ids=lambda d: d.name)
 SIDE = 128
 SIZE = Size(SIDE, SIDE)
 

@@ -102,6 +102,29 @@ def test_many_prompts_give_what_they_give_one_by_one(segmenter):
     assert (together[0].mask != together[1].mask).any(), "the model hears the prompts"
 
 
+@pytest.mark.parametrize("size", [(256, 256), (300, 180), (97, 411)], ids=["square", "wide", "tall"])
+def test_comparing_ranks_prompts_as_their_masks_do(size):
+    """On the embedded segmenter: IoU with a truth, off by a cell along the edges at most."""
+    segmenter = load_segmenter("embedded")
+    width, height = size
+    picture = Image.new("RGB", size, "#c03030")
+    shape = (width // 4, height // 4, 3 * width // 4, 3 * height // 4)
+    ImageDraw.Draw(picture).ellipse(shape, fill="#3050c0")
+    truth = np.asarray(picture)[..., 2] == 0xC0
+    whole, part = Box(*shape), Box(shape[0], shape[1], width // 2, height // 2)
+    on = PointPrompt(width / 2, height / 2, 1)
+    prompts = [ObjectPrompt(whole, (on,)), ObjectPrompt(part), ObjectPrompt(whole), ObjectPrompt(part, (on, on))]
+    masks = [found.mask for found in segmenter.segment(picture, prompts)]
+    expected = [(mask & truth).sum() / (mask | truth).sum() for mask in masks]
+    assert max(expected) - min(expected) > 0.2
+    assert segmenter.compare(picture, prompts, truth) == pytest.approx(expected, abs=0.03)
+
+
+def test_a_truth_of_another_size_is_refused(segmenter):
+    with pytest.raises(ValueError, match="expected a truth of"):
+        segmenter.compare(Image.new("RGB", (30, 20)), [], np.zeros((30, 20), bool))
+
+
 def test_more_prompts_than_a_decoder_run_and_an_upsampling_take_keep_their_places(segmenter):
     image = picture(700, 600)
     prompts = [ObjectPrompt(Box(8 * i, 7 * i, 8 * i + 100, 7 * i + 90)) for i in range(70)]

@@ -1,0 +1,235 @@
+"""Builds lessons from data sets: in parallel processes, resumable after a cut, the same bytes for the same seed.
+
+Pictures are taken one after another, each with its neighbouring samples; what becomes of one depends on it and on the seed
+alone, and results are written in the order of the pictures, so that neither the number of processes nor a cut shows. While
+building, lessons.jsonl.part grows and progress.json says up to where it is sound.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.data.sample import Dataset, Sample
+from sam4mllm_tool.data.workers import Made, Picture, make_all
+from sam4mllm_tool.errors import DataError
+
+__all__ = ["Source", "build_lessons"]
+
+PROGRESS_FILE = "progress.json"
+_PART = f"{LESSONS_FILE}.part"
+_SAVE_EVERY = 200
+"""Pictures between two records of the progress."""
+_MOST_TOLD = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set to learn from: its name as `load_dataset` knows it, its root and split."""
+
+    name: str
+    root: Path
+    split: str = "train"
+
+    @classmethod
+    def parse(cls, text: str) -> "Source":
+        """`NAME:ROOT` or `NAME:ROOT:SPLIT`. Raises DataError for anything else."""
+        name, _, rest = text.partition(":")
+        if not name or not rest:
+            raise DataError(f"expected NAME:ROOT or NAME:ROOT:SPLIT, as in refcoco:data/coco:train, got {text!r}")
+        root, colon, split = rest.rpartition(":")
+        if not colon or not root or Path(rest).exists():
+            return cls(name, Path(rest))
+        return cls(name, Path(root), split)
+
+    def open(self) -> Dataset:
+        from sam4mllm_tool.data import load_dataset
+
+        return load_dataset(self.name, self.root, split=self.split)
+
+
+@dataclass
+class _Tally:
+    """What was made so far; travels through progress.json into the manifest."""
+
+    pictures: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    first_dropped: list[str] = field(default_factory=list)
+
+    def add(self, made: Made) -> None:
+        self.pictures += 1
+        self.counts.update(made.counts)
+        self.dropped.update(made.dropped)
+        self.first_dropped += made.where[: max(0, _MOST_TOLD - len(self.first_dropped))]
+
+    @classmethod
+    def from_dict(cls, told: dict[str, Any]) -> "_Tally":
+        return cls(told["pictures"], Counter(told["counts"]), Counter(told["dropped"]), told["first_dropped"])
+
+
+def build_lessons(
+    sources: Sequence[Source],
+    out: Path,
+    recipe: Recipe,
+    *,
+    vqa: Sequence[Source] = (),
+    processes: int = 1,
+) -> Path:
+    """Writes lessons.jsonl and manifest.json into `out`, which is made if need be; returns `out`.
+
+    sources: data sets with masks; vqa: sets of conversations without, mixed in at the recipe's share of the pictures.
+    processes: how many build at once. Pictures of any val or test split of the RefCOCO family that lies under a source's
+    root are left out, by their ids. A build that was cut goes on where it was; one that is whole is left as it is.
+    Raises DataError where `out` holds lessons of another recipe, where nothing is left to learn, or where the lessons can't
+    be written, and what `load_dataset` raises.
+    """
+    if recipe.vqa and not vqa:
+        raise DataError("the recipe asks for VQA turns, but no VQA set is given")
+    order = _describe(sources, vqa, recipe)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / LESSONS_FILE).exists():
+        _check_same_order(out / MANIFEST_FILE, order)
+        return out
+    datasets = [source.open() for source in (*sources, *vqa)]
+    held_out = _held_out(sources)
+    pictures = _mixed(
+        _free(_pictures(datasets[: len(sources)]), held_out["images"]), _pictures(datasets[len(sources) :]), recipe.vqa
+    )
+    try:
+        tally = _write(out, pictures, order, recipe, processes)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise DataError(f"the lessons can't be written to {str(out)!r}: {reason}; the same command will go on") from error
+    if not tally.counts["lessons"]:
+        told = "; ".join(tally.first_dropped) or "no sample is there, or every picture is held out"
+        raise DataError(f"nothing is left to learn: {told}")
+    _finish(out, order, tally, datasets, held_out)
+    return out
+
+
+def _describe(sources: Sequence[Source], vqa: Sequence[Source], recipe: Recipe) -> dict[str, Any]:
+    """What was asked for: what makes two builds the same."""
+    told = [{"name": s.name, "root": str(s.root), "split": s.split} for s in sources]
+    told_vqa = [{"name": s.name, "root": str(s.root), "split": s.split} for s in vqa]
+    return {"format": 1, "sources": told, "vqa": told_vqa, "recipe": asdict(recipe)}
+
+
+def _check_same_order(manifest: Path, order: dict[str, Any]) -> None:
+    try:
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{manifest} can't be read ({error}): choose another folder") from error
+    if differing := sorted(key for key, value in order.items() if known.get(key) != json.loads(json.dumps(value))):
+        raise DataError(
+            f"{manifest.parent} holds lessons made otherwise ({', '.join(differing)} differ): choose another folder"
+        )
+
+
+def _held_out(sources: Sequence[Source]) -> dict[str, Any]:
+    from sam4mllm_tool.data.heldout import held_out_images
+
+    images: set[str] = set()
+    files: list[str] = []
+    for root in dict.fromkeys(source.root for source in sources):
+        found = held_out_images(root)
+        images |= found.images
+        files += [str(file) for file in found.files]
+    return {"images": images, "files": files}
+
+
+# The pictures, in order ---------------------------------------------------------------------------------------------
+
+
+def _pictures(datasets: Iterable[Dataset]) -> Iterator[list[Sample]]:
+    """Neighbouring samples of one picture, as a list each."""
+    for dataset in datasets:
+        for _, samples in groupby(dataset, key=lambda sample: sample.image_path):
+            yield list(samples)
+
+
+def _free(pictures: Iterable[list[Sample]], held_out: set[str]) -> Iterator[Picture]:
+    """None in place of a picture that is held out, so that it can be counted."""
+    return (None if samples[0].image_id in held_out else samples for samples in pictures)
+
+
+def _mixed(masks: Iterable[Picture], vqa: Iterator[list[Sample]], share: float) -> Iterator[Picture]:
+    """VQA pictures among the others, evenly, as long as there are any."""
+    told = given = 0
+    for samples in masks:
+        yield samples
+        told += samples is not None
+        owed = int(told * share / (1 - share) + 1e-9) - given
+        given += owed
+        yield from islice(vqa, owed)
+
+
+# Writing ------------------------------------------------------------------------------------------------------------
+
+
+def _write(out: Path, pictures: Iterator[Picture], order: dict[str, Any], recipe: Recipe, processes: int) -> _Tally:
+    tally, sound = _progress(out, order)
+    with (out / _PART).open("a", encoding="utf-8") as lines:
+        lines.truncate(sound)
+        rest = islice(pictures, tally.pictures, None)
+        bar = tqdm(make_all(rest, out, recipe, processes), initial=tally.pictures, desc="lessons", unit="picture")
+        for made in bar:
+            lines.writelines(line + "\n" for line in made.lines)
+            tally.add(made)
+            if tally.pictures % _SAVE_EVERY == 0:
+                _save_progress(out, lines, order, tally)
+        _save_progress(out, lines, order, tally)
+    return tally
+
+
+def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
+    """What an earlier run has made, and how many bytes of it are sound."""
+    path = out / PROGRESS_FILE
+    if not path.exists():
+        return _Tally(), 0
+    known = json.loads(path.read_text(encoding="utf-8"))
+    if known["order"] != json.loads(json.dumps(order)):
+        raise DataError(f"{out} holds an unfinished build of another recipe: choose another folder, or remove this one")
+    return _Tally.from_dict(known["tally"]), known["bytes"]
+
+
+def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tally) -> None:
+    lines.flush()
+    os.fsync(lines.fileno())
+    _write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": asdict(tally)})
+
+
+def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset], held_out: dict[str, Any]) -> None:
+    with (out / _PART).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    problems = {
+        f"{dataset.name}:{dataset.split}": {"counts": dataset.problems.lines(), "first": dataset.problems.first}
+        for dataset in datasets
+    }
+    manifest = {
+        **order,
+        "counts": dict(sorted(tally.counts.items())),
+        "dropped": dict(sorted(tally.dropped.items())),
+        "first_dropped": tally.first_dropped,
+        "read": problems,
+        "held_out": {"files": held_out["files"], "images": len(held_out["images"])},
+        "sha256": digest,
+    }
+    _write_json(out / MANIFEST_FILE, manifest)
+    (out / _PART).replace(out / LESSONS_FILE)
+    (out / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)

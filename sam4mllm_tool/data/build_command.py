@@ -1,0 +1,82 @@
+"""`sam4mllm data build`: lessons from data sets. Every field of `Recipe` is a flag."""
+
+import argparse
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any
+
+from sam4mllm_tool.data.build import Source, build_lessons
+from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.protocol import DIALECTS
+
+__all__ = ["add_build", "recipe_from"]
+
+_HELP = {
+    "pqpp": "share of the samples that get a PQPP conversation",
+    "ppg": "share of the samples that get a PPG conversation",
+    "point_mean": "mean number of points asked about a box",
+    "point_deviation": "its standard deviation",
+    "point_least": "fewest points",
+    "point_most": "most points",
+    "groups": "PPG: groups of points tried on the segmenter",
+    "keep": "PPG: how many of them are kept, the best by IoU",
+    "on": "PPG: points on the object",
+    "off": "PPG: points beside it",
+    "references": "most samples of a picture in a lesson",
+    "tokens": "most tokens of text in a lesson, by estimate",
+    "vqa": "share of the pictures that come from the VQA sets",
+    "segmenter": "spec of the segmenter that PPG's points are tried on",
+    "seed": "seed of everything that is drawn",
+}
+
+
+def add_build(kinds: Any) -> None:
+    """Registers `build` on the subparsers of `data`."""
+    build = kinds.add_parser("build", help="make lessons, for 'sam4mllm train', from data sets")
+    source = {"metavar": "NAME:ROOT[:SPLIT]", "action": "append", "type": _source}
+    build.add_argument("--data", required=True, help="a data set with masks; may be given several times", **source)
+    build.add_argument("--vqa-data", default=[], help="a set of conversations to mix in (see --vqa)", **source)
+    build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for lessons.jsonl and manifest.json")
+    build.add_argument("--dialect", choices=sorted(DIALECTS), default="joint", help="default: %(default)s")
+    build.add_argument("--processes", metavar="N", type=int, default=1, help="how many build at once (default: %(default)s)")
+    for setting in _settings():
+        told = f"{_HELP[setting.name]} (default: {setting.default})"
+        flag = "--" + setting.name.replace("_", "-")
+        build.add_argument(flag, metavar=_metavar(setting), type=type(setting.default), default=setting.default, help=told)
+    build.set_defaults(run=_run)
+
+
+def recipe_from(dialect: str, settings: dict[str, Any]) -> Recipe:
+    """A recipe of the named dialect. Raises DataError for a setting that there is not, or that can't be."""
+    if dialect not in DIALECTS:
+        raise DataError(f"no such dialect: {dialect!r}; there are {', '.join(sorted(DIALECTS))}")
+    known = [setting.name for setting in _settings()]
+    if unknown := sorted(set(settings) - set(known)):
+        raise DataError(f"a recipe has no {', '.join(unknown)}; it has {', '.join(known)}")
+    try:
+        return Recipe(dialect=DIALECTS[dialect], **settings)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the recipe can't be followed: {error}") from error
+
+
+def _settings() -> list[Field[Any]]:
+    return [setting for setting in fields(Recipe) if setting.default is not MISSING]
+
+
+def _metavar(setting: Field[Any]) -> str:
+    return {int: "N", float: "X"}.get(type(setting.default), "SPEC")
+
+
+def _source(text: str) -> Source:
+    try:
+        return Source.parse(text)
+    except DataError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    settings = {setting.name: getattr(arguments, setting.name) for setting in _settings()}
+    recipe = recipe_from(arguments.dialect, settings)
+    out = build_lessons(arguments.data, arguments.out, recipe, vqa=arguments.vqa_data, processes=arguments.processes)
+    print(f"wrote {out / 'lessons.jsonl'}")

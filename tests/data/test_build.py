@@ -1,0 +1,243 @@
+"""Lessons: built by running the dialogue on true answers, the same bytes whoever builds them and however often they are cut."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
+from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
+from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
+from sam4mllm_tool.types import Reply, Size, Turn
+
+POINTS_ONLY = Recipe(dialect=JOINT, ppg=0)
+QUICK = Recipe(dialect=EMBEDDED, groups=4)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    write_scenes(folder, 12, seed=70)
+    return folder
+
+
+def source(root: Path) -> list[Source]:
+    return [Source("jsonl", root, "train")]
+
+
+def manifest(folder: Path) -> dict:
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def test_every_sample_is_told_by_both_ways(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", QUICK)
+    lines = (scenes / "scenes.jsonl").read_text().splitlines()
+    told = Counter(one.kind for lesson in read_lessons(out) for one in lesson.conversations)
+    assert told["pqpp"] == len(lines)
+    assert told["pqpp"] - told["ppg"] == sum(manifest(out)["dropped"].values())
+    assert manifest(out)["counts"]["samples"] == len(lines)
+    assert manifest(out)["counts"]["absent"] == sum(not json.loads(line)["objects"] for line in lines) > 0
+    assert manifest(out)["sha256"] == hashlib.sha256((out / LESSONS_FILE).read_bytes()).hexdigest()
+
+
+def test_a_lesson_names_its_picture_from_its_own_folder(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "deep" / "lessons", POINTS_ONLY)
+    for lesson in read_lessons(out):
+        assert not Path(lesson.image).is_absolute()
+        assert (out / lesson.image).is_file()
+
+
+@pytest.mark.parametrize("dialect", [JOINT, RELEASED, EMBEDDED], ids=lambda dialect: dialect.name)
+def test_lessons_replay_through_inference_byte_for_byte(scenes: Path, tmp_path: Path, dialect) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(QUICK, dialect=dialect))
+    expressions = _expressions(scenes)
+    for lesson in read_lessons(out):
+        for one in lesson.conversations:
+            dialogue = (PPG if one.kind == "ppg" else PQPP).start(expressions[one.sample], Size(256, 256), dialect=dialect)
+            question, said = _split(one.turns, dialect.start())
+            (asked,) = dialogue.pending
+            assert asked.turns == (*dialect.start(), question[0])
+            dialogue = dialogue.answer([Reply(said[0])])
+            assert len(dialogue.prompts) == said[0].count("[")
+            if one.kind == "ppg":
+                assert not dialogue.pending
+
+
+def _split(turns: tuple[Turn, ...], start: tuple[Turn, ...]) -> tuple[list[Turn], list[str]]:
+    rest = turns[len(start) :]
+    return list(rest[::2]), [turn.text for turn in rest[1::2]]
+
+
+def _expressions(scenes: Path) -> dict[str, str]:
+    from sam4mllm_tool.data import load_dataset
+
+    return {sample.id: sample.expression for sample in load_dataset("jsonl", scenes, split="train")}
+
+
+def test_points_that_are_asked_one_by_one_are_branches(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(QUICK, ppg=0))
+    present = [one for lesson in read_lessons(out) for one in lesson.conversations if "[" in one.turns[-1].text]
+    assert {len(one.turns) for one in present} <= {2, 4}  # 4: a single point, which follows as it is
+    counts = Counter(len(one.branches) for one in present)
+    assert max(counts) <= 20 * 5
+    assert all(branch[1].text in ("yes", "no") for one in present for branch in one.branches)
+
+
+def test_the_number_of_points_is_normal_and_clipped(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, point_most=12, point_least=8))
+    asked = [
+        t.text for lesson in read_lessons(out) for one in lesson.conversations for t in one.turns if "on the object" in t.text
+    ]
+    counts = {text.split("?")[1].count("(") for text in asked}
+    assert counts <= set(range(8, 13))
+    assert len(counts) > 2
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_same_seed_same_bytes_however_many_processes(scenes: Path, tmp_path: Path, processes: int) -> None:
+    once = build_lessons(source(scenes), tmp_path / "once", QUICK)
+    again = build_lessons(source(scenes), tmp_path / "again", QUICK, processes=processes)
+    assert (once / LESSONS_FILE).read_bytes() == (again / LESSONS_FILE).read_bytes()
+    assert manifest(once) == manifest(again)
+    other = build_lessons(source(scenes), tmp_path / "other", replace(QUICK, seed=1))
+    assert (once / LESSONS_FILE).read_bytes() != (other / LESSONS_FILE).read_bytes()
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from sam4mllm_tool.data import build
+from sam4mllm_tool.data.build import Source, build_lessons
+from tests.data.test_build import POINTS_ONLY
+build._SAVE_EVERY = 3
+build_lessons([Source("jsonl", Path(sys.argv[1]), "train")], Path(sys.argv[2]), POINTS_ONLY)
+"""
+
+
+def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "scenes", 400, seed=300, side=64)
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "scenes"), str(tmp_path / "cut")]
+    cut = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    progress = tmp_path / "cut" / PROGRESS_FILE
+    while not progress.exists() and cut.poll() is None:
+        time.sleep(0.01)
+    os.kill(cut.pid, signal.SIGKILL)
+    assert cut.wait() == -signal.SIGKILL
+    assert not (tmp_path / "cut" / LESSONS_FILE).exists()
+    with (tmp_path / "cut" / f"{LESSONS_FILE}.part").open("a") as torn:
+        torn.write('{"id": "half a li')
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    whole = build_lessons(source(tmp_path / "scenes"), tmp_path / "whole", POINTS_ONLY)
+    assert (tmp_path / "cut" / LESSONS_FILE).read_bytes() == (whole / LESSONS_FILE).read_bytes()
+    assert manifest(tmp_path / "cut") == manifest(whole)
+    assert not progress.exists()
+
+
+def test_references_of_a_picture_share_lessons_up_to_the_limits(scenes: Path, tmp_path: Path) -> None:
+    few = build_lessons(source(scenes), tmp_path / "few", replace(POINTS_ONLY, references=2))
+    assert max(len(lesson.conversations) for lesson in read_lessons(few)) == 2
+    short = build_lessons(source(scenes), tmp_path / "short", replace(POINTS_ONLY, tokens=1))
+    assert {len(lesson.conversations) for lesson in read_lessons(short)} == {1}
+
+
+def test_vqa_turns_come_in_the_share_asked_for(scenes: Path, tmp_path: Path) -> None:
+    told = [
+        {"id": str(n), "image": f"scene-{70 + n % 12:07d}.png", "conversations": [
+            {"from": "human", "value": "<image>\nHow many shapes are there?"}, {"from": "gpt", "value": str(n)}]}
+        for n in range(9)
+    ]  # fmt: skip
+    (scenes / "llava.json").write_text(json.dumps(told))
+    vqa = [Source("vqa", scenes, "train")]
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, vqa=0.25), vqa=vqa)
+    assert manifest(out)["counts"]["vqa"] == 4  # 12 pictures with masks are three quarters of 16
+    answers = [one.turns[1].text for lesson in read_lessons(out) for one in lesson.conversations if one.kind == "vqa"]
+    assert answers == ["0", "1", "2", "3"]
+
+
+def test_another_recipe_never_goes_on_in_the_same_folder(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", POINTS_ONLY)
+    before = (out / LESSONS_FILE).stat().st_mtime_ns
+    assert build_lessons(source(scenes), out, POINTS_ONLY) == out
+    assert (out / LESSONS_FILE).stat().st_mtime_ns == before
+    with pytest.raises(DataError, match="recipe differ"):
+        build_lessons(source(scenes), out, replace(POINTS_ONLY, seed=5))
+
+
+def test_a_sample_that_cannot_be_told_is_dropped_and_counted(scenes: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (scenes / "scenes.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if line["objects"]][:3]
+    lines[1]["expression"] = "x" * 5000
+    (scenes / "bad.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = build_lessons([Source("jsonl", scenes / "bad.jsonl", "train")], tmp_path / "lessons", POINTS_ONLY)
+    told = manifest(out)
+    assert told["counts"]["pqpp"] == 2
+    assert sum(told["dropped"].values()) == 1
+    assert "5,000 characters" in told["first_dropped"][0]
+
+
+def test_nothing_to_learn_is_an_error(scenes: Path, tmp_path: Path) -> None:
+    (scenes / "long.jsonl").write_text(
+        json.dumps({"image": "scene-0000070.png", "expression": "x" * 5000, "kind": "", "objects": []}) + "\n"
+    )
+    with pytest.raises(DataError, match="nothing is left to learn.*5,000"):
+        build_lessons([Source("jsonl", scenes / "long.jsonl", "train")], tmp_path / "lessons", POINTS_ONLY)
+    assert not (tmp_path / "lessons" / LESSONS_FILE).exists()
+
+
+def test_ppg_keeps_the_group_that_the_segmenter_likes_best(scenes: Path, tmp_path: Path) -> None:
+    """The mean IoU recorded rises with the number of groups tried."""
+    means = []
+    for groups in (1, 16):
+        recipe = Recipe(dialect=EMBEDDED, pqpp=0, groups=groups)
+        out = build_lessons(source(scenes), tmp_path / str(groups), recipe)
+        ious = [one.iou for lesson in read_lessons(out) for one in lesson.conversations if one.iou is not None]
+        assert all(0 <= iou <= 1 for iou in ious)
+        means.append(sum(ious) / len(ious))
+    assert means[1] > means[0] + 0.005
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("jsonl:data", Source("jsonl", Path("data"), "train"), id="train unless said otherwise"),
+        pytest.param("refcoco+:data/coco:val", Source("refcoco+", Path("data/coco"), "val"), id="a split at the end"),
+        pytest.param("jsonl:C:/data:val", Source("jsonl", Path("C:/data"), "val"), id="a drive is part of the root"),
+    ],
+)
+def test_a_source_is_written_name_root_split(text: str, expected: Source) -> None:
+    assert Source.parse(text) == expected
+
+
+@pytest.mark.parametrize("text", ["jsonl", "jsonl:", ":data"])
+def test_a_source_that_is_incomplete_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(DataError, match="expected NAME:ROOT"):
+        Source.parse(text)
+
+
+def test_a_lesson_that_is_broken_is_named_by_file_and_line(tmp_path: Path) -> None:
+    good = Lesson("1", "a.png", ()).to_json()
+    (tmp_path / LESSONS_FILE).write_text(f'{good}\n{{"id": 2}}\n')
+    with pytest.raises(DataError, match=r"lessons.jsonl, line 2: not a lesson: KeyError"):
+        list(read_lessons(tmp_path))
+
+
+def test_replayed_points_are_those_of_the_seed(scenes: Path, tmp_path: Path) -> None:
+    """The joint question's points are what a Poisson-disk sampler gives, so the released adapter sees what it was trained on."""
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, dialect=RELEASED))
+    one = next(o for lesson in read_lessons(out) for o in lesson.conversations if len(o.turns) == 5)
+    expressions = _expressions(scenes)
+    dialogue = PQPP.start(expressions[one.sample], Size(256, 256), dialect=RELEASED, sampler=PoissonDisk())
+    dialogue = replay(dialogue, [[Reply(one.turns[2].text)]])
+    (question,) = dialogue.pending
+    assert question.turns[-1].text.split(":\n")[0] == one.turns[3].text.split(":\n")[0]
