@@ -24,7 +24,7 @@ from sam4mllm_tool.images import load_image
 from sam4mllm_tool.protocol.dialogue import checked_expression
 from sam4mllm_tool.types import Mask, Size
 
-__all__ = ["IMAGES_FOLDER", "Record", "Written", "write_records"]
+__all__ = ["IMAGES_FOLDER", "Record", "Written", "checked_size", "read_json", "write_records"]
 
 IMAGES_FOLDER = "images"
 """Beside the lines, for the pictures that are copied."""
@@ -63,12 +63,12 @@ class Written:
         return f"wrote {self.path}: {counts}"
 
 
-def picture_size(path: Path, problems: Problems) -> Size | None:
-    """The size of the picture once it is upright; None where it is missing or damaged, which is counted."""
+def checked_size(path: Path, problems: Problems) -> Size | None:
+    """The size of the upright picture, decoded once to see that it is whole; None where it can't be used, which is counted."""
     try:
         return Size(*load_image(path).size)
     except ImageError as error:
-        problems.add("dropped", "the picture can't be read" if path.exists() else "the picture is missing", str(error))
+        problems.add("dropped", "the picture can't be read" if path.exists() else "the picture is not there", str(error))
         return None
 
 
@@ -87,8 +87,8 @@ def write_records(records: Iterable[Record], out: Path, problems: Problems, *, c
 
     out: a file that ends in .jsonl, or the folder in which to write scenes.jsonl. copy: puts the pictures into images/ beside
     it; otherwise the lines name them where they lie, by a path relative to the file.
-    Records with an empty expression or an empty mask are dropped and counted in problems. Raises DataError where nothing is
-    left to write or the disk does not take it; then no file is left behind.
+    Records with an empty expression, or an empty mask among theirs, are dropped and counted in problems. Raises DataError
+    where nothing is left to write or the disk does not take it; then no file is left behind.
     """
     whole = out if out.suffix == ".jsonl" else out / SCENES_FILE
     written = Written(whole)
@@ -126,12 +126,10 @@ def _checked(records: Iterable[Record], problems: Problems) -> Iterator[Record]:
         except ExpressionError as error:
             problems.add("dropped", "the expression is empty or too long", f"{record.where}: {error}")
             continue
-        masks = tuple(mask for mask in record.masks if mask.any())
-        for _ in range(len(record.masks) - len(masks)):
+        if not all(mask.any() for mask in record.masks):  # which does not say that there is no such object
             problems.add("dropped", EMPTY, record.where)
-        if record.masks and not masks:  # of "the cup" nothing is left, which does not say that there is no cup
             continue
-        yield Record(record.image, expression, tuple(sorted(masks, key=lambda mask: mask_box(mask)[:2])), record.where)
+        yield Record(record.image, expression, tuple(sorted(record.masks, key=mask_box)), record.where)
 
 
 def _line(record: Record, image: str) -> dict[str, Any]:

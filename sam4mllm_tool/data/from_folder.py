@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from sam4mllm_tool.data.convert import Record, picture_size
+from sam4mllm_tool.data.convert import Record, checked_size
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask
@@ -46,7 +46,7 @@ def read_folder(source: Path, problems: Problems, *, values: str = "any") -> Ite
 def _records(text: Path, problems: Problems, values: str) -> Iterator[Record]:
     lines = _lines(text)
     image, mask = _pair(text)
-    size = picture_size(image, problems)
+    size = checked_size(image, problems)
     if size is None:
         return
     drawn = _drawn(mask)

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from sam4mllm_tool.data.convert import OUTSIDE, Record, picture_size, read_json
+from sam4mllm_tool.data.convert import OUTSIDE, Record, checked_size, read_json
+from sam4mllm_tool.data.reader import one_line
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask, Size
@@ -31,7 +32,8 @@ def read_labelme(source: Path, problems: Problems, *, column: str = "") -> Itera
 
     column: label or description, where the expression is written; by default the description, the label where that is
     empty. Shapes of one picture with the same expression are its objects; those that share a group id are one object.
-    Shapes without an area (points, lines), of an impossible form, and whole files that can't be used are dropped and counted.
+    Dropped and counted are files that can't be used, and expressions with a shape that can't: without an area (points,
+    lines), or of an impossible form.
     Raises DataError where the folder holds no json.
     """
     if column not in ("", "label", "description"):
@@ -51,19 +53,28 @@ def _records(path: Path, problems: Problems, column: str) -> Iterator[Record]:
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         raise DataError(f"{path} has no list of shapes")
     image = _picture(path, content)
-    size = picture_size(image, problems)
+    size = checked_size(image, problems)
     if size is None:
         return
     annotated = Size(content.get("imageWidth") or size.width, content.get("imageHeight") or size.height)
     if annotated != size:
         raise DataError(f"{path} was annotated on {_pixels(annotated)}, {image} has {_pixels(size)}")
+    for expression, masks in _objects(content["shapes"], column, size, problems, path).items():
+        yield Record(image, expression, masks, f"{path}, {expression!r:.60}")
+
+
+def _objects(shapes: list[Any], column: str, size: Size, problems: Problems, path: Path) -> dict[str, tuple[Mask, ...]]:
+    """The masks of each expression, all of whose shapes can be used."""
     objects: dict[str, dict[object, Mask]] = {}
-    for number, shape in enumerate(content["shapes"]):
-        where = f"{path}, shape {number}"
+    broken = set[str]()
+    for number, shape in enumerate(shapes):
+        where, expression = f"{path}, shape {number}", ""
         try:
-            expression, mask = _expression(shape, column), _mask(shape, size)
+            expression = _expression(shape, column)
+            mask = _mask(shape, size)
         except ValueError as error:
-            problems.add("dropped", "the shape can't be used", f"{where}: {error}")
+            problems.add("dropped", "the shape can't be used, nor its expression without it", f"{where}: {error}")
+            broken.add(expression)
             continue
         if _reaches_out(shape, size):
             problems.add("mended", OUTSIDE, where)
@@ -71,8 +82,7 @@ def _records(path: Path, problems: Problems, column: str) -> Iterator[Record]:
         same = objects.setdefault(expression, {})
         key = ("alone", number) if group is None else ("group", str(group))
         same[key] = same[key] | mask if key in same else mask
-    for expression, masks in objects.items():
-        yield Record(image, expression, tuple(masks.values()), f"{path}, {expression!r:.60}")
+    return {expression: tuple(masks.values()) for expression, masks in objects.items() if expression not in broken}
 
 
 def _pixels(size: Size) -> str:
@@ -91,8 +101,8 @@ def _expression(shape: Any, column: str) -> str:
     if not isinstance(shape, dict):
         raise ValueError(f"expected an object with label and points, got {shape!r:.60}")
     texts = [shape.get(name) for name in ([column] if column else ["description", "label"])]
-    expression = next((text for text in texts if isinstance(text, str) and text.strip()), None)
-    if expression is None:
+    expression = next((line for line in map(one_line, texts) if line), "")
+    if not expression:
         raise ValueError(f"it has no {column or 'description or label'}")
     return expression
 
@@ -124,7 +134,7 @@ def _mask(shape: dict[str, Any], size: Size) -> Mask:
 def _points(shape: dict[str, Any]) -> list[tuple[float, float]]:
     try:
         points = [(float(x), float(y)) for x, y in shape["points"]]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError("its points are not a list of [x, y]") from error
     if not all(abs(value) <= _FAR for point in points for value in point):  # not-a-number is not either
         raise ValueError("its points are not in any picture")

@@ -1,0 +1,118 @@
+"""Annotations in COCO's form, read once and kept by picture: for PACO and PartImageNet.
+
+The file is read a record at a time. Kept are boxes, and the outlines of those things alone that are large enough to be used,
+as they are written; a mask is decoded when it is asked for.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sam4mllm_tool.data.annotations import RegionError
+from sam4mllm_tool.data.classes import ClassName, Thing
+from sam4mllm_tool.data.instances import read_annotation
+from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.data.streams import stream_arrays
+from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.types import Box, Size
+
+__all__ = ["CocoImage", "CocoIndex", "find_file", "read_coco_like"]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoImage:
+    """A picture's record. unsure: ids of categories of which not all are annotated (LVIS's `not_exhaustive_category_ids`)."""
+
+    id: int
+    file_name: str
+    size: Size
+    unsure: tuple[int, ...] = ()
+    things: list[Thing] = field(default_factory=list)
+
+
+@dataclass(frozen=True, eq=False)
+class CocoIndex:
+    """The pictures in the file's order, the classes by id, and what was wrong with the file's records."""
+
+    images: dict[int, CocoImage]
+    names: dict[int, ClassName]
+    problems: Problems
+
+    def tell(self, problems: Problems) -> None:
+        """Adds what was wrong with the file's records, which are read once, to the problems of an iteration."""
+        problems.counts.update(self.problems.counts)
+        problems.first.extend(self.problems.first[: problems.MOST_TOLD - len(problems.first)])
+
+    def unsure(self, image: CocoImage) -> frozenset[ClassName]:
+        """The classes of which more may be in the picture."""
+        return frozenset(self.names[number] for number in image.unsure if number in self.names)
+
+
+def find_file(*candidates: Path) -> Path:
+    """The first that is there. Raises DataError naming all."""
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"the annotations are not there, looked for {', '.join(map(str, candidates))}")
+
+
+def read_coco_like(
+    path: Path, name_of: Callable[[Mapping[str, Any]], ClassName], too_small: Callable[[Box | None, Size], bool]
+) -> CocoIndex:
+    """Reads the file. name_of: the class of a category's record. too_small: of a box in a picture of a size.
+
+    Records that can't be used are dropped and counted. Raises DataError where the file is not there or no JSON, or where it
+    holds no pictures.
+    """
+    index = CocoIndex({}, {}, Problems())
+    later = list[Any]()  # annotations that come before the pictures or the categories in the file
+    for key, record in stream_arrays(path):
+        if key == "images":
+            _add_image(index, record, path)
+        elif key == "categories":
+            _add_category(index, record, path, name_of)
+        elif key == "annotations":
+            if index.images and index.names:
+                _add_thing(index, record, path, too_small)
+            else:
+                later.append(record)
+    if not index.images or not index.names:
+        raise DataError(f"{path} is not in COCO's form: it has no images or no categories")
+    for record in later:
+        _add_thing(index, record, path, too_small)
+    return index
+
+
+def _add_image(index: CocoIndex, record: Any, path: Path) -> None:
+    try:
+        size = Size(int(record["width"]), int(record["height"]))
+        unsure = tuple(record.get("not_exhaustive_category_ids") or ())
+        index.images[record["id"]] = CocoImage(record["id"], str(record["file_name"]), size, unsure)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _told(index, "the image's record is malformed", path, record, error)
+
+
+def _add_category(index: CocoIndex, record: Any, path: Path, name_of: Callable[[Mapping[str, Any]], ClassName]) -> None:
+    try:
+        index.names[record["id"]] = name_of(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _told(index, "the category's record is malformed", path, record, error)
+
+
+def _add_thing(index: CocoIndex, record: Any, path: Path, too_small: Callable[[Box | None, Size], bool]) -> None:
+    try:
+        image, name = index.images[record["image_id"]], index.names[record["category_id"]]
+        annotation = read_annotation(record)
+    except (KeyError, TypeError, AttributeError) as error:
+        _told(index, "the annotation's record is malformed, or its image or category is not there", path, record, error)
+        return
+    region = None if too_small(annotation.box, image.size) else annotation.region
+    if annotation.crowd:
+        region = RegionError("the annotation is of a crowd")
+    image.things.append(Thing(name, annotation.box, region, f"{path}, annotation {annotation.id}"))
+
+
+def _told(index: CocoIndex, what: str, path: Path, record: Any, error: Exception) -> None:
+    number = record.get("id") if isinstance(record, dict) else record
+    index.problems.add("dropped", what, f"{path}, record {number!r:.40} ({type(error).__name__}: {error})")
