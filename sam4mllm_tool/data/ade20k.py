@@ -114,9 +114,8 @@ class ADE20K(ClassReader):
         except RegionError as error:
             return Thing(name, None, _bitmap(told, path) or error, where)
         corners = polygon.parts[0].reshape(-1, 2)
-        # The bitmap covers the pixels that the outline's corners fall on; corners may lie beyond the picture.
-        left, top = np.maximum(corners.min(0), 0).tolist()
-        right, bottom = np.minimum(corners.max(0) + 1, size).tolist()
+        left, top = np.maximum(corners.min(0), 0).tolist()  # corners may lie beyond the picture
+        right, bottom = np.minimum(corners.max(0), size).tolist()
         box = Box(left, top, right, bottom) if left < right and top < bottom else None
         region: Region | None = None if self.too_small(box, size) else _bitmap(told, path) or polygon
         return Thing(name, box, region, where)

@@ -79,6 +79,16 @@ class ClassReader(Reader):
         """In the order of the files. What is wrong with a thing is raised as RegionError or counted here."""
 
     def _samples(self, problems: Problems) -> Iterator[Sample]:
+        sample: Sample | None = None
+        for sample in self._kept(problems):
+            yield sample
+        if sample is None and problems and all(what in BY_CHOICE for _, what in problems.counts):
+            raise DataError(
+                f"all of '{self.name}', split '{self.split}', is left out by choice ({', '.join(problems.lines())}); "
+                f"see the options max_instances, now {self.max_instances}, and min_area, now {self.min_area}"
+            )
+
+    def _kept(self, problems: Problems) -> Iterator[Sample]:
         for picture in self._pictures(problems):
             size = picture_size(picture.path)
             if isinstance(size, str):
