@@ -1,8 +1,9 @@
 """Annotated areas as data sets write them: polygons, run lengths, several areas as one; and boxes that agree with them.
 
-Polygons are drawn by pycocotools, whose rules for a pixel on the edge are COCO's own; run lengths by `rle`, which gives what
-pycocotools gives and checks what it reads. Nothing is decoded until asked for. A region is asked for its box once an
-iteration, to compare it with the annotated one: of polygons that takes no bitmap, about 20 microseconds.
+Polygons are drawn by pycocotools, whose rules for a pixel on the edge are COCO's own; run lengths are decoded by `rle`, which
+gives what pycocotools gives, checks what it reads, and warns of nothing with NumPy 2. Nothing is decoded until asked for. A
+region is asked for its box once an iteration, to compare it with the annotated one: of polygons that takes no bitmap, about
+20 microseconds.
 """
 
 import math
@@ -68,7 +69,7 @@ class Polygons:
 
     def mask(self, size: Size) -> Mask:
         """(H, W) bool; what lies outside the picture is cut off."""
-        return np.ascontiguousarray(need_pycocotools().decode(self._drawn(size)), np.bool_)
+        return rle.decode(self._drawn(size))
 
     def box(self, size: Size) -> Box | None:
         """The box of the mask, None of an empty one; without decoding it."""
@@ -80,7 +81,7 @@ class Polygons:
 
     def _drawn(self, size: Size) -> Any:
         cocomask = need_pycocotools()
-        # An array of parts of equal length would be taken for boxes where it is (n, 4): lists are always polygons.
+        # Lists of numbers are polygons to it; an array would be boxes, as would lists of four numbers, which are left out.
         return cocomask.merge(cocomask.frPyObjects([part.tolist() for part in self.parts], size.height, size.width))
 
 

@@ -59,4 +59,5 @@ def _runs(starts: _Ints, ends: _Ints, height: int) -> list[list[int]]:
     row, place = np.concatenate(rows), np.concatenate(places)
     order = np.lexsort((place, row))
     row, place = row[order], place[order]
-    return np.stack((row[::2], (place[::2] + _ONE - 1) >> 16, place[1::2] >> 16), axis=1).tolist()
+    runs: list[list[int]] = np.stack((row[::2], (place[::2] + _ONE - 1) >> 16, place[1::2] >> 16), axis=1).tolist()
+    return runs

@@ -26,6 +26,7 @@ from sam4mllm_tool.types import Mask, Size
 __all__ = ["Drawing", "ReasonSeg"]
 
 _TARGET, _IGNORED = 1, 255  # LISA's values
+_FARTHEST = 100_000  # pixels; drawing takes memory by how far a corner lies
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -48,7 +49,7 @@ class Drawing:
         """(H, W) bool."""
         drawn = [(fill_outline(shape.corners, size), shape.value) for shape in self.shapes]
         values = np.zeros((size.height, size.width), np.uint8)
-        for mask, value in sorted(drawn, key=lambda one: int(one[0].sum()), reverse=True):
+        for mask, value in sorted(drawn, key=lambda one: int(one[0].sum()))[::-1]:  # of equal ones LISA draws the last first
             values[mask] = value
         chosen: Mask = values == self.value
         return chosen
@@ -173,6 +174,8 @@ def _shapes(told: Mapping[str, Any]) -> Iterator[Shape]:
             if label == "flag":
                 continue
             corners = tuple((int(x), int(y)) for x, y in shape["points"])
+            if any(abs(place) > _FARTHEST for corner in corners for place in corner):
+                raise RegionError("a polygon has a corner far outside any picture", repr(corners)[:80])
             if corners:
                 yield Shape(corners, _IGNORED if "ignore" in label else _TARGET)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
