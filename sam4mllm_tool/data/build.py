@@ -18,6 +18,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.heldout import HeldOut, held_out_images
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.data.workers import Made, Picture, make_all
@@ -30,6 +31,7 @@ _PART = f"{LESSONS_FILE}.part"
 _SAVE_EVERY = 200
 """Pictures between two records of the progress."""
 _MOST_TOLD = 10
+_NO_MORE: Picture = []
 
 
 @dataclass(frozen=True)
@@ -83,28 +85,31 @@ def build_lessons(
     recipe: Recipe,
     *,
     vqa: Sequence[Source] = (),
+    held_out: Sequence[Path] = (),
     processes: int = 1,
 ) -> Path:
     """Writes lessons.jsonl and manifest.json into `out`, which is made if need be; returns `out`.
 
     sources: data sets with masks; vqa: sets of conversations without, mixed in at the recipe's share of the pictures.
-    processes: how many build at once. Pictures of any val or test split of the RefCOCO family that lies under a source's
-    root are left out, by their ids. A build that was cut goes on where it was; one that is whole is left as it is.
+    held_out: roots of the RefCOCO family; pictures of its val and test splits found there, or under the root of a source, are
+    left out by their ids, from every set. processes: how many build at once. A build that was cut goes on where it was; one
+    that is whole is left as it is.
     Raises DataError where `out` holds lessons of another recipe, where nothing is left to learn, or where the lessons can't
     be written, and what `load_dataset` raises.
     """
     if recipe.vqa and not vqa:
         raise DataError("the recipe asks for VQA turns, but no VQA set is given")
-    order = _describe(sources, vqa, recipe)
+    order = _describe(sources, vqa, held_out, recipe)
     out.mkdir(parents=True, exist_ok=True)
     if (out / LESSONS_FILE).exists():
         _check_same_order(out / MANIFEST_FILE, order)
         return out
     datasets = [source.open() for source in (*sources, *vqa)]
-    held_out = _held_out(sources)
-    pictures = _mixed(
-        _free(_pictures(datasets[: len(sources)]), held_out["images"]), _pictures(datasets[len(sources) :]), recipe.vqa
+    kept_out = held_out_images(*held_out, *(source.root for source in (*sources, *vqa)))
+    with_masks, without = (
+        _free(_pictures(group), kept_out.images) for group in (datasets[: len(sources)], datasets[len(sources) :])
     )
+    pictures = _mixed(with_masks, without, recipe.vqa)
     try:
         tally = _write(out, pictures, order, recipe, processes)
     except OSError as error:
@@ -113,15 +118,21 @@ def build_lessons(
     if not tally.counts["lessons"]:
         told = "; ".join(tally.first_dropped) or "no sample is there, or every picture is held out"
         raise DataError(f"nothing is left to learn: {told}")
-    _finish(out, order, tally, datasets, held_out)
+    _finish(out, order, tally, datasets, kept_out)
     return out
 
 
-def _describe(sources: Sequence[Source], vqa: Sequence[Source], recipe: Recipe) -> dict[str, Any]:
-    """What was asked for: what makes two builds the same."""
-    told = [{"name": s.name, "root": str(s.root), "split": s.split} for s in sources]
-    told_vqa = [{"name": s.name, "root": str(s.root), "split": s.split} for s in vqa]
-    return {"format": 1, "sources": told, "vqa": told_vqa, "recipe": asdict(recipe)}
+def _describe(sources: Sequence[Source], vqa: Sequence[Source], held_out: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
+    """What was asked for, as JSON: what makes two builds the same."""
+    told = {
+        "format": 1,
+        "sources": [asdict(source) for source in sources],
+        "vqa": [asdict(source) for source in vqa],
+        "held_out_roots": held_out,
+        "recipe": asdict(recipe),
+    }
+    described: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    return described
 
 
 def _check_same_order(manifest: Path, order: dict[str, Any]) -> None:
@@ -129,22 +140,10 @@ def _check_same_order(manifest: Path, order: dict[str, Any]) -> None:
         known = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{manifest} can't be read ({error}): choose another folder") from error
-    if differing := sorted(key for key, value in order.items() if known.get(key) != json.loads(json.dumps(value))):
+    if differing := sorted(key for key, value in order.items() if known.get(key) != value):
         raise DataError(
             f"{manifest.parent} holds lessons made otherwise ({', '.join(differing)} differ): choose another folder"
         )
-
-
-def _held_out(sources: Sequence[Source]) -> dict[str, Any]:
-    from sam4mllm_tool.data.heldout import held_out_images
-
-    images: set[str] = set()
-    files: list[str] = []
-    for root in dict.fromkeys(source.root for source in sources):
-        found = held_out_images(root)
-        images |= found.images
-        files += [str(file) for file in found.files]
-    return {"images": images, "files": files}
 
 
 # The pictures, in order ---------------------------------------------------------------------------------------------
@@ -157,20 +156,20 @@ def _pictures(datasets: Iterable[Dataset]) -> Iterator[list[Sample]]:
             yield list(samples)
 
 
-def _free(pictures: Iterable[list[Sample]], held_out: set[str]) -> Iterator[Picture]:
+def _free(pictures: Iterable[list[Sample]], held_out: frozenset[str]) -> Iterator[Picture]:
     """None in place of a picture that is held out, so that it can be counted."""
     return (None if samples[0].image_id in held_out else samples for samples in pictures)
 
 
-def _mixed(masks: Iterable[Picture], vqa: Iterator[list[Sample]], share: float) -> Iterator[Picture]:
+def _mixed(masks: Iterable[Picture], vqa: Iterator[Picture], share: float) -> Iterator[Picture]:
     """VQA pictures among the others, evenly, as long as there are any."""
     told = given = 0
     for samples in masks:
         yield samples
         told += samples is not None
-        owed = int(told * share / (1 - share) + 1e-9) - given
-        given += owed
-        yield from islice(vqa, owed)
+        while given < int(told * share / (1 - share) + 1e-9) and (more := next(vqa, _NO_MORE)) is not _NO_MORE:
+            yield more
+            given += more is not None
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -197,7 +196,7 @@ def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
     if not path.exists():
         return _Tally(), 0
     known = json.loads(path.read_text(encoding="utf-8"))
-    if known["order"] != json.loads(json.dumps(order)):
+    if known["order"] != order:
         raise DataError(f"{out} holds an unfinished build of another recipe: choose another folder, or remove this one")
     return _Tally.from_dict(known["tally"]), known["bytes"]
 
@@ -205,10 +204,10 @@ def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
 def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tally) -> None:
     lines.flush()
     os.fsync(lines.fileno())
-    _write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": asdict(tally)})
+    _write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": vars(tally)})
 
 
-def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset], held_out: dict[str, Any]) -> None:
+def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset], held_out: HeldOut) -> None:
     with (out / _PART).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     problems = {
@@ -221,7 +220,7 @@ def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[
         "dropped": dict(sorted(tally.dropped.items())),
         "first_dropped": tally.first_dropped,
         "read": problems,
-        "held_out": {"files": held_out["files"], "images": len(held_out["images"])},
+        "held_out": {"files": [str(file) for file in held_out.files], "images": len(held_out.images)},
         "sha256": digest,
     }
     _write_json(out / MANIFEST_FILE, manifest)

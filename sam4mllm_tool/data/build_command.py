@@ -1,4 +1,4 @@
-"""`sam4mllm data build`: lessons from data sets. Every field of `Recipe` is a flag."""
+"""`sam4mllm data build` and `verify`: lessons from data sets. Every field of `Recipe` is a flag."""
 
 import argparse
 from dataclasses import MISSING, Field, fields
@@ -7,6 +7,7 @@ from typing import Any
 
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.verify import verify_lessons
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import DIALECTS
 
@@ -32,19 +33,31 @@ _HELP = {
 
 
 def add_build(kinds: Any) -> None:
-    """Registers `build` on the subparsers of `data`."""
+    """Registers `build` and `verify` on the subparsers of `data`."""
     build = kinds.add_parser("build", help="make lessons, for 'sam4mllm train', from data sets")
     source = {"metavar": "NAME:ROOT[:SPLIT]", "action": "append", "type": _source}
     build.add_argument("--data", required=True, help="a data set with masks; may be given several times", **source)
     build.add_argument("--vqa-data", default=[], help="a set of conversations to mix in (see --vqa)", **source)
     build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for lessons.jsonl and manifest.json")
+    build.add_argument(
+        "--held-out",
+        metavar="ROOT",
+        type=Path,
+        action="append",
+        default=[],
+        help="where the RefCOCO family lies whose val and test pictures are left out, if not under a data set's own root",
+    )
     build.add_argument("--dialect", choices=sorted(DIALECTS), default="joint", help="default: %(default)s")
     build.add_argument("--processes", metavar="N", type=int, default=1, help="how many build at once (default: %(default)s)")
     for setting in _settings():
         told = f"{_HELP[setting.name]} (default: {setting.default})"
         flag = "--" + setting.name.replace("_", "-")
         build.add_argument(flag, metavar=_metavar(setting), type=type(setting.default), default=setting.default, help=told)
-    build.set_defaults(run=_run)
+    build.set_defaults(run=_build)
+    verify = kinds.add_parser("verify", help="check lessons: whole, as their manifest says, and of no held-out picture")
+    verify.add_argument("folder", metavar="DIR", type=Path, help="a folder that 'data build' wrote")
+    verify.add_argument("--held-out", metavar="ROOT", type=Path, action="append", default=[], help="as for 'data build'")
+    verify.set_defaults(run=_verify)
 
 
 def recipe_from(dialect: str, settings: dict[str, Any]) -> Recipe:
@@ -75,8 +88,19 @@ def _source(text: str) -> Source:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _build(arguments: argparse.Namespace) -> None:
     settings = {setting.name: getattr(arguments, setting.name) for setting in _settings()}
     recipe = recipe_from(arguments.dialect, settings)
-    out = build_lessons(arguments.data, arguments.out, recipe, vqa=arguments.vqa_data, processes=arguments.processes)
-    print(f"wrote {out / 'lessons.jsonl'}")
+    out = build_lessons(
+        arguments.data,
+        arguments.out,
+        recipe,
+        vqa=arguments.vqa_data,
+        held_out=arguments.held_out,
+        processes=arguments.processes,
+    )
+    print("\n".join(verify_lessons(out, arguments.held_out)))
+
+
+def _verify(arguments: argparse.Namespace) -> None:
+    print("\n".join(verify_lessons(arguments.folder, arguments.held_out)))

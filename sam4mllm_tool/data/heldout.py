@@ -22,12 +22,13 @@ class HeldOut:
     files: tuple[Path, ...]
 
 
-def held_out_images(root: Path) -> HeldOut:
-    """Of every reference file in the root's folders of the family, or in the root itself, whoever divided it into splits.
+def held_out_images(*roots: Path) -> HeldOut:
+    """Of every reference file in the roots' folders of the family, or in a root itself, whoever divided it into splits.
 
     What is no folder holds nothing. Raises DataError for a corrupt file: a list with holes would let test pictures in.
     """
-    folders = [folder for folder in (root, *(root / name for name in _FOLDERS)) if folder.is_dir()]
+    places = dict.fromkeys(place for root in roots for place in (root, *(root / name for name in _FOLDERS)))
+    folders = [place for place in places if place.is_dir()]
     files = tuple(path for folder in folders for pattern in _FILES for path in sorted(folder.glob(pattern)))
     images = {f"coco:{one.image_id}" for path in files for one in read_references(path) if one.split != "train"}
     return HeldOut(frozenset(images), files)

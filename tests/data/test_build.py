@@ -16,10 +16,12 @@ import pytest
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
+from sam4mllm_tool.data.verify import verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
 from sam4mllm_tool.types import Reply, Size, Turn
+from tests.data.layouts import SQUARE, SQUARE_XYWH, annotation, coco_name, reference, write_family, write_json, write_pickle
 
 POINTS_ONLY = Recipe(dialect=JOINT, ppg=0)
 QUICK = Recipe(dialect=EMBEDDED, groups=4)
@@ -157,7 +159,7 @@ def test_vqa_turns_come_in_the_share_asked_for(scenes: Path, tmp_path: Path) -> 
             {"from": "human", "value": "<image>\nHow many shapes are there?"}, {"from": "gpt", "value": str(n)}]}
         for n in range(9)
     ]  # fmt: skip
-    (scenes / "llava.json").write_text(json.dumps(told))
+    (scenes / "conversations.json").write_text(json.dumps(told))
     vqa = [Source("vqa", scenes, "train")]
     out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, vqa=0.25), vqa=vqa)
     assert manifest(out)["counts"]["vqa"] == 4  # 12 pictures with masks are three quarters of 16
@@ -190,7 +192,7 @@ def test_nothing_to_learn_is_an_error(scenes: Path, tmp_path: Path) -> None:
     (scenes / "long.jsonl").write_text(
         json.dumps({"image": "scene-0000070.png", "expression": "x" * 5000, "kind": "", "objects": []}) + "\n"
     )
-    with pytest.raises(DataError, match="nothing is left to learn.*5,000"):
+    with pytest.raises(DataError, match=r"nothing is left to learn.*5,000"):
         build_lessons([Source("jsonl", scenes / "long.jsonl", "train")], tmp_path / "lessons", POINTS_ONLY)
     assert not (tmp_path / "lessons" / LESSONS_FILE).exists()
 
@@ -232,8 +234,8 @@ def test_a_lesson_that_is_broken_is_named_by_file_and_line(tmp_path: Path) -> No
         list(read_lessons(tmp_path))
 
 
-def test_replayed_points_are_those_of_the_seed(scenes: Path, tmp_path: Path) -> None:
-    """The joint question's points are what a Poisson-disk sampler gives, so the released adapter sees what it was trained on."""
+def test_the_second_question_is_the_dialogues_own(scenes: Path, tmp_path: Path) -> None:
+    """What is asked after the boxes begins as inference asks it."""
     out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, dialect=RELEASED))
     one = next(o for lesson in read_lessons(out) for o in lesson.conversations if len(o.turns) == 5)
     expressions = _expressions(scenes)
@@ -241,3 +243,60 @@ def test_replayed_points_are_those_of_the_seed(scenes: Path, tmp_path: Path) -> 
     dialogue = replay(dialogue, [[Reply(one.turns[2].text)]])
     (question,) = dialogue.pending
     assert question.turns[-1].text.split(":\n")[0] == one.turns[3].text.split(":\n")[0]
+
+
+@pytest.fixture
+def family(tmp_path: Path) -> Path:
+    """Eight pictures that RefCOCO trains on; three of them are held out by the others of its family."""
+    root = tmp_path / "family"
+    write_family(
+        root,
+        [reference(number, number, number, "train", "it", "that") for number in range(1, 9)],
+        [annotation(number, number, [SQUARE], SQUARE_XYWH) for number in range(1, 9)],
+    )
+    write_pickle(root / "refcoco+" / "refs(unc).p", [reference(1, 2, 2, "testA", "it")])
+    write_pickle(root / "refcocog" / "refs(umd).p", [reference(1, 4, 4, "val", "it")])
+    write_json(root / "grefcoco" / "grefs(unc).json", [reference(1, [-1], 6, "val", "it")])
+    return root
+
+
+def test_held_out_pictures_are_left_out_of_every_set_and_a_check_proves_it(family: Path, tmp_path: Path) -> None:
+    asked = [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "a square"}]
+    pictures = [coco_name(number) for number in (2, 4, 5)]
+    write_json(family / "conversations.json", [{"id": n, "image": n, "conversations": asked} for n in pictures])
+    vqa = [Source("vqa", family, "train")]
+    recipe = replace(POINTS_ONLY, vqa=0.4)
+    out = build_lessons([Source("refcoco", family, "train")], tmp_path / "lessons", recipe, vqa=vqa)
+    assert {lesson.image_id for lesson in read_lessons(out)} == {f"coco:{number}" for number in (1, 3, 5, 7, 8)}
+    told = manifest(out)
+    assert told["counts"]["held out"] == 3 + 2
+    assert told["counts"]["vqa"] == 1
+    assert told["held_out"]["images"] == 3
+    assert "none among the lessons (by 4 files)" in verify_lessons(out)[-1]
+
+
+def test_a_held_out_picture_among_the_lessons_is_found(family: Path, tmp_path: Path) -> None:
+    write_family(
+        tmp_path / "alone",
+        [reference(2, 2, 2, "train", "it")],
+        [annotation(2, 2, [SQUARE], SQUARE_XYWH)],
+    )
+    out = build_lessons([Source("refcoco", tmp_path / "alone", "train")], tmp_path / "lessons", POINTS_ONLY)
+    assert "(by 1 files)" in verify_lessons(out)[-1]
+    with pytest.raises(DataError, match=r"is about coco:2, which is held out"):
+        verify_lessons(out, [family])
+    with pytest.raises(DataError, match="every picture is held out"):
+        build_lessons([Source("refcoco", tmp_path / "alone", "train")], tmp_path / "none", POINTS_ONLY, held_out=[family])
+
+
+def test_lessons_that_were_changed_are_found(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", POINTS_ONLY)
+    assert verify_lessons(out)[0].endswith("(84 pqpp conversations)")
+    path = out / LESSONS_FILE
+    whole = path.read_text()
+    path.write_text(whole.replace("[", "[ ", 1))
+    with pytest.raises(DataError, match="is not the file that"):
+        verify_lessons(out)
+    path.write_text(whole.partition("\n")[2])
+    with pytest.raises(DataError, match="as in the manifest"):
+        verify_lessons(out)
