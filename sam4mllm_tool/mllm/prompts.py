@@ -3,6 +3,7 @@
 The picture goes where the model's own chat template puts it, in the first user turn. Its placeholder is expanded (to some
 hundred tokens, in some families with row and column marks) by the model's own processor, once per picture: how one prompt
 was expanded is remembered and done again to the others of that picture. What a turn says stays text, whatever it spells.
+Training asks here too (`ids`, `answer`), so that a model learns to answer exactly what it will read.
 """
 
 import re
@@ -53,13 +54,15 @@ class Picture:
     """A picture as one model reads it.
 
     inputs: the processor's tensors for it, without those that run along the tokens. features: what the model's encoder
-    made of them, where the family lets it be handed over. expansions: how its placeholder was expanded so far.
+    made of them, where the family lets it be handed over. expansions: how its placeholder was expanded so far. written_whole:
+    whether the family has inputs along the tokens, so that its processor has to write every prompt.
     """
 
     image: Image
     inputs: dict[str, Tensor] = field(default_factory=dict)
     features: Any = None
     expansions: list[Expansion] = field(default_factory=list)
+    written_whole: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,26 +95,66 @@ class Prompter:
         Raises ExpressionError for one that is too long for the model, and what `render` raises.
         """
         rendered = self.render(turns)
-        options = self._options(rendered)
-        plain = self._fitting(self._encode(rendered, **options))
-        for expansion in picture.expansions:
-            if (ids := expansion.apply(plain)) is not None:
-                return Prompt(self._fitting(ids), {})
-        inputs = self.processor(text=[rendered], images=[picture.image], return_tensors="pt", **options)
-        along = inputs["input_ids"].shape
-        ids = self._fitting(tuple(inputs["input_ids"][0].tolist()))
-        extras = {k: v for k, v in inputs.items() if k != "attention_mask" and getattr(v, "shape", None) == along}
-        del extras["input_ids"]
+        plain = self._fitting(self._encode(rendered, **self._options(rendered)))
+        if not picture.written_whole and (known := self._expanded(picture, plain)) is not None:
+            return Prompt(known, {})
+        inputs = self.prepare(picture.image, rendered)
+        read = inputs.pop("input_ids")
+        ids = self._fitting(tuple(read[0].tolist()))
+        extras = {name: value for name, value in inputs.items() if value.shape == read.shape}
         if not picture.inputs:
-            others = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask", *extras)}
-            picture.inputs = {k: v for k, v in others.items() if isinstance(v, Tensor)}
+            picture.inputs = {name: value for name, value in inputs.items() if name not in extras}
+        picture.written_whole = bool(extras)
         if not extras:  # a family with other inputs along the tokens has its processor write every prompt
             picture.expansions.append(Expansion.between(plain, ids))
         return Prompt(ids, extras)
 
-    def render(self, turns: Sequence[Turn]) -> str:
+    def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
+        """The processor's tensors: `input_ids` (1, n) of a rendered prompt, what runs along them, and the picture's."""
+        inputs = self.processor(text=[rendered], images=[image], return_tensors="pt", **self._options(rendered))
+        return {name: value for name, value in inputs.items() if name != "attention_mask" and isinstance(value, Tensor)}
+
+    def ids(self, picture: Picture, turns: Sequence[Turn]) -> Ids:
+        """The ids of `write`, for little work once the picture's placeholder was expanded. Raises what `write` raises."""
+        rendered = self.render(turns)
+        plain = self._encode(rendered, **self._options(rendered))
+        if (known := self._expanded(picture, plain)) is not None:
+            return known
+        written = self.write(picture, turns)
+        if picture.written_whole:
+            picture.expansions.append(Expansion.between(plain, written.ids))
+        return written.ids
+
+    def answer(self, turns: Sequence[Turn]) -> Ids:
+        """What a model has to generate after the prompt of all turns but the last, to say the last and then stop.
+
+        turns: end with the assistant's. The ids end with the control token that the template writes after the text, or with
+        the tokenizer's end token where it writes none. Raises SpecError where the template hides the answer, and what
+        `render` raises.
+        """
+        prompt, said = self.render(turns[:-1]), self.render(turns, asks=False)
+        text = self.as_text(turns[-1].text).strip()
+        if said.startswith(prompt):
+            said = said[len(prompt) :]
+            start, at = 0, said.find(text)
+        else:  # the template writes what it asks with differently from what was answered
+            start = at = said.rfind(text)
+        if at < 0:
+            raise SpecError(f"the chat template of {self.name!r} doesn't write the answer {text[:80]!r}: it can't be learnt")
+        closed = self._control.search(said, at + len(text))
+        ending = said[at + len(text) : closed.end()] if closed else self.tokenizer.eos_token or ""
+        return self._encode_after(prompt, said[start : at + len(text)] + ending)
+
+    def _encode_after(self, prompt: str, text: str) -> Ids:
+        """The ids of a text that goes on where a rendered prompt ends, none of them merged with the prompt's."""
+        options = self._options(prompt)
+        before, whole = self._encode(prompt, **options), self._encode(prompt + text, **options)
+        return whole[len(before) :] if whole[: len(before)] == before else self._encode(text)
+
+    def render(self, turns: Sequence[Turn], *, asks: bool = True) -> str:
         """The prompt as the chat template writes it, the picture still a placeholder.
 
+        asks: whether it goes on to where the assistant answers. Without, turns may end with the assistant's.
         A template that knows no system turn, or leaves it out, gets its text at the head of the first user turn.
         Raises ExpressionError where a turn's text turns into control tokens whatever is done, SpecError where the template
         can't write the turns.
@@ -119,16 +162,16 @@ class Prompter:
         said = [Turn(turn.role, self.as_text(turn.text)) for turn in turns]
         system = [turn.text for turn in said if turn.role == "system"]
         try:
-            rendered = self._apply(said)
+            rendered = self._apply(said, asks)
         except jinja2.TemplateError as error:
             if not system:
                 raise SpecError(f"the chat template of {self.name!r} can't write the dialogue: {error}") from error
         else:
             if all(text.strip() in rendered for text in system):
                 return rendered
-        return self.render(_fold_system(said))
+        return self.render(_fold_system(said), asks=asks)
 
-    def _apply(self, turns: Sequence[Turn]) -> str:
+    def _apply(self, turns: Sequence[Turn], asks: bool) -> str:
         first = next(i for i, turn in enumerate(turns) if turn.role == "user")
         conversation = [
             {
@@ -138,7 +181,7 @@ class Prompter:
             for i, turn in enumerate(turns)
         ]
         rendered = self.processor.apply_chat_template(
-            conversation, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            conversation, chat_template=self._template, tokenize=False, add_generation_prompt=asks
         )
         return str(rendered)
 
@@ -180,6 +223,11 @@ class Prompter:
         if not usable:
             raise SpecError(f"{self.name!r} has no token for the answer {word!r}: choose a dialect that fits the model")
         return tuple(dict.fromkeys(usable))
+
+    def _expanded(self, picture: Picture, plain: Ids) -> Ids | None:
+        """The ids with the picture's placeholder expanded as it was before; None where none of its prompts began alike."""
+        found = (ids for expansion in picture.expansions if (ids := expansion.apply(plain)) is not None)
+        return next((self._fitting(ids) for ids in found), None)
 
     def _encode(self, text: str, *, add_special_tokens: bool = False) -> Ids:
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)

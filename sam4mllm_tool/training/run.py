@@ -1,0 +1,276 @@
+"""A training run from its settings to the folder that `--mllm BASE+ADAPTER` loads.
+
+While it runs, `out` holds checkpoints/ and metrics.jsonl; the same command after a cut goes on from the newest whole
+checkpoint. The adapter and what tells of it are written aside and moved in at the end, adapter_config.json last: a folder
+that has it is whole.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainingArguments
+
+from sam4mllm_tool import __version__
+from sam4mllm_tool.checkpoints import choose_device, quiet_loading
+from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
+from sam4mllm_tool.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
+from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.segmenter import load_segmenter
+from sam4mllm_tool.training.batches import Collator
+from sam4mllm_tool.training.config import TrainingConfig, differences
+from sam4mllm_tool.training.examples import Maker
+from sam4mllm_tool.training.model import Student, load_student, uses_bfloat16
+from sam4mllm_tool.training.rows import Rows, make_rows
+from sam4mllm_tool.training.trainer import WRITING, LessonTrainer, newest_checkpoint
+from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out
+
+__all__ = ["lessons_for", "train"]
+
+CHECKPOINTS, RUN_FILE, TRAINING_FILE, METRICS_FILE = "checkpoints", "run.json", "training.json", "metrics.jsonl"
+ADAPTER_FILE = "adapter_config.json"
+
+
+def train(config: TrainingConfig) -> Path:
+    """Trains, or goes on where the same command was cut; returns the finished folder, `config.out`.
+
+    Raises DataError for lessons that can't be used or an `out` that holds another run, SpecError or MissingExtraError where
+    the model can't be loaded, ValueError for settings that don't fit the model, OSError where `out` can't be written.
+    """
+    _require("accelerate", "tensorboard" if config.report_to == "tensorboard" else "")
+    out = Path(config.out).expanduser()
+    began = time.time()
+    arguments = _arguments(config, out)  # joins the other processes, and so comes first
+    with arguments.main_process_first(local=False, desc="lessons"):
+        lessons = lessons_for(config)
+        order = _order(config, lessons, arguments.world_size)
+        if _is_finished(out, order):
+            return out
+        if arguments.process_index == 0:
+            _take(out, order)
+    dialect = _dialect(config, lessons)
+    student = load_student(config)
+    with arguments.main_process_first(local=False, desc="rows"):
+        rows = _rows(config, lessons, out / CHECKPOINTS, student, order["lessons_sha256"])
+    trainer = _trainer(config, arguments, out, student, rows, dialect)
+    newest = newest_checkpoint(out / CHECKPOINTS)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    _finish(out, lessons, trainer, student, dialect, order | {"rows": rows.counts, "seconds": time.time() - began})
+    return out
+
+
+def lessons_for(config: TrainingConfig) -> Path:
+    """The folder of lessons, built from `config.data` first where that is given. Raises DataError."""
+    if config.data:
+        raise DataError("lessons can't be built from 'data' yet: run 'sam4mllm data build' and give its folder as 'lessons'")
+    folder = Path(config.lessons).expanduser()
+    if not (folder / LESSONS_FILE).is_file():
+        raise DataError(f"{folder / LESSONS_FILE} is not there: expected a folder that 'sam4mllm data build' wrote to its end")
+    return folder
+
+
+def _require(*libraries: str) -> None:
+    for library in filter(None, libraries):
+        if find_spec(library) is None:
+            raise MissingExtraError(library, "train")
+
+
+# What is there already ----------------------------------------------------------------------------------------------
+
+
+def _order(config: TrainingConfig, lessons: Path, processes: int) -> dict[str, Any]:
+    """What makes two runs the same."""
+    with (lessons / LESSONS_FILE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
+
+
+def _compared(out: Path, file: Path, order: dict[str, Any]) -> None:
+    """Raises DataError where the file tells of another run."""
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+        before = known["settings"] | {name: known[name] for name in ("lessons_sha256", "processes")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} can't be read ({error}): choose another folder") from error
+    now = order["settings"] | {name: order[name] for name in ("lessons_sha256", "processes")}
+    if changed := differences(before, now):
+        raise DataError(f"{out} holds a run with other settings ({'; '.join(changed)}): keep them or choose another folder")
+
+
+def _is_finished(out: Path, order: dict[str, Any]) -> bool:
+    if not (out / ADAPTER_FILE).exists():
+        return False
+    if not (out / TRAINING_FILE).exists():
+        raise DataError(f"{out} holds an adapter that was not trained here: choose another folder")
+    _compared(out, out / TRAINING_FILE, order)
+    return True
+
+
+def _take(out: Path, order: dict[str, Any]) -> None:
+    """Makes `out` this run's, or sees that it is."""
+    checkpoints = out / CHECKPOINTS
+    if (checkpoints / RUN_FILE).exists():
+        _compared(out, checkpoints / RUN_FILE, order)
+    elif out.is_dir() and any(out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no training run: choose another folder")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    for left in (checkpoints / WRITING, out / WRITING):
+        shutil.rmtree(left, ignore_errors=True)
+    _write_json(checkpoints / RUN_FILE, order)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.replace(path)
+
+
+# What the run is made of --------------------------------------------------------------------------------------------
+
+
+def _dialect(config: TrainingConfig, lessons: Path) -> Dialect:
+    """The one asked for, else the one that the lessons were written in. Raises DataError where neither is told."""
+    if config.dialect is not None:
+        return find_dialect(config.mllm, config.dialect)
+    file = lessons / MANIFEST_FILE
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        told = manifest.get("dialect") or manifest["recipe"]["dialect"]
+        return find_dialect(config.mllm, told) if isinstance(told, str) else Dialect.from_json(json.dumps(told))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, SpecError):
+            raise
+        raise DataError(f"{file} doesn't tell the lessons' dialect ({error}): give it as 'dialect'") from error
+
+
+def _arguments(config: TrainingConfig, out: Path) -> TrainingArguments:
+    cpu = choose_device(config.device).type == "cpu"
+    return TrainingArguments(
+        output_dir=str(out / CHECKPOINTS),
+        per_device_train_batch_size=config.batch,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup,
+        optim=config.optimiser,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
+        bf16=uses_bfloat16(config),
+        activation_checkpointing=config.gradient_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        seed=config.seed,
+        save_strategy="steps",
+        save_steps=config.save_every,
+        logging_steps=config.log_every,
+        report_to=["wandb"] if config.report_to == "wandb" else [],
+        dataloader_num_workers=config.workers,
+        dataloader_pin_memory=not cpu,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=cpu,
+        ddp_backend="gloo" if cpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
+        ddp_find_unused_parameters=False,
+        deepspeed=config.deepspeed,
+        fsdp=config.fsdp,
+        fsdp_config=config.fsdp_config,
+    )
+
+
+def _rows(config: TrainingConfig, lessons: Path, folder: Path, student: Student, digest: str) -> Rows:
+    """Made by the first process that comes here, once for the run."""
+    file = folder / f"rows-{digest[:12]}.sqlite"
+    if not file.exists():
+        maker = Maker(student.prompter, student.placeholder, packs=student.packs, max_tokens=config.max_tokens)
+        make_rows(lessons, file, maker)
+    return Rows(file, student.prompter, student.placeholder)
+
+
+def _trainer(
+    config: TrainingConfig, arguments: TrainingArguments, out: Path, student: Student, rows: Rows, dialect: Dialect
+) -> LessonTrainer:
+    tokenizer = student.prompter.tokenizer
+    pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+    dtype = torch.bfloat16 if arguments.bf16 else student.model.dtype
+    callbacks: list[Any] = [Journal(out / METRICS_FILE), Bar()]
+    if config.report_to == "tensorboard" and arguments.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+        from transformers.integrations import TensorBoardCallback
+
+        callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
+    trainer = LessonTrainer(
+        student.model,
+        arguments,
+        rows,
+        Collator(pad, student.accepts, student.packs),
+        dtype=dtype,
+        projector_learning_rate=config.projector_learning_rate,
+        keep=config.keep,
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if config.eval_data:
+        trainer.add_callback(_evaluation(config, trainer, student, dialect))
+    return trainer
+
+
+def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student, dialect: Dialect) -> Evaluation:
+    assert config.eval_data is not None
+    mllm = TransformersMLLM(student.inner, student.processor, name=f"{config.mllm}, under training")
+    with quiet_loading():
+        segmenter = load_segmenter(config.eval_segmenter, device=config.device)
+    on_cpu = trainer.args.device.type == "cpu"
+    return Evaluation(
+        Sam4Mllm(mllm, segmenter, dialect=dialect),
+        held_out(config.eval_data, config.eval_split, config.eval_count),
+        config.eval_methods,
+        config.eval_every,
+        trainer.log,
+        trainer.accelerator.wait_for_everyone,
+        trainer.pause,
+        *(() if on_cpu else (trainer.accelerator.autocast,)),  # on a CPU it will answer in float32
+    )
+
+
+# The result ---------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    out: Path,
+    lessons: Path,
+    trainer: LessonTrainer,
+    student: Student,
+    dialect: Dialect,
+    told: dict[str, Any],
+) -> None:
+    """Writes the result aside and moves it in."""
+    beside = out / WRITING
+    trainer.save_model(str(beside))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        adapter = json.loads((beside / ADAPTER_FILE).read_text(encoding="utf-8"))
+        _write_json(beside / ADAPTER_FILE, adapter | {"base_model_name_or_path": student.base})
+        (beside / "README.md").unlink(missing_ok=True)
+        (beside / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
+        if (lessons / MANIFEST_FILE).is_file():
+            shutil.copyfile(lessons / MANIFEST_FILE, beside / MANIFEST_FILE)
+        _write_json(beside / TRAINING_FILE, {**told, "steps": trainer.state.global_step, "versions": _versions()})
+        for path in sorted(beside.iterdir(), key=lambda path: path.name == ADAPTER_FILE):
+            path.replace(out / path.name)
+        beside.rmdir()
+    trainer.accelerator.wait_for_everyone()
+
+
+def _versions() -> dict[str, str]:
+    return {"sam4mllm-tool": __version__} | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}
