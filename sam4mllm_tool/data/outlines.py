@@ -39,7 +39,7 @@ def _line(x1: int, y1: int, x2: int, y2: int) -> tuple[_Ints, _Ints]:
     across, down = x2 - x1, abs(y2 - y1)
     longer, shorter = max(across, down), min(across, down)
     steps = np.arange(longer + 1, dtype=np.int64)
-    aside = (2 * shorter * steps + longer - 1) // max(2 * longer, 1)
+    aside = (2 * shorter * steps + max(longer - 1, 0)) // max(2 * longer, 1)
     way = 1 if y2 >= y1 else -1
     return (x1 + aside, y1 + way * steps) if down > across else (x1 + steps, y1 + way * aside)
 

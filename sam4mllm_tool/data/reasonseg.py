@@ -108,7 +108,7 @@ class ReasonSeg(Reader):
 
     def _of_picture(self, path: Path, explanations: Mapping[str, str], problems: Problems) -> Iterator[Sample]:
         told = _load(path)
-        texts, shapes = _texts(told), tuple(_shapes(told))
+        texts, shapes = _texts(told), _shapes(told)
         image = next(
             (found for suffix in _SUFFIXES if (found := self._image(path, suffix)).is_file()), self._image(path, ".jpg")
         )
@@ -166,17 +166,18 @@ def _texts(told: Mapping[str, Any]) -> list[str]:
     return [one_line(text) for text in texts]
 
 
-def _shapes(told: Mapping[str, Any]) -> Iterator[Shape]:
+def _shapes(told: Mapping[str, Any]) -> tuple[Shape, ...]:
     """Corners are cut to whole pixels, as LISA cuts them."""
     try:
-        for shape in told["shapes"]:
-            label = shape["label"].lower()
-            if label == "flag":
-                continue
-            corners = tuple((int(x), int(y)) for x, y in shape["points"])
-            if any(abs(place) > _FARTHEST for corner in corners for place in corner):
-                raise RegionError("a polygon has a corner far outside any picture", repr(corners)[:80])
-            if corners:
-                yield Shape(corners, _IGNORED if "ignore" in label else _TARGET)
+        drawn = [(shape["label"].lower(), shape["points"]) for shape in told["shapes"]]
+        shapes = [
+            Shape(tuple((int(x), int(y)) for x, y in points), _IGNORED if "ignore" in label else _TARGET)
+            for label, points in drawn
+            if label != "flag" and points
+        ]
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RegionError("a shape is malformed", f"{type(error).__name__}: {error}") from error
+    for shape in shapes:
+        if any(abs(place) > _FARTHEST for corner in shape.corners for place in corner):
+            raise RegionError("a polygon has a corner far outside any picture", repr(shape.corners)[:80])
+    return tuple(shapes)

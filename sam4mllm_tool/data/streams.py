@@ -94,7 +94,10 @@ class _Scanner:
                 if len(self._held) - self._at > _LONGEST or not self._more():
                     raise self._damaged(error.msg) from error
                 continue
-            if end < len(self._held) or not self._more():  # a number at the very end may go on in the next piece
+            goes_on = (
+                end == len(self._held) or self._held[end] in ".eE"
+            )  # a number that the end of the piece cuts: "1", "1.", "1e"
+            if not goes_on or not self._more():
                 self._at = end
                 return value
 

@@ -1,0 +1,207 @@
+"""Own data, in the format that drawn scenes are written in."""
+
+import json
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm_tool import rle
+from sam4mllm_tool.data import load_dataset
+from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.types import Box
+from tests.data.layouts import HEIGHT, WIDTH, coco_name, rectangle, write_picture
+
+LEFT, RIGHT = rectangle(2, 3, 12, 13), rectangle(20, 5, 36, 25)
+
+
+def thing(mask: np.ndarray, box: Any = None) -> dict[str, Any]:
+    return {"mask": rle.encode(mask), **({} if box is None else {"box": box})}
+
+
+def line(**more: Any) -> dict[str, Any]:
+    return {"image": "a.png", "expression": "the cup", "objects": [thing(LEFT)], **more}
+
+
+def write_lines(folder: Path, *lines: Any, name: str = "scenes.jsonl") -> Path:
+    write_picture(folder / "a.png")
+    (folder / name).write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in lines))
+    return folder
+
+
+def test_drawn_scenes_come_back_as_they_were_written(tmp_path: Path) -> None:
+    written = [json.loads(told) for told in write_scenes(tmp_path, 3, 0, side=64).read_text().splitlines()]
+    dataset = load_dataset("jsonl", tmp_path)
+    samples = list(dataset)
+    assert len(samples) == len(written) > 10
+    for sample, told in zip(samples, written, strict=True):
+        assert (sample.expression, sample.kind) == (told["expression"], told["kind"])
+        assert sample.image_path == tmp_path / told["image"]
+        assert [list(box) for box in sample.boxes] == [one["box"] for one in told["objects"]]
+        assert [rle.encode(mask) for mask in sample.masks()] == [one["mask"] for one in told["objects"]]
+        assert sample.size == (64, 64)
+    assert any(not sample.boxes for sample in samples)
+    assert not dataset.problems
+
+
+def test_what_a_line_leaves_out_is_filled_in(tmp_path: Path) -> None:
+    (sample,) = load_dataset("jsonl", write_lines(tmp_path, line(objects=[thing(RIGHT), thing(LEFT)])))
+    assert sample.boxes == (Box(20, 5, 36, 25), Box(2, 3, 12, 13))  # in the line's order
+    assert np.array_equal(sample.mask(), LEFT | RIGHT)
+    assert (sample.id, sample.image_id, sample.kind, sample.split) == ("jsonl-1", "file:a.png", "", "train")
+    assert not sample.ignore().any()
+
+
+def test_what_a_line_says_is_kept(tmp_path: Path) -> None:
+    told = line(id="mine", kind="ordinal", ignore=rle.encode(RIGHT), image_id="coco:7", split="train")
+    told["objects"] = [thing(LEFT, [2, 3, 12, 13.5])]
+    (sample,) = load_dataset("jsonl", write_lines(tmp_path, told))
+    assert (sample.id, sample.image_id, sample.kind) == ("mine", "coco:7", "ordinal")
+    assert sample.boxes == (Box(2, 3, 12, 13.5),)
+    assert np.array_equal(sample.ignore(), RIGHT)
+
+
+def test_a_picture_with_cocos_name_is_known_by_cocos_number(tmp_path: Path) -> None:
+    write_picture(tmp_path / "sub" / coco_name(42))
+    (sample,) = load_dataset("jsonl", write_lines(tmp_path, line(image=f"sub/{coco_name(42)}")))
+    assert sample.image_id == "coco:42"
+
+
+def test_run_lengths_may_be_listed(tmp_path: Path) -> None:
+    everything = {"mask": {"size": [HEIGHT, WIDTH], "counts": [0, HEIGHT * WIDTH]}}
+    (sample,) = load_dataset("jsonl", write_lines(tmp_path, line(objects=[everything])))
+    assert sample.boxes == (Box(0, 0, WIDTH, HEIGHT),)
+
+
+def test_the_mask_is_of_the_upright_picture(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned: stored 30 x 40, seen 40 x 30
+    write_lines(tmp_path, line(image="turned.jpg"))
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "turned.jpg", exif=exif)
+    (sample,) = load_dataset("jsonl", tmp_path)
+    assert sample.size == (WIDTH, HEIGHT)
+
+
+def test_lines_of_another_split_are_passed_over_and_lines_of_none_belong_to_all(tmp_path: Path) -> None:
+    write_lines(tmp_path, line(expression="a", split="train"), line(expression="b", split="val"), line(expression="c"))
+    assert [sample.expression for sample in load_dataset("jsonl", tmp_path)] == ["a", "c"]
+    assert [sample.expression for sample in load_dataset("jsonl", tmp_path, "val")] == ["b", "c"]
+
+
+def test_the_file_is_found_by_split_by_name_or_because_it_is_the_only_one(tmp_path: Path) -> None:
+    write_lines(tmp_path / "one", line(expression="mine"), name="mine.jsonl")
+    write_lines(tmp_path, line(expression="any"))
+    write_lines(tmp_path, line(expression="val"), name="val.jsonl")
+
+    def first(*where: Any, **options: Any) -> str:
+        return next(iter(load_dataset("jsonl", *where, **options))).expression
+
+    assert first(tmp_path, "val") == "val"
+    assert first(tmp_path, "train") == "any"
+    assert first(tmp_path / "one") == "mine"
+    assert first(tmp_path, file="one/mine.jsonl") == "mine"
+    assert first(str(tmp_path / "val.jsonl"), "anything") == "val"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "what", "detail"),
+    [
+        pytest.param('{"image": "a.png", "expr', "the line is not JSON", "", id="half a line"),
+        pytest.param("[1]", "the line is not a JSON object", "", id="a list"),
+        pytest.param(line(expression=" "), "the expression is empty or not a text", "", id="no expression"),
+        pytest.param(line(expression=3), "the expression is empty or not a text", "", id="a number for an expression"),
+        pytest.param(line(image=""), "the line names no image", "", id="no image"),
+        pytest.param(line(image="b.png"), "the picture is not there", "b.png", id="a missing picture"),
+        pytest.param(line(image="scenes.jsonl"), "the picture can't be read", "scenes.jsonl", id="no picture"),
+        pytest.param(line(objects=None), "the line has no list of objects, [] where there is none", "", id="no objects"),
+        pytest.param(line(objects=[[1, 2, 3, 4]]), "the line has no list of objects, [] where there is none", "", id="a box"),
+        pytest.param(line(objects=[{"box": [1, 2, 3, 4]}]), "an object's mask is not an RLE", "None", id="no mask"),
+        pytest.param(line(objects=[thing(LEFT & RIGHT)]), "the mask is empty", "", id="an empty mask"),
+        pytest.param(
+            line(objects=[thing(rectangle(1, 1, 5, 5, 30, 40))]),
+            "the RLE is of another size than the picture",
+            "RLE 30 x 40, picture 40 x 30",
+            id="an RLE of another size",
+        ),
+        pytest.param(
+            line(objects=[{"mask": {"size": [30, 40], "counts": "zz"}}]), "the RLE is malformed", "", id="a broken RLE"
+        ),
+        pytest.param(
+            line(ignore=rle.encode(rectangle(1, 1, 5, 5, 30, 40))),
+            "the RLE is of another size than the picture",
+            "",
+            id="ignored pixels of another size",
+        ),
+    ],
+)
+def test_a_line_that_can_not_be_used_is_dropped_and_named(tmp_path: Path, spoilt: Any, what: str, detail: str) -> None:
+    dataset = load_dataset("jsonl", write_lines(tmp_path, line(), spoilt, "", line(expression="last")))
+    assert [sample.expression for sample in dataset] == ["the cup", "last"]
+    assert dict(dataset.problems.counts) == {("dropped", what): 1}
+    assert "scenes.jsonl, line 2" in dataset.problems.first[0]
+    assert detail in dataset.problems.first[0]
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param([20, 3, 30, 13], id="elsewhere"),
+        pytest.param([2, 3, 90, 13], id="outside the picture"),
+        pytest.param([2, 3, 10, 10, 5], id="five numbers"),
+        pytest.param([12, 13, 2, 3], id="corners exchanged"),
+        pytest.param("box", id="text"),
+    ],
+)
+def test_a_wrong_box_gives_way_to_the_masks_and_is_counted(tmp_path: Path, box: Any) -> None:
+    dataset = load_dataset("jsonl", write_lines(tmp_path, line(objects=[thing(LEFT, box)])))
+    (sample,) = dataset
+    assert sample.boxes == (Box(2, 3, 12, 13),)
+    assert [(fate, count) for (fate, _), count in dataset.problems.counts.items()] == [("mended", 1)]
+
+
+def test_no_line_of_the_split_or_none_to_use_is_an_error(tmp_path: Path) -> None:
+    write_lines(tmp_path, line(split="val"))
+    with pytest.raises(DataError, match=r"scenes\.jsonl has no lines of split 'train'"):
+        list(load_dataset("jsonl", tmp_path))
+    write_lines(tmp_path, line(image="b.png"))
+    with pytest.raises(DataError, match=r"no sample .* can be used; .*line 1 .*b\.png.*not there"):
+        list(load_dataset("jsonl", tmp_path))
+    write_lines(tmp_path)
+    with pytest.raises(DataError, match="has no lines"):
+        list(load_dataset("jsonl", tmp_path))
+
+
+def test_a_folder_without_such_a_file_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"neither train\.jsonl nor scenes\.jsonl, but no \*\.jsonl"):
+        load_dataset("jsonl", tmp_path)
+    for name in ("a.jsonl", "b.jsonl"):
+        write_lines(tmp_path, line(), name=name)
+    with pytest.raises(DataError, match=r"but a\.jsonl, b\.jsonl; name the file by the option 'file'"):
+        load_dataset("jsonl", tmp_path)
+    with pytest.raises(DataError, match=r"c\.jsonl is not there"):
+        load_dataset("jsonl", tmp_path, file="c.jsonl")
+
+
+def memory_of_reading(folder: Path, count: int) -> int:
+    """Bytes at the peak of reading that many lines, every tenth of them damaged."""
+    with (folder / "scenes.jsonl").open("w") as lines:
+        for number in range(count):
+            told = line(image="a.png" if number % 10 else "b.png", objects=[] if number % 4 else [thing(LEFT)])
+            lines.write(json.dumps(told) + "\n")
+    dataset = load_dataset("jsonl", folder)
+    tracemalloc.start()
+    assert sum(1 for _ in dataset) == count * 9 // 10
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_lines(tmp_path: Path, count: int) -> None:
+    write_picture(tmp_path / "a.png")
+    few = memory_of_reading(tmp_path, 1_000)
+    assert memory_of_reading(tmp_path, count) < few + 100_000
