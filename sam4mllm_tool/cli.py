@@ -1,4 +1,4 @@
-"""The command: `sam4mllm segment | data scenes | doctor`. A thin skin; each command imports what it needs when it runs.
+"""The command: `sam4mllm segment | data | doctor`. A thin skin; each command imports what it needs when it runs.
 
 Exit codes: 0 done ("no such object" is an answer too), 1 the models failed, 2 what was asked cannot be done (a bad picture,
 spec or argument). Errors are one line on stderr; results alone go to stdout.
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sam4mllm_tool import __version__
+from sam4mllm_tool.data import build_command
+from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 
 
@@ -68,13 +70,15 @@ def _add_segment(commands: Any) -> None:
 
 
 def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="make data sets")
+    data = commands.add_parser("data", help="make, read, check and convert data sets; build training lessons from them")
     kinds = data.add_subparsers(required=True, metavar="WHAT")
     scenes = kinds.add_parser("scenes", help="draw scenes with expressions and exact masks")
     scenes.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures and scenes.jsonl")
     scenes.add_argument("--count", metavar="N", type=_at_least(1), required=True, help="how many scenes")
     scenes.add_argument("--seed", metavar="S", type=_at_least(0), default=0, help="seed of the first (default: %(default)s)")
     scenes.set_defaults(run=_scenes)
+    data_command.add_commands(kinds)
+    build_command.add_build(kinds)
 
 
 def _at_least(least: int) -> Any:

@@ -32,7 +32,7 @@ PATCH, CHANNELS, CELLS = 8, 64, 4
 GRID = SAM_SIDE // PATCH
 HELD_OUT = 500
 PROMPTS = 3
-ROUGHNESS = (1, 1, 1, 1, 2, 2, 4)
+ROUGHNESS = (1, 1, 1, 2, 2, 4, 4, 6)
 """How many times the jitter a box gets: rough ones teach that points are to be believed."""
 COUNTS = (0, 0, 3, 3, 5, 8, 12, 18, 25)
 """How many points a batch's prompts have, drawn anew each time."""
