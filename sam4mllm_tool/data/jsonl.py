@@ -128,7 +128,7 @@ def _list(told: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _read_object(told: Mapping[str, Any], size: Size, problems: Problems, where: str) -> tuple[Box, Region]:
     region = _read_mask(told.get("mask"))
-    if "box" not in told:
+    if told.get("box") is None:
         return agreed_box(region, None, size, Problems(), where), region
     return agreed_box(region, _read_box(told["box"]), size, problems, where), region
 

@@ -47,6 +47,10 @@ def test_one_sets_training_pictures_are_anothers_held_out_ones(root: Path) -> No
     ]
 
 
+def test_a_sets_own_folder_knows_its_sisters(root: Path) -> None:
+    assert held_out_images(root / "refcocog").images == held_out_images(root).images
+
+
 def test_a_root_without_the_family_holds_nothing_out(tmp_path: Path) -> None:
     (tmp_path / "scenes.jsonl").write_text("")
     for root in (tmp_path, tmp_path / "scenes.jsonl", tmp_path / "nowhere"):

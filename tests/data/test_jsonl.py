@@ -49,7 +49,9 @@ def test_drawn_scenes_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_what_a_line_leaves_out_is_filled_in(tmp_path: Path) -> None:
-    (sample,) = load_dataset("jsonl", write_lines(tmp_path, line(objects=[thing(RIGHT), thing(LEFT)])))
+    dataset = load_dataset("jsonl", write_lines(tmp_path, line(objects=[thing(RIGHT), {**thing(LEFT), "box": None}])))
+    (sample,) = dataset
+    assert not dataset.problems
     assert sample.boxes == (Box(20, 5, 36, 25), Box(2, 3, 12, 13))  # in the line's order
     assert np.array_equal(sample.mask(), LEFT | RIGHT)
     assert (sample.id, sample.image_id, sample.kind, sample.split) == ("jsonl-1", "file:a.png", "", "train")
