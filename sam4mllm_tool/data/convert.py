@@ -91,25 +91,32 @@ def write_records(records: Iterable[Record], out: Path, problems: Problems, *, c
     where nothing is left to write or the disk does not take it; then no file is left behind.
     """
     whole = out if out.suffix == ".jsonl" else out / SCENES_FILE
-    written = Written(whole)
-    pictures = _Pictures(whole.parent, copy)
     beside = whole.with_name(f".{whole.name}.{os.getpid()}.part")
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w", encoding="utf-8") as lines:
-            for record in tqdm(_checked(records, problems), desc="converting", unit="expression"):
-                lines.write(json.dumps(_line(record, pictures.name(record.image)), ensure_ascii=False) + "\n")
-                written.expressions += 1
-                written.objects += len(record.masks)
-                written.absent += not record.masks
-                written.pictures.add(record.image)
-        if not written.expressions:
-            raise DataError(_nothing(problems))
-        beside.replace(whole)
+        try:
+            written = _write(_checked(records, problems), beside, whole, copy)
+            if not written.expressions:
+                raise DataError(_nothing(problems))
+            beside.replace(whole)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{error.filename or whole} can't be written: {error.strerror or error}; nothing was kept") from error
-    finally:
-        beside.unlink(missing_ok=True)
+    return written
+
+
+def _write(records: Iterable[Record], beside: Path, whole: Path, copy: bool) -> Written:
+    """Writes the lines of `whole` beside it. Raises OSError."""
+    written, pictures = Written(whole), _Pictures(whole.parent, copy)
+    # A file name may hold bytes that are no text; they are kept as escapes, which JSON reads back.
+    with beside.open("w", encoding="utf-8", errors="backslashreplace") as lines:
+        for record in tqdm(records, desc="converting", unit="expression"):
+            lines.write(json.dumps(_line(record, pictures.name(record.image)), ensure_ascii=False) + "\n")
+            written.expressions += 1
+            written.objects += len(record.masks)
+            written.absent += not record.masks
+            written.pictures.add(record.image)
     return written
 
 

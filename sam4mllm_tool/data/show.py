@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.drawing import Colour, _choose_colours, _draw_box, _label, _tint
+from sam4mllm_tool.drawing import Colour, _choose_colours, _draw_box, _grow, _label, _tint
 from sam4mllm_tool.errors import DataError, ImageError
 from sam4mllm_tool.images import load_image
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
@@ -31,6 +31,7 @@ _TITLE, _CAPTION, _NOTE = 22, 17, 13  # letters
 _LINES = 3  # of a caption
 _PAPER, _INK, _FAINT, _FAULT, _EMPTY = (250, 250, 248), (24, 24, 28), (104, 104, 112), (176, 32, 32), (226, 226, 224)
 _STRIPE = 5
+_SEEN = 0.6  # share of the picture's own colour within a tint
 _WHITE: Colour = (255, 255, 255)
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -130,8 +131,11 @@ def _picture(sample: Sample) -> Image:
         for mask, box in zip(sample.masks(), sample.boxes, strict=True)
     ]
     coloured = _choose_colours(pixels, objects)
+    seen = pixels.copy()
     for found, colour in coloured:
         _tint(pixels, found.mask, colour, 1)
+        within = found.mask & ~_grow(~found.mask, 3)  # an expression may name its colour
+        pixels[within] = np.rint(seen[within] * _SEEN + pixels[within] * (1 - _SEEN)).astype(np.uint8)
     canvas = PILImage.fromarray(pixels)
     for found, colour in coloured:
         _draw_box(canvas, found.prompt.box, colour, 1)
