@@ -25,10 +25,16 @@ class HeldOut:
 def held_out_images(*roots: Path) -> HeldOut:
     """Of every reference file in the roots' folders of the family, or in a root itself, whoever divided it into splits.
 
-    What is no folder holds nothing. Raises DataError for a corrupt file: a list with holes would let test pictures in.
+    Where a root is one set's own folder, its sisters beside it count too. What is no folder holds nothing. Raises DataError for
+    a corrupt file: a list with holes would let test pictures in.
     """
-    places = dict.fromkeys(place for root in roots for place in (root, *(root / name for name in _FOLDERS)))
+    places = dict.fromkeys(place for root in roots for place in _places(root))
     folders = [place for place in places if place.is_dir()]
     files = tuple(path for folder in folders for pattern in _FILES for path in sorted(folder.glob(pattern)))
     images = {f"coco:{one.image_id}" for path in files for one in read_references(path) if one.split != "train"}
     return HeldOut(frozenset(images), files)
+
+
+def _places(root: Path) -> tuple[Path, ...]:
+    above = root.parent if root.name in _FOLDERS else root
+    return root, *(above / name for name in _FOLDERS)
