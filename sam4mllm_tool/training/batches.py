@@ -15,22 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from sam4mllm_tool.training.attention import block_masks, sees
 from sam4mllm_tool.training.examples import Row
 from sam4mllm_tool.training.rows import Item
 
-__all__ = ["Collator", "LikeLengths", "sees"]
+__all__ = ["Collator", "LikeLengths"]
 
 _POOL = 32
 """How many batches' rows are drawn at random before they are put in order of length."""
-
-
-def sees(row: Row) -> npt.NDArray[np.bool_]:
-    """(n, n): row i is true at i, at the token before it, and at what that one sees."""
-    mask = np.eye(len(row), dtype=np.bool_)
-    for i, parent in enumerate(row.parents):
-        if parent >= 0:
-            mask[i] |= mask[parent]
-    return mask
 
 
 def _positions(row: Row) -> npt.NDArray[np.int64]:
@@ -45,23 +37,25 @@ class Collator:
     """Puts items together: b rows, padded on the right to n tokens, of which k are to be predicted.
 
     pad: the id that fills up. accepts: the names that the model's forward takes; of the processor's tensors, others are left
-    out. packs: whether the model is told by a mask what each token sees; else each row is a plain text.
+    out. packs: whether the model is told what each token sees; else each row is a plain text. blocks: told for the attention
+    of attention.py.
 
-    Gives `input_ids` (b, n); `attention_mask`, (b, n, n) bool, what each token sees, with `position_ids` (b, n), or (b, n)
-    ones and zeros for padding; `labels` (k,), the tokens to predict, each from the token at `label_rows`, `label_nodes`; and
+    Gives `input_ids` (b, n); `attention_mask`, what each token sees, (b, n, n) bool or as `block_masks` gives it, with
+    `position_ids` (b, n); for plain texts, (b, n) ones and zeros for padding; `labels` (k,), the tokens to predict, each from the token at `label_rows`, `label_nodes`; and
     what the model takes of the pictures.
     """
 
     pad: int
     accepts: Collection[str]
     packs: bool
+    blocks: bool = False
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
         rows = [item.row for item in items]
-        length = max(map(len, rows))
+        masks, length = block_masks(rows) if self.blocks else (None, max(map(len, rows)))
         batch = {"input_ids": torch.from_numpy(_pad([row.ids.astype(np.int64) for row in rows], length, self.pad))}
         if self.packs:
-            batch["attention_mask"] = torch.from_numpy(_masks(rows, length))
+            batch["attention_mask"] = torch.from_numpy(_masks(rows, length) if masks is None else masks)
             batch["position_ids"] = torch.from_numpy(_pad([_positions(row) for row in rows], length, 0))
         else:
             batch["attention_mask"] = torch.from_numpy(_pad([np.ones(len(row), np.int64) for row in rows], length, 0))

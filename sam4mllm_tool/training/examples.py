@@ -108,7 +108,8 @@ class Maker:
         return len(ids) - ids.count(self.placeholder) <= self.max_tokens and (longest is None or len(ids) <= longest)
 
     def _packed(self, examples: Sequence[Example]) -> Iterator[Row]:
-        """Rows of examples about one picture, which begin alike."""
+        """Rows of examples about one picture, which begin alike. Their tokens are in the order of a walk through the trie."""
+        examples = sorted(examples, key=lambda example: example.ids)
         trie = pack([example.ids for example in examples])
         taught = np.zeros(len(trie.ids), np.bool_)
         for example, path in zip(examples, trie.paths, strict=True):

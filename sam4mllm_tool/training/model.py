@@ -22,6 +22,7 @@ from sam4mllm_tool.mllm import split_spec
 from sam4mllm_tool.mllm.loading import load_checkpoint
 from sam4mllm_tool.mllm.prompts import Prompter
 from sam4mllm_tool.mllm.running import Runner
+from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.structure import examine
 
@@ -32,7 +33,9 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True, eq=False)
 class Student:
-    """A model under training. base: the spec that it is an adapter for. model: with the adapter. packs: see `can_pack`."""
+    """A model under training. base: the spec that it is an adapter for. model: with the adapter. packs: whether rows may
+    branch, see `can_pack`. attention: how the language model attends while it is trained.
+    """
 
     base: str
     model: PeftModel
@@ -40,6 +43,11 @@ class Student:
     prompter: Prompter
     placeholder: int
     packs: bool
+    attention: str
+
+    def attend(self, attention: str) -> None:
+        """Changes how the language model attends; the vision tower keeps its own way."""
+        self.inner.set_attn_implementation({"text_config": attention})
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -71,8 +79,6 @@ def load_student(config: TrainingConfig) -> Student:
     base, adapter = base_and_adapter(config)
     folder = embedded_folder("mllm") if base == EMBEDDED else base
     model, processor = _open_base(config, folder)
-    model.set_attn_implementation(_attention(config, model.device))
-    model.config.use_cache = False
     torch.manual_seed(config.seed)
     adapted = _adapt(model, config, adapter, base=resolve_folder_or_hub_id(folder))
     for weight in adapted.parameters():
@@ -82,7 +88,10 @@ def load_student(config: TrainingConfig) -> Student:
     if placeholder is None:
         raise SpecError(f"{base!r} has no token that stands for the picture: it can't be trained here")
     runner = Runner(model, packs=config.pack)
-    return Student(base, adapted, processor, Prompter(processor, base, runner.longest), placeholder, runner.packs)
+    attention = _attention(config, runner.packs, model.device)
+    student = Student(base, adapted, processor, Prompter(processor, base, runner.longest), placeholder, runner.packs, attention)
+    student.attend(attention)
+    return student
 
 
 def _open_base(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
@@ -119,11 +128,12 @@ def _open_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
     return model, processor
 
 
-def _attention(config: TrainingConfig, device: torch.device) -> str:
-    """Eager is the faster on a CPU while training: with a mask, sdpa's backward pass there is the slow one."""
+def _attention(config: TrainingConfig, packs: bool, device: torch.device) -> str:
+    if config.attention == BRANCHES and not packs:
+        raise ValueError("attention = 'branches' is for packed rows, and this model can't pack: leave it out")
     if config.attention != "auto":
         return config.attention
-    return "eager" if device.type == "cpu" else "sdpa"
+    return BRANCHES if packs and device.type == "cpu" else "sdpa"
 
 
 def _adapt(model: Any, config: TrainingConfig, adapter: str | None, base: str) -> PeftModel:

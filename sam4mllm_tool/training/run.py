@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +28,7 @@ from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.segmenter import load_segmenter
+from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.config import TrainingConfig, differences
 from sam4mllm_tool.training.examples import Maker
@@ -213,7 +216,7 @@ def _trainer(
         student.model,
         arguments,
         rows,
-        Collator(pad, student.accepts, student.packs),
+        Collator(pad, student.accepts, student.packs, student.attention == BRANCHES),
         dtype=dtype,
         projector_learning_rate=config.projector_learning_rate,
         keep=config.keep,
@@ -227,10 +230,20 @@ def _trainer(
 
 def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student, dialect: Dialect) -> Evaluation:
     assert config.eval_data is not None
+    student.attend("sdpa")  # under which prompts are packed, as at inference
     mllm = TransformersMLLM(student.inner, student.processor, name=f"{config.mllm}, under training")
+    student.attend(student.attention)
     with quiet_loading():
         segmenter = load_segmenter(config.eval_segmenter, device=config.device)
     on_cpu = trainer.args.device.type == "cpu"
+
+    @contextmanager
+    def answering() -> Iterator[None]:
+        student.attend("sdpa")
+        with nullcontext() if on_cpu else trainer.accelerator.autocast():  # on a CPU it will answer in float32
+            yield
+        student.attend(student.attention)
+
     return Evaluation(
         Sam4Mllm(mllm, segmenter, dialect=dialect),
         held_out(config.eval_data, config.eval_split, config.eval_count),
@@ -239,7 +252,7 @@ def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student
         trainer.log,
         trainer.accelerator.wait_for_everyone,
         trainer.pause,
-        *(() if on_cpu else (trainer.accelerator.autocast,)),  # on a CPU it will answer in float32
+        answering,
     )
 
 
