@@ -106,19 +106,20 @@ class ADE20K(ClassReader):
             if thing is None or not thing.thing:
                 problems.add("dropped", "the object is a part of nothing that has a name", where)
                 continue
-            yield self._thing(thing, told, path, size, where)
+            yield self._thing(thing, told, path, size)
 
-    def _thing(self, name: ClassName, told: Mapping[str, Any], path: Path, size: Size, where: str) -> Thing:
+    def _thing(self, name: ClassName, told: Mapping[str, Any], path: Path, size: Size) -> Thing:
+        place = (f"{path}, object", told["id"])
         try:
             polygon = _polygon(told)
         except RegionError as error:
-            return Thing(name, None, _bitmap(told, path) or error, where)
+            return Thing(name, None, _bitmap(told, path) or error, *place)
         corners = polygon.parts[0].reshape(-1, 2)
         left, top = np.maximum(corners.min(0), 0).tolist()  # corners may lie beyond the picture
         right, bottom = np.minimum(corners.max(0), size).tolist()
         box = Box(left, top, right, bottom) if left < right and top < bottom else None
         region: Region | None = None if self.too_small(box, size) else _bitmap(told, path) or polygon
-        return Thing(name, box, region, where)
+        return Thing(name, box, region, *place)
 
 
 def _scenes(folder: Path) -> Iterator[Path]:

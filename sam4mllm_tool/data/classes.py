@@ -40,12 +40,20 @@ class ClassName:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """One annotated instance. box: as annotated. region: or why it can't be read; None of one that is too small to be used."""
+    """One annotated instance. box: as annotated. region: or why it can't be read; None of one that is too small to be used.
+
+    file, number: where it is annotated, for a message.
+    """
 
     name: ClassName
     box: Box | None
     region: Region | RegionError | None
-    where: str
+    file: str = ""
+    number: object = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.file} {self.number}"
 
 
 @dataclass(frozen=True, eq=False)

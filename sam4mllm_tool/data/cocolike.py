@@ -4,14 +4,14 @@ The file is read a record at a time. Kept are boxes, and the outlines of those t
 as they are written; a mask is decoded when it is asked for.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.data.annotations import RegionError
+from sam4mllm_tool.data.annotations import RegionError, box_xyxy
 from sam4mllm_tool.data.classes import ClassName, Thing
-from sam4mllm_tool.data.instances import read_annotation
+from sam4mllm_tool.data.instances import Annotation, read_annotation
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
@@ -20,24 +20,29 @@ from sam4mllm_tool.types import Box, Size
 __all__ = ["CocoImage", "CocoIndex", "find_file", "read_coco_like"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class CocoImage:
-    """A picture's record. unsure: ids of categories of which not all are annotated (LVIS's `not_exhaustive_category_ids`)."""
+    """A picture's record, with what is annotated in it.
+
+    unsure: ids of categories of which not all are annotated (LVIS's `not_exhaustive_category_ids`). found: the category of
+    each thing and its annotation, None of one that is too small. The categories' names often follow later in the file.
+    """
 
     id: int
     file_name: str
     size: Size
     unsure: tuple[int, ...] = ()
-    things: list[Thing] = field(default_factory=list)
+    found: list[tuple[int, Annotation | None]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class CocoIndex:
-    """The pictures in the file's order, the classes by id, and what was wrong with the file's records."""
+    """The pictures in the file's order, and the classes by id. problems: what was wrong with the file's records."""
 
-    images: dict[int, CocoImage]
-    names: dict[int, ClassName]
-    problems: Problems
+    path: Path
+    images: dict[int, CocoImage] = field(default_factory=dict)
+    names: dict[int, ClassName] = field(default_factory=dict)
+    problems: Problems = field(default_factory=Problems)
 
     def tell(self, problems: Problems) -> None:
         """Adds what was wrong with the file's records, which are read once, to the problems of an iteration."""
@@ -47,6 +52,20 @@ class CocoIndex:
     def unsure(self, image: CocoImage) -> frozenset[ClassName]:
         """The classes of which more may be in the picture."""
         return frozenset(self.names[number] for number in image.unsure if number in self.names)
+
+    def things(self, image: CocoImage, problems: Problems) -> Iterator[Thing]:
+        """What is annotated in the picture; counts what is of no category."""
+        place = f"{self.path}, annotation"
+        for category, annotation in image.found:
+            name = self.names.get(category)
+            if name is None:
+                where = f"{place} {annotation.id if annotation else 'of a small thing'}, category {category!r:.40}"
+                problems.add("dropped", "the annotation's category is not there", where)
+            elif annotation is None:
+                yield Thing(name, None, None)
+            else:
+                region = RegionError("the annotation is of a crowd") if annotation.crowd else annotation.region
+                yield Thing(name, annotation.box, region, place, annotation.id)
 
 
 def find_file(*candidates: Path) -> Path:
@@ -65,15 +84,15 @@ def read_coco_like(
     Records that can't be used are dropped and counted. Raises DataError where the file is not there or no JSON, or where it
     holds no pictures.
     """
-    index = CocoIndex({}, {}, Problems())
-    later = list[Any]()  # annotations that come before the pictures or the categories in the file
+    index = CocoIndex(path)
+    later = list[Any]()  # annotations that come before the pictures in the file
     for key, record in stream_arrays(path):
         if key == "images":
             _add_image(index, record, path)
         elif key == "categories":
             _add_category(index, record, path, name_of)
         elif key == "annotations":
-            if index.images and index.names:
+            if index.images:
                 _add_thing(index, record, path, too_small)
             else:
                 later.append(record)
@@ -102,15 +121,11 @@ def _add_category(index: CocoIndex, record: Any, path: Path, name_of: Callable[[
 
 def _add_thing(index: CocoIndex, record: Any, path: Path, too_small: Callable[[Box | None, Size], bool]) -> None:
     try:
-        image, name = index.images[record["image_id"]], index.names[record["category_id"]]
-        annotation = read_annotation(record)
-    except (KeyError, TypeError, AttributeError) as error:
-        _told(index, "the annotation's record is malformed, or its image or category is not there", path, record, error)
-        return
-    region = None if too_small(annotation.box, image.size) else annotation.region
-    if annotation.crowd:
-        region = RegionError("the annotation is of a crowd")
-    image.things.append(Thing(name, annotation.box, region, f"{path}, annotation {annotation.id}"))
+        image, category = index.images[record["image_id"]], int(record["category_id"])
+        small = too_small(box_xyxy(record.get("bbox")), image.size)  # as most of PACO's: no need to read its outline
+        image.found.append((category, None if small else read_annotation(record)))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _told(index, "the annotation's record is malformed, or its image is not there", path, record, error)
 
 
 def _told(index: CocoIndex, what: str, path: Path, record: Any, error: Exception) -> None:

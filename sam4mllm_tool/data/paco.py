@@ -66,7 +66,9 @@ class Paco(ClassReader):
         for image in self._index.images.values():
             file_name = image.file_name if "/" in image.file_name else f"train2017/{image.file_name}"
             image_id = coco_image_id(file_name) or f"coco:{image.id}"
-            yield Picture(self._images / file_name, image.size, image_id, image.things, self._index.unsure(image))
+            yield Picture(
+                self._images / file_name, image.size, image_id, self._index.things(image, problems), self._index.unsure(image)
+            )
 
 
 def _class_name(category: Mapping[str, Any]) -> ClassName:

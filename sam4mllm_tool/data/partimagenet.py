@@ -72,7 +72,9 @@ class PartImageNet(ClassReader):
         self._index.tell(problems)
         for image in self._index.images.values():
             stem = Path(image.file_name).stem
-            yield Picture(self._picture(image.file_name), image.size, f"partimagenet:{stem}", image.things)
+            yield Picture(
+                self._picture(image.file_name), image.size, f"partimagenet:{stem}", self._index.things(image, problems)
+            )
 
     def _picture(self, file_name: str) -> Path:
         """In the folder, or in the folder of its ImageNet class, with which its name begins."""

@@ -118,6 +118,7 @@ def test_the_choice_is_an_option(tmp_path: Path) -> None:
         ),
         pytest.param(thing(1, 1, (2, 2, 22, 22), iscrowd=1), "crowd", id="a crowd"),
         pytest.param({"id": 1, "image_id": 7, "category_id": 1}, "not there", id="of no picture"),
+        pytest.param(thing(1, 77, (2, 2, 22, 22)), "category is not there", id="of no category"),
         pytest.param({"id": 1}, "malformed", id="half a record"),
         pytest.param("mug", "malformed", id="no record"),
     ],
