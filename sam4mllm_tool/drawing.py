@@ -51,19 +51,19 @@ def overlay(image: Image, segmentation: Segmentation) -> Image:
     scale = math.sqrt(image.width * image.height)
     line = max(1, round(scale / 300))
     pixels = np.array(image.convert("RGB"))
-    coloured = _choose_colours(pixels, segmentation.objects)
+    coloured = choose_colours(pixels, segmentation.objects)
     for found, colour in coloured:
-        _tint(pixels, found.mask, colour, line)
+        tint(pixels, found.mask, colour, line)
     canvas = PILImage.fromarray(pixels)
     for found, colour in coloured:
-        _draw_box(canvas, found.prompt.box, colour, line)
+        draw_box(canvas, found.prompt.box, colour, line)
     for found, _ in coloured:
         _draw_points(canvas, found.prompt.points, scale)
     _draw_labels(canvas, coloured, line, letters=max(10, 8 + scale / 55))
     return canvas
 
 
-def _choose_colours(pixels: npt.NDArray[np.uint8], objects: Iterable[SegmentedObject]) -> list[tuple[SegmentedObject, Colour]]:
+def choose_colours(pixels: npt.NDArray[np.uint8], objects: Iterable[SegmentedObject]) -> list[tuple[SegmentedObject, Colour]]:
     """For each object the colour, of those least used so far, that differs most from the object and its surroundings."""
     chosen: list[tuple[SegmentedObject, Colour]] = []
     free: list[Colour] = []
@@ -92,20 +92,20 @@ def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
     )
 
 
-def _tint(pixels: npt.NDArray[np.uint8], mask: Mask, colour: Colour, line: int) -> None:
+def tint(pixels: npt.NDArray[np.uint8], mask: Mask, colour: Colour, line: int) -> None:
     """Tints the mask; its outline is dark outside, then light, then full of colour. pixels: (H, W, 3), changed in place."""
     window = _window(mask, line)
     inside, view = mask[window], pixels[window]
     for part, ink, share in (
         (inside, colour, _TINT),
-        (_grow(~inside, 3 * line) & inside, colour, _RIM),
-        (_grow(~inside, line) & inside, _LIGHT, 1.0),
-        (_grow(inside, line) & ~inside, _DARK, 1.0),
+        (grow(~inside, 3 * line) & inside, colour, _RIM),
+        (grow(~inside, line) & inside, _LIGHT, 1.0),
+        (grow(inside, line) & ~inside, _DARK, 1.0),
     ):
         view[part] = np.rint(view[part] * (1 - share) + np.array(ink) * share).astype(np.uint8)
 
 
-def _grow(mask: Mask, steps: int) -> Mask:
+def grow(mask: Mask, steps: int) -> Mask:
     """The mask and what lies within `steps` pixels of it; every second step also goes diagonally, which is nearly round."""
     for step in range(steps):
         tall = mask.copy()
@@ -129,7 +129,7 @@ def _frame(box: Box, size: Size, line: int) -> Box:
     )
 
 
-def _draw_box(canvas: Image, box: Box, colour: Colour, line: int) -> None:
+def draw_box(canvas: Image, box: Box, colour: Colour, line: int) -> None:
     """A coloured rectangle with a dark one around it."""
     x1, y1, x2, y2 = _frame(box, Size(*canvas.size), line)
     draw = ImageDraw.Draw(canvas)
@@ -177,17 +177,17 @@ def _draw_labels(canvas: Image, coloured: Sequence[tuple[SegmentedObject, Colour
     taken: list[Box] = []
     for number, (frame, (found, colour)) in enumerate(zip(frames, coloured, strict=True), start=1):
         text = f"{found.confidence:.0%}" if found.confidence is not None else f"score {found.score:.2f}"
-        label = _label(f"{number}: {text}" if len(coloured) > 1 and size.width > 100 else text, colour, font)
+        label = draw_label(f"{number}: {text}" if len(coloured) > 1 and size.width > 100 else text, colour, font)
         spots = [spot for spot in _spots(frame, Size(*label.size), size) if not _hidden(spot, taken)]
         if spots and _hidden(best := min(spots, key=lambda spot: _hidden(spot, frames)), frames) < _MUCH:
             taken.append(best)
             canvas.paste(label, (int(best.x1), int(best.y1)))
     if not coloured:
-        label = _label("no such object", _LIGHT, font)
+        label = draw_label("no such object", _LIGHT, font)
         canvas.paste(label, (0, max(0, size.height - label.height)))
 
 
-def _label(text: str, colour: Colour, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image:
+def draw_label(text: str, colour: Colour, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image:
     """Light letters on a dark ground after a bar of the colour."""
     left, top, right, bottom = font.getbbox(text)
     pad = max(2, round((bottom - top) * 0.4))

@@ -97,7 +97,7 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, picture: Path, expres
     [
         pytest.param(["--mllm", "./nowhere"], "nowhere", id="an MLLM that is not there"),
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
-        pytest.param(["--dialect", "klingon"], "there are embedded, plain, released", id="an unknown dialect"),
+        pytest.param(["--dialect", "klingon"], "there are embedded, joint, plain, released", id="an unknown dialect"),
         pytest.param(["--method", "boxes"], "--method", id="an unknown method"),
         pytest.param(["--colour"], "--colour", id="an unknown option"),
         pytest.param(["--\nodd"], "odd", id="an unknown option of two lines"),

@@ -73,7 +73,7 @@ def find_file(*candidates: Path) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    raise DataError(f"the annotations are not there, looked for {', '.join(map(str, candidates))}")
+    raise DataError(f"the annotations are not there, looked for {', '.join(dict.fromkeys(map(str, candidates)))}")
 
 
 def read_coco_like(

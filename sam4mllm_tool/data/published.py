@@ -1,8 +1,8 @@
 """How large the published data sets are, split by split: what a copy on disk is checked against.
 
 Sources: RefCOCO and RefCOCO+ by `refs(unc).p`, RefCOCOg by `refs(umd).p`, counted in references (an object with its
-sentences); gRefCOCO by the entries of `grefs(unc).json`; ReasonSeg by its annotated pictures. A reader's `units()` counts the
-same of what is there.
+sentences); gRefCOCO by the entries of `grefs(unc).json`; ReasonSeg, ADE20K (2021_17_01), PACO-LVIS and PartImageNet by their
+annotated pictures. A reader's `units()` counts the same of what is there.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,9 @@ PUBLISHED_COUNTS: Mapping[str, Mapping[str, Published]] = {
     "refcocog": _counted("references", train=42226, val=2573, test=5023),
     "grefcoco": _counted("references", train=78930, val=8163, testA=6266, testB=4618),
     "reasonseg": _counted("pictures", train=239, val=200, test=779),
+    "ade20k": _counted("pictures", train=25574, val=2000),
+    "paco": _counted("pictures", train=45790, val=2410, test=9443),
+    "partimagenet": _counted("pictures", train=16540, val=2957, test=4598),
 }
 """By data set and split; RefCOCO and RefCOCO+ as divided by unc, RefCOCOg by umd."""
 

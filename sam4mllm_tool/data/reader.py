@@ -41,7 +41,7 @@ class Reader(ABC):
         for sample in self._samples(problems):
             yield sample
         if sample is None:
-            why = f"; {problems.first[0]}" if problems else ""
+            why = f"; {problems.first[0]}" if problems.first else ""
             raise DataError(f"no sample of '{self.name}', split '{self.split}', can be used{why}")
 
     @abstractmethod

@@ -18,7 +18,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.drawing import Colour, _choose_colours, _draw_box, _grow, _label, _tint
+from sam4mllm_tool.drawing import Colour, choose_colours, draw_box, draw_label, grow, tint
 from sam4mllm_tool.errors import DataError, ImageError
 from sam4mllm_tool.images import load_image
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
@@ -130,21 +130,21 @@ def _picture(sample: Sample) -> Image:
         SegmentedObject(_scaled(mask, size), ObjectPrompt(Box(*(value * scale for value in box))), 1.0)
         for mask, box in zip(sample.masks(), sample.boxes, strict=True)
     ]
-    coloured = _choose_colours(pixels, objects)
+    coloured = choose_colours(pixels, objects)
     seen = pixels.copy()
     for found, colour in coloured:
-        _tint(pixels, found.mask, colour, 1)
-        within = found.mask & ~_grow(~found.mask, 3)  # an expression may name its colour
+        tint(pixels, found.mask, colour, 1)
+        within = found.mask & ~grow(~found.mask, 3)  # an expression may name its colour
         pixels[within] = np.rint(seen[within] * _SEEN + pixels[within] * (1 - _SEEN)).astype(np.uint8)
     canvas = PILImage.fromarray(pixels)
     for found, colour in coloured:
-        _draw_box(canvas, found.prompt.box, colour, 1)
+        draw_box(canvas, found.prompt.box, colour, 1)
     font = ImageFont.load_default(_NOTE)
     if len(coloured) > 1:
         for number, (found, colour) in enumerate(coloured, start=1):
-            _stick(canvas, _label(str(number), colour, font), found.prompt.box.x1, found.prompt.box.y1)
+            _stick(canvas, draw_label(str(number), colour, font), found.prompt.box.x1, found.prompt.box.y1)
     if not objects and not sample.turns:
-        _stick(canvas, _label("no such object", _WHITE, font), 0, canvas.height)
+        _stick(canvas, draw_label("no such object", _WHITE, font), 0, canvas.height)
     return canvas
 
 

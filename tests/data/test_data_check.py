@@ -60,7 +60,10 @@ def test_a_picture_cut_short_is_found_when_looked_at_deeply(tmp_path: Path, caps
     assert "a.png: the picture is damaged" in capsys.readouterr().out
 
 
-def test_every_split_that_is_there_is_read_and_the_others_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_split_that_is_there_is_read_and_the_others_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(PUBLISHED_COUNTS, "partimagenet")  # type: ignore[arg-type]
     write_lines(tmp_path, line(), name="train.jsonl")
     write_lines(tmp_path, line(), line(expression="it"), name="held-out.jsonl")
     assert run_data("check", "jsonl", tmp_path) == 0
@@ -93,7 +96,10 @@ def test_counts_are_compared_with_the_published_ones(
         assert told in capsys.readouterr().out
 
 
-def test_what_is_left_out_by_choice_is_counted_and_no_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_left_out_by_choice_is_counted_and_no_problem(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(PUBLISHED_COUNTS, "partimagenet")  # type: ignore[arg-type]
     category = {"id": 2, "name": "Bird Foot", "supercategory": "Bird"}
     root = partimagenet(tmp_path, annotation(8, 1, 2, (20, 3, 23, 6)))
     content = json.loads((root / "train.json").read_text())
