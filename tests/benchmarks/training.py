@@ -9,17 +9,19 @@ Everything stays in DIR and goes on from there when the command is run again; so
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.data import load_dataset
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
+from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import METHODS, Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.training.config import TrainingConfig, read_config
-from sam4mllm_tool.training.model import load_student
 from sam4mllm_tool.training.run import train
 from sam4mllm_tool.training.watching import measure
 
@@ -40,9 +42,8 @@ def cious(models: Sam4Mllm, samples: list[Sample]) -> dict[str, float]:
 
 def untuned(samples: list[Sample]) -> dict[str, float]:
     """The embedded base without any adapter, asked as its adapter is."""
-    student = load_student(TrainingConfig(mllm="embedded", lessons="none", out="none"))
-    with student.model.disable_adapter():
-        return cious(Sam4Mllm(student.mllm(), load_segmenter("embedded"), dialect=EMBEDDED), samples)
+    base = TransformersMLLM.load(embedded_folder("mllm"), name="the embedded base")
+    return cious(Sam4Mllm(base, load_segmenter("embedded"), dialect=EMBEDDED), samples)
 
 
 def tuned(config: TrainingConfig, samples: list[Sample]) -> dict[str, float]:
@@ -67,12 +68,15 @@ def main() -> None:
     samples = list(load_dataset("jsonl", scenes(work / "held-out", arguments.held_out, HELD_OUT), split="val"))
     both = Recipe(dialect=EMBEDDED, ppg=0.35)
     best = replace(both, pqpp=0, ppg=1)
-    settings = read_config(SETTINGS)
+
+    def settings(lessons: Path, out: str, **others: Any) -> TrainingConfig:
+        told = {**read_config(SETTINGS), "lessons": str(lessons), "out": str(work / out), **others}
+        return TrainingConfig.from_dict(told)
 
     before = untuned(samples)
     show("before", before)
     lessons = build_lessons(data, work / "lessons", both, processes=arguments.processes)
-    after = tuned(replace(settings, data=(), lessons=str(lessons), out=str(work / "adapter")), samples)
+    after = tuned(settings(lessons, "adapter"), samples)
     show("after", after)
     print("gain: " + "  ".join(f"{method} {after[method] - before[method]:+.3f} (bar +0.200)" for method in METHODS))
     data = [Source("jsonl", scenes(work / "ppg-scenes", arguments.ppg_scenes, TRAINED))]
@@ -80,8 +84,7 @@ def main() -> None:
     for groups in (64, 1):
         name = f"ppg-{groups}"
         lessons = build_lessons(data, work / f"lessons-{name}", replace(best, groups=groups), processes=arguments.processes)
-        short = replace(settings, data=(), lessons=str(lessons), out=str(work / name), max_steps=arguments.ppg_steps)
-        found = tuned(short, samples)
+        found = tuned(settings(lessons, name, max_steps=arguments.ppg_steps), samples)
         show(f"PPG alone, K = {groups}", found)
         ppg[groups] = found["ppg"]
     print(f"best of 64 groups against a random one: {ppg[64] - ppg[1]:+.3f} (bar above 0)")
