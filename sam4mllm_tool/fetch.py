@@ -52,8 +52,11 @@ def fetch(url: str, *, max_bytes: int, seconds: float = 10.0, allow_private_addr
 
 def _split(url: str) -> SplitResult:
     try:
+        url.encode()
         parts = urlsplit(url)
         port = parts.port
+    except UnicodeEncodeError as error:
+        raise ImageError("malformed URL: it has half a character in it") from error
     except ValueError as error:
         raise ImageError(f"malformed URL: {error}") from error
     if parts.scheme not in ("http", "https"):

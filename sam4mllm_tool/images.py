@@ -131,7 +131,10 @@ def _data_uri(uri: str, policy: ImagePolicy) -> bytes:
         raise ImageError("malformed data URI: no comma; expected data:image/png;base64,...")
     if len(payload) > 4 * policy.max_bytes:  # three characters a byte at most, and some room for line breaks
         raise ImageError(f"the image in the data URI is over the limit of {policy.max_bytes:,} bytes")
-    content = unquote_to_bytes(payload)
+    try:
+        content = unquote_to_bytes(payload)
+    except UnicodeEncodeError as error:  # a name of bytes that are no text comes in as half characters
+        raise ImageError("malformed data URI: it has half a character in it; is it base64 or percent-encoded?") from error
     if not head.lower().endswith(";base64"):
         return content
     content = b"".join(content.split())

@@ -77,6 +77,10 @@ def test_a_folder_and_a_name_with_a_line_break_are_no_pictures(run: Run, tmp_pat
     refused(run("segment", "https://example.com/a.png", "the ring"), "turned off")
 
 
+def test_bytes_that_are_no_text_are_no_picture(run: Run) -> None:
+    refused(run("segment", "data:image/png,\udcff", "the ring"), "half a character")
+
+
 def test_a_truncated_picture_is_refused_in_one_line(run: Run, picture: Path) -> None:
     Image.fromarray(draw_scene(1, 64).image).save(picture)
     picture.write_bytes(picture.read_bytes()[:-2000])

@@ -248,6 +248,9 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str):
         pytest.param("data:image/png;base64,", "empty", id="data URI with empty data"),
         pytest.param("data:image/png;base64,@@@@", "not base64", id="data URI that is not base64"),
         pytest.param("data:image/png;base64,AAAAA", "not base64", id="data URI cut off"),
+        pytest.param("data:image/png,\ud800", "half a character", id="data URI with half a character"),
+        pytest.param("data:image/png;base64,AA\udcffAA", "half a character", id="base64 with half a character"),
+        pytest.param("data:image/png;base64,AAéA", "not base64", id="base64 with a letter of another script"),
         pytest.param("data:text/html,<p>hello", "none of the formats", id="data URI of text"),
     ],
 )
@@ -577,6 +580,9 @@ def test_public_addresses_are_public(address: str):
         pytest.param("http://me:secret@example.com/", "user name", id="user name"),
         pytest.param(f"http://{'a' * 70}.example/", "cannot be found", id="label too long"),
         pytest.param("http://no-such-host.invalid/", "cannot be found", id="host unknown"),
+        pytest.param("http://1.1.1.1/\ud800", "half a character", id="half a character in the path"),
+        pytest.param("http://1.1.1.1/?key=secret\udcff", "half a character", id="half a character in the query"),
+        pytest.param("http://\ud800/", "half a character", id="half a character in the host"),
     ],
 )
 def test_a_malformed_url_is_an_image_error_without_its_secrets(url: str, says: str):

@@ -114,6 +114,7 @@ def test_the_method_can_be_chosen_and_misspelt() -> None:
 WRONG = {
     "a cut-off picture": (call(PICTURE[:80]), "data URI"),
     "not a picture": (call("data:text/plain,hello"), "formats"),
+    "a picture with half a character": (call("data:image/png,\ud800"), "half a character"),
     "a path": (call("/etc/hostname"), "paths are turned off"),
     "a URL": (call("https://example.com/a.png"), "URLs are turned off"),
     "an empty picture": (call(""), "empty"),
