@@ -337,7 +337,7 @@ def test_a_dialect_file_is_found_from_the_home_folder(tmp_path: Path, monkeypatc
 
 
 def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="no such dialect: 'klingon'; there are embedded, plain, released"):
+    with pytest.raises(SpecError, match="no such dialect: 'klingon'; there are embedded, joint, plain, released"):
         find_dialect("anything", "klingon")
     for content in ("{", "[]", '{"name": 1}'):
         (tmp_path / "dialect.json").write_text(content)
