@@ -5,6 +5,7 @@ spec or argument). Errors are one line on stderr; results alone go to stdout.
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -25,6 +26,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that can't write a letter gets its escape, as \u043a
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         code = int(arguments.run(arguments) or 0)

@@ -1,6 +1,7 @@
 """The command, in process, where no model is needed; test_embedded runs the rest."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -164,6 +165,20 @@ def test_the_command_runs_as_a_module_and_minds_no_closed_pipe(tmp_path: Path) -
     assert process.returncode == 0
     assert "Error" not in told
     assert "Exception" not in told
+
+
+def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
+    out = tmp_path / "красное кольцо"
+    done = subprocess.run(
+        [sys.executable, "-m", "sam4mllm_tool.cli", "data", "scenes", "--out", str(out), "--count", "1"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (out / "scenes.jsonl").is_file()
+    assert done.stdout.decode("ascii").startswith("wrote ")
+    assert b"\\u043a\\u0440" in done.stdout
 
 
 # data scenes --------------------------------------------------------------------------------------------------------
