@@ -41,8 +41,8 @@ class Collator:
     of attention.py.
 
     Gives `input_ids` (b, n); `attention_mask`, what each token sees, (b, n, n) bool or as `block_masks` gives it, with
-    `position_ids` (b, n); for plain texts, (b, n) ones and zeros for padding; `labels` (k,), the tokens to predict, each from the token at `label_rows`, `label_nodes`; and
-    what the model takes of the pictures.
+    `position_ids` (b, n); for plain texts, (b, n) ones and zeros for padding; `labels` (k,), the tokens to predict, each from
+    the token at `label_rows`, `label_nodes`; and what the model takes of the pictures.
     """
 
     pad: int

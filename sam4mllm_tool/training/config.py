@@ -28,8 +28,9 @@ class TrainingConfig:
     projector_learning_rate: another rate for what is trained whole. warmup: share of the steps, or from 1 on a number of
     steps. max_steps: stops there whatever `epochs` says. batch: rows a pass, on each device; accumulation: passes a step.
     max_tokens: of a row, beside the picture's; a lesson that has more takes several rows. pack: whether the answers of a
-    lesson share a row, where the model can; precision: `auto` is bfloat16 where the device computes in it. attention: as in
-    transformers, or `branches`, ours for packed rows; `auto` is that on a CPU where rows are packed, sdpa elsewhere. quantise: the base in 4 bits (QLoRA), by bitsandbytes.
+    lesson share a row, where the model can. precision: `auto` is bfloat16 where the device computes in it. attention: as in
+    transformers, or `branches`, ours for packed rows; `auto` is that on a CPU where rows are packed, sdpa elsewhere.
+    quantise: the base in 4 bits (QLoRA), by bitsandbytes.
 
     save_every: steps between checkpoints; keep: how many stay. report_to: beside metrics.jsonl. workers: processes that open
     pictures. eval_data: NAME:ROOT, whose `eval_split` gives the first `eval_count` samples that are segmented for real with

@@ -75,7 +75,7 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
 
 
 def load_student(config: TrainingConfig) -> Student:
-    """The base with a new adapter, or with the one to go on from. Raises SpecError, MissingExtraError, ValueError."""
+    """The base with a new adapter, or with the one to go on from. Raises SpecError, MissingExtraError."""
     base, adapter = base_and_adapter(config)
     folder = embedded_folder("mllm") if base == EMBEDDED else base
     model, processor = _open_base(config, folder)
@@ -130,7 +130,7 @@ def _open_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
 
 def _attention(config: TrainingConfig, packs: bool, device: torch.device) -> str:
     if config.attention == BRANCHES and not packs:
-        raise ValueError("attention = 'branches' is for packed rows, and this model can't pack: leave it out")
+        raise SpecError("attention = 'branches' is for packed rows, and this model can't pack: leave it out")
     if config.attention != "auto":
         return config.attention
     return BRANCHES if packs and device.type == "cpu" else "sdpa"

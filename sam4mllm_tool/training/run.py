@@ -47,7 +47,7 @@ def train(config: TrainingConfig) -> Path:
     """Trains, or goes on where the same command was cut; returns the finished folder, `config.out`.
 
     Raises DataError for lessons that can't be used or an `out` that holds another run, SpecError or MissingExtraError where
-    the model can't be loaded, ValueError for settings that don't fit the model, OSError where `out` can't be written.
+    the model can't be loaded or the settings don't fit it, OSError where `out` can't be written.
     """
     _require("accelerate", "tensorboard" if config.report_to == "tensorboard" else "")
     out = Path(config.out).expanduser()
@@ -240,9 +240,11 @@ def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student
     @contextmanager
     def answering() -> Iterator[None]:
         student.attend("sdpa")
-        with nullcontext() if on_cpu else trainer.accelerator.autocast():  # on a CPU it will answer in float32
-            yield
-        student.attend(student.attention)
+        try:
+            with nullcontext() if on_cpu else trainer.accelerator.autocast():  # on a CPU it will answer in float32
+                yield
+        finally:
+            student.attend(student.attention)
 
     return Evaluation(
         Sam4Mllm(mllm, segmenter, dialect=dialect),

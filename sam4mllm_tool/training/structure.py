@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from sam4mllm_tool.errors import SpecError
+
 __all__ = ["PROJECTIONS", "PROJECTORS", "Structure", "examine"]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -50,19 +52,17 @@ def examine(
 
     targets: names of layers inside the language model, or a regular expression for full names; by default `PROJECTIONS`, or,
     in a language model that has none of them, all its linear layers. projector: whether it is trained too, or the full names
-    of what is. Raises ValueError where one of them finds nothing in the model.
+    of what is. Raises SpecError where one of them finds nothing in the model.
     """
     language = _language_model(model)
     projections = targets if isinstance(targets, str) else _projections(model, language, targets)
     if not any(re.fullmatch(projections, name) for name in _linear(model)):
-        raise ValueError(
-            f"lora_targets {targets!r} match none of the model's linear layers, {next(iter(_linear(model)))} first"
-        )
+        raise SpecError(f"lora_targets {targets!r} match none of the model's linear layers, {next(iter(_linear(model)))} first")
     if isinstance(projector, bool):
         return Structure(language, projections, _projector(model, language) if projector else ())
     known = {name for name, _ in model.named_modules()}
     if absent := [name for name in projector if name not in known]:
-        raise ValueError(
+        raise SpecError(
             f"the model has no module {absent[0]!r}: expected full names, found {sorted(_projector(model, language))}"
         )
     return Structure(language, projections, tuple(projector))

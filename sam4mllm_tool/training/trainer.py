@@ -80,7 +80,8 @@ class LessonTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """The share of this pass in the step's loss. num_items_in_batch: predicted tokens of the step, on all processes."""
-        self._tokens += inputs["input_ids"].numel() * self.args.world_size
+        read = inputs["position_ids"] > 0 if "position_ids" in inputs else inputs["attention_mask"]
+        self._tokens += int(read.sum()) * self.args.world_size
         count = len(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch
         # Gradients are averaged over the processes afterwards, but the tokens are already those of all.
         return loss_of(model, inputs, self._dtype) / count * self.accelerator.num_processes

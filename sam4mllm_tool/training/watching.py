@@ -64,8 +64,11 @@ class Journal(TrainerCallback):  # type: ignore[misc]
 
     def on_log(self, _args: Any, state: TrainerState, _control: Any, logs: Any = None, **_: Any) -> None:
         if state.is_world_process_zero and logs:
-            with self._file.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            try:
+                with self._file.open("a", encoding="utf-8") as lines:
+                    lines.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+            except OSError as error:
+                raise OSError(f"the metrics can't be written to {self._file}: {error.strerror}") from error
 
 
 def _step(line: str) -> float:
