@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check format clean
 
 demo: .venv/installed  ## set up, then segment the example picture
-	$(BIN)/sam4mllm segment examples/scene.png "the ring below the yellow crescent" --out out
+	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
 	@echo "look at out/overlay.png"
 
 test: .venv/tested check  ## set up, then check everything

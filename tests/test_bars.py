@@ -9,10 +9,6 @@ from tests.benchmarks import segment
 
 pytestmark = pytest.mark.slow
 
-MISSED = {"box Acc@0.5, worst of them": "ordinal is at 0.794", "absent recognised": "0.868"}
-"""Bars that the weights in the package do not reach yet; a bar that is reached must leave this list."""
-
-
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, float]]:
     models = Sam4Mllm.load("embedded", "embedded")
@@ -21,13 +17,7 @@ def figures() -> dict[str, dict[str, float]]:
     return measured | {"segmenter": {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}}
 
 
-@pytest.mark.parametrize(
-    "bar",
-    [
-        pytest.param(bar, id=bar[0], marks=[pytest.mark.xfail(strict=True, reason=MISSED[bar[0]])] if bar[0] in MISSED else [])
-        for bar in BARS
-    ],
-)
+@pytest.mark.parametrize("bar", [pytest.param(bar, id=bar[0]) for bar in BARS])
 def test_the_embedded_pair_holds_the_bar(bar, figures: dict[str, dict[str, float]]) -> None:
     _, figure, way, limit = bar
     value = figure(figures)

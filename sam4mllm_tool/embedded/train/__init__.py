@@ -5,8 +5,10 @@ world (draw and cache the training scenes) -> eyes (vision tower and projector) 
 projector: the dialogue of protocol/), and, independent of them, sam. All draw on seeds 0 to 35,999, of which the last 500 are
 held out for the figures; the test split is never touched.
 
-The weights in the package came from these stages with the default steps, except that guides were added while the base was
-learning: its first 250 steps were taught where to look but not which words to read, its first 500 had no probe, and its rate
-was cut off at step 1,500 of 1,900. Segment Anything saw boxes of up to twice the jitter for 2,500 steps, then of up to four
-times for 700.
+The weights in the package came from these stages, not from one uninterrupted run of the command: guides were added while the
+base was learning (its first 250 steps were taught where to look but not which words to read, its first 500 had no probe), its
+rate fell to a tenth by step 1,500 and began again at a quarter for 650 more, in which the hardest kinds were drawn twice as
+often; the adapter learnt 600 steps on the result. Segment Anything saw boxes of up to twice the jitter for 2,500 steps, of up
+to four times for 700 and of up to six times for 1,200. The command's defaults are that number of steps with the guides from
+the start.
 """
