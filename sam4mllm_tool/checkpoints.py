@@ -17,6 +17,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError
+from sam4mllm_tool.libraries import root_reason
 
 __all__ = [
     "choose_device",
@@ -172,7 +173,8 @@ def load_errors(spec: str, *, extra: str) -> Iterator[None]:
         # Depending on the model, transformers misses torchvision with an ImportError or with a ValueError.
         if "torchvision" in str(error) and find_spec("torchvision") is None:
             raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
-        raise SpecError(f"the checkpoint {spec!r} can't be loaded: {_first_line(error)}") from error
+        reason = root_reason(error) if isinstance(error, ImportError) else _first_line(error)
+        raise SpecError(f"the checkpoint {spec!r} can't be loaded: {reason}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -24,10 +24,10 @@ class DataError(Sam4MllmError, ValueError):
 
 
 class MissingExtraError(Sam4MllmError, ImportError):
-    """An optional dependency is not installed."""
+    """A dependency is not installed. extra: the optional dependencies that hold it; none for one that is always needed."""
 
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} is not installed: pip install "sam4mllm-tool[{extra}]"')
+    def __init__(self, what: str, extra: str = "") -> None:
+        super().__init__(f'{what} is not installed: pip install "sam4mllm-tool{f"[{extra}]" if extra else ""}"')
 
 
 class BackendError(Sam4MllmError):

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias, TypeVar, get_args
 
 from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError, SpecError
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm import load_mllm, split_spec
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, PPG, PQPP, BoxOnly, Dialect, Dialogue, Grid, Sampler, Thresholds, turns
 from sam4mllm_tool.segmenter import load_segmenter
@@ -266,7 +267,8 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
         return DIALECTS[name]
     base, adapter = split_spec(mllm)
     if base == "embedded":
-        from sam4mllm_tool.checkpoints import embedded_folder  # imports torch
+        with model_libraries():
+            from sam4mllm_tool.checkpoints import embedded_folder
 
         base = embedded_folder("adapter")
     for folder in filter(None, (adapter, base)):

@@ -221,7 +221,11 @@ def test_segment_never_ends_in_a_traceback(case: tuple[Path, str, Mask], capsys:
 
 def test_the_doctor_finds_the_pair_working(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    assert "embedded pair: works" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "embedded pair: works" in told
+    assert "ready    MLLM: LLaVA" in told
+    assert "ready    segmenter: SAM, SAM-HQ" in told
+    assert "FAILS" not in told
 
 
 # The tool -----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.types import MLLM
 
@@ -26,11 +27,13 @@ def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None)
     folder or hub id. `embedded` brings its own adapter along.
     device: as torch names it ("cuda:1"); without one, the best there is. dtype: "float32", "bfloat16" or "float16";
     without one, bfloat16 on a GPU that computes in it, else float32.
-    Raises SpecError for a spec that names nothing that can be loaded, MissingExtraError where a library is missing.
+    Raises SpecError for a spec that names nothing that can be loaded or a broken library, MissingExtraError where one is
+    missing.
     """
     base, adapter = split_spec(spec)
-    from sam4mllm_tool.checkpoints import embedded_folder
-    from sam4mllm_tool.mllm.transformers import TransformersMLLM
+    with model_libraries():
+        from sam4mllm_tool.checkpoints import embedded_folder
+        from sam4mllm_tool.mllm.transformers import TransformersMLLM
 
     if base == EMBEDDED:
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")

@@ -5,6 +5,7 @@ tests.
 """
 
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.segmenter.boxes import BoxSegmenter
 from sam4mllm_tool.segmenter.choice import ChooseBy
 from sam4mllm_tool.types import Segmenter
@@ -20,10 +21,12 @@ def load_segmenter(spec: str, *, device: str | None = None, dtype: str | None = 
     device: such as `cpu`, `cuda:1`; the first CUDA device where there is one, or else the CPU.
     dtype: the precision in which the picture is encoded: bfloat16 on a CUDA device that has it, or else float32.
     by: the choice among the three candidates; the paper's is `score` (see `segmenter.choice`).
-    Raises SpecError where the spec names nothing that can be loaded, MissingExtraError where a library is missing.
+    Raises SpecError where the spec names nothing that can be loaded or a library is broken, MissingExtraError where one is
+    missing.
     """
     if spec.startswith("segment-anything:"):
         raise SpecError(f"{spec!r}: the segment-anything backend is not available yet; expected a checkpoint's folder")
-    from sam4mllm_tool.segmenter.transformers import TransformersSegmenter
+    with model_libraries():
+        from sam4mllm_tool.segmenter.transformers import TransformersSegmenter
 
     return TransformersSegmenter.load(spec, device=device, dtype=dtype, by=by)
