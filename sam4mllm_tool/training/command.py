@@ -40,7 +40,8 @@ def add_commands(commands: Any) -> None:
 def _add_flag(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any) -> None:
     """--name-of-setting; what is not given is not in the arguments, so that a file's setting stays."""
     kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) not in (None, tuple) else [hint]
-    flag, told = f"--{name.replace('_', '-')}", {"dest": f"setting_{name}", "default": argparse.SUPPRESS}
+    flag = f"--{name.replace('_', '-')}"
+    told: dict[str, Any] = {"dest": f"setting_{name}", "default": argparse.SUPPRESS}
     shown = " ".join(default) if isinstance(default, tuple) else default
     about = _HELP.get(name, "") + (f" (default: {shown})" if default not in (None, "", ()) else "")
     if str(get_origin(hint)) == "typing.Literal":

@@ -175,7 +175,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    import yaml  # comes with transformers
+    import yaml  # type: ignore[import-untyped] # comes with transformers
 
     try:
         return yaml.safe_load(text)

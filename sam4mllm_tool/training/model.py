@@ -147,7 +147,7 @@ def _adapt(model: Any, config: TrainingConfig, adapter: str | None, base: str) -
                 PeftConfig.from_pretrained(path)
                 adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
     adapted.peft_config["default"].base_model_name_or_path = base
-    return adapted  # type: ignore[no-any-return]
+    return adapted
 
 
 def _new_adapter(model: Any, config: TrainingConfig) -> LoraConfig:

@@ -209,7 +209,7 @@ def _trainer(
     callbacks: list[Any] = [Journal(out / METRICS_FILE), Bar()]
     if config.report_to == "tensorboard" and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
-        from transformers.integrations import TensorBoardCallback
+        from transformers.integrations.integration_utils import TensorBoardCallback
 
         callbacks.append(TensorBoardCallback(SummaryWriter(str(out / "tensorboard"))))
     trainer = LessonTrainer(

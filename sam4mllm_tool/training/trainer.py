@@ -62,6 +62,7 @@ class LessonTrainer(Trainer):
         self._order = LikeLengths(rows.lengths, arguments.train_batch_size, arguments.seed)
         self._dtype, self._projector_learning_rate, self._keep = dtype, projector_learning_rate, keep
         self._tokens, self._since = 0, time.perf_counter()
+        self._folder = Path(str(arguments.output_dir))
         super().__init__(
             model=model,
             args=arguments,
@@ -93,7 +94,8 @@ class LessonTrainer(Trainer):
         """Trainer's own, with the other rate for what is trained whole."""
         optimizer = super().create_optimizer(model)
         if self._projector_learning_rate is not None:
-            trained = {id(p) for n, p in (model or self.model).named_parameters() if "modules_to_save" in n}
+            trainable: Any = model or self.model
+            trained = {id(p) for n, p in trainable.named_parameters() if "modules_to_save" in n}
             for group in list(optimizer.param_groups):
                 whole = [p for p in group["params"] if id(p) in trained]
                 if whole:
@@ -116,11 +118,11 @@ class LessonTrainer(Trainer):
     # Checkpoints ---------------------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 - called by name
-        return str(Path(self.args.output_dir) / WRITING)
+        return str(self._folder / WRITING)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Written aside, then renamed, so that one with its name is whole; then the oldest go."""
-        folder, beside = Path(self.args.output_dir), Path(self._get_output_dir(trial))
+        folder, beside = self._folder, self._folder / WRITING
         name = f"checkpoint-{self.state.global_step}"
         with _writing(beside):
             super()._save_checkpoint(model, trial)
@@ -150,13 +152,13 @@ def _writing(folder: Path) -> Iterator[None]:
         raise OSError(f"a checkpoint can't be written to {folder}: {reason}; the last whole one stays") from error
 
 
-class _Epochs(TrainerCallback):  # type: ignore[misc]
+class _Epochs(TrainerCallback):
     """Tells the order of rows which epoch begins; accelerate's own way doesn't reach it in several processes."""
 
     def __init__(self, order: LikeLengths) -> None:
         self._order = order
 
-    def on_epoch_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         self._order.set_epoch(math.floor((state.epoch or 0) + 1e-6))
 
 

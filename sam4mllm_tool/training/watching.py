@@ -24,37 +24,37 @@ __all__ = ["Bar", "Evaluation", "Journal", "measure"]
 Log = Callable[[dict[str, float]], None]
 
 
-class Bar(TrainerCallback):  # type: ignore[misc]
+class Bar(TrainerCallback):
     """Steps done, time left, loss and tokens per second."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def on_train_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero:
             every = 1 if sys.stderr.isatty() else 30
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", mininterval=every)
 
-    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
-    def on_log(self, _args: Any, _state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         if self._bar is not None and logs and "loss" in logs:
             self._bar.set_postfix_str(f"loss {logs['loss']:.4f}, {logs['tokens_per_second']:,.0f} tokens/s", refresh=False)
 
-    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_: Any) -> None:
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self._bar is not None:
             self._bar.close()
 
 
-class Journal(TrainerCallback):  # type: ignore[misc]
+class Journal(TrainerCallback):
     """Every figure as a line of JSON, with its step; of a run that goes on, what came after its checkpoint is taken out."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def on_train_begin(self, _args: Any, state: TrainerState, _control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and self._file.exists():
             lines = self._file.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if _step(line) <= state.global_step]
@@ -62,7 +62,7 @@ class Journal(TrainerCallback):  # type: ignore[misc]
             beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
             beside.replace(self._file)
 
-    def on_log(self, _args: Any, state: TrainerState, _control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and logs:
             try:
                 with self._file.open("a", encoding="utf-8") as lines:
@@ -80,7 +80,7 @@ def _step(line: str) -> float:
 
 
 @dataclass(eq=False)
-class Evaluation(TrainerCallback):  # type: ignore[misc]
+class Evaluation(TrainerCallback):
     """Segments held-out samples with the model under training, every so many steps and at the end.
 
     samples: what is segmented, by each of the methods. log: where the figures go. wait: returns when all processes have come
@@ -96,7 +96,7 @@ class Evaluation(TrainerCallback):  # type: ignore[misc]
     pause: Callable[[], None] = lambda: None
     inference: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **told: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **told: Any) -> None:  # noqa: ARG002
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         if state.is_world_process_zero:

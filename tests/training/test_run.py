@@ -269,16 +269,16 @@ def test_a_killed_run_goes_on_to_the_same_adapter(base: Path, lessons: Path, tmp
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(base: Path, lessons: Path, tmp_path: Path) -> None:
-    told = {"lora_dropout": 0.0, "precision": "float32", "max_steps": 5, "accumulation": 1}
+    told = {"lora_dropout": 0.0, "precision": "float32", "max_steps": 3, "accumulation": 1}  # of 7 rows
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(program)]
     two = settings(base, lessons, tmp_path / "two", **told)
     subprocess.run([*launch, json.dumps(two)], env=environment(), check=True, timeout=300)
     one = run(base, lessons, tmp_path / "one", **{**told, "accumulation": 2})
     assert furthest(one, tmp_path / "two") <= 1e-4
-    assert list(losses(tmp_path / "two")) == list(range(1, 6)), "one of them writes"
+    assert list(losses(tmp_path / "two")) == [1, 2, 3], "one of them writes"
     assert losses(tmp_path / "two") == pytest.approx(losses(one), rel=1e-4)
 
 
