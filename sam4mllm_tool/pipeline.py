@@ -11,13 +11,26 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError, SpecError
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm import load_mllm, split_spec
-from sam4mllm_tool.protocol import DIALECTS, PLAIN, PPG, PQPP, BoxOnly, Dialect, Dialogue, Grid, Sampler, Thresholds, turns
+from sam4mllm_tool.protocol import (
+    DIALECTS,
+    PLAIN,
+    PPG,
+    PQPP,
+    BoxOnly,
+    Dialect,
+    Dialogue,
+    Exchange,
+    Grid,
+    Sampler,
+    Thresholds,
+    turns,
+)
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import (
     MLLM,
@@ -46,7 +59,8 @@ class _Prompt:
     prompts: tuple[ObjectPrompt, ...]
 
 
-_Flow: TypeAlias = Generator[_Ask | _Prompt, list[Reply] | list[SegmentedObject], Segmentation]
+_Flow: TypeAlias = Generator[_Ask | _Prompt, Any, Segmentation]
+"""Yields what it needs and is sent it: a list of Reply, or of SegmentedObject."""
 
 
 @dataclass
@@ -61,8 +75,9 @@ class Sam4Mllm:
     """An MLLM and a segmenter that together turn an expression into masks.
 
     dialect: how the MLLM is spoken to. sampler, thresholds: where PQPP asks and which answers it keeps; the paper's 5 x 5
-    grid, P(Yes) > 0.75 and P(No) > 0.9. retries: how often an unreadable reply is asked for again; after that PQPP and PPG
-    go on without points, and a box that cannot be read is a ReplyError.
+    grid, P(Yes) > 0.75 and P(No) > 0.9. retries: how often an unreadable reply is asked for again, with a correction where
+    the dialect has words for one, else in the same words, which is left out for a model that would only repeat itself
+    (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError.
     """
 
     def __init__(
@@ -216,34 +231,57 @@ class Sam4Mllm:
         return [outcomes[index] for index in range(len(flows))]
 
     def _flow(self, picture: Image, expression: str, method: Method, clock: _Clock) -> _Flow:
-        """Asks until the dialogue is done, asks again what cannot be read, falls back, then wants masks."""
+        """Asks until the dialogue is done, falls back where replies stay unreadable, then wants masks."""
         size = Size(*picture.size)
         dialogue: Dialogue = self._start(expression, size, method)
+        said: list[Exchange] = []
         notes: list[str] = []
-        tries = 0
         while dialogue.pending:
-            questions = dialogue.pending
-            replies: list[Reply] = yield _Ask(questions)  # type: ignore[assignment]
-            _check_count(self.mllm.name, "replies", replies, questions)
+            replies = yield from self._replies(dialogue, said, notes)
             try:
-                dialogue, tries = dialogue.answer(replies), 0
+                dialogue = dialogue.answer(replies)
             except ReplyError as error:
-                tries += 1
-                if tries <= self.retries:
-                    notes.append(f"asked again: {error.reason}")
-                    continue
                 without = dialogue.without_points(replies)
                 if without is None:
                     raise
                 notes.append(f"went on without unreadable points: {error.reason}")
-                dialogue, tries = without, 0
+                dialogue = without
         objects: list[SegmentedObject] = []
         if dialogue.prompts:
-            objects = yield _Prompt(dialogue.prompts)  # type: ignore[assignment]
+            objects = yield _Prompt(dialogue.prompts)
             _check_count(self.segmenter.name, "masks", objects, dialogue.prompts)
         notes += [f"the mask of object {n} is empty" for n, thing in enumerate(objects, start=1) if not thing.mask.any()]
         usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
-        return Segmentation(dialogue.expression, size, tuple(objects), turns(dialogue.history), usage, tuple(notes))
+        return Segmentation(dialogue.expression, size, tuple(objects), turns(said), usage, tuple(notes))
+
+    def _replies(
+        self, dialogue: Dialogue, said: list[Exchange], notes: list[str]
+    ) -> Generator[_Ask | _Prompt, Any, list[Reply]]:
+        """The replies to what is pending, those that can't be read asked for again, up to the bound.
+
+        said, notes: what is asked and replied, and why something is asked again, is added to them.
+        """
+        asked = list(dialogue.pending)
+        replies = yield from self._ask(asked, said)
+        for _ in range(self.retries):
+            faults = [(i, fault) for i, fault in enumerate(dialogue.faults(replies)) if fault]
+            again = {i: self.dialect.ask_again(asked[i], replies[i], fault.reason) for i, fault in faults}
+            if getattr(self.mllm, "greedy", False):  # asked the same, it says the same
+                again = {i: question for i, question in again.items() if question != asked[i]}
+            if not again:
+                break
+            count = f" {len(again)} questions" if len(again) > 1 else ""
+            notes.append(f"asked again{count}: {faults[0][1].reason}")
+            told = yield from self._ask(list(again.values()), said)
+            for (i, question), reply in zip(again.items(), told, strict=True):
+                asked[i], replies[i] = question, reply
+        return replies
+
+    def _ask(self, questions: list[Question], said: list[Exchange]) -> Generator[_Ask | _Prompt, Any, list[Reply]]:
+        replies: list[Reply] = list((yield _Ask(tuple(questions))))
+        _check_count(self.mllm.name, "replies", replies, questions)
+        said += [Exchange(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        return replies
 
     def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
         match method:

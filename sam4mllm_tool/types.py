@@ -160,7 +160,8 @@ class Usage:
 class Segmentation:
     """The answer to an expression. No objects means that there is no such object, which is a valid answer.
 
-    turns: the whole dialogue, in order; questions that were asked side by side follow one another, each with its reply.
+    turns: all that was said, in order, replies that could not be read too; questions that were asked side by side follow one
+    another, each with its reply.
     notes: what did not go as asked (an answer asked for again, points dropped), in plain words.
     """
 
@@ -192,7 +193,10 @@ class Segmentation:
 
 
 class MLLM(Protocol):
-    """A multimodal language model that answers questions about a picture."""
+    """A multimodal language model that answers questions about a picture.
+
+    One that says the same whenever it is asked the same has a true attribute `greedy`, and is not asked in vain.
+    """
 
     @property
     def name(self) -> str:

@@ -13,9 +13,9 @@ from pycocotools import mask as coco
 from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, ReplyError, SpecError
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm, find_dialect
-from sam4mllm_tool.protocol import EMBEDDED, PLAIN, RELEASED, Grid, Thresholds
+from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
 from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
 
 IMAGE = PILImage.new("RGB", (100, 80), "grey")
 BOX, OTHER = "[100,100,500,600]", "[600,100,900,900]"
@@ -137,8 +137,34 @@ def test_an_unreadable_box_is_asked_for_again_up_to_the_bound() -> None:
     result = models.segment(IMAGE, "a cat", method="box")
     assert len(result.objects) == 1
     assert result.usage.questions == 3
-    assert len(set(mllm.questions)) == 1, "the same question each time"
+    assert len(set(mllm.questions)) == 1, "the released adapter was trained on no correction: the same question each time"
     assert [note.split(":")[0] for note in result.notes] == ["asked again", "asked again"]
+
+
+@pytest.mark.parametrize("dialect", [PLAIN, JOINT], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampling", "greedy"])
+def test_where_the_dialect_has_words_for_it_an_unreadable_reply_is_corrected(dialect: Dialect, greedy: bool) -> None:
+    mllm = ScriptedMLLM(["hmm", "[500,500,100,100]", BOX], greedy=greedy)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect).segment(IMAGE, "a cat", method="box")
+    assert len(result.objects) == 1
+    first, second, third = mllm.questions
+    assert second.turns[:-1] == (*first.turns, Turn("assistant", "hmm"))
+    assert third.turns[:-1] == (*second.turns, Turn("assistant", "[500,500,100,100]"))
+    assert f"expected boxes or {dialect.none_text!r}" in second.turns[-1].text
+    assert "the box [500,500,100,100] is empty" in third.turns[-1].text
+    assert {question.answer for question in mllm.questions} == {first.answer}
+    assert result.turns == (*third.turns, Turn("assistant", BOX))
+
+
+def test_a_model_that_repeats_itself_is_not_asked_the_same_again() -> None:
+    mllm = ScriptedMLLM([BOX, "hmm"], greedy=True)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat")
+    assert result.objects[0].prompt.points == ()
+    assert [note.split(":")[0] for note in result.notes] == ["went on without unreadable points"]
+    mllm = ScriptedMLLM(["hmm", BOX], greedy=True)
+    with pytest.raises(ReplyError):
+        Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat")
+    assert mllm.replies_left == 1
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -173,10 +199,21 @@ def test_points_that_stay_unreadable_leave_the_box_alone_and_a_note() -> None:
 
 
 def test_of_points_asked_one_by_one_only_the_unreadable_are_dropped() -> None:
-    answers = ["Yes", "hmm", "No", "Yes"]
-    mllm = ScriptedMLLM([BOX, *answers * 3])
+    mllm = ScriptedMLLM([BOX, "Yes", "hmm", "No", "Yes", "who knows", "hmm"])
     models = Sam4Mllm(mllm, BoxSegmenter(), dialect=ONE_BY_ONE, sampler=Grid(2, 2))
     assert [p.label for p in models.segment(IMAGE, "a cat").objects[0].prompt.points] == [1, 0, 1]
+
+
+def test_of_points_asked_one_by_one_only_the_unreadable_are_asked_again() -> None:
+    mllm = ScriptedMLLM([BOX, "Yes", "hmm", "No", "perhaps", "hm", "No", "Yes"])
+    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN, sampler=Grid(2, 2))
+    result = models.segment(IMAGE, "a cat")
+    assert [p.label for p in result.objects[0].prompt.points] == [1, 1, 0, 0]
+    _, _, second, _, fourth, *again, last = mllm.questions
+    assert [question.turns[:-2] for question in again] == [second.turns, fourth.turns]
+    assert last.turns[:-2] == again[0].turns
+    assert result.usage.questions == 8
+    assert [note.split(":")[0] for note in result.notes] == ["asked again 2 questions", "asked again"]
 
 
 def test_ppg_without_readable_points_falls_back_on_the_box() -> None:
@@ -185,6 +222,36 @@ def test_ppg_without_readable_points_falls_back_on_the_box() -> None:
     assert result.objects[0].prompt == ObjectPrompt(result.objects[0].prompt.box)
     assert "points" not in mllm.questions[-1].turns[-1].text
     assert "went on without unreadable points" in result.notes[-1]
+    told = [turn.text for turn in result.turns if turn.role == "assistant"]
+    assert told == [f"{BOX} on (120,120)"] * 3 + [BOX], "what was said before the fallback is told too"
+
+
+@pytest.mark.parametrize("dialect", [RELEASED, ONE_BY_ONE, PLAIN, JOINT], ids=["released", "each", "plain", "joint"])
+def test_turns_are_all_that_was_said(dialect: Dialect) -> None:
+    """In any order of good and bad replies: as many answers as questions, each after its question, in the order said."""
+    replies = ["hmm", BOX, *["Yes", "hmm", "No", "YesYesNoNo", "No", "maybe", "Yes"] * 2]
+    mllm = ScriptedMLLM(replies)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect, sampler=Grid(2, 2)).segment(IMAGE, "a cat")
+    said = list(zip(mllm.questions, replies, strict=False))
+    assert len(said) == result.usage.questions
+    told = list(zip(result.turns, result.turns[1:], strict=False))
+    places = [told.index((question.turns[-1], Turn("assistant", reply))) for question, reply in said]
+    assert places == sorted(places)
+    assert [turn for turn in result.turns if turn.role == "assistant"][-1].text == said[-1][1]
+
+
+async def test_the_dialogue_can_be_replayed_although_something_was_asked_again() -> None:
+    """Its history keeps its own questions, each with the reply that was read in the end."""
+    dialogue = PQPP.start("a cat", Size(100, 80), dialect=PLAIN, sampler=Grid(2, 1))
+    models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter(), dialect=PLAIN)
+    flow = models._replies(dialogue, [], [])
+    assert next(flow).questions == dialogue.pending  # type: ignore[union-attr]
+    flow.send([Reply("hmm")])
+    with pytest.raises(StopIteration) as done:
+        flow.send([Reply(BOX)])
+    after = dialogue.answer(done.value.value)
+    assert after.history == (Exchange(dialogue.pending[0], Reply(BOX)),)
+    assert replay(dialogue, [[exchange.reply for exchange in after.history]]) == after
 
 
 def test_an_empty_mask_is_noted() -> None:

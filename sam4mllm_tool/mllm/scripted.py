@@ -24,15 +24,18 @@ class ScriptedMLLM:
     """Gives its replies one after another, or asks a function for each, and keeps what it was asked.
 
     replies: as many answers as there will be questions, in the order asked; or a function from a question to its answer.
-    name: what `usage` will call it.
+    name: what `usage` will call it. greedy: whether it is one that says the same whenever it is asked the same.
     """
 
-    def __init__(self, replies: Sequence[Answer] | Callable[[Question], Answer], *, name: str = "scripted") -> None:
+    def __init__(
+        self, replies: Sequence[Answer] | Callable[[Question], Answer], *, name: str = "scripted", greedy: bool = False
+    ) -> None:
         if isinstance(replies, str):
             raise ValueError(f"replies must be a sequence of replies or a function, not the string {replies!r}")
         self._script = replies if callable(replies) else None
         self._left = deque(() if callable(replies) else replies)
         self._name = name
+        self.greedy = greedy
         self.questions: list[Question] = []
         """Everything asked so far, in order."""
 

@@ -32,6 +32,9 @@ class TransformersMLLM:
     model, processor: as `load_checkpoint` gives them. Raises SpecError for a processor without a chat template.
     """
 
+    greedy = True
+    """It decodes greedily: the same question gets the same reply, so that asking it again in the same words is in vain."""
+
     def __init__(self, model: Any, processor: Any, *, name: str) -> None:
         self._name = name
         self._runner = Runner(model)

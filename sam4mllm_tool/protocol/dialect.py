@@ -43,7 +43,8 @@ class Dialect:
     gives the middle of that step. digits: zero-padded width, 0 for none. points: "joint", all points in one question, or
     "each", one point a question. The templates' fields: {expression} in ask_boxes_text and ask_prompt_text (there also {on}
     and {off}, the numbers of points in words), {box} and {points} in ask_points_text, {x1} to {y2} in box_text, {x} and {y}
-    in point_text.
+    in point_text. ask_again_text: what is said to an answer that can't be read, {reason} why, and what is expected instead;
+    empty for checkpoints that were trained on this dialogue alone, to which it would be new.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Dialect:
     system: str = ""
     answer_start: str = ""
     max_tokens: int = 512
+    ask_again_text: str = ""
 
     def __post_init__(self) -> None:
         """A dialect may come from a file: one that could not be spoken or read back is refused here."""
@@ -117,6 +119,13 @@ class Dialect:
         """PPG: box and points in one answer."""
         text = self.ask_prompt_text.format(expression=expression, on=_in_words(on), off=_in_words(off))
         return Question((*self.start(), Turn("user", text)), FreeText(self.max_tokens))
+
+    def ask_again(self, question: Question, reply: Reply, reason: str) -> Question:
+        """The question with the reply that can't be read and a turn that corrects it; as it was without words for that."""
+        if not self.ask_again_text:
+            return question
+        told = (Turn("assistant", reply.text), Turn("user", self.ask_again_text.format(reason=reason)))
+        return Question((*question.turns, *told), question.answer)
 
     def tell_prompt(self, prompts: Sequence[ObjectPrompt], size: Size) -> str:
         """The ideal answer to `ask_prompt`."""
@@ -257,6 +266,7 @@ _PLACES = {
     "ask_boxes_text": ("expression",),
     "ask_points_text": ("box", "points"),
     "ask_prompt_text": ("expression", "on", "off"),
+    "ask_again_text": ("reason",),
     "box_text": ("x1", "y1", "x2", "y2"),
     "point_text": ("x", "y"),
 }
@@ -330,6 +340,11 @@ PLAIN = Dialect(
     no="No",
     points="each",
     digits=0,
+    ask_again_text=(
+        "That answer can't be read: {reason}. Answer the question again, and nothing else: a box as [x1,y1,x2,y2] with "
+        "integers from 0 to 999, x1 less than x2 and y1 less than y2; a point as (x,y); none if there is no such object; Yes "
+        "or No where that is asked."
+    ),
 )
 """Plain instructions that an off-the-shelf model can follow without any tuning."""
 
@@ -342,6 +357,11 @@ JOINT = Dialect(
     yes="Yes",
     no="No",
     points="joint",
+    ask_again_text=(
+        "That answer can't be read: {reason}. Answer the question again, and nothing else: a box as [x1,y1,x2,y2] with "
+        "integers from 0 to 999, x1 less than x2 and y1 less than y2; a point as (x,y); no such object if there is none; one "
+        "Yes or No for each point where that is asked."
+    ),
 )
 """For models that are tuned: short, all points of a box in one question, 0 to 999 as most families were pretrained on."""
 

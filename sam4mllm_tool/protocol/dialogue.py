@@ -14,6 +14,7 @@ Being a value, a dialogue pickles, is answered again from any earlier state, and
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import takewhile
 from typing import Protocol, Self, TypeVar
 
@@ -75,12 +76,18 @@ class Dialogue(Protocol):
     def answer(self, replies: Sequence[Reply]) -> Self:
         """The next state. Raises ReplyError if a reply breaks the format; this state stays as it was."""
 
+    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
+        """For each pending question why its reply can't be read, None where it can."""
+
     def without_points(self, replies: Sequence[Reply]) -> "Dialogue | None":
         """The state to go on from when the pending replies stay unreadable, or None if there is none."""
 
 
 def turns(history: Iterable[Exchange]) -> tuple[Turn, ...]:
-    """The exchanges as one readable sequence; turns that an exchange shares with the one before it stand once."""
+    """The exchanges as one readable sequence; turns that an exchange shares with the one before it stand once.
+
+    One that takes up an exchange from further back, as a question that is asked again, repeats it.
+    """
     told: list[Turn] = []
     before: tuple[Turn, ...] = ()
     for exchange in history:
@@ -90,6 +97,14 @@ def turns(history: Iterable[Exchange]) -> tuple[Turn, ...]:
         told += [*earlier[shared:], asked, replied]
         before = (*earlier, asked, replied)
     return tuple(told)
+
+
+def _fault(read: Callable[[], object]) -> ReplyError | None:
+    try:
+        read()
+    except ReplyError as error:
+        return error
+    return None
 
 
 D = TypeVar("D", bound=Dialogue)
@@ -148,6 +163,9 @@ class BoxOnly:
         boxes = self.dialect.read_boxes(question, reply, self.size)
         return replace(self, boxes=boxes, history=(Exchange(question, reply),))
 
+    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
+        return (_fault(lambda: self.answer(replies)),)
+
     def without_points(self, replies: Sequence[Reply]) -> None:  # noqa: ARG002
         return None
 
@@ -190,6 +208,9 @@ class PPG:
                 expected = f"{self.on} points on and {self.off} off"
                 raise ReplyError(f"expected {expected} each object, got {counts[0]} and {counts[1]}", question, reply)
         return replace(self, answered=prompts, history=(Exchange(question, reply),))
+
+    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
+        return (_fault(lambda: self.answer(replies)),)
 
     def without_points(self, replies: Sequence[Reply]) -> Dialogue:  # noqa: ARG002
         return BoxOnly.start(self.expression, self.size, dialect=self.dialect)
@@ -255,6 +276,13 @@ class PQPP:
             boxes = self.dialect.read_boxes(question, reply, self.size)
             return replace(self, boxes=boxes, answers=None if boxes else (), history=(Exchange(question, reply),))
         return self._with_answers(replies, self.dialect.read_labels)
+
+    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
+        _check_count(self.pending, replies)
+        if self.boxes is None:
+            return (_fault(lambda: self.answer(replies)),)
+        pairs = zip(self.pending, replies, strict=True)
+        return tuple(_fault(partial(self.dialect.read_labels, question, reply)) for question, reply in pairs)
 
     def without_points(self, replies: Sequence[Reply]) -> "PQPP | None":
         """In round 2: the points whose answers can be read, the others dropped; at worst the boxes alone."""

@@ -108,6 +108,12 @@ async def test_many_at_once_equal_one_after_another(mllm: Load, image: Image) ->
         assert list(threads.map(lambda dialogue: backend.reply(*dialogue), dialogues)) == serial
 
 
+def test_the_same_question_gets_the_same_reply_as_greedy_says(mllm: Load, image: Image) -> None:
+    backend, question = mllm("llava"), ask("where ?", FreeText(12))
+    assert backend.greedy
+    assert backend.reply(image, [question]) == backend.reply(image, [question])
+
+
 def test_no_questions_no_replies(mllm: Load, image: Image) -> None:
     assert mllm("llava").reply(image, []) == []
 

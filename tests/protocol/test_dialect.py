@@ -327,6 +327,22 @@ def test_labels_are_read_from_questions_about_labels_alone() -> None:
         RELEASED.read_labels(WHERE, Reply("Yes"))
 
 
+# Asking again ------------------------------------------------------------------------------------------------------
+
+
+@EVERY_DIALECT
+def test_only_models_that_follow_instructions_are_corrected(dialect: Dialect) -> None:
+    again = dialect.ask_again(WHERE, Reply("{hmm}"), "a {reason} with braces")
+    if dialect.name in ("released", "embedded"):
+        assert again == WHERE, "checkpoints that were trained on the dialogue never saw a correction"
+    else:
+        assert again.turns[:-1] == (*WHERE.turns, Turn("assistant", "{hmm}"))
+        assert again.turns[-1].role == "user"
+        assert "a {reason} with braces" in again.turns[-1].text
+        assert dialect.none_text in again.turns[-1].text
+        assert again.answer == WHERE.answer
+
+
 # As a file ----------------------------------------------------------------------------------------------------------
 
 
@@ -335,9 +351,17 @@ def test_a_dialect_comes_back_from_its_file(dialect: Dialect) -> None:
     assert Dialect.from_json(dialect.to_json()) == dialect
 
 
+@EVERY_DIALECT
+def test_a_file_from_before_asking_again_still_loads(dialect: Dialect) -> None:
+    told = json.loads(dialect.to_json())
+    del told["ask_again_text"]
+    assert Dialect.from_json(json.dumps(told)) == dataclasses.replace(dialect, ask_again_text="")
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
+        pytest.param({"ask_again_text": "again: {why}"}, "ask_again_text", id="another field in the correction"),
         pytest.param({"points": "both"}, "'both'", id="an unknown way to ask"),
         pytest.param({"scale": "1000"}, "expected scale as int", id="a number in quotes"),
         pytest.param({"scale": 1}, "at least 2", id="a single step"),

@@ -269,6 +269,20 @@ def test_without_a_box_there_is_nothing_to_go_on_from() -> None:
     assert BoxOnly.start("the ring", SIZE, dialect=JOINT).without_points(says("?")) is None
 
 
+@EVERY_DIALOGUE
+def test_faults_name_what_cannot_be_read(dialogue: Dialogue) -> None:
+    (fault,) = dialogue.faults(says("[1,2,3"))
+    assert fault is not None
+    assert "cut off" in fault.reason
+    assert dialogue.faults(says("No object found.")) == (None,)
+
+
+def test_faults_of_points_are_told_one_by_one() -> None:
+    dialogue = asked_in_round_two(EACH, BOX)
+    faults = dialogue.faults(says("Yes", "perhaps", "No", ""))
+    assert [fault.question if fault else None for fault in faults] == [None, dialogue.pending[1], None, dialogue.pending[3]]
+
+
 # The expression -----------------------------------------------------------------------------------------------------
 
 START = {"PQPP": PQPP.start, "PPG": PPG.start, "BoxOnly": BoxOnly.start}
