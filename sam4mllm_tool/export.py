@@ -54,7 +54,8 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def summary(segmentation: Segmentation) -> str:
-    """The result in a few lines for a person: a line per object, with its box, its area and how sure the models are."""
+    """The result in a few lines for a person: a line per object, with its box, its area, how far its mask agrees with
+    the model's answers about points, and Segment Anything's score."""
     size, count = segmentation.size, len(segmentation.objects)
     picture = f"the picture of {size.width} x {size.height} pixels"
     what = f'"{_printable(segmentation.expression)}"'
@@ -73,7 +74,7 @@ def _line(found: SegmentedObject) -> str:
         f"box ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})",
         f"{int(found.mask.sum()):,} pixels ({found.mask.mean():.1%})",
         f"points {on} on it, {len(found.prompt.points) - on} off it",
-        f"confidence {found.confidence:.0%}" if found.confidence is not None else "confidence unknown",
+        f"the mask agrees {found.confidence:.0%} with them" if found.confidence is not None else "agreement unknown",
         f"score {found.score:.2f}",
     ]
     return ", ".join(facts)

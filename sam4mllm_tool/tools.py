@@ -47,7 +47,8 @@ class SegmentTool(BaseTool):
     name: str = "segment_image"
     description: str = (
         "Finds what an expression means in a picture and returns how many objects there are, the box of each in pixels, and "
-        "how sure the tool is. It also says when there is no such object. The exact masks go to the program that called it."
+        "how far its mask agrees with the model's answers about points in that box, which is not how likely the box is right. "
+        "It also says when there is no such object. The exact masks go to the program that called it."
     )
     args_schema: type[BaseModel] = SegmentInput
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
