@@ -93,6 +93,24 @@ def test_the_same_command_after_the_end_does_nothing(finished: Path, base: Path,
     assert (finished / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        pytest.param({"workers": 1}, id="pictures opened by another process"),
+        pytest.param({"report_to": "tensorboard"}, id="TensorBoard"),
+        pytest.param({"gradient_checkpointing": True}, id="activations computed again"),
+        pytest.param({"attention": "sdpa"}, id="a full mask"),
+    ],
+)
+def test_what_is_no_matter_of_learning_changes_nothing(
+    base: Path, lessons: Path, tmp_path: Path, others: dict[str, Any]
+) -> None:
+    out = run(base, lessons, tmp_path / "out", precision="float32", max_steps=2, **others)
+    plain = run(base, lessons, tmp_path / "plain", precision="float32", max_steps=2)
+    assert losses(out) == pytest.approx(losses(plain), rel=1e-4)
+    assert (out / "tensorboard").exists() == (others.get("report_to") == "tensorboard")
+
+
 class PowerCutError(Exception):
     """Stands for the power that goes off."""
 
