@@ -53,18 +53,20 @@ def data_uri(scene: Scene) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
+def without_seconds(result: Segmentation) -> dict[str, Any]:
+    """Everything but the seconds."""
+    return {key: value for key, value in result.to_dict().items() if key != "seconds"}
+
+
 def alike(one: Segmentation, other: Segmentation) -> bool:
-    """The same masks, boxes, points and words; confidences may differ by what batching rounds differently."""
-    told, again = (
-        {**result.to_dict(), "seconds": 0, "objects": [o.prompt.box for o in result.objects]} for result in (one, other)
-    )
-    points, others = ([p for o in result.objects for p in o.prompt.points] for result in (one, other))
-    return (
-        told == again
-        and [(p.x, p.y, p.label) for p in points] == [(p.x, p.y, p.label) for p in others]
-        and np.allclose([p.confidence or 0 for p in points], [p.confidence or 0 for p in others], atol=1e-3)
-        and all(np.array_equal(a.mask, b.mask) for a, b in zip(one.objects, other.objects, strict=True))
-    )
+    """The same to the last digit, but for the last ones of the scores.
+
+    Segment Anything's decoder takes the prompts of all expressions about a picture in one run, and how many there are
+    decides how it rounds: about 2e-7.
+    """
+    results = without_seconds(one), without_seconds(other)
+    scores, others = ([thing.pop("score") for thing in result["objects"]] for result in results)
+    return results[0] == results[1] and scores == pytest.approx(others, abs=1e-6)
 
 
 # In Python ----------------------------------------------------------------------------------------------------------
@@ -109,7 +111,7 @@ async def test_sync_async_and_batched_are_equal(models: Sam4Mllm, method: Method
     waited_for = [await models.asegment(image, text, method=method) for image, text in pairs]
     many = models.segment_many(pairs, method=method)
     for one, other, third in zip(one_by_one, waited_for, many, strict=True):
-        assert alike(one, other)
+        assert without_seconds(one) == without_seconds(other)
         assert alike(one, third)
 
 
@@ -119,7 +121,7 @@ def test_a_picture_is_the_same_however_it_comes_in(models: Sam4Mllm, tmp_path: P
     picture.save(tmp_path / "it.png")
     sources = [picture, tmp_path / "it.png", str(tmp_path / "it.png"), (tmp_path / "it.png").read_bytes(), data_uri(scene)]
     first = models.segment(scene.image, text)
-    assert all(alike(first, models.segment(source, text)) for source in sources)
+    assert all(without_seconds(models.segment(source, text)) == without_seconds(first) for source in sources)
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (300, 200), (60, 400), (8, 8), (1, 1)])

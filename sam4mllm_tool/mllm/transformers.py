@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from sam4mllm_tool.mllm import scoring
 from sam4mllm_tool.mllm.loading import load_checkpoint
 from sam4mllm_tool.mllm.prompts import Picture, Prompt, Prompter
 from sam4mllm_tool.mllm.running import Runner
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 
 __all__ = ["TransformersMLLM"]
 
@@ -90,7 +90,7 @@ class TransformersMLLM:
         picture = self._picture(image)
         prompts = [self._prompter.write(picture, question.turns) for question in questions]
         asked = list(zip(prompts, [question.answer for question in questions], strict=True))
-        rows = iter(self._score(picture, [(p, a.words) for p, a in asked if isinstance(a, Labels) and a.count == 1]))
+        rows = self._rows(picture, questions, prompts)
         replies = []
         for prompt, answer in asked:
             if isinstance(answer, FreeText):
@@ -101,6 +101,22 @@ class TransformersMLLM:
             else:
                 replies.append(_label_reply(answer.words, self._label(picture, prompt, answer)))
         return replies
+
+    def _rows(self, picture: Picture, questions: Sequence[Question], prompts: Sequence[Prompt]) -> Iterator[tuple[float, ...]]:
+        """The probabilities for each question about a single label, in order.
+
+        Those that go on from the same turns are scored together. Others aren't, though that could share the picture's
+        tokens: how sums are rounded depends on what is scored together, and a dialogue should not on its neighbours.
+        """
+        groups: dict[tuple[Turn, ...], list[int]] = {}
+        for i, question in enumerate(questions):
+            if isinstance(question.answer, Labels) and question.answer.count == 1:
+                groups.setdefault(question.turns[:-1], []).append(i)
+        rows: dict[int, tuple[float, ...]] = {}
+        for group in groups.values():
+            scored = self._score(picture, [(prompts[i], questions[i].answer.words) for i in group])
+            rows |= zip(group, scored, strict=True)
+        return (rows[i] for i in sorted(rows))
 
     def _picture(self, image: Image) -> Picture:
         """The picture by its content, as it may have been drawn on since the last question."""

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 
 from sam4mllm_tool.mllm import running
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
-from sam4mllm_tool.types import Image, Labels, Question, Reply
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES
 from tests.mllm.asking import BUILDERS, PACKED, YES_NO, ask, ask_points, words_of
 
@@ -20,6 +20,10 @@ EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
 def rows(replies: list[Reply]) -> torch.Tensor:
     """(questions, labels, words) from replies of equal length."""
     return torch.tensor([reply.label_probabilities for reply in replies])
+
+
+def ask_after(first: str, then: str, words: tuple[str, ...]) -> Question:
+    return Question((Turn("user", first), Turn("assistant", "[ 012 ]"), Turn("user", then)), Labels(1, words))
 
 
 def one_by_one(folder: Path) -> TransformersMLLM:
@@ -54,6 +58,19 @@ def test_a_long_pack_is_cut_without_changing_an_answer(mllm: Load, image: Image,
     whole = rows(mllm("llava").reply(image, questions))
     monkeypatch.setattr(running, "PACKED_TOKENS", 150)
     torch.testing.assert_close(rows(mllm("llava").reply(image, questions)), whole, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", PACKED)
+def test_what_others_are_asked_beside_does_not_change_a_digit(mllm: Load, image: Image, family: str) -> None:
+    """Dialogues are asked in lock-step, and one must be answered as it is alone."""
+    words = words_of(family)
+    dialogues = [
+        [ask_after(f"where is thing {k} ?", f"is ( {i} , {i} ) on it ?", words) for i in range(9 - k)] for k in range(3)
+    ]
+    together = mllm(family).reply(image, [question for asked in dialogues for question in asked])
+    assert together == [reply for asked in dialogues for reply in mllm(family).reply(image, asked)]
+    mixed = mllm(family).reply(image, [ask("where ?", FreeText(3)), *dialogues[2], *dialogues[0]])
+    assert mixed[1:] == together[-7:] + together[:9]
 
 
 def test_questions_with_different_beginnings_are_not_packed_over_one_picture(mllm: Load, image: Image) -> None:
