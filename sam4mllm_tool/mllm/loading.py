@@ -1,13 +1,16 @@
 """Opens an image-text-to-text checkpoint, and a peft adapter on it, ready to answer.
 
-A checkpoint's weights come as safetensors, never pickled, and its own code is never run. One that lacks weights, or an
-adapter that doesn't belong to it, is refused: transformers and peft would fill the gaps with random numbers and warn.
+The weights of both come as safetensors, never pickled, and a checkpoint's own code is never run. One that lacks weights, or
+an adapter that doesn't belong to it, is refused: transformers and peft would fill the gaps with random numbers and warn.
 """
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
@@ -24,6 +27,7 @@ from sam4mllm_tool.errors import SpecError
 __all__ = ["load_checkpoint"]
 
 TORCHVISION_EXTRA = "sam"
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def load_checkpoint(
@@ -80,6 +84,7 @@ def _adapt(model: Any, path: str, adapter: str, base: str) -> Any:
     """The model with the adapter's changes in its own modules, so that it is used like any other."""
     if PeftConfig.from_pretrained(path).is_prompt_learning:
         raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
+    _require_safetensors(path, adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers for it
@@ -89,6 +94,17 @@ def _adapt(model: Any, path: str, adapter: str, base: str) -> Any:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
         return adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
+
+
+def _require_safetensors(path: str, adapter: str) -> None:
+    """Raises SpecError for an adapter without safetensors: peft would then unpickle what it finds, and can't be told not to."""
+    folder = Path(path)
+    try:
+        there = (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
+    except EntryNotFoundError:
+        there = False
+    if not there:
+        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
 
 
 def _can_merge(adapted: PeftModel) -> bool:

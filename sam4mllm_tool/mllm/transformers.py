@@ -108,14 +108,13 @@ class TransformersMLLM:
         Those that go on from the same turns are scored together. Others aren't, though that could share the picture's
         tokens: how sums are rounded depends on what is scored together, and a dialogue should not on its neighbours.
         """
-        groups: dict[tuple[Turn, ...], list[int]] = {}
-        for i, question in enumerate(questions):
+        groups: dict[tuple[Turn, ...], dict[int, tuple[Prompt, tuple[str, ...]]]] = {}
+        for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
             if isinstance(question.answer, Labels) and question.answer.count == 1:
-                groups.setdefault(question.turns[:-1], []).append(i)
+                groups.setdefault(question.turns[:-1], {})[i] = (prompt, question.answer.words)
         rows: dict[int, tuple[float, ...]] = {}
         for group in groups.values():
-            scored = self._score(picture, [(prompts[i], questions[i].answer.words) for i in group])
-            rows |= zip(group, scored, strict=True)
+            rows |= zip(group, self._score(picture, list(group.values())), strict=True)
         return (rows[i] for i in sorted(rows))
 
     def _picture(self, image: Image) -> Picture:

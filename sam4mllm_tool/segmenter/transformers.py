@@ -128,7 +128,10 @@ class TransformersSegmenter:
         dtype: str | torch.dtype | None = None,
         by: ChooseBy = "both",
     ) -> Self:
-        """Opens `embedded`, a folder in Hugging Face format, or a hub id. Raises SpecError, MissingExtraError."""
+        """Opens `embedded`, a folder in Hugging Face format, or a hub id, its weights as safetensors, never pickled.
+
+        Raises SpecError, MissingExtraError.
+        """
         source = embedded_folder("sam") if spec == "embedded" else resolve_folder_or_hub_id(spec)
         device = choose_device(device)
         with quiet_loading(), load_errors(spec, extra="sam"):
@@ -139,7 +142,7 @@ class TransformersSegmenter:
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no processor of a segmenter: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
+                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
             )
         require_complete(spec, info)
         return cls(model, processor, name=spec, device=device, dtype=dtype, by=by)

@@ -193,6 +193,33 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
     assert "can't be loaded" in spec_error(str(folder))
 
 
+def test_a_pickled_adapter_is_not_opened(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    adapter = save_adapter(LlavaForConditionalGeneration, checkpoint("llava"), tmp_path / "lora", PROJECTORS["llava"])
+    torch.save(load_file(adapter / "adapter_model.safetensors"), adapter / "adapter_model.bin")
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "has no adapter_model.safetensors: pickled weights are not opened" in spec_error(f"{checkpoint('llava')}+{adapter}")
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_an_adapter_on_the_hub_is_opened_unless_it_is_pickled(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
+    """From the hub's cache, as it lies there after a download."""
+    snapshot = tmp_path / "models--owner--lora" / "snapshots" / ("0" * 40)
+    save_adapter(LlavaForConditionalGeneration, checkpoint("llava"), snapshot, PROJECTORS["llava"])
+    (tmp_path / "models--owner--lora" / "refs").mkdir()
+    (tmp_path / "models--owner--lora" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    spec = f"{checkpoint('llava')}+owner/lora"
+    if pickled:
+        torch.save(load_file(snapshot / "adapter_model.safetensors"), snapshot / "adapter_model.bin")
+        (snapshot / "adapter_model.safetensors").unlink()
+        assert "'owner/lora' has no adapter_model.safetensors" in spec_error(spec)
+    else:
+        assert load_mllm(spec).name == spec
+
+
 def test_a_checkpoints_own_code_is_never_run(tmp_path: Path) -> None:
     config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForImageTextToText": "own.Own"}}
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 from transformers import AutoModelForMaskGeneration, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, SpecError
@@ -322,6 +323,14 @@ class TestBadSpecs:
         weights.write_bytes(weights.read_bytes()[:1000])
         with pytest.raises(SpecError, match="can't be loaded"):
             load_segmenter(str(folder))
+        weights.unlink()
+        with pytest.raises(SpecError, match="can't be loaded"):
+            load_segmenter(str(folder))
+
+    def test_pickled_weights_are_not_opened(self, tmp_path):
+        folder = save_sam(tmp_path)
+        weights = folder / "model.safetensors"
+        torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
         with pytest.raises(SpecError, match="can't be loaded"):
             load_segmenter(str(folder))
