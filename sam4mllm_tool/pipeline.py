@@ -47,6 +47,8 @@ from sam4mllm_tool.types import (
 
 Method: TypeAlias = Literal["pqpp", "ppg", "box"]
 METHODS: tuple[Method, ...] = get_args(Method)
+MAX_MASK_BYTES = 2**31
+"""Of all masks of an expression together, a byte a pixel: 33 objects on the largest picture, 100 on one of 21 megapixels."""
 
 
 @dataclass(frozen=True)
@@ -248,6 +250,7 @@ class Sam4Mllm:
                 dialogue = without
         objects: list[SegmentedObject] = []
         if dialogue.prompts:
+            _check_room(len(dialogue.prompts), size)
             objects = yield _Prompt(dialogue.prompts)
             _check_count(self.segmenter.name, "masks", objects, dialogue.prompts)
         notes += [f"the mask of object {n} is empty" for n, thing in enumerate(objects, start=1) if not thing.mask.any()]
@@ -322,6 +325,14 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
 def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
     if len(results) != len(wanted):
         raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
+
+
+def _check_room(objects: int, size: Size) -> None:
+    if objects * size.width * size.height > MAX_MASK_BYTES:
+        raise BackendError(
+            f"the masks of {objects} objects on a picture of {size.width} x {size.height} pixels would take more than "
+            f"{MAX_MASK_BYTES / 2**30:g} GiB: make the picture smaller"
+        )
 
 
 def _record(clock: _Clock, need: _Ask | _Prompt, seconds: float) -> None:

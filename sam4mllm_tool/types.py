@@ -120,7 +120,8 @@ class SegmentedObject:
 
     score: Segment Anything's predicted IoU of the mask, in [0, 1]. confidence: how far the mask agrees with the answers to
     the points that were kept, in [0, 1], given the box: it does not say whether the box is that of the object meant; None
-    where the model gave no probabilities. alternatives: the candidates not chosen, best first.
+    where the model gave no probabilities. alternatives: the candidates not chosen, best first; none
+    where they would take too much memory.
     """
 
     mask: Mask

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 
+from sam4mllm_tool import pipeline
 from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, ReplyError, SpecError
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm, find_dialect
@@ -293,6 +294,18 @@ def test_a_backend_that_gives_too_few_results_is_named(expressions: list[str]) -
             models.segment_group(IMAGE, expressions)
         with pytest.raises(BackendError, match=message):
             models.segment(IMAGE, expressions[0])
+
+
+def test_masks_that_would_fill_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = BoxSegmenter()
+    models = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED)
+    monkeypatch.setattr(pipeline, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
+    with pytest.raises(BackendError, match=r"2 objects on a picture of 100 x 80 pixels would take more than .* GiB: make"):
+        models.segment(IMAGE, "cats")
+    assert segmenter.calls == []
+    assert models.segment(IMAGE, "a cat").objects
+    monkeypatch.setattr(pipeline, "MAX_MASK_BYTES", 2 * 100 * 80)
+    assert models.segment(IMAGE, "cats").objects
 
 
 # Sync, async, many --------------------------------------------------------------------------------------------------

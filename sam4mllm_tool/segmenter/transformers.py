@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -46,6 +46,7 @@ __all__ = ["TransformersSegmenter"]
 _PICTURES_KEPT = 2
 _PROMPTS_AT_ONCE = 64
 _UPSAMPLING_BYTES = 2**28
+_ALTERNATIVES_BYTES = 2**30
 _COMPARED_CELLS = 256
 
 
@@ -153,16 +154,15 @@ class TransformersSegmenter:
         image: RGB, any size; encoded once for all prompts, and not again in a later call while it is one of the last two.
         prompts: in pixels of the image; boxes and points that reach over its edge are cut, and returned so.
         Returns objects in prompt order; each mask is (H, W) bool, maybe without a pixel set, score is SAM's predicted IoU
-        cut to [0, 1], confidence the agreement of the mask with the points (`choice.choose_object`). Beside the three
-        masks a prompt, memory does not grow with the prompts.
+        cut to [0, 1], confidence the agreement of the mask with the points (`choice.choose_object`). Where all candidates
+        of all prompts would take more than 1 GiB, the masks not chosen are left out, and a mask a prompt is what remains.
         Raises ValueError for a prompt that can't be meant (`prompts.clip_prompt`), BackendError where the model fails.
         """
         clipped = [clip_prompt(prompt, Size(*image.size)) for prompt in prompts]
         if not clipped:
             return []
         with self._lock, self._failures(image, len(clipped)), torch.inference_mode():
-            candidates = self._candidates(self._encode_once(image), clipped)
-        return [choose_object(found, prompt, by=self.by) for found, prompt in zip(candidates, clipped, strict=True)]
+            return self._objects(self._encode_once(image), clipped)
 
     def compare(self, image: Image, prompts: Sequence[ObjectPrompt], truth: Mask) -> npt.NDArray[np.float64]:
         """(n,) IoU of each prompt's mask with the truth, for choosing among many prompts.
@@ -229,13 +229,17 @@ class TransformersSegmenter:
         height, width = unpadding["reshaped_input_sizes"][0].tolist() if unpadding else padded
         return _Encoded(_as_arguments(found), (image.height, image.width), (height, width), padded, unpadding)
 
-    def _candidates(self, encoded: _Encoded, prompts: Sequence[ObjectPrompt]) -> list[list[MaskCandidate]]:
-        """All candidates of every prompt, in prompt order."""
-        found: dict[int, list[MaskCandidate]] = {}
+    def _objects(self, encoded: _Encoded, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        """The object of every prompt, in prompt order."""
+        height, width = encoded.original
+        found: dict[int, SegmentedObject] = {}
         for indices in _alike(prompts):
             masks, scores = self._decode(encoded, [prompts[index] for index in indices])
+            keeps = len(prompts) * scores.shape[1] * height * width <= _ALTERNATIVES_BYTES
             for index, row in zip(indices, scores.tolist(), strict=True):
-                found[index] = [MaskCandidate(next(masks), score) for score in row]
+                candidates = [MaskCandidate(next(masks), score) for score in row]
+                chosen = choose_object(candidates, prompts[index], by=self.by)
+                found[index] = chosen if keeps else replace(chosen, alternatives=())
         return [found[index] for index in range(len(prompts))]
 
     def _decode(self, encoded: _Encoded, prompts: Sequence[ObjectPrompt]) -> tuple[Iterator[Mask], Tensor]:
