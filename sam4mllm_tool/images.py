@@ -10,6 +10,7 @@ import binascii
 import os
 import re
 import stat
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -186,10 +187,16 @@ def _from_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:
     try:
         image = _read_header(content, policy)
     except UnidentifiedImageError as error:
+        width, height = _claimed_size(content) or (1, 1)
+        if not (width and height):  # Pillow takes it for no picture
+            raise ImageError(_nothing_in_it(what, width, height)) from error
         names = ", ".join(policy.formats)
         raise ImageError(f"{what} is in none of the formats {names}, or it is damaged at its start") from error
     except PILImage.DecompressionBombError as error:
-        raise ImageError(f"{what} has more pixels than Pillow opens ({error}); make it smaller") from error
+        width, height = _claimed_size(content) or (0, 0)
+        size = f"is {width} x {height} pixels" if width else "has too many pixels"
+        limit = min(policy.max_pixels, 2 * (PILImage.MAX_IMAGE_PIXELS or policy.max_pixels))  # Pillow has one of its own
+        raise ImageError(f"{what} {size}, over the limit of {limit:,}; scale it down") from error
     except Exception as error:  # a decoder given hostile bytes raises anything
         raise ImageError(f"{what} has a damaged header: {error}") from error
     with image:
@@ -199,6 +206,15 @@ def _from_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:
 def _read_header(content: bytes, policy: ImagePolicy) -> Image:
     with _quietly():
         return PILImage.open(BytesIO(content), formats=policy.formats)
+
+
+def _claimed_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height that the header of a PNG, a GIF or a BMP claims, None for anything else."""
+    for magic, layout, place in ((b"\x89PNG\r\n\x1a\n", ">II", 16), (b"GIF8", "<HH", 6), (b"BM", "<ii", 18)):
+        if content.startswith(magic) and len(content) >= place + struct.calcsize(layout):
+            width, height = struct.unpack_from(layout, content, place)
+            return width, abs(height)  # a BMP that begins with its upper row has a negative one
+    return None
 
 
 @contextmanager
@@ -291,9 +307,13 @@ def _on_white(image: Image) -> Image:
 
 def _check_size(width: int, height: int, what: str, policy: ImagePolicy) -> None:
     if width < 1 or height < 1:
-        raise ImageError(f"{what} is {width} x {height} pixels: there is nothing in it")
+        raise ImageError(_nothing_in_it(what, width, height))
     if width * height > policy.max_pixels:
         raise ImageError(f"{what} is {width} x {height} pixels, over the limit of {policy.max_pixels:,}; scale it down")
+
+
+def _nothing_in_it(what: str, width: int, height: int) -> str:
+    return f"{what} is {width} x {height} pixels: there is nothing in it"
 
 
 def _short(path: Path) -> str:

@@ -53,6 +53,20 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body)) + b"\0\0\0\0IDAT"
 
 
+def sized_bmp(width: int, height: int) -> bytes:
+    content = encoded(quarters(), "BMP")
+    return content[:18] + struct.pack("<ii", width, height) + content[26:]
+
+
+def huge_tiff() -> bytes:
+    """A TIFF whose header claims 100,000 x 100,000 pixels."""
+    content = bytearray(encoded(quarters(), "TIFF"))
+    for tag in (256, 257):
+        place = content.index(struct.pack("<HHI", tag, 4, 1))
+        content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, 100_000)
+    return bytes(content)
+
+
 def pixel(image: Image.Image) -> Any:
     return image.getpixel((0, 0))
 
@@ -207,9 +221,15 @@ def test_of_an_animation_the_first_frame_is_taken(kind: str):
         pytest.param(encoded(quarters(64), "BMP")[:-20], "cut off or damaged", id="truncated BMP"),
         pytest.param(encoded(quarters(64), "TIFF")[:40], "header|damaged", id="truncated TIFF"),
         pytest.param(PNG.replace(b"IDAT", b"IDAT\xff\xff", 1), "damaged", id="damaged PNG"),
-        pytest.param(png_header(100_000, 100_000), "pixels", id="100,000 x 100,000"),
+        pytest.param(
+            png_header(100_000, 100_000), "100000 x 100000 pixels, over the limit of 64,000,000", id="100,000 x 100,000"
+        ),
+        pytest.param(huge_tiff(), "too many pixels, over the limit of 64,000,000", id="100,000 x 100,000 in TIFF"),
         pytest.param(png_header(12_000, 12_000), "12000 x 12000 pixels, over the limit of 64,000,000", id="144 megapixels"),
-        pytest.param(png_header(0, 0), "header|nothing in it|none of", id="0 x 0 in the header"),
+        pytest.param(png_header(0, 0), "is 0 x 0 pixels: there is nothing in it", id="PNG of 0 x 0"),
+        pytest.param(png_header(5, 0), "is 5 x 0 pixels: there is nothing in it", id="PNG without rows"),
+        pytest.param(sized_bmp(0, 0), "is 0 x 0 pixels: there is nothing in it", id="BMP of 0 x 0"),
+        pytest.param(b"GIF89a" + bytes(7) + b";", "is 0 x 0 pixels: there is nothing in it", id="GIF of 0 x 0"),
         pytest.param(Image.new("RGB", (0, 0)), "nothing in it", id="PIL image of 0 x 0"),
         pytest.param(Image.new("RGB", (5, 0)), "nothing in it", id="PIL image without rows"),
         pytest.param(Image.new("I", (2, 2), -1), "scale them to 16 bits", id="mode I below 0"),
