@@ -11,7 +11,7 @@ from sam4mllm_tool.data.verify import verify_lessons
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import DIALECTS
 
-__all__ = ["add_build", "recipe_from"]
+__all__ = ["add_build"]
 
 _HELP = {
     "pqpp": "share of the samples that get a PQPP conversation",
@@ -60,19 +60,6 @@ def add_build(kinds: Any) -> None:
     verify.set_defaults(run=_verify)
 
 
-def recipe_from(dialect: str, settings: dict[str, Any]) -> Recipe:
-    """A recipe of the named dialect. Raises DataError for a setting that there is not, or that can't be."""
-    if dialect not in DIALECTS:
-        raise DataError(f"no such dialect: {dialect!r}; there are {', '.join(sorted(DIALECTS))}")
-    known = [setting.name for setting in _settings()]
-    if unknown := sorted(set(settings) - set(known)):
-        raise DataError(f"a recipe has no {', '.join(unknown)}; it has {', '.join(known)}")
-    try:
-        return Recipe(dialect=DIALECTS[dialect], **settings)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the recipe can't be followed: {error}") from error
-
-
 def _settings() -> list[Field[Any]]:
     return [setting for setting in fields(Recipe) if setting.default is not MISSING]
 
@@ -90,7 +77,7 @@ def _source(text: str) -> Source:
 
 def _build(arguments: argparse.Namespace) -> None:
     settings = {setting.name: getattr(arguments, setting.name) for setting in _settings()}
-    recipe = recipe_from(arguments.dialect, settings)
+    recipe = Recipe.of(DIALECTS[arguments.dialect], settings)
     out = build_lessons(
         arguments.data,
         arguments.out,

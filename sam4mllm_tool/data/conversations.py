@@ -1,9 +1,10 @@
 """From a sample to the conversations that teach it, by running the dialogue of protocol/ on true answers."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from random import Random
+from typing import Any
 
 from sam4mllm_tool.data.groups import best_groups
 from sam4mllm_tool.data.lessons import Conversation, Kind
@@ -43,6 +44,17 @@ class Recipe:
     vqa: float = 0.0
     segmenter: str = "embedded"
     seed: int = 0
+
+    @classmethod
+    def of(cls, dialect: Dialect, settings: Mapping[str, Any]) -> "Recipe":
+        """As a file or flags tell it. Raises DataError for a setting that there is not, or that can't be."""
+        known = [setting.name for setting in fields(cls) if setting.name != "dialect"]
+        if unknown := sorted(set(settings) - set(known)):
+            raise DataError(f"a recipe has no {', '.join(unknown)}; it has {', '.join(known)}")
+        try:
+            return cls(dialect=dialect, **settings)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"the recipe can't be followed: {error}") from error
 
     def __post_init__(self) -> None:
         for name in ("pqpp", "ppg"):

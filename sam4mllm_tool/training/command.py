@@ -14,6 +14,9 @@ _HELP = {
     "mllm": "embedded, a folder or a hub id; +ADAPTER goes on from an adapter",
     "lessons": "a folder that 'sam4mllm data build' wrote",
     "data": "NAME:ROOT or NAME:ROOT:SPLIT to build the lessons from; may be given several times",
+    "vqa_data": "NAME:ROOT of conversations to mix in, in the recipe's share",
+    "held_out": "where the RefCOCO family lies whose val and test pictures are left out",
+    "build_processes": "how many processes build lessons from data",
     "out": "the folder for the result; the same command after a cut goes on from its checkpoints",
     "eval_data": "NAME:ROOT of held-out samples that are segmented for real while it trains",
 }
@@ -27,6 +30,8 @@ def add_commands(commands: Any) -> None:
     )
     hints = get_type_hints(TrainingConfig)
     for setting in fields(TrainingConfig):
+        if setting.name == "recipe":  # a table of its own, in a file alone
+            continue
         _add_flag(train, setting.name, hints[setting.name], setting.default)
     train.set_defaults(run=_train)
     export = commands.add_parser("export", help="merge an adapter into its base: a folder that transformers and vLLM load")
@@ -48,7 +53,7 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, hint: Any, default: An
         parser.add_argument(flag, choices=get_args(hint), help=about.strip(), **told)
     elif bool in kinds:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=about.strip(), **told)
-    elif name == "data":
+    elif name in ("data", "vqa_data", "held_out"):
         parser.add_argument(flag, metavar="SET", action="append", help=about.strip(), **told)
     elif any(get_origin(kind) is tuple for kind in kinds):
         parser.add_argument(flag, metavar="NAME", nargs="+", help=about.strip(), **told)

@@ -19,8 +19,9 @@ class TrainingConfig:
 
     mllm: `embedded` (the base that comes with the package, without its adapter), a folder or a hub id; `BASE+ADAPTER` goes on
     from an adapter, as `init_adapter` does. lessons: a folder that `sam4mllm data build` wrote; data: or data sets to build it
-    from, each NAME:ROOT or NAME:ROOT:SPLIT. out: the folder for the result, with `checkpoints` in it. dialect: a name; by
-    default the one that the lessons were written in.
+    from, each NAME:ROOT or NAME:ROOT:SPLIT, into `out`/lessons, by the settings of `recipe` (those of `data build`), with
+    vqa_data, held_out and build_processes as there; for sets that take hours, build first. out: the folder for the result,
+    with `checkpoints` in it. dialect: a name; by default the one that the lessons were written in.
 
     lora_targets: names of layers inside the language model, or a regular expression for full names. projector: whether the
     projector is trained too, or full names of what is.
@@ -41,6 +42,10 @@ class TrainingConfig:
     mllm: str = "embedded"
     lessons: str = ""
     data: tuple[str, ...] = ()
+    vqa_data: tuple[str, ...] = ()
+    held_out: tuple[str, ...] = ()
+    recipe: dict[str, Any] | None = None
+    build_processes: int = 1
     out: str = ""
     dialect: str | None = None
     init_adapter: str | None = None
@@ -100,6 +105,7 @@ class TrainingConfig:
         for name in (
             "lora_r",
             "batch",
+            "build_processes",
             "accumulation",
             "max_tokens",
             "save_every",
@@ -139,6 +145,7 @@ _FREE = frozenset(
         "log_every",
         "report_to",
         "workers",
+        "build_processes",
         *(f.name for f in fields(TrainingConfig) if f.name[:5] == "eval_"),
     )
 )

@@ -22,11 +22,13 @@ from transformers import PrinterCallback, TrainingArguments
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.checkpoints import choose_device, quiet_loading
+from sam4mllm_tool.data.build import Source, build_lessons
+from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
-from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
@@ -39,7 +41,13 @@ from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out
 
 __all__ = ["lessons_for", "train"]
 
-CHECKPOINTS, RUN_FILE, TRAINING_FILE, METRICS_FILE = "checkpoints", "run.json", "training.json", "metrics.jsonl"
+CHECKPOINTS, LESSONS, RUN_FILE, TRAINING_FILE, METRICS_FILE = (
+    "checkpoints",
+    "lessons",
+    "run.json",
+    "training.json",
+    "metrics.jsonl",
+)
 ADAPTER_FILE = "adapter_config.json"
 
 
@@ -52,6 +60,7 @@ def train(config: TrainingConfig) -> Path:
     _require("accelerate", "tensorboard" if config.report_to == "tensorboard" else "")
     out = Path(config.out).expanduser()
     began = time.time()
+    _require_own(out)
     arguments = _arguments(config, out)  # joins the other processes, and so comes first
     with arguments.main_process_first(local=False, desc="lessons"):
         lessons = lessons_for(config)
@@ -72,9 +81,19 @@ def train(config: TrainingConfig) -> Path:
 
 
 def lessons_for(config: TrainingConfig) -> Path:
-    """The folder of lessons, built from `config.data` first where that is given. Raises DataError."""
+    """The folder of lessons, built from `config.data` into `out`/lessons where that is given. Raises DataError."""
     if config.data:
-        raise DataError("lessons can't be built from 'data' yet: run 'sam4mllm data build' and give its folder as 'lessons'")
+        spoken = find_dialect(config.mllm, config.dialect)
+        if spoken is PLAIN and config.dialect is None:
+            spoken = JOINT  # a model that is to learn it needs no long instructions, and all points fit one question
+        return build_lessons(
+            [Source.parse(one) for one in config.data],
+            Path(config.out).expanduser() / LESSONS,
+            Recipe.of(spoken, config.recipe or {}),
+            vqa=[Source.parse(one) for one in config.vqa_data],
+            held_out=[Path(one).expanduser() for one in config.held_out],
+            processes=config.build_processes,
+        )
     folder = Path(config.lessons).expanduser()
     if not (folder / LESSONS_FILE).is_file():
         raise DataError(f"{folder / LESSONS_FILE} is not there: expected a folder that 'sam4mllm data build' wrote to its end")
@@ -95,6 +114,13 @@ def _order(config: TrainingConfig, lessons: Path, processes: int) -> dict[str, A
     with (lessons / LESSONS_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
+
+
+def _require_own(out: Path) -> None:
+    """Raises DataError where `out` holds anything but a training run, before anything is built."""
+    ours = (out / ADAPTER_FILE).exists() or (out / CHECKPOINTS / RUN_FILE).exists()
+    if not ours and out.is_dir() and any(file.name != LESSONS for file in out.iterdir()):
+        raise DataError(f"{out} is not empty and holds no training run: choose another folder")
 
 
 def _compared(out: Path, file: Path, order: dict[str, Any]) -> None:
@@ -123,8 +149,6 @@ def _take(out: Path, order: dict[str, Any]) -> None:
     checkpoints = out / CHECKPOINTS
     if (checkpoints / RUN_FILE).exists():
         _compared(out, checkpoints / RUN_FILE, order)
-    elif out.is_dir() and any(out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no training run: choose another folder")
     checkpoints.mkdir(parents=True, exist_ok=True)
     for left in (checkpoints / WRITING, out / WRITING):
         shutil.rmtree(left, ignore_errors=True)

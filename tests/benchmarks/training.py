@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--scenes", type=int, default=2000)
-    parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--held-out", type=int, default=60)
     parser.add_argument("--ppg-scenes", type=int, default=500)
     parser.add_argument("--ppg-steps", type=int, default=250)
     parser.add_argument("--processes", type=int, default=2)
