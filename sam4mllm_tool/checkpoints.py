@@ -12,17 +12,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from huggingface_hub import model_info, try_to_load_from_cache
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, shown
 from sam4mllm_tool.libraries import root_reason
 
 __all__ = [
     "choose_device",
     "choose_dtype",
     "embedded_folder",
+    "find_file",
     "load_errors",
     "quiet_loading",
     "require_complete",
@@ -41,8 +42,7 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     marker: the file that makes a folder a checkpoint; `adapter_config.json` for a LoRA adapter.
     Raises SpecError where the spec names neither.
     """
-    if not spec.strip():
-        raise SpecError("a model spec is empty: expected a folder, a hub id or 'embedded'")
+    _require_some(spec)
     folder = _as_folder(spec)
     if folder.is_dir():
         if not (folder / marker).is_file():
@@ -51,9 +51,35 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     if folder.exists():
         raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint, with {marker} in it")
     if spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
-        raise SpecError(f"there is no folder {spec!r}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling")
+        raise SpecError(f"there is no folder {shown(spec)}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling")
     _ask_hub(spec, marker)
     return spec
+
+
+def find_file(spec: str, name: str) -> Path | None:
+    """A file of the folder or of the hub repository that a spec names; None where it has no such file, or is neither.
+
+    A file that the hub has is downloaded. Offline, what was not downloaded isn't there.
+    Raises SpecError for an empty spec, a name that no folder can have, and where the hub can't be asked.
+    """
+    _require_some(spec)
+    folder = _as_folder(spec)
+    if folder.exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
+        return folder / name if (folder / name).is_file() else None
+    try:
+        known = try_to_load_from_cache(spec, name)
+        if isinstance(known, str):
+            return Path(known)
+        if known is not None or constants.HF_HUB_OFFLINE:  # known not to be there
+            return None
+        _ask_hub(spec, name)
+        return Path(hf_hub_download(spec, name))
+    except RemoteEntryNotFoundError:
+        return None
+    except Sam4MllmError:
+        raise
+    except Exception as error:  # as in _ask_hub
+        raise SpecError(f"the hub can't be asked for {name} of {shown(spec)}: {_first_line(error)}") from error
 
 
 def embedded_folder(part: str) -> str:
@@ -67,12 +93,18 @@ def embedded_folder(part: str) -> str:
     return str(folder)
 
 
+def _require_some(spec: str) -> None:
+    if not spec.strip():
+        raise SpecError("a model spec is empty: expected a folder, a hub id or 'embedded'")
+
+
 def _as_folder(spec: str) -> Path:
     try:
         folder = Path(spec).expanduser()
         folder.exists()
     except (OSError, RuntimeError) as error:
-        raise SpecError(f"{spec[:80]!r} can't be a folder: {_first_line(error)[:80]}") from error
+        reason = getattr(error, "strerror", None) or _first_line(error)
+        raise SpecError(f"{shown(spec)} can't be a folder: {reason}") from error
     return folder
 
 
@@ -86,12 +118,12 @@ def _ask_hub(hub_id: str, marker: str) -> None:
             model_info(hub_id, timeout=10)
     except RepositoryNotFoundError as error:
         raise SpecError(
-            f"there is no folder {hub_id!r}, and the hub has no such model, or none for you: "
+            f"there is no folder {shown(hub_id)}, and the hub has no such model, or none for you: "
             "check the spelling, or log in with 'hf auth login' if it is private"
         ) from error
     except Exception as error:  # its network errors come from a library that changes with its version
         raise SpecError(
-            f"there is no folder {hub_id!r}, and the hub can't be asked for it ({_first_line(error)}): "
+            f"there is no folder {shown(hub_id)}, and the hub can't be asked for it ({_first_line(error)}): "
             "check the spelling, go online, or download it elsewhere and give its folder"
         ) from error
 

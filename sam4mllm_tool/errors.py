@@ -3,6 +3,12 @@
 from sam4mllm_tool.types import Question, Reply
 
 
+def shown(text: str) -> str:
+    """Text of any length as a message shows it: quoted, on one line, at most some 200 characters."""
+    quoted = repr(text)
+    return quoted if len(quoted) <= 200 else f"{quoted[:120]}...{quoted[-60:]}"
+
+
 class Sam4MllmError(Exception):
     """Everything this package raises on purpose. The message says what was wrong, where, and what to do."""
 

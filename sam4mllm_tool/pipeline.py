@@ -114,8 +114,8 @@ class Sam4Mllm:
         `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model, else `plain`.
         Raises SpecError or MissingExtraError, in one line that says what to do.
         """
-        mllm = mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
-        segmenter = segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
+        mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
+        segmenter = (os.environ.get("SAM4MLLM_SEGMENTER") or "embedded") if segmenter is None else segmenter
         spoken = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
         return cls(
             load_mllm(mllm, device=device, dtype=dtype),
@@ -298,23 +298,22 @@ class Sam4Mllm:
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
-    """The dialect called `name`, else the dialect.json beside the spec's adapter or model, else `plain`.
+    """The dialect called `name`, else the dialect.json beside the spec's adapter or model, on the hub too, else `plain`.
 
-    Raises SpecError naming the dialects there are, or the file that cannot be read.
+    Raises SpecError naming the dialects there are, or the file that cannot be read, or the hub that cannot be asked.
     """
     if name is not None:
         if name not in DIALECTS:
             raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}")
         return DIALECTS[name]
     base, adapter = split_spec(mllm)
-    if base == "embedded":
-        with model_libraries():
-            from sam4mllm_tool.checkpoints import embedded_folder
+    with model_libraries():
+        from sam4mllm_tool.checkpoints import embedded_folder, find_file
 
+    if base == "embedded":
         base = embedded_folder("adapter")
-    for folder in filter(None, (adapter, base)):
-        file = Path(folder).expanduser() / "dialect.json"
-        if file.is_file():
+    for part in (base,) if adapter is None else (adapter, base):
+        if file := find_file(part, "dialect.json"):
             try:
                 return Dialect.from_json(file.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:

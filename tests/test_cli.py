@@ -51,6 +51,7 @@ def refused(told: tuple[int, str, str], named: str) -> None:
     assert err.startswith("sam4mllm")
     assert named in err
     assert "Traceback" not in err
+    assert len(err) < 1000
 
 
 # What cannot be done ------------------------------------------------------------------------------------------------
@@ -62,7 +63,8 @@ def refused(told: tuple[int, str, str], named: str) -> None:
         pytest.param(None, "does not exist", id="no file"),
         pytest.param(b"", "empty", id="empty file"),
         pytest.param(b"hello, I am no picture", "formats", id="not a picture"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "damaged", id="a damaged picture"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x01" * 40, "damaged", id="a damaged picture"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "is 0 x 0 pixels", id="a picture of 0 x 0"),
     ],
 )
 def test_a_bad_picture_is_refused_in_one_line(run: Run, tmp_path: Path, content: bytes | None, named: str) -> None:
@@ -101,6 +103,11 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, picture: Path, expres
     ("options", "named"),
     [
         pytest.param(["--mllm", "./nowhere"], "nowhere", id="an MLLM that is not there"),
+        pytest.param(["--mllm", ""], "a model spec is empty", id="no MLLM"),
+        pytest.param(["--segmenter", "", "--dialect", "plain"], "a model spec is empty", id="no segmenter"),
+        pytest.param(["--mllm", "x" * 5000], "can't be a folder: File name too long", id="an MLLM of 5,000 characters"),
+        pytest.param(["--mllm", "x+" * 2500], "can't be a folder: File name too long", id="adapters of 5,000 characters"),
+        pytest.param(["--mllm", "./" + "n/" * 1500], "there is no folder", id="a path of 3,000 characters"),
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
         pytest.param(["--dialect", "klingon"], "there are embedded, joint, plain, released", id="an unknown dialect"),
         pytest.param(["--method", "boxes"], "--method", id="an unknown method"),

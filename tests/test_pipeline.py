@@ -4,13 +4,17 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 
-from sam4mllm_tool import pipeline
+from sam4mllm_tool import checkpoints, pipeline
 from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, ReplyError, SpecError
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm, find_dialect
@@ -19,6 +23,7 @@ from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
 
 IMAGE = PILImage.new("RGB", (100, 80), "grey")
+ANSWER: Any = SimpleNamespace(headers={}, request=None)  # of the hub; its library for this changes with its version
 BOX, OTHER = "[100,100,500,600]", "[600,100,900,900]"
 ONE_BY_ONE = dataclasses.replace(RELEASED, points="each")
 
@@ -406,7 +411,7 @@ def test_a_dialect_is_found_by_name_or_beside_the_adapter_or_the_model(tmp_path:
     assert find_dialect(f"{base}+{adapter}") == EMBEDDED, "the adapter decides"
     assert find_dialect(f"{base}+{bare}") == RELEASED
     assert find_dialect(str(adapter)) == EMBEDDED, "a plus in a folder's name"
-    assert find_dialect(str(bare)) == find_dialect("owner/name") == PLAIN
+    assert find_dialect(str(bare)) == find_dialect(str(tmp_path / "nowhere")) == PLAIN
     assert find_dialect(str(base), "embedded") == EMBEDDED
 
 
@@ -414,6 +419,46 @@ def test_a_dialect_file_is_found_from_the_home_folder(tmp_path: Path, monkeypatc
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "dialect.json").write_text(RELEASED.to_json())
     assert find_dialect("~") == RELEASED
+
+
+def test_a_dialect_comes_with_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the hub's cache, as it lies there after a download, and without one for want of a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name in ("model", "lora", "bare"):
+        (tmp_path / f"models--owner--{name}" / "snapshots" / "1").mkdir(parents=True)
+        (tmp_path / f"models--owner--{name}" / "refs").mkdir()
+        (tmp_path / f"models--owner--{name}" / "refs" / "main").write_text("1")
+    for name, dialect in (("model", RELEASED), ("lora", EMBEDDED)):
+        (tmp_path / f"models--owner--{name}" / "snapshots" / "1" / "dialect.json").write_text(dialect.to_json())
+    assert find_dialect("owner/model") == RELEASED
+    assert find_dialect("owner/model+owner/lora") == EMBEDDED, "the adapter decides"
+    assert find_dialect("owner/model+owner/bare") == RELEASED
+    assert find_dialect("owner/bare") == find_dialect("owner/never-seen") == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        pytest.param(RemoteEntryNotFoundError("no such file", response=ANSWER), True, id="no such file"),
+        pytest.param(RepositoryNotFoundError("no such model", response=ANSWER), False, id="no model"),
+        pytest.param(ConnectionError("no route"), False, id="no network"),
+    ],
+)
+def test_plain_is_spoken_only_where_the_hub_has_no_dialect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, found: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoints, "model_info", (lambda *_, **__: None) if found else fails)
+    monkeypatch.setattr(checkpoints, "hf_hub_download", fails)
+    if found:
+        assert find_dialect("owner/name") == PLAIN
+    else:
+        with pytest.raises(SpecError, match="'owner/name'"):
+            find_dialect("owner/name")
 
 
 def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ backend's file, and with it torch, is imported on first use.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import SpecError, shown
 from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.types import MLLM
@@ -45,13 +45,20 @@ def split_spec(spec: str) -> tuple[str, str | None]:
 
     Raises SpecError for an empty base or adapter.
     """
-    if "+" not in spec or Path(spec).expanduser().is_dir():
+    if "+" not in spec or _is_folder(spec):
         return spec, None
     splits = [(spec[:i], spec[i + 1 :]) for i, character in enumerate(spec) if character == "+"]
-    base, adapter = next((split for split in reversed(splits) if Path(split[0]).expanduser().is_dir()), splits[0])
+    base, adapter = next((split for split in reversed(splits) if _is_folder(split[0])), splits[0])
     if not base or not adapter:
-        raise SpecError(f"the model spec {spec!r} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
+        raise SpecError(f"the model spec {shown(spec)} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
     return base, adapter
+
+
+def _is_folder(spec: str) -> bool:
+    try:
+        return Path(spec).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # longer than a name may be, no such home, a null character
+        return False
 
 
 def __getattr__(name: str) -> Any:
