@@ -2,19 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check format clean
+.PHONY: demo test check video format clean
 
 demo: .venv/installed  ## set up, then segment the example picture
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
 	@echo "look at out/overlay.png"
 
-test: .venv/tested check  ## set up, then check everything
+test: .venv/tested check video  ## set up, then check everything
 
 check: .venv/tested  ## format, lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pytest $(PYTEST)
+
+video: .venv/video  ## what is tested of model families whose processors need torchvision
+	PYTHONPATH=.venv/video $(BIN)/pytest tests/training/test_video_families.py
 
 format: .venv/tested  ## rewrite the code as `check` wants it
 	$(BIN)/ruff format .
@@ -32,3 +35,6 @@ clean:
 .venv/tested: .venv/installed
 	$(BIN)/pip install -qq --constraint constraints.txt --editable ".[test]"
 	touch $@
+
+.venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone
+	$(BIN)/pip install -qq --no-deps --target $@ --constraint constraints.txt torchvision num2words docopt

@@ -114,7 +114,7 @@ def test_rows_of_different_pictures_are_learnt_together_as_alone(family: str, tm
     collate = Collator(tokenizer.pad_token_id, accepts, packs)
     items = [rows[i] for i in range(len(rows))]
     together = loss_of(model, collate(items), torch.float32)
-    alone = sum(loss_of(model, collate([item]), torch.float32) for item in items)
-    assert float(together) == pytest.approx(float(alone), rel=1e-4)
+    alone = sum(loss_of(model, collate([item]), torch.float32).item() for item in items)
+    assert together.item() == pytest.approx(alone, rel=1e-4)
     together.backward()
     assert all(p.grad is not None for name, p in model.named_parameters() if "q_proj" in name and "language" in name)
