@@ -47,6 +47,8 @@ from sam4mllm_tool.types import (
 
 Method: TypeAlias = Literal["pqpp", "ppg", "box"]
 METHODS: tuple[Method, ...] = get_args(Method)
+WITHOUT_POINTS = "went on without unreadable points"
+"""How the note begins that says so."""
 MAX_MASK_BYTES = 2**31
 """Of all masks of an expression together, a byte a pixel: 33 objects on the largest picture, 100 on one of 21 megapixels."""
 
@@ -246,7 +248,7 @@ class Sam4Mllm:
                 without = dialogue.without_points(replies)
                 if without is None:
                     raise
-                notes.append(f"went on without unreadable points: {error.reason}")
+                notes.append(f"{WITHOUT_POINTS}: {error.reason}")
                 dialogue = without
         objects: list[SegmentedObject] = []
         if dialogue.prompts:

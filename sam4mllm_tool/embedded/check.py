@@ -1,8 +1,8 @@
 """Measures the embedded pair on fresh test-split scenes: `python -m sam4mllm_tool.embedded.check`.
 
 Prints, by kind of expression: box accuracy at IoU 0.5; point answers, all and those that pass the thresholds; how often "no
-such object" is said rightly and wrongly; cIoU and gIoU for box, PPG and PQPP; and the embedded Segment Anything alone, from
-true boxes and five true points.
+such object" is said rightly and wrongly; cIoU and gIoU for box, PPG and PQPP; how often PPG fell back to the box; and the
+embedded Segment Anything alone, from true boxes and five true points.
 
 How it counts. Box accuracy: single-object kinds; the first box named has IoU of at least 0.5 with the true one, anything else
 is a miss. Point answers: the question names a box, so the truth is the object of the scene that this box fits best. cIoU: sum
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -25,13 +25,23 @@ from tqdm import tqdm
 
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, box_iou, draw_scene
-from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.protocol import PPG, PQPP, Dialogue
+from sam4mllm_tool.errors import ExpressionError, ReplyError
+from sam4mllm_tool.pipeline import WITHOUT_POINTS, Method, Sam4Mllm
+from sam4mllm_tool.protocol import Thresholds
 from sam4mllm_tool.protocol.truth import label_at
-from sam4mllm_tool.types import Box, Mask, ObjectPrompt, Point, PointPrompt, Size
+from sam4mllm_tool.types import (
+    MLLM,
+    ObjectPrompt,
+    Point,
+    PointPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Segmenter,
+)
 
-METHODS = ("box", "ppg", "pqpp")
+METHODS: tuple[Method, ...] = ("box", "ppg", "pqpp")
 
 
 @dataclass
@@ -40,6 +50,7 @@ class Tally:
 
     boxes: list[bool] = field(default_factory=list)
     refused: list[bool] = field(default_factory=list)
+    fallbacks: list[bool] = field(default_factory=list)
     points: list[tuple[bool, bool]] = field(default_factory=list)  # (right, passes the thresholds)
     overlaps: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {m: [] for m in METHODS})
 
@@ -49,6 +60,7 @@ class Tally:
         rates = {
             "box_acc": self.boxes,
             "refused": self.refused,
+            "ppg_fallback": self.fallbacks,
             "points": [right for right, _ in self.points],
             "passing": [passes for _, passes in self.points],
             "right_of_passing": passed,
@@ -67,7 +79,7 @@ def measure(models: Sam4Mllm, scenes: Iterable[Scene]) -> dict[str, dict[str, fl
     for scene in scenes:
         asked = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
         for expression, result in zip(asked, _answers(models, scene, asked), strict=True):
-            _count(tallies[expression.kind], scene, expression, *result)
+            _count(tallies[expression.kind], scene, expression, *result, models.thresholds)
     figures: dict[str, dict[str, float]] = {kind: tally.figures() for kind, tally in tallies.items() if tally.refused}
     return {
         **figures,
@@ -82,77 +94,94 @@ def _merged(tallies: Iterable[Tally]) -> Tally:
     for tally in tallies:
         merged.boxes += tally.boxes
         merged.refused += tally.refused
+        merged.fallbacks += tally.fallbacks
         merged.points += tally.points
         for method in METHODS:
             merged.overlaps[method] += tally.overlaps[method]
     return merged
 
 
-def _answers(
-    models: Sam4Mllm, scene: Scene, asked: Sequence[Expression]
-) -> list[tuple[tuple[Box, ...], list[tuple[Box, PointPrompt]], dict[str, Mask]]]:
-    """For each expression: the boxes named, the points answered with their boxes, and the mask by each method."""
-    image, size = Image.fromarray(scene.image), Size(*scene.image.shape[1::-1])
-    pqpp = _run(models, image, [PQPP.start(e.text, size, dialect=models.dialect) for e in asked])
-    ppg = _run(models, image, [PPG.start(e.text, size, dialect=models.dialect) for e in asked])
-    results = []
-    for one, other in zip(pqpp, ppg, strict=True):
-        boxes = tuple(prompt.box for prompt in one.prompts) if one else ()
-        answered = (one.answers if isinstance(one, PQPP) else None) or ()
-        points = [(box, point) for box, group in zip(boxes, answered, strict=False) for point in group]
-        prompts = {
-            "box": tuple(ObjectPrompt(box) for box in boxes),
-            "ppg": other.prompts if other else (),
-            "pqpp": one.prompts if one else (),
-        }
-        masks = {method: _mask(models, image, size, wanted) for method, wanted in prompts.items()}
-        results.append((boxes, points, masks))
-    return results
+class _Heard:
+    """An MLLM that remembers what it replied about a picture: asked the same once more, it says the same for nothing."""
+
+    greedy = True
+
+    def __init__(self, mllm: MLLM) -> None:
+        self._mllm = mllm
+        self._replies: dict[Question, Reply] = {}
+
+    @property
+    def name(self) -> str:
+        return self._mllm.name
+
+    def reply(self, image: Image.Image, questions: Sequence[Question]) -> list[Reply]:
+        new = [question for question in dict.fromkeys(questions) if question not in self._replies]
+        self._replies |= zip(new, self._mllm.reply(image, new), strict=True)
+        return [self._replies[question] for question in questions]
+
+    async def areply(self, image: Image.Image, questions: Sequence[Question]) -> list[Reply]:
+        return self.reply(image, questions)
 
 
-def _run(models: Sam4Mllm, image: Image.Image, dialogues: Sequence[Dialogue]) -> list[Dialogue | None]:
-    """All dialogues of a picture in lock-step, as the pipeline leads them; None where a reply cannot be read."""
-    states: list[Dialogue | None] = list(dialogues)
-    while any(state and state.pending for state in states):
-        questions = [question for state in states if state for question in state.pending]
-        replies = iter(models.mllm.reply(image, questions))
-        for index, state in enumerate(states):
-            if state is None or not state.pending:
-                continue
-            told = [next(replies) for _ in state.pending]
-            try:
-                states[index] = state.answer(told)
-            except ReplyError:
-                states[index] = state.without_points(told)
-    return states
+class _Unmasked:
+    """A segmenter that hands its prompts back, without a mask."""
+
+    name = "none"
+
+    def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        nothing = np.broadcast_to(np.False_, (image.height, image.width))
+        return [SegmentedObject(nothing, prompt, 0.0) for prompt in prompts]
+
+    async def asegment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        return self.segment(image, prompts)
 
 
-def _mask(models: Sam4Mllm, image: Image.Image, size: Size, prompts: Sequence[ObjectPrompt]) -> Mask:
-    union = np.zeros((size.height, size.width), np.bool_)
-    for thing in models.segmenter.segment(image, prompts) if prompts else ():
-        union |= thing.mask
-    return union
+Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError
+
+
+def _answers(models: Sam4Mllm, scene: Scene, asked: Sequence[Expression]) -> list[tuple[Outcome, dict[str, Outcome]]]:
+    """For each expression: all that the MLLM answered in PQPP, whatever the thresholds, and the result by each method."""
+    image, texts, heard = Image.fromarray(scene.image), [expression.text for expression in asked], _Heard(models.mllm)
+
+    def driven(segmenter: Segmenter, thresholds: Thresholds) -> Sam4Mllm:
+        dialect, sampler, retries = models.dialect, models.sampler, models.retries
+        return Sam4Mllm(heard, segmenter, dialect=dialect, sampler=sampler, thresholds=thresholds, retries=retries)
+
+    answered = driven(_Unmasked(), Thresholds(0, 0)).segment_group(image, texts)
+    whole = driven(models.segmenter, models.thresholds)
+    found = [whole.segment_group(image, texts, method=method) for method in METHODS]
+    by_expression = [dict(zip(METHODS, results, strict=True)) for results in zip(*found, strict=True)]
+    return list(zip(answered, by_expression, strict=True))
 
 
 def _count(
     tally: Tally,
     scene: Scene,
     expression: Expression,
-    boxes: tuple[Box, ...],
-    points: list[tuple[Box, PointPrompt]],
-    masks: dict[str, Mask],
+    answered: Outcome,
+    found: dict[str, Outcome],
+    thresholds: Thresholds,
 ) -> None:
-    tally.refused.append(not boxes)
+    prompts = [thing.prompt for thing in answered.objects] if isinstance(answered, Segmentation) else []
+    tally.refused.append(not prompts)
+    tally.fallbacks.append(_fell_back(found["ppg"]))
     truth = np.isin(scene.instances, [i + 1 for i in expression.targets])
-    for method, mask in masks.items():
+    for method, outcome in found.items():
+        mask = outcome.mask if isinstance(outcome, Segmentation) else np.zeros_like(truth)
         tally.overlaps[method].append((int((mask & truth).sum()), int((mask | truth).sum())))
     if expression.kind in SINGLE_OBJECT_KINDS:
-        tally.boxes.append(bool(boxes) and box_iou(boxes[0], scene.objects[expression.targets[0]].box) >= 0.5)
-    keep = PQPP.thresholds.keep
-    for box, point in points:
-        meant = max(range(len(scene.objects)), key=lambda i: box_iou(box, scene.objects[i].box))
-        right = label_at(scene.mask(meant), Point(point.x, point.y)) == point.label
-        tally.points.append((right, keep(point)))
+        meant = scene.objects[expression.targets[0]].box
+        tally.boxes.append(bool(prompts) and box_iou(prompts[0].box, meant) >= 0.5)
+    for prompt in prompts:
+        fits = max(range(len(scene.objects)), key=lambda i: box_iou(prompt.box, scene.objects[i].box))
+        for point in prompt.points:
+            right = label_at(scene.mask(fits), Point(point.x, point.y)) == point.label
+            tally.points.append((right, thresholds.keep(point)))
+
+
+def _fell_back(outcome: Outcome) -> bool:
+    """Whether PPG's points could not be read, so that the box alone was asked for."""
+    return not isinstance(outcome, Segmentation) or any(note.startswith(WITHOUT_POINTS) for note in outcome.notes)
 
 
 def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
@@ -211,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     figures = measure(models, progress)
     figures["segmenter"] = {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}
     print(table(figures))
+    print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
     held = True
     for what, figure, way, bar in BARS:
         value = figure(figures)

@@ -8,9 +8,9 @@ from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, box_iou, draw_scene
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.protocol import EMBEDDED
+from sam4mllm_tool.protocol import EMBEDDED, Thresholds
 from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.types import Box, Question, Reply, Size
+from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,25 @@ def test_the_whole_picture_as_a_box_scores_the_objects_share_of_it(scenes: list[
     assert 0 < figures["implicit"]["box_cIoU"] < 0.3
     rendered = table(figures)
     assert all(kind in rendered for kind in KINDS)
+
+
+def test_ppg_without_points_counts_as_fallen_back_and_no_question_is_asked_twice(scenes: list[Scene]) -> None:
+    models = _models(EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256)))
+    assert measure(models, scenes[:1])["all"]["ppg_fallback"] == 1
+    assert isinstance(models.mllm, ScriptedMLLM)
+    assert len(set(models.mllm.questions)) == len(models.mllm.questions)
+    assert measure(_models("no object"), scenes[:1])["all"]["ppg_fallback"] == 0
+
+
+def test_points_pass_the_thresholds_that_the_models_are_used_with(scenes: list[Scene]) -> None:
+    def answer(question: Question) -> Reply:
+        if isinstance(question.answer, Labels):
+            return Reply("yes", ((0.8, 0.2),))
+        return Reply(EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256)))
+
+    for thresholds, share in ((Thresholds(), 1), (Thresholds(0.85, 0.9), 0)):
+        models = Sam4Mllm(ScriptedMLLM(answer), BoxSegmenter(), dialect=EMBEDDED, thresholds=thresholds, retries=0)
+        assert measure(models, scenes[:1])["all"]["passing"] == share
 
 
 def test_every_bar_reads_a_figure_that_is_measured(scenes: list[Scene]) -> None:
