@@ -1,5 +1,7 @@
 """The bars that the embedded pair is held to, on 300 fresh test-split scenes, and what one segmentation may cost."""
 
+import statistics
+
 import pytest
 
 from sam4mllm_tool.embedded.check import BARS, measure, measure_segmenter
@@ -8,6 +10,7 @@ from sam4mllm_tool.pipeline import Sam4Mllm
 from tests.benchmarks import segment
 
 pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def figures() -> dict[str, dict[str, float]]:
@@ -26,6 +29,6 @@ def test_the_embedded_pair_holds_the_bar(bar, figures: dict[str, dict[str, float
 
 def test_one_segmentation_is_fast_and_small() -> None:
     seconds, gigabytes = segment.whole_processes()
-    assert min(seconds) < 10, "whole process"
+    assert statistics.median(seconds) < 10, "whole process"
     assert max(gigabytes) < 1.5
-    assert min(segment.after_loading()) < 1.5
+    assert statistics.median(segment.after_loading()) < 1.5
