@@ -1,12 +1,14 @@
 """The training of the embedded pair: what is supervised, what sees what, and what must never be trained on."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
@@ -26,7 +28,8 @@ from sam4mllm_tool.embedded.train.examples import (
 )
 from sam4mllm_tool.embedded.train.language import Student, collate
 from sam4mllm_tool.embedded.train.world import World
-from sam4mllm_tool.protocol import EMBEDDED
+from sam4mllm_tool.mllm.prompts import Picture, Prompter
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
 UNKNOWN = encode("xylophone")[0]
@@ -58,6 +61,28 @@ def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) ->
     ids = processor(text=text, images=[scene.image], return_tensors="np")["input_ids"][0]
     asked = example(question.turns, "", "boxes")
     assert asked.ids[: asked.answer] == ids.tolist()
+
+
+@pytest.mark.parametrize("method", [PQPP, PPG], ids=lambda method: method.__name__)
+def test_every_round_is_taught_in_the_tokens_that_are_read_and_written_later(method: type[PQPP] | type[PPG]) -> None:
+    """Prompts as the backend writes them, the second round's too, and answers as it hears them end."""
+    prompter = Prompter(build_processor(), "embedded")
+    rounds: Counter[int] = Counter()
+    for drawn in map(draw_scene, (3, 4, 5)):
+        size, picture = Size(*drawn.image.shape[1::-1]), Picture(Image.fromarray(drawn.image))
+        for asked in expressions(drawn):
+            truth = [
+                TrueObject(mask, drawn.objects[i].box, telling_points(mask, tuple(int(v) for v in drawn.objects[i].box)))
+                for i, mask in ((i, drawn.mask(i)) for i in asked.targets)
+            ]
+            for exchange in true_dialogue(method.start(asked.text, size, dialect=EMBEDDED), truth):
+                turns, reply = exchange.question.turns, exchange.reply.text
+                taught = example(turns, reply, "")
+                assert taught.ids[: taught.answer] == list(prompter.write(picture, turns).ids)
+                assert taught.ids[taught.answer :] == list(prompter.answer((*turns, Turn("assistant", reply))))
+                rounds[len(turns)] += 1
+    assert rounds[1] > 50
+    assert method is PPG or rounds[3] > 1000
 
 
 @CURRICULA
