@@ -12,6 +12,7 @@ Being a value, a dialogue pickles, is answered again from any earlier state, and
 (`replay`). Training dialogues come from the same states, run on true answers (`truth.py`), so the two cannot drift apart.
 """
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -117,15 +118,26 @@ def replay(dialogue: D, rounds: Iterable[Sequence[Reply]]) -> D:
     return dialogue
 
 
-def checked_expression(expression: str) -> str:
-    """The expression on one line, half characters replaced. Raises ExpressionError if it is empty or over the limit."""
+def checked_expression(expression: object) -> str:
+    """The expression on one line, half characters replaced, none at its ends that can't be seen.
+
+    Raises ExpressionError if it is no text, empty or over the limit.
+    """
+    if not isinstance(expression, str):
+        raise ExpressionError(f"expected the expression as text, got {type(expression).__name__}")
     whole = expression.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # tokenizers refuse lone surrogates
-    tidy = " ".join(whole.split())
-    if not tidy:
+    seen = [place for place, character in enumerate(whole) if not _is_blank(character)]
+    if not seen:
         raise ExpressionError("the expression is empty: say what to segment, as in 'the red ring'")
+    tidy = " ".join(whole[seen[0] : seen[-1] + 1].split())
     if len(tidy) > MAX_EXPRESSION:
         raise ExpressionError(f"the expression has {len(tidy):,} characters; at most {MAX_EXPRESSION:,} are allowed")
     return tidy
+
+
+def _is_blank(character: str) -> bool:
+    """Blanks, and what only tells how its neighbours are set: a blank of no width, a mark of direction."""
+    return character.isspace() or unicodedata.category(character) == "Cf"
 
 
 def _check_count(pending: Sequence[Question], replies: Sequence[Reply]) -> None:

@@ -290,9 +290,20 @@ EVERY_START = pytest.mark.parametrize("start", START.values(), ids=START)
 
 
 @EVERY_START
-@pytest.mark.parametrize("expression", ["", "   ", "\n\t\u3000"], ids=["nothing", "spaces", "other blanks"])
+@pytest.mark.parametrize(
+    "expression",
+    ["", "   ", "\n\t\u3000", "\u200b", " \ufeff\u200e \u2060\n"],
+    ids=["nothing", "spaces", "other blanks", "a blank of no width", "marks that nobody sees"],
+)
 def test_an_empty_expression_is_refused(start, expression: str) -> None:
     with pytest.raises(ExpressionError, match="empty"):
+        start(expression, SIZE, dialect=PLAIN)
+
+
+@EVERY_START
+@pytest.mark.parametrize("expression", [None, 7, b"the ring", ["the ring"]], ids=repr)
+def test_an_expression_that_is_no_text_is_refused(start, expression: object) -> None:
+    with pytest.raises(ExpressionError, match=f"expected the expression as text, got {type(expression).__name__}"):
         start(expression, SIZE, dialect=PLAIN)
 
 
@@ -329,6 +340,12 @@ def test_an_expression_stays_text(start, expression: str) -> None:
 
 def test_an_expression_is_put_on_one_line() -> None:
     assert BoxOnly.start("  the red\n\n ring\t", SIZE, dialect=PLAIN).expression == "the red ring"
+
+
+def test_only_at_its_ends_an_expression_loses_what_cannot_be_seen() -> None:
+    family = "\U0001f468\u200d\U0001f469"  # a joiner between two faces makes one picture of them
+    told = BoxOnly.start(f"\u200b \ufeffthe {family}\u200b\n", SIZE, dialect=PLAIN).expression
+    assert told == f"the {family}"
 
 
 # Told ---------------------------------------------------------------------------------------------------------------
