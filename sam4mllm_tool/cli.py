@@ -19,6 +19,9 @@ from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.training import command as training_command
 
+_MOST = 10**9
+"""Of scenes, and of a seed."""
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -69,7 +72,9 @@ def _add_segment(commands: Any) -> None:
     )
     segment.add_argument("--method", choices=("pqpp", "ppg", "box"), default="pqpp", help="default: %(default)s")
     segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
-    segment.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    segment.add_argument(
+        "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
+    )
     segment.add_argument("--out", metavar="DIR", type=Path, help="write mask.png, overlay.png and result.json here")
     segment.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     segment.set_defaults(run=_segment)
@@ -89,20 +94,23 @@ def _add_data(commands: Any) -> None:
 
 def _at_least(least: int) -> Any:
     def whole_number(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
+        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= _MOST:
+            got = text if len(text) <= 40 else f"{text[:40]}..."
+            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {_MOST:,}, got {got!r}")
         return int(text)
 
     return whole_number
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    from sam4mllm_tool.export import summary, write_outputs
+    from sam4mllm_tool.export import make_folder, summary, write_outputs
     from sam4mllm_tool.images import load_image
     from sam4mllm_tool.protocol.dialogue import checked_expression
 
     # What costs nothing to check is checked before any model is loaded.
     image, expression = load_image(arguments.image), checked_expression(arguments.expression)
+    if arguments.out:
+        make_folder(arguments.out)
 
     from sam4mllm_tool.pipeline import Sam4Mllm
 

@@ -2,25 +2,47 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.drawing import overlay
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.polygons import polygons
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
-__all__ = ["mask_image", "overlay", "polygons", "summary", "write_outputs"]
+__all__ = ["make_folder", "mask_image", "overlay", "polygons", "summary", "write_outputs"]
 
 
 def mask_image(segmentation: Segmentation) -> Image:
     """The union of the masks as an 8-bit grey picture of the same size: 255 on the objects, 0 elsewhere."""
     return PILImage.fromarray(segmentation.mask.astype(np.uint8) * np.uint8(255))
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder for `write_outputs` if need be and tries it, before there is anything to lose.
+
+    Raises Sam4MllmError where nothing can be written there.
+    """
+    folder = Path(folder)
+    with _written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _written_to(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Sam4MllmError(f"the results cannot be written to {shown(str(folder))}: {error.strerror or error}") from error
 
 
 def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> list[Path]:
@@ -33,13 +55,11 @@ def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Se
     # A name given to the command may hold bytes that are no text; they are kept as escapes, which JSON reads back.
     text = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     folder = Path(folder)
-    try:
+    with _written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
             _write(folder / name, partial(picture.save, format="PNG"))
         _write(folder / "result.json", lambda file: file.write(text))
-    except OSError as error:
-        raise Sam4MllmError(f"the results cannot be written to {str(folder)!r}: {error.strerror or error}") from error
     return [folder / name for name in (*pictures, "result.json")]
 
 

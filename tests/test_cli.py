@@ -16,6 +16,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.cli import main
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.pipeline import Sam4Mllm
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -92,8 +93,8 @@ def test_a_truncated_picture_is_refused_in_one_line(run: Run, picture: Path) -> 
 
 @pytest.mark.parametrize(
     ("expression", "named"),
-    [("", "empty"), (" \n", "empty"), ("x" * 10_000, "10,000 characters")],
-    ids=["none", "blank", "long"],
+    [("", "empty"), (" \n", "empty"), ("\u200b", "empty"), ("x" * 10_000, "10,000 characters")],
+    ids=["none", "blank", "of no width", "long"],
 )
 def test_a_bad_expression_is_refused_in_one_line(run: Run, picture: Path, expression: str, named: str) -> None:
     refused(run("segment", picture, expression), named)
@@ -130,12 +131,23 @@ def test_a_bad_option_is_refused_in_one_line(run: Run, picture: Path, options: l
         ["data", "scenes", "--out", "x", "--count", "0"],
         ["data", "scenes", "--out", "x", "--count", "-3"],
         ["data", "scenes", "--out", "x", "--count", "many"],
+        ["data", "scenes", "--out", "x", "--count", "9" * 20],
+        ["data", "scenes", "--out", "x", "--count", "9" * 5000],
+        ["data", "scenes", "--out", "x", "--count", "1", "--seed", "9" * 20],
         ["data", "scenes", "--out", "x", "--count", "1", "--seed", "1.5"],
     ],
-    ids=lambda argv: " ".join(argv) or "nothing",
+    ids=lambda argv: " ".join(argv)[:80] or "nothing",
 )
 def test_a_command_line_that_makes_no_sense_is_refused_in_one_line(run: Run, argv: Sequence[str]) -> None:
     refused(run(*argv), "--help")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_the_models_run(
+    run: Run, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sam4Mllm, "load", lambda *_, **__: pytest.fail("the models were loaded"))
+    for folder in (picture, picture / "below"):
+        refused(run("segment", picture, "the ring", "--out", folder), f"cannot be written to '{folder}'")
 
 
 # Help ---------------------------------------------------------------------------------------------------------------
