@@ -6,6 +6,7 @@ face of a package opens it on first use.
 
 import logging
 import re
+import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -160,21 +161,28 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     return torch.float32
 
 
+_QUIET = threading.RLock()
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences the log of transformers and of the hub below errors, and their progress bars; then all is as before."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-        if bars:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    """Silences the log of transformers and of the hub below errors, and their progress bars; then all is as before.
+
+    One at a time: other threads wait, as these settings, like others that transformers changes while it loads, are global.
+    """
+    with _QUIET:
+        loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+        levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+            if bars:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:

@@ -2,6 +2,9 @@
 
 import contextlib
 import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -45,6 +48,21 @@ def test_quiet_loading_leaves_logs_and_bars_as_they_were():
         assert not transformers.isEnabledFor(logging.WARNING)
         assert not transformers_logging.is_progress_bar_enabled()
         raise KeyError
+    assert (transformers.level, transformers_logging.is_progress_bar_enabled()) == (level, bars)
+
+
+def test_threads_that_load_at_once_leave_logs_and_bars_as_they_were():
+    transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
+    level, both = transformers.level, threading.Barrier(2)
+
+    def load(seconds):
+        both.wait()
+        with checkpoints.quiet_loading():
+            time.sleep(seconds)  # the one that began first ends last, or the other way round
+            return transformers.level
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(load, (0.05, 0.1))) == [logging.ERROR] * 2
     assert (transformers.level, transformers_logging.is_progress_bar_enabled()) == (level, bars)
 
 
