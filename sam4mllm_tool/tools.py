@@ -21,6 +21,9 @@ from sam4mllm_tool.types import Segmentation
 Result = tuple[str, dict[str, Any]]
 
 
+_LOADING = threading.Lock()  # of all tools: one that held it itself could be neither copied nor pickled
+
+
 class SegmentInput(BaseModel):
     """What the model fills in."""
 
@@ -39,7 +42,8 @@ class SegmentTool(BaseTool):
     """Segments what an expression means in a picture.
 
     sam4mllm: the loaded models; without them `Sam4Mllm.load()` is called on first use. policy: what pictures may be opened.
-    What goes wrong with an argument comes back as a message of status "error" that the model can act on.
+    What goes wrong with an argument comes back as a message of status "error" that the model can act on. Copies share the
+    models; a pickled tool leaves behind those that it loaded itself, and loads them again where it is needed.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -59,13 +63,23 @@ class SegmentTool(BaseTool):
     method: Method = "pqpp"
     policy: ImagePolicy = TOOL_POLICY
 
-    _loading: threading.Lock = PrivateAttr(default_factory=threading.Lock)
+    _loaded: Sam4Mllm | None = PrivateAttr(default=None)
 
     def _models(self) -> Sam4Mllm:
-        with self._loading:
-            if self.sam4mllm is None:
-                self.sam4mllm = Sam4Mllm.load()
-            return self.sam4mllm
+        with _LOADING:
+            models = self.sam4mllm or self._loaded
+            if models is None:
+                models = self._loaded = Sam4Mllm.load()
+            return models
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "SegmentTool":
+        memo = {} if memo is None else memo
+        memo |= {id(models): models for models in (self.sam4mllm, self._loaded)}
+        return super().__deepcopy__(memo)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        return state | {"__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_loaded": None}}
 
     def _run(self, image: str, expression: str, run_manager: CallbackManagerForToolRun | None = None) -> Result:  # noqa: ARG002
         try:
@@ -81,7 +95,8 @@ class SegmentTool(BaseTool):
     ) -> Result:
         try:
             models = await asyncio.to_thread(self._models)  # loading them takes seconds
-            return _result(await models.asegment(image, expression, method=self.method, policy=self.policy))
+            found = await models.asegment(image, expression, method=self.method, policy=self.policy)
+            return await asyncio.to_thread(_result, found)  # masks of many pixels take a while to encode
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 

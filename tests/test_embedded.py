@@ -9,7 +9,7 @@ from collections import Counter
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from sam4mllm_tool.mllm.prompts import Picture
 from sam4mllm_tool.pipeline import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
+from tests.tool_suites import ToolSuite
 
 load = cache(Sam4Mllm.load)
 
@@ -246,18 +247,9 @@ def test_the_doctor_finds_the_pair_working(capsys: pytest.CaptureFixture[str]) -
 # The tool -----------------------------------------------------------------------------------------------------------
 
 
-class Suite:
-    @property
-    def tool_constructor(self) -> type[SegmentTool]:
-        return SegmentTool
-
-    @property
-    def tool_constructor_params(self) -> dict[str, Any]:
-        return {"sam4mllm": load()}
-
-    @property
-    def tool_invoke_params_example(self) -> dict[str, Any]:
-        return {"image": data_uri(draw_scene(TEST_SEEDS)), "expression": "the red shape"}
+class Suite(ToolSuite):
+    models = staticmethod(load)
+    example: ClassVar = {"image": data_uri(draw_scene(TEST_SEEDS)), "expression": "the red shape"}
 
 
 class TestLangchainUnit(Suite, ToolsUnitTests):

@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import copy
 import json
+import pickle
 import threading
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.protocol import RELEASED
 from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.types import Labels, Question
+from tests.tool_suites import ToolSuite
 
 _file = BytesIO()
 Image.new("RGB", (100, 80), "grey").save(_file, "PNG")
@@ -47,18 +50,9 @@ def call(image: object = PICTURE, expression: object = "the ring", **others: obj
     return {"name": "segment_image", "args": args, "id": "1", "type": "tool_call"}
 
 
-class Suite:
-    @property
-    def tool_constructor(self) -> type[SegmentTool]:
-        return SegmentTool
-
-    @property
-    def tool_constructor_params(self) -> dict[str, Any]:
-        return {"sam4mllm": models()}
-
-    @property
-    def tool_invoke_params_example(self) -> dict[str, Any]:
-        return {"image": PICTURE, "expression": "the ring"}
+class Suite(ToolSuite):
+    models = staticmethod(models)
+    example: ClassVar = {"image": PICTURE, "expression": "the ring"}
 
 
 class TestLangchainUnit(Suite, ToolsUnitTests):
@@ -162,3 +156,40 @@ async def test_models_are_loaded_once_and_beside_the_event_loop(monkeypatch: pyt
     assert {message.status for message in messages} == {"success"}
     assert len(loaded) == 1
     assert loaded[0] != threading.main_thread().name
+
+
+def test_a_copy_shares_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = SegmentTool(sam4mllm=models(), method="box")
+    other = copy.deepcopy(tool)
+    assert other.sam4mllm is tool.sam4mllm
+    assert other.invoke(call()).content == tool.invoke(call()).content
+    loaded = [models()]
+    monkeypatch.setattr(Sam4Mllm, "load", loaded.pop)
+    tool = SegmentTool()
+    assert tool.invoke(call()).status == "success"
+    assert copy.deepcopy(tool).invoke(call()).status == "success", "not loaded a second time"
+
+
+def test_a_pickled_tool_takes_given_models_along_and_loads_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tool = SegmentTool(sam4mllm=models(), method="box")
+    assert pickle.loads(pickle.dumps(tool)).invoke(call()).content == tool.invoke(call()).content
+    loaded: list[Sam4Mllm] = []
+
+    def load() -> Sam4Mllm:
+        loaded.append(Sam4Mllm(ScriptedMLLM(lambda _: "No object found."), BoxSegmenter(), dialect=RELEASED))
+        return loaded[-1]
+
+    monkeypatch.setattr(Sam4Mllm, "load", load)
+    tool = SegmentTool()
+    for again in (tool, pickle.loads(pickle.dumps(tool)), tool):
+        assert again.invoke(call()).status == "success", "models that can't be pickled are no hindrance"
+    assert len(loaded) == 2
+
+
+async def test_the_result_is_encoded_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoding: list[threading.Thread] = []
+    encode = rle.encode
+    monkeypatch.setattr(rle, "encode", lambda mask: encoding.append(threading.current_thread()) or encode(mask))
+    await SegmentTool(sam4mllm=models()).ainvoke(call())
+    assert encoding
+    assert threading.main_thread() not in encoding

@@ -25,8 +25,8 @@ def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None)
 
     spec: `embedded`, a folder in Hugging Face format or a hub id, each with an optional `+ADAPTER`, a peft adapter's
     folder or hub id. `embedded` brings its own adapter along.
-    device: as torch names it ("cuda:1"); without one, the best there is. dtype: "float32", "bfloat16" or "float16";
-    without one, bfloat16 on a GPU that computes in it, else float32.
+    device: as torch names it ("cuda:1"); without one, the first CUDA device, or else the CPU. dtype: "float32", "bfloat16"
+    or "float16"; without one, bfloat16 on a GPU that computes in it, else float32.
     Raises SpecError for a spec that names nothing that can be loaded or a broken library, MissingExtraError where one is
     missing.
     """
