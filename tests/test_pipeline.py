@@ -461,6 +461,19 @@ def test_plain_is_spoken_only_where_the_hub_has_no_dialect(
             find_dialect("owner/name")
 
 
+def test_a_dialect_that_the_hub_has_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, name: str) -> str:
+        (tmp_path / name).write_text(RELEASED.to_json() if repository == "owner/lora" else "none of it")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkpoints, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(checkpoints, "hf_hub_download", download)
+    assert find_dialect("owner/model+owner/lora") == RELEASED
+    with pytest.raises(SpecError, match=r"dialect\.json: not a dialect"):
+        find_dialect("owner/model")
+
+
 def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no such dialect: 'klingon'; there are embedded, joint, plain, released"):
         find_dialect("anything", "klingon")
