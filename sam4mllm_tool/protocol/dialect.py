@@ -111,6 +111,10 @@ class Dialect:
             questions.append(Question((*so_far, Turn("user", text)), Labels(len(group), (self.yes, self.no))))
         return tuple(questions)
 
+    def as_taught(self, reply: str) -> str:
+        """The reply as training had it in the conversation so far: a backend may have stripped how answers start."""
+        return reply if reply.startswith(self.answer_start) else self.answer_start + reply
+
     def tell_labels(self, labels: Sequence[Label]) -> str:
         """The ideal answer to one question of `ask_points`."""
         return "".join(self.yes if label else self.no for label in labels)

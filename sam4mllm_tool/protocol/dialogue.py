@@ -93,11 +93,16 @@ def turns(history: Iterable[Exchange]) -> tuple[Turn, ...]:
     before: tuple[Turn, ...] = ()
     for exchange in history:
         *earlier, asked = exchange.question.turns
-        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(earlier, before, strict=False))))
+        shared = len(list(takewhile(lambda pair: _same(*pair), zip(earlier, before, strict=False))))
         replied = Turn("assistant", exchange.reply.text)
         told += [*earlier[shared:], asked, replied]
         before = (*earlier, asked, replied)
     return tuple(told)
+
+
+def _same(a: Turn, b: Turn) -> bool:
+    """Whether they are one turn, but for how an answer starts."""
+    return a.role == b.role and a.text.strip() == b.text.strip()
 
 
 def _fault(read: Callable[[], object]) -> ReplyError | None:
@@ -270,7 +275,7 @@ class PQPP:
     def _point_questions(self) -> list[tuple[Question, ...]]:
         """The questions of round 2, grouped by box."""
         first = self.history[0]
-        so_far = (*first.question.turns, Turn("assistant", first.reply.text))
+        so_far = (*first.question.turns, Turn("assistant", self.dialect.as_taught(first.reply.text)))
         boxes = zip(self.boxes or (), self.points, strict=True)
         return [self.dialect.ask_points(so_far, box, points, self.size) for box, points in boxes]
 

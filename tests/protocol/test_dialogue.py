@@ -23,7 +23,7 @@ from sam4mllm_tool.protocol import (
     replay,
     turns,
 )
-from sam4mllm_tool.types import Box, Labels, ObjectPrompt, PointPrompt, Reply, Size
+from sam4mllm_tool.types import Box, Labels, ObjectPrompt, PointPrompt, Reply, Size, Turn
 
 SIZE = Size(1000, 1000)
 BOX, OTHER = "[100,100,200,200]", "[500,500,700,900]"
@@ -374,3 +374,14 @@ def test_turns_tell_every_question_with_its_reply_even_where_two_are_the_same() 
 
 def test_turns_of_nothing_are_none() -> None:
     assert turns(()) == ()
+
+
+def test_a_reply_whose_start_a_backend_stripped_goes_on_as_it_was_taught() -> None:
+    """The released adapter's answers start with a newline, which decoding takes away; its round 2 was trained with it."""
+    dialogue = PQPP.start("the mug", Size(640, 480), dialect=RELEASED).answer([Reply("[281,251,863,999]")])
+    (question,) = dialogue.pending
+    assert question.turns[-2] == Turn("assistant", "\n[281,251,863,999]")
+    taught = PQPP.start("the mug", Size(640, 480), dialect=RELEASED).answer([Reply("\n[281,251,863,999]")])
+    assert taught.pending == dialogue.pending
+    done = dialogue.answer([Reply("Yes" * 25)])
+    assert [turn.role for turn in turns(done.history)] == ["system", "user", "assistant", "user", "assistant"]
