@@ -120,7 +120,15 @@ def _judge_objects(truth: Truth, found: Sequence[SegmentedObject]) -> tuple[Obje
         paired[row] = float(ious[row, column])
         ious[row], ious[:, column] = 0.0, 0.0
     return tuple(
-        ObjectAnswer(one.confidence, one.score, paired[index], paired[index] >= _HIT) for index, one in enumerate(found)
+        ObjectAnswer(
+            box=one.prompt.box,
+            confidence=one.confidence,
+            score=one.score,
+            iou=paired[index],
+            right=paired[index] >= _HIT,
+            mask=dict(rle.encode(one.mask)) if len(found) > 1 else None,
+        )
+        for index, one in enumerate(found)
     )
 
 

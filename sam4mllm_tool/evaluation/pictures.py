@@ -64,11 +64,16 @@ def draw(chosen: Sequence[Record], samples: Iterable[Sample], protocol: Protocol
 def _draw(sample: Sample, record: Record, protocol: Protocol) -> Drawn:
     iou = protocol.score(record.counts).iou
     said = f"no prediction: {record.error}" if record.error is not None else f"IoU {100 * iou:.1f} %"
-    regions: tuple[_Predicted, ...] = ()
-    boxes: tuple[Box, ...] = ()
-    if record.mask is not None and (box := _box(rle.decode(record.mask))):
-        regions, boxes = (_Predicted(record.mask),), (box,)
-    predicted = replace(sample, boxes=boxes, regions=regions, ignored=None, expression=f"prediction, {said}", kind="")
+    codes = [one.mask for one in record.objects if one.mask is not None] or ([record.mask] if record.mask else [])
+    seen = [(box, code) for code in codes if (box := _box(rle.decode(code)))]
+    predicted = replace(
+        sample,
+        boxes=tuple(box for box, _ in seen),
+        regions=tuple(_Predicted(code) for _, code in seen),
+        ignored=None,
+        expression=f"prediction, {said}",
+        kind="",
+    )
     truth = replace(sample, expression=f"truth: {sample.expression}")
     sheet = contact_sheet([truth, predicted], sample.expression)
     content = BytesIO()

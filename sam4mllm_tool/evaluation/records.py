@@ -14,7 +14,7 @@ from typing import Any
 
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import Counts, Protocol
-from sam4mllm_tool.types import Label
+from sam4mllm_tool.types import Box, Label
 
 __all__ = ["SAMPLES_FILE", "SIZES", "ObjectAnswer", "PointAnswer", "Record", "read_records", "size_bucket"]
 
@@ -49,12 +49,17 @@ class PointAnswer:
 
 @dataclass(frozen=True)
 class ObjectAnswer:
-    """An object as predicted, or that there is none. score: Segment Anything's; iou: with the true object matched to it."""
+    """An object as predicted. score: Segment Anything's. iou: with the true object that it is paired with, 0 with none.
 
+    mask: COCO RLE, None where it is the only object and the record has its mask.
+    """
+
+    box: Box
     confidence: float | None
-    score: float | None
+    score: float
     iou: float
     right: bool
+    mask: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class Record:
         return cls(
             counts=counts,
             points=tuple(PointAnswer(**one) for one in told["points"]),
-            objects=tuple(ObjectAnswer(**one) for one in told["objects"]),
+            objects=tuple(ObjectAnswer(**{**one, "box": Box(*one["box"])}) for one in told["objects"]),
             **{name: told[name] for name in plain},
         )
 

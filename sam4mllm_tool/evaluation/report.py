@@ -22,12 +22,14 @@ __all__ = ["PLAIN_NUMBERS", "figure", "heading", "write_report"]
 PLAIN_NUMBERS = ("model calls", "point answers", "tokens")
 """Figures that are no shares, but means per sample."""
 _DRAWN = 6
+_LEFT_OUT = ("mIoU", "Pr@0.6", "Pr@0.7", "Pr@0.8")  # of the tables by kind and size; metrics.json has all
 _COMMON = ("box Acc@0.5", "point accuracy", "model calls")
 _STYLE = """body{font-family:system-ui,sans-serif;color:#18181c;background:#fafaf8;max-width:900px;margin:2rem auto;
 padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
 th,td{padding:.3rem .8rem;border-bottom:1px solid #dcdcda;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}svg{display:block;margin:1rem 0;max-width:100%;height:auto}
+th:first-child,td:first-child{text-align:left}
+svg{display:inline-block;vertical-align:top;margin:1rem 0;max-width:100%;height:auto}
 img{max-width:100%;display:block}
 figure{margin:1.5rem 0}figcaption,p.note{color:#55555c}code{background:#eeeeec;padding:0 .2rem}"""
 
@@ -148,7 +150,7 @@ def _warnings(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _grouped(title: str, groups: Mapping[str, Any], protocol: Protocol) -> _Section:
-    names = [*protocol.keys, *_COMMON]
+    names = [*(key for key in protocol.keys if key not in _LEFT_OUT), *_COMMON]
     names = [name for name in names if any(name in figures for figures in groups.values())]
     rows = [(key, f"{figures['samples']:,}", *(figure(name, figures) for name in names)) for key, figures in groups.items()]
     note = "small: below 1 % of the picture, medium: to 10 %, large: above; none: no target." if "size" in title else ""

@@ -34,6 +34,7 @@ def summarise(records: Sequence[Record], protocol: Protocol, about: Mapping[str,
     for record in counted:
         parts["by_kind"].setdefault(record.kind or "all", []).append(record)
         parts["by_size"][record.size].append(record)
+    parts["by_kind"] = dict(sorted(parts["by_kind"].items()))
     return {
         **_figures(counted, protocol),
         "protocol": protocol.name,
