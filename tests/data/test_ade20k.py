@@ -111,7 +111,7 @@ def test_what_is_many_or_small_is_left_out_by_choice(tmp_path: Path) -> None:
     assert [sample.expression for sample in dataset] == ["the car"]
     assert (dataset.problems.counts.total(), dataset.problems.first) == (2, [])
     assert list(samples(tmp_path, max_instances=9, min_area=0)) == ["the person", "the cup", "the car"]
-    with pytest.raises(DataError, match="by choice.*min_area"):
+    with pytest.raises(DataError, match=r"by choice.*min_area"):
         samples(tmp_path, min_area=0.9)
 
 
