@@ -198,6 +198,9 @@ def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
     known = json.loads(path.read_text(encoding="utf-8"))
     if known["order"] != order:
         raise DataError(f"{out} holds an unfinished build of another recipe: choose another folder, or remove this one")
+    part = out / _PART
+    if not part.exists() or part.stat().st_size < known["bytes"]:  # what the progress tells of is gone
+        return _Tally(), 0
     return _Tally.from_dict(known["tally"]), known["bytes"]
 
 

@@ -146,6 +146,18 @@ def test_a_build_that_was_killed_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     assert not progress.exists()
 
 
+def test_a_build_whose_part_is_gone_begins_anew(scenes: Path, tmp_path: Path) -> None:
+    whole = build_lessons(source(scenes), tmp_path / "whole", POINTS_ONLY)
+    out = tmp_path / "lessons"
+    out.mkdir()
+    order = {key: manifest(whole)[key] for key in ("format", "sources", "vqa", "held_out_roots", "recipe")}
+    tally = {"pictures": 6, "counts": {"lessons": 9}, "dropped": {}, "first_dropped": []}
+    (out / PROGRESS_FILE).write_text(json.dumps({"order": order, "bytes": 5000, "tally": tally}))
+    build_lessons(source(scenes), out, POINTS_ONLY)
+    assert (out / LESSONS_FILE).read_bytes() == (whole / LESSONS_FILE).read_bytes()
+    assert manifest(out) == manifest(whole)
+
+
 def test_references_of_a_picture_share_lessons_up_to_the_limits(scenes: Path, tmp_path: Path) -> None:
     few = build_lessons(source(scenes), tmp_path / "few", replace(POINTS_ONLY, references=2))
     assert max(len(lesson.conversations) for lesson in read_lessons(few)) == 2
