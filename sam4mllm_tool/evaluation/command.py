@@ -8,12 +8,14 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sam4mllm_tool.evaluation.metrics import PROTOCOLS
+from sam4mllm_tool.pipeline import METHODS
+
 if TYPE_CHECKING:
     from sam4mllm_tool.evaluation.comparing import Comparison
 
 __all__ = ["add_commands"]
 
-_METHODS = ("pqpp", "ppg", "box")
 _ABOUT = """Every run writes samples.jsonl (a line a sample), metrics.json (fractions of 1), timings.json, report.md and
 report.html into --out. The same command after a cut goes on where it was, to the same report."""
 
@@ -28,8 +30,8 @@ def add_commands(commands: Any) -> None:
     evaluate.add_argument("--out", metavar="DIR", type=Path, help="the folder for the result")
     evaluate.add_argument(
         "--protocol",
-        metavar="NAME",
-        help="refcoco, lisa, rela, gsva or seg-zero (default: rela for grefcoco, lisa for reasonseg, refcoco for others)",
+        choices=tuple(PROTOCOLS),
+        help="how it is counted (default: rela for grefcoco, lisa for reasonseg, refcoco for others)",
     )
     _add_models(evaluate)
     evaluate.add_argument("--limit", metavar="N", type=_from_one, help="the first so many samples alone")
@@ -59,7 +61,7 @@ def _add_models(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--segmenter", metavar="SPEC", help=f"{spec} (default: $SAM4MLLM_SEGMENTER or embedded)")
     evaluate.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     evaluate.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    evaluate.add_argument("--method", metavar="NAME", default="pqpp", help="pqpp, ppg or box (default: %(default)s)")
+    evaluate.add_argument("--method", choices=METHODS, default="pqpp", help="default: %(default)s")
 
 
 def _from_one(text: str) -> int:

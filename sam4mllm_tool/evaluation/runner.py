@@ -199,5 +199,5 @@ def _threads(config: EvaluationConfig) -> Iterator[None]:
 
 def _write_json(path: Path, value: Any) -> None:
     beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     beside.replace(path)

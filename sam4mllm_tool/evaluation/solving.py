@@ -4,12 +4,14 @@ Pictures are handed out one after another and come back in their order, whoever 
 side by side, and what becomes of them depends on nothing but the picture, so neither the number of processes nor a cut shows.
 """
 
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Protocol as Interface
 
 from sam4mllm_tool.data.sample import Sample
@@ -70,8 +72,17 @@ _own: _Solver | None = None
 
 
 def _start(config: EvaluationConfig) -> None:
+    """Makes this process ready, and ends it with the one that started it, which may be killed."""
     global _config
     _config = config
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _solve(samples: Sequence[Sample]) -> list[Record]:
