@@ -99,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
     )
     metrics = evaluate(config, arguments.out, processes=arguments.processes)
-    print("\n".join(_table(metrics)))
+    print("\n".join([*_table(metrics), *_seconds(arguments.out)]))
     print(f"wrote {arguments.out / 'report.html'}")
 
 
@@ -114,6 +114,15 @@ def _table(metrics: dict[str, Any]) -> list[str]:
     if metrics["dropped"]:
         lines.append(f"  {len(metrics['dropped']):,} can't be scored, as {metrics['dropped'][0][:200]}")
     return [*lines, *(f"  the reader: {line}" for line in metrics["read"]["counts"])]
+
+
+def _seconds(out: Path) -> list[str]:
+    """What a sample took, as timings.json has it; nothing where no model ran."""
+    from sam4mllm_tool.evaluation.summary import TIMINGS_FILE
+
+    told = json.loads((out / TIMINGS_FILE).read_text(encoding="utf-8"))
+    steps = [f"{values['mean']:.3g} {step}" for step, values in told.items() if step != "all"]
+    return [f"  seconds per sample        {told['all']['mean']:.3g} ({', '.join(steps)})"] if steps else []
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> None:

@@ -30,7 +30,7 @@ def size_bucket(share: float) -> str:
     return "small" if share < _SMALL else "medium" if share <= _LARGE else "large"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PointAnswer:
     """An answer about a point in pixels.
 
@@ -47,7 +47,7 @@ class PointAnswer:
     right_box: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObjectAnswer:
     """An object as predicted. score: Segment Anything's. iou: with the true object that it is paired with, 0 with none.
 

@@ -7,6 +7,7 @@ all made of samples.jsonl, and timings.json, which alone differs from run to run
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import SAMPLES_FILE, Record, read_records
 from sam4mllm_tool.evaluation.report import write_report
 from sam4mllm_tool.evaluation.solving import solve_all
-from sam4mllm_tool.evaluation.summary import METRICS_FILE, summarise, timings
+from sam4mllm_tool.evaluation.summary import METRICS_FILE, TIMINGS_FILE, summarise, timings
 from sam4mllm_tool.pipeline import Sam4Mllm
 
 __all__ = ["ORDER_FILE", "evaluate"]
@@ -60,26 +61,29 @@ def evaluate(
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
     metrics = summarise(records, config.counting, {"order": order, "read": problems})
     _write_json(out / METRICS_FILE, metrics)
-    _write_json(out / "timings.json", timings(records))
+    _write_json(out / TIMINGS_FILE, timings(records))
     write_report(out, metrics, records, _samples(dataset, config))
     return metrics
 
 
 def _claim(out: Path, order: dict[str, Any]) -> None:
-    """Makes the folder that of this order. Raises DataError where it is that of another."""
-    path = out / ORDER_FILE
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if (out / SAMPLES_FILE).exists() or (out / _PART).exists():
-                raise DataError(f"{out} holds samples of an unknown evaluation: choose another folder")
-            _write_json(path, order)
-            return
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} can't be read ({error}): choose another folder") from error
-    if differing := sorted(key for key in {*order, *known} if known.get(key) != order.get(key)):
-        raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
+    """Makes the folder that of this order. Raises DataError where it holds samples of another.
+
+    What was begun with a file of predictions is begun anew with another: it may be the mended one, and takes no model.
+    """
+    path, part, whole = out / ORDER_FILE, out / _PART, out / SAMPLES_FILE
+    out.mkdir(parents=True, exist_ok=True)
+    if whole.exists() or (part.exists() and part.stat().st_size):
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{out} holds samples of an unknown evaluation ({error}): choose another folder") from error
+        differing = sorted(key for key in {*order, *known} if known.get(key) != order.get(key))
+        if differing and (whole.exists() or "predictions" not in known):
+            raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
+        if differing:
+            part.unlink()
+    _write_json(path, order)
 
 
 # The samples, in order ----------------------------------------------------------------------------------------------
@@ -126,7 +130,8 @@ def _run(dataset: Dataset, config: EvaluationConfig, out: Path, total: int, *, p
         done, first = _resume(file, pictures)
         if first:
             todo = chain([first], pictures)
-            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample")
+            every = 1 if sys.stderr.isatty() else 10
+            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=every)
             for records in _synced(file, solve_all(todo, config, processes=processes, models=models), config):
                 bar.update(len(records))
             bar.close()

@@ -12,9 +12,10 @@ from sam4mllm_tool.evaluation.calibration import Graded, calibration_error, reli
 from sam4mllm_tool.evaluation.metrics import Protocol, statistics
 from sam4mllm_tool.evaluation.records import SIZES, Record
 
-__all__ = ["METRICS_FILE", "all_statistics", "scored", "summarise", "timings"]
+__all__ = ["METRICS_FILE", "TIMINGS_FILE", "all_statistics", "scored", "summarise", "timings"]
 
 METRICS_FILE = "metrics.json"
+TIMINGS_FILE = "timings.json"
 SEED = 0
 _MOST_TOLD = 10
 

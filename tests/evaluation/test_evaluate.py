@@ -209,6 +209,13 @@ def test_another_order_is_refused(tmp_path: Path) -> None:
         evaluate(config(root), tmp_path / "out", models=models)
 
 
+def test_what_never_began_does_not_claim_its_folder(tmp_path: Path) -> None:
+    root = write_lines(tmp_path / "data", line("a", SQUARE))
+    with pytest.raises(DataError, match="is not there"):
+        evaluate(config(tmp_path / "nowhere"), tmp_path / "out", models=scripted(lambda _: told(*SQUARE)))
+    assert evaluate(config(root), tmp_path / "out", models=scripted(lambda _: told(*SQUARE)))["cIoU"] == 1
+
+
 def test_a_part_of_other_samples_is_refused(tmp_path: Path) -> None:
     root = write_lines(tmp_path, line("a", SQUARE), line("b", SQUARE))
     models = scripted(lambda _: told(*SQUARE))

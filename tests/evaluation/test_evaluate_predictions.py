@@ -115,6 +115,13 @@ def test_other_predictions_are_another_order(root: Path, tmp_path: Path) -> None
         score(root, predictions(tmp_path, mask("square", TALL)), tmp_path / "out")
 
 
+def test_a_mended_file_begins_anew_in_the_same_folder(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 2: the mask's size"):
+        score(root, predictions(tmp_path, mask("square", SQUARE), {"id": "tall", "mask": SMALL}), tmp_path / "out")
+    mended = predictions(tmp_path, mask("square", SQUARE), mask("tall", TALL))
+    assert score(root, mended, tmp_path / "out")["cIoU"] == 1
+
+
 def test_a_prediction_beyond_the_limit_is_not_unknown(root: Path, tmp_path: Path) -> None:
     file = predictions(tmp_path, mask("square", SQUARE), mask("tall", TALL))
     assert score(root, file, tmp_path / "out", limit=1)["samples"] == 1
