@@ -1,4 +1,4 @@
-"""The command: `sam4mllm segment | data | train | export | doctor`. A thin skin; a command imports what it needs when it runs.
+"""The command: `sam4mllm segment | data | train | export | evaluate | doctor`. A thin skin: commands import what they need.
 
 Exit codes: 0 done ("no such object" is an answer too), 1 the models failed, 2 what was asked cannot be done (a bad picture,
 spec or argument). Errors are one line on stderr; results alone go to stdout.
@@ -17,6 +17,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.data import build_command
 from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
+from sam4mllm_tool.evaluation import command as evaluation_command
 from sam4mllm_tool.training import command as training_command
 
 _MOST = 10**9
@@ -55,6 +56,7 @@ def _parser() -> _Parser:
     _add_segment(commands)
     _add_data(commands)
     training_command.add_commands(commands)
+    evaluation_command.add_commands(commands)
     doctor = commands.add_parser("doctor", help="what is installed, which models and backends work, on which device")
     doctor.set_defaults(run=_doctor)
     return parser
