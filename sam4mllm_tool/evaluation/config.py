@@ -130,6 +130,7 @@ def _describe(models: Sam4Mllm) -> dict[str, Any]:
     return {
         "mllm": models.mllm.name,
         "segmenter": models.segmenter.name,
+        "by": getattr(models.segmenter, "by", None),
         "dialect": models.dialect.name,
         "sampler": repr(models.sampler),
         "thresholds": asdict(models.thresholds),

@@ -33,7 +33,7 @@ Asked = Sequence[tuple[Box, PointPrompt]]
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """A sample's annotation, decoded. masks: one an object; union, ignored: (H, W) bool."""
+    """A sample's annotation, decoded. masks: one an object; union, ignored: (H, W) bool; ignored None where nothing is."""
 
     sample: Sample
     masks: tuple[Mask, ...]
@@ -41,13 +41,18 @@ class Truth:
     ignored: Mask | None
 
     @classmethod
-    def of(cls, sample: Sample) -> "Truth":
-        """Raises DataError where the annotation can't be decoded."""
-        masks = sample.masks()
+    def of(cls, sample: Sample, protocol: Protocol) -> "Truth":
+        """Ignored pixels that the protocol makes target are part of every object, for points and objects too.
+
+        Raises DataError where the annotation can't be decoded.
+        """
+        masks, ignored = sample.masks(), None if sample.ignored is None else sample.ignore()
         union = np.zeros((sample.size.height, sample.size.width), np.bool_)
         for mask in masks:
             union |= mask
-        return cls(sample, masks, union, None if sample.ignored is None else sample.ignore())
+        if ignored is not None and protocol.ignored == "target":
+            return cls(sample, tuple(mask | ignored for mask in masks), union | ignored, None)
+        return cls(sample, masks, union, ignored)
 
     def count(self, protocol: Protocol, predicted: Mask | None, *, stated_none: bool = False) -> Counts:
         return count_pixels(protocol, predicted, self.union, self.ignored, stated_none=stated_none)

@@ -115,7 +115,7 @@ class _Reader:
         return [self._judge(sample) for sample in samples]
 
     def _judge(self, sample: Sample) -> Record:
-        truth = _truth(sample)
+        truth = _truth(sample, self._protocol)
         if isinstance(truth, Record):
             return truth
         prediction = self._found.get(sample.id)
@@ -132,7 +132,7 @@ class _Asker:
         self._listener, self._protocol, self._method = Listener(models), protocol, method
 
     def __call__(self, samples: Sequence[Sample]) -> list[Record]:
-        truths = [_truth(sample) for sample in samples]
+        truths = [_truth(sample, self._protocol) for sample in samples]
         usable = [truth for truth in truths if isinstance(truth, Truth)]
         self._listener.forget()
         answers = iter(self._answers([truth.sample for truth in usable]))
@@ -164,10 +164,10 @@ class _Asker:
             return judge_failure(truth, self._protocol, str(error))
 
 
-def _truth(sample: Sample) -> Truth | Record:
+def _truth(sample: Sample, protocol: Protocol) -> Truth | Record:
     """The truth, or a record that says why there is none."""
     try:
-        return Truth.of(sample)
+        return Truth.of(sample, protocol)
     except DataError as error:
         empty = Record(sample.id, sample.kind, "none", Counts(0, 0, 0, failed=True))
         return replace(empty, dropped=str(error), error="the truth can't be read")

@@ -157,6 +157,17 @@ def test_ignored_pixels_count_by_the_protocol(tmp_path: Path) -> None:
     assert evaluate(config(root, protocol="seg-zero"), tmp_path / "b", models=upper)["cIoU"] == 180 / 300
 
 
+def test_answers_about_ignored_pixels_are_neither_right_nor_wrong_or_count_as_target(tmp_path: Path) -> None:
+    ignore = rle.encode(rectangle(4, 12, 24, 18))
+    root = write_lines(tmp_path, line("upper half", (4, 3, 24, 12), ignore=ignore))
+    models = scripted(lambda _: told(*SQUARE))
+    for protocol, truths in {"lisa": {1, None}, "seg-zero": {1}}.items():
+        metrics = evaluate(config(root, method="pqpp", protocol=protocol), tmp_path / protocol, models=models)
+        (sample,) = samples_of(tmp_path / protocol)
+        assert {point["truth"] for point in sample["points"]} == truths
+        assert metrics["point accuracy"] == sample["objects"][0]["iou"] == 1
+
+
 def test_a_truth_that_cannot_be_read_is_told_and_not_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from sam4mllm_tool.data.sample import Sample
 
