@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool import rle
+from sam4mllm_tool.boxes import box_iou, mask_box
 from sam4mllm_tool.data.sample import Problems, Region
-from sam4mllm_tool.embedded.scenes import box_iou, mask_box
 from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.types import Box, Mask, Size
 

@@ -16,9 +16,9 @@ from typing import Any
 from tqdm import tqdm
 
 from sam4mllm_tool import rle
+from sam4mllm_tool.boxes import mask_box
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.embedded.files import SCENES_FILE
-from sam4mllm_tool.embedded.scenes import mask_box
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images import load_image
 from sam4mllm_tool.protocol.dialogue import checked_expression

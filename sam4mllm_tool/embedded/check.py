@@ -23,8 +23,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, box_iou, draw_scene
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.pipeline import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds

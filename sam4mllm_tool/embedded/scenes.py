@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from sam4mllm_tool.boxes import mask_box
 from sam4mllm_tool.types import Box
 
 TEST_SEEDS = 1_000_000
@@ -100,20 +101,6 @@ def draw_scene(seed: int, side: int = 256) -> Scene:
     pixels = np.clip(image, 0, 255).astype(np.uint8)
     objects = tuple(SceneObject(*look, box=mask_box(instances == number)) for number, look in enumerate(placed, start=1))
     return Scene(seed, pixels, instances, objects)
-
-
-def mask_box(mask: BoolArray) -> Box:
-    """The tightest box around a non-empty (H, W) mask; x2 and y2 are one past the last pixel, as in COCO."""
-    ys, xs = np.nonzero(mask.any(1))[0], np.nonzero(mask.any(0))[0]
-    return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
-
-
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
-    return shared / max(areas - shared, 1e-9)
 
 
 # Looks and geometry -------------------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.check import BARS, METHODS, Tally, measure, table
 from sam4mllm_tool.embedded.expressions import KINDS
-from sam4mllm_tool.embedded.scenes import Scene, box_iou, draw_scene
+from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Thresholds

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
+from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
-from sam4mllm_tool.embedded.scenes import Scene, box_iou
+from sam4mllm_tool.embedded.scenes import Scene
 from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, SCALE, WIDTH, vocabulary
 from sam4mllm_tool.embedded.train.examples import (
     PICTURE,

@@ -1,0 +1,21 @@
+"""Boxes by themselves: around a mask, and against one another. NumPy alone."""
+
+import numpy as np
+
+from sam4mllm_tool.types import Box, Mask
+
+__all__ = ["box_iou", "mask_box"]
+
+
+def mask_box(mask: Mask) -> Box:
+    """The tightest box around a non-empty (H, W) mask; x2 and y2 are one past the last pixel, as in COCO."""
+    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
+
+
+def box_iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes."""
+    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
+    shared = max(0.0, width) * max(0.0, height)
+    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
+    return shared / max(areas - shared, 1e-9)
