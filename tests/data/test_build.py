@@ -10,17 +10,22 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
+from PIL import Image
 
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.groups import best_groups, iou, random_groups
 from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
 from sam4mllm_tool.data.verify import verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
-from sam4mllm_tool.types import Reply, Size, Turn
+from sam4mllm_tool.segmenter import load_segmenter
+from sam4mllm_tool.types import ObjectPrompt, Reply, Size, Turn
 from tests.data.layouts import SQUARE, SQUARE_XYWH, annotation, coco_name, reference, write_family, write_json, write_pickle
 
 POINTS_ONLY = Recipe(dialect=JOINT, ppg=0)
@@ -219,6 +224,21 @@ def test_ppg_keeps_the_group_that_the_segmenter_likes_best(scenes: Path, tmp_pat
         assert all(0 <= iou <= 1 for iou in ious)
         means.append(sum(ious) / len(ious))
     assert means[1] > means[0] + 0.005
+
+
+def test_the_group_kept_is_the_best_of_all_but_for_a_hair() -> None:
+    """By the masks in full of every group, not by the quick comparison that made the shortlist."""
+    segmenter = load_segmenter("embedded")
+    for seed in (11, 12, 13):
+        scene = draw_scene(seed, 256)
+        picture, mask, box = Image.fromarray(scene.image), scene.mask(0), scene.objects[0].box
+        drawn = random_groups(mask, box, EMBEDDED, Random(seed), count=64, on=2, off=1)
+        prompts = [ObjectPrompt(EMBEDDED.snap_box(box, Size(256, 256)), points) for points in drawn]
+        every = [iou(found.mask, mask) for found in segmenter.segment(picture, prompts)]
+        (kept,) = best_groups(picture, mask, box, segmenter, EMBEDDED, Random(seed))
+        assert kept.iou == pytest.approx(every[drawn.index(kept.points)])
+        assert kept.iou >= max(every) - 0.004
+        assert kept.iou > sum(every) / len(every)
 
 
 @pytest.mark.parametrize(
