@@ -18,6 +18,7 @@ from sam4mllm_tool.data import build_command
 from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.evaluation import command as evaluation_command
+from sam4mllm_tool.pipeline import METHODS
 from sam4mllm_tool.training import command as training_command
 
 _MOST = 10**9
@@ -72,7 +73,7 @@ def _add_segment(commands: Any) -> None:
     segment.add_argument(
         "--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: $SAM4MLLM_SEGMENTER or embedded)"
     )
-    segment.add_argument("--method", choices=("pqpp", "ppg", "box"), default="pqpp", help="default: %(default)s")
+    segment.add_argument("--method", choices=METHODS, default="pqpp", help="default: %(default)s")
     segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     segment.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"

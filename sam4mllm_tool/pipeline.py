@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from sam4mllm_tool import stable
 from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError, SpecError
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.libraries import model_libraries
@@ -27,6 +28,7 @@ from sam4mllm_tool.protocol import (
     Dialogue,
     Exchange,
     Grid,
+    Placed,
     Sampler,
     Thresholds,
     turns,
@@ -45,7 +47,7 @@ from sam4mllm_tool.types import (
     Usage,
 )
 
-Method: TypeAlias = Literal["pqpp", "ppg", "box"]
+Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
 METHODS: tuple[Method, ...] = get_args(Method)
 WITHOUT_POINTS = "went on without unreadable points"
 """How the note begins that says so."""
@@ -73,6 +75,17 @@ class _Clock:
 
     questions: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
+
+
+@dataclass
+class _Talk:
+    """What was said about an expression, and what did not go as asked."""
+
+    said: list[Exchange] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+D = TypeVar("D", bound=Dialogue)
 
 
 class Sam4Mllm:
@@ -237,27 +250,60 @@ class Sam4Mllm:
     def _flow(self, picture: Image, expression: str, method: Method, clock: _Clock) -> _Flow:
         """Asks until the dialogue is done, falls back where replies stay unreadable, then wants masks."""
         size = Size(*picture.size)
-        dialogue: Dialogue = self._start(expression, size, method)
-        said: list[Exchange] = []
-        notes: list[str] = []
-        while dialogue.pending:
-            replies = yield from self._replies(dialogue, said, notes)
+        talk = _Talk()
+        if method == "adaptive":
+            dialogue, objects = yield from self._adaptively(expression, size, talk)
+        else:
+            dialogue = yield from self._settle(self._start(expression, size, method), talk)
+            objects = yield from self._segmented(dialogue.prompts, size)
+        empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
+        notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
+        usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
+        return Segmentation(dialogue.expression, size, tuple(objects), turns(talk.said), usage, notes)
+
+    def _settle(self, dialogue: D, talk: "_Talk") -> Generator[_Ask | _Prompt, Any, D | Dialogue]:
+        """The dialogue when nothing is pending any more; falls back where replies stay unreadable."""
+        state: D | Dialogue = dialogue
+        while state.pending:
+            replies = yield from self._replies(state, talk.said, talk.notes)
             try:
-                dialogue = dialogue.answer(replies)
+                state = state.answer(replies)
             except ReplyError as error:
-                without = dialogue.without_points(replies)
+                without = state.without_points(replies)
                 if without is None:
                     raise
-                notes.append(f"{WITHOUT_POINTS}: {error.reason}")
-                dialogue = without
-        objects: list[SegmentedObject] = []
-        if dialogue.prompts:
-            _check_room(len(dialogue.prompts), size)
-            objects = yield _Prompt(dialogue.prompts)
-            _check_count(self.segmenter.name, "masks", objects, dialogue.prompts)
-        notes += [f"the mask of object {n} is empty" for n, thing in enumerate(objects, start=1) if not thing.mask.any()]
-        usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
-        return Segmentation(dialogue.expression, size, tuple(objects), turns(said), usage, tuple(notes))
+                talk.notes.append(f"{WITHOUT_POINTS}: {error.reason}")
+                state = without
+        return state
+
+    def _segmented(self, prompts: Sequence[ObjectPrompt], size: Size) -> Generator[_Ask | _Prompt, Any, list[SegmentedObject]]:
+        if not prompts:
+            return []
+        _check_room(len(prompts), size)
+        objects: list[SegmentedObject] = yield _Prompt(tuple(prompts))
+        _check_count(self.segmenter.name, "masks", objects, prompts)
+        return objects
+
+    def _adaptively(
+        self, expression: str, size: Size, talk: "_Talk"
+    ) -> Generator[_Ask | _Prompt, Any, tuple[Dialogue, list[SegmentedObject]]]:
+        """Boxes, their masks, questions where these say that an answer can be relied on, masks again, the better kept.
+
+        A mask whose box is far from the one that was told says that the box was rough: it is tried as a prompt too.
+        """
+        asked = yield from self._settle(BoxOnly.start(expression, size, dialect=self.dialect), talk)
+        alone = yield from self._segmented(asked.prompts, size)
+        places = ((prompt.box, stable.points_for(thing)) for prompt, thing in zip(asked.prompts, alone, strict=True))
+        sampler = Placed(tuple(places))
+        start = PQPP.start(expression, size, dialect=self.dialect, sampler=sampler, thresholds=self.thresholds)
+        dialogue = yield from self._settle(start.answer([asked.history[0].reply]), talk)
+        pointed = yield from self._segmented(dialogue.prompts, size)
+        found = [stable.better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
+        again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
+        redone = yield from self._segmented(list(again.values()), size)
+        for number, thing in zip(again, redone, strict=True):
+            found[number] = stable.better(found[number], thing)
+        return dialogue, found
 
     def _replies(
         self, dialogue: Dialogue, said: list[Exchange], notes: list[str]

@@ -2,7 +2,7 @@
 
 from sam4mllm_tool.protocol.dialect import DIALECTS, EMBEDDED, JOINT, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.protocol.dialogue import PPG, PQPP, BoxOnly, Dialogue, Exchange, Thresholds, replay, turns
-from sam4mllm_tool.protocol.points import FixedList, Grid, PoissonDisk, Sampler
+from sam4mllm_tool.protocol.points import FixedList, Grid, Placed, PoissonDisk, Sampler
 from sam4mllm_tool.protocol.truth import TrueObject, true_dialogue, true_replies
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Exchange",
     "FixedList",
     "Grid",
+    "Placed",
     "PoissonDisk",
     "Sampler",
     "Thresholds",

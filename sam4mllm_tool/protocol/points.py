@@ -60,6 +60,20 @@ class FixedList:
 
 
 @dataclass(frozen=True)
+class Placed:
+    """Points chosen beforehand for each box, by whoever has seen more than the box."""
+
+    places: tuple[tuple[Box, tuple[Point, ...]], ...]
+
+    def __call__(self, box: Box) -> tuple[Point, ...]:
+        """Raises ValueError for a box that none were chosen for."""
+        for known, points in self.places:
+            if known == box:
+                return points
+        raise ValueError(f"no points were chosen for the box {tuple(box)}")
+
+
+@dataclass(frozen=True)
 class PoissonDisk:
     """The training recipe's: N(mean, deviation) random points, clipped to least..most, at least `radius` apart.
 

@@ -1,0 +1,106 @@
+"""Where an answer about a point can be relied on: away from every edge that a candidate mask draws, spread over the box.
+
+Points near an edge are where models err and where a wrong answer does most harm; points in the middle of what all candidates
+agree on, or of what one alone takes in, are answered rightly and settle more (PinPoint, arXiv 2605.26689). NumPy alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm_tool.boxes import box_iou, mask_box
+from sam4mllm_tool.segmenter.choice import agreement
+from sam4mllm_tool.types import Box, Mask, ObjectPrompt, Point, PointPrompt, SegmentedObject
+
+__all__ = ["better", "points_for", "reboxed", "stable_points"]
+
+_ROUGH = 0.8
+"""IoU of a mask's box with the box told, below which the latter counts as rough."""
+
+_CELLS = 48
+"""Cells a side of the grid over the box on which candidates are looked at."""
+_DEEP = 8
+"""Cells from the next edge that are far enough."""
+_PULL = 0.5
+"""What a cell of distance from the middle costs, in cells of depth: points stay spread."""
+
+
+def stable_points(candidates: Sequence[Mask], box: Box, *, columns: int = 3, rows: int = 3) -> tuple[Point, ...]:
+    """One point in each of columns x rows equal parts of the box, row by row, where it is far from all edges.
+
+    candidates: (H, W) bool each, the masks that the segmenter proposes for the box. box: in pixels, on the picture.
+    """
+    xs, ys = (low + (np.arange(_CELLS) + 0.5) / _CELLS * (high - low) for low, high in ((box.x1, box.x2), (box.y1, box.y2)))
+    depth = _depth(_regions(candidates, xs, ys))
+    points = []
+    for top, bottom in _parts(rows):
+        for left, right in _parts(columns):
+            down, across = np.mgrid[top:bottom, left:right]
+            off = np.hypot(down - (top + bottom - 1) / 2, across - (left + right - 1) / 2)
+            worth = np.minimum(depth[top:bottom, left:right], _DEEP) - _PULL * off
+            row, column = np.unravel_index(worth.argmax(), worth.shape)
+            points.append(Point(float(xs[left + column]), float(ys[top + row])))
+    return tuple(points)
+
+
+def points_for(thing: SegmentedObject) -> tuple[Point, ...]:
+    """Where to ask about an object of which the segmenter has only seen the box."""
+    masks = (thing.mask, *(candidate.mask for candidate in thing.alternatives))
+    return stable_points(masks, thing.prompt.box)
+
+
+def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
+    """The one whose mask agrees more with the answers about `thing`'s points, by the segmenter's score; `thing` if equal.
+
+    It is told with `thing`'s points, whichever mask it has.
+    """
+    points = thing.prompt.points
+    if not points or _merit(thing, points) >= _merit(other, points):
+        return thing
+    confidence = agreement(other.mask, [point for point in points if point.confidence is not None])
+    return replace(other, prompt=ObjectPrompt(other.prompt.box, points), confidence=confidence)
+
+
+def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:
+    return thing.score * (agreement(thing.mask, points) or 0.0)
+
+
+def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
+    """The prompt with the mask's own box, where the box told is a rough one; None where it is not, or nothing is masked."""
+    if not thing.mask.any() or not thing.prompt.points:
+        return None
+    own = mask_box(thing.mask)
+    return ObjectPrompt(own, thing.prompt.points) if box_iou(own, thing.prompt.box) < _ROUGH else None
+
+
+def _parts(count: int) -> list[tuple[int, int]]:
+    return [(part * _CELLS // count, (part + 1) * _CELLS // count) for part in range(count)]
+
+
+def _regions(candidates: Sequence[Mask], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """(cells, cells): which of the candidates take in a cell, as bits."""
+    regions = np.zeros((ys.size, xs.size), np.int64)
+    for number, mask in enumerate(candidates):
+        height, width = mask.shape
+        rows, columns = ys.astype(int).clip(0, height - 1), xs.astype(int).clip(0, width - 1)
+        regions |= mask[np.ix_(rows, columns)].astype(np.int64) << number
+    return regions
+
+
+def _depth(regions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(cells, cells): how many steps it takes to leave a cell's region, or the grid, up to `_DEEP`."""
+    depth = np.zeros(regions.shape, np.int64)
+    inner = np.ones(regions.shape, np.bool_)
+    for _ in range(_DEEP):
+        depth += inner
+        inside = np.pad(inner, 1)
+        around = np.pad(regions, 1, constant_values=-1)
+        middle = slice(1, -1)
+        for rows, columns in (((0, -2), middle), ((2, None), middle), (middle, (0, -2)), (middle, (2, None))):
+            where = tuple(side if isinstance(side, slice) else slice(*side) for side in (rows, columns))
+            inner = inner & inside[where] & (around[where] == regions)
+        if not inner.any():
+            break
+    return depth

@@ -1,0 +1,101 @@
+"""Adaptive questions: asked where an answer can be relied on, and never for the worse by the tool's own measure."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.protocol import PLAIN, Grid, Placed
+from sam4mllm_tool.segmenter import BoxSegmenter
+from sam4mllm_tool.stable import better, points_for, reboxed, stable_points
+from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
+
+BOX = Box(20, 20, 116, 116)
+
+
+def disc(radius: float, x: float = 68, y: float = 68, side: int = 140) -> np.ndarray:
+    ys, xs = np.mgrid[:side, :side] + 0.5
+    return (xs - x) ** 2 + (ys - y) ** 2 < radius**2
+
+
+def far_from(edge_of: np.ndarray, point: Point, distance: int) -> bool:
+    x, y = int(point.x), int(point.y)
+    around = edge_of[max(0, y - distance) : y + distance + 1, max(0, x - distance) : x + distance + 1]
+    return bool(around.all() or not around.any())
+
+
+def test_points_are_spread_over_the_box_one_in_each_part() -> None:
+    points = stable_points([disc(48)], BOX)
+    parts = [(int((p.x - 20) // 32), int((p.y - 20) // 32)) for p in points]
+    assert parts == [(column, row) for row in range(3) for column in range(3)]
+
+
+def test_points_keep_away_from_edges_where_a_grid_does_not() -> None:
+    ring = disc(46) & ~disc(26)
+    points = stable_points([ring], BOX, columns=4, rows=4)
+    near = [point for point in points if not far_from(ring, point, 3)]
+    assert len(near) < sum(not far_from(ring, point, 3) for point in Grid(4, 4)(BOX))
+    assert {bool(ring[int(p.y), int(p.x)]) for p in points} == {True, False}
+
+
+def test_what_one_candidate_alone_takes_in_is_asked_about_in_its_middle() -> None:
+    ring, whole = disc(46) & ~disc(26), disc(46)
+    for point in stable_points([ring, whole], BOX):
+        assert far_from(ring, point, 2)
+        assert far_from(whole, point, 2)
+
+
+def test_the_first_question_about_an_object_looks_at_all_its_candidates() -> None:
+    thing = SegmentedObject(disc(46), ObjectPrompt(BOX), 0.9, None, (MaskCandidate(disc(20), 0.5),))
+    assert points_for(thing) == stable_points([disc(46), disc(20)], BOX)
+
+
+def told(mask: np.ndarray, score: float, points: tuple[PointPrompt, ...] = ()) -> SegmentedObject:
+    return SegmentedObject(mask, ObjectPrompt(BOX, points), score)
+
+
+def test_the_box_alone_is_kept_where_points_make_the_mask_worse() -> None:
+    points = (PointPrompt(68, 68, 1, 0.9), PointPrompt(30, 30, 0, 0.95))
+    wrong, right = told(~disc(46), 0.9, points), told(disc(46), 0.8)
+    kept = better(wrong, right)
+    assert kept.mask is right.mask
+    assert kept.prompt.points == points
+    assert kept.confidence == pytest.approx((0.9 + 0.95) / 2)
+    assert better(told(disc(46), 0.9, points), told(~disc(46), 0.95)).mask[68, 68]
+    assert better(told(disc(46), 0.5), right).score == 0.5, "without points there is nothing to judge by"
+
+
+def test_a_rough_box_is_tried_again_as_the_box_of_its_mask() -> None:
+    points = (PointPrompt(68, 68, 1, 0.9),)
+    assert reboxed(told(disc(46), 0.9, points)) is None
+    small = reboxed(told(disc(20), 0.9, points))
+    assert small is not None
+    assert small.box == (48, 48, 88, 88)
+    assert small.points == points
+    assert reboxed(told(np.zeros((140, 140), bool), 0.9, points)) is None
+    assert reboxed(told(disc(20), 0.9)) is None
+
+
+def test_points_that_were_not_chosen_are_a_mistake() -> None:
+    sampler = Placed(((BOX, (Point(1, 2),)),))
+    assert sampler(BOX) == (Point(1, 2),)
+    with pytest.raises(ValueError, match="no points were chosen"):
+        sampler(Box(0, 0, 1, 1))
+
+
+def test_an_object_costs_nine_point_questions() -> None:
+    replies = ["[100,100,600,600]", *["Yes"] * 9]
+    mllm, segmenter = ScriptedMLLM(replies), BoxSegmenter()
+    result = Sam4Mllm(mllm, segmenter, dialect=PLAIN).segment(Image.new("RGB", (200, 200)), "the mug", method="adaptive")
+    assert result.usage.questions == 10
+    assert [len(prompt.points) for prompts in segmenter.calls for prompt in prompts] == [0, 9]
+    assert len(result.objects) == 1
+
+
+def test_no_such_object_asks_nothing_more() -> None:
+    segmenter = BoxSegmenter()
+    result = Sam4Mllm(ScriptedMLLM(["none"]), segmenter, dialect=PLAIN).segment(
+        Image.new("RGB", (200, 200)), "the mug", method="adaptive"
+    )
+    assert (result.objects, result.usage.questions, segmenter.calls) == ((), 1, [])
