@@ -1,8 +1,8 @@
 """How fast lessons are built, and in how much memory: `python -m tests.benchmarks.lessons`.
 
 Prints samples a second of PQPP building in one process, of both kinds, the prompts a second that PPG's selection tries
-against the same prompts one by one (the picture encoded once for all of them, and once for each, as the model's own processor and
-forward do), and the memory of building from 100,000 samples.
+against the same prompts one by one (the picture encoded once for all of them, and once for each, as the model's own processor
+and forward do), and the memory of building from 100,000 samples.
 """
 
 import argparse
