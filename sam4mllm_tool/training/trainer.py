@@ -104,6 +104,13 @@ class LessonTrainer(Trainer):
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
+    def _run_epoch(self, **told: Any) -> None:
+        """Trainer's own, unless the checkpoint it goes on from was the last: Trainer looks for the end after a step only."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(**told)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             now = time.perf_counter()

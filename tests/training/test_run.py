@@ -139,6 +139,21 @@ def test_a_run_that_was_cut_ends_as_if_it_had_not_been(
     assert losses(out) == pytest.approx(losses(finished), abs=1e-6)
 
 
+@pytest.mark.parametrize("told", [{"max_steps": 3}, {"max_steps": None, "epochs": 1.5}], ids=["steps", "epochs"])
+def test_a_cut_between_the_last_step_and_the_end_trains_no_step_more(
+    base: Path, lessons: Path, tmp_path: Path, told: dict[str, Any]
+) -> None:
+    out = run(base, lessons, tmp_path / "out", schedule="constant", **told)  # a rate that has not come down to 0
+    written = (out / "adapter_model.safetensors").read_bytes()
+    steps = json.loads((out / "training.json").read_text())["steps"]
+    for name in ("adapter_config.json", "adapter_model.safetensors", "training.json"):
+        (out / name).unlink()
+    assert run(base, lessons, out, schedule="constant", **told) == out
+    assert (out / "adapter_model.safetensors").read_bytes() == written
+    assert json.loads((out / "training.json").read_text())["steps"] == steps
+    assert list(losses(out)) == list(range(1, steps + 1))
+
+
 def test_a_half_written_checkpoint_is_never_taken(
     finished: Path, base: Path, lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
