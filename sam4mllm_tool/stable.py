@@ -16,8 +16,10 @@ from sam4mllm_tool.types import Box, Mask, ObjectPrompt, Point, PointPrompt, Seg
 
 __all__ = ["better", "points_for", "reboxed", "stable_points"]
 
-_ROUGH = 0.8
+_ROUGH = 0.6
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
+_CLEARLY = 1.1
+"""How many times better by our own measure another mask has to be."""
 
 _CELLS = 48
 """Cells a side of the grid over the box on which candidates are looked at."""
@@ -52,12 +54,13 @@ def points_for(thing: SegmentedObject) -> tuple[Point, ...]:
 
 
 def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
-    """The one whose mask agrees more with the answers about `thing`'s points, by the segmenter's score; `thing` if equal.
+    """The one whose mask agrees more with the answers about `thing`'s points, times the segmenter's score: `thing` unless the
+    other is clearly better.
 
     It is told with `thing`'s points, whichever mask it has.
     """
     points = thing.prompt.points
-    if not points or _merit(thing, points) >= _merit(other, points):
+    if not points or _CLEARLY * _merit(thing, points) >= _merit(other, points):
         return thing
     confidence = agreement(other.mask, [point for point in points if point.confidence is not None])
     return replace(other, prompt=ObjectPrompt(other.prompt.box, points), confidence=confidence)
