@@ -1,6 +1,7 @@
 """The settings of a training run: from a file, from flags, the paper's where nothing is said."""
 
 import json
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -9,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.pipeline import METHODS
 
 __all__ = ["TrainingConfig", "differences", "read_config"]
 
@@ -27,15 +29,17 @@ class TrainingConfig:
     projector is trained too, or full names of what is.
 
     projector_learning_rate: another rate for what is trained whole. warmup: share of the steps, or from 1 on a number of
-    steps. max_steps: stops there whatever `epochs` says. batch: rows a pass, on each device; accumulation: passes a step.
-    max_tokens: of a row, beside the picture's; a lesson that has more takes several rows. pack: whether the answers of a
-    lesson share a row, where the model can. precision: `auto` is bfloat16 where the device computes in it. attention: as in
-    transformers, or `branches`, ours for packed rows; `auto` is that on a CPU where rows are packed, sdpa elsewhere.
+    steps. max_grad_norm: 0 leaves gradients as long as they are. max_steps: stops there whatever `epochs` says. batch: rows a
+    pass, on each device; accumulation: passes a step. max_tokens: of a row, beside the picture's; a lesson that has more takes
+    several rows. pack: whether the answers of a lesson share a row, where the model can. precision: `auto` is bfloat16 where
+    the device computes in it. attention: as in transformers, or `branches`, ours for packed rows; `auto` is that on a CPU
+    where rows are packed, sdpa elsewhere.
     quantise: the base in 4 bits (QLoRA), by bitsandbytes.
 
     save_every: steps between checkpoints; keep: how many stay. report_to: beside metrics.jsonl. workers: processes that open
     pictures. eval_data: NAME:ROOT, whose `eval_split` gives the first `eval_count` samples that are segmented for real with
-    `eval_segmenter`, by each of `eval_methods`, every `eval_every` steps and at the end. deepspeed, fsdp_config: files or
+    `eval_segmenter`, by each of `eval_methods`, every `eval_every` steps and at the end; their pictures may not be among the
+    lessons. deepspeed, fsdp_config: files or
     tables, and fsdp: an option string, passed on to transformers' TrainingArguments.
     """
 
@@ -102,27 +106,36 @@ class TrainingConfig:
             raise ValueError("a training needs either 'lessons', a folder of them, or 'data' to build them from")
         if self.init_adapter and "+" in self.mllm:
             raise ValueError(f"an adapter is given twice, in mllm {self.mllm!r} and as init_adapter {self.init_adapter!r}")
-        for name in (
-            "lora_r",
-            "batch",
-            "build_processes",
-            "accumulation",
-            "max_tokens",
-            "save_every",
-            "keep",
-            "log_every",
-            "eval_every",
-            "eval_count",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "epochs", "lora_alpha"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"expected {name} above 0, got {getattr(self, name)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"expected max_steps of at least 1, got {self.max_steps}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"expected lora_dropout from 0 to below 1, got {self.lora_dropout}")
+        for name, low in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < low:
+                raise ValueError(f"expected {name} of at least {low}, got {value}")
+        for name in ("learning_rate", "projector_learning_rate", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"expected {name} above 0, got {value}")
+        for name in ("weight_decay", "warmup", "max_grad_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"expected {name} of 0 or above, got {getattr(self, name)}")
+        for name in ("lora_dropout", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"expected {name} from 0 to below 1, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"expected seed below 2 ** 32, got {self.seed}")
+        self._check_evaluation()
+
+    def _check_evaluation(self) -> None:
+        if self.eval_data is None:
+            return
+        name, _, root = self.eval_data.partition(":")
+        if not name or not root:
+            raise ValueError(f"expected eval_data as NAME:ROOT, as in refcoco:data/coco, got {self.eval_data!r}")
+        if unknown := [method for method in self.eval_methods if method not in METHODS]:
+            raise ValueError(f"expected eval_methods among {', '.join(METHODS)}, got {unknown[0]!r}")
+        if not self.eval_methods:
+            raise ValueError(f"eval_data needs eval_methods: some of {', '.join(METHODS)}")
+        if self.fsdp:
+            raise ValueError("eval_data needs whole weights on each device, and fsdp shards them: leave one of them out")
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> "TrainingConfig":
@@ -136,6 +149,24 @@ class TrainingConfig:
         """Plain JSON that `from_dict` reads."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
+
+_LEAST = {
+    "lora_r": 1,
+    "lora_alpha": 1,
+    "max_steps": 1,
+    "batch": 1,
+    "build_processes": 1,
+    "accumulation": 1,
+    "max_tokens": 1,
+    "save_every": 1,
+    "keep": 1,
+    "log_every": 1,
+    "eval_every": 1,
+    "eval_count": 1,
+    "workers": 0,
+    "seed": 0,
+}
+"""The least that whole numbers may be."""
 
 _FREE = frozenset(
     (
