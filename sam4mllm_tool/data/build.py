@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.heldout import HeldOut, held_out_images
+from sam4mllm_tool.data.heldout import HeldOut, keep_out
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.data.workers import Made, Picture, make_all
@@ -52,6 +52,10 @@ class Source:
         if not colon or not root or Path(rest).exists():
             return cls(name, Path(rest))
         return cls(name, Path(root), split)
+
+    def described(self) -> dict[str, Any]:
+        """As JSON, the same from whatever folder it is asked."""
+        return asdict(self) | {"root": str(self.root.resolve())}
 
     def open(self) -> Dataset:
         from sam4mllm_tool.data import load_dataset
@@ -94,21 +98,19 @@ def build_lessons(
     held_out: roots of the RefCOCO family; pictures of its val and test splits found there, or under the root of a source, are
     left out by their ids, from every set. processes: how many build at once. A build that was cut goes on where it was; one
     that is whole is left as it is.
-    Raises DataError where `out` holds lessons of another recipe, where nothing is left to learn, or where the lessons can't
-    be written, and what `load_dataset` raises.
+    Raises DataError where `out` holds lessons of another recipe, a held_out root holds nothing of the family, nothing is left
+    to learn, or the lessons can't be written, and what `load_dataset` raises.
     """
     if recipe.vqa and not vqa:
         raise DataError("the recipe asks for VQA turns, but no VQA set is given")
-    order = _describe(sources, vqa, held_out, recipe)
+    kept_out = keep_out(held_out, [source.root for source in (*sources, *vqa)])
+    order = _describe(sources, vqa, held_out, recipe) | {"held_out": kept_out.described()}
     out.mkdir(parents=True, exist_ok=True)
     if (out / LESSONS_FILE).exists():
         _check_same_order(out / MANIFEST_FILE, order)
         return out
     datasets = [source.open() for source in (*sources, *vqa)]
-    kept_out = held_out_images(*held_out, *(source.root for source in (*sources, *vqa)))
-    with_masks, without = (
-        _free(_pictures(group), kept_out.images) for group in (datasets[: len(sources)], datasets[len(sources) :])
-    )
+    with_masks, without = (_free(_pictures(group), kept_out) for group in (datasets[: len(sources)], datasets[len(sources) :]))
     pictures = _mixed(with_masks, without, recipe.vqa)
     try:
         tally = _write(out, pictures, order, recipe, processes)
@@ -118,7 +120,7 @@ def build_lessons(
     if not tally.counts["lessons"]:
         told = "; ".join(tally.first_dropped) or "no sample is there, or every picture is held out"
         raise DataError(f"nothing is left to learn: {told}")
-    _finish(out, order, tally, datasets, kept_out)
+    _finish(out, order, tally, datasets)
     return out
 
 
@@ -126,9 +128,9 @@ def _describe(sources: Sequence[Source], vqa: Sequence[Source], held_out: Sequen
     """What was asked for, as JSON: what makes two builds the same."""
     told = {
         "format": 1,
-        "sources": [asdict(source) for source in sources],
-        "vqa": [asdict(source) for source in vqa],
-        "held_out_roots": held_out,
+        "sources": [source.described() for source in sources],
+        "vqa": [source.described() for source in vqa],
+        "held_out_roots": [root.resolve() for root in held_out],
         "recipe": asdict(recipe),
     }
     described: dict[str, Any] = json.loads(json.dumps(told, default=str))
@@ -156,9 +158,13 @@ def _pictures(datasets: Iterable[Dataset]) -> Iterator[list[Sample]]:
             yield list(samples)
 
 
-def _free(pictures: Iterable[list[Sample]], held_out: frozenset[str]) -> Iterator[Picture]:
+def _free(pictures: Iterable[list[Sample]], held_out: HeldOut) -> Iterator[Picture]:
     """None in place of a picture that is held out, so that it can be counted."""
-    return (None if samples[0].image_id in held_out else samples for samples in pictures)
+    for samples in pictures:
+        path = samples[0].image_path
+        ids = {sample.image_id for sample in samples}
+        is_out = any(held_out.holds(one, name) for one in ids for name in (path, path.resolve()))
+        yield None if is_out else samples
 
 
 def _mixed(masks: Iterable[Picture], vqa: Iterator[Picture], share: float) -> Iterator[Picture]:
@@ -210,7 +216,7 @@ def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tall
     _write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": vars(tally)})
 
 
-def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset], held_out: HeldOut) -> None:
+def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset]) -> None:
     with (out / _PART).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     problems = {
@@ -223,7 +229,6 @@ def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[
         "dropped": dict(sorted(tally.dropped.items())),
         "first_dropped": tally.first_dropped,
         "read": problems,
-        "held_out": {"files": [str(file) for file in held_out.files], "images": len(held_out.images)},
         "sha256": digest,
     }
     _write_json(out / MANIFEST_FILE, manifest)

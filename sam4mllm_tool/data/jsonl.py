@@ -11,7 +11,7 @@ A line (it is one line, however long) has
   `mask`, COCO's RLE of the upright picture's size, compressed (`rle.encode` writes it) or as a list of run lengths; and, if
   known, `box`, x1, y1, x2, y2 in pixels, x2 and y2 one past the last. Without it the mask's box is taken.
 - if wanted: `id`; `kind`, of expression; `ignore`, an RLE of pixels that count neither way; `split`; `image_id`, the picture's
-  name across data sets (`coco:581857`).
+  name across data sets (`coco:581857`, or COCO's number alone).
 
 The file is `<split>.jsonl` (train.jsonl, val.jsonl), else scenes.jsonl, else the only *.jsonl of the folder. A line that names
 another split is passed over; a line that names none belongs to every split.
@@ -89,7 +89,7 @@ class JsonLines(Reader):
             ignored=None if ignored is None else _fitting(ignored, size),
             kind=str(told.get("kind", "")),
             split=self.split,
-            image_id=str(told.get("image_id") or coco_image_id(image) or f"file:{path.name}"),
+            image_id=_image_id(told.get("image_id")) or coco_image_id(image) or f"file:{path.name}",
             source=self.name,
         )
 
@@ -107,6 +107,13 @@ def _find(root: Path, split: str, file: str | None) -> Path:
         there = ", ".join(path.name for path in others) or "no *.jsonl"
         raise DataError(f"{root} has neither {split}.jsonl nor {_SCENES}, but {there}; name the file by the option 'file'")
     return others[0]
+
+
+def _image_id(told: Any) -> str:
+    """COCO's number is written as a number, as digits or as it is here; others stay what they are. "" where there is none."""
+    name = "" if told is None else str(told).strip()
+    number = name.removeprefix("coco:")
+    return f"coco:{int(number)}" if number.isascii() and number.isdecimal() else coco_image_id(name) or name
 
 
 def _read_line(line: bytes) -> dict[str, Any]:

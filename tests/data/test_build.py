@@ -26,7 +26,17 @@ from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import ObjectPrompt, Reply, Size, Turn
-from tests.data.layouts import SQUARE, SQUARE_XYWH, annotation, coco_name, reference, write_family, write_json, write_pickle
+from tests.data.layouts import (
+    SQUARE,
+    SQUARE_XYWH,
+    annotation,
+    coco_name,
+    reference,
+    write_family,
+    write_json,
+    write_pickle,
+    write_picture,
+)
 
 POINTS_ONLY = Recipe(dialect=JOINT, ppg=0)
 QUICK = Recipe(dialect=EMBEDDED, groups=4)
@@ -155,7 +165,7 @@ def test_a_build_whose_part_is_gone_begins_anew(scenes: Path, tmp_path: Path) ->
     whole = build_lessons(source(scenes), tmp_path / "whole", POINTS_ONLY)
     out = tmp_path / "lessons"
     out.mkdir()
-    order = {key: manifest(whole)[key] for key in ("format", "sources", "vqa", "held_out_roots", "recipe")}
+    order = {key: manifest(whole)[key] for key in ("format", "sources", "vqa", "held_out_roots", "held_out", "recipe")}
     tally = {"pictures": 6, "counts": {"lessons": 9}, "dropped": {}, "first_dropped": []}
     (out / PROGRESS_FILE).write_text(json.dumps({"order": order, "bytes": 5000, "tally": tally}))
     build_lessons(source(scenes), out, POINTS_ONLY)
@@ -315,7 +325,7 @@ def test_a_held_out_picture_among_the_lessons_is_found(family: Path, tmp_path: P
     )
     out = build_lessons([Source("refcoco", tmp_path / "alone", "train")], tmp_path / "lessons", POINTS_ONLY)
     assert "(by 1 files)" in verify_lessons(out)[-1]
-    with pytest.raises(DataError, match=r"is about coco:2, which is held out"):
+    with pytest.raises(DataError, match=r"is about coco:2 .*, which is held out"):
         verify_lessons(out, [family])
     with pytest.raises(DataError, match="every picture is held out"):
         build_lessons([Source("refcoco", tmp_path / "alone", "train")], tmp_path / "none", POINTS_ONLY, held_out=[family])
@@ -332,3 +342,74 @@ def test_lessons_that_were_changed_are_found(scenes: Path, tmp_path: Path) -> No
     path.write_text(whole.partition("\n")[2])
     with pytest.raises(DataError, match="as in the manifest"):
         verify_lessons(out)
+
+
+def own_data(folder: Path, lines: list[dict]) -> list[Source]:
+    """Own data about pictures of COCO's, with nothing to see in them."""
+    for line in lines:
+        write_picture(folder / line["image"])
+    folder.joinpath("scenes.jsonl").write_text(
+        "".join(json.dumps({"expression": "it", "objects": []} | one) + "\n" for one in lines)
+    )
+    return source(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param({"image": "a.jpg", "image_id": "2"}, id="digits"),
+        pytest.param({"image": "a.jpg", "image_id": 2}, id="a number"),
+        pytest.param({"image": "a.jpg", "image_id": "000000000002"}, id="with zeros"),
+        pytest.param({"image": "a.jpg", "image_id": "coco:02"}, id="COCO's"),
+        pytest.param({"image": coco_name(2)}, id="the file's name"),
+        pytest.param({"image": coco_name(2), "image_id": "kitchen"}, id="the file's name, whatever the id"),
+        pytest.param({"image": coco_name(3), "image_id": "coco:2"}, id="the id, whatever the file's name"),
+    ],
+)
+def test_a_held_out_picture_is_known_by_its_number_or_its_files_name(family: Path, tmp_path: Path, line: dict) -> None:
+    sources = own_data(tmp_path / "own", [line, {"image": "free.jpg"}])
+    out = build_lessons(sources, tmp_path / "lessons", POINTS_ONLY, held_out=[family])
+    assert [lesson.image.rsplit("/", 1)[-1] for lesson in read_lessons(out)] == ["free.jpg"]
+    assert manifest(out)["counts"]["held out"] == 1
+    whole = build_lessons(sources, tmp_path / "whole", POINTS_ONLY)
+    with pytest.raises(DataError, match="is held out"):
+        verify_lessons(whole, [family])
+
+
+def test_what_was_held_out_is_held_out_from_any_folder(family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_data(tmp_path / "own", [{"image": "a.jpg"}])
+    monkeypatch.chdir(tmp_path)
+    out = build_lessons(source(Path("own")), tmp_path / "lessons", POINTS_ONLY, held_out=[Path("family")])
+    monkeypatch.chdir("/")
+    assert "(by 4 files)" in verify_lessons(out)[-1]
+    assert manifest(out)["held_out_roots"] == [str(family)]
+    assert build_lessons(source(tmp_path / "own"), out, POINTS_ONLY, held_out=[family]) == out
+
+
+def test_lessons_are_held_against_no_less_than_they_were(family: Path, tmp_path: Path) -> None:
+    sources = own_data(tmp_path / "own", [{"image": "a.jpg"}])
+    out = build_lessons(sources, tmp_path / "lessons", POINTS_ONLY, held_out=[family])
+    told = manifest(out)["held_out"]
+    assert [Path(file).name for file in told["files"]] == ["refs(unc).p", "refs(unc).p", "refs(umd).p", "grefs(unc).json"]
+    assert told["images"] == 3
+    moved = family.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p.*is not there: name the root .* by --held-out"):
+        verify_lessons(out)
+    assert "(by 4 files)" in verify_lessons(out, [moved])[-1]
+    (moved / "refcoco+" / "refs(unc).p").unlink()
+    with pytest.raises(DataError, match="2 pictures are held out, 3 were"):
+        verify_lessons(out, [moved])
+    moved.rename(family)
+    write_pickle(family / "refcoco+" / "refs(unc).p", [reference(1, 7, 7, "testA", "it")])
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p changed since"):
+        verify_lessons(out)
+
+
+def test_a_root_named_for_what_is_held_out_must_hold_it(scenes: Path, tmp_path: Path) -> None:
+    out = build_lessons(source(scenes), tmp_path / "lessons", POINTS_ONLY)
+    for call in (
+        lambda: build_lessons(source(scenes), tmp_path / "other", POINTS_ONLY, held_out=[tmp_path]),
+        lambda: verify_lessons(out, [tmp_path / "nowhere"]),
+    ):
+        with pytest.raises(DataError, match=r"holds nothing of the RefCOCO family.*expected refcoco/refs\(\*\)\.p"):
+            call()

@@ -51,6 +51,18 @@ def test_a_sets_own_folder_knows_its_sisters(root: Path) -> None:
     assert held_out_images(root / "refcocog").images == held_out_images(root).images
 
 
+def test_the_folder_one_stands_in_and_a_link_know_the_sisters(
+    root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = {file.parent.name for file in held_out_images(root).files}, held_out_images(root).images
+    monkeypatch.chdir(root / "refcocog")
+    for here in (Path(), Path("../refcoco")):
+        assert ({file.parent.name for file in held_out_images(here).files}, held_out_images(here).images) == everything
+    link = tmp_path_factory.mktemp("elsewhere") / "data"
+    link.symlink_to(root / "refcocog")
+    assert held_out_images(link).images == everything[1]
+
+
 def test_a_root_without_the_family_holds_nothing_out(tmp_path: Path) -> None:
     (tmp_path / "scenes.jsonl").write_text("")
     for root in (tmp_path, tmp_path / "scenes.jsonl", tmp_path / "nowhere"):
