@@ -5,7 +5,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig
 
 from sam4mllm_tool.checkpoints import choose_dtype, embedded_folder, quiet_loading, resolve_folder_or_hub_id
@@ -13,6 +12,7 @@ from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.mllm import split_spec
 from sam4mllm_tool.mllm.loading import load_checkpoint
 from sam4mllm_tool.pipeline import find_dialect
+from sam4mllm_tool.training.folder import WRITING, writing
 
 __all__ = ["export"]
 
@@ -30,22 +30,22 @@ def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | Non
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
     if adapter is None:
         raise SpecError(f"{mllm!r} has no adapter to merge: expected BASE+ADAPTER")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    beside = out / WRITING  # inside, for `out` may be the folder one is in
+    if out.exists() and (not out.is_dir() or any(file != beside for file in out.iterdir())):
         raise DataError(f"{out} is not empty: choose another folder")
     model, processor = load_checkpoint(base, adapter, device="cpu", dtype="float32")
     model.to(choose_dtype(dtype, torch.device("cpu")) if dtype else _kept_dtype(base))
-    beside = out.with_name(f".{out.name}.part")
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
+    with writing(beside, "the model", "nothing of it is left"):
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
         with quiet_loading():
             model.save_pretrained(beside)
             processor.save_pretrained(beside)
         (beside / "dialect.json").write_text(spoken.to_json(), encoding="utf-8")
         _keep_template(beside, processor)
-        beside.replace(out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise OSError(f"the model can't be written to {out}: {error}") from error
+        for path in sorted(beside.iterdir(), key=lambda path: path.name == "config.json"):  # without it nothing loads
+            path.replace(out / path.name)
+        beside.rmdir()
     return out
 
 

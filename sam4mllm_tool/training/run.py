@@ -1,14 +1,12 @@
 """A training run from its settings to the folder that `--mllm BASE+ADAPTER` loads.
 
-While it runs, `out` holds checkpoints/ and metrics.jsonl; the same command after a cut goes on from the newest whole
-checkpoint. The adapter and what tells of it are written aside and moved in at the end, adapter_config.json last: a folder
-that has it is whole.
+The same command after a cut goes on from the newest whole checkpoint; folder.py says what `out` holds.
 """
 
-import hashlib
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,12 +17,14 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.checkpoints import choose_device, quiet_loading
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
@@ -32,23 +32,30 @@ from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
-from sam4mllm_tool.training.config import TrainingConfig, differences
+from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.examples import Maker
+from sam4mllm_tool.training.folder import (
+    ADAPTER_FILE,
+    CHECKPOINTS,
+    LESSONS,
+    METRICS_FILE,
+    TRAINING_FILE,
+    WRITING,
+    is_finished,
+    order_of,
+    require_own,
+    take,
+    write_json,
+    writing,
+)
 from sam4mllm_tool.training.model import Student, load_student, uses_bfloat16
 from sam4mllm_tool.training.rows import Rows, make_rows
-from sam4mllm_tool.training.trainer import WRITING, LessonTrainer, newest_checkpoint
-from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out
+from sam4mllm_tool.training.trainer import LessonTrainer, newest_checkpoint
+from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out, require_held_out
 
-__all__ = ["lessons_for", "train"]
+__all__ = ["lessons_for", "tell_dropped", "train"]
 
-CHECKPOINTS, LESSONS, RUN_FILE, TRAINING_FILE, METRICS_FILE = (
-    "checkpoints",
-    "lessons",
-    "run.json",
-    "training.json",
-    "metrics.jsonl",
-)
-ADAPTER_FILE = "adapter_config.json"
+_MOST_TOLD = 10
 
 
 def train(config: TrainingConfig) -> Path:
@@ -57,23 +64,29 @@ def train(config: TrainingConfig) -> Path:
     Raises DataError for lessons that can't be used or an `out` that holds another run, SpecError or MissingExtraError where
     the model can't be loaded or the settings don't fit it, OSError where `out` can't be written.
     """
-    _require("accelerate", "tensorboard" if config.report_to == "tensorboard" else "")
+    _require("accelerate", "" if config.report_to == "none" else config.report_to)
     out = Path(config.out).expanduser()
     began = time.time()
-    _require_own(out)
+    require_own(out)
+    samples = held_out(config.eval_data, config.eval_split, config.eval_count) if config.eval_data else []
     arguments = _arguments(config, out)  # joins the other processes, and so comes first
     with arguments.main_process_first(local=False, desc="lessons"):
         lessons = lessons_for(config)
-        order = _order(config, lessons, arguments.world_size)
-        if _is_finished(out, order):
+        order = order_of(config, lessons, arguments.world_size)
+        if is_finished(out, order):
             return out
         if arguments.process_index == 0:
-            _take(out, order)
+            if config.data:
+                tell_dropped(lessons)
+            require_held_out(samples, lessons)
+            take(out, order)
     dialect = _dialect(config, lessons)
     student = load_student(config)
     with arguments.main_process_first(local=False, desc="rows"):
         rows = _rows(config, lessons, out / CHECKPOINTS, student, order["lessons_sha256"])
-    trainer = _trainer(config, arguments, out, student, rows, dialect)
+    trainer = _trainer(config, arguments, out, student, rows)
+    if samples:
+        trainer.add_callback(_evaluation(config, trainer, student, dialect, samples))
     newest = newest_checkpoint(out / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     _finish(out, lessons, trainer, student, dialect, order | {"rows": rows.counts, "seconds": time.time() - began})
@@ -100,65 +113,30 @@ def lessons_for(config: TrainingConfig) -> Path:
     return folder
 
 
+def tell_dropped(lessons: Path) -> None:
+    """On stderr: what of the data is not in the lessons, by counts, and the first of it."""
+    file = lessons / MANIFEST_FILE
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        read = manifest.get("read") or ()
+        sources = list(read.values()) if isinstance(read, dict) else list(read)
+        lines = [line for one in sources for line in one["counts"]]
+        lines += [f"{count:,} dropped: {what}" for what, count in manifest.get("dropped", {}).items()]
+        first = [line for one in sources for line in one["first"]] + manifest.get("first_dropped", [])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file} can't be read ({error}): build the lessons again") from error
+    for line in lines:
+        print(f"lessons: {line}", file=sys.stderr)
+    for line in first[:_MOST_TOLD]:
+        print(f"  {line}", file=sys.stderr)
+
+
 def _require(*libraries: str) -> None:
     for library in filter(None, libraries):
         if find_spec(library) is None:
+            if library == "wandb":  # of no extra
+                raise SpecError("report_to = 'wandb' needs wandb, which is not installed: pip install wandb")
             raise MissingExtraError(library, "train")
-
-
-# What is there already ----------------------------------------------------------------------------------------------
-
-
-def _order(config: TrainingConfig, lessons: Path, processes: int) -> dict[str, Any]:
-    """What makes two runs the same."""
-    with (lessons / LESSONS_FILE).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
-
-
-def _require_own(out: Path) -> None:
-    """Raises DataError where `out` holds anything but a training run, before anything is built."""
-    ours = (out / ADAPTER_FILE).exists() or (out / CHECKPOINTS / RUN_FILE).exists()
-    if not ours and out.is_dir() and any(file.name != LESSONS for file in out.iterdir()):
-        raise DataError(f"{out} is not empty and holds no training run: choose another folder")
-
-
-def _compared(out: Path, file: Path, order: dict[str, Any]) -> None:
-    """Raises DataError where the file tells of another run."""
-    try:
-        known = json.loads(file.read_text(encoding="utf-8"))
-        before = known["settings"] | {name: known[name] for name in ("lessons_sha256", "processes")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file} can't be read ({error}): choose another folder") from error
-    now = order["settings"] | {name: order[name] for name in ("lessons_sha256", "processes")}
-    if changed := differences(before, now):
-        raise DataError(f"{out} holds a run with other settings ({'; '.join(changed)}): keep them or choose another folder")
-
-
-def _is_finished(out: Path, order: dict[str, Any]) -> bool:
-    if not (out / ADAPTER_FILE).exists():
-        return False
-    if not (out / TRAINING_FILE).exists():
-        raise DataError(f"{out} holds an adapter that was not trained here: choose another folder")
-    _compared(out, out / TRAINING_FILE, order)
-    return True
-
-
-def _take(out: Path, order: dict[str, Any]) -> None:
-    """Makes `out` this run's, or sees that it is."""
-    checkpoints = out / CHECKPOINTS
-    if (checkpoints / RUN_FILE).exists():
-        _compared(out, checkpoints / RUN_FILE, order)
-    checkpoints.mkdir(parents=True, exist_ok=True)
-    for left in (checkpoints / WRITING, out / WRITING):
-        shutil.rmtree(left, ignore_errors=True)
-    _write_json(checkpoints / RUN_FILE, order)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 # What the run is made of --------------------------------------------------------------------------------------------
@@ -180,7 +158,33 @@ def _dialect(config: TrainingConfig, lessons: Path) -> Dialect:
 
 
 def _arguments(config: TrainingConfig, out: Path) -> TrainingArguments:
-    cpu = choose_device(config.device).type == "cpu"
+    """As transformers wants them, one device a process. Raises DataError for settings that it refuses, SpecError."""
+    device = choose_device(config.device)
+    for name in ("deepspeed", "fsdp_config"):
+        file = getattr(config, name)
+        if isinstance(file, str) and not Path(file).is_file():
+            raise DataError(f"{name}: {file} is not there")
+    if device.index is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise DataError(f"device = {config.device!r} is one for several processes: leave it out, each takes its own")
+    if device.index is not None and "ACCELERATE_TORCH_DEVICE" not in os.environ:
+        os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
+    try:
+        arguments = _transformers_arguments(config, out, cpu=device.type == "cpu")
+        placed = arguments.device
+    except (ValueError, ImportError, OSError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError) as error:
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise DataError(f"the settings can't be followed: {reason.strip()}") from error
+    if arguments.n_gpu > 1:  # else Trainer would spread each pass over all that it sees
+        arguments._n_gpu = 1
+    if device.index is not None and placed != device:
+        arguments.__dict__["_setup_devices"] = device
+        torch.cuda.set_device(device)
+    if config.eval_data and (is_deepspeed_zero3_enabled() or os.environ.get("ACCELERATE_USE_FSDP") == "true"):
+        raise DataError("eval_data needs whole weights on each device, and they are sharded here (FSDP, ZeRO-3): leave it out")
+    return arguments
+
+
+def _transformers_arguments(config: TrainingConfig, out: Path, *, cpu: bool) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(out / CHECKPOINTS),
         per_device_train_batch_size=config.batch,
@@ -224,9 +228,7 @@ def _rows(config: TrainingConfig, lessons: Path, folder: Path, student: Student,
     return Rows(file, student.prompter, student.placeholder)
 
 
-def _trainer(
-    config: TrainingConfig, arguments: TrainingArguments, out: Path, student: Student, rows: Rows, dialect: Dialect
-) -> LessonTrainer:
+def _trainer(config: TrainingConfig, arguments: TrainingArguments, out: Path, student: Student, rows: Rows) -> LessonTrainer:
     tokenizer = student.prompter.tokenizer
     pad = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     dtype = torch.bfloat16 if arguments.bf16 else student.model.dtype
@@ -247,13 +249,12 @@ def _trainer(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    if config.eval_data:
-        trainer.add_callback(_evaluation(config, trainer, student, dialect))
     return trainer
 
 
-def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student, dialect: Dialect) -> Evaluation:
-    assert config.eval_data is not None
+def _evaluation(
+    config: TrainingConfig, trainer: LessonTrainer, student: Student, dialect: Dialect, samples: list[Sample]
+) -> Evaluation:
     student.attend("sdpa")  # under which prompts are packed, as at inference
     mllm = TransformersMLLM(student.inner, student.processor, name=f"{config.mllm}, under training")
     student.attend(student.attention)
@@ -272,7 +273,7 @@ def _evaluation(config: TrainingConfig, trainer: LessonTrainer, student: Student
 
     return Evaluation(
         Sam4Mllm(mllm, segmenter, dialect=dialect),
-        held_out(config.eval_data, config.eval_split, config.eval_count),
+        samples,
         config.eval_methods,
         config.eval_every,
         trainer.log,
@@ -295,19 +296,20 @@ def _finish(
 ) -> None:
     """Writes the result aside and moves it in."""
     beside = out / WRITING
-    trainer.save_model(str(beside))
-    trainer.accelerator.wait_for_everyone()
-    if trainer.args.should_save:
-        adapter = json.loads((beside / ADAPTER_FILE).read_text(encoding="utf-8"))
-        _write_json(beside / ADAPTER_FILE, adapter | {"base_model_name_or_path": student.base})
-        (beside / "README.md").unlink(missing_ok=True)
-        (beside / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
-        if (lessons / MANIFEST_FILE).is_file():
-            shutil.copyfile(lessons / MANIFEST_FILE, beside / MANIFEST_FILE)
-        _write_json(beside / TRAINING_FILE, {**told, "steps": trainer.state.global_step, "versions": _versions()})
-        for path in sorted(beside.iterdir(), key=lambda path: path.name == ADAPTER_FILE):
-            path.replace(out / path.name)
-        beside.rmdir()
+    with writing(beside, "the adapter", "the last checkpoint stays, and the same command will write it"):
+        trainer.save_model(str(beside))
+        trainer.accelerator.wait_for_everyone()
+        if trainer.args.should_save:
+            adapter = json.loads((beside / ADAPTER_FILE).read_text(encoding="utf-8"))
+            write_json(beside / ADAPTER_FILE, adapter | {"base_model_name_or_path": student.base})
+            (beside / "README.md").unlink(missing_ok=True)
+            (beside / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
+            if (lessons / MANIFEST_FILE).is_file():
+                shutil.copyfile(lessons / MANIFEST_FILE, beside / MANIFEST_FILE)
+            write_json(beside / TRAINING_FILE, {**told, "steps": trainer.state.global_step, "versions": _versions()})
+            for path in sorted(beside.iterdir(), key=lambda path: path.name == ADAPTER_FILE):
+                path.replace(out / path.name)
+            beside.rmdir()
     trainer.accelerator.wait_for_everyone()
 
 

@@ -3,24 +3,20 @@
 import math
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from sam4mllm_tool.training.batches import Collator, LikeLengths
+from sam4mllm_tool.training.folder import WRITING, writing
 from sam4mllm_tool.training.rows import Rows
 
 __all__ = ["LessonTrainer", "loss_of", "newest_checkpoint"]
-
-WRITING = "writing"
 
 
 def loss_of(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
@@ -104,12 +100,12 @@ class LessonTrainer(Trainer):
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
-    def _run_epoch(self, **told: Any) -> None:
+    def _run_epoch(self, *seen: Any, **told: Any) -> None:
         """Trainer's own, unless the checkpoint it goes on from was the last: Trainer looks for the end after a step only."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(**told)
+            super()._run_epoch(*seen, **told)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -131,7 +127,7 @@ class LessonTrainer(Trainer):
         """Written aside, then renamed, so that one with its name is whole; then the oldest go."""
         folder, beside = self._folder, self._folder / WRITING
         name = f"checkpoint-{self.state.global_step}"
-        with _writing(beside):
+        with writing(beside, "a checkpoint", "the last whole one stays"):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -147,16 +143,6 @@ class LessonTrainer(Trainer):
         if self.args.should_save:
             model: Any = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict, save_embedding_layers=False)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Raises OSError saying what can't be written, whichever of the libraries below failed at it."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise OSError(f"a checkpoint can't be written to {folder}: {reason}; the last whole one stays") from error
 
 
 class _Epochs(TrainerCallback):

@@ -15,11 +15,12 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
+from sam4mllm_tool.data.lessons import read_lessons
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.pipeline import Sam4Mllm
 
-__all__ = ["Bar", "Evaluation", "Journal", "measure"]
+__all__ = ["Bar", "Evaluation", "Journal", "held_out", "measure", "require_held_out"]
 
 Log = Callable[[dict[str, float]], None]
 
@@ -111,33 +112,57 @@ class Evaluation(TrainerCallback):
 
 
 def measure(models: Sam4Mllm, samples: Sequence[Sample], method: Any) -> dict[str, float]:
-    """cIoU, sum of intersections over sum of unions, and the samples whose replies could not be read, by their share.
+    """cIoU, sum of intersections over sum of unions, and the samples that could not be segmented, by their share.
 
-    Pixels that a sample ignores count neither way; an unreadable reply counts as an empty mask.
+    Pixels that a sample ignores count neither way; a sample without an answer, an unreadable reply for instance, counts as an
+    empty mask. Raises ValueError for no samples.
     """
+    if not samples:
+        raise ValueError("expected at least one sample to measure on, got none")
     shared = united = unread = 0
     began = time.perf_counter()
     for sample in samples:
         counted, truth = ~sample.ignore(), sample.mask()
         try:
             found = models.segment(sample.image_path, sample.expression, method=method).mask
-        except ReplyError:
+        except Sam4MllmError:
             found = np.zeros_like(truth)
             unread += 1
         shared += int((found & truth & counted).sum())
         united += int(((found | truth) & counted).sum())
-    count = max(len(samples), 1)
     return {
         f"eval_{method}_cIoU": shared / united if united else 1.0,
-        f"eval_{method}_unread": unread / count,
-        f"eval_{method}_seconds": (time.perf_counter() - began) / count,
+        f"eval_{method}_unread": unread / len(samples),
+        f"eval_{method}_seconds": (time.perf_counter() - began) / len(samples),
     }
 
 
 def held_out(data: str, split: str, count: int) -> list[Sample]:
-    """The first samples with an expression. data: NAME:ROOT. Raises DataError."""
+    """The first samples with an expression, at least one. data: NAME:ROOT.
+
+    Raises DataError where there is none, or where the first one's mask can't be decoded.
+    """
     from sam4mllm_tool.data import load_dataset
 
     name, _, root = data.partition(":")
-    samples = (sample for sample in load_dataset(name, Path(root), split=split) if sample.expression)
-    return list(islice(samples, count))
+    dataset = load_dataset(name, Path(root).expanduser(), split=split)
+    samples = list(islice((sample for sample in dataset if sample.expression), count))
+    if not samples:
+        told = "; ".join(dataset.problems.lines())
+        raise DataError(f"eval_data {data} has no sample with an expression in split '{split}'{f': {told}' if told else ''}")
+    samples[0].mask()
+    return samples
+
+
+def require_held_out(samples: Sequence[Sample], lessons: Path) -> None:
+    """Raises DataError naming the first sample whose picture is among the lessons, by its id or its file."""
+    if not samples:
+        return
+    ids = {sample.image_id: sample for sample in reversed(samples) if sample.image_id}
+    files = {sample.image_path.resolve(): sample for sample in reversed(samples)}
+    for lesson in read_lessons(lessons):
+        if same := ids.get(lesson.image_id) or files.get((lessons / lesson.image).resolve()):
+            raise DataError(
+                f"evaluation sample {same.id!r} shows {same.image_path}, a picture of lesson {lesson.id!r}: hold pictures out, "
+                'by a "split" in the lines of a jsonl set, or name another split or data set in eval_split and eval_data'
+            )

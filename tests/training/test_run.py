@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.mllm import load_mllm
 from sam4mllm_tool.mllm.loading import load_checkpoint
-from sam4mllm_tool.pipeline import find_dialect
+from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import PLAIN
+from sam4mllm_tool.training import run as run_module
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.export import export
 from sam4mllm_tool.training.run import train
 from sam4mllm_tool.training.trainer import newest_checkpoint
+from sam4mllm_tool.training.watching import held_out, measure
 from sam4mllm_tool.types import Labels, Question, Turn
 from tests.checkpoints import FAMILIES
 from tests.training.teaching import write_lessons
@@ -230,14 +234,20 @@ def test_the_projector_learns_at_its_own_rate(base: Path, lessons: Path, tmp_pat
     assert max(float(value.abs().max()) for name, value in adapter(out).items() if "lora_B" in name) > 1e-3
 
 
-def test_the_model_is_really_tried_while_it_learns(lessons: Path, tmp_path: Path) -> None:
+def test_an_evaluation_measures_the_adapter_and_changes_nothing(lessons: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", 2, seed=99, per_scene=1)
-    told = {"eval_data": f"jsonl:{tmp_path / 'scenes'}", "eval_split": "train", "eval_count": 2, "eval_every": 1}
-    out = run(Path("embedded"), lessons, tmp_path / "out", max_steps=1, dialect="embedded", eval_methods=["box"], **told)
+    base = Path(f"embedded+{embedded_folder('adapter')}")  # which finds objects, so that the figure is neither 0 nor 1
+    told: dict[str, Any] = {"max_steps": 2, "learning_rate": 1e-6, "dialect": "embedded", "precision": "float32"}
+    plain = run(base, lessons, tmp_path / "plain", **told)
+    told |= {"eval_data": f"jsonl:{tmp_path / 'scenes'}", "eval_split": "train", "eval_every": 1, "eval_methods": ["box"]}
+    out = run(base, lessons, tmp_path / "out", **told)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    (measured,) = [line for line in lines if "eval_box_cIoU" in line]
-    assert 0 <= measured["eval_box_cIoU"] <= 1
-    assert measured["step"] == 1
+    measured = {line["step"]: line["eval_box_cIoU"] for line in lines if "eval_box_cIoU" in line}
+    again = measure(Sam4Mllm.load(f"embedded+{out}"), held_out(told["eval_data"], "train", 100), "box")
+    assert list(measured) == [1, 2]
+    assert measured[2] == pytest.approx(again["eval_box_cIoU"], abs=1e-6)
+    assert 0.1 < measured[2] < 1
+    assert (out / "adapter_model.safetensors").read_bytes() == (plain / "adapter_model.safetensors").read_bytes()
 
 
 def test_an_exported_model_answers_as_base_and_adapter(finished: Path, base: Path, tmp_path: Path) -> None:
@@ -256,6 +266,75 @@ def test_an_exported_model_answers_as_base_and_adapter(finished: Path, base: Pat
     assert one.label_probabilities[0] == pytest.approx(other.label_probabilities[0], abs=1e-4)
 
 
+def test_an_export_goes_into_the_folder_one_is_in(
+    finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert export(f"{base}+{finished}", Path()) == Path()
+    load_checkpoint(str(tmp_path))
+    assert not (tmp_path / "writing").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        pytest.param({"optimiser": "foo"}, "foo", id="optimiser"),
+        pytest.param({"schedule": "foo"}, "foo", id="schedule"),
+        pytest.param({"fsdp": "foo"}, "foo|FSDP", id="sharding"),
+        pytest.param({"deepspeed": "missing.json"}, "deepspeed: missing.json is not there", id="file"),
+    ],
+)
+def test_settings_that_transformers_refuses_are_one_line(
+    base: Path, lessons: Path, tmp_path: Path, told: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        run(base, lessons, tmp_path / "out", **told)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+def test_wandb_that_is_not_there_says_how_it_comes(base: Path, lessons: Path, tmp_path: Path) -> None:
+    if find_spec("wandb") is not None:
+        pytest.skip("it is there")
+    with pytest.raises(SpecError, match="pip install wandb"):
+        run(base, lessons, tmp_path / "out", report_to="wandb")
+
+
+def test_a_process_trains_on_one_device(base: Path, lessons: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "_transformers_arguments", _seeing_four(run_module._transformers_arguments))
+    config = TrainingConfig.from_dict(settings(base, lessons, tmp_path / "out", batch=2))
+    arguments = run_module._arguments(config, tmp_path)
+    assert (arguments.n_gpu, arguments.train_batch_size) == (1, 2)
+
+
+def _seeing_four(make: Any) -> Any:
+    def made(*told: Any, **named: Any) -> Any:
+        arguments = make(*told, **named)
+        arguments._n_gpu = 4
+        return arguments
+
+    return made
+
+
+def test_evaluation_is_on_pictures_that_are_not_learnt(base: Path, tmp_path: Path) -> None:
+    lessons = write_lessons(tmp_path / "lessons", 2, dialect=PLAIN, expressions=1, points=1)
+    line = {"image": "1.png", "expression": "it", "objects": []}
+    (lessons / "val.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(
+        DataError, match=r"evaluation sample 'jsonl-1' shows .*1\.png, a picture of lesson 'scene-1'.*\"split\""
+    ):
+        run(base, lessons, tmp_path / "out", eval_data=f"jsonl:{lessons / 'val.jsonl'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_without_samples_is_refused(base: Path, lessons: Path, tmp_path: Path) -> None:
+    (tmp_path / "val.jsonl").write_text('{"image": "none.png", "expression": "it", "objects": []}\n')
+    with pytest.raises(DataError, match=r"no sample of 'jsonl', split 'val', can be used"):
+        run(base, lessons, tmp_path / "out", eval_data=f"jsonl:{tmp_path}")
+    with pytest.raises(ValueError, match="at least one sample"):
+        measure(Sam4Mllm.load(), [], "box")
+
+
 def test_an_export_overwrites_nothing_and_needs_an_adapter(finished: Path, base: Path, tmp_path: Path) -> None:
     (tmp_path / "x").write_text("x")
     with pytest.raises(DataError, match="is not empty"):
@@ -268,6 +347,7 @@ def test_an_export_overwrites_nothing_and_needs_an_adapter(finished: Path, base:
 
 PROGRAM = """
 import json, sys
+from sam4mllm_tool.training import run as run_module
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.run import train
 train(TrainingConfig.from_dict(json.loads(sys.argv[1])))
