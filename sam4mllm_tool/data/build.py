@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
@@ -120,6 +120,8 @@ def build_lessons(
     if not tally.counts["lessons"]:
         told = "; ".join(tally.first_dropped) or "no sample is there, or every picture is held out"
         raise DataError(f"nothing is left to learn: {told}")
+    if short := _short_of_vqa(tally.counts, recipe.vqa):
+        tally.counts["short of vqa"] = short
     _finish(out, order, tally, datasets)
     return out
 
@@ -127,7 +129,7 @@ def build_lessons(
 def _describe(sources: Sequence[Source], vqa: Sequence[Source], held_out: Sequence[Path], recipe: Recipe) -> dict[str, Any]:
     """What was asked for, as JSON: what makes two builds the same."""
     told = {
-        "format": 1,
+        "format": 2,
         "sources": [source.described() for source in sources],
         "vqa": [source.described() for source in vqa],
         "held_out_roots": [root.resolve() for root in held_out],
@@ -173,9 +175,19 @@ def _mixed(masks: Iterable[Picture], vqa: Iterator[Picture], share: float) -> It
     for samples in masks:
         yield samples
         told += samples is not None
-        while given < int(told * share / (1 - share) + 1e-9) and (more := next(vqa, _NO_MORE)) is not _NO_MORE:
+        while given < _wanted(told, share) and (more := next(vqa, _NO_MORE)) is not _NO_MORE:
             yield more
             given += more is not None
+
+
+def _wanted(with_masks: int, share: float) -> int:
+    """VQA pictures beside so many with masks."""
+    return int(with_masks * share / (1 - share) + 1e-9)
+
+
+def _short_of_vqa(counts: Mapping[str, int], share: float) -> int:
+    """By how many pictures the VQA sets, which may run out, stay below the share."""
+    return max(0, _wanted(counts.get("pictures", 0), share) - counts.get("vqa pictures", 0))
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -219,21 +231,23 @@ def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tall
 def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset]) -> None:
     with (out / _PART).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    problems = {
-        f"{dataset.name}:{dataset.split}": {"counts": dataset.problems.lines(), "first": dataset.problems.first}
-        for dataset in datasets
-    }
     manifest = {
         **order,
         "counts": dict(sorted(tally.counts.items())),
         "dropped": dict(sorted(tally.dropped.items())),
         "first_dropped": tally.first_dropped,
-        "read": problems,
+        "read": [_as_read(dataset, source) for dataset, source in zip(datasets, order["sources"] + order["vqa"], strict=True)],
         "sha256": digest,
     }
     _write_json(out / MANIFEST_FILE, manifest)
     (out / _PART).replace(out / LESSONS_FILE)
     (out / PROGRESS_FILE).unlink(missing_ok=True)
+
+
+def _as_read(dataset: Dataset, source: dict[str, Any]) -> dict[str, Any]:
+    """What reading a source met."""
+    counts = [{"fate": fate, "what": what, "count": count} for (fate, what), count in dataset.problems.counts.most_common()]
+    return {key: source[key] for key in ("name", "root", "split")} | {"counts": counts, "first": dataset.problems.first}
 
 
 def _write_json(path: Path, value: Any) -> None:

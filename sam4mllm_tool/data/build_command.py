@@ -1,13 +1,14 @@
 """`sam4mllm data build` and `verify`: lessons from data sets. Every field of `Recipe` is a flag."""
 
 import argparse
+import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.verify import verify_lessons
+from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import DIALECTS
 
@@ -50,9 +51,9 @@ def add_build(kinds: Any) -> None:
     build.add_argument("--dialect", choices=sorted(DIALECTS), default="joint", help="default: %(default)s")
     build.add_argument("--processes", metavar="N", type=int, default=1, help="how many build at once (default: %(default)s)")
     for setting in _settings():
-        told = f"{_HELP[setting.name]} (default: {setting.default})"
+        meaning = f"{_HELP[setting.name]} (default: {setting.default})"
         flag = "--" + setting.name.replace("_", "-")
-        build.add_argument(flag, metavar=_metavar(setting), type=type(setting.default), default=setting.default, help=told)
+        build.add_argument(flag, metavar=_metavar(setting), type=type(setting.default), default=setting.default, help=meaning)
     build.set_defaults(run=_build)
     verify = kinds.add_parser("verify", help="check lessons: whole, as their manifest says, and of no held-out picture")
     verify.add_argument("folder", metavar="DIR", type=Path, help="a folder that 'data build' wrote")
@@ -75,7 +76,8 @@ def _source(text: str) -> Source:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _build(arguments: argparse.Namespace) -> None:
+def _build(arguments: argparse.Namespace) -> int:
+    """Exit code 1 where something was dropped or mended, by choice excepted: as `data check` has it."""
     settings = {setting.name: getattr(arguments, setting.name) for setting in _settings()}
     recipe = Recipe.of(DIALECTS[arguments.dialect], settings)
     out = build_lessons(
@@ -87,6 +89,9 @@ def _build(arguments: argparse.Namespace) -> None:
         processes=arguments.processes,
     )
     print("\n".join(verify_lessons(out, arguments.held_out)))
+    for line in told(out):
+        print(line, file=sys.stderr)
+    return 0 if is_clean(out) else 1
 
 
 def _verify(arguments: argparse.Namespace) -> None:

@@ -88,6 +88,7 @@ class _Maker:
         for one in told.conversations:
             made.counts[one.kind] += 1
             made.counts["branches"] += len(one.branches)
+        made.counts["vqa pictures" if first.turns else "pictures"] += 1
         made.counts["samples"] += len(picture)
         made.counts["absent"] += sum(not sample.boxes and not sample.turns for sample in picture)
         return made

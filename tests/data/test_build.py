@@ -15,11 +15,12 @@ from random import Random
 import pytest
 from PIL import Image
 
+from sam4mllm_tool.cli import main
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.groups import best_groups, iou, random_groups
 from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
-from sam4mllm_tool.data.verify import verify_lessons
+from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError
@@ -413,3 +414,38 @@ def test_a_root_named_for_what_is_held_out_must_hold_it(scenes: Path, tmp_path: 
     ):
         with pytest.raises(DataError, match=r"holds nothing of the RefCOCO family.*expected refcoco/refs\(\*\)\.p"):
             call()
+
+
+def test_two_sources_of_one_name_are_both_told_of(tmp_path: Path) -> None:
+    sources = [*own_data(tmp_path / "one", [{"image": "a.jpg"}]), *own_data(tmp_path / "two", [{"image": "b.jpg"}])]
+    for root in ("one", "two"):
+        with (tmp_path / root / "scenes.jsonl").open("a") as lines:
+            lines.write('{"image": "a.jpg"}\n' if root == "one" else "not JSON\n")
+    out = build_lessons(sources, tmp_path / "lessons", POINTS_ONLY)
+    assert [Path(read["root"]).name for read in manifest(out)["read"]] == ["one", "two"]
+    assert not is_clean(out)
+    lines = "\n".join(told(out))
+    assert f"while reading jsonl:{tmp_path / 'one'}:train: 1 dropped: the expression is empty or not a text" in lines
+    assert f"while reading jsonl:{tmp_path / 'two'}:train: 1 dropped: the line is not JSON" in lines
+    assert f"{tmp_path / 'two' / 'scenes.jsonl'}, line 2" in lines
+
+
+def test_a_vqa_set_that_runs_out_is_told_of(scenes: Path, tmp_path: Path) -> None:
+    asked = [{"from": "human", "value": "How many?"}, {"from": "gpt", "value": "two"}]
+    picture = json.loads((scenes / "scenes.jsonl").read_text().splitlines()[0])["image"]
+    write_json(tmp_path / "llava.json", [{"image": str(scenes / picture), "conversations": asked}])
+    vqa = [Source("vqa", tmp_path / "llava.json")]
+    out = build_lessons(source(scenes), tmp_path / "lessons", replace(POINTS_ONLY, vqa=0.25), vqa=vqa)
+    assert manifest(out)["counts"]["short of vqa"] == 3
+    assert told(out) == ["the VQA sets ran out: 3 pictures fewer than the share asked for"]
+    assert is_clean(out)
+
+
+def test_the_command_tells_what_was_dropped_and_exits_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own_data(tmp_path / "own", [{"image": "a.jpg"}])
+    command = ["data", "build", "--data", f"jsonl:{tmp_path / 'own'}", "--ppg", "0", "--out"]
+    assert main([*command, str(tmp_path / "good")]) == 0
+    own_data(tmp_path / "own", [{"image": "a.jpg"}, {"image": "a.jpg", "expression": "x" * 5000}])
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "bad")]) == 1
+    assert "5,000 characters" in capsys.readouterr().err.splitlines()[-1]
