@@ -18,6 +18,8 @@ _HELP = {
     "held_out": "where the RefCOCO family lies whose val and test pictures are left out",
     "build_processes": "how many processes build lessons from data",
     "out": "the folder for the result; the same command after a cut goes on from its checkpoints",
+    "lora_targets": "names of layers inside the language model, or one regular expression for full names, told by its signs",
+    "projector": "whether the projector is trained too; names of other modules can be told in a file",
     "eval_data": "NAME:ROOT of held-out samples that are segmented for real while it trains",
 }
 
@@ -65,6 +67,9 @@ def _add_flag(parser: argparse.ArgumentParser, name: str, hint: Any, default: An
 def _train(arguments: argparse.Namespace) -> None:
     told = read_config(arguments.config) if arguments.config else {}
     flags = {name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")}
+    match flags.get("lora_targets"):
+        case [str(one)] if not one.isidentifier():
+            flags["lora_targets"] = one
     try:
         config = TrainingConfig.from_dict({**told, **flags})
     except ValueError as error:

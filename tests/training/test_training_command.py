@@ -39,6 +39,14 @@ def test_a_wrong_setting_is_told_with_its_file(tmp_path: Path) -> None:
         call("train", str(tmp_path / "c.toml"))
 
 
+def test_one_value_with_signs_is_a_regular_expression(tmp_path: Path) -> None:
+    base, lessons, out = save_llava(tmp_path / "base"), write_lessons(tmp_path / "lessons", 1, points=1), tmp_path / "out"
+    words = ["--mllm", str(base), "--lessons", str(lessons), "--out", str(out), "--lora-r", "2", "--max-steps", "1"]
+    call("train", *words, "--report-to", "none", "--lora-targets", r".*language_model.*\.(q|v)_proj")
+    told = json.loads((out / "training.json").read_text())["settings"]["lora_targets"]
+    assert told == r".*language_model.*\.(q|v)_proj"
+
+
 def test_help_and_faults_come_without_torch() -> None:
     program = (
         "import argparse, sys\nfrom sam4mllm_tool.training.command import add_commands\nparser = argparse.ArgumentParser()\n"
