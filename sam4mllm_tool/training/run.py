@@ -25,6 +25,7 @@ from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.data.verify import told
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
@@ -53,9 +54,7 @@ from sam4mllm_tool.training.rows import Rows, make_rows
 from sam4mllm_tool.training.trainer import LessonTrainer, newest_checkpoint
 from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out, require_held_out
 
-__all__ = ["lessons_for", "tell_dropped", "train"]
-
-_MOST_TOLD = 10
+__all__ = ["lessons_for", "train"]
 
 
 def train(config: TrainingConfig) -> Path:
@@ -77,7 +76,8 @@ def train(config: TrainingConfig) -> Path:
             return out
         if arguments.process_index == 0:
             if config.data:
-                tell_dropped(lessons)
+                for line in told(lessons):  # what was dropped or mended
+                    print(f"lessons: {line}", file=sys.stderr)
             require_held_out(samples, lessons)
             take(out, order)
     dialect = _dialect(config, lessons)
@@ -111,24 +111,6 @@ def lessons_for(config: TrainingConfig) -> Path:
     if not (folder / LESSONS_FILE).is_file():
         raise DataError(f"{folder / LESSONS_FILE} is not there: expected a folder that 'sam4mllm data build' wrote to its end")
     return folder
-
-
-def tell_dropped(lessons: Path) -> None:
-    """On stderr: what of the data is not in the lessons, by counts, and the first of it."""
-    file = lessons / MANIFEST_FILE
-    try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
-        read = manifest.get("read") or ()
-        sources = list(read.values()) if isinstance(read, dict) else list(read)
-        lines = [line for one in sources for line in one["counts"]]
-        lines += [f"{count:,} dropped: {what}" for what, count in manifest.get("dropped", {}).items()]
-        first = [line for one in sources for line in one["first"]] + manifest.get("first_dropped", [])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{file} can't be read ({error}): build the lessons again") from error
-    for line in lines:
-        print(f"lessons: {line}", file=sys.stderr)
-    for line in first[:_MOST_TOLD]:
-        print(f"  {line}", file=sys.stderr)
 
 
 def _require(*libraries: str) -> None:
@@ -292,7 +274,7 @@ def _finish(
     trainer: LessonTrainer,
     student: Student,
     dialect: Dialect,
-    told: dict[str, Any],
+    about: dict[str, Any],
 ) -> None:
     """Writes the result aside and moves it in."""
     beside = out / WRITING
@@ -306,7 +288,7 @@ def _finish(
             (beside / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
             if (lessons / MANIFEST_FILE).is_file():
                 shutil.copyfile(lessons / MANIFEST_FILE, beside / MANIFEST_FILE)
-            write_json(beside / TRAINING_FILE, {**told, "steps": trainer.state.global_step, "versions": _versions()})
+            write_json(beside / TRAINING_FILE, {**about, "steps": trainer.state.global_step, "versions": _versions()})
             for path in sorted(beside.iterdir(), key=lambda path: path.name == ADAPTER_FILE):
                 path.replace(out / path.name)
             beside.rmdir()
