@@ -5,17 +5,20 @@ Memory holds the pictures on their way alone: as many are handed out as the proc
 
 import os
 import re
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from sam4mllm_tool.data.conversations import Recipe, converse
 from sam4mllm_tool.data.lessons import Conversation, Lesson
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["Made", "Picture", "estimate_tokens", "make_all"]
@@ -39,7 +42,10 @@ class Made:
 
 
 def make_all(pictures: Iterator[Picture], out: Path, recipe: Recipe, processes: int) -> Iterator[Made]:
-    """One `Made` a picture, in order. out: the folder that paths start from."""
+    """One `Made` a picture, in order. out: the folder that paths start from.
+
+    Raises what loading the segmenter raises, and BackendError where a process dies.
+    """
     if processes <= 1:
         maker = _Maker(out, recipe)
         yield from map(maker.make, pictures)
@@ -56,6 +62,8 @@ def make_all(pictures: Iterator[Picture], out: Path, recipe: Recipe, processes: 
                     yield from waiting.popleft().result()
                 elif not chunk:
                     return
+        except BrokenProcessPool as error:
+            raise BackendError("a process of the build died, maybe out of memory: the same command goes on") from error
         finally:
             for future in waiting:
                 future.cancel()
@@ -94,21 +102,34 @@ class _Maker:
         return made
 
 
+_asked: tuple[Path, Recipe] | None = None
 _maker: _Maker | None = None
 
 
 def _start(out: Path, recipe: Recipe) -> None:
-    """Makes this process ready. The processes share the cores, so each computes on one."""
-    global _maker
-    if recipe.ppg:
-        import torch
+    """Makes this process ready, and ends it with the one that started it, which may be killed."""
+    global _asked
+    _asked = out, recipe
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
-        torch.set_num_threads(1)
-    _maker = _Maker(out, recipe)
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _make(pictures: Sequence[Picture]) -> list[Made]:
-    assert _maker is not None
+    """Makes the maker at first: what goes wrong then is raised where it is waited for."""
+    global _maker
+    if _maker is None:
+        assert _asked is not None
+        if _asked[1].ppg:
+            import torch
+
+            torch.set_num_threads(1)  # the processes share the cores
+        _maker = _Maker(*_asked)
     return [_maker.make(picture) for picture in pictures]
 
 

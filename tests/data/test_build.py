@@ -23,7 +23,7 @@ from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
 from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import ObjectPrompt, Reply, Size, Turn
@@ -449,3 +449,53 @@ def test_the_command_tells_what_was_dropped_and_exits_1(tmp_path: Path, capsys: 
     capsys.readouterr()
     assert main([*command, str(tmp_path / "bad")]) == 1
     assert "5,000 characters" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_segmenter_that_is_not_there_is_an_error_from_any_process(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="nowhere"):
+        build_lessons(source(scenes), tmp_path / "lessons", replace(QUICK, segmenter="/nowhere"), processes=2)
+
+
+IN_TWO = """
+import sys
+from pathlib import Path
+from sam4mllm_tool.data.build import Source, build_lessons
+from tests.data.test_build import QUICK
+if __name__ == "__main__":
+    build_lessons([Source("jsonl", Path(sys.argv[1]))], Path(sys.argv[2]), QUICK, processes=2)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are found by /proc")
+@pytest.mark.parametrize("victim", ["the parent", "a process"])
+def test_a_process_that_is_killed_leaves_no_other_behind(tmp_path: Path, victim: str) -> None:
+    write_scenes(tmp_path / "scenes", 200, seed=300, side=64)
+    (tmp_path / "in_two.py").write_text(IN_TWO)
+    environment = os.environ | {"PYTHONPATH": str(Path.cwd())}
+    command = [sys.executable, str(tmp_path / "in_two.py"), str(tmp_path / "scenes"), str(tmp_path / "out")]
+    build = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    while len(workers := _workers(build.pid)) < 2 and build.poll() is None:
+        time.sleep(0.05)
+    assert len(workers) == 2
+    time.sleep(3)  # until they are at work
+    os.kill(build.pid if victim == "the parent" else workers[0], signal.SIGKILL)
+    _, complaint = build.communicate(timeout=60)
+    if victim != "the parent":
+        assert "BackendError: a process of the build died" in complaint
+    until = time.monotonic() + 30
+    while any(Path(f"/proc/{one}/cmdline").exists() and _alive(one) for one in workers):
+        assert time.monotonic() < until, "a worker outlives the build"
+        time.sleep(0.1)
+
+
+def _workers(parent: int) -> list[int]:
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    every = children.read_text().split() if children.exists() else []
+    return [int(one) for one in every if b"spawn_main" in Path(f"/proc/{one}/cmdline").read_bytes()]
+
+
+def _alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
