@@ -44,6 +44,11 @@ class Reader(ABC):
             why = f"; {problems.first[0]}" if problems.first else ""
             raise DataError(f"no sample of '{self.name}', split '{self.split}', can be used{why}")
 
+    def index_files(self) -> tuple[Path, ...]:
+        """The files that list the samples; none where they are spread over the pictures' folders."""
+        path = getattr(self, "path", None)
+        return (path,) if isinstance(path, Path) and path.is_file() else ()
+
     @abstractmethod
     def _samples(self, problems: Problems) -> Iterator[Sample]:
         """Reads the files anew; adds to problems as it goes."""

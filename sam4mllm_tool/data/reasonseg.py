@@ -84,6 +84,10 @@ class ReasonSeg(Reader):
             there = ", ".join(sorted(path.name for path in self._home.iterdir() if path.is_dir())) or "no folder"
             raise DataError(f"{self._home / split} holds no *.json; {self._home} has {there}")
 
+    def index_files(self) -> tuple[Path, ...]:
+        """One a picture."""
+        return self.paths
+
     def units(self) -> int:
         """Annotated pictures of the split, which the published counts count."""
         return len(self.paths)
@@ -144,7 +148,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = path.read_bytes()
         try:
-            text = content.decode("utf-8")
+            text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252")
         told = json.loads(text)

@@ -4,7 +4,7 @@ Layout, as published:
 ```
 root/refcoco/refs(unc).p        root/refcoco/instances.json        refcoco+ likewise
 root/refcocog/refs(umd).p       root/refcocog/instances.json
-root/grefcoco/grefs(unc).json   root/grefcoco/instances.json
+root/grefcoco/grefs(unc).json   root/grefcoco/instances.json, or refcoco's
 root/images/train2014/*.jpg     COCO's
 ```
 The reference file is read when the reader is made, instances.json on the first iteration; of both, only what the split needs is
@@ -53,7 +53,7 @@ class RefCoco(Reader):
         need_pycocotools()
         folder = root / self.name if (root / self.name).is_dir() else root
         self.path, self.split_by = self._find(folder, split_by)
-        self._instances_path = Path(annotations) if annotations else folder / "instances.json"
+        self._instances_path = Path(annotations) if annotations else self._usual_instances(folder)
         if not self._instances_path.is_file():
             raise DataError(f"{self._instances_path} is not there; name another by the option 'annotations'")
         self._images = first_folder(Path(images)) if images else first_folder(*_usual_images(root, folder))
@@ -67,6 +67,13 @@ class RefCoco(Reader):
         names = " or ".join(self._files.format(one) for one in asked)
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:20]) or "nothing" if folder.is_dir() else "no folder"
         raise DataError(f"{folder} has no {names}, but {there}; expected the root that holds {self.name}/{names}")
+
+    def _usual_instances(self, folder: Path) -> Path:
+        return folder / "instances.json"
+
+    def index_files(self) -> tuple[Path, ...]:
+        """The references and the annotations."""
+        return self.path, self._instances_path
 
     def units(self) -> int:
         """References of the split, which the published counts count."""
@@ -138,6 +145,11 @@ class GRefCoco(RefCoco):
     name = "grefcoco"
     _files = "grefs({}).json"
     _split_bys = ("unc",)
+
+    def _usual_instances(self, folder: Path) -> Path:
+        """RefCOCO's, which is the same, where the set has none of its own."""
+        own, sister = folder / "instances.json", folder.resolve().parent / "refcoco" / "instances.json"
+        return own if own.is_file() or not sister.is_file() else sister
 
     def _kind(self, objects: int) -> str:
         return ("no-target", "single-target", "multi-target")[min(objects, 2)]

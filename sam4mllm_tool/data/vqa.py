@@ -74,6 +74,11 @@ class Vqa(Reader):
             raise DataError(f"{root} holds no {_ANNOTATIONS[0].format(split)}: the answers; name it by 'annotations'")
         self._folders = _picture_folders(Path(images) if images else root)
 
+    def index_files(self) -> tuple[Path, ...]:
+        """The conversations, or the questions and their answers."""
+        found = (self._conversations,) if self._conversations else (self._questions, self._annotations)
+        return tuple(path for path in found if path)
+
     def _samples(self, problems: Problems) -> Iterator[Sample]:
         find = lru_cache(maxsize=256)(self._find)
         drawn = self._llava(find) if self._conversations else self._vqa_v2(find)

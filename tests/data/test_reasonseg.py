@@ -69,7 +69,7 @@ def test_each_text_is_a_sample_or_the_first_alone(tmp_path: Path) -> None:
         load_dataset("reasonseg", tmp_path, "val", text="last")
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
 def test_a_file_is_utf_8_or_else_cp1252(tmp_path: Path, encoding: str) -> None:
     write_sample(tmp_path, "001", [shape("target", OUTER)], "the dog\u2019s caf\xe9", encoding=encoding)
     (sample,) = load_dataset("reasonseg", tmp_path, "val")

@@ -309,3 +309,13 @@ def test_a_damaged_grefs_file_is_named(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-30])
     with pytest.raises(DataError, match=r"grefs\(unc\)\.json is not whole JSON, in record 3"):
         load_dataset("grefcoco", root)
+
+
+def test_grefcoco_takes_refcocos_annotations_where_it_has_none(tmp_path: Path) -> None:
+    references = [reference(1, [1], 1, "train", "it")]
+    write_family(tmp_path, references, [annotation(1, 1, [SQUARE], SQUARE_XYWH)], name="grefcoco", file="grefs(unc).json")
+    (tmp_path / "refcoco").mkdir()
+    (tmp_path / "grefcoco" / "instances.json").rename(tmp_path / "refcoco" / "instances.json")
+    for root in (tmp_path, tmp_path / "grefcoco"):
+        (sample,) = load_dataset("grefcoco", root)
+        assert sample.mask().sum() == 100
