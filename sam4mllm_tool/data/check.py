@@ -11,8 +11,9 @@ from sam4mllm_tool.data import Dataset, Problems, Sample
 from sam4mllm_tool.data.classes import BY_CHOICE
 from sam4mllm_tool.data.published import published_count
 from sam4mllm_tool.data.reader import picture_size
-from sam4mllm_tool.errors import DataError, ImageError
+from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images import load_image
+from sam4mllm_tool.protocol.dialogue import checked_expression
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
@@ -70,6 +71,8 @@ def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
         if sample.image_path not in pictures:
             pictures[sample.image_path] = _look(sample.image_path, deep)
             counts["pictures"] += 1
+        if not sample.turns:
+            _check_expression(sample, found)
         fits = _check_picture(sample, pictures[sample.image_path], found)
         same = tuple(map(id, (*sample.regions, sample.ignored)))
         if fits and same != regions:  # the sentences of one reference share its regions
@@ -98,6 +101,13 @@ def _check_picture(sample: Sample, size: Size | str, found: Problems) -> bool:
         told = f"{size.width} x {size.height} pixels, {sample.size.width} x {sample.size.height} expected"
         found.add("dropped", "the picture is of another size than annotated", f"{sample.id}, {sample.image_path}, {told}")
     return size == sample.size
+
+
+def _check_expression(sample: Sample, found: Problems) -> None:
+    try:
+        checked_expression(sample.expression)
+    except ExpressionError as error:
+        found.add("dropped", "the expression can't be asked", f"{sample.id}: {error}")
 
 
 def _check_masks(sample: Sample, found: Problems) -> None:

@@ -91,6 +91,8 @@ def write_records(records: Iterable[Record], out: Path, problems: Problems, *, c
     where nothing is left to write or the disk does not take it; then no file is left behind.
     """
     whole = out if out.suffix == ".jsonl" else out / SCENES_FILE
+    if whole != out and out.exists() and not out.is_dir():
+        raise DataError(f"{out} is neither a folder nor a file that ends in .jsonl, which are expected")
     beside = whole.with_name(f".{whole.name}.{os.getpid()}.part")
     try:
         whole.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """`sam4mllm data check | convert | show` as they are typed: what goes where, and the exit codes."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -96,3 +97,18 @@ def test_help_loads_neither_torch_nor_pycocotools() -> None:
     program = "import sys, sam4mllm_tool.data.command; print([m for m in ('torch', 'pycocotools', 'tqdm') if m in sys.modules])"
     told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert told.stdout == "[]\n"
+
+
+def test_a_device_is_no_place_for_lines(run: Run, instances: Path) -> None:
+    code, _, err = run("convert", "coco", instances, "--out", "/dev/full")
+    assert code == 2
+    assert "/dev/full is neither a folder nor a file that ends in .jsonl" in err
+
+
+def test_an_expression_that_can_not_be_asked_is_found(run: Run, tmp_path: Path) -> None:
+    picture(tmp_path / "a.jpg")
+    line = {"image": "a.jpg", "expression": "x" * 5000, "objects": []}
+    (tmp_path / "scenes.jsonl").write_text(json.dumps(line) + "\n")
+    code, out, _ = run("check", "jsonl", tmp_path)
+    assert code == 1
+    assert "1 dropped: the expression can't be asked" in out
