@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.heldout import HeldOut, keep_out
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.data.reader import Reader
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.data.workers import Made, Picture, make_all
 from sam4mllm_tool.errors import DataError
@@ -36,22 +37,32 @@ _NO_MORE: Picture = []
 
 @dataclass(frozen=True)
 class Source:
-    """A data set to learn from: its name as `load_dataset` knows it, its root and split."""
+    """A data set to learn from: its name as `load_dataset` knows it, its root, split and its reader's options."""
 
     name: str
     root: Path
     split: str = "train"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "Source":
-        """`NAME:ROOT` or `NAME:ROOT:SPLIT`. Raises DataError for anything else."""
+        """`NAME:ROOT` or `NAME:ROOT:SPLIT`, then `?KEY=VALUE&KEY=VALUE` for options. Raises DataError for anything else."""
         name, _, rest = text.partition(":")
         if not name or not rest:
             raise DataError(f"expected NAME:ROOT or NAME:ROOT:SPLIT, as in refcoco:data/coco:train, got {text!r}")
+        before, mark, pairs = rest.rpartition("?")
+        if mark and "=" in pairs and not Path(rest).exists():
+            return cls.parse(f"{name}:{before}").with_options(pairs.split("&"))
         root, colon, split = rest.rpartition(":")
         if not colon or not root or Path(rest).exists():
             return cls(name, Path(rest))
         return cls(name, Path(root), split)
+
+    def with_options(self, pairs: Sequence[str]) -> "Source":
+        """With options in words, KEY=VALUE; its own stay. Raises DataError for a word of another form."""
+        from sam4mllm_tool.data.there import read_options
+
+        return replace(self, options={**read_options(self.name, pairs), **self.options})
 
     def described(self) -> dict[str, Any]:
         """As JSON, the same from whatever folder it is asked."""
@@ -60,7 +71,7 @@ class Source:
     def open(self) -> Dataset:
         from sam4mllm_tool.data import load_dataset
 
-        return load_dataset(self.name, self.root, split=self.split)
+        return load_dataset(self.name, self.root, split=self.split, **self.options)
 
 
 @dataclass
@@ -103,13 +114,19 @@ def build_lessons(
     """
     if recipe.vqa and not vqa:
         raise DataError("the recipe asks for VQA turns, but no VQA set is given")
+    if processes < 1:
+        raise DataError(f"expected at least 1 process, got {processes}")
     kept_out = keep_out(held_out, [source.root for source in (*sources, *vqa)])
-    order = _describe(sources, vqa, held_out, recipe) | {"held_out": kept_out.described()}
+    datasets = [source.open() for source in (*sources, *vqa)]
+    order = _describe(sources, vqa, held_out, recipe) | {
+        "data": [_measured(dataset) for dataset in datasets],
+        "held_out": kept_out.described(),
+    }
     out.mkdir(parents=True, exist_ok=True)
     if (out / LESSONS_FILE).exists():
         _check_same_order(out / MANIFEST_FILE, order)
+        (out / PROGRESS_FILE).unlink(missing_ok=True)  # a cut may come between the two steps that end a build
         return out
-    datasets = [source.open() for source in (*sources, *vqa)]
     with_masks, without = (_free(_pictures(group), kept_out) for group in (datasets[: len(sources)], datasets[len(sources) :]))
     pictures = _mixed(with_masks, without, recipe.vqa)
     try:
@@ -139,15 +156,26 @@ def _describe(sources: Sequence[Source], vqa: Sequence[Source], held_out: Sequen
     return described
 
 
+def _measured(dataset: Dataset) -> dict[str, int]:
+    """What shows that a data set's files changed, and is the same of a copy."""
+    files = dataset.index_files() if isinstance(dataset, Reader) else ()
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
 def _check_same_order(manifest: Path, order: dict[str, Any]) -> None:
     try:
         known = json.loads(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{manifest} can't be read ({error}): choose another folder") from error
-    if differing := sorted(key for key, value in order.items() if known.get(key) != value):
-        raise DataError(
-            f"{manifest.parent} holds lessons made otherwise ({', '.join(differing)} differ): choose another folder"
-        )
+    _refuse_other(manifest.parent, "lessons made otherwise", known, order)
+
+
+def _refuse_other(out: Path, what: str, known: dict[str, Any], order: dict[str, Any]) -> None:
+    differing = sorted(key for key, value in order.items() if known.get(key) != value)
+    if differing == ["data"]:
+        raise DataError(f"{out} holds {what}: the data sets' files changed since; choose another folder, or remove this one")
+    if differing:
+        raise DataError(f"{out} holds {what} ({', '.join(differing)} differ): choose another folder, or remove this one")
 
 
 # The pictures, in order ---------------------------------------------------------------------------------------------
@@ -209,17 +237,20 @@ def _write(out: Path, pictures: Iterator[Picture], order: dict[str, Any], recipe
 
 
 def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
-    """What an earlier run has made, and how many bytes of it are sound."""
+    """What an earlier run has made, and how many bytes of it are sound: none where its progress can't be read."""
     path = out / PROGRESS_FILE
     if not path.exists():
         return _Tally(), 0
-    known = json.loads(path.read_text(encoding="utf-8"))
-    if known["order"] != order:
-        raise DataError(f"{out} holds an unfinished build of another recipe: choose another folder, or remove this one")
-    part = out / _PART
-    if not part.exists() or part.stat().st_size < known["bytes"]:  # what the progress tells of is gone
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+        before, sound, tally = dict(known["order"]), int(known["bytes"]), _Tally.from_dict(known["tally"])
+    except (ValueError, KeyError, TypeError):  # torn by what cut the run
         return _Tally(), 0
-    return _Tally.from_dict(known["tally"]), known["bytes"]
+    _refuse_other(out, "an unfinished build of another order", before, order)
+    part = out / _PART
+    if not part.exists() or part.stat().st_size < sound:  # what the progress tells of is gone
+        return _Tally(), 0
+    return tally, sound
 
 
 def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tally) -> None:

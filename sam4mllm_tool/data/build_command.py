@@ -39,6 +39,13 @@ def add_build(kinds: Any) -> None:
     source = {"metavar": "NAME:ROOT[:SPLIT]", "action": "append", "type": _source}
     build.add_argument("--data", required=True, help="a data set with masks; may be given several times", **source)
     build.add_argument("--vqa-data", default=[], help="a set of conversations to mix in (see --vqa)", **source)
+    build.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="of the readers, as images=DIR, for all sources; of one alone: NAME:ROOT:SPLIT?images=DIR&split_by=google",
+    )
     build.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for lessons.jsonl and manifest.json")
     build.add_argument(
         "--held-out",
@@ -81,10 +88,10 @@ def _build(arguments: argparse.Namespace) -> int:
     settings = {setting.name: getattr(arguments, setting.name) for setting in _settings()}
     recipe = Recipe.of(DIALECTS[arguments.dialect], settings)
     out = build_lessons(
-        arguments.data,
+        [source.with_options(arguments.option) for source in arguments.data],
         arguments.out,
         recipe,
-        vqa=arguments.vqa_data,
+        vqa=[source.with_options(arguments.option) for source in arguments.vqa_data],
         held_out=arguments.held_out,
         processes=arguments.processes,
     )

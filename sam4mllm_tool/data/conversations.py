@@ -1,5 +1,6 @@
 """From a sample to the conversations that teach it, by running the dialogue of protocol/ on true answers."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -62,9 +63,16 @@ class Recipe:
                 raise ValueError(f"expected {name} as a share from 0 to 1, got {getattr(self, name)}")
         if not 0 <= self.vqa < 1:
             raise ValueError(f"expected vqa as a share of the pictures from 0 to below 1, got {self.vqa}")
-        for name in ("groups", "keep", "references", "tokens", "on"):
+        for name in ("groups", "keep", "references", "tokens", "on", "point_least", "point_most"):
             if getattr(self, name) < 1:
                 raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+        if self.off < 0:
+            raise ValueError(f"expected off of at least 0, got {self.off}")
+        if self.point_least > self.point_most:
+            raise ValueError(f"expected point_least of at most point_most, {self.point_most}, got {self.point_least}")
+        if not math.isfinite(self.point_mean) or not 0 <= self.point_deviation < math.inf:
+            told = f"{self.point_mean} and {self.point_deviation}"
+            raise ValueError(f"expected point_mean as a number and point_deviation as one of at least 0, got {told}")
 
 
 @dataclass

@@ -166,7 +166,7 @@ def test_a_build_whose_part_is_gone_begins_anew(scenes: Path, tmp_path: Path) ->
     whole = build_lessons(source(scenes), tmp_path / "whole", POINTS_ONLY)
     out = tmp_path / "lessons"
     out.mkdir()
-    order = {key: manifest(whole)[key] for key in ("format", "sources", "vqa", "held_out_roots", "held_out", "recipe")}
+    order = {key: manifest(whole)[key] for key in ("format", "sources", "vqa", "held_out_roots", "held_out", "data", "recipe")}
     tally = {"pictures": 6, "counts": {"lessons": 9}, "dropped": {}, "first_dropped": []}
     (out / PROGRESS_FILE).write_text(json.dumps({"order": order, "bytes": 5000, "tally": tally}))
     build_lessons(source(scenes), out, POINTS_ONLY)
@@ -257,6 +257,14 @@ def test_the_group_kept_is_the_best_of_all_but_for_a_hair() -> None:
     [
         pytest.param("jsonl:data", Source("jsonl", Path("data"), "train"), id="train unless said otherwise"),
         pytest.param("refcoco+:data/coco:val", Source("refcoco+", Path("data/coco"), "val"), id="a split at the end"),
+        pytest.param(
+            "refcocog:data:val?images=else/where&split_by=google",
+            Source("refcocog", Path("data"), "val", {"images": "else/where", "split_by": "google"}),
+            id="options at the end",
+        ),
+        pytest.param(
+            "ade20k:data?max_instances=3", Source("ade20k", Path("data"), options={"max_instances": 3}), id="a number"
+        ),
         pytest.param("jsonl:C:/data:val", Source("jsonl", Path("C:/data"), "val"), id="a drive is part of the root"),
     ],
 )
@@ -499,3 +507,61 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"order": 3, "bytes": 1, "tally": {}}'])
+def test_progress_that_is_torn_begins_anew(tmp_path: Path, content: str) -> None:
+    out = tmp_path / "lessons"
+    out.mkdir()
+    (out / PROGRESS_FILE).write_text(content)
+    (out / f"{LESSONS_FILE}.part").write_text("half a li")
+    build_lessons(own_data(tmp_path / "own", [{"image": "a.jpg"}]), out, POINTS_ONLY)
+    assert len(list(read_lessons(out))) == 1
+    assert not (out / PROGRESS_FILE).exists()
+
+
+def test_data_that_changed_is_never_taken_for_what_was_built(tmp_path: Path) -> None:
+    sources = own_data(tmp_path / "own", [{"image": "a.jpg"}])
+    out = build_lessons(sources, tmp_path / "lessons", POINTS_ONLY)
+    order = {key: manifest(out)[key] for key in ("format", "sources", "vqa", "held_out_roots", "held_out", "data", "recipe")}
+    (tmp_path / "cut").mkdir()
+    tally = {"pictures": 0, "counts": {}, "dropped": {}, "first_dropped": []}
+    (tmp_path / "cut" / PROGRESS_FILE).write_text(json.dumps({"order": order, "bytes": 0, "tally": tally}))
+    (out / PROGRESS_FILE).write_text("{}")  # as a cut at the very end leaves it
+    assert build_lessons(sources, out, POINTS_ONLY) == out
+    assert not (out / PROGRESS_FILE).exists()
+    own_data(tmp_path / "own", [{"image": "a.jpg"}, {"image": "b.jpg"}])
+    for folder in (out, tmp_path / "cut"):
+        with pytest.raises(DataError, match="the data sets' files changed since"):
+            build_lessons(sources, folder, POINTS_ONLY)
+
+
+def test_options_reach_the_readers(family: Path, tmp_path: Path) -> None:
+    (family / "images").rename(tmp_path / "pictures")
+    places = f"images={tmp_path / 'pictures' / 'train2014'}"
+    command = ["data", "build", "--ppg", "0", "--data"]
+    assert main([*command, f"refcoco:{family}", "--option", places, "--out", str(tmp_path / "all")]) == 0
+    assert main([*command, f"refcoco:{family}:train?{places}", "--out", str(tmp_path / "one")]) == 0
+    assert manifest(tmp_path / "all") == manifest(tmp_path / "one")
+    assert main([*command, f"refcoco:{family}:train?colour=red", "--out", str(tmp_path / "none")]) == 2
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"point_mean": float("nan")},
+        {"point_deviation": -1.0},
+        {"off": -1},
+        {"point_least": 9, "point_most": 8},
+        {"point_most": 0, "point_least": 0},
+    ],
+    ids=str,
+)
+def test_a_recipe_that_can_not_be_is_refused(settings: dict) -> None:
+    with pytest.raises(DataError, match=r"the recipe can't be followed: expected (point|off)"):
+        Recipe.of(JOINT, settings)
+
+
+def test_no_process_at_all_is_refused(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="at least 1 process, got 0"):
+        build_lessons(source(scenes), tmp_path, POINTS_ONLY, processes=0)
