@@ -13,27 +13,11 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.cli import main
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.pipeline import Sam4Mllm
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives its exit code, stdout and stderr."""
-
-    def run_command(*argv: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main([str(word) for word in argv])
-        except SystemExit as done:
-            code = int(done.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run_command
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ alone, and results are written in the order of the pictures, so that neither the
 building, lessons.jsonl.part grows and progress.json says up to where it is sound.
 """
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -24,6 +23,7 @@ from sam4mllm_tool.data.reader import Reader
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.data.workers import Made, Picture, make_all
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.files import file_sha256, write_json
 
 __all__ = ["Source", "build_lessons"]
 
@@ -256,21 +256,19 @@ def _progress(out: Path, order: dict[str, Any]) -> tuple[_Tally, int]:
 def _save_progress(out: Path, lines: TextIO, order: dict[str, Any], tally: _Tally) -> None:
     lines.flush()
     os.fsync(lines.fileno())
-    _write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": vars(tally)})
+    write_json(out / PROGRESS_FILE, {"order": order, "bytes": lines.tell(), "tally": vars(tally)})
 
 
 def _finish(out: Path, order: dict[str, Any], tally: _Tally, datasets: Sequence[Dataset]) -> None:
-    with (out / _PART).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = {
         **order,
         "counts": dict(sorted(tally.counts.items())),
         "dropped": dict(sorted(tally.dropped.items())),
         "first_dropped": tally.first_dropped,
         "read": [_as_read(dataset, source) for dataset, source in zip(datasets, order["sources"] + order["vqa"], strict=True)],
-        "sha256": digest,
+        "sha256": file_sha256(out / _PART),
     }
-    _write_json(out / MANIFEST_FILE, manifest)
+    write_json(out / MANIFEST_FILE, manifest)
     (out / _PART).replace(out / LESSONS_FILE)
     (out / PROGRESS_FILE).unlink(missing_ok=True)
 
@@ -279,9 +277,3 @@ def _as_read(dataset: Dataset, source: dict[str, Any]) -> dict[str, Any]:
     """What reading a source met."""
     counts = [{"fate": fate, "what": what, "count": count} for (fate, what), count in dataset.problems.counts.most_common()]
     return {key: source[key] for key in ("name", "root", "split")} | {"counts": counts, "first": dataset.problems.first}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)

@@ -4,20 +4,22 @@ The file is read a record at a time. Kept are boxes, and the outlines of those t
 as they are written; a mask is decoded when it is asked for.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import RegionError, box_xyxy
-from sam4mllm_tool.data.classes import ClassName, Thing
+from sam4mllm_tool.data.classes import ClassName, ClassReader, Thing
 from sam4mllm_tool.data.instances import Annotation, read_annotation
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Size
 
-__all__ = ["CocoImage", "CocoIndex", "find_file", "read_coco_like"]
+__all__ = ["CocoImage", "CocoIndex", "CocoLikeReader", "find_file", "read_coco_like"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,6 +68,24 @@ class CocoIndex:
             else:
                 region = RegionError("the annotation is of a crowd") if annotation.crowd else annotation.region
                 yield Thing(name, annotation.box, region, place, annotation.id)
+
+
+class CocoLikeReader(ClassReader):
+    """Reads classes from one file in COCO's form, at `path`."""
+
+    path: Path
+
+    @abstractmethod
+    def _class_name(self, category: Mapping[str, Any]) -> ClassName:
+        """Of a category's record."""
+
+    def units(self) -> int:
+        """Pictures of the split, which the published counts count."""
+        return len(self._index.images)
+
+    @cached_property
+    def _index(self) -> CocoIndex:
+        return read_coco_like(self.path, self._class_name, self.too_small)
 
 
 def find_file(*candidates: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 from sam4mllm_tool.data.reader import coco_image_id
 from sam4mllm_tool.data.refs import read_references
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.files import file_sha256
 
 __all__ = ["HeldOut", "held_out_images", "keep_out"]
 
@@ -35,7 +36,7 @@ class HeldOut:
     def described(self) -> dict[str, Any]:
         """As JSON: the files with their hashes, the number of pictures and a hash of their ids."""
         ids = "\n".join(sorted(self.images)).encode()
-        files = {str(file): _sha256(file) for file in self.files}
+        files = {str(file): file_sha256(file) for file in self.files}
         return {"files": files, "images": len(self.images), "sha256": hashlib.sha256(ids).hexdigest()}
 
 
@@ -75,8 +76,3 @@ def _places(root: Path) -> list[Path]:
         above = home.parent if home.name in _FOLDERS else home
         places += [home, *(above / name for name in _FOLDERS)]
     return places
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,20 +12,19 @@ Source of the format: facebookresearch/paco, docs and paco/data/datasets.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import need_pycocotools
-from sam4mllm_tool.data.classes import ClassName, ClassReader, Picture
-from sam4mllm_tool.data.cocolike import CocoIndex, find_file, read_coco_like
+from sam4mllm_tool.data.classes import ClassName, Picture
+from sam4mllm_tool.data.cocolike import CocoLikeReader, find_file
 from sam4mllm_tool.data.reader import coco_image_id, first_folder
 from sam4mllm_tool.data.sample import Problems
 
 __all__ = ["Paco"]
 
 
-class Paco(ClassReader):
+class Paco(CocoLikeReader):
     """PACO-LVIS.
 
     max_instances, min_area: see ClassReader. images, annotations: the folder that holds train2017, and the json, where they
@@ -53,13 +52,10 @@ class Paco(ClassReader):
         holders = [folder for folder in (*usual, root) if (folder / "train2017").is_dir() or (folder / "val2017").is_dir()]
         self._images = first_folder(Path(images)) if images else first_folder(*holders, *usual)
 
-    def units(self) -> int:
-        """Pictures of the split, which the published counts count."""
-        return len(self._index.images)
-
-    @cached_property
-    def _index(self) -> CocoIndex:
-        return read_coco_like(self.path, _class_name, self.too_small)
+    def _class_name(self, category: Mapping[str, Any]) -> ClassName:
+        """Of a category's record: "mug:handle" is a part. LVIS's names have underscores, and what they mean in parentheses."""
+        thing, _, part = category["name"].partition(":")
+        return ClassName(_spoken(thing), _spoken(part))
 
     def _pictures(self, problems: Problems) -> Iterator[Picture]:
         self._index.tell(problems)
@@ -69,12 +65,6 @@ class Paco(ClassReader):
             yield Picture(
                 self._images / file_name, image.size, image_id, self._index.things(image, problems), self._index.unsure(image)
             )
-
-
-def _class_name(category: Mapping[str, Any]) -> ClassName:
-    """Of a category's record: "mug:handle" is a part. LVIS's names have underscores, and what they mean in parentheses."""
-    thing, _, part = category["name"].partition(":")
-    return ClassName(_spoken(thing), _spoken(part))
 
 
 def _spoken(name: str) -> str:

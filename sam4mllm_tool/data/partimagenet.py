@@ -11,13 +11,12 @@ Source of the format: TACJu/PartImageNet, README, and the loaders of facebookres
 """
 
 from collections.abc import Iterator, Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import need_pycocotools
-from sam4mllm_tool.data.classes import ClassName, ClassReader, Picture
-from sam4mllm_tool.data.cocolike import CocoIndex, find_file, read_coco_like
+from sam4mllm_tool.data.classes import ClassName, Picture
+from sam4mllm_tool.data.cocolike import CocoLikeReader, find_file
 from sam4mllm_tool.data.reader import first_folder
 from sam4mllm_tool.data.sample import Problems
 
@@ -26,7 +25,7 @@ __all__ = ["PartImageNet"]
 _SPELT = {"tier": "tire"}  # the data set's own slip, which is not to be learnt
 
 
-class PartImageNet(ClassReader):
+class PartImageNet(CocoLikeReader):
     """PartImageNet.
 
     max_instances, min_area: see ClassReader. images, annotations: the folder of the split's pictures, and the json, where
@@ -60,13 +59,12 @@ class PartImageNet(ClassReader):
         places = [folder / place for folder in folders for place in (f"images/{plain}", plain, "images")]
         self._images = first_folder(Path(images)) if images else first_folder(*places)
 
-    def units(self) -> int:
-        """Pictures of the split, which the published counts count."""
-        return len(self._index.images)
-
-    @cached_property
-    def _index(self) -> CocoIndex:
-        return read_coco_like(self.path, _class_name, self.too_small)
+    def _class_name(self, category: Mapping[str, Any]) -> ClassName:
+        """Of a category's record: "Car Side Mirror" of the supercategory "Car" is the side mirror of the car."""
+        words = category["name"].lower().split()
+        thing = str(category.get("supercategory") or words[0]).lower()
+        part = " ".join(_SPELT.get(word, word) for word in (words[1:] if words[0] == thing else words))
+        return ClassName(thing, "" if part == thing else part)
 
     def _pictures(self, problems: Problems) -> Iterator[Picture]:
         self._index.tell(problems)
@@ -80,11 +78,3 @@ class PartImageNet(ClassReader):
         """In the folder, or in the folder of its ImageNet class, with which its name begins."""
         path = self._images / file_name
         return path if path.is_file() else self._images / file_name.split("_")[0] / file_name
-
-
-def _class_name(category: Mapping[str, Any]) -> ClassName:
-    """Of a category's record: "Car Side Mirror" of the supercategory "Car" is the side mirror of the car."""
-    words = category["name"].lower().split()
-    thing = str(category.get("supercategory") or words[0]).lower()
-    part = " ".join(_SPELT.get(word, word) for word in (words[1:] if words[0] == thing else words))
-    return ClassName(thing, "" if part == thing else part)

@@ -1,6 +1,5 @@
 """Proves of finished lessons what their manifest says, and that none is about a picture that is held out."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from sam4mllm_tool.data.heldout import HeldOut, keep_out
 from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE, read_lessons
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.files import file_sha256
 
 __all__ = ["is_clean", "told", "verify_lessons"]
 
@@ -39,9 +39,8 @@ def verify_lessons(folder: Path, held_out: Sequence[Path] = ()) -> list[str]:
     made = manifest["counts"]
     if differing := [key for key in counts if counts[key] != made.get(key)]:
         raise DataError(f"{folder}: {', '.join(f'{counts[k]} {k}, not {made.get(k)}' for k in differing)} as in the manifest")
-    with (folder / LESSONS_FILE).open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
-            raise DataError(f"{folder / LESSONS_FILE} is not the file that {MANIFEST_FILE} describes: build it again")
+    if file_sha256(folder / LESSONS_FILE) != manifest["sha256"]:
+        raise DataError(f"{folder / LESSONS_FILE} is not the file that {MANIFEST_FILE} describes: build it again")
     kinds = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("pqpp", "ppg", "vqa") if counts[kind])
     lines = [f"{folder}: {counts['lessons']:,} lessons of {made['samples']:,} samples ({kinds} conversations)"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in manifest["dropped"].items()]

@@ -1,24 +1,17 @@
-"""Makes lessons of pictures, in this process or in several, in the order of the pictures either way.
-
-Memory holds the pictures on their way alone: as many are handed out as the processes can use, the next when one comes back.
-"""
+"""Makes lessons of pictures, in this process or in several, in the order of the pictures either way."""
 
 import os
 import re
-import threading
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import islice
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from sam4mllm_tool.data.conversations import Recipe, converse
 from sam4mllm_tool.data.lessons import Conversation, Lesson
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.errors import BackendError
+from sam4mllm_tool.processes import in_processes
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["Made", "Picture", "estimate_tokens", "make_all"]
@@ -50,23 +43,9 @@ def make_all(pictures: Iterator[Picture], out: Path, recipe: Recipe, processes: 
         maker = _Maker(out, recipe)
         yield from map(maker.make, pictures)
         return
-    context = get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(out, recipe)) as pool:
-        waiting: deque[Future[list[Made]]] = deque()
-        try:
-            while True:
-                chunk = list(islice(pictures, _CHUNK))
-                if chunk:
-                    waiting.append(pool.submit(_make, chunk))
-                if waiting and (not chunk or len(waiting) > 3 * processes):
-                    yield from waiting.popleft().result()
-                elif not chunk:
-                    return
-        except BrokenProcessPool as error:
-            raise BackendError("a process of the build died, maybe out of memory: the same command goes on") from error
-        finally:
-            for future in waiting:
-                future.cancel()
+    chunks = iter(lambda: list(islice(pictures, _CHUNK)), [])
+    for chunk in in_processes(_make, chunks, processes, prepare=_prepare, given=(out, recipe), task="build"):
+        yield from chunk
 
 
 class _Maker:
@@ -106,18 +85,9 @@ _asked: tuple[Path, Recipe] | None = None
 _maker: _Maker | None = None
 
 
-def _start(out: Path, recipe: Recipe) -> None:
-    """Makes this process ready, and ends it with the one that started it, which may be killed."""
+def _prepare(out: Path, recipe: Recipe) -> None:
     global _asked
     _asked = out, recipe
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _make(pictures: Sequence[Picture]) -> list[Made]:

@@ -1,6 +1,5 @@
 """What an evaluation is told: which samples, who answers, and how it is counted."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol, default_protocol
+from sam4mllm_tool.files import file_sha256
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
@@ -140,7 +140,6 @@ def _describe(models: Sam4Mllm) -> dict[str, Any]:
 
 def _digest(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(f"the predictions can't be read from {path}: {error.strerror or error}") from error

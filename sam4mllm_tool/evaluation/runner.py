@@ -25,6 +25,7 @@ from sam4mllm_tool.evaluation.records import SAMPLES_FILE, Record, read_records
 from sam4mllm_tool.evaluation.report import write_report
 from sam4mllm_tool.evaluation.solving import solve_all
 from sam4mllm_tool.evaluation.summary import METRICS_FILE, TIMINGS_FILE, summarise, timings
+from sam4mllm_tool.files import write_json
 from sam4mllm_tool.pipeline import Sam4Mllm
 
 __all__ = ["ORDER_FILE", "evaluate"]
@@ -60,8 +61,8 @@ def evaluate(
     if not any(record.error is None for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
     metrics = summarise(records, config.counting, {"order": order, "read": problems})
-    _write_json(out / METRICS_FILE, metrics)
-    _write_json(out / TIMINGS_FILE, timings(records))
+    write_json(out / METRICS_FILE, metrics, ensure_ascii=True)
+    write_json(out / TIMINGS_FILE, timings(records), ensure_ascii=True)
     write_report(out, metrics, records, _samples(dataset, config))
     return metrics
 
@@ -83,7 +84,7 @@ def _claim(out: Path, order: dict[str, Any]) -> None:
             raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
         if differing:
             part.unlink()
-    _write_json(path, order)
+    write_json(path, order, ensure_ascii=True)
 
 
 # The samples, in order ----------------------------------------------------------------------------------------------
@@ -200,9 +201,3 @@ def _threads(config: EvaluationConfig) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    beside.replace(path)

@@ -4,18 +4,12 @@ Pictures are handed out one after another and come back in their order, whoever 
 side by side, and what becomes of them depends on nothing but the picture, so neither the number of processes nor a cut shows.
 """
 
-import os
-import threading
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
 from typing import Protocol as Interface
 
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.errors import BackendError, DataError, MissingExtraError
+from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.evaluation.answers import Listener
 from sam4mllm_tool.evaluation.config import EvaluationConfig
 from sam4mllm_tool.evaluation.judging import Truth, judge_failure, judge_mask, judge_segmentation
@@ -23,6 +17,7 @@ from sam4mllm_tool.evaluation.metrics import Counts, Protocol
 from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import Record
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
+from sam4mllm_tool.processes import in_processes
 from sam4mllm_tool.types import Segmentation
 
 __all__ = ["MISSING", "solve_all"]
@@ -48,41 +43,16 @@ def solve_all(
         return
     if models is not None:
         raise ValueError("several processes load their own models: give their specs, or processes=1")
-    context = get_context("spawn")  # a forked torch may hang
-    with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(config,)) as pool:
-        waiting: deque[Future[list[Record]]] = deque()
-        try:
-            while True:
-                picture = next(pictures, None)
-                if picture is not None:
-                    waiting.append(pool.submit(_solve, picture))
-                if waiting and (picture is None or len(waiting) > 3 * processes):
-                    yield waiting.popleft().result()
-                elif picture is None:
-                    return
-        except BrokenProcessPool as error:
-            raise BackendError("a process of the evaluation died, maybe out of memory: the same command goes on") from error
-        finally:
-            for future in waiting:
-                future.cancel()
+    yield from in_processes(_solve, pictures, processes, prepare=_prepare, given=(config,), task="evaluation")
 
 
 _config: EvaluationConfig | None = None
 _own: _Solver | None = None
 
 
-def _start(config: EvaluationConfig) -> None:
-    """Makes this process ready, and ends it with the one that started it, which may be killed."""
+def _prepare(config: EvaluationConfig) -> None:
     global _config
     _config = config
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _solve(samples: Sequence[Sample]) -> list[Record]:

@@ -4,7 +4,6 @@ While it runs, `out` holds checkpoints/ and metrics.jsonl. What is to appear who
 adapter_config.json last: a folder that has it is whole.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from safetensors import SafetensorError
 
 from sam4mllm_tool.data.lessons import LESSONS_FILE
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.files import file_sha256, write_json
 from sam4mllm_tool.training.config import TrainingConfig, differences
 
-__all__ = ["is_finished", "order_of", "require_own", "take", "write_json", "writing"]
+__all__ = ["is_finished", "order_of", "require_own", "take", "writing"]
 
 CHECKPOINTS, LESSONS, WRITING = "checkpoints", "lessons", "writing"
 ADAPTER_FILE, RUN_FILE, TRAINING_FILE, METRICS_FILE = "adapter_config.json", "run.json", "training.json", "metrics.jsonl"
@@ -26,8 +26,7 @@ ADAPTER_FILE, RUN_FILE, TRAINING_FILE, METRICS_FILE = "adapter_config.json", "ru
 
 def order_of(config: TrainingConfig, lessons: Path, processes: int) -> dict[str, Any]:
     """What makes two runs the same."""
-    with (lessons / LESSONS_FILE).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_sha256(lessons / LESSONS_FILE)
     return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
 
 
@@ -68,12 +67,6 @@ def take(out: Path, order: dict[str, Any]) -> None:
     for left in (checkpoints / WRITING, out / WRITING):
         shutil.rmtree(left, ignore_errors=True)
     write_json(checkpoints / RUN_FILE, order)
-
-
-def write_json(path: Path, value: Any) -> None:
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    beside.replace(path)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.verify import told
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
+from sam4mllm_tool.files import write_json
 from sam4mllm_tool.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
@@ -46,7 +47,6 @@ from sam4mllm_tool.training.folder import (
     order_of,
     require_own,
     take,
-    write_json,
     writing,
 )
 from sam4mllm_tool.training.model import Student, load_student, uses_bfloat16

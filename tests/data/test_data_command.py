@@ -4,11 +4,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.cli import main
 from tests.data.drawn import annotation, picture, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -17,18 +17,9 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives its exit code, stdout and stderr."""
-
-    def run_command(*argv: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main(["data", *(str(word) for word in argv)])
-        except SystemExit as done:
-            code = int(done.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run_command
+def run(run: Run) -> Run:
+    """`sam4mllm data` with what follows."""
+    return partial(run, "data")
 
 
 @pytest.fixture
