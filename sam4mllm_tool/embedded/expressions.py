@@ -95,7 +95,7 @@ def _nouns(thing: SceneObject) -> tuple[str, str, str]:
     return (thing.shape, f"{thing.colour} {thing.shape}", f"{thing.colour} shape")
 
 
-def _groups(objects: _Objects) -> dict[str, list[int]]:
+def noun_groups(objects: _Objects) -> dict[str, list[int]]:
     """Noun -> the objects it names."""
     groups: dict[str, list[int]] = {}
     for index, thing in enumerate(objects):
@@ -106,7 +106,7 @@ def _groups(objects: _Objects) -> dict[str, list[int]]:
 
 def _attributes(objects: _Objects) -> Iterator[Expression]:
     sized: dict[str, list[int]] = {}
-    for noun, members in _groups(objects).items():
+    for noun, members in noun_groups(objects).items():
         sized.setdefault(noun, []).extend(members)
         for index in members:
             sized.setdefault(f"{objects[index].size} {noun}", []).append(index)
@@ -116,7 +116,7 @@ def _attributes(objects: _Objects) -> Iterator[Expression]:
 
 
 def _implicits(objects: _Objects, rng: Random) -> Iterator[Expression]:
-    for noun, members in _groups(objects).items():
+    for noun, members in noun_groups(objects).items():
         if noun in IMPLICIT and len(members) == 1:
             yield Expression(rng.choice(IMPLICIT[noun]), "implicit", tuple(members))
 
@@ -129,7 +129,7 @@ def _ranked(objects: _Objects, members: list[int], side: str) -> list[int] | Non
 
 
 def _positions(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in _groups(objects).items():
+    for noun, members in noun_groups(objects).items():
         for side, templates in _EXTREMES.items():
             if 2 <= len(members) <= 5 and (order := _ranked(objects, members, side)):
                 for template in templates:
@@ -137,7 +137,7 @@ def _positions(objects: _Objects) -> Iterator[Expression]:
 
 
 def _ordinals(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in _groups(objects).items():
+    for noun, members in noun_groups(objects).items():
         for side in _EXTREMES:
             if 2 <= len(members) <= 5 and (order := _ranked(objects, members, side)):
                 for place, index in list(zip(_ORDINALS, order, strict=False))[1:]:
@@ -145,7 +145,7 @@ def _ordinals(objects: _Objects) -> Iterator[Expression]:
 
 
 def _relations(objects: _Objects) -> Iterator[Expression]:
-    groups = _groups(objects)
+    groups = noun_groups(objects)
     for anchor_index, anchor in enumerate(objects):
         name = f"{anchor.colour} {anchor.shape}"
         if len(groups[name]) > 1:
@@ -162,7 +162,7 @@ def _relations(objects: _Objects) -> Iterator[Expression]:
 
 
 def _plurals(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in _groups(objects).items():
+    for noun, members in noun_groups(objects).items():
         if 2 <= len(members) <= 4:
             *first, last = noun.split()
             many = " ".join([*first, PLURALS.get(last, "shapes")])
@@ -173,7 +173,7 @@ def _plurals(objects: _Objects) -> Iterator[Expression]:
 
 def _absents(objects: _Objects, rng: Random) -> Iterator[Expression]:
     """Nothing in the scene fits these; half of the colour-and-shape ones have the colour and the shape on two objects."""
-    groups = _groups(objects)
+    groups = noun_groups(objects)
     shapes, colours = [o.shape for o in objects], [o.colour for o in objects]
     for _ in range(8):
         near = rng.random() < 0.5

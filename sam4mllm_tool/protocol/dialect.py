@@ -44,7 +44,9 @@ class Dialect:
     "each", one point a question. The templates' fields: {expression} in ask_boxes_text and ask_prompt_text (there also {on}
     and {off}, the numbers of points in words), {box} and {points} in ask_points_text, {x1} to {y2} in box_text, {x} and {y}
     in point_text. ask_again_text: what is said to an answer that can't be read, {reason} why, and what is expected instead;
-    empty for checkpoints that were trained on this dialogue alone, to which it would be new.
+    empty for checkpoints that were trained on this dialogue alone, to which it would be new. ask_whether_text: whether what is
+    in {box} is what {expression} means; ask_other_text: as ask_boxes_text, leaving out what is in {boxes}; either empty where a
+    model can't be asked that.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Dialect:
     answer_start: str = ""
     max_tokens: int = 512
     ask_again_text: str = ""
+    ask_whether_text: str = ""
+    ask_other_text: str = ""
 
     def __post_init__(self) -> None:
         """A dialect may come from a file: one that could not be spoken or read back is refused here."""
@@ -96,6 +100,24 @@ class Dialect:
         """Round 1: where is it?"""
         asked = Turn("user", self.ask_boxes_text.format(expression=expression))
         return Question((*self.start(), asked), FreeText(self.max_tokens))
+
+    def ask_other(self, expression: str, boxes: Sequence[Box], size: Size) -> Question | None:
+        """Round 1 again, leaving out what is in `boxes`; None without words for that. `tell_boxes` is its ideal answer."""
+        if not self.ask_other_text:
+            return None
+        listed = " ".join(self.write_box(box, size) for box in boxes)
+        asked = Turn("user", self.ask_other_text.format(expression=expression, boxes=listed))
+        return Question((*self.start(), asked), FreeText(self.max_tokens))
+
+    def ask_whether(self, expression: str, box: Box, size: Size) -> Question | None:
+        """Whether the object in the box is one that the expression means; None without words for that.
+
+        It stands alone: a model that is shown its own answer tends to stand by it.
+        """
+        if not self.ask_whether_text:
+            return None
+        asked = self.ask_whether_text.format(expression=expression, box=self.write_box(box, size))
+        return Question((*self.start(), Turn("user", asked)), Labels(1, (self.yes, self.no)))
 
     def tell_boxes(self, boxes: Sequence[Box], size: Size) -> str:
         """The ideal answer to `ask_boxes`; no boxes: there is no such object."""
@@ -271,6 +293,8 @@ _PLACES = {
     "ask_points_text": ("box", "points"),
     "ask_prompt_text": ("expression", "on", "off"),
     "ask_again_text": ("reason",),
+    "ask_whether_text": ("expression", "box"),
+    "ask_other_text": ("expression", "boxes"),
     "box_text": ("x1", "y1", "x2", "y2"),
     "point_text": ("x", "y"),
 }
@@ -319,6 +343,8 @@ EMBEDDED = Dialect(
     box_text="[{x1} {y1} {x2} {y2}]",
     point_text="({x} {y})",
     max_tokens=96,
+    ask_whether_text="Is the object in {box} what this describes: {expression}",
+    ask_other_text="Not the object in {boxes}. Give the bounding box of each object that this describes: {expression}",
 )
 """What the embedded pair speaks: one point a question, coordinates in 192 steps."""
 
@@ -349,6 +375,15 @@ PLAIN = Dialect(
         "integers from 0 to 999, x1 less than x2 and y1 less than y2; a point as (x,y); none if there is no such object; Yes "
         "or No where that is asked."
     ),
+    ask_whether_text=(
+        "Look at the object in the bounding box {box}. Is it what this describes, or one of those it describes: {expression}\n"
+        "Answer Yes or No."
+    ),
+    ask_other_text=(
+        "Leave out what is in {boxes}. Find every other object in the picture that this describes: {expression}\n"
+        "Answer with the bounding box of each as [x1,y1,x2,y2], where x and y are integers from 0 (left, top) to 999 "
+        "(right, bottom) of the picture, separated by spaces, and nothing else. If there is no other, answer: none"
+    ),
 )
 """Plain instructions that an off-the-shelf model can follow without any tuning."""
 
@@ -366,6 +401,8 @@ JOINT = Dialect(
         "integers from 0 to 999, x1 less than x2 and y1 less than y2; a point as (x,y); no such object if there is none; one "
         "Yes or No for each point where that is asked."
     ),
+    ask_whether_text="Is the object in {box} what this describes: {expression}",
+    ask_other_text="Not the object in {boxes}. Give the bounding box of each object that this describes: {expression}",
 )
 """For models that are tuned: short, all points of a box in one question, 0 to 999 as most families were pretrained on."""
 

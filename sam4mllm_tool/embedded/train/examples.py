@@ -14,13 +14,13 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.expressions import PLURALS, Kind, sample_expressions
+from sam4mllm_tool.embedded.expressions import PLURALS, Expression, Kind, noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
 from sam4mllm_tool.embedded.train.architecture import CELLS, GRID, vocabulary
 from sam4mllm_tool.mllm.packing import Packed, pack
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
 from sam4mllm_tool.protocol.truth import label_at
-from sam4mllm_tool.types import Label, Mask, Point, PointPrompt, Size, Turn
+from sam4mllm_tool.types import Box, Label, Mask, Point, PointPrompt, Size, Turn
 
 _IDS = {word: i for i, word in enumerate(vocabulary())}
 _PIECES = re.compile(r"<\w+>|</s>|\w+|[^\w\s]")
@@ -32,7 +32,7 @@ _BOX = 6
 """Tokens of a written box."""
 HARDEST: tuple[Kind, ...] = ("ordinal", "absent")
 """The kinds learnt last, drawn twice as often as the others."""
-TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt")
+TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt", "whether", "other")
 
 
 @dataclass(frozen=True)
@@ -174,26 +174,83 @@ def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
 
 
 def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
-    """PQPP and PPG as protocol/ leads them, with true answers."""
+    """PQPP and PPG as protocol/ leads them, and the questions that check a box or look for another, with true answers."""
     size = Size(*scene.instances.shape[::-1])
     for number, expression in enumerate(sample_expressions(scene, 7, rng, twice=HARDEST)):
-        if number < 5:
-            truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
-            sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
-            dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
-            history = true_dialogue(dialogue, truth)
-            dialogue = dialogue.answer([history[0].reply])
-            asked = _exchange(history[0], "boxes", tuple(i for i in expression.targets for _ in range(_BOX)))
-            words = len(encode(expression.text))
-            yield replace(asked, reads=(asked.answer - 1 - words, asked.answer - 1))  # the last before <assistant>
-            points = [point for group in dialogue.points for point in group]
-            told = list(zip(history[1:], points, strict=True))
-            for one, point in rng.sample(told, min(12, len(told))):
-                yield _exchange(one, "points", (at_cell(point, size),))
-        if number >= 4:
+        if number < 4:
+            yield from _two_rounds(scene, expression, rng, size)
+        if number >= 5:
             truth = [_with_points(scene, i) for i in expression.targets]
             history = true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
             yield _exchange(history[0], "prompt")
+        yield from _whether(scene, expression, rng, size)
+        if number < 2:
+            wrong = [i for i in _like(scene, expression.targets, rng) if i not in expression.targets][:1]
+            left_out = wrong if rng.random() < 0.8 else list(expression.targets[:1])
+            yield from _other(scene, expression.text, expression.targets, left_out, size)
+    noun, members = rng.choice(sorted(noun_groups(scene.objects).items()))
+    if len(members) in (2, 3):
+        yield from _other(
+            scene, f"the {noun}", sorted(members, key=lambda i: scene.objects[i].centre[0]), [rng.choice(members)], size
+        )
+
+
+def _two_rounds(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[Example]:
+    truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
+    sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
+    dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
+    history = true_dialogue(dialogue, truth)
+    dialogue = dialogue.answer([history[0].reply])
+    asked = _exchange(history[0], "boxes", tuple(i for i in expression.targets for _ in range(_BOX)))
+    yield _reading(asked, expression.text)
+    points = [point for group in dialogue.points for point in group]
+    told = list(zip(history[1:], points, strict=True))
+    for one, point in rng.sample(told, min(8, len(told))):
+        yield _exchange(one, "points", (at_cell(point, size),))
+
+
+def _reading(asked: Example, expression: str) -> Example:
+    """With the words that decide: those of the expression, the last before <assistant>."""
+    return replace(asked, reads=(asked.answer - 1 - len(encode(expression)), asked.answer - 1))
+
+
+def _like(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
+    """The objects in the order in which they are likely to be mistaken for those meant: mostly those of their looks first."""
+    meant = [scene.objects[i] for i in targets]
+    weights = {
+        i: rng.random() + any((thing.colour == o.colour) + (thing.shape == o.shape) for o in meant)
+        for i, thing in enumerate(scene.objects)
+    }
+    return sorted(weights, key=lambda i: -weights[i])
+
+
+def _whether(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[Example]:
+    """Of one object meant and of one or two that could be mistaken for it, boxes a little rough now and then."""
+    wrong = [i for i in _like(scene, expression.targets, rng) if i not in expression.targets]
+    for index in [*rng.sample(expression.targets, min(1, len(expression.targets))), *wrong[: rng.choice((1, 1, 2))]]:
+        box = scene.objects[index].box
+        if rng.random() < 0.3:
+            box = _rough(box, rng, size)
+        question = EMBEDDED.ask_whether(expression.text, box, size)
+        assert question is not None
+        told = EMBEDDED.tell_labels([1 if index in expression.targets else 0])
+        yield _reading(example(question.turns, told, "whether", (index,)), expression.text)
+
+
+def _rough(box: tuple[float, float, float, float], rng: Random, size: Size) -> Box:
+    x1, y1, x2, y2 = box
+    dx, dy = 0.08 * (x2 - x1), 0.08 * (y2 - y1)
+    moved = (x1 + rng.gauss(0, dx), y1 + rng.gauss(0, dy), x2 + rng.gauss(0, dx), y2 + rng.gauss(0, dy))
+    return Box(*(min(max(v, 0), side) for v, side in zip(moved, (*size, *size), strict=True)))
+
+
+def _other(scene: Scene, text: str, meant: Sequence[int], left_out: Sequence[int], size: Size) -> Iterator[Example]:
+    if left_out:
+        remain = [i for i in meant if i not in left_out]
+        question = EMBEDDED.ask_other(text, [scene.objects[i].box for i in left_out], size)
+        assert question is not None
+        told = EMBEDDED.tell_boxes([scene.objects[i].box for i in remain], size)
+        yield _reading(example(question.turns, told, "other", tuple(i for i in remain for _ in range(_BOX))), text)
 
 
 def _exchange(exchange: Exchange, task: str, looks: tuple[int, ...] = ()) -> Example:
@@ -285,7 +342,7 @@ def _row(examples: Sequence[Example]) -> Row:
             place = position - one.answer
             looks.append(one.looks[place] if place < len(one.looks) else NOWHERE)
             first, end = (place - PICTURE for place in one.reads)
-            by_words = _OPEN in (one.ids[position], one.ids[position - 1])
+            by_words = one.task == "whether" or _OPEN in (one.ids[position], one.ids[position - 1])
             reads.append(path[first:end] if by_words and end > 0 else ())
     return Row(packed, nodes, targets, tasks, looks, reads)
 

@@ -203,7 +203,7 @@ def loss_of(logits: Tensor, batch: Batch, soften: float) -> tuple[Tensor, Metric
     for index, task in enumerate(TASKS):
         if (at := batch.task == index).any():
             metrics[task] = (
-                right[at].mean() if task in ("inside", "points", "what", "any", "count") else each[at].mean()
+                right[at].mean() if task in ("inside", "points", "what", "any", "count", "whether") else each[at].mean()
             ).item()
     return (each * weights).sum() / weights.sum(), metrics
 

@@ -1,0 +1,1 @@
+"""Ready agents built on the tools: a chat about pictures, and reasoning segmentation."""
