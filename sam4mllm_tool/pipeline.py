@@ -1,91 +1,29 @@
-"""From an expression and a picture to masks: drives a dialogue over an MLLM and prompts a segmenter with what comes out.
+"""From an expression and a picture to masks: an MLLM and a segmenter, and the drivers that serve a flow (flows.py) with them.
 
-What to do next is decided in one place, `_flow`, a generator that yields what it needs (questions answered, prompts
-segmented) and takes the result; thin drivers serve it, blocking, async, or many at once, so that all three give the same.
+Blocking, async, or many at once: what a flow asks for is answered by the models, so all three give the same.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import TypeVar
 
-from sam4mllm_tool import stable
-from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError, SpecError
+from sam4mllm_tool.errors import ExpressionError, ReplyError, SpecError
+from sam4mllm_tool.flows import METHODS, WITHOUT_POINTS, Ask, Flow, Flows, Method, Need, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm import load_mllm, split_spec
-from sam4mllm_tool.protocol import (
-    DIALECTS,
-    PLAIN,
-    PPG,
-    PQPP,
-    BoxOnly,
-    Dialect,
-    Dialogue,
-    Exchange,
-    Grid,
-    Placed,
-    Sampler,
-    Thresholds,
-    turns,
-)
+from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect, Grid, Sampler, Thresholds
 from sam4mllm_tool.segmenter import load_segmenter
-from sam4mllm_tool.types import (
-    MLLM,
-    Image,
-    ObjectPrompt,
-    Question,
-    Reply,
-    Segmentation,
-    SegmentedObject,
-    Segmenter,
-    Size,
-    Usage,
-)
+from sam4mllm_tool.types import MLLM, Image, Reply, Segmentation, SegmentedObject, Segmenter, Size
 
-Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
-METHODS: tuple[Method, ...] = get_args(Method)
-WITHOUT_POINTS = "went on without unreadable points"
-"""How the note begins that says so."""
-MAX_MASK_BYTES = 2**31
-"""Of all masks of an expression together, a byte a pixel: 33 objects on the largest picture, 100 on one of 21 megapixels."""
+__all__ = ["METHODS", "WITHOUT_POINTS", "Method", "Sam4Mllm", "find_dialect"]
 
-
-@dataclass(frozen=True)
-class _Ask:
-    questions: tuple[Question, ...]
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    prompts: tuple[ObjectPrompt, ...]
-
-
-_Flow: TypeAlias = Generator[_Ask | _Prompt, Any, Segmentation]
-"""Yields what it needs and is sent it: a list of Reply, or of SegmentedObject."""
-
-
-@dataclass
-class _Clock:
-    """What one expression took."""
-
-    questions: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
-
-
-@dataclass
-class _Talk:
-    """What was said about an expression, and what did not go as asked."""
-
-    said: list[Exchange] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-D = TypeVar("D", bound=Dialogue)
+S = TypeVar("S")
+T = TypeVar("T")
 
 
 class Sam4Mllm:
@@ -141,51 +79,71 @@ class Sam4Mllm:
             retries=retries,
         )
 
+    @property
+    def flows(self) -> Flows:
+        """How these models are worked with, for whoever composes steps of their own and drives them with `run`."""
+        return Flows(
+            self.dialect,
+            sampler=self.sampler,
+            thresholds=self.thresholds,
+            retries=self.retries,
+            repeats=getattr(self.mllm, "greedy", False),
+            mllm=self.mllm.name,
+            segmenter=self.segmenter.name,
+        )
+
     def segment(
         self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
     ) -> Segmentation:
         """The objects that the expression means; none if there is no such object.
 
-        image: whatever `images.load_image` takes under `policy`. method: `pqpp`, `ppg` or `box`.
+        image: whatever `images.load_image` takes under `policy`. method: the paper's `pqpp`, `ppg` or `box`, or `adaptive`.
         Raises ImageError, ExpressionError, ReplyError (the boxes stay unreadable), BackendError.
         """
         picture = load_image(image, policy=policy)
-        clock = _Clock()
-        flow = self._flow(picture, expression, method, clock)
-        need = next(flow)
-        while True:
-            began = time.perf_counter()
-            result = (
-                self.mllm.reply(picture, need.questions)
-                if isinstance(need, _Ask)
-                else self.segmenter.segment(picture, need.prompts)
-            )
-            _record(clock, need, time.perf_counter() - began)
-            try:
-                need = flow.send(result)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+        talk = Talk()
+        return self.run(picture, self.flows.segment(expression, Size(*picture.size), method, talk), talk)
 
     async def asegment(
         self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
     ) -> Segmentation:
         """As `segment`, without blocking the event loop."""
         picture = await asyncio.to_thread(load_image, image, policy=policy)
-        clock = _Clock()
-        flow = self._flow(picture, expression, method, clock)
-        need = next(flow)
+        talk = Talk()
+        return await self.arun(picture, self.flows.segment(expression, Size(*picture.size), method, talk), talk)
+
+    def run(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
+        """What the flow comes to, its questions and prompts answered about the picture. talk: where the seconds go.
+
+        Raises what the flow and the models raise.
+        """
+        result: list[Reply] | list[SegmentedObject] | None = None
         while True:
-            began = time.perf_counter()
-            result = (
-                await self.mllm.areply(picture, need.questions)
-                if isinstance(need, _Ask)
-                else await self.segmenter.asegment(picture, need.prompts)
-            )
-            _record(clock, need, time.perf_counter() - began)
             try:
-                need = flow.send(result)
+                need = next(flow) if result is None else flow.send(result)
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
+            began = time.perf_counter()
+            if isinstance(need, Ask):
+                result = self.mllm.reply(picture, need.questions)
+            else:
+                result = self.segmenter.segment(picture, need.prompts)
+            _record(talk, need, time.perf_counter() - began)
+
+    async def arun(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
+        """As `run`, without blocking the event loop."""
+        result: list[Reply] | list[SegmentedObject] | None = None
+        while True:
+            try:
+                need = next(flow) if result is None else flow.send(result)
+            except StopIteration as done:
+                return done.value  # type: ignore[no-any-return]
+            began = time.perf_counter()
+            if isinstance(need, Ask):
+                result = await self.mllm.areply(picture, need.questions)
+            else:
+                result = await self.segmenter.asegment(picture, need.prompts)
+            _record(talk, need, time.perf_counter() - began)
 
     def segment_many(
         self, pairs: Iterable[tuple[ImageSource, str]], *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
@@ -218,9 +176,9 @@ class Sam4Mllm:
         """
         picture = load_image(image, policy=policy)
         outcomes: dict[int, Segmentation | ReplyError | ExpressionError] = {}
-        clocks = [_Clock() for _ in expressions]
-        flows = [self._flow(picture, text, method, clock) for text, clock in zip(expressions, clocks, strict=True)]
-        needs: dict[int, _Ask | _Prompt] = {}
+        size, talks = Size(*picture.size), [Talk() for _ in expressions]
+        flows = [self.flows.segment(text, size, method, talk) for text, talk in zip(expressions, talks, strict=True)]
+        needs: dict[int, Need] = {}
 
         def advance(index: int, result: list[Reply] | list[SegmentedObject] | None) -> None:
             try:
@@ -233,8 +191,8 @@ class Sam4Mllm:
         for index in range(len(flows)):
             advance(index, None)
         while needs:
-            asking = {i: need.questions for i, need in needs.items() if isinstance(need, _Ask)}
-            prompting = {i: need.prompts for i, need in needs.items() if isinstance(need, _Prompt)}
+            asking = {i: need.questions for i, need in needs.items() if isinstance(need, Ask)}
+            prompting = {i: need.prompts for i, need in needs.items() if not isinstance(need, Ask)}
             began = time.perf_counter()
             shares: dict[int, list[Reply]] | dict[int, list[SegmentedObject]]
             if asking:  # masks wait until every dialogue of the picture is done
@@ -243,106 +201,9 @@ class Sam4Mllm:
                 shares = _deal(self.segmenter.segment(picture, _chain(prompting)), prompting)
             seconds = time.perf_counter() - began
             for index, share in shares.items():
-                _record(clocks[index], needs.pop(index), seconds / len(shares))
+                _record(talks[index], needs.pop(index), seconds / len(shares))
                 advance(index, share)
         return [outcomes[index] for index in range(len(flows))]
-
-    def _flow(self, picture: Image, expression: str, method: Method, clock: _Clock) -> _Flow:
-        """Asks until the dialogue is done, falls back where replies stay unreadable, then wants masks."""
-        size = Size(*picture.size)
-        talk = _Talk()
-        if method == "adaptive":
-            dialogue, objects = yield from self._adaptively(expression, size, talk)
-        else:
-            dialogue = yield from self._settle(self._start(expression, size, method), talk)
-            objects = yield from self._segmented(dialogue.prompts, size)
-        empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
-        notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
-        usage = Usage(self.mllm.name, self.segmenter.name, clock.questions, dict(clock.seconds))
-        return Segmentation(dialogue.expression, size, tuple(objects), turns(talk.said), usage, notes)
-
-    def _settle(self, dialogue: D, talk: "_Talk") -> Generator[_Ask | _Prompt, Any, D | Dialogue]:
-        """The dialogue when nothing is pending any more; falls back where replies stay unreadable."""
-        state: D | Dialogue = dialogue
-        while state.pending:
-            replies = yield from self._replies(state, talk.said, talk.notes)
-            try:
-                state = state.answer(replies)
-            except ReplyError as error:
-                without = state.without_points(replies)
-                if without is None:
-                    raise
-                talk.notes.append(f"{WITHOUT_POINTS}: {error.reason}")
-                state = without
-        return state
-
-    def _segmented(self, prompts: Sequence[ObjectPrompt], size: Size) -> Generator[_Ask | _Prompt, Any, list[SegmentedObject]]:
-        if not prompts:
-            return []
-        _check_room(len(prompts), size)
-        objects: list[SegmentedObject] = yield _Prompt(tuple(prompts))
-        _check_count(self.segmenter.name, "masks", objects, prompts)
-        return objects
-
-    def _adaptively(
-        self, expression: str, size: Size, talk: "_Talk"
-    ) -> Generator[_Ask | _Prompt, Any, tuple[Dialogue, list[SegmentedObject]]]:
-        """Boxes, their masks, questions where these say that an answer can be relied on, masks again, the better kept.
-
-        A mask whose box is far from the one that was told says that the box was rough: it is tried as a prompt too.
-        """
-        asked = yield from self._settle(BoxOnly.start(expression, size, dialect=self.dialect), talk)
-        alone = yield from self._segmented(asked.prompts, size)
-        places = ((prompt.box, stable.points_for(thing)) for prompt, thing in zip(asked.prompts, alone, strict=True))
-        sampler = Placed(tuple(places))
-        start = PQPP.start(expression, size, dialect=self.dialect, sampler=sampler, thresholds=self.thresholds)
-        dialogue = yield from self._settle(start.answer([asked.history[0].reply]), talk)
-        pointed = yield from self._segmented(dialogue.prompts, size)
-        found = [stable.better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
-        again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
-        redone = yield from self._segmented(list(again.values()), size)
-        for number, thing in zip(again, redone, strict=True):
-            found[number] = stable.better(found[number], thing)
-        return dialogue, found
-
-    def _replies(
-        self, dialogue: Dialogue, said: list[Exchange], notes: list[str]
-    ) -> Generator[_Ask | _Prompt, Any, list[Reply]]:
-        """The replies to what is pending, those that can't be read asked for again, up to the bound.
-
-        said, notes: what is asked and replied, and why something is asked again, is added to them.
-        """
-        asked = list(dialogue.pending)
-        replies = yield from self._ask(asked, said)
-        for _ in range(self.retries):
-            faults = [(i, fault) for i, fault in enumerate(dialogue.faults(replies)) if fault]
-            again = {i: self.dialect.ask_again(asked[i], replies[i], fault.reason) for i, fault in faults}
-            if getattr(self.mllm, "greedy", False):  # asked the same, it says the same
-                again = {i: question for i, question in again.items() if question != asked[i]}
-            if not again:
-                break
-            count = f" {len(again)} questions" if len(again) > 1 else ""
-            notes.append(f"asked again{count}: {faults[0][1].reason}")
-            told = yield from self._ask(list(again.values()), said)
-            for (i, question), reply in zip(again.items(), told, strict=True):
-                asked[i], replies[i] = question, reply
-        return replies
-
-    def _ask(self, questions: list[Question], said: list[Exchange]) -> Generator[_Ask | _Prompt, Any, list[Reply]]:
-        replies: list[Reply] = list((yield _Ask(tuple(questions))))
-        _check_count(self.mllm.name, "replies", replies, questions)
-        said += [Exchange(question, reply) for question, reply in zip(questions, replies, strict=True)]
-        return replies
-
-    def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
-        match method:
-            case "pqpp":
-                return PQPP.start(expression, size, dialect=self.dialect, sampler=self.sampler, thresholds=self.thresholds)
-            case "ppg":
-                return PPG.start(expression, size, dialect=self.dialect)
-            case "box":
-                return BoxOnly.start(expression, size, dialect=self.dialect)
-        raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
@@ -369,27 +230,9 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     return PLAIN
 
 
-def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
-    if len(results) != len(wanted):
-        raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
-
-
-def _check_room(objects: int, size: Size) -> None:
-    if objects * size.width * size.height > MAX_MASK_BYTES:
-        raise BackendError(
-            f"the masks of {objects} objects on a picture of {size.width} x {size.height} pixels would take more than "
-            f"{MAX_MASK_BYTES / 2**30:g} GiB: make the picture smaller"
-        )
-
-
-def _record(clock: _Clock, need: _Ask | _Prompt, seconds: float) -> None:
-    if isinstance(need, _Ask):
-        clock.questions += len(need.questions)
-    clock.seconds["mllm" if isinstance(need, _Ask) else "segmenter"] += seconds
-
-
-S = TypeVar("S")
-T = TypeVar("T")
+def _record(talk: Talk | None, need: Need, seconds: float) -> None:
+    if talk is not None:
+        talk.seconds["mllm" if isinstance(need, Ask) else "segmenter"] += seconds
 
 
 def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:

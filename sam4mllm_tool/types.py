@@ -94,16 +94,26 @@ class Question:
     answer: FreeText | Labels
 
 
+class Tokens(NamedTuple):
+    """How many a model read, the picture's and those it could share with another question included, and how many it wrote."""
+
+    read: int
+    written: int
+
+
 @dataclass(frozen=True)
 class Reply:
     """What the model said.
 
-    label_probabilities: for a `Labels` answer, one row per label, in the order of its words, each row summing to 1; None
-    where the backend cannot know them.
+    label_probabilities: for a `Labels` answer, one row per label, in the order of its words, each row summing to 1.
+    log_probability: for a `FreeText` answer, the natural logarithm of the whole text's probability. Each is None where the
+    backend cannot know it, as tokens is.
     """
 
     text: str
     label_probabilities: tuple[tuple[float, ...], ...] | None = None
+    log_probability: float | None = None
+    tokens: Tokens | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +128,11 @@ class MaskCandidate:
 class SegmentedObject:
     """One object found.
 
-    score: Segment Anything's predicted IoU of the mask, in [0, 1]. confidence: how far the mask agrees with the answers to
-    the points that were kept, in [0, 1], given the box: it does not say whether the box is that of the object meant; None
-    where the model gave no probabilities. alternatives: the candidates not chosen, best first; none
-    where they would take too much memory.
+    score: Segment Anything's predicted IoU of the mask, in [0, 1]. confidence: how likely this is an object that was meant,
+    in [0, 1]; None where the model gave no probabilities. The method `adaptive` asks the model that and calibrates its answer;
+    the paper's methods don't, and estimate it by how far the mask agrees with the answers to the points that were kept, which
+    hardly tells a wrong box from a right one. alternatives: the candidates not chosen, best first; none where they would take
+    too much memory.
     """
 
     mask: Mask
@@ -143,17 +154,24 @@ class SegmentedObject:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a segmentation took: the models by name, questions asked, seconds by step."""
+    """What a segmentation took: the models by name, questions asked, tokens where the model tells, seconds by step.
+
+    rounds: how often the model was asked, whatever the number of questions side by side.
+    """
 
     mllm: str = ""
     segmenter: str = ""
     questions: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    tokens: Tokens | None = None
+    rounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "models": {"mllm": self.mllm, "segmenter": self.segmenter},
             "questions": self.questions,
+            "rounds": self.rounds,
+            "tokens": None if self.tokens is None else {"read": self.tokens.read, "written": self.tokens.written},
             "seconds": dict(self.seconds),
         }
 
@@ -165,6 +183,7 @@ class Segmentation:
     turns: all that was said, in order, replies that could not be read too; questions that were asked side by side follow one
     another, each with its reply.
     notes: what did not go as asked (an answer asked for again, points dropped), in plain words.
+    confidence: how likely the answer is right, in [0, 1], that there is no such object included; None where nobody knows.
     """
 
     expression: str
@@ -173,6 +192,7 @@ class Segmentation:
     turns: tuple[Turn, ...] = ()
     usage: Usage = Usage()
     notes: tuple[str, ...] = ()
+    confidence: float | None = None
 
     @property
     def mask(self) -> Mask:
@@ -188,6 +208,7 @@ class Segmentation:
             "expression": self.expression,
             "size": {"width": self.size.width, "height": self.size.height},
             "objects": [segmented.to_dict() for segmented in self.objects],
+            "confidence": self.confidence,
             "turns": [{"role": turn.role, "text": turn.text} for turn in self.turns],
             "notes": list(self.notes),
             **self.usage.to_dict(),

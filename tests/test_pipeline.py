@@ -14,8 +14,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 
-from sam4mllm_tool import checkpoints, pipeline
+from sam4mllm_tool import checkpoints, flows
 from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, ReplyError, SpecError
+from sam4mllm_tool.flows import Talk
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
@@ -249,15 +250,11 @@ def test_turns_are_all_that_was_said(dialect: Dialect) -> None:
 async def test_the_dialogue_can_be_replayed_although_something_was_asked_again() -> None:
     """Its history keeps its own questions, each with the reply that was read in the end."""
     dialogue = PQPP.start("a cat", Size(100, 80), dialect=PLAIN, sampler=Grid(2, 1))
-    models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter(), dialect=PLAIN)
-    flow = models._replies(dialogue, [], [])
-    assert next(flow).questions == dialogue.pending  # type: ignore[union-attr]
-    flow.send([Reply("hmm")])
-    with pytest.raises(StopIteration) as done:
-        flow.send([Reply(BOX)])
-    after = dialogue.answer(done.value.value)
-    assert after.history == (Exchange(dialogue.pending[0], Reply(BOX)),)
-    assert replay(dialogue, [[exchange.reply for exchange in after.history]]) == after
+    models = Sam4Mllm(ScriptedMLLM(["hmm", BOX, "Yes", "No"]), BoxSegmenter(), dialect=PLAIN)
+    after = models.run(IMAGE, models.flows.settle(dialogue, Talk()))
+    assert after.history[0] == Exchange(dialogue.pending[0], Reply(BOX))
+    *_, first, second = after.history
+    assert replay(dialogue, [[after.history[0].reply], [first.reply, second.reply]]) == after
 
 
 def test_an_empty_mask_is_noted() -> None:
@@ -304,12 +301,12 @@ def test_a_backend_that_gives_too_few_results_is_named(expressions: list[str]) -
 def test_masks_that_would_fill_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = BoxSegmenter()
     models = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED)
-    monkeypatch.setattr(pipeline, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
+    monkeypatch.setattr(flows, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
     with pytest.raises(BackendError, match=r"2 objects on a picture of 100 x 80 pixels would take more than .* GiB: make"):
         models.segment(IMAGE, "cats")
     assert segmenter.calls == []
     assert models.segment(IMAGE, "a cat").objects
-    monkeypatch.setattr(pipeline, "MAX_MASK_BYTES", 2 * 100 * 80)
+    monkeypatch.setattr(flows, "MAX_MASK_BYTES", 2 * 100 * 80)
     assert models.segment(IMAGE, "cats").objects
 
 

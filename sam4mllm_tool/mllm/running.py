@@ -37,13 +37,20 @@ class Runner:
         longest: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return longest
 
-    def decode(self, picture: Picture, prompt: Prompt, max_tokens: int) -> list[int]:
-        """The likeliest answer, token by token, without its prompt."""
+    def decode(self, picture: Picture, prompt: Prompt, max_tokens: int) -> tuple[list[int], float]:
+        """The likeliest answer, token by token, without its prompt, and the logarithm of its probability."""
         ids = self._tensor(prompt.ids)
-        inputs = self._inputs_for(picture, prompt, len(prompt.ids))
-        output = self.model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, **inputs)
-        answer: list[int] = output[0, len(prompt.ids) :].tolist()
-        return answer
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=max_tokens,
+            return_dict_in_generate=True,
+            output_logits=True,
+            **self._inputs_for(picture, prompt, len(prompt.ids)),
+        )
+        answer = output.sequences[0, len(prompt.ids) :]
+        following = torch.log_softmax(torch.cat(output.logits).float(), -1)
+        return answer.tolist(), float(following.gather(1, answer[:, None]).double().sum())
 
     def read(self, picture: Picture, owners: dict[Ids, Prompt]) -> dict[Ids, Tensor]:
         """What may follow in each text.

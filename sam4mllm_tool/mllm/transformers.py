@@ -19,7 +19,7 @@ from sam4mllm_tool.mllm import scoring
 from sam4mllm_tool.mllm.loading import load_checkpoint
 from sam4mllm_tool.mllm.prompts import Picture, Prompt, Prompter
 from sam4mllm_tool.mllm.running import Runner
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
 
@@ -94,12 +94,12 @@ class TransformersMLLM:
         replies = []
         for prompt, answer in asked:
             if isinstance(answer, FreeText):
-                ids = self._runner.decode(picture, prompt, answer.max_tokens)
-                replies.append(Reply(self._prompter.decode(ids)))
-            elif answer.count == 1:
-                replies.append(_label_reply(answer.words, [next(rows)]))
+                ids, likely = self._runner.decode(picture, prompt, answer.max_tokens)
+                tokens = Tokens(len(prompt.ids), len(ids))
+                replies.append(Reply(self._prompter.decode(ids), log_probability=likely, tokens=tokens))
             else:
-                replies.append(_label_reply(answer.words, self._label(picture, prompt, answer)))
+                scored = [next(rows)] if answer.count == 1 else self._label(picture, prompt, answer)
+                replies.append(_label_reply(answer.words, scored, Tokens(len(prompt.ids), answer.count)))
         return replies
 
     def _rows(self, picture: Picture, questions: Sequence[Question], prompts: Sequence[Prompt]) -> Iterator[tuple[float, ...]]:
@@ -178,5 +178,5 @@ def _likeliest(row: Sequence[float]) -> int:
     return max(range(len(row)), key=row.__getitem__)
 
 
-def _label_reply(words: Sequence[str], rows: Sequence[tuple[float, ...]]) -> Reply:
-    return Reply("".join(words[_likeliest(row)] for row in rows), tuple(rows))
+def _label_reply(words: Sequence[str], rows: Sequence[tuple[float, ...]], tokens: Tokens) -> Reply:
+    return Reply("".join(words[_likeliest(row)] for row in rows), tuple(rows), tokens=tokens)

@@ -59,9 +59,19 @@ def test_free_text_is_what_the_model_generates(
     content = [{"type": "image"}, {"type": "text", "text": "where is it ?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     inputs = processor(text=text, images=[image], return_tensors="pt", add_special_tokens=not text.startswith("<s>"))
-    ids = model.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
-    expected = processor.decode(ids, skip_special_tokens=True).strip()
-    assert mllm(family).reply(image, [ask("where is it ?", FreeText(8))]) == [Reply(expected)]
+    length = inputs["input_ids"].shape[1]
+    whole = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    expected = processor.decode(whole[0, length:], skip_special_tokens=True).strip()
+    (reply,) = mllm(family).reply(image, [ask("where is it ?", FreeText(8))])
+    assert reply.text == expected
+    assert reply.tokens == (length, whole.shape[1] - length)
+    added = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
+    along = {"token_type_ids", "mm_token_type_ids"} & set(inputs)
+    added |= {name: torch.nn.functional.pad(inputs[name], (0, whole.shape[1] - length)) for name in along}
+    with torch.inference_mode():
+        following = model(**{**inputs, **added}).logits[0, length - 1 : -1].log_softmax(-1)
+    probability = following.gather(1, whole[0, length:, None]).sum()
+    assert reply.log_probability == pytest.approx(float(probability), abs=1e-3)
 
 
 @EVERY_FAMILY

@@ -1,0 +1,217 @@
+"""What it takes to answer an expression, step by step, with no model and no clock in it.
+
+A flow is a generator that yields what it needs, questions answered (`Ask`) or prompts segmented (`Prompt`), and is sent the
+result. Flows are composed with `yield from`; thin drivers serve them (`Sam4Mllm.run`, `arun`, many at once), so that a caller
+who blocks, one who awaits and one who batches get the same. What is done next is decided here, and nowhere else.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
+
+from sam4mllm_tool.errors import BackendError, ReplyError
+from sam4mllm_tool.protocol import (
+    PPG,
+    PQPP,
+    BoxOnly,
+    Dialect,
+    Dialogue,
+    Exchange,
+    Grid,
+    Sampler,
+    Thresholds,
+    turns,
+)
+from sam4mllm_tool.types import (
+    Box,
+    ObjectPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Size,
+    Tokens,
+    Usage,
+)
+
+__all__ = ["METHODS", "WITHOUT_POINTS", "Ask", "Flow", "Flows", "Method", "Need", "Prompt", "Talk"]
+
+Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
+METHODS: tuple[Method, ...] = get_args(Method)
+WITHOUT_POINTS = "went on without unreadable points"
+"""How the note begins that says so."""
+MAX_MASK_BYTES = 2**31
+"""Of all masks of an expression together, a byte a pixel: 33 objects on the largest picture, 100 on one of 21 megapixels."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Wanted: a list with a Reply for each question."""
+
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Wanted: a list with a SegmentedObject for each prompt."""
+
+    prompts: tuple[ObjectPrompt, ...]
+
+
+T = TypeVar("T")
+D = TypeVar("D", bound=Dialogue)
+Need: TypeAlias = Ask | Prompt
+Flow: TypeAlias = Generator[Need, Any, T]
+
+
+@dataclass
+class Talk:
+    """What was said about an expression, what did not go as asked, and what it took."""
+
+    said: list[Exchange] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rounds: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
+    """By whoever drives the flow."""
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """None where one of the replies doesn't say."""
+        counts = [exchange.reply.tokens for exchange in self.said]
+        if not counts or None in counts:
+            return None
+        return Tokens(*(sum(column) for column in zip(*(count for count in counts if count), strict=True)))
+
+
+@dataclass(frozen=True)
+class Flows:
+    """How a pair of models is worked with; each method is a flow.
+
+    repeats: whether the MLLM says the same whenever it is asked the same (`types.MLLM`). The others: see `Sam4Mllm`.
+    """
+
+    dialect: Dialect
+    sampler: Sampler = Grid()
+    thresholds: Thresholds = Thresholds()
+    retries: int = 2
+    abstain: float = 0.0
+    repeats: bool = False
+    mllm: str = "the MLLM"
+    segmenter: str = "the segmenter"
+
+    def segment(self, expression: str, size: Size, method: Method = "pqpp", talk: Talk | None = None) -> Flow[Segmentation]:
+        """Asks until the dialogue is done, falls back where replies stay unreadable, then wants masks."""
+        talk = Talk() if talk is None else talk
+        confidence: float | None = None
+        if method == "adaptive":
+            from sam4mllm_tool.adaptive import adaptively
+
+            dialogue, objects, confidence = yield from adaptively(self, expression, size, talk)
+        else:
+            dialogue = yield from self.settle(self._start(expression, size, method), talk)
+            objects = yield from self.masks(dialogue.prompts, size)
+        empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
+        notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
+        usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
+        return Segmentation(dialogue.expression, size, tuple(objects), turns(talk.said), usage, notes, confidence)
+
+    def settle(self, dialogue: D, talk: Talk) -> Flow[D | Dialogue]:
+        """The dialogue when nothing is pending any more; falls back where replies stay unreadable, or raises ReplyError."""
+        state: D | Dialogue = dialogue
+        while state.pending:
+            replies = yield from self._replies(state, talk)
+            try:
+                state = state.answer(replies)
+            except ReplyError as error:
+                without = state.without_points(replies)
+                if without is None:
+                    raise
+                talk.notes.append(f"{WITHOUT_POINTS}: {error.reason}")
+                state = without
+        return state
+
+    def masks(self, prompts: Sequence[ObjectPrompt], size: Size) -> Flow[list[SegmentedObject]]:
+        """An object for each prompt. Raises BackendError where their masks would take too much memory."""
+        if not prompts:
+            return []
+        _check_room(len(prompts), size)
+        objects: list[SegmentedObject] = yield Prompt(tuple(prompts))
+        _check_count(self.segmenter, "masks", objects, prompts)
+        return objects
+
+    def whether(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[float | None]]:
+        """For each box, the probability that the object in it is one that the expression means, all asked at once.
+
+        None where the dialect has no words for that or the model gives no probabilities.
+        """
+        questions = [self.dialect.ask_whether(expression, box, size) for box in boxes]
+        asked = [question for question in questions if question is not None]
+        if not asked:
+            return [None] * len(boxes)
+        replies = yield from self.ask(asked, talk)
+        rows = (reply.label_probabilities for reply in replies)
+        return [None if row is None else row[0][0] for row in rows]
+
+    def others(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[tuple[Box, ...] | None]:
+        """The boxes of what the expression means besides what is in `boxes`; None without words for that.
+
+        A reply that can't be read names no other box.
+        """
+        question = self.dialect.ask_other(expression, boxes, size)
+        if question is None:
+            return None
+        (reply,) = yield from self.ask([question], talk)
+        try:
+            return self.dialect.read_boxes(question, reply, size)
+        except ReplyError as error:
+            talk.notes.append(f"went on without another box: {error.reason}")
+            return ()
+
+    def ask(self, questions: Sequence[Question], talk: Talk) -> Flow[list[Reply]]:
+        """A reply to each question, as they come."""
+        replies: list[Reply] = list((yield Ask(tuple(questions))))
+        _check_count(self.mllm, "replies", replies, questions)
+        talk.said += [Exchange(question, reply) for question, reply in zip(questions, replies, strict=True)]
+        talk.rounds += 1
+        return replies
+
+    def _replies(self, dialogue: Dialogue, talk: Talk) -> Flow[list[Reply]]:
+        """The replies to what is pending, those that can't be read asked for again, up to the bound."""
+        asked = list(dialogue.pending)
+        replies = yield from self.ask(asked, talk)
+        for _ in range(self.retries):
+            faults = [(i, fault) for i, fault in enumerate(dialogue.faults(replies)) if fault]
+            again = {i: self.dialect.ask_again(asked[i], replies[i], fault.reason) for i, fault in faults}
+            if self.repeats:  # asked the same, it says the same
+                again = {i: question for i, question in again.items() if question != asked[i]}
+            if not again:
+                break
+            count = f" {len(again)} questions" if len(again) > 1 else ""
+            talk.notes.append(f"asked again{count}: {faults[0][1].reason}")
+            told = yield from self.ask(list(again.values()), talk)
+            for (i, question), reply in zip(again.items(), told, strict=True):
+                asked[i], replies[i] = question, reply
+        return replies
+
+    def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
+        match method:
+            case "pqpp":
+                return PQPP.start(expression, size, dialect=self.dialect, sampler=self.sampler, thresholds=self.thresholds)
+            case "ppg":
+                return PPG.start(expression, size, dialect=self.dialect)
+            case "box":
+                return BoxOnly.start(expression, size, dialect=self.dialect)
+        raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
+
+
+def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
+    if len(results) != len(wanted):
+        raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
+
+
+def _check_room(objects: int, size: Size) -> None:
+    if objects * size.width * size.height > MAX_MASK_BYTES:
+        raise BackendError(
+            f"the masks of {objects} objects on a picture of {size.width} x {size.height} pixels would take more than "
+            f"{MAX_MASK_BYTES / 2**30:g} GiB: make the picture smaller"
+        )
