@@ -1,0 +1,106 @@
+"""Which requests need no chat model: "segment the red ring", "cut out all stars", "where is the mug?". Words in, words out.
+
+A request is plain when it asks for one thing to be found and for nothing else, in English. Whatever is in doubt is not plain:
+a chat model that is asked in vain costs a second, a request that is cut short costs an answer.
+"""
+
+import re
+import unicodedata
+
+__all__ = ["bare_expression", "plain_expression"]
+
+_MAX_LETTERS = 500
+"""Of a plain request; who says more means more. The patterns below take quadratic time."""
+
+_COURTESY = re.compile(
+    r"(?:(?:hi|hello|hey|ok|okay|now|then|so|well|great|thanks|thank you|please|kindly|just|and|let'?s|"
+    r"(?:can|could|would|will) you|(?:i want|i need|i would like|i'd like)(?: you)? to|(?:try|help me) to|help me)"
+    r"\b[\s,.!:]*)*",
+    re.IGNORECASE,
+)
+_TRAILING = re.compile(
+    r"(?:[\s,]*(?:\b(?:please|thanks|thank you|for me|if you (?:can|could|please)|"
+    r"(?:in|from|on|out of) (?:(?:the|this|that|my) )?(?:picture|image|photo|photograph))\b|[.!?…]))+$",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"(?:(?:do you know |can you tell me |tell me |show me )?(?:where)\s+(?P<asked>.+?)\s+(?:is|are|lies|lie)"
+    r"|where(?:['\u2019]s|\s+is|\s+are|\s+(?:do|can) (?:i|you) (?:see|find))\s+(?P<where>.+?)(?:\s+(?:located|placed))?"
+    r"|(?:segment(?: out)?|cut out|cut|mask(?: out)?|select|find|locate|show(?: me)?|highlight|outline|mark|pick(?: out)?"
+    r"|extract|isolate|detect|point (?:at|to|out)|trace"
+    r"|(?:make|draw|create|give me) (?:a |the )?(?:mask|outline) (?:of|for|around))"
+    r"\s+(?P<named>.+))",
+    re.IGNORECASE | re.DOTALL,
+)
+
+_NO_THING = re.compile(
+    # pronouns
+    r"(?:it|them|this|that|these|those|him|her|me|us|you|i|we|he|she|they|there|here|one|ones|all|some|more|another|"
+    r"nothing|anything|something|everything|everyone|everybody|somebody|someone|help|results?|"
+    # what is talked about rather than seen
+    r"(?:the|your|my|a|an|all|both|last|previous|these|those|this|that)(?: (?:last|previous|other|new|first))? "
+    r"(?:results?|overlays?|masks?|outlines?|boxe?s?|points?|history|help|pictures?|images?|photos?|conversation|commands?|"
+    r"example|examples|steps?|trace|answers?|ones?|rest|difference|differences))"
+    # what is asked rather than pointed at
+    r"|(?:out|how|why|whether|if|when|who you|your|yourself"
+    r"|what (?:you (?:can|could do|do|are|know)|to|can|do|does|did|happen\w*|is|are|was|this|that))\b.*"
+    r"|(?:the |its )?(?:area|size|number|count|colou?rs?|width|height|length|distance|position|coordinates?|centre|center|"
+    r"name|meaning|reason|(?:biggest |main )?differences?|percentage|share)\s+(?:of|between|in)\b.*",
+    re.IGNORECASE | re.DOTALL,
+)
+_SECOND_DEMAND = re.compile(
+    r"[;\n]|[.!?:]\s+\S"
+    r"|(?:,|\band|\bthen|\bbut|\bbecause|\bso|\bor)\s+(?:also\s+|then\s+|please\s+|can you\s+|could you\s+)*"
+    r"(?:tell|say|describe|count|explain|give|show|compare|measure|segment|cut|mask|select|find|locate|highlight|outline|"
+    r"mark|save|write|check|make|draw|what|how|why|where|which (?:is|are|one)|when|who|is it|are they|does|do|i|you|let)\b"
+    r"|\b(?:how (?:many|much|big|large|far|long)|compared (?:to|with)|relative to|instead of|as (?:a |an )?"
+    r"(?:json|png|rle|list|polygons?))\b",
+    re.IGNORECASE,
+)
+_WHEREABOUTS = re.compile(  # "where is the cat looking?" asks for no cat, "where is this made?" for nothing to be seen
+    r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)\b.*",
+    re.IGNORECASE,
+)
+_BARE = re.compile(r"(?:the|all|every|each|both|an?)\s+\S.*", re.IGNORECASE)
+_SAYS = re.compile(
+    r"\b(?:is|are|was|were|am|be|been|has|have|had|looks?|seems?|does|did|do|can|could|will|would|should|must|thanks?|sorry|"
+    r"bit|lot|other way|same|wrong|right answer|question)\b",
+    re.IGNORECASE,
+)
+
+
+def plain_expression(text: str) -> str | None:
+    """The expression of a plain request, as it was written, or None where the request is no plain one."""
+    words = _stripped(text)
+    if words is None or not (asks := _ASKS.fullmatch(words)):
+        return None
+    where = asks["asked"] or asks["where"]
+    expression = (where or asks["named"]).strip().strip('"“”').strip()
+    if where and _WHEREABOUTS.fullmatch(expression):
+        return None
+    return expression if _names_a_thing(expression) else None
+
+
+def bare_expression(text: str) -> str | None:
+    """The expression of a message that is nothing else: "the red ring", "all stars"; None for anything else."""
+    expression = _stripped(text)
+    if expression is None or not _BARE.fullmatch(expression) or _SAYS.search(expression) or "?" in text:
+        return None
+    return expression if _names_a_thing(expression) and len(expression.split()) <= 16 else None
+
+
+def _stripped(text: str) -> str | None:
+    """Without what is said out of courtesy; None where it isn't in Latin script, is long, or several lines."""
+    if len(text) > _MAX_LETTERS or "\n" in text.strip() or not _latin(text):
+        return None
+    words = " ".join(text.split())
+    words = words[match.end() :] if (match := _COURTESY.match(words)) else words
+    return _TRAILING.sub("", words).strip()
+
+
+def _names_a_thing(expression: str) -> bool:
+    return bool(re.match(r"\w", expression) and not _NO_THING.fullmatch(expression) and not _SECOND_DEMAND.search(expression))
+
+
+def _latin(text: str) -> bool:
+    return all(not letter.isalpha() or unicodedata.name(letter, "").startswith("LATIN") for letter in text)
