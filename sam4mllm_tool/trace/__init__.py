@@ -1,1 +1,19 @@
-"""A run as one file: recorded, shown, replayed without any model, exported for training."""
+"""A run as one file: recorded, shown, replayed without any model, exported for training.
+
+```python
+from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.trace import Recorder, load, replay, save
+
+recorder = Recorder(Sam4Mllm.load())
+recorder.models.segment("picture.png", "the red ring")
+save(recorder.traces[-1], "ring.trace.json.gz")
+assert not replay(load("ring.trace.json.gz")).difference
+```
+"""
+
+from sam4mllm_tool.trace.files import altered, load, save
+from sam4mllm_tool.trace.recording import Recorder
+from sam4mllm_tool.trace.replaying import Replay, replay, replaying
+from sam4mllm_tool.trace.values import Trace, TraceError, Verdict
+
+__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "altered", "load", "replay", "replaying", "save"]
