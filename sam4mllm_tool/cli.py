@@ -19,6 +19,7 @@ from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.evaluation import command as evaluation_command
 from sam4mllm_tool.pipeline import METHODS
+from sam4mllm_tool.trace import command as trace_command
 from sam4mllm_tool.training import command as training_command
 
 _MOST = 10**9
@@ -58,6 +59,7 @@ def _parser() -> _Parser:
     _add_data(commands)
     training_command.add_commands(commands)
     evaluation_command.add_commands(commands)
+    trace_command.add_commands(commands)
     doctor = commands.add_parser("doctor", help="what is installed, which models and backends work, on which device")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -79,6 +81,7 @@ def _add_segment(commands: Any) -> None:
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
     )
     segment.add_argument("--out", metavar="DIR", type=Path, help="write mask.png, overlay.png and result.json here")
+    segment.add_argument("--trace", metavar="FILE", type=Path, help="record the whole run here, for 'sam4mllm trace'")
     segment.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     segment.set_defaults(run=_segment)
 
@@ -114,12 +117,17 @@ def _segment(arguments: argparse.Namespace) -> None:
     image, expression = load_image(arguments.image), checked_expression(arguments.expression)
     if arguments.out:
         make_folder(arguments.out)
+    if arguments.trace:
+        make_folder(arguments.trace.parent)
 
     from sam4mllm_tool.pipeline import Sam4Mllm
+    from sam4mllm_tool.trace import recorded
 
     models = Sam4Mllm.load(arguments.mllm, arguments.segmenter, dialect=arguments.dialect, device=arguments.device)
-    result = models.segment(image, expression, method=arguments.method)
+    with recorded(models, arguments.trace) as overheard:
+        result = overheard.segment(image, expression, method=arguments.method)
     written = write_outputs(arguments.out, image, result) if arguments.out else []
+    written += [arguments.trace] if arguments.trace else []
     if arguments.json:
         print(json.dumps(result.to_dict()))
         return

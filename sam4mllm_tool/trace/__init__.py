@@ -12,8 +12,8 @@ assert not replay(load("ring.trace.json.gz")).difference
 """
 
 from sam4mllm_tool.trace.files import altered, load, save
-from sam4mllm_tool.trace.recording import Recorder
+from sam4mllm_tool.trace.recording import Recorder, recorded
 from sam4mllm_tool.trace.replaying import Replay, replay, replaying
 from sam4mllm_tool.trace.values import Trace, TraceError, Verdict
 
-__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "altered", "load", "replay", "replaying", "save"]
+__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "altered", "load", "recorded", "replay", "replaying", "save"]

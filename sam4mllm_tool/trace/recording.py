@@ -6,6 +6,7 @@ themselves are not touched.
 """
 
 import copy
+import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -20,10 +21,11 @@ from sam4mllm_tool.flows import Ask, Flow, Flows, Method, Need, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, FixedList, Grid, Placed, PoissonDisk, Sampler
+from sam4mllm_tool.trace.files import save
 from sam4mllm_tool.trace.values import Asked, Failure, Found, Picture, Prompted, Step, Trace
 from sam4mllm_tool.types import Box, Image, Point, Reply, Segmentation, SegmentedObject, Size
 
-__all__ = ["Recorder"]
+__all__ = ["Recorder", "recorded"]
 
 T = TypeVar("T")
 _KNOWN = (Grid, FixedList, PoissonDisk, Placed)
@@ -65,6 +67,23 @@ class Recorder:
         picture = Picture.of(image)
         with self._lock:
             return self._pictures.setdefault(picture.sha256, picture)
+
+
+@contextmanager
+def recorded(models: Sam4Mllm, path: str | os.PathLike[str] | None) -> Iterator[Sam4Mllm]:
+    """The models, whose last run inside is saved at the path, a failed one too; just the models where there is no path.
+
+    Raises TraceError where it can't be written.
+    """
+    if path is None:
+        yield models
+        return
+    recorder = Recorder(models)
+    try:
+        yield recorder.models
+    finally:
+        for trace in recorder.traces[-1:]:
+            save(trace, path)
 
 
 class _RecordedModels(Sam4Mllm):

@@ -40,7 +40,7 @@ def replay(trace: Trace) -> Replay:
     """Runs the trace's method again and compares. Raises TraceError for a trace of no method's run: see `replaying`."""
     if trace.expression is None or trace.method not in METHODS:
         raise TraceError(
-            f"the trace is of {'a flow of its own' if trace.method is None else f'the method {trace.method!r}'}, which can't be "
+            f"the trace is of {'another flow' if trace.method is None else f'the method {trace.method!r}'}, which can't be "
             "run again from here; in Python: replaying(trace).run(picture, flow)"
         )
     models = replaying(trace)
