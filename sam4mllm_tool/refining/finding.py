@@ -1,0 +1,170 @@
+"""Ways to find an object that the first answer was not: another one that fits the words, and what lies under a click.
+
+Another one is asked for in the dialect's own words (`Dialect.ask_other`). Where it has none, or names none, what was rejected
+is painted over in the colour of its surroundings and the first question is asked again about that picture, which any model can
+answer; the masks are made on the picture itself.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image as PILImage
+
+from sam4mllm_tool.boxes import box_iou, mask_box
+from sam4mllm_tool.flows import Flow, Flows, Talk
+from sam4mllm_tool.protocol import PQPP, BoxOnly
+from sam4mllm_tool.refining.steps import On, Program
+from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, PointPrompt, Reply, SegmentedObject, Size
+
+__all__ = ["another", "at_click", "distances", "erase", "from_boxes", "holds", "in_the_middle", "iou", "offers"]
+
+SAME = 0.5
+"""IoU from which two boxes, or two masks, are of one object."""
+_REACH = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
+"""Half sides of the boxes that are tried around a click, in units of the picture's shorter side."""
+_ROUNDS = 2
+"""How often such a box is drawn anew around its own mask."""
+_MIDDLE = 0.5
+"""How deep in a mask its middle begins, in units of the greatest depth."""
+_CELLS = 128
+"""Cells a side on which depth is looked at, at most."""
+
+
+def iou(a: Mask, b: Mask) -> float:
+    """Intersection over union of two (H, W) masks; 1 where both are empty."""
+    either = int((a | b).sum())
+    return int((a & b).sum()) / either if either else 1.0
+
+
+def from_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
+    """The objects in boxes that are known: the second round of the dialogue, as if the model had just named them, and masks."""
+    if not boxes:
+        return []
+    start = PQPP.start(expression, size, dialect=flows.dialect, sampler=flows.sampler, thresholds=flows.thresholds)
+    told = start.answer([Reply(flows.dialect.tell_boxes(boxes, size))])
+    dialogue = yield from flows.settle(told, talk)
+    return (yield from flows.masks(dialogue.prompts, size))
+
+
+def another(
+    flows: Flows, picture: Image, expressions: Sequence[str], rejected: Sequence[ObjectPrompt], talk: Talk
+) -> Program[tuple[Box, ...]]:
+    """Boxes of what an expression means besides what was rejected; none if nothing is found.
+
+    expressions: the first is asked for in every way before the next one is.
+    """
+    size = Size(*picture.size)
+    gone = [prompt.box for prompt in rejected]
+    masks: list[SegmentedObject] = yield On(picture, flows.masks(rejected, size), talk)
+    gone += [mask_box(thing.mask) for thing in masks if thing.mask.any()]
+    without = erase(picture, [thing.mask for thing in masks])
+    for expression in expressions:
+        told = yield On(picture, flows.others(expression, [prompt.box for prompt in rejected], size, talk), talk)
+        if fresh := _fresh(told or (), gone):
+            return fresh
+        start = BoxOnly.start(expression, size, dialect=flows.dialect)
+        asked = yield On(without, flows.settle(start, talk), talk)
+        if fresh := _fresh([prompt.box for prompt in asked.prompts], gone):
+            return fresh
+    return ()
+
+
+def _fresh(boxes: Sequence[Box], gone: Sequence[Box]) -> tuple[Box, ...]:
+    return tuple(box for box in boxes if all(box_iou(box, other) < SAME for other in gone))
+
+
+def erase(picture: Image, masks: Sequence[Mask]) -> Image:
+    """A copy of the picture with the masks, a little grown, painted over in the median colour around each.
+
+    masks: (H, W) bool each, on the picture.
+    """
+    pixels = np.array(picture)
+    wide = max(2, round(min(picture.size) / 64))
+    everything = np.logical_or.reduce([np.zeros(pixels.shape[:2], np.bool_), *masks])
+    for mask in masks:
+        if not mask.any():
+            continue
+        window = _window(mask, 3 * wide)
+        inner = _grown(mask[window], wide)
+        around = _grown(inner, 2 * wide) & ~inner & ~everything[window]
+        part = pixels[window]
+        part[inner] = np.median(part[around if around.any() else ~inner], axis=0) if not inner.all() else 127
+    return PILImage.fromarray(pixels)
+
+
+def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
+    x1, y1, x2, y2 = (int(v) for v in mask_box(mask))
+    return slice(max(0, y1 - margin), y2 + margin), slice(max(0, x1 - margin), x2 + margin)
+
+
+def _grown(mask: Mask, steps: int) -> Mask:
+    for _ in range(steps):
+        wide = np.pad(mask, 1)
+        mask = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
+    return mask
+
+
+def at_click(flows: Flows, click: PointPrompt, size: Size) -> Flow[SegmentedObject | None]:
+    """The object that the click lies on, whatever its label; None where the segmenter finds none.
+
+    Boxes of several sizes around the click are prompted with it and drawn anew around what comes out; the object is the one
+    that settles: whose mask takes in the click and fills the very box it was prompted with.
+    """
+    point = PointPrompt(click.x, click.y, 1)
+    prompts = [ObjectPrompt(box, (point,)) for box in _around(click, size)]
+    things = yield from flows.masks(prompts, size)
+    for _ in range(_ROUNDS):
+        again = [ObjectPrompt(mask_box(thing.mask), (point,)) for thing in things if holds(thing.mask, click)]
+        things = yield from flows.masks(list(dict.fromkeys(again)), size)
+    held = [thing for thing in things if holds(thing.mask, click)]
+    return max(held, key=_settled, default=None)
+
+
+def _around(click: PointPrompt, size: Size) -> Iterator[Box]:
+    for reach in (share * min(size) for share in _REACH):
+        x1, y1, x2, y2 = click.x - reach, click.y - reach, click.x + reach, click.y + reach
+        yield Box(max(0.0, x1), max(0.0, y1), min(float(size.width), x2), min(float(size.height), y2))
+
+
+def _settled(thing: SegmentedObject) -> float:
+    """How far its mask fills the box it was prompted with; of two that do, the smaller is what the click alone can mean."""
+    return box_iou(mask_box(thing.mask), thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
+
+
+def holds(mask: Mask, click: PointPrompt) -> bool:
+    """Whether the pixel under the click is in the mask; one on the far edge belongs to the last pixel."""
+    height, width = mask.shape
+    return bool(mask[min(int(click.y), height - 1), min(int(click.x), width - 1)])
+
+
+def distances(click: PointPrompt, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """(H, W): how far the middle of each pixel is from the click, in pixels."""
+    down, across = np.arange(shape[0])[:, None] + 0.5 - click.y, np.arange(shape[1])[None] + 0.5 - click.x
+    off: npt.NDArray[np.float64] = np.hypot(down, across)
+    return off
+
+
+def in_the_middle(mask: Mask, click: PointPrompt) -> bool:
+    """Whether a click in the mask is at least half as far from its edge as a place in it can be.
+
+    Who means a whole object clicks in the middle of it; who means what sticks out clicks near the edge.
+    """
+    window = _window(mask, 1)
+    part = np.pad(mask[window], 1)
+    step = max(1, max(part.shape) // _CELLS)
+    deepest, left = 0, part[::step, ::step]
+    while left.any():
+        deepest, left = deepest + 1, ~_grown(~np.pad(left, 1), 1)[1:-1, 1:-1]
+    off = distances(PointPrompt(click.x - window[1].start + 1, click.y - window[0].start + 1, 1), part.shape)
+    return bool(off[~part].min() >= _MIDDLE * step * deepest)
+
+
+def offers(thing: SegmentedObject) -> list[MaskCandidate]:
+    """The candidates not chosen that differ from the mask and from one another, smallest first."""
+    kept: list[MaskCandidate] = []
+    for candidate in thing.alternatives:
+        others = (thing.mask, *(other.mask for other in kept))
+        if candidate.mask.any() and all(iou(candidate.mask, mask) < 0.95 for mask in others):
+            kept.append(candidate)
+    return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))
