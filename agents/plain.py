@@ -1,13 +1,17 @@
-"""Which requests need no chat model: "segment the red ring", "cut out all stars", "where is the mug?". Words in, words out.
+"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one". Words in, words out.
 
-A request is plain when it asks for one thing to be found and for nothing else, in English. Whatever is in doubt is not plain:
+A request is plain when it asks for one thing to be found and for nothing else, in English; a follow-up is what
+`refining.read_instruction` has a row for, or what begins with "no" or speaks of "the ... one". Whatever is in doubt is neither:
 a chat model that is asked in vain costs a second, a request that is cut short costs an answer.
 """
 
 import re
 import unicodedata
 
-__all__ = ["bare_expression", "plain_expression"]
+from sam4mllm_tool.errors import ExpressionError
+from sam4mllm_tool.refining.words import read_instruction
+
+__all__ = ["bare_expression", "follow_up", "plain_expression"]
 
 _MAX_LETTERS = 500
 """Of a plain request; who says more means more. The patterns below take quadratic time."""
@@ -23,13 +27,15 @@ _TRAILING = re.compile(
     r"(?:in|from|on|out of) (?:(?:the|this|that|my) )?(?:picture|image|photo|photograph))\b|[.!?…]))+$",
     re.IGNORECASE,
 )
+_VERB = (
+    r"(?:segment(?: out)?|cut out|cut|mask(?: out)?|select|find|locate|show(?: me)?|highlight|outline|mark|pick(?: out)?"
+    r"|extract|isolate|detect|point (?:at|to|out)|trace"
+    r"|(?:make|draw|create|give me) (?:a |the )?(?:mask|outline) (?:of|for|around))"
+)
 _ASKS = re.compile(
     r"(?:(?:do you know |can you tell me |tell me |show me )?(?:where)\s+(?P<asked>.+?)\s+(?:is|are|lies|lie)"
     r"|where(?:['\u2019]s|\s+is|\s+are|\s+(?:do|can) (?:i|you) (?:see|find))\s+(?P<where>.+?)(?:\s+(?:located|placed))?"
-    r"|(?:segment(?: out)?|cut out|cut|mask(?: out)?|select|find|locate|show(?: me)?|highlight|outline|mark|pick(?: out)?"
-    r"|extract|isolate|detect|point (?:at|to|out)|trace"
-    r"|(?:make|draw|create|give me) (?:a |the )?(?:mask|outline) (?:of|for|around))"
-    r"\s+(?P<named>.+))",
+    rf"|{_VERB}\s+(?P<named>.+))",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -61,6 +67,30 @@ _WHEREABOUTS = re.compile(  # "where is the cat looking?" asks for no cat, "wher
     r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)\b.*",
     re.IGNORECASE,
 )
+_AGAIN = re.compile(  # before a follow-up
+    r"(?:(?:hi|hey|ok|okay|now|then|so|well|great|good|nice|thanks|thank you|please|hm+|sorry|"
+    r"(?:can|could|would|will) you|(?:i want|i need|i would like|i'd like)(?: you)? to|(?:what|how) about)\b[\s,.!:]*)*",
+    re.IGNORECASE,
+)
+_ALSO_VERB = re.compile(
+    rf"(?P<no>(?:(?:no|nope|not that|wrong)\b[\s,.!:]*)*)(?P<also>(?:and |also )*){_VERB}\s+", re.IGNORECASE
+)
+_SAYS_NO = re.compile(
+    r"(?:no|nope|wrong|actually|not (?:that|this|it)(?: one)?|i (?:mean|meant|want|wanted))\b[\s,.;:!-]+\S.*", re.I
+)
+_THE_ONE = re.compile(r"(?:(?:just|only) )?(?:the|that|this|those|these) (?:\S+ ){0,6}ones?\b.*", re.IGNORECASE)
+_NO_OTHER = re.compile(  # "the other day" speaks of no other object
+    r"\b(?:other|another|different|whole|entire|complete|full) "
+    r"(?:questions?|days?|ways?|pictures?|photos?|images?|examples?|times?|languages?|words?|colou?rs?|formats?|stor(?:y|ies)|"
+    r"files?|tools?|models?)\b",
+    re.IGNORECASE,
+)
+_DETERMINED = re.compile(
+    r"(?:the|an?|its|his|her|their|that|this|these|those|all|every|each|both|any|my|one|two|three)\s", re.I
+)
+_TAKES_ANYTHING = re.compile(
+    r"(?:but |now )?(?:add|include|plus|without|except|exclud|remove|minus|leave out|drop|subtract)", re.I
+)
 _BARE = re.compile(r"(?:the|all|every|each|both|an?)\s+\S.*", re.IGNORECASE)
 _SAYS = re.compile(
     r"\b(?:is|are|was|were|am|be|been|has|have|had|looks?|seems?|does|did|do|can|could|will|would|should|must|thanks?|sorry|"
@@ -89,12 +119,39 @@ def bare_expression(text: str) -> str | None:
     return expression if _names_a_thing(expression) and len(expression.split()) <= 16 else None
 
 
-def _stripped(text: str) -> str | None:
+def follow_up(text: str) -> str | None:
+    """The instruction of a message that goes on from a result, for `refine_segmentation`; None for any other message.
+
+    "Ok, can you also select the left one?" is "also the left one".
+    """
+    words = _stripped(text, _AGAIN)
+    if not words or _NO_OTHER.search(words) or re.match(r"\W*(?:no|nope)\W+(?:thanks|thank you)\b", text, re.IGNORECASE):
+        return None
+    verb = _ALSO_VERB.match(words)
+    if verb:
+        words = f"{verb['no']}{verb['also']}{words[verb.end() :]}"
+    try:
+        asked = read_instruction(words)
+    except ExpressionError:
+        return None
+    match asked.action:
+        case "bigger" | "smaller" | "back":
+            return None if verb else words  # "segment the whole ring" begins anew
+        case "also" | "without":
+            clear = _DETERMINED.match(asked.what) or _TAKES_ANYTHING.match(words)
+        case "describe":
+            clear = _SAYS_NO.fullmatch(words) or _THE_ONE.fullmatch(words)
+        case _:
+            return words
+    return words if clear and _names_a_thing(asked.what) and not _SAYS.search(asked.what) else None
+
+
+def _stripped(text: str, courtesy: re.Pattern[str] = _COURTESY) -> str | None:
     """Without what is said out of courtesy; None where it isn't in Latin script, is long, or several lines."""
     if len(text) > _MAX_LETTERS or "\n" in text.strip() or not _latin(text):
         return None
     words = " ".join(text.split())
-    words = words[match.end() :] if (match := _COURTESY.match(words)) else words
+    words = words[match.end() :] if (match := courtesy.match(words)) else words
     return _TRAILING.sub("", words).strip()
 
 

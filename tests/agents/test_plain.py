@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from sam4mllm_tool.agents.plain import bare_expression, plain_expression
+from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
 
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
@@ -127,6 +127,76 @@ def test_what_is_in_doubt_is_not_plain(request_: str) -> None:
     assert plain_expression(request_) is None
 
 
+FOLLOW_UPS = {
+    "no, the other one": "no, the other one",
+    "No.": "No",
+    "the other one": "the other one",
+    "the other one, please!": "the other one",
+    "Hmm, the other one": "the other one",
+    "not that one": "not that one",
+    "another one": "another one",
+    "what about the other one?": "the other one",
+    "segment the other one": "the other one",
+    "can you show me the other dog?": "the other dog",
+    "both": "both",
+    "also the left one": "also the left one",
+    "Ok, can you also select the left one?": "also the left one",
+    "and the star": "and the star",
+    "add stars": "add stars",
+    "the star too": "the star too",
+    "segment the star as well": "the star as well",
+    "without the handle": "without the handle",
+    "now without the handle": "without the handle",
+    "remove handles": "remove handles",
+    "but not the handle": "but not the handle",
+    "except for the hole": "except for the hole",
+    "bigger": "bigger",
+    "that is too small": "that is too small",
+    "too big": "too big",
+    "the whole ring": "the whole ring",
+    "no, the blue one": "no, the blue one",
+    "no, I meant the star": "no, I meant the star",
+    "no, select the star": "no, the star",
+    "the blue one": "the blue one",
+    "segment the blue one": "the blue one",
+    "the one on the left": "the one on the left",
+    "the second one from the left": "the second one from the left",
+    "the previous one": "the previous one",
+}
+NO_FOLLOW_UPS = {
+    "thanks": "thanks",
+    "me too": "me too",
+    "a question": "and what is its area?",
+    "another question": "another question: what is this?",
+    "another picture": "another picture",
+    "the other way": "the other way round",
+    "praise": "not bad",
+    "a statement": "the other one is red",
+    "a statement about the one": "the left one is red",
+    "a new request": "segment the red ring",
+    "a new request of the whole": "segment the whole ring",
+    "more than a follow-up": "also the left one, and tell me its area",
+    "no and more": "no, what is this?",
+    "no thanks": "no, thanks",
+    "no, it's fine": "no, it is fine",
+    "with and a question": "with what can I open it?",
+    "bare": "the red ring",
+    "French": "non, l'autre",
+    "Russian": "нет, другой",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize(("message", "instruction"), FOLLOW_UPS.items(), ids=FOLLOW_UPS)
+def test_a_follow_up_is_its_instruction(message: str, instruction: str) -> None:
+    assert follow_up(message) == instruction
+
+
+@pytest.mark.parametrize("message", NO_FOLLOW_UPS.values(), ids=NO_FOLLOW_UPS)
+def test_what_may_be_no_follow_up_is_none(message: str) -> None:
+    assert follow_up(message) is None
+
+
 BARE = {
     "the red ring": "the red ring",
     "All stars, please!": "All stars",
@@ -165,3 +235,4 @@ def test_everything_that_can_be_said_of_a_scene_is_plain(asked: str) -> None:
 def test_a_very_long_message_is_read_in_no_time(letters: str) -> None:
     plain_expression(letters)
     bare_expression(letters)
+    follow_up(letters)
