@@ -9,6 +9,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+from sam4mllm_tool.confidence import Calibration
 from sam4mllm_tool.errors import BackendError, ReplyError
 from sam4mllm_tool.protocol import (
     PPG,
@@ -94,6 +95,7 @@ class Flows:
     sampler: Sampler = Grid()
     thresholds: Thresholds = Thresholds()
     retries: int = 2
+    calibration: Calibration = Calibration()
     abstain: float = 0.0
     repeats: bool = False
     mllm: str = "the MLLM"
@@ -110,6 +112,7 @@ class Flows:
         else:
             dialogue = yield from self.settle(self._start(expression, size, method), talk)
             objects = yield from self.masks(dialogue.prompts, size)
+        objects = self._sure_enough(objects, talk)
         empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
         notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
         usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
@@ -192,6 +195,18 @@ class Flows:
             for (i, question), reply in zip(again.items(), told, strict=True):
                 asked[i], replies[i] = question, reply
         return replies
+
+    def _sure_enough(self, objects: Sequence[SegmentedObject], talk: Talk) -> list[SegmentedObject]:
+        kept = []
+        for thing in objects:
+            if thing.confidence is None or thing.confidence >= self.abstain:
+                kept.append(thing)
+            else:
+                box = ", ".join(f"{side:.0f}" for side in thing.prompt.box)
+                talk.notes.append(
+                    f"left out the object at ({box}): confidence {thing.confidence:.2f} is below {self.abstain:g}"
+                )
+        return kept
 
     def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
         match method:

@@ -11,12 +11,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from sam4mllm_tool.errors import ExpressionError, ReplyError, SpecError
+from sam4mllm_tool.beside import find_calibration, find_dialect
+from sam4mllm_tool.confidence import Calibration
+from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.flows import METHODS, WITHOUT_POINTS, Ask, Flow, Flows, Method, Need, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.libraries import model_libraries
-from sam4mllm_tool.mllm import load_mllm, split_spec
-from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect, Grid, Sampler, Thresholds
+from sam4mllm_tool.mllm import load_mllm
+from sam4mllm_tool.protocol import PLAIN, Dialect, Grid, Sampler, Thresholds
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import MLLM, Image, Reply, Segmentation, SegmentedObject, Segmenter, Size
 
@@ -32,7 +33,9 @@ class Sam4Mllm:
     dialect: how the MLLM is spoken to. sampler, thresholds: where PQPP asks and which answers it keeps; the paper's 5 x 5
     grid, P(Yes) > 0.75 and P(No) > 0.9. retries: how often an unreadable reply is asked for again, with a correction where
     the dialect has words for one, else in the same words, which is left out for a model that would only repeat itself
-    (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError.
+    (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError. calibration: what
+    makes a probability of what the MLLM says of an object. abstain: objects of a confidence below it are left out, with a note;
+    0 leaves none out, and what has no confidence stays.
     """
 
     def __init__(
@@ -44,9 +47,14 @@ class Sam4Mllm:
         sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
         retries: int = 2,
+        calibration: Calibration = Calibration(),
+        abstain: float = 0.0,
     ) -> None:
+        if not 0 <= abstain <= 1:
+            raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
         self.mllm, self.segmenter, self.dialect = mllm, segmenter, dialect
         self.sampler, self.thresholds, self.retries = sampler, thresholds, retries
+        self.calibration, self.abstain = calibration, abstain
 
     @classmethod
     def load(
@@ -60,11 +68,14 @@ class Sam4Mllm:
         sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
         retries: int = 2,
+        calibration: Calibration | None = None,
+        abstain: float = 0.0,
     ) -> "Sam4Mllm":
         """Loads both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
         Without a spec, the environment's SAM4MLLM_MLLM and SAM4MLLM_SEGMENTER, else `embedded`. dialect: a name among
-        `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model, else `plain`.
+        `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model, else `plain`. calibration:
+        by default the calibration.json there, else the model is taken at its word.
         Raises SpecError or MissingExtraError, in one line that says what to do.
         """
         mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
@@ -77,6 +88,8 @@ class Sam4Mllm:
             sampler=sampler,
             thresholds=thresholds,
             retries=retries,
+            calibration=find_calibration(mllm) if calibration is None else calibration,
+            abstain=abstain,
         )
 
     @property
@@ -87,6 +100,8 @@ class Sam4Mllm:
             sampler=self.sampler,
             thresholds=self.thresholds,
             retries=self.retries,
+            calibration=self.calibration,
+            abstain=self.abstain,
             repeats=getattr(self.mllm, "greedy", False),
             mllm=self.mllm.name,
             segmenter=self.segmenter.name,
@@ -204,30 +219,6 @@ class Sam4Mllm:
                 _record(talks[index], needs.pop(index), seconds / len(shares))
                 advance(index, share)
         return [outcomes[index] for index in range(len(flows))]
-
-
-def find_dialect(mllm: str, name: str | None = None) -> Dialect:
-    """The dialect called `name`, else the dialect.json beside the spec's adapter or model, on the hub too, else `plain`.
-
-    Raises SpecError naming the dialects there are, or the file that cannot be read, or the hub that cannot be asked.
-    """
-    if name is not None:
-        if name not in DIALECTS:
-            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}")
-        return DIALECTS[name]
-    base, adapter = split_spec(mllm)
-    with model_libraries():
-        from sam4mllm_tool.checkpoints import embedded_folder, find_file
-
-    if base == "embedded":
-        base = embedded_folder("adapter")
-    for part in (base,) if adapter is None else (adapter, base):
-        if file := find_file(part, "dialect.json"):
-            try:
-                return Dialect.from_json(file.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise SpecError(f"{file}: {error}") from error
-    return PLAIN
 
 
 def _record(talk: Talk | None, need: Need, seconds: float) -> None:

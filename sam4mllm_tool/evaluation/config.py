@@ -16,7 +16,7 @@ from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
 __all__ = ["EvaluationConfig", "ModelSpec"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

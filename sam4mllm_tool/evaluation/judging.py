@@ -88,7 +88,8 @@ def judge_segmentation(truth: Truth, protocol: Protocol, found: Segmentation, as
         points=_judge_points(truth, found.objects, asked),
         objects=_judge_objects(truth, found.objects),
         questions=found.usage.questions,
-        tokens=found.usage.to_dict().get("tokens"),
+        tokens=None if found.usage.tokens is None else sum(found.usage.tokens),
+        confidence=found.confidence,
         mask=dict(rle.encode(mask)),
         seconds=dict(found.usage.seconds),
     )

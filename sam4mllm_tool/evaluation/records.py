@@ -2,8 +2,9 @@
 
 A line has, in this order: id, kind, size (of the object: small, medium, large, none); I, U and IoU as the protocol scores
 them; intersection, predicted and truth in pixels, stated_none; error, why there is no prediction, else null; dropped, why the
-truth can't be used, else null; box_hit; points and objects with their confidences and what they should have said; questions
-and tokens; mask, the prediction as COCO RLE; seconds by model, the only part that differs from run to run.
+truth can't be used, else null; box_hit; points and objects with their confidences and what they should have said; the
+confidence of the whole answer; questions and tokens; mask, the prediction as COCO RLE; seconds by model, the only part that
+differs from run to run.
 """
 
 import json
@@ -75,6 +76,7 @@ class Record:
     box_hit: bool | None = None
     points: tuple[PointAnswer, ...] = ()
     objects: tuple[ObjectAnswer, ...] = ()
+    confidence: float | None = None
     questions: int | None = None
     tokens: int | None = None
     mask: Mapping[str, Any] | None = None
@@ -100,6 +102,7 @@ class Record:
                 "box_hit": self.box_hit,
                 "points": [asdict(point) for point in self.points],
                 "objects": [asdict(one) for one in self.objects],
+                "confidence": self.confidence,
                 "questions": self.questions,
                 "tokens": self.tokens,
                 "mask": self.mask,
@@ -113,7 +116,7 @@ class Record:
         told = json.loads(line)
         failed = told["error"] is not None
         counts = Counts(told["intersection"], told["predicted"], told["truth"], told["stated_none"], failed)
-        plain = ("id", "kind", "size", "error", "dropped", "box_hit", "questions", "tokens", "mask", "seconds")
+        plain = ("id", "kind", "size", "error", "dropped", "box_hit", "confidence", "questions", "tokens", "mask", "seconds")
         return cls(
             counts=counts,
             points=tuple(PointAnswer(**one) for one in told["points"]),

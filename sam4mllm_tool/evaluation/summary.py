@@ -126,6 +126,9 @@ def _graded_points(record: Record) -> list[Graded]:
 
 
 def _graded_objects(record: Record) -> list[Graded]:
+    """An answer that there is no such object is graded as an object is."""
+    if not record.objects and record.counts.stated_none:
+        return [] if record.confidence is None else [(record.confidence, not record.counts.targeted)]
     return [(one.confidence, one.right) for one in record.objects if one.confidence is not None]
 
 

@@ -30,7 +30,7 @@ PICTURE = len(_PICTURE)
 _OPEN = _IDS["["]
 _BOX = 6
 """Tokens of a written box."""
-HARDEST: tuple[Kind, ...] = ("ordinal", "absent")
+HARDEST: tuple[Kind, ...] = ("ordinal", "relation", "absent")
 """The kinds learnt last, drawn twice as often as the others."""
 TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt", "whether", "other")
 
@@ -177,22 +177,20 @@ def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     """PQPP and PPG as protocol/ leads them, and the questions that check a box or look for another, with true answers."""
     size = Size(*scene.instances.shape[::-1])
     for number, expression in enumerate(sample_expressions(scene, 7, rng, twice=HARDEST)):
-        if number < 4:
+        if number < 3:
             yield from _two_rounds(scene, expression, rng, size)
-        if number >= 5:
+        if number == 6:
             truth = [_with_points(scene, i) for i in expression.targets]
             history = true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
             yield _exchange(history[0], "prompt")
-        yield from _whether(scene, expression, rng, size)
-        if number < 2:
-            wrong = [i for i in _like(scene, expression.targets, rng) if i not in expression.targets][:1]
-            left_out = wrong if rng.random() < 0.8 else list(expression.targets[:1])
-            yield from _other(scene, expression.text, expression.targets, left_out, size)
+        if number < 5:
+            yield from _whether(scene, expression, rng, size)
+        if number < 2 or expression.kind == "plural":
+            yield _other(scene, expression.text, expression.targets, _left_out(scene, expression.targets, rng), size)
     noun, members = rng.choice(sorted(noun_groups(scene.objects).items()))
     if len(members) in (2, 3):
-        yield from _other(
-            scene, f"the {noun}", sorted(members, key=lambda i: scene.objects[i].centre[0]), [rng.choice(members)], size
-        )
+        members = sorted(members, key=lambda i: scene.objects[i].centre[0])
+        yield _other(scene, f"the {noun}", members, [rng.choice(members)], size)
 
 
 def _two_rounds(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[Example]:
@@ -205,7 +203,7 @@ def _two_rounds(scene: Scene, expression: Expression, rng: Random, size: Size) -
     yield _reading(asked, expression.text)
     points = [point for group in dialogue.points for point in group]
     told = list(zip(history[1:], points, strict=True))
-    for one, point in rng.sample(told, min(8, len(told))):
+    for one, point in rng.sample(told, min(6, len(told))):
         yield _exchange(one, "points", (at_cell(point, size),))
 
 
@@ -225,9 +223,9 @@ def _like(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
 
 
 def _whether(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[Example]:
-    """Of one object meant and of one or two that could be mistaken for it, boxes a little rough now and then."""
+    """Of one object meant and of some that could be mistaken for it, boxes a little rough now and then."""
     wrong = [i for i in _like(scene, expression.targets, rng) if i not in expression.targets]
-    for index in [*rng.sample(expression.targets, min(1, len(expression.targets))), *wrong[: rng.choice((1, 1, 2))]]:
+    for index in [*rng.sample(expression.targets, min(1, len(expression.targets))), *wrong[: rng.choice((1, 2, 2))]]:
         box = scene.objects[index].box
         if rng.random() < 0.3:
             box = _rough(box, rng, size)
@@ -244,13 +242,20 @@ def _rough(box: tuple[float, float, float, float], rng: Random, size: Size) -> B
     return Box(*(min(max(v, 0), side) for v, side in zip(moved, (*size, *size), strict=True)))
 
 
-def _other(scene: Scene, text: str, meant: Sequence[int], left_out: Sequence[int], size: Size) -> Iterator[Example]:
-    if left_out:
-        remain = [i for i in meant if i not in left_out]
-        question = EMBEDDED.ask_other(text, [scene.objects[i].box for i in left_out], size)
-        assert question is not None
-        told = EMBEDDED.tell_boxes([scene.objects[i].box for i in remain], size)
-        yield _reading(example(question.turns, told, "other", tuple(i for i in remain for _ in range(_BOX))), text)
+def _left_out(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
+    """One that is not meant, but could be mistaken for it; or some of those that are meant, as far as there are any."""
+    wrong = [i for i in _like(scene, targets, rng) if i not in targets]
+    if (wrong and rng.random() < (0.7 if len(targets) == 1 else 0.2)) or not targets:
+        return wrong[:1]
+    return sorted(rng.sample(targets, rng.randint(1, len(targets))), key=lambda i: scene.objects[i].centre[0])
+
+
+def _other(scene: Scene, text: str, meant: Sequence[int], left_out: Sequence[int], size: Size) -> Example:
+    remain = [i for i in meant if i not in left_out]
+    question = EMBEDDED.ask_other(text, [scene.objects[i].box for i in left_out], size)
+    assert question is not None
+    told = EMBEDDED.tell_boxes([scene.objects[i].box for i in remain], size)
+    return _reading(example(question.turns, told, "other", tuple(i for i in remain for _ in range(_BOX))), text)
 
 
 def _exchange(exchange: Exchange, task: str, looks: tuple[int, ...] = ()) -> Example:

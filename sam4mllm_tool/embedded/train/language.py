@@ -40,10 +40,10 @@ from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
 
-WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5}
+WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5, "whether": 3.0}
 """Weight of a task's tokens in the loss; 1 where not named."""
 
-WIDEST, MOST_ROWS = 96, 7
+WIDEST, MOST_ROWS = 96, 9
 """Tokens a row, rows a scene."""
 LOOKING = (2, 3)
 """The layers whose first head is taught where to look."""

@@ -2,8 +2,9 @@
 
 Two stages. First the encoder alone learns densely, like the MLLM's eyes: what covers each patch, that object's mask in
 4 x 4 cells and its box relative to the patch. Then the whole model learns masks from prompts: boxes with jitter, up to 25
-points with true labels, three candidates of which the best is trained fully and the others a little, and the IoU head.
-All prompts of a batch have one number of points: Segment Anything attends to padding points, and inference never pads.
+points with true labels, evenly drawn or far from edges, clicks without a box; three candidates of which the best is trained
+fully and the others a little, and the IoU head. All prompts of a batch are alike in their number of points and in whether
+they have a box: Segment Anything attends to padding points, and inference never pads.
 """
 
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from sam4mllm_tool.embedded.scenes import COLOURS
+from sam4mllm_tool.embedded.train.examples import depth
 from sam4mllm_tool.embedded.train.loop import Metrics, Optimiser, batches, train
 from sam4mllm_tool.embedded.train.world import SAM_SIDE, SIDE, World
 
@@ -34,8 +36,10 @@ HELD_OUT = 500
 PROMPTS = 3
 ROUGHNESS = (1, 1, 1, 2, 2, 4, 4, 6)
 """How many times the jitter a box gets: rough ones teach that points are to be believed."""
-COUNTS = (0, 0, 3, 3, 5, 8, 12, 18, 25)
-"""How many points a batch's prompts have, drawn anew each time."""
+COUNTS = {"even": (0, 0, 3, 3, 5, 8, 12, 18, 25), "far": (1, 3, 5, 9, 9, 9), "clicks": (1, 1, 2, 3)}
+"""How many points a batch's prompts have, by how they are placed, drawn anew each time."""
+PLACINGS = ("even", "even", "far", "clicks")
+"""How a batch's points are placed: evenly in the box; spread over it and far from edges; as clicks, without a box."""
 
 
 def build_sam() -> SamModel:
@@ -161,16 +165,19 @@ def train_encoder(world: World, model: SamModel, folder: Path, steps: int, batch
 class Prompts:
     """PROMPTS objects for each of n pictures, in pixels of the model's input.
 
-    boxes: (n, p, 4). points: (n, p, k, 2) and labels: (n, p, k), None where k is 0. masks: (n, p, side, side) in {0, 1}.
+    boxes: (n, p, 4), None for clicks. points: (n, p, k, 2) and labels: (n, p, k), None where k is 0. masks: (n, p, side,
+    side) in {0, 1}.
     """
 
-    boxes: Tensor
+    boxes: Tensor | None
     points: Tensor | None
     labels: Tensor | None
     masks: Tensor
 
 
-def sample_prompts(world: World, index: Tensor, rng: np.random.Generator, jitter: float, count: int) -> Prompts:
+def sample_prompts(
+    world: World, index: Tensor, rng: np.random.Generator, jitter: float, count: int, placing: str = "even"
+) -> Prompts:
     """Boxes jittered by that share of their sides (now and then by several times as much), `count` points with true labels."""
     n, scale = len(index), SAM_SIDE / SIDE
     boxes, points = np.zeros((n, PROMPTS, 4), np.float32), np.zeros((n, PROMPTS, count, 2), np.float32)
@@ -186,12 +193,33 @@ def sample_prompts(world: World, index: Tensor, rng: np.random.Generator, jitter
             sides = np.array([x2 - x1, y2 - y1])
             spread = jitter * rng.choice(ROUGHNESS)
             boxes[i, p] = np.clip([x1, y1, x2, y2] + rng.normal(0, 1, 4) * np.tile(sides, 2) * spread, 0, SIDE)
-            xy = rng.uniform(0, 1, (count, 2)) * sides + (x1, y1)
+            own = rows[i] == k + 1
+            unit = _place(own[int(y1) : int(y2), int(x1) : int(x2)], rng, count, placing)
+            xy = unit * sides + (x1, y1)
             points[i, p] = xy
-            labels[i, p] = rows[i][xy[:, 1].astype(int), xy[:, 0].astype(int)] == k + 1
-            masks[i, p] = (rows[i] == k + 1)[pick][:, pick]
+            labels[i, p] = own[xy[:, 1].astype(int), xy[:, 0].astype(int)]
+            masks[i, p] = own[pick][:, pick]
     b, x, y, m = (torch.from_numpy(array) for array in (boxes * scale, points * scale, labels, masks))
-    return Prompts(b, x if count else None, y if count else None, m)
+    return Prompts(None if placing == "clicks" else b, x if count else None, y if count else None, m)
+
+
+def _place(inside: np.ndarray, rng: np.random.Generator, count: int, placing: str) -> np.ndarray:
+    """(count, 2) places in the unit box. inside: (h, w) bool, the object in its box."""
+    if placing == "even":
+        return rng.uniform(0, 1, (count, 2))
+    if placing == "clicks":  # the first somewhere well inside, the others anywhere
+        deep = depth(inside)
+        ys, xs = np.nonzero(deep >= rng.uniform(0.2, 1) * deep.max())
+        one = rng.integers(len(xs))
+        first = (np.array([xs[one], ys[one]]) + 0.5) / inside.shape[::-1]
+        return np.concatenate([first[None], rng.uniform(0, 1, (count - 1, 2))])
+    deep = np.where(inside, depth(inside), depth(~inside))
+    ninths = rng.permutation(9)[:count]
+    corners = np.stack([ninths % 3, ninths // 3], -1)
+    tried = (corners[:, None] + rng.uniform(0, 1, (count, 6, 2))) / 3
+    rows, columns = (tried[..., axis] * inside.shape[1 - axis] for axis in (1, 0))
+    best = deep[rows.astype(int), columns.astype(int)].argmax(1)
+    return tried[np.arange(count), best]
 
 
 def train_masks(world: World, model: SamModel, folder: Path, steps: int, batch: int = 12) -> None:
@@ -200,8 +228,8 @@ def train_masks(world: World, model: SamModel, folder: Path, steps: int, batch: 
     draw = batches(len(world) - HELD_OUT, batch, seed=20)
     rng = np.random.default_rng(30)
 
-    def run(index: Tensor, rng: np.random.Generator, jitter: float, count: int) -> tuple[Tensor, Metrics]:
-        drawn = sample_prompts(world, index, rng, jitter, count)
+    def run(index: Tensor, rng: np.random.Generator, jitter: float, count: int, placing: str) -> tuple[Tensor, Metrics]:
+        drawn = sample_prompts(world, index, rng, jitter, count, placing)
         with torch.autocast("cpu", torch.bfloat16):
             out = model(
                 pixel_values=_pixels(world, index),
@@ -228,11 +256,15 @@ def train_masks(world: World, model: SamModel, folder: Path, steps: int, batch: 
     @torch.no_grad()
     def evaluate() -> Metrics:
         figures: Metrics = {}
-        for given in (0, 5):
+        for placing, given in (("even", 0), ("even", 5), ("even", 25), ("far", 9), ("clicks", 1)):
             fixed = np.random.default_rng(1)
             chunks = torch.arange(len(world) - 240, len(world)).split(40)
-            ious = [run(chunk, fixed, 0.0, given)[1]["chosen_iou"] for chunk in chunks]
-            figures[f"iou_{given}_points"] = sum(ious) / len(ious)
+            ious = [run(chunk, fixed, 0.0, given, placing)[1]["chosen_iou"] for chunk in chunks]
+            figures[f"iou_{given}_{placing}"] = sum(ious) / len(ious)
         return figures
 
-    train("sam", folder, model, optimiser, steps, lambda _: run(next(draw), rng, 0.06, int(rng.choice(COUNTS))), evaluate)
+    def step(_: int) -> tuple[Tensor, Metrics]:
+        placing = str(rng.choice(PLACINGS))
+        return run(next(draw), rng, 0.06, int(rng.choice(COUNTS[placing])), placing)
+
+    train("sam", folder, model, optimiser, steps, step, evaluate)
