@@ -9,7 +9,7 @@ import re
 import unicodedata
 
 from sam4mllm_tool.errors import ExpressionError
-from sam4mllm_tool.refining.words import read_instruction
+from sam4mllm_tool.refining import read_instruction
 
 __all__ = ["bare_expression", "follow_up", "plain_expression"]
 
