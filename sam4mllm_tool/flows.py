@@ -108,15 +108,16 @@ class Flows:
         if method == "adaptive":
             from sam4mllm_tool.adaptive import adaptively
 
-            dialogue, objects, confidence = yield from adaptively(self, expression, size, talk)
+            asked, objects, confidence = yield from adaptively(self, expression, size, talk)
         else:
             dialogue = yield from self.settle(self._start(expression, size, method), talk)
+            asked = dialogue.expression
             objects = yield from self.masks(dialogue.prompts, size)
         objects = self._sure_enough(objects, talk)
         empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
         notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
         usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
-        return Segmentation(dialogue.expression, size, tuple(objects), turns(talk.said), usage, notes, confidence)
+        return Segmentation(asked, size, tuple(objects), turns(talk.said), usage, notes, confidence)
 
     def settle(self, dialogue: D, talk: Talk) -> Flow[D | Dialogue]:
         """The dialogue when nothing is pending any more; falls back where replies stay unreadable, or raises ReplyError."""

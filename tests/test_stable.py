@@ -2,12 +2,8 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from sam4mllm_tool.mllm import ScriptedMLLM
-from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.protocol import PLAIN, Grid, Placed
-from sam4mllm_tool.segmenter import BoxSegmenter
+from sam4mllm_tool.protocol import Grid, Placed
 from sam4mllm_tool.stable import better, points_for, reboxed, stable_points
 from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
@@ -82,20 +78,3 @@ def test_points_that_were_not_chosen_are_a_mistake() -> None:
     assert sampler(BOX) == (Point(1, 2),)
     with pytest.raises(ValueError, match="no points were chosen"):
         sampler(Box(0, 0, 1, 1))
-
-
-def test_an_object_costs_nine_point_questions() -> None:
-    replies = ["[100,100,600,600]", *["Yes"] * 9]
-    mllm, segmenter = ScriptedMLLM(replies), BoxSegmenter()
-    result = Sam4Mllm(mllm, segmenter, dialect=PLAIN).segment(Image.new("RGB", (200, 200)), "the mug", method="adaptive")
-    assert result.usage.questions == 10
-    assert [len(prompt.points) for prompts in segmenter.calls for prompt in prompts] == [0, 9]
-    assert len(result.objects) == 1
-
-
-def test_no_such_object_asks_nothing_more() -> None:
-    segmenter = BoxSegmenter()
-    result = Sam4Mllm(ScriptedMLLM(["none"]), segmenter, dialect=PLAIN).segment(
-        Image.new("RGB", (200, 200)), "the mug", method="adaptive"
-    )
-    assert (result.objects, result.usage.questions, segmenter.calls) == ((), 1, [])

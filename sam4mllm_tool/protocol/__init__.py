@@ -1,5 +1,6 @@
 """The dialogue with no model and no I/O in it: standard library, NumPy and the package's own types alone."""
 
+from sam4mllm_tool.protocol.checked import Checked
 from sam4mllm_tool.protocol.dialect import DIALECTS, EMBEDDED, JOINT, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.protocol.dialogue import PPG, PQPP, BoxOnly, Dialogue, Exchange, Thresholds, replay, turns
 from sam4mllm_tool.protocol.points import FixedList, Grid, Placed, PoissonDisk, Sampler
@@ -14,6 +15,7 @@ __all__ = [
     "PQPP",
     "RELEASED",
     "BoxOnly",
+    "Checked",
     "Dialect",
     "Dialogue",
     "Exchange",

@@ -1,0 +1,148 @@
+"""The method `adaptive` with a scripted MLLM: what it asks, when it looks for another box, and how sure it says it is."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+
+from sam4mllm_tool.confidence import Calibration, Scaling
+from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.protocol import PLAIN, PQPP, Checked, Dialect, Grid, replay
+from sam4mllm_tool.segmenter import BoxSegmenter
+from sam4mllm_tool.types import Question, Reply, Size
+
+IMAGE = Image.new("RGB", (200, 200))
+LEFT, RIGHT, LOW = "[100,100,400,400]", "[600,100,900,400]", "[100,600,400,900]"
+
+
+def sure(yes: float) -> Reply:
+    return Reply("Yes" if yes >= 0.5 else "No", ((yes, 1 - yes),))
+
+
+class Script:
+    """Names `boxes`, believes each box as `meant` says, answers yes about points, names `others` when asked for another."""
+
+    def __init__(self, boxes: str | Reply, meant: Mapping[str, float] | None = None, others: str = "none") -> None:
+        self.boxes, self.meant, self.others = boxes, meant or {}, others
+
+    def __call__(self, question: Question) -> Reply | str:
+        text = question.turns[-1].text
+        if text.startswith("Find every object"):
+            return self.boxes
+        if text.startswith("Leave out"):
+            return self.others
+        if text.startswith("Is the point"):
+            return sure(0.97)
+        box = re.search(r"\[[\d,]+\]", text)
+        assert box is not None
+        return sure(self.meant[box[0]])
+
+
+def adaptive(script: Script, dialect: Dialect = PLAIN, **settings: object) -> tuple[Sam4Mllm, ScriptedMLLM, BoxSegmenter]:
+    mllm, segmenter = ScriptedMLLM(script), BoxSegmenter()
+    return Sam4Mllm(mllm, segmenter, dialect=dialect, **settings), mllm, segmenter  # type: ignore[arg-type]
+
+
+def left_corners(models: Sam4Mllm) -> list[tuple[int, int]]:
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    return [(round(thing.prompt.box.x1, -1), round(thing.prompt.box.y1, -1)) for thing in result.objects]
+
+
+def test_an_object_costs_nine_point_questions_and_one_about_the_object_in_two_rounds() -> None:
+    models, mllm, segmenter = adaptive(Script(LEFT, {LEFT: 0.9}))
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    assert (result.usage.questions, result.usage.rounds) == (1 + 9 + 1, 2)
+    assert [len(prompt.points) for prompts in segmenter.calls for prompt in prompts] == [0, 9]
+    assert result.objects[0].confidence == result.confidence == pytest.approx(0.9)
+    assert [len(question.turns) for question in mllm.questions] == [1, *[3] * 9, 1], "the object's question stands alone"
+
+
+def test_no_such_object_asks_nothing_more_and_is_as_likely_as_its_text() -> None:
+    models, _, segmenter = adaptive(Script(Reply("none", log_probability=-0.1)))
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    assert (result.objects, result.usage.questions, segmenter.calls) == ((), 1, [])
+    assert result.confidence == pytest.approx(0.9048, abs=1e-4)
+    assert adaptive(Script("none"))[0].segment(IMAGE, "the mug", method="adaptive").confidence is None
+
+
+@pytest.mark.parametrize(
+    ("meant", "others", "corners", "questions"),
+    [
+        pytest.param({LEFT: 0.3, RIGHT: 0.8}, RIGHT, [(120, 20)], 11 + 1 + 10, id="the other is likelier"),
+        pytest.param({LEFT: 0.3, RIGHT: 0.2}, RIGHT, [(20, 20)], 11 + 1 + 10, id="the other is less likely"),
+        pytest.param({LEFT: 0.3}, "none", [(20, 20)], 11 + 1, id="there is no other"),
+        pytest.param({LEFT: 0.3}, LEFT, [(20, 20)], 11 + 1, id="the other is the same"),
+        pytest.param({LEFT: 0.3}, "[1,2", [(20, 20)], 11 + 1, id="the other cannot be read"),
+        pytest.param({LEFT: 0.9}, RIGHT, [(20, 20)], 11, id="a box that is believed is not doubted"),
+    ],
+)
+def test_a_doubted_box_is_asked_for_again(
+    meant: dict[str, float], others: str, corners: list[tuple[int, int]], questions: int
+) -> None:
+    models, mllm, _ = adaptive(Script(LEFT, meant, others))
+    assert left_corners(models) == corners
+    assert len(mllm.questions) == questions
+
+
+@pytest.mark.parametrize(
+    ("meant", "others", "corners"),
+    [
+        pytest.param({LEFT: 0.9, RIGHT: 0.9}, "none", [(20, 20), (120, 20)], id="both stay"),
+        pytest.param({LEFT: 0.9, RIGHT: 0.02}, "none", [(20, 20)], id="one that is denied goes"),
+        pytest.param({LEFT: 0.02, RIGHT: 0.03}, "none", [(20, 20), (120, 20)], id="not all of them go"),
+        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.8}, LOW, [(20, 20), (120, 20), (20, 120)], id="a forgotten one comes"),
+        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.4}, LOW, [(20, 20), (120, 20)], id="one that is not believed does not"),
+    ],
+)
+def test_several_objects_are_completed(meant: dict[str, float], others: str, corners: list[tuple[int, int]]) -> None:
+    assert left_corners(adaptive(Script(f"{LEFT} {RIGHT}", meant, others))[0]) == corners
+
+
+def test_confidences_are_calibrated_and_objects_below_a_chosen_one_are_left_out() -> None:
+    script = Script(LEFT, {LEFT: 0.7})
+    calibration = Calibration(objects=Scaling(1, -3))
+    models, _, _ = adaptive(script, calibration=calibration)
+    (thing,) = models.segment(IMAGE, "the mug", method="adaptive").objects
+    assert thing.confidence == pytest.approx(0.104, abs=1e-3)
+    for abstain, count in ((0.1, 1), (0.2, 0)):
+        result = adaptive(script, calibration=calibration, abstain=abstain)[0].segment(IMAGE, "the mug", method="adaptive")
+        assert len(result.objects) == count
+        assert any(note.startswith("left out the object at (20") for note in result.notes) == (count == 0)
+    with pytest.raises(ValueError, match="from 0 to 1, not 2"):
+        adaptive(script, abstain=2)
+
+
+def test_a_dialect_without_words_for_it_goes_on_without_a_second_opinion() -> None:
+    models, mllm, _ = adaptive(Script(LEFT), dialect=replace(PLAIN, ask_whether_text="", ask_other_text=""))
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    assert len(mllm.questions) == 10
+    assert result.objects[0].confidence == pytest.approx(0.97), "what is left is how far mask and answers agree"
+
+
+def test_a_model_without_probabilities_is_not_doubted() -> None:
+    mllm = ScriptedMLLM(lambda question: LEFT if question.turns[-1].text.startswith("Find") else "No")
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN).segment(IMAGE, "the mug", method="adaptive")
+    assert (len(mllm.questions), result.confidence, len(result.objects)) == (11, None, 1)
+
+
+def test_a_checked_dialogue_is_rebuilt_from_its_replies() -> None:
+    boxes = Reply(LEFT)
+    start = PQPP.start("the mug", Size(200, 200), dialect=PLAIN, sampler=Grid(2, 1)).answer([boxes])
+    replies = [sure(0.9), sure(0.1), sure(0.8)]
+    done = replay(Checked(start), [replies])
+    assert done.meant == (0.8,)
+    assert [(point.label, point.confidence) for point in done.prompts[0].points] == [(1, 0.9)]
+    assert [exchange.reply for exchange in done.history] == [boxes, *replies]
+    assert done.pending == ()
+
+
+def test_points_that_cannot_be_read_leave_the_second_opinion() -> None:
+    script = Script(LEFT, {LEFT: 0.9})
+    mllm = ScriptedMLLM(lambda question: "perhaps" if "Is the point" in question.turns[-1].text else script(question))
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN, retries=0).segment(IMAGE, "the mug", method="adaptive")
+    assert result.objects[0].prompt.points == ()
+    assert result.objects[0].confidence == pytest.approx(0.9)
+    assert result.notes[0].startswith("went on without unreadable points")
