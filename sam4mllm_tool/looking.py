@@ -1,0 +1,280 @@
+"""How a picture is looked at, and looked at again: the steps of the agent `reasoning`, without LangChain.
+
+A step is a generator: it yields a picture (the whole one, a part, the one with the answer drawn on it) with a flow about it
+(flows.py), is sent what the flow came to, and ends with the attempts so far. Boxes come from the MLLM's words, from a part of
+the picture or from the question for another; each is then asked about in one round on the whole picture, its points and
+whether it is what the expression means side by side. Whatever the budget doesn't allow is left out.
+"""
+
+import math
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from sam4mllm_tool.attempts import Attempt, Looking, read_segmentation, stand
+from sam4mllm_tool.boxes import box_iou
+from sam4mllm_tool.budget import Meter, OverBudgetError
+from sam4mllm_tool.drawing import overlay
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.flows import Ask, Flow, Flows, Need, Talk
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, turns
+from sam4mllm_tool.types import Box, Image, Reply, Segmentation, SegmentedObject, Size, Usage
+from sam4mllm_tool.views import View, quadrants, view_around
+
+__all__ = ["Looker", "Step", "alook_through", "look_through", "side_by_side"]
+
+T = TypeVar("T")
+Step: TypeAlias = Generator[tuple[Image, Flow[Any]], Any, T]
+
+_CONTEXT = 0.3
+"""Of the part that is looked into once more, how much a doubtful box takes."""
+_CLOSE = (0.25, 0.35, 0.45)
+"""Of the parts that masks are made from, how much the box takes in each; the majority of them counts for a pixel."""
+_SAME = 0.5
+"""IoU from which on two boxes are one, or two masks of one thing."""
+
+
+def look_through(models: Sam4Mllm, meter: Meter, step: Step[T]) -> T:
+    """What a step comes to, within what the meter allows."""
+    told: Any = None
+    while True:
+        try:
+            picture, flow = step.send(told)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        told = models.run(picture, meter.metered(flow))
+
+
+async def alook_through(models: Sam4Mllm, meter: Meter, step: Step[T]) -> T:
+    """As `look_through`, without blocking the event loop."""
+    told: Any = None
+    while True:
+        try:
+            picture, flow = step.send(told)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        told = await models.arun(picture, meter.metered(flow))
+
+
+def side_by_side(one: Flow[Any], other: Flow[Any]) -> Flow[tuple[Any, Any]]:
+    """What two flows about one picture come to, their questions asked in the same rounds while both have some."""
+    flows, needs, results = (one, other), dict[int, Need](), dict[int, Any]()
+
+    def advance(index: int, told: Any) -> None:
+        try:
+            needs[index] = flows[index].send(told)
+        except StopIteration as done:
+            results[index] = done.value
+
+    for index in range(len(flows)):
+        advance(index, None)
+    while needs:
+        asking = {i: need.questions for i, need in needs.items() if isinstance(need, Ask)}
+        if not asking:
+            index, need = next(iter(needs.items()))
+            told = yield need
+            del needs[index]
+            advance(index, told)
+            continue
+        replies = yield Ask(tuple(question for questions in asking.values() for question in questions))
+        for index, questions in asking.items():
+            share, replies = replies[: len(questions)], replies[len(questions) :]
+            del needs[index]
+            advance(index, share)
+    return results[0], results[1]
+
+
+@dataclass(frozen=True)
+class Looker:
+    """The steps about one expression. Each takes the whole picture and the attempts so far, and gives them with its own."""
+
+    flows: Flows
+    expression: str
+    settings: Looking
+
+    def look(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
+        """The dialogue as it is, straight through, and whether its boxes are what is meant."""
+        found = yield picture, self._attempt("look", self.expression, _size(picture))
+        return [*tried, *found]
+
+    def reword(self, picture: Image, tried: Sequence[Attempt], wordings: Sequence[str]) -> Step[list[Attempt]]:
+        """The dialogue in other words, until the answer is sure; what is found is held against the expression itself."""
+        told = list(tried)
+        for wording in wordings[: self.settings.wordings]:
+            found = yield picture, self._attempt("rephrase", wording, _size(picture))
+            told = _with_new(told, found)
+            if (stand(told).confidence or 0) >= self.settings.sure:
+                break
+        return told
+
+    def other(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
+        """What the MLLM names when all that was seen so far is left out."""
+        boxes, size, talk = _seen(tried), _size(picture), Talk()
+        named = yield picture, _within(self.flows.others(self.expression, boxes, size, talk))
+        if named is None:
+            return list(tried)
+        if not named:
+            return [*tried, self._nothing("other", self.expression, size, talk)]
+        found = yield picture, self._checked("other", named, size, talk)
+        return _with_new(tried, found)
+
+    def zoom(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
+        """What is seen in a part: around the likeliest box, or, where none was named, in each quarter."""
+        size, talk, named = _size(picture), Talk(), list[Box]()
+        for view in _views(tried, size):
+            boxes = yield view.picture(picture), _within(self._boxes(size, talk))
+            for box in map(view.box_out, boxes or ()):
+                if all(box_iou(box, known) < _SAME for known in (*named, *_seen(tried))):
+                    named.append(box)
+        if not named:
+            return list(tried)
+        found = yield picture, self._checked("zoom", named, size, talk)
+        return _with_new(tried, found)
+
+    def verify(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
+        """The MLLM is shown its own answer, drawn on the picture, and asked once more whether that is what was meant."""
+        number = max((n for n, one in enumerate(tried) if one.boxes), key=lambda n: tried[n].confidence or 0)
+        attempt = tried[number]
+        drawn = overlay(picture, read_segmentation(attempt.result or {}))
+        asked = self.flows.whether(self.expression, attempt.boxes, _size(picture), Talk())
+        sure = yield drawn, _within(asked)
+        if sure is None or None in sure:
+            return list(tried)
+        return [attempt.checked(sure) if n == number else one for n, one in enumerate(tried)]
+
+    def closer(self, picture: Image, objects: Sequence[SegmentedObject]) -> Step[list[SegmentedObject]]:
+        """The objects with masks made from close by, in several views; one that would be another thing's stays as it was."""
+        size, found = _size(picture), list[SegmentedObject]()
+        for thing in objects:
+            views = [view for share in _CLOSE if (view := view_around(thing.prompt.box, size, share)) is not None]
+            masks, scores = [], []
+            for view in views:
+                near = yield view.picture(picture), _within(self.flows.masks([view.prompt_in(thing.prompt)], size))
+                if near:
+                    masks.append(view.mask_out(near[0].mask))
+                    scores.append(near[0].score)
+            found.append(_seen_closer(thing, masks, scores))
+        return found
+
+    # Flows about one picture -----------------------------------------------------------------------------------------
+
+    def _attempt(self, step: str, wording: str, size: Size) -> Flow[list[Attempt]]:
+        """The dialogue in these words; nothing where the budget doesn't reach to a first reply and its masks."""
+        talk = Talk()
+        try:
+            asked = yield from self.flows.settle(BoxOnly.start(wording, size, dialect=self.flows.dialect), talk)
+        except OverBudgetError:
+            return []
+        except ReplyError as error:
+            return [Attempt(step, wording, note=error.reason)]
+        (first, *_) = asked.history
+        if not asked.prompts:
+            return [self._nothing(step, wording, size, talk)]
+        return (yield from self._checked(step, [p.box for p in asked.prompts], size, talk, wording, first.reply))
+
+    def _checked(
+        self, step: str, boxes: Sequence[Box], size: Size, talk: Talk, wording: str = "", reply: Reply | None = None
+    ) -> Flow[list[Attempt]]:
+        """The objects in boxes, with their points and whether they are what is meant, as far as the budget reaches.
+
+        reply: the one that named the boxes in answer to `wording`; without it, the boxes are put in the MLLM's mouth.
+        """
+        flows, wording = self.flows, wording or self.expression
+        reply = reply or Reply(flows.dialect.tell_boxes(boxes, size))
+        start = PQPP.start(wording, size, dialect=flows.dialect, sampler=flows.sampler, thresholds=flows.thresholds)
+        dialogue: Dialogue = start.answer([reply])
+        boxes = [prompt.box for prompt in dialogue.prompts]
+        sure: list[float | None] = [None] * len(boxes)
+        spoken, rounds = Talk(), talk.rounds
+        try:
+            asked = flows.settle(dialogue, talk)
+            dialogue, sure = yield from side_by_side(asked, flows.whether(self.expression, boxes, size, spoken))
+        except OverBudgetError:
+            talk.notes.append("went on without points: the budget doesn't reach")
+            with suppress(OverBudgetError):
+                sure = yield from flows.whether(self.expression, boxes, size, spoken)
+        talk.said += spoken.said
+        talk.rounds = rounds + max(talk.rounds - rounds, spoken.rounds)
+        objects = yield from _within(flows.masks(dialogue.prompts, size))
+        if objects is None:
+            return []
+        objects = [replace(thing, confidence=one) for thing, one in zip(objects, sure, strict=True)]
+        result = self._segmentation(wording, size, objects, talk).to_dict()
+        checks = tuple(() if one is None else (one,) for one in sure)
+        return [Attempt(step, wording, result, checks)]
+
+    def _boxes(self, size: Size, talk: Talk) -> Flow[tuple[Box, ...]]:
+        try:
+            asked = yield from self.flows.settle(BoxOnly.start(self.expression, size, dialect=self.flows.dialect), talk)
+        except ReplyError as error:
+            talk.notes.append(f"went on without a part of the picture: {error.reason}")
+            return ()
+        return tuple(prompt.box for prompt in asked.prompts)
+
+    def _nothing(self, step: str, wording: str, size: Size, talk: Talk) -> Attempt:
+        """That there is no such object, as the last reply says."""
+        likely = talk.said[-1].reply.log_probability
+        none = None if likely is None else math.exp(likely)
+        return Attempt(step, wording, self._segmentation(wording, size, (), talk).to_dict(), none=none)
+
+    def _segmentation(self, wording: str, size: Size, objects: Sequence[SegmentedObject], talk: Talk) -> Segmentation:
+        usage = Usage(self.flows.mllm, self.flows.segmenter, len(talk.said), {}, talk.tokens, talk.rounds)
+        return Segmentation(wording, size, tuple(objects), turns(talk.said), usage, tuple(talk.notes))
+
+
+def _within(flow: Flow[T]) -> Flow[T | None]:
+    """None where the budget doesn't reach."""
+    try:
+        return (yield from flow)
+    except OverBudgetError:
+        return None
+
+
+def _size(picture: Image) -> Size:
+    return Size(*picture.size)
+
+
+def _seen(tried: Sequence[Attempt]) -> list[Box]:
+    """All boxes so far, each thing once."""
+    boxes: list[Box] = []
+    for box in (box for attempt in tried for box in attempt.boxes):
+        if all(box_iou(box, known) < _SAME for known in boxes):
+            boxes.append(box)
+    return boxes
+
+
+def _with_new(tried: Sequence[Attempt], found: Sequence[Attempt]) -> list[Attempt]:
+    """The attempts with those that were found; one that sees what another saw is noted, and counts no more."""
+    told = list(tried)
+    for attempt in found:
+        same = next((n for n, known in enumerate(told) if attempt.boxes and _same(known, attempt)), None)
+        told.append(attempt if same is None else Attempt(attempt.step, attempt.expression, note=f"as in attempt {same + 1}"))
+    return told
+
+
+def _same(one: Attempt, other: Attempt) -> bool:
+    pairs = zip(one.boxes, other.boxes, strict=False)
+    return len(one.boxes) == len(other.boxes) and all(box_iou(a, b) >= _SAME for a, b in pairs)
+
+
+def _views(tried: Sequence[Attempt], size: Size) -> tuple[View, ...]:
+    best = max((one for one in tried if one.boxes), key=lambda one: one.confidence or 0, default=None)
+    if best is None:
+        return quadrants(size)
+    xs1, ys1, xs2, ys2 = zip(*best.boxes, strict=True)
+    view = view_around(Box(min(xs1), min(ys1), max(xs2), max(ys2)), size, _CONTEXT)
+    return quadrants(size) if view is None else (view,)
+
+
+def _seen_closer(thing: SegmentedObject, masks: Sequence[Any], scores: Sequence[float]) -> SegmentedObject:
+    if not masks:
+        return thing
+    mask = np.mean(masks, axis=0) > 0.5
+    shared, either = (mask & thing.mask).sum(), (mask | thing.mask).sum()
+    if shared < _SAME * either:
+        return thing
+    return replace(thing, mask=mask, score=float(np.mean(scores)), alternatives=())
