@@ -11,9 +11,9 @@ assert not replay(load("ring.trace.json.gz")).difference
 ```
 """
 
-from sam4mllm_tool.trace.files import altered, load, save
+from sam4mllm_tool.trace.files import load, save
 from sam4mllm_tool.trace.recording import Recorder, recorded
 from sam4mllm_tool.trace.replaying import Replay, replay, replaying
 from sam4mllm_tool.trace.values import Trace, TraceError, Verdict
 
-__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "altered", "load", "recorded", "replay", "replaying", "save"]
+__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "load", "recorded", "replay", "replaying", "save"]

@@ -2,7 +2,7 @@
 
 docs/trace.md describes the format. Reading is strict: what is cut off, foreign, of a newer version or at odds with itself is
 a TraceError that names the file and the place. A file that was changed by hand and still makes sense is read; its seal, the
-hash of everything but the verdict and the picture's encoding, no longer fits then (`altered`).
+hash of everything but the verdict and the picture's encoding, no longer fits then (`Trace.altered`).
 """
 
 import base64
@@ -25,14 +25,14 @@ from sam4mllm_tool.trace.plain import from_plain, to_plain
 from sam4mllm_tool.trace.values import Picture, Trace, TraceError
 from sam4mllm_tool.types import Image, Size
 
-__all__ = ["FORMAT", "VERSION", "altered", "from_json", "load", "picture_png", "save", "seal", "to_json"]
+__all__ = ["FORMAT", "VERSION", "from_json", "load", "picture_png", "save", "seal", "to_json"]
 
 FORMAT = "sam4mllm trace"
 VERSION = 1
 MAX_BYTES = 2**30
 """Of a file once it is unpacked."""
 _PICTURES = ImagePolicy(formats=("PNG",), allow_paths=False, max_bytes=MAX_BYTES)
-_KEPT_OUT = ("picture", "seal", "verdict")  # of what the other fields are written as
+_KEPT_OUT = ("picture", "broken_seal", "verdict")  # of what the other fields are written as
 
 
 def save(trace: Trace, path: str | os.PathLike[str], *, picture: bool = True) -> None:
@@ -70,26 +70,24 @@ def to_json(trace: Trace, *, picture: bool = True) -> dict[str, Any]:
     told = _sealed_part(trace)
     if picture and trace.picture.image is not None:
         told["picture"]["png"] = base64.b64encode(picture_png(trace.picture.image)).decode("ascii")
-    return {**told, "seal": trace.seal or _hash(told), "verdict": to_plain(trace.verdict)}
+    return {**told, "seal": trace.broken_seal or _hash(told), "verdict": to_plain(trace.verdict)}
 
 
 def from_json(told: Any) -> Trace:
     """Inverse of `to_json`. Raises TraceError naming the place."""
     _check_format(told)
-    body = {name: one for name, one in told.items() if name not in ("format", "version", "picture")}
+    body = {name: one for name, one in told.items() if name not in ("format", "version", "picture", "seal")}
     trace: Trace = from_plain(Trace, {**body, "picture": _bare(told.get("picture"))}, "trace")
+    found = from_plain(str, told.get("seal"), "trace.seal")
     _check_sense(trace)
-    return replace(trace, picture=_with_pixels(trace.picture, told["picture"].get("png")))
+    fits = found == _hash({name: one for name, one in told.items() if name not in ("seal", "verdict")})
+    picture = _with_pixels(trace.picture, told["picture"].get("png"))
+    return replace(trace, picture=picture, broken_seal="" if fits else found or "none")
 
 
 def seal(trace: Trace) -> str:
     """The hash, as hexadecimal digits, of all that was recorded: everything but the verdict."""
     return _hash(_sealed_part(trace))
-
-
-def altered(trace: Trace) -> bool:
-    """Whether the file that it was read from had been changed, the verdict apart."""
-    return bool(trace.seal) and trace.seal != seal(trace)
 
 
 def picture_png(image: Image) -> bytes:

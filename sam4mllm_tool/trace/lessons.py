@@ -14,7 +14,7 @@ from typing import Any
 from sam4mllm_tool.errors import ExpressionError, shown
 from sam4mllm_tool.protocol.dialogue import checked_expression
 from sam4mllm_tool.trace.answers import read_answer
-from sam4mllm_tool.trace.files import altered, load, picture_png, seal
+from sam4mllm_tool.trace.files import load, picture_png, seal
 from sam4mllm_tool.trace.values import Runs, Trace, TraceError
 
 __all__ = ["Lessons", "export", "lesson"]
@@ -65,7 +65,7 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
 def lesson(trace: Trace, path: Path) -> dict[str, Any]:
     """The line of a trace, which names the file. Raises TraceError saying why there is none."""
     where = shown(str(path))
-    if altered(trace) and trace.verdict.objects is None:
+    if trace.altered and trace.verdict.objects is None:
         raise TraceError(f"{where}: the file was changed after it was recorded: its seal doesn't fit")
     if trace.picture.image is None:
         raise TraceError(f"{where}: the trace was saved without its picture")

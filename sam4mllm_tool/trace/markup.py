@@ -18,12 +18,12 @@ class Html(str):
     __slots__ = ()
 
 
-def tag(name: str, *inside: str, **attributes: object) -> Html:
-    """An element. inside: `Html` as it is, texts escaped. attributes: class_ is class, a_b is a-b; None and False are left out."""
+def tag(name: str, /, *inside: str, **attributes: object) -> Html:
+    """An element. inside: `Html` as it is, texts escaped. attributes: class_ is class, a_b is a-b; one of None is left out."""
     told = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(seen(str(value)))}"'
         for key, value in attributes.items()
-        if value is not None and value is not False
+        if value is not None
     )
     body = "".join(one if isinstance(one, Html) else escape(seen(one)) for one in inside)
     return Html(f"<{name}{told}/>" if name in _VOID and not inside else f"<{name}{told}>{body}</{name}>")

@@ -8,6 +8,7 @@ import base64
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from PIL import Image as PILImage
@@ -114,13 +115,13 @@ def _mask(mask: Mask, ink: Colour, told: str) -> Html:
 def _ring(corners: Sequence[float]) -> str:
     """An outline whose lines go across or down, in SVG's words."""
     points = list(zip(corners[::2], corners[1::2], strict=True))
-    steps = (f"V{y:g}" if x == before[0] else f"H{x:g}" for before, (x, y) in zip(points, points[1:], strict=False))
+    steps = (f"V{y:g}" if x == before[0] else f"H{x:g}" for before, (x, y) in pairwise(points))
     return f"M{points[0][0]:g} {points[0][1]:g}{''.join(steps)}Z"
 
 
 def _box(box: Box, ink: Colour, told: str) -> Html:
     place = {"x": f"{box.x1:g}", "y": f"{box.y1:g}", "width": f"{box.x2 - box.x1:g}", "height": f"{box.y2 - box.y1:g}"}
-    under, over = tag("rect", class_="under", **place), tag("rect", stroke=css(ink), **place)
+    under, over = tag("rect", class_="edge under", **place), tag("rect", class_="edge", stroke=css(ink), **place)
     return tag("g", under, over, *([tag("title", told)] if told else []))
 
 
@@ -148,7 +149,9 @@ def _point(one: Asking, radius: float) -> Html:
     how = "" if point.confidence is None else f", {point.confidence:.1%}"
     told = tag("title", f"({point.x:.0f}, {point.y:.0f}): {said}{how}{'' if one.kept else ', dropped'}")
     marks = _marks(point, radius, ink, kept=one.kept)
-    return tag("g", told, *marks, opacity=f"{0.45 + 0.55 * sure:.2f}", class_="kept" if one.kept else "dropped")
+    return tag(
+        "g", told, *marks, opacity=f"{0.45 + 0.55 * sure if one.kept else 0.9:.2f}", class_="kept" if one.kept else "dropped"
+    )
 
 
 def _marks(point: PointPrompt, radius: float, ink: str, *, kept: bool) -> tuple[Html, ...]:
@@ -166,7 +169,8 @@ def _marks(point: PointPrompt, radius: float, ink: str, *, kept: bool) -> tuple[
             tag("circle", cx=x, cy=y, r=f"{radius * 0.85:g}", fill=ink),
         )
     arm = radius * 0.8
-    cross = f"M{point.x - arm:g} {point.y - arm:g}l{2 * arm:g} {2 * arm:g}M{point.x + arm:g} {point.y - arm:g}l{-2 * arm:g} {2 * arm:g}"
+    left, right, top = point.x - arm, point.x + arm, point.y - arm
+    cross = f"M{left:g} {top:g}l{2 * arm:g} {2 * arm:g}M{right:g} {top:g}l{-2 * arm:g} {2 * arm:g}"
     widths = ((1.5, "#111"), (1.1, "#fff"), (0.65, ink))
     return tuple(
         tag("path", d=cross, fill="none", stroke=colour, stroke_width=f"{radius * wide:g}", stroke_linecap="round")

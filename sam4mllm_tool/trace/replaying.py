@@ -16,7 +16,6 @@ from sam4mllm_tool import __version__, rle
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, shown
 from sam4mllm_tool.flows import METHODS, Flows
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.trace.files import altered
 from sam4mllm_tool.trace.values import Asked, Found, Prompted, Trace, TraceError
 from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject
 
@@ -56,7 +55,7 @@ def replay(trace: Trace) -> Replay:
     recorded = None if trace.error is None else {"type": trace.error.type, "message": trace.error.message}
     difference = first_difference(trace.result, told, "result", same_version=trace.written_by == __version__)
     difference = difference or first_difference(recorded, error, "error") or models.left_over()
-    if not difference and altered(trace):
+    if not difference and trace.altered:
         difference = "the result is the same, but the file was changed after it was recorded: its seal doesn't fit"
     return Replay(result, difference)
 

@@ -144,8 +144,8 @@ class Trace:
 
     expression: as it was asked, None for a flow that is no method's: a tool's single turn. method: as in
     `Sam4Mllm.segment`, None likewise. result: `Segmentation.to_dict()`, None where the run failed or gave something else.
-    began: UTC, ISO 8601. seconds: from the first question to the end. written_by: the package's version. seal: the hash that
-    the file was written with, "" before it is; `files.seal` says what it should be.
+    began: UTC, ISO 8601. seconds: from the first question to the end. written_by: the package's version. broken_seal: that of
+    the file that it was read from, where it doesn't fit what the file holds; "" where all is well.
     """
 
     picture: Picture
@@ -159,7 +159,12 @@ class Trace:
     seconds: float
     written_by: str
     verdict: Verdict = Verdict()
-    seal: str = field(default="", compare=False)
+    broken_seal: str = field(default="", compare=False)
+
+    @property
+    def altered(self) -> bool:
+        """Whether the file had been changed after it was written, the verdict apart."""
+        return bool(self.broken_seal)
 
     @property
     def exchanges(self) -> Iterator[Exchange]:
