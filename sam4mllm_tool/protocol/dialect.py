@@ -46,7 +46,7 @@ class Dialect:
     in point_text. ask_again_text: what is said to an answer that can't be read, {reason} why, and what is expected instead;
     empty for checkpoints that were trained on this dialogue alone, to which it would be new. ask_whether_text: whether what is
     in {box} is what {expression} means; ask_other_text: as ask_boxes_text, leaving out what is in {boxes}; either empty where a
-    model can't be asked that.
+    model can't be asked that. ask_region_text: what is in {box}, or at {point}, a place on what is seen there.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Dialect:
     ask_again_text: str = ""
     ask_whether_text: str = ""
     ask_other_text: str = ""
+    ask_region_text: str = "Describe in a few words what is in {box}."
 
     def __post_init__(self) -> None:
         """A dialect may come from a file: one that could not be spoken or read back is refused here."""
@@ -118,6 +119,13 @@ class Dialect:
             return None
         asked = self.ask_whether_text.format(expression=expression, box=self.write_box(box, size))
         return Question((*self.start(), Turn("user", asked)), Labels(1, (self.yes, self.no)))
+
+    def ask_region(self, box: Box, point: Point, size: Size) -> Question:
+        """What is there, in the model's own words. box: around it. point: on it, since a box also holds what is beside it."""
+        places = {"box": self.write_box(box, size), "point": self.write_point(point, size)}
+        return Question(
+            (*self.start(), Turn("user", self.ask_region_text.format(**places))), FreeText(min(self.max_tokens, 64))
+        )
 
     def tell_boxes(self, boxes: Sequence[Box], size: Size) -> str:
         """The ideal answer to `ask_boxes`; no boxes: there is no such object."""
@@ -295,6 +303,7 @@ _PLACES = {
     "ask_again_text": ("reason",),
     "ask_whether_text": ("expression", "box"),
     "ask_other_text": ("expression", "boxes"),
+    "ask_region_text": ("box", "point"),
     "box_text": ("x1", "y1", "x2", "y2"),
     "point_text": ("x", "y"),
 }
@@ -345,6 +354,7 @@ EMBEDDED = Dialect(
     max_tokens=96,
     ask_whether_text="Is the object in {box} what this describes: {expression}",
     ask_other_text="Not the object in {boxes}. Give the bounding box of each object that this describes: {expression}",
+    ask_region_text="what is at {point}",  # the base was taught it, and the adapter keeps it
 )
 """What the embedded pair speaks: one point a question, coordinates in 192 steps."""
 

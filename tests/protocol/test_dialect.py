@@ -383,3 +383,14 @@ def test_a_file_that_cannot_be_spoken_is_refused_by_name(change: dict[str, objec
 def test_what_is_no_dialect_is_a_value_error(text: str) -> None:
     with pytest.raises(ValueError, match="not a dialect"):
         Dialect.from_json(text)
+
+
+def test_what_is_in_a_region_is_asked_in_words_of_the_dialect_with_its_box_or_a_point() -> None:
+    box, point, size = Box(10, 20, 50, 60), Point(30, 40), Size(100, 100)
+    assert EMBEDDED.ask_region(box, point, size).turns[-1].text == "what is at (057 076)"
+    asked = PLAIN.ask_region(box, point, size)
+    assert asked.turns[-1].text == "Describe in a few words what is in [100,200,500,600]."
+    assert isinstance(asked.answer, FreeText)
+    old = json.loads(PLAIN.to_json())
+    del old["ask_region_text"]
+    assert Dialect.from_json(json.dumps(old)) == PLAIN, "checkpoints from before it can be asked too"
