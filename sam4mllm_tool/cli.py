@@ -18,6 +18,7 @@ from sam4mllm_tool.data import build_command
 from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.evaluation import command as evaluation_command
+from sam4mllm_tool.evaluation.command import probability
 from sam4mllm_tool.pipeline import METHODS
 from sam4mllm_tool.trace import command as trace_command
 from sam4mllm_tool.training import command as training_command
@@ -76,6 +77,13 @@ def _add_segment(commands: Any) -> None:
         "--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: $SAM4MLLM_SEGMENTER or embedded)"
     )
     segment.add_argument("--method", choices=METHODS, default="pqpp", help="default: %(default)s")
+    segment.add_argument(
+        "--abstain",
+        metavar="P",
+        type=probability,
+        default=0.0,
+        help="leave out objects of a confidence below P; with --method adaptive, which asks for it (default: 0)",
+    )
     segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     segment.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
@@ -123,7 +131,13 @@ def _segment(arguments: argparse.Namespace) -> None:
     from sam4mllm_tool.pipeline import Sam4Mllm
     from sam4mllm_tool.trace import recorded
 
-    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter, dialect=arguments.dialect, device=arguments.device)
+    models = Sam4Mllm.load(
+        arguments.mllm,
+        arguments.segmenter,
+        dialect=arguments.dialect,
+        device=arguments.device,
+        abstain=arguments.abstain,
+    )
     with recorded(models, arguments.trace) as overheard:
         result = overheard.segment(image, expression, method=arguments.method)
     written = write_outputs(arguments.out, image, result) if arguments.out else []

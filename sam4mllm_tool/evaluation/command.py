@@ -14,7 +14,7 @@ from sam4mllm_tool.pipeline import METHODS
 if TYPE_CHECKING:
     from sam4mllm_tool.evaluation.comparing import Comparison
 
-__all__ = ["add_commands"]
+__all__ = ["add_commands", "probability"]
 
 _ABOUT = """Every run writes samples.jsonl (a line a sample), metrics.json (fractions of 1), timings.json, report.md and
 report.html into --out. The same command after a cut goes on where it was, to the same report."""
@@ -52,6 +52,12 @@ def add_commands(commands: Any) -> None:
         type=Path,
         help="two results over the same samples, by paired bootstrap; --out writes compare.json",
     )
+    evaluate.add_argument(
+        "--calibrate",
+        metavar="RUN",
+        type=Path,
+        help="fit the confidences of a finished run of --method adaptive; --out is the calibration.json to write",
+    )
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -62,12 +68,26 @@ def _add_models(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     evaluate.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     evaluate.add_argument("--method", choices=METHODS, default="pqpp", help="default: %(default)s")
+    evaluate.add_argument(
+        "--abstain", metavar="P", type=probability, default=0.0, help="leave out objects of a confidence below P (default: 0)"
+    )
 
 
 def _from_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def probability(text: str) -> float:
+    """An argument from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a probability from 0 to 1, got {text!r}")
+    return value
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -77,6 +97,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         if arguments.dataset or arguments.predictions:
             raise DataError("--compare takes two results and neither a data set nor predictions")
         _compare(arguments.compare[0], arguments.compare[1], arguments.out)
+        return
+    if arguments.calibrate:
+        if arguments.dataset or arguments.predictions or arguments.out is None:
+            raise DataError("--calibrate takes a finished run and --out, the calibration.json to write")
+        _calibrate(arguments.calibrate, arguments.out)
         return
     if missing := [name for name in ("dataset", "root", "out") if getattr(arguments, name) is None]:
         told = ", ".join("DATASET" if name == "dataset" else f"--{name}" for name in missing)
@@ -92,7 +117,13 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         split=split or "val",
         options=read_options(name, arguments.option),
         protocol=arguments.protocol or "",
-        models=ModelSpec(arguments.mllm, arguments.segmenter, dialect=arguments.dialect, device=arguments.device),
+        models=ModelSpec(
+            arguments.mllm,
+            arguments.segmenter,
+            dialect=arguments.dialect,
+            device=arguments.device,
+            abstain=arguments.abstain,
+        ),
         method=arguments.method,
         predictions=arguments.predictions,
         limit=arguments.limit,
@@ -139,6 +170,19 @@ def _compare(first: Path, second: Path, out: Path | None) -> None:
         path = out / "compare.json"
         path.write_text(json.dumps({"orders": found.orders, "samples": found.samples, "differences": told}, indent=2) + "\n")
         print(f"wrote {path}")
+
+
+def _calibrate(run: Path, out: Path) -> None:
+    from sam4mllm_tool.evaluation.calibrating import calibrate
+    from sam4mllm_tool.files import write_json
+
+    found = calibrate(run)
+    write_json(out, json.loads(found.calibration.to_json()))
+    for what, (count, before, after) in found.errors.items():
+        print(
+            f"{what}: {count:,} answers, ECE {100 * before:.2f} % before and {100 * after:.2f} % after, on these very answers"
+        )
+    print(f"wrote {out}; put it beside the adapter's weights as calibration.json")
 
 
 def _differences(found: "Comparison", first: Path, second: Path) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.beside import find_calibration
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol, default_protocol
@@ -31,6 +32,7 @@ class ModelSpec:
     sampler: Sampler = Grid()
     thresholds: Thresholds = Thresholds()
     retries: int = 2
+    abstain: float = 0.0
 
     def load(self) -> Sam4Mllm:
         """Raises SpecError, MissingExtraError."""
@@ -43,12 +45,14 @@ class ModelSpec:
             sampler=self.sampler,
             thresholds=self.thresholds,
             retries=self.retries,
+            abstain=self.abstain,
         )
 
     def describe(self) -> dict[str, Any]:
-        """As JSON, with the specs that the environment gives."""
+        """As JSON, with the specs that the environment gives. Raises SpecError for a calibration that can't be read."""
+        mllm = self.mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
         return {
-            "mllm": self.mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded",
+            "mllm": mllm,
             "segmenter": self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded",
             "dialect": self.dialect,
             "device": self.device,
@@ -56,6 +60,8 @@ class ModelSpec:
             "sampler": repr(self.sampler),
             "thresholds": asdict(self.thresholds),
             "retries": self.retries,
+            "abstain": self.abstain,
+            "calibration": asdict(find_calibration(mllm)),
         }
 
 
@@ -135,6 +141,8 @@ def _describe(models: Sam4Mllm) -> dict[str, Any]:
         "sampler": repr(models.sampler),
         "thresholds": asdict(models.thresholds),
         "retries": models.retries,
+        "abstain": models.abstain,
+        "calibration": asdict(models.calibration),
     }
 
 
