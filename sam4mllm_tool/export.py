@@ -74,13 +74,14 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def summary(segmentation: Segmentation) -> str:
-    """The result in a few lines for a person: a line per object, with its box, its area, how far its mask agrees with
-    the model's answers about points, and Segment Anything's score."""
+    """The result in a few lines for a person: a line per object, with its box, its area, its confidence and Segment Anything's
+    score."""
     size, count = segmentation.size, len(segmentation.objects)
     picture = f"the picture of {size.width} x {size.height} pixels"
     what = f'"{_printable(segmentation.expression)}"'
     if not count:
-        lines = [f"{what}: there is no such object in {picture}"]
+        sure = "" if segmentation.confidence is None else f", confidence {segmentation.confidence:.0%}"
+        lines = [f"{what}: there is no such object in {picture}{sure}"]
     else:
         lines = [f"{what}: {count} object{'s' if count > 1 else ''} in {picture}"]
         lines += [f"  {number}: {_line(found)}" for number, found in enumerate(segmentation.objects, start=1)]
@@ -94,7 +95,7 @@ def _line(found: SegmentedObject) -> str:
         f"box ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})",
         f"{int(found.mask.sum()):,} pixels ({found.mask.mean():.1%})",
         f"points {on} on it, {len(found.prompt.points) - on} off it",
-        f"the mask agrees {found.confidence:.0%} with them" if found.confidence is not None else "agreement unknown",
+        "confidence unknown" if found.confidence is None else f"confidence {found.confidence:.0%}",
         f"score {found.score:.2f}",
     ]
     return ", ".join(facts)

@@ -278,9 +278,9 @@ def test_summary_says_what_was_found():
     assert lines[0] == (
         f"  1: box ({box.x1:.0f}, {box.y1:.0f}) to ({box.x2:.0f}, {box.y2:.0f}), {found.mask.sum():,} pixels "
         f"({found.mask.mean():.1%}), points {sum(p.label for p in found.prompt.points)} on it, "
-        f"{25 - sum(p.label for p in found.prompt.points)} off it, the mask agrees 90% with them, score 0.93"
+        f"{25 - sum(p.label for p in found.prompt.points)} off it, confidence 90%, score 0.93"
     )
-    assert "agreement unknown" in summary(scene(confidence=None)[1])
+    assert "confidence unknown" in summary(scene(confidence=None)[1])
 
 
 def test_summary_says_that_there_is_no_such_object_and_why():
