@@ -22,6 +22,7 @@ from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy, ImageSource, load_ima
 from sam4mllm_tool.types import Image
 
 __all__ = [
+    "FACTS_KEY",
     "LATEST",
     "PICTURES_KEY",
     "LostPictureError",
@@ -35,6 +36,8 @@ __all__ = [
 
 PICTURES_KEY = "sam4mllm_pictures"
 """Where a message's additional_kwargs lists the ids of its pictures, in their order."""
+FACTS_KEY = "sam4mllm_picture_facts"
+"""Where it notes their sizes and names, by id: {"width": 640, "height": 480, "name": "cat.jpg"}."""
 LATEST = "latest"
 """What stands for the picture that came last."""
 
@@ -82,7 +85,7 @@ def known_pictures(messages: Sequence[Any]) -> list[str]:
 
 
 def _carried(message: Any) -> list[str]:
-    fields: Mapping[str, Any] = message if isinstance(message, Mapping) else vars(message)
+    fields: Mapping[str, Any] = message if isinstance(message, Mapping) else getattr(message, "__dict__", {})
     extra = fields.get("additional_kwargs")
     if (fields.get("type") or fields.get("role")) not in ("human", "user") or not isinstance(extra, Mapping):
         return []
