@@ -5,6 +5,7 @@ import base64
 import copy
 import json
 import pickle
+import re
 import threading
 from io import BytesIO
 from pathlib import Path
@@ -45,6 +46,11 @@ def models() -> Sam4Mllm:
     return Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
 
 
+def told(message: ToolMessage) -> str:
+    """What the model reads but for the handle, which is new each time."""
+    return re.sub(r"seg-[0-9a-f]{16}", "seg-", message.content)
+
+
 def call(image: object = PICTURE, expression: object = "the ring", **others: object) -> dict[str, Any]:
     args = {"image": image, "expression": expression, **others}
     return {"name": "segment_image", "args": args, "id": "1", "type": "tool_call"}
@@ -67,7 +73,7 @@ def test_a_model_sees_a_name_a_purpose_and_two_arguments() -> None:
     function = convert_to_openai_tool(SegmentTool(sam4mllm=models()))["function"]
     assert function["name"] == "segment_image"
     assert set(function["parameters"]["properties"]) == {"image", "expression"}
-    assert set(function["parameters"]["required"]) == {"image", "expression"}
+    assert function["parameters"]["required"] == ["expression"], "the picture is the latest one, if not said otherwise"
     assert all(field["description"] for field in function["parameters"]["properties"].values())
 
 
@@ -87,7 +93,7 @@ def test_content_is_for_the_model_and_the_artifact_plain_json_for_the_program() 
 async def test_async_gives_the_same() -> None:
     tool = SegmentTool(sam4mllm=models())
     one, other = tool.invoke(call()), await tool.ainvoke(call())
-    assert one.content == other.content
+    assert told(one) == told(other)
     assert one.artifact["objects"] == other.artifact["objects"]
 
 
@@ -162,7 +168,7 @@ def test_a_copy_shares_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = SegmentTool(sam4mllm=models(), method="box")
     other = copy.deepcopy(tool)
     assert other.sam4mllm is tool.sam4mllm
-    assert other.invoke(call()).content == tool.invoke(call()).content
+    assert told(other.invoke(call())) == told(tool.invoke(call()))
     loaded = [models()]
     monkeypatch.setattr(Sam4Mllm, "load", loaded.pop)
     tool = SegmentTool()
@@ -172,7 +178,7 @@ def test_a_copy_shares_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pickled_tool_takes_given_models_along_and_loads_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = SegmentTool(sam4mllm=models(), method="box")
-    assert pickle.loads(pickle.dumps(tool)).invoke(call()).content == tool.invoke(call()).content
+    assert told(pickle.loads(pickle.dumps(tool)).invoke(call())) == told(tool.invoke(call()))
     loaded: list[Sam4Mllm] = []
 
     def load() -> Sam4Mllm:

@@ -15,9 +15,9 @@ from sam4mllm_tool.boxes import box_iou, mask_box
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly
 from sam4mllm_tool.refining.steps import On, Program
-from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, PointPrompt, Reply, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, Reply, SegmentedObject, Size
 
-__all__ = ["another", "at_click", "distances", "erase", "from_boxes", "holds", "in_the_middle", "iou", "offers"]
+__all__ = ["another", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "iou", "offers"]
 
 SAME = 0.5
 """IoU from which two boxes, or two masks, are of one object."""
@@ -153,11 +153,33 @@ def in_the_middle(mask: Mask, click: PointPrompt) -> bool:
     window = _window(mask, 1)
     part = np.pad(mask[window], 1)
     step = max(1, max(part.shape) // _CELLS)
-    deepest, left = 0, part[::step, ::step]
+    depth, left = 0, part[::step, ::step]
     while left.any():
-        deepest, left = deepest + 1, ~_grown(~np.pad(left, 1), 1)[1:-1, 1:-1]
+        depth, left = depth + 1, _shrunk(left)
     off = distances(PointPrompt(click.x - window[1].start + 1, click.y - window[0].start + 1, 1), part.shape)
-    return bool(off[~part].min() >= _MIDDLE * step * deepest)
+    return bool(off[~part].min() >= _MIDDLE * step * depth)
+
+
+def deepest(thing: SegmentedObject) -> Point:
+    """The place in the mask that is furthest from its edge, in pixels; the middle of the box where the mask is empty."""
+    box = thing.prompt.box
+    if not thing.mask.any():
+        return Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2)
+    window = _window(thing.mask, 1)
+    part = np.pad(thing.mask[window], 1)
+    step = max(1, max(part.shape) // _CELLS)
+    last = left = part[::step, ::step]
+    if not left.any():  # thinner than a step
+        last, step = part, 1
+    while left.any():
+        last, left = left, _shrunk(left)
+    ys, xs = np.nonzero(last)
+    middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    return Point(float(xs[middle] * step + window[1].start - 0.5), float(ys[middle] * step + window[0].start - 0.5))
+
+
+def _shrunk(mask: Mask) -> Mask:
+    return ~_grown(~np.pad(mask, 1), 1)[1:-1, 1:-1]
 
 
 def offers(thing: SegmentedObject) -> list[MaskCandidate]:

@@ -10,8 +10,8 @@ __all__ = ["combine", "head", "many_of", "plural"]
 
 _DETERMINERS = ("the", "a", "an", "all", "every", "each", "both", "this", "that", "these", "those", "any", "some", "its")
 _CUTS = (
-    "left of|right of|to the|above|below|under|over|behind|in|on|at|with|without|from|near|next to|beside|between|of|that|which|"
-    "who|furthest|farthest|closest|nearest|higher|lower|like|for|by|inside|outside|you|and|whose|wearing|holding"
+    "left of|right of|to the|above|below|under|over|behind|in|on|at|with|without|from|near|next to|beside|between|of|that|"
+    "which|who|furthest|farthest|closest|nearest|higher|lower|like|for|by|inside|outside|you|and|whose|wearing|holding"
 )
 _CUT = re.compile(rf"\s+(?:{_CUTS})\b.*", re.IGNORECASE)
 """Where a noun phrase ends and what tells more about it begins."""

@@ -1,52 +1,39 @@
-"""The LangChain tool: an agent gives a picture and an expression and gets the masks.
+"""`segment_image`: an agent names a picture and an expression and gets the masks, the whole dialogue in one call.
 
 The model reads a short summary; the program gets the whole result as the message's artifact, plain JSON that survives a
-checkpointer. What a model may open is decided by the tool's policy: data URIs alone, unless paths or URLs are configured.
+checkpointer. What a model may open is decided by the tool's policy: pictures of the conversation and data URIs alone, unless
+paths or URLs are configured.
 """
 
-import asyncio
-import threading
-from typing import Any, Literal
+from typing import Any
 
-from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.tools import BaseTool, ToolException
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, Field
 
-from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.export import summary
-from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline import Method, Sam4Mllm
-from sam4mllm_tool.types import Segmentation
+from sam4mllm_tool.flows import Flows, Talk
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.refining import Found, On, Program, start
+from sam4mllm_tool.refining.finding import offers
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool
+from sam4mllm_tool.tools.handles import result_artifact
+from sam4mllm_tool.tools.inputs import ImageField, Input
+from sam4mllm_tool.tools.progress import Tell, mask_event, observe
+from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
 
-Result = tuple[str, dict[str, Any]]
+__all__ = ["SegmentInput", "SegmentTool", "masks_result"]
 
 
-_LOADING = threading.Lock()  # of all tools: one that held it itself could be neither copied nor pickled
-
-
-class SegmentInput(BaseModel):
+class SegmentInput(Input):
     """What the model fills in."""
 
-    image: str = Field(description="The picture: a data URI, or a path or URL where this tool is configured to open them.")
     expression: str = Field(
         description="What to segment, in plain words, as in 'the mug behind the laptop' or 'all red shapes'."
     )
+    image: ImageField = "latest"
 
 
-def _say_what_is_wrong(error: ValidationError) -> str:
-    """What a model can act on when it filled in the arguments wrongly."""
-    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-
-
-class SegmentTool(BaseTool):
-    """Segments what an expression means in a picture.
-
-    sam4mllm: the loaded models; without them `Sam4Mllm.load()` is called on first use. policy: what pictures may be opened.
-    What goes wrong with an argument comes back as a message of status "error" that the model can act on. Copies share the
-    models; a pickled tool leaves behind those that it loaded itself, and loads them again where it is needed.
-    """
-
-    model_config = ConfigDict(arbitrary_types_allowed=True)
+class SegmentTool(Sam4MllmTool):
+    """Segments what an expression means in a picture. See `Sam4MllmTool` for its settings."""
 
     name: str = "segment_image"
     description: str = (
@@ -55,51 +42,48 @@ class SegmentTool(BaseTool):
         "It also says when there is no such object. The exact masks go to the program that called it."
     )
     args_schema: type[BaseModel] = SegmentInput
-    response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
-    handle_tool_error: Any = True
-    handle_validation_error: Any = _say_what_is_wrong
 
-    sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
-    method: Method = "pqpp"
-    policy: ImagePolicy = TOOL_POLICY
-
-    _loaded: Sam4Mllm | None = PrivateAttr(default=None)
-
-    def _models(self) -> Sam4Mllm:
-        with _LOADING:
-            models = self.sam4mllm or self._loaded
-            if models is None:
-                models = self._loaded = Sam4Mllm.load()
-            return models
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "SegmentTool":
-        memo = {} if memo is None else memo
-        memo |= {id(models): models for models in (self.sam4mllm, self._loaded)}
-        return super().__deepcopy__(memo)
-
-    def __getstate__(self) -> dict[Any, Any]:
-        state = super().__getstate__()
-        return state | {"__pydantic_private__": {**(state["__pydantic_private__"] or {}), "_loaded": None}}
-
-    def _run(self, image: str, expression: str, run_manager: CallbackManagerForToolRun | None = None) -> Result:  # noqa: ARG002
-        try:
-            return _result(self._models().segment(image, expression, method=self.method, policy=self.policy))
-        except Sam4MllmError as error:
-            raise ToolException(str(error)) from error
-
-    async def _arun(
-        self,
-        image: str,
-        expression: str,
-        run_manager: AsyncCallbackManagerForToolRun | None = None,  # noqa: ARG002
-    ) -> Result:
-        try:
-            models = await asyncio.to_thread(self._models)  # loading them takes seconds
-            found = await models.asegment(image, expression, method=self.method, policy=self.policy)
-            return await asyncio.to_thread(_result, found)  # masks of many pixels take a while to encode
-        except Sam4MllmError as error:
-            raise ToolException(str(error)) from error
+    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+        """arguments: expression, image."""
+        name, picture = self.picture(arguments.get("image", "latest"), runtime)
+        talk, size, tell = Talk(), Size(*picture.size), self.tells(runtime)
+        flow = models.flows.segment(arguments["expression"], size, self.method, talk)
+        found: Segmentation = yield On(picture, observe(flow, tell, models.dialect, size), talk)
+        return masks_result(name, found, start(found), tell)
 
 
-def _result(segmentation: Segmentation) -> Result:
-    return summary(segmentation), segmentation.to_dict()
+def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: Tell, *understood: str) -> Result:
+    """The text and the artifact of masks, which are told of as the last event.
+
+    picture: its id. understood: what was made of an instruction or clicks.
+    """
+    artifact = result_artifact(picture, segmentation, found, understood=list(understood))
+    tell(mask_event(artifact))
+    lines = [*(f"understood: {line}" for line in understood), summary(segmentation), *_offered(segmentation, found)]
+    return "\n".join([*lines, f"result {artifact['handle']} (picture {picture})"]), artifact
+
+
+def _offered(segmentation: Segmentation, found: Found) -> list[str]:
+    """What refine_segmentation could bring instead."""
+    lines = []
+    for number, thing in enumerate(segmentation.objects, start=1):
+        if sizes := _sizes(thing):
+            lines.append(f"  other masks of object {number}: {sizes}; say 'bigger' or 'smaller' to have them")
+    if found.rejected:
+        boxes = (prompt.box for prompt in found.rejected[-4:])
+        listed = ", ".join(f"({b.x1:.0f}, {b.y1:.0f}) to ({b.x2:.0f}, {b.y2:.0f})" for b in boxes)
+        lines.append(f"  left out: {listed}; say 'the one before' to have the last one back")
+    return lines
+
+
+def _sizes(thing: SegmentedObject) -> str:
+    return ", ".join(f"{int(one.mask.sum()):,} pixels (score {one.score:.2f})" for one in offers(thing))
+
+
+def talked(flows: Flows, expression: str, size: Size, objects: list[SegmentedObject], talk: Talk) -> Segmentation:
+    """Masks that were not found by `Flows.segment`, told as those are."""
+    from sam4mllm_tool.protocol import turns
+    from sam4mllm_tool.types import Usage
+
+    usage = Usage(flows.mllm, flows.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
+    return Segmentation(expression, size, tuple(objects), turns(talk.said), usage, tuple(talk.notes))

@@ -1,0 +1,137 @@
+"""`refine_segmentation` corrects a result by words and clicks; `describe_image_region` says what the MLLM sees in a region."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.flows import Flow, Flows, Talk
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.refining import Found, On, Program, refine
+from sam4mllm_tool.refining.finding import deepest
+from sam4mllm_tool.tools import inputs
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, messages_of, picture_of
+from sam4mllm_tool.tools.handles import find_artifact
+from sam4mllm_tool.tools.inputs import BoxField, Clicks, ImageField, Input, ResultField, prompts_of
+from sam4mllm_tool.tools.progress import boxes_event, points_event
+from sam4mllm_tool.tools.protocol import check_box
+from sam4mllm_tool.tools.segment import masks_result
+from sam4mllm_tool.types import ObjectPrompt, SegmentedObject, Size
+
+__all__ = ["DescribeRegionTool", "RefineTool"]
+
+_DESCRIBED = 5
+"""Objects of a result that are described, at most."""
+
+
+class RefineInput(Input):
+    """What the model fills in."""
+
+    result: ResultField = "latest"
+    instruction: str | None = Field(
+        default=None,
+        description="What to change, in the user's words: 'no, the other one', 'also the left one', 'without the handle', "
+        "'bigger', 'the blue one', 'the one before'.",
+        examples=["no, the other one"],
+    )
+    clicks: Annotated[
+        Clicks,
+        Field(
+            description="Points that are on the object (label 1) or not (label 0), in pixels; earlier ones still count.",
+            examples=[[{"x": 120, "y": 80, "label": 1}]],
+        ),
+    ] = None
+    forget_clicks: bool = Field(default=False, description="Whether clicks of earlier refinements no longer count.")
+
+
+class RefineTool(Sam4MllmTool):
+    """Corrects a result. See `Sam4MllmTool` for its settings."""
+
+    name: str = "refine_segmentation"
+    description: str = (
+        "Corrects an earlier result by an instruction ('no, the other one', 'also the left one', 'without the handle'), "
+        "or by clicks on the object and beside it, or by both. Returns a new result handle and says what was understood; the "
+        "earlier result stays and can be refined in another way."
+    )
+    args_schema: type[BaseModel] = RefineInput
+
+    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+        """arguments: result, instruction, clicks, forget_clicks."""
+        artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
+        picture, flows, tell = picture_of(self, artifact), models.flows, self.tells(runtime)
+        refined = yield from refine(
+            flows,
+            picture,
+            Found.read(artifact, artifact["state"]),
+            instruction=arguments.get("instruction"),
+            clicks=prompts_of(arguments.get("clicks")),
+            forget_clicks=arguments.get("forget_clicks", False),
+            method=self.method,
+        )
+        objects = refined.found.objects
+        tell(boxes_event([list(thing.prompt.box) for thing in objects]))
+        tell(points_event([point for thing in objects for point in thing.prompt.points]))
+        return masks_result(str(artifact["picture"]), refined.segmentation(flows), refined.found, tell, *refined.understood)
+
+
+class DescribeRegionInput(Input):
+    """What the model fills in."""
+
+    result: ResultField = "latest"
+    box: BoxField = None
+    image: ImageField = "latest"
+
+
+class DescribeRegionTool(Sam4MllmTool):
+    """What the MLLM says is in a region. See `Sam4MllmTool` for its settings."""
+
+    name: str = "describe_image_region"
+    description: str = (
+        "Asks the vision model what is in a region, to check a result: give a result's handle to have each of its objects "
+        "described, or a box in pixels. For a result it also says how sure the model is that each object is the one asked for."
+    )
+    args_schema: type[BaseModel] = DescribeRegionInput
+
+    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+        """arguments: result; or box, image."""
+        flows, talk = models.flows, Talk()
+        if (box := inputs.box_of(arguments.get("box"))) is not None:
+            name, picture = self.picture(arguments.get("image", "latest"), runtime)
+            size, expression = Size(*picture.size), None
+            prompt = ObjectPrompt(check_box(box, size))
+            objects: list[SegmentedObject] = yield On(picture, flows.masks([prompt], size), talk)
+        else:
+            artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
+            name, picture = str(artifact["picture"]), picture_of(self, artifact)
+            found = Found.read(artifact, artifact["state"])
+            size, expression, objects = found.size, found.expression, list(found.objects[:_DESCRIBED])
+        if not objects:
+            return f"the result holds no object to describe (picture {name})", {"picture": name, "regions": []}
+        regions = yield On(picture, _described(flows, expression, objects, size, talk), talk)
+        return "\n".join([*map(_line, regions), f"(picture {name})"]), {"picture": name, "regions": regions}
+
+
+def _described(
+    flows: Flows, expression: str | None, objects: list[SegmentedObject], size: Size, talk: Talk
+) -> Flow[list[dict[str, Any]]]:
+    """For each object its box, what the model says is there and, of an expression, the probability that this is meant."""
+    places = [deepest(thing) for thing in objects]
+    asked = [flows.dialect.ask_region(thing.prompt.box, place, size) for thing, place in zip(objects, places, strict=True)]
+    replies = yield from flows.ask(asked, talk)
+    boxes = [thing.prompt.box for thing in objects]
+    sure: list[float | None] = [None] * len(boxes)
+    if expression is not None:
+        sure = yield from flows.whether(expression, boxes, size, talk)
+    for question, reply in zip(asked, replies, strict=True):
+        if not reply.text.strip():
+            raise ReplyError("expected a few words about the region", question, reply)
+    return [
+        {"box": list(box), "text": " ".join(reply.text.split()), "expression": expression, "confidence": value}
+        for box, reply, value in zip(boxes, replies, sure, strict=True)
+    ]
+
+
+def _line(region: dict[str, Any]) -> str:
+    x1, y1, x2, y2 = region["box"]
+    sure = "" if region["confidence"] is None else f"; is it '{region['expression']}'? {region['confidence']:.0%}"
+    return f"({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}): {region['text'][:500]}{sure}"
