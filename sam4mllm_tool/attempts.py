@@ -104,16 +104,21 @@ class Attempt:
 @dataclass(frozen=True)
 class Standing:
     """The best answer so far. best: the number of its attempt, None for one that no attempt gave. none: it is that there is no
-    such object. confidence: None where nobody knows."""
+    such object. confidence: None where nobody knows. inferred: nobody said so, it follows from what was seen being wrong."""
 
     best: int | None
     none: bool
     confidence: float | None
+    inferred: bool = False
 
     @property
     def known(self) -> bool:
         """Whether there is any answer."""
         return self.none or self.best is not None
+
+    def surely(self, sure: float) -> bool:
+        """Whether that much is known, and by what was seen or said."""
+        return self.known and not self.inferred and self.confidence is not None and self.confidence >= sure
 
 
 def stand(tried: Sequence[Attempt]) -> Standing:
@@ -131,7 +136,8 @@ def stand(tried: Sequence[Attempt]) -> Standing:
     none = math.prod(1 - sure for _, sure in seen) * (1.0 if look.boxes or look.none is None else look.none)
     best, sure = max(seen, key=lambda one: one[1], default=(first, 0.0))
     if none > sure:
-        return Standing(None if look.boxes else first, True, none)
+        said = next((n for n, attempt in read if not attempt.boxes), None)
+        return Standing(said, True, none, inferred=said is None)
     return Standing(best, False, sure)
 
 
@@ -145,8 +151,10 @@ def next_step(
     if "look" not in done:
         return "look" if affords(1) else "budget"
     standing = stand(tried)
-    if standing.known and (standing.confidence is None or standing.confidence >= settings.sure):
-        return "exhausted" if standing.confidence is None else "confident"
+    if standing.known and standing.confidence is None:
+        return "exhausted"
+    if standing.surely(settings.sure):
+        return "confident"
     left = [step for step in settings.steps if step not in done and _makes_sense(step, tried)]
     if not left:
         sure = standing.confidence or 0.0

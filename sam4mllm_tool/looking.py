@@ -2,30 +2,30 @@
 
 A step is a generator: it yields a picture (the whole one, a part, the one with the answer drawn on it) with a flow about it
 (flows.py), is sent what the flow came to, and ends with the attempts so far. Boxes come from the MLLM's words, from a part of
-the picture or from the question for another; each is then asked about in one round on the whole picture, its points and
-whether it is what the expression means side by side. Whatever the budget doesn't allow is left out.
+the picture or from the question for another; each is then asked about in one round on the whole picture: few points where an
+answer can be relied on (stable.py), and whether it is what the expression means. Whatever the budget doesn't allow is left out.
 """
 
 import math
 from collections.abc import Generator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from sam4mllm_tool import stable
 from sam4mllm_tool.attempts import Attempt, Looking, read_segmentation, stand
 from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.budget import Meter, OverBudgetError
 from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.flows import Ask, Flow, Flows, Need, Talk
+from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, turns
-from sam4mllm_tool.types import Box, Image, Reply, Segmentation, SegmentedObject, Size, Usage
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Placed, turns
+from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size, Usage
 from sam4mllm_tool.views import View, quadrants, view_around
 
-__all__ = ["Looker", "Step", "alook_through", "look_through", "side_by_side"]
+__all__ = ["Looker", "Step", "alook_through", "look_through"]
 
 T = TypeVar("T")
 Step: TypeAlias = Generator[tuple[Image, Flow[Any]], Any, T]
@@ -60,34 +60,6 @@ async def alook_through(models: Sam4Mllm, meter: Meter, step: Step[T]) -> T:
         told = await models.arun(picture, meter.metered(flow))
 
 
-def side_by_side(one: Flow[Any], other: Flow[Any]) -> Flow[tuple[Any, Any]]:
-    """What two flows about one picture come to, their questions asked in the same rounds while both have some."""
-    flows, needs, results = (one, other), dict[int, Need](), dict[int, Any]()
-
-    def advance(index: int, told: Any) -> None:
-        try:
-            needs[index] = flows[index].send(told)
-        except StopIteration as done:
-            results[index] = done.value
-
-    for index in range(len(flows)):
-        advance(index, None)
-    while needs:
-        asking = {i: need.questions for i, need in needs.items() if isinstance(need, Ask)}
-        if not asking:
-            index, need = next(iter(needs.items()))
-            told = yield need
-            del needs[index]
-            advance(index, told)
-            continue
-        replies = yield Ask(tuple(question for questions in asking.values() for question in questions))
-        for index, questions in asking.items():
-            share, replies = replies[: len(questions)], replies[len(questions) :]
-            del needs[index]
-            advance(index, share)
-    return results[0], results[1]
-
-
 @dataclass(frozen=True)
 class Looker:
     """The steps about one expression. Each takes the whole picture and the attempts so far, and gives them with its own."""
@@ -107,7 +79,7 @@ class Looker:
         for wording in wordings[: self.settings.wordings]:
             found = yield picture, self._attempt("rephrase", wording, _size(picture))
             told = _with_new(told, found)
-            if (stand(told).confidence or 0) >= self.settings.sure:
+            if stand(told).surely(self.settings.sure):
                 break
         return told
 
@@ -119,7 +91,7 @@ class Looker:
             return list(tried)
         if not named:
             return [*tried, self._nothing("other", self.expression, size, talk)]
-        found = yield picture, self._checked("other", named, size, talk)
+        found = yield picture, self._checked("other", self.expression, named, size, talk)
         return _with_new(tried, found)
 
     def zoom(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
@@ -132,7 +104,7 @@ class Looker:
                     named.append(box)
         if not named:
             return list(tried)
-        found = yield picture, self._checked("zoom", named, size, talk)
+        found = yield picture, self._checked("zoom", self.expression, named, size, talk)
         return _with_new(tried, found)
 
     def verify(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
@@ -144,7 +116,8 @@ class Looker:
         sure = yield drawn, _within(asked)
         if sure is None or None in sure:
             return list(tried)
-        return [attempt.checked(sure) if n == number else one for n, one in enumerate(tried)]
+        likely = [self.flows.calibration.objects(one) for one in sure if one is not None]
+        return [attempt.checked(likely) if n == number else one for n, one in enumerate(tried)]
 
     def closer(self, picture: Image, objects: Sequence[SegmentedObject]) -> Step[list[SegmentedObject]]:
         """The objects with masks made from close by, in several views; one that would be another thing's stays as it was."""
@@ -171,41 +144,37 @@ class Looker:
             return []
         except ReplyError as error:
             return [Attempt(step, wording, note=error.reason)]
-        (first, *_) = asked.history
         if not asked.prompts:
             return [self._nothing(step, wording, size, talk)]
-        return (yield from self._checked(step, [p.box for p in asked.prompts], size, talk, wording, first.reply))
+        return (yield from self._checked(step, wording, [prompt.box for prompt in asked.prompts], size, talk))
 
-    def _checked(
-        self, step: str, boxes: Sequence[Box], size: Size, talk: Talk, wording: str = "", reply: Reply | None = None
-    ) -> Flow[list[Attempt]]:
-        """The objects in boxes, with their points and whether they are what is meant, as far as the budget reaches.
+    def _checked(self, step: str, wording: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[Attempt]]:
+        """The objects in boxes, with their points and how likely they are what is meant, as far as the budget reaches.
 
-        reply: the one that named the boxes in answer to `wording`; without it, the boxes are put in the MLLM's mouth.
+        Whatever words led to the boxes, it is the expression itself that they are asked about.
         """
-        flows, wording = self.flows, wording or self.expression
-        reply = reply or Reply(flows.dialect.tell_boxes(boxes, size))
-        start = PQPP.start(wording, size, dialect=flows.dialect, sampler=flows.sampler, thresholds=flows.thresholds)
-        dialogue: Dialogue = start.answer([reply])
-        boxes = [prompt.box for prompt in dialogue.prompts]
-        sure: list[float | None] = [None] * len(boxes)
-        spoken, rounds = Talk(), talk.rounds
-        try:
-            asked = flows.settle(dialogue, talk)
-            dialogue, sure = yield from side_by_side(asked, flows.whether(self.expression, boxes, size, spoken))
-        except OverBudgetError:
-            talk.notes.append("went on without points: the budget doesn't reach")
-            with suppress(OverBudgetError):
-                sure = yield from flows.whether(self.expression, boxes, size, spoken)
-        talk.said += spoken.said
-        talk.rounds = rounds + max(talk.rounds - rounds, spoken.rounds)
-        objects = yield from _within(flows.masks(dialogue.prompts, size))
-        if objects is None:
+        flows, dialect = self.flows, self.flows.dialect
+        alone = yield from _within(flows.masks([ObjectPrompt(box) for box in boxes], size))
+        if alone is None:
             return []
-        objects = [replace(thing, confidence=one) for thing, one in zip(objects, sure, strict=True)]
-        result = self._segmentation(wording, size, objects, talk).to_dict()
+        places = Placed(
+            tuple((dialect.snap_box(box, size), stable.points_for(thing)) for box, thing in zip(boxes, alone, strict=True))
+        )
+        start = PQPP.start(self.expression, size, dialect=dialect, sampler=places, thresholds=flows.thresholds)
+        checked = Checked(start.answer([Reply(dialect.tell_boxes(boxes, size))]))
+        settled = yield from _within(flows.settle(checked, talk))
+        if settled is None:
+            talk.notes.append("went on without points: the budget doesn't reach")
+            meant = (yield from _within(flows.whether(self.expression, boxes, size, talk))) or [None] * len(boxes)
+            found = alone
+        else:
+            meant = list((settled.meant if isinstance(settled, Checked) else None) or [None] * len(boxes))
+            pointed = (yield from _within(flows.masks(settled.prompts, size))) or alone
+            found = [stable.better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
+        sure = [None if one is None else flows.calibration.objects(one) for one in meant]
+        objects = [replace(thing, confidence=one) for thing, one in zip(found, sure, strict=True)]
         checks = tuple(() if one is None else (one,) for one in sure)
-        return [Attempt(step, wording, result, checks)]
+        return [Attempt(step, wording, self._segmentation(wording, size, objects, talk).to_dict(), checks)]
 
     def _boxes(self, size: Size, talk: Talk) -> Flow[tuple[Box, ...]]:
         try:
@@ -218,7 +187,7 @@ class Looker:
     def _nothing(self, step: str, wording: str, size: Size, talk: Talk) -> Attempt:
         """That there is no such object, as the last reply says."""
         likely = talk.said[-1].reply.log_probability
-        none = None if likely is None else math.exp(likely)
+        none = None if likely is None else self.flows.calibration.none(math.exp(likely))
         return Attempt(step, wording, self._segmentation(wording, size, (), talk).to_dict(), none=none)
 
     def _segmentation(self, wording: str, size: Size, objects: Sequence[SegmentedObject], talk: Talk) -> Segmentation:
