@@ -10,18 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from sam4mllm_tool.boxes import mask_box
 from sam4mllm_tool.drawing import Colour
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.evaluation.answers import Listener
 from sam4mllm_tool.flows import METHODS
-from sam4mllm_tool.trace.answers import Answer, read_answer
+from sam4mllm_tool.trace.answers import Answer, AnsweredObject, read_answer
 from sam4mllm_tool.trace.markup import Html, seen, tag
 from sam4mllm_tool.trace.pictures import Asking, colours, css, overlay_svg, photo
 from sam4mllm_tool.trace.plain import to_plain
 from sam4mllm_tool.trace.replaying import picture_of, replay, replaying
 from sam4mllm_tool.trace.steps import percent, points_table, seconds, step_card, timings
 from sam4mllm_tool.trace.style import STYLE
-from sam4mllm_tool.trace.values import Trace, TraceError
+from sam4mllm_tool.trace.values import Runs, Trace, TraceError
+from sam4mllm_tool.types import Box
 
 __all__ = ["page", "write_page"]
 
@@ -69,6 +71,7 @@ def page(trace: Trace) -> str:
         tag("h2", "What happened"),
         *steps,
         *_points(view),
+        *_right(trace),
         tag("h2", "Time"),
         timings(trace),
         tag("h2", "The run"),
@@ -136,7 +139,8 @@ def _heading(view: _View, title: str) -> Html:
     chips = [verdict, (trace.method or "a tool's flow", ""), (seconds(trace.seconds), "")]
     if view.replayed is not None:
         chips.append(("replay differs", "bad") if view.replayed else ("replays to the same result", "good"))
-    chips += [(f"{len(list(trace.exchanges))} questions", ""), (" x ".join(map(str, trace.picture.size)) + " pixels", "")]
+    count = len(list(trace.exchanges))
+    chips += [(f"{count} question{'' if count == 1 else 's'}", ""), (" x ".join(map(str, trace.picture.size)) + " pixels", "")]
     warnings = [view.replayed] if view.replayed else []
     if trace.altered and "changed after it was recorded" not in (view.replayed or ""):
         warnings.append("the file was changed after it was recorded: its seal doesn't fit")
@@ -205,6 +209,17 @@ def _points(view: _View) -> tuple[Html, ...]:
     if not view.asked:
         return ()
     return tag("h2", "Points"), tag("div", points_table(view.asked), class_="card")
+
+
+def _right(trace: Trace) -> tuple[Html, ...]:
+    """What a person said would be right."""
+    masks = [runs.mask() for runs in trace.verdict.objects or ()]
+    if not masks:
+        return ()
+    boxes = (mask_box(mask) if mask.any() else Box(0, 0, 1, 1) for mask in masks)
+    things = [AnsweredObject(box, (), 1.0, Runs.of(mask)) for box, mask in zip(boxes, masks, strict=True)]
+    stage = overlay_svg(trace.picture.size, things, colours(trace.picture, things), ())
+    return tag("h2", "What would be right"), tag("div", stage, class_="card seen")
 
 
 def _run(trace: Trace) -> Html:

@@ -25,7 +25,7 @@ p{margin:.4rem 0}
 .stage{width:100%;max-height:80vh;display:block;border-radius:6px;background:var(--wash)}
 .defs{position:absolute}
 .unkept{fill:#77777c}
-.masks path{fill-opacity:.34;stroke-width:2px;vector-effect:non-scaling-stroke;stroke-opacity:1}
+.masks path{fill-opacity:.2;stroke-width:2px;vector-effect:non-scaling-stroke;stroke-opacity:1}
 .edge{fill:none;stroke-width:2px;vector-effect:non-scaling-stroke;stroke-dasharray:7 4}
 .edge.under{stroke:#111;stroke-width:3.5px;stroke-opacity:.55;stroke-dasharray:none}
 .label text{fill:#111;font-weight:700;text-anchor:middle}
