@@ -66,7 +66,8 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
 
     def guard(self, graph: Graph) -> "PictureGraph":
         """The same agent, which takes pictures out of what it is given before anything of it is saved, streamed or traced."""
-        return PictureGraph(pictures=self, **{name: value for name, value in vars(graph).items() if name != "__orig_class__"})
+        fields = {name: value for name, value in vars(graph).items() if name != "__orig_class__"}
+        return PictureGraph(**(fields | {"pictures": self}))
 
     def before_agent(self, state: Any, runtime: Any) -> dict[str, Any] | None:  # noqa: ARG002
         changed = self._changed(state["messages"])

@@ -7,6 +7,7 @@ message is an error with some providers, and so is a person's message between a 
 
 import hashlib
 import json
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +22,12 @@ from sam4mllm_tool.refining.found import Found, RefineError
 from sam4mllm_tool.tools.pictures import FACTS_KEY, PictureStore, known_pictures
 from sam4mllm_tool.types import Image, Segmentation
 
-__all__ = ["Showing", "label", "refusal"]
+__all__ = ["PICTURE_LINE", "Showing", "label", "refusal"]
 
 Block = dict[str, Any]
+
+PICTURE_LINE = re.compile(r"\[picture (?:img-[0-9a-f]{12}|refused)\b[^\]\n]*\]")
+"""What stands in a text for a picture: what `label` or `refusal` wrote."""
 
 _CACHED = 32  # blocks of some 100 kB
 _LISTED = 20
