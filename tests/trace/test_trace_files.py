@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -109,17 +109,14 @@ def test_what_is_written_is_what_is_read(trace: Trace) -> None:
 
 @given(traces, st.data())
 def test_a_file_cut_off_anywhere_is_refused(trace: Trace, data: st.DataObject) -> None:
-    folder = Path(os.environ.get("PYTEST_TMP", "/tmp")) / f"sam4mllm-cut-{os.getpid()}"
-    folder.mkdir(exist_ok=True)
-    for name in ("it.json", "it.json.gz"):
-        save(trace, folder / name)
-        content = (folder / name).read_bytes()
-        length = data.draw(st.integers(0, len(content) - 2), label=name)  # the last is a line break
-        (folder / name).write_bytes(content[:length])
-        with pytest.raises(TraceError, match=r"cut off|empty|not JSON|no trace"):
-            load(folder / name)
-        (folder / name).unlink()
-    folder.rmdir()
+    with TemporaryDirectory() as folder:
+        for name in ("it.json", "it.json.gz"):
+            path = Path(folder) / name
+            save(trace, path)
+            content = path.read_bytes()
+            path.write_bytes(content[: data.draw(st.integers(0, len(content) - 2), label=name)])  # the last is a line break
+            with pytest.raises(TraceError, match=r"cut off|empty|not JSON|no trace"):
+                load(path)
 
 
 @pytest.fixture
