@@ -122,12 +122,12 @@ class Showing:
         return self._once(name, lambda: self.store.get(name))
 
     def _overlay(self, artifact: Mapping[str, Any]) -> Block:
-        said = json.dumps([artifact["picture"], artifact["result"]], sort_keys=True).encode()
-        return self._once(hashlib.sha256(said).hexdigest(), lambda: self._drawn(artifact["picture"], artifact["result"]))
+        drawn = json.dumps([artifact["picture"], artifact["objects"]], sort_keys=True).encode()
+        return self._once(hashlib.sha256(drawn).hexdigest(), lambda: self._draw(artifact))
 
-    def _drawn(self, name: str, result: Mapping[str, Any]) -> Image:
-        image = self.store.get(name)
-        return overlay(image, _segmentation(result, image))
+    def _draw(self, artifact: Mapping[str, Any]) -> Image:
+        image = self.store.get(artifact["picture"])
+        return overlay(image, _segmentation(artifact, image))
 
     def _once(self, key: str, make: Callable[[], Image]) -> Block:
         """The block of what `make` gives, made once for many calls of a model; a text block where it can't be made."""
@@ -176,19 +176,21 @@ def _beside_label(message: AnyMessage, name: str, block: Block) -> AnyMessage:
 def _is_result(message: AnyMessage, known: Sequence[str]) -> bool:
     """Whether a tool's message holds a result with masks of one of the known pictures."""
     artifact = message.artifact if isinstance(message, ToolMessage) and message.status == "success" else None
-    if not isinstance(artifact, Mapping) or artifact.get("picture") not in known:
+    if not isinstance(artifact, Mapping) or artifact.get("kind") != "result" or artifact.get("picture") not in known:
         return False
-    result = artifact.get("result")
-    return isinstance(result, Mapping) and bool(result.get("objects"))
+    return bool(artifact.get("objects"))
 
 
 def _segmentation(result: Mapping[str, Any], image: Image) -> Segmentation:
-    """The result read back. Raises RefineError where it is none, or not of this picture; no mask is decoded before that."""
+    """The result of an artifact read back.
+
+    Raises RefineError where it is none, or not of this picture, before any mask is decoded.
+    """
     try:
         sizes = [list(found["mask"]["size"]) for found in result["objects"]]
     except (KeyError, TypeError) as error:
         raise RefineError(f"the result can't be read back ({type(error).__name__}: {error}): segment once more") from error
     if any(size != [image.height, image.width] for size in sizes):
         raise RefineError(f"the result is not of a picture of {image.width} x {image.height} pixels: segment once more")
-    found = Found.read({"size": {"width": image.width, "height": image.height}, **result}, _NOT_REFINED)
+    found = Found.read({**result, "size": {"width": image.width, "height": image.height}}, _NOT_REFINED)
     return Segmentation(found.expression, found.size, found.objects)

@@ -30,6 +30,7 @@ from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images import ImagePolicy, load_image
+from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.pictures import (
     FACTS_KEY,
     PICTURES_KEY,
@@ -504,12 +505,12 @@ def test_a_model_that_sees_gets_a_copy_beside_the_line_and_the_state_none():
 
 
 def test_a_copy_has_a_bounded_side_and_the_line_the_full_size():
-    wide = FIRST.resize((3000, 1500))
-    for longest, size in ((1024, (1024, 512)), (4000, (3000, 1500))):
+    wide = FIRST.resize((1536, 768))
+    for longest, size in ((1024, (1024, 512)), (4000, (1536, 768))):
         graph, model = agent(["one"], profile=SEES, longest=longest)
         graph.invoke({"messages": [person(wide)]})
         assert images(model.requests[0][1])[0].size == size
-        assert "3000 x 1500" in model.requests[0][1].text
+        assert "1536 x 768" in model.requests[0][1].text
 
 
 def test_only_the_newest_pictures_are_shown_each_once_where_it_came_last():
@@ -566,16 +567,24 @@ def test_facts_that_a_client_made_up_do_no_harm():
 
 
 @pytest.fixture(scope="module")
-def result() -> dict[str, Any]:
-    """A real result of the first scene."""
+def toolkit() -> Sam4MllmToolkit:
+    return Sam4MllmToolkit(sam4mllm=Sam4Mllm.load())
+
+
+@pytest.fixture(scope="module")
+def result(toolkit: Sam4MllmToolkit) -> dict[str, Any]:
+    """The artifact of a real result of the first scene."""
     thing = draw_scene(200_000).objects[0]
-    found = Sam4Mllm.load().segment(FIRST, f"the {thing.colour} {thing.shape}")
-    assert found.objects
-    return found.to_dict()
+    answers = [call("segment_image", image="latest", expression=f"the {thing.colour} {thing.shape}"), "found"]
+    pictures = PictureMiddleware(toolkit.pictures)
+    made = create_agent(ScriptedChatModel(answers=answers), toolkit.get_tools(), middleware=[pictures])
+    artifact = made.invoke({"messages": [person(FIRST)]})["messages"][2].artifact
+    assert artifact["objects"]
+    assert artifact["picture"] == A
+    return artifact
 
 
-def conversation(result: dict[str, Any], picture: str = A, **more: Any) -> list[BaseMessage]:
-    artifact = {"handle": "seg-0", "kind": "result", "picture": picture, "result": result}
+def conversation(artifact: Any, **more: Any) -> list[BaseMessage]:
     answer = call("segment_image", image="latest")
     name = answer.tool_calls[0]["id"]
     return [person(FIRST), answer, ToolMessage(**{"content": "1 object", "tool_call_id": name, "artifact": artifact, **more})]
@@ -590,12 +599,12 @@ def asked(messages: list[BaseMessage], profile: Any = SEES_ALL, **settings: Any)
     return model.requests[0]
 
 
-def test_a_result_is_shown_drawn_over_its_picture(result: dict[str, Any]):
+def test_a_result_is_shown_drawn_over_its_picture(toolkit: Sam4MllmToolkit, result: dict[str, Any]):
     request = asked(conversation(result))
     told = request[3]
     assert [block["type"] for block in told.content] == ["text", "image"]
-    assert told.artifact["result"] == result
-    found = Sam4Mllm.load().segment(FIRST, result["expression"])
+    assert told.artifact == result
+    found = toolkit.sam4mllm.segment(FIRST, result["expression"])
     drawn, expected = (np.asarray(image, int) for image in (images(told)[0], overlay(FIRST, found)))
     plain = np.asarray(FIRST, int)
     assert np.abs(drawn - expected).mean() < 6  # JPEG of sharp lines
@@ -639,7 +648,7 @@ def with_mask(result: dict[str, Any], **mask: Any) -> dict[str, Any]:
         pytest.param(lambda r: with_mask(r, size=[60_000, 60_000]), "not of a picture of 256 x 256", id="a huge mask"),
         pytest.param(lambda r: with_mask(r, counts="~~~"), "can't be read back", id="strange counts"),
         pytest.param(lambda r: with_mask(r, size=7), "can't be read back", id="no size"),
-        pytest.param(lambda _: {"objects": [3]}, "can't be read back", id="no objects"),
+        pytest.param(lambda r: {**r, "objects": [3]}, "can't be read back", id="no objects"),
         pytest.param(lambda r: {**r, "objects": [{**r["objects"][0], "box": [1]}]}, "can't be read back", id="no box"),
     ],
 )
@@ -652,19 +661,22 @@ def test_a_result_that_cannot_be_drawn_is_told_and_stops_nothing(
 
 
 @pytest.mark.parametrize(
-    "more",
+    "change",
     [
-        pytest.param({"picture": B}, id="a picture of another thread"),
-        pytest.param({"picture": None}, id="no picture"),
-        pytest.param({"artifact": None}, id="no artifact"),
-        pytest.param({"artifact": [1]}, id="another tool's artifact"),
-        pytest.param({"artifact": {"picture": A, "result": None}}, id="no result"),
-        pytest.param({"artifact": {"picture": A, "result": {"objects": []}}}, id="no such object"),
-        pytest.param({"status": "error"}, id="an error"),
+        pytest.param(lambda r: {**r, "picture": B}, id="a picture of another thread"),
+        pytest.param(lambda r: {**r, "picture": None}, id="no picture"),
+        pytest.param(lambda _: None, id="no artifact"),
+        pytest.param(lambda _: [1], id="another tool's artifact"),
+        pytest.param(lambda r: {**r, "kind": "dialogue"}, id="no result"),
+        pytest.param(lambda r: {**r, "objects": []}, id="no such object"),
     ],
 )
-def test_what_is_no_result_of_this_conversation_is_not_drawn(result: dict[str, Any], more: dict[str, Any]):
-    assert asked(conversation(result, **more))[3].content == "1 object"
+def test_what_is_no_result_of_this_conversation_is_not_drawn(result: dict[str, Any], change: Callable[[dict[str, Any]], Any]):
+    assert asked(conversation(change(result)))[3].content == "1 object"
+
+
+def test_an_error_is_not_drawn(result: dict[str, Any]):
+    assert asked(conversation(result, status="error"))[3].content == "1 object"
 
 
 def test_settings_that_cannot_be_meant_are_value_errors():
