@@ -4,8 +4,8 @@ The paper asks where a fixed grid falls, about a box that it takes for granted. 
 1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone;
 2. in one round the MLLM is asked about few points, where these masks say that an answer can be relied on (stable.py), and
    whether what is in each box is what was meant (protocol/checked.py), which, calibrated, is the object's confidence;
-3. box and answers prompt the segmenter again; its mask is kept unless the box alone does clearly better by our own measure,
-   and a mask that outgrows a rough box is tried as a box itself;
+3. box and answers prompt the segmenter again; of candidates about as good as one another the most typical is taken, unless
+   the box alone does clearly better by our own measure, and a mask that outgrows a rough box is tried as a box itself;
 4. where a box is doubted, and where several were named, the MLLM is asked for others, which go through the same; the more
    likely ones stay.
 It stops after the second step where nothing is in doubt.
@@ -60,7 +60,7 @@ def _look(flows: Flows, named: Dialogue, size: Size, talk: Talk) -> Flow[list[Se
     )
     checked = yield from flows.settle(Checked(start.answer([named.history[0].reply])), talk)
     pointed = yield from flows.masks(checked.prompts, size)
-    found = [stable.better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
+    found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
     again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
     redone = yield from flows.masks(list(again.values()), size)
     for number, thing in zip(again, redone, strict=True):

@@ -12,14 +12,17 @@ import numpy.typing as npt
 
 from sam4mllm_tool.boxes import box_iou, mask_box
 from sam4mllm_tool.segmenter.choice import agreement
-from sam4mllm_tool.types import Box, Mask, ObjectPrompt, Point, PointPrompt, SegmentedObject
+from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
-__all__ = ["better", "points_for", "reboxed", "stable_points"]
+__all__ = ["better", "middle", "points_for", "reboxed", "stable_points"]
 
 _ROUGH = 0.6
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
 _CLEARLY = 1.1
 """How many times better by our own measure another mask has to be."""
+
+_ALIKE = 0.9
+"""What part of the best candidate's measure another needs to have a say in which of them is the most typical."""
 
 _CELLS = 48
 """Cells a side of the grid over the box on which candidates are looked at."""
@@ -64,6 +67,31 @@ def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
         return thing
     confidence = agreement(other.mask, [point for point in points if point.confidence is not None])
     return replace(other, prompt=ObjectPrompt(other.prompt.box, points), confidence=confidence)
+
+
+def middle(thing: SegmentedObject) -> SegmentedObject:
+    """With the candidate that is most like the others as its mask, among those about as good by our own measure.
+
+    Where the segmenter proposes one thing three times, each with slips of its own, the one in the middle has the fewest; where
+    it proposes a whole and its parts, the answers tell them apart, and there is nothing to choose from.
+    """
+    candidates = [MaskCandidate(thing.mask, thing.score), *thing.alternatives]
+    points = thing.prompt.points
+    merits = [one.score * (agreement(one.mask, points) or 0.0) for one in candidates]
+    good = [number for number, merit in enumerate(merits) if merit >= _ALIKE * max(merits)]
+    if not points or len(good) < 3:
+        return thing
+    likeness = {n: sum(_mask_iou(candidates[n].mask, candidates[other].mask) for other in good) for n in good}
+    best = max(good, key=likeness.__getitem__)
+    others = tuple(one for number, one in enumerate(candidates) if number != best)
+    confidence = agreement(candidates[best].mask, [point for point in points if point.confidence is not None])
+    chosen = candidates[best]
+    return replace(thing, mask=chosen.mask, score=chosen.score, confidence=confidence, alternatives=others)
+
+
+def _mask_iou(one: Mask, other: Mask) -> float:
+    union = np.count_nonzero(one | other)
+    return np.count_nonzero(one & other) / union if union else 1.0
 
 
 def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:

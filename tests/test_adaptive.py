@@ -71,11 +71,11 @@ def test_no_such_object_asks_nothing_more_and_is_as_likely_as_its_text() -> None
 @pytest.mark.parametrize(
     ("meant", "others", "corners", "questions"),
     [
-        pytest.param({LEFT: 0.3, RIGHT: 0.8}, RIGHT, [(120, 20)], 11 + 1 + 10, id="the other is likelier"),
-        pytest.param({LEFT: 0.3, RIGHT: 0.2}, RIGHT, [(20, 20)], 11 + 1 + 10, id="the other is less likely"),
-        pytest.param({LEFT: 0.3}, "none", [(20, 20)], 11 + 1, id="there is no other"),
-        pytest.param({LEFT: 0.3}, LEFT, [(20, 20)], 11 + 1, id="the other is the same"),
-        pytest.param({LEFT: 0.3}, "[1,2", [(20, 20)], 11 + 1, id="the other cannot be read"),
+        pytest.param({LEFT: 0.1, RIGHT: 0.8}, RIGHT, [(120, 20)], 11 + 1 + 10, id="the other is likelier"),
+        pytest.param({LEFT: 0.1, RIGHT: 0.05}, RIGHT, [(20, 20)], 11 + 1 + 10, id="the other is less likely"),
+        pytest.param({LEFT: 0.1}, "none", [(20, 20)], 11 + 1, id="there is no other"),
+        pytest.param({LEFT: 0.1}, LEFT, [(20, 20)], 11 + 1, id="the other is the same"),
+        pytest.param({LEFT: 0.1}, "[1,2", [(20, 20)], 11 + 1, id="the other cannot be read"),
         pytest.param({LEFT: 0.9}, RIGHT, [(20, 20)], 11, id="a box that is believed is not doubted"),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool.protocol import Grid, Placed
-from sam4mllm_tool.stable import better, points_for, reboxed, stable_points
+from sam4mllm_tool.stable import better, middle, points_for, reboxed, stable_points
 from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
 BOX = Box(20, 20, 116, 116)
@@ -60,6 +60,29 @@ def test_the_box_alone_is_kept_where_points_make_the_mask_worse() -> None:
     assert kept.confidence == pytest.approx((0.9 + 0.95) / 2)
     assert better(told(disc(46), 0.9, points), told(~disc(46), 0.95)).mask[68, 68]
     assert better(told(disc(46), 0.5), right).score == 0.5, "without points there is nothing to judge by"
+
+
+def three(*masks: np.ndarray, scores: tuple[float, ...] = (0.9, 0.89, 0.88)) -> SegmentedObject:
+    first, *others = (MaskCandidate(mask, score) for mask, score in zip(masks, scores, strict=True))
+    prompt = ObjectPrompt(BOX, (PointPrompt(68, 68, 1, 0.9), PointPrompt(30, 30, 0, 0.9)))
+    return SegmentedObject(first.mask, prompt, first.score, 0.9, tuple(others))
+
+
+def test_of_candidates_about_as_good_the_one_in_the_middle_is_taken() -> None:
+    small, right, large = disc(42), disc(46), disc(50)
+    chosen = middle(three(small, right, large))
+    assert chosen.mask is right
+    assert chosen.score == 0.89
+    assert [one.mask is mask for one, mask in zip(chosen.alternatives, (small, large), strict=True)] == [True, True]
+    assert chosen.confidence == pytest.approx(0.9)
+
+
+def test_candidates_that_are_worse_have_no_say_in_it() -> None:
+    thing = three(disc(42), disc(46), disc(50), scores=(0.9, 0.89, 0.5))
+    assert middle(thing) is thing
+    off = three(disc(42), disc(46), ~disc(46))
+    assert middle(off) is off, "a candidate that the answers speak against"
+    assert middle(told(disc(46), 0.9)).score == 0.9
 
 
 def test_a_rough_box_is_tried_again_as_the_box_of_its_mask() -> None:

@@ -1,8 +1,8 @@
 """What each part of the method is worth on the embedded world: `python -m tests.benchmarks.ablation --work DIR`.
 
 Evaluates one setting after another on the same scenes of the test split and prints a table in Markdown: cIoU and gIoU with
-95 % intervals, the difference of cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) by paired bootstrap, point
-answers and questions an expression. With --tune it first tunes two adapters on the embedded base, on the same scenes with the
+95 % intervals, the difference of cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) by paired bootstrap,
+point answers and questions an expression. With --tune it first tunes two adapters on the embedded base, on the same scenes with the
 same settings, one asked about each point alone, one about all points of a box at once, and compares these. With --rough it
 tells every setting boxes that are moved by a tenth of their sides and scaled by a fifth instead of those that the model names.
 Everything stays in DIR and goes on from there when the command is run again; some 15 minutes on one core, 40 more with --tune.
@@ -22,7 +22,8 @@ from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
-from sam4mllm_tool.evaluation import EvaluationConfig, compare, evaluate
+from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
+from sam4mllm_tool.evaluation.comparing import compare
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Dialect, Grid, Thresholds
 from sam4mllm_tool.segmenter import load_segmenter

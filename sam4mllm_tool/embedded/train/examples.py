@@ -187,6 +187,10 @@ def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
             yield from _whether(scene, expression, rng, size)
         if number < 2 or expression.kind == "plural":
             yield _other(scene, expression.text, expression.targets, _left_out(scene, expression.targets, rng), size)
+    colour = rng.choice(sorted({thing.colour for thing in scene.objects}))
+    targets = tuple(i for i, thing in enumerate(scene.objects) if thing.colour == colour)
+    text = f"the {colour} shape" if len(targets) == 1 else f"all {colour} shapes"  # colour alone is learnt last
+    yield from _whether(scene, Expression(text, "plural", targets), rng, size)
     noun, members = rng.choice(sorted(noun_groups(scene.objects).items()))
     if len(members) in (2, 3):
         members = sorted(members, key=lambda i: scene.objects[i].centre[0])
