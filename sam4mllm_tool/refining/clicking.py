@@ -6,6 +6,7 @@ each with the MLLM's points and all clicks, and the mask that most clicks agree 
 itself takes a click for one point among many and may overrule it; the choice among its masks does not.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -25,6 +26,8 @@ _NEAR = 0.25
 """How far beside a box, in units of its sides, a click may lie and still be about the object in it."""
 _PLACE = 2.0
 """Pixels within which two clicks are on one place."""
+_SHARED = 0.1
+"""Share of a mask that another one may cover by the way."""
 _LEFT = 0.2
 """Share of a mask that has to remain for its object to remain."""
 _EDITED = 0.9
@@ -92,7 +95,7 @@ def _missed(
     size = found.size
     there: SegmentedObject | None = yield On(picture, at_click(flows, click, size), talk)
     near = [thing for thing in found.objects if _is_near(thing.prompt.box, click)]
-    if near:
+    if near and (there is None or not all(_beside(there, thing) for thing in near)):
         thing = min(near, key=lambda one: _distance(one.prompt.box, click))
         tried = yield On(picture, _grown_to(flows, thing, there, click, found.clicks, size), talk)
         best = _best([*tried, *_joined(thing, there)], found.clicks, thing)
@@ -241,6 +244,13 @@ def _replaced(found: Found, old: SegmentedObject, new: SegmentedObject) -> Found
 def _is_near(box: Box, click: PointPrompt) -> bool:
     wide, high = _NEAR * (box.x2 - box.x1), _NEAR * (box.y2 - box.y1)
     return box.x1 - wide <= click.x <= box.x2 + wide and box.y1 - high <= click.y <= box.y2 + high
+
+
+def _beside(there: SegmentedObject, thing: SegmentedObject) -> bool:
+    """Whether it is another object than this one: it has no pixel in common with it to speak of, and is not in its box."""
+    box, area = thing.prompt.box, max(1, int(there.mask.sum()))
+    boxed = there.mask[int(box.y1) : math.ceil(box.y2), int(box.x1) : math.ceil(box.x2)]
+    return int((there.mask & thing.mask).sum()) < _SHARED * area and int(boxed.sum()) < SAME * area
 
 
 def _distance(box: Box, click: PointPrompt) -> float:

@@ -128,8 +128,9 @@ def _around(click: PointPrompt, size: Size) -> Iterator[Box]:
 
 
 def _settled(thing: SegmentedObject) -> float:
-    """How far its mask fills the box it was prompted with; of two that do, the smaller is what the click alone can mean."""
-    return box_iou(mask_box(thing.mask), thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
+    """The segmenter's score, and how far the mask fills the box it was prompted with; of two alike, the smaller is what a click
+    alone can mean."""
+    return thing.score + box_iou(mask_box(thing.mask), thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
 
 
 def holds(mask: Mask, click: PointPrompt) -> bool:

@@ -6,10 +6,10 @@ A tool says what it does as a program (`refining.steps`), a generator that yield
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.tools import BaseTool, ToolException
+from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from sam4mllm_tool.errors import Sam4MllmError
@@ -32,6 +32,8 @@ __all__ = ["Result", "Sam4MllmTool", "SharedModels", "messages_of"]
 
 Result = tuple[str, dict[str, Any]]
 """What the model reads, and the artifact."""
+Injected: TypeAlias = Annotated[Any, InjectedToolArg]
+"""What an agent gives beside the model's arguments. It has to be marked here and in the args_schema to arrive."""
 
 
 class SharedModels:
@@ -110,7 +112,7 @@ class Sam4MllmTool(BaseTool):
     def _run(
         self,
         run_manager: CallbackManagerForToolRun | None = None,  # noqa: ARG002
-        runtime: Any = None,
+        runtime: Injected = None,
         **arguments: Any,
     ) -> Result:
         try:
@@ -122,7 +124,7 @@ class Sam4MllmTool(BaseTool):
     async def _arun(
         self,
         run_manager: AsyncCallbackManagerForToolRun | None = None,  # noqa: ARG002
-        runtime: Any = None,
+        runtime: Injected = None,
         **arguments: Any,
     ) -> Result:
         try:
