@@ -13,7 +13,9 @@ test: .venv/tested check video  ## set up, then check everything
 check: .venv/tested  ## format, lint, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
+	rm -rf .venv/typed && mkdir -p .venv/typed/sam4mllm_tool  # as it is installed: agents/ under the package
+	ln -s $(CURDIR)/sam4mllm_tool/* $(CURDIR)/agents .venv/typed/sam4mllm_tool/
+	cd .venv/typed && ../bin/mypy --config-file ../../pyproject.toml
 	$(BIN)/pytest $(PYTEST)
 
 video: .venv/video  ## what is tested of model families whose processors need torchvision

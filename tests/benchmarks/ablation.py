@@ -1,11 +1,12 @@
 """What each part of the method is worth on the embedded world: `python -m tests.benchmarks.ablation --work DIR`.
 
-Evaluates one setting after another on the same scenes of the test split and prints a table in Markdown: cIoU and gIoU with
-95 % intervals, the difference of cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) by paired bootstrap,
-point answers and questions an expression. With --tune it first tunes two adapters on the embedded base, on the same scenes with the
-same settings, one asked about each point alone, one about all points of a box at once, and compares these. With --rough it
-tells every setting boxes that are moved by a tenth of their sides and scaled by a fifth instead of those that the model names.
-Everything stays in DIR and goes on from there when the command is run again; some 15 minutes on one core, 40 more with --tune.
+Evaluates one setting after another on the same scenes of the test split and prints a table in Markdown: cIoU and gIoU with 95
+% intervals, the difference of cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) by paired bootstrap,
+point answers and questions an expression. With --tune it first tunes two adapters on the embedded base, on the same scenes
+with the same settings, one asked about each point alone, one about all points of a box at once, and compares these. With
+--rough it tells every setting boxes that are moved by a tenth of their sides and scaled by a fifth instead of those that the
+model names. Everything stays in DIR and goes on from there when the command is run again; some 15 minutes on one core, 40
+more with --tune.
 """
 
 import argparse
