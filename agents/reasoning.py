@@ -130,6 +130,7 @@ class _Nodes:
         image = state["image"]
         name = image if is_picture_id(image) else self.pictures.put(image, policy=self.policy)
         self.pictures.get(name)
+        self._loaded()  # here, where it keeps no event loop waiting
         return {"image": name, "tried": [], "done": [], "spent": Spent().to_dict(), "answer": None}
 
     async def abegin(self, state: _State) -> dict[str, Any]:
@@ -185,8 +186,11 @@ class _Nodes:
         return {"answer": told, "spent": meter.spent.to_dict()}
 
     def _next(self, state: _State) -> str:
-        meter = self._meter(state)
-        return next_step(_tried(state), state["done"], self.looking, lambda rounds: meter.affords(rounds=rounds))
+        meter, looking = self._meter(state), self.looking
+        reads = bool(self._loaded().dialect.ask_again_text) if looking.overlay is None else looking.overlay
+        if not reads:
+            looking = replace(looking, steps=tuple(step for step in looking.steps if step != "verify"))
+        return next_step(_tried(state), state["done"], looking, lambda rounds: meter.affords(rounds=rounds))
 
     def _meter(self, state: _State) -> Meter:
         budget = self.budget.at_most(state.get("budget") or {})

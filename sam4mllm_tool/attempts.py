@@ -18,8 +18,8 @@ __all__ = ["AGAIN", "Again", "Attempt", "Ended", "Looking", "Reasoned", "Standin
 
 Again: TypeAlias = Literal["verify", "other", "rephrase", "zoom"]
 """Ways of looking again."""
-AGAIN: Mapping[Again, int] = {"verify": 1, "other": 2, "rephrase": 3, "zoom": 2}
-"""How many rounds each needs at least to be of use."""
+AGAIN: Mapping[Again, int] = {"verify": 1, "other": 1, "rephrase": 3, "zoom": 1}
+"""How many rounds each takes at least."""
 Ended: TypeAlias = Literal["confident", "budget", "abstained", "exhausted"]
 """Why a run ended: sure enough; what is left to try could cost more than is left; nothing left to try, and the best is not
 likely enough to be told, or it is."""
@@ -30,8 +30,10 @@ class Looking:
     """When to look again, and how.
 
     sure: the confidence from which on an answer is not doubted. abstain: that below which none is given. steps: the ways of
-    looking again, in the order in which they are tried. wordings: how many other wordings are tried at most. closer: whether
-    masks are made anew from close by, which asks the MLLM nothing.
+    looking again, in the order in which they are tried; those that need what a model hasn't are passed over. wordings: how many
+    other wordings are tried at most. closer: whether masks are made anew from close by, which asks the MLLM nothing. overlay:
+    whether the MLLM can read its own answer drawn on the picture, for `verify`; None: where the dialect has words for
+    corrections, which it has not for a checkpoint that was trained on this dialogue alone and never saw a drawing.
     """
 
     sure: float = 0.8
@@ -39,6 +41,7 @@ class Looking:
     steps: tuple[Again, ...] = ("verify", "other", "rephrase", "zoom")
     wordings: int = 3
     closer: bool = True
+    overlay: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.abstain <= self.sure <= 1:

@@ -95,29 +95,36 @@ class Looker:
         return _with_new(tried, found)
 
     def zoom(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
-        """What is seen in a part: around the likeliest box, or, where none was named, in each quarter."""
-        size, talk, named = _size(picture), Talk(), list[Box]()
-        for view in _views(tried, size):
-            boxes = yield view.picture(picture), _within(self._boxes(size, talk))
-            for box in map(view.box_out, boxes or ()):
-                if all(box_iou(box, known) < _SAME for known in (*named, *_seen(tried))):
+        """What is seen in a part: around the likeliest box, asked once more whether it is meant, or, where none was named, in
+        each quarter."""
+        size, talk, named, told = _size(picture), Talk(), list[Box](), list(tried)
+        number = _likeliest(tried)
+        known = () if number is None else tried[number].boxes
+        for view in _views(known, size):
+            inside = [view.prompt_in(ObjectPrompt(box)).box for box in known]
+            boxes, sure = (yield view.picture(picture), _within(self._peek(inside, size, talk))) or ((), [])
+            if number is not None and len(sure) == len(known):
+                told[number] = told[number].checked(sure)
+            for box in map(view.box_out, boxes):
+                if all(box_iou(box, other) < _SAME for other in (*named, *_seen(tried))):
                     named.append(box)
         if not named:
-            return list(tried)
+            return told
         found = yield picture, self._checked("zoom", self.expression, named, size, talk)
-        return _with_new(tried, found)
+        return _with_new(told, found)
 
     def verify(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
         """The MLLM is shown its own answer, drawn on the picture, and asked once more whether that is what was meant."""
-        number = max((n for n, one in enumerate(tried) if one.boxes), key=lambda n: tried[n].confidence or 0)
+        number = _likeliest(tried)
+        if number is None:
+            return list(tried)
         attempt = tried[number]
         drawn = overlay(picture, read_segmentation(attempt.result or {}))
         asked = self.flows.whether(self.expression, attempt.boxes, _size(picture), Talk())
         sure = yield drawn, _within(asked)
-        if sure is None or None in sure:
-            return list(tried)
-        likely = [self.flows.calibration.objects(one) for one in sure if one is not None]
-        return [attempt.checked(likely) if n == number else one for n, one in enumerate(tried)]
+        likely = self._calibrated(sure or ())
+        doubted = attempt.checked(likely) if len(likely) == len(attempt.boxes) else attempt
+        return [doubted if n == number else one for n, one in enumerate(tried)]
 
     def closer(self, picture: Image, objects: Sequence[SegmentedObject]) -> Step[list[SegmentedObject]]:
         """The objects with masks made from close by, in several views; one that would be another thing's stays as it was."""
@@ -176,13 +183,23 @@ class Looker:
         checks = tuple(() if one is None else (one,) for one in sure)
         return [Attempt(step, wording, self._segmentation(wording, size, objects, talk).to_dict(), checks)]
 
-    def _boxes(self, size: Size, talk: Talk) -> Flow[tuple[Box, ...]]:
+    def _peek(self, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[tuple[tuple[Box, ...], list[float]]]:
+        """In one round, the boxes that are named, and of each of `boxes` how likely it is what is meant, if that is told."""
+        dialect, start = self.flows.dialect, BoxOnly.start(self.expression, size, dialect=self.flows.dialect)
+        asked = list(start.pending)
+        asked += [one for box in boxes if (one := dialect.ask_whether(start.expression, box, size)) is not None]
+        first, *rest = yield from self.flows.ask(asked, talk)
+        rows = [reply.label_probabilities for reply in rest]
+        likely = self._calibrated([None if row is None else row[0][0] for row in rows])
         try:
-            asked = yield from self.flows.settle(BoxOnly.start(self.expression, size, dialect=self.flows.dialect), talk)
+            return dialect.read_boxes(asked[0], first, size), likely
         except ReplyError as error:
             talk.notes.append(f"went on without a part of the picture: {error.reason}")
-            return ()
-        return tuple(prompt.box for prompt in asked.prompts)
+            return (), likely
+
+    def _calibrated(self, probabilities: Sequence[float | None]) -> list[float]:
+        """Of what is known."""
+        return [self.flows.calibration.objects(one) for one in probabilities if one is not None]
 
     def _nothing(self, step: str, wording: str, size: Size, talk: Talk) -> Attempt:
         """That there is no such object, as the last reply says."""
@@ -230,11 +247,16 @@ def _same(one: Attempt, other: Attempt) -> bool:
     return len(one.boxes) == len(other.boxes) and all(box_iou(a, b) >= _SAME for a, b in pairs)
 
 
-def _views(tried: Sequence[Attempt], size: Size) -> tuple[View, ...]:
-    best = max((one for one in tried if one.boxes), key=lambda one: one.confidence or 0, default=None)
-    if best is None:
+def _likeliest(tried: Sequence[Attempt]) -> int | None:
+    """The attempt with objects that is surest of them."""
+    seen = (n for n, attempt in enumerate(tried) if attempt.boxes)
+    return max(seen, key=lambda n: tried[n].confidence or 0, default=None)
+
+
+def _views(boxes: Sequence[Box], size: Size) -> tuple[View, ...]:
+    if not boxes:
         return quadrants(size)
-    xs1, ys1, xs2, ys2 = zip(*best.boxes, strict=True)
+    xs1, ys1, xs2, ys2 = zip(*boxes, strict=True)
     view = view_around(Box(min(xs1), min(ys1), max(xs2), max(ys2)), size, _CONTEXT)
     return quadrants(size) if view is None else (view,)
 
