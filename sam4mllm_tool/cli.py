@@ -1,4 +1,4 @@
-"""The command: `sam4mllm segment | data | train | export | evaluate | doctor`. A thin skin: commands import what they need.
+"""The command: `sam4mllm segment | chat | data | train | export | evaluate | doctor`. A thin skin over the commands.
 
 Exit codes: 0 done ("no such object" is an answer too), 1 the models failed, 2 what was asked cannot be done (a bad picture,
 spec or argument). Errors are one line on stderr; results alone go to stdout.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sam4mllm_tool import __version__
+from sam4mllm_tool.chatting import command as chat_command
 from sam4mllm_tool.data import build_command
 from sam4mllm_tool.data import command as data_command
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
@@ -57,6 +58,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands)
+    chat_command.add_commands(commands)
     _add_data(commands)
     training_command.add_commands(commands)
     evaluation_command.add_commands(commands)
