@@ -21,6 +21,8 @@ __all__ = ["another", "at_click", "deepest", "distances", "erase", "from_boxes",
 
 SAME = 0.5
 """IoU from which two boxes, or two masks, are of one object."""
+OTHER_SIZE = 0.03
+"""By how much, in units of its area, a mask has to differ to count as bigger or smaller."""
 _REACH = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
 """Half sides of the boxes that are tried around a click, in units of the picture's shorter side."""
 _ROUNDS = 2
@@ -184,10 +186,12 @@ def _shrunk(mask: Mask) -> Mask:
 
 
 def offers(thing: SegmentedObject) -> list[MaskCandidate]:
-    """The candidates not chosen that differ from the mask and from one another, smallest first."""
+    """The candidates not chosen that are bigger or smaller than the mask and differ from one another, smallest first."""
     kept: list[MaskCandidate] = []
+    area = int(thing.mask.sum())
     for candidate in thing.alternatives:
         others = (thing.mask, *(other.mask for other in kept))
-        if candidate.mask.any() and all(iou(candidate.mask, mask) < 0.95 for mask in others):
+        other_size = abs(int(candidate.mask.sum()) - area) > OTHER_SIZE * area
+        if candidate.mask.any() and other_size and all(iou(candidate.mask, mask) < 0.95 for mask in others):
             kept.append(candidate)
     return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))

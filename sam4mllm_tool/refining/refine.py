@@ -10,7 +10,7 @@ from typing import TypeAlias
 from sam4mllm_tool.flows import Flows, Method, Talk
 from sam4mllm_tool.protocol import turns
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
-from sam4mllm_tool.refining.finding import SAME, another, from_boxes, iou, offers
+from sam4mllm_tool.refining.finding import OTHER_SIZE, SAME, another, from_boxes, iou, offers
 from sam4mllm_tool.refining.found import Found, RefineError
 from sam4mllm_tool.refining.instructions import Instruction, read_instruction
 from sam4mllm_tool.refining.steps import On, Program
@@ -25,8 +25,6 @@ _LEFT = 0.1
 """Share of a mask that has to remain for its object to remain."""
 _LARGER = 1.25
 """How much a box is made larger, or smaller, where no candidate mask is."""
-_OTHER_SIZE = 0.03
-"""By how much, in units of its area, a mask has to differ to count as bigger or smaller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +165,8 @@ def _without(work: _Work, found: Found, read: Instruction) -> _Next:
     tried = dict.fromkeys((expression, read.what, f"{read.what} of {found.expression}"))
     for text in tried:
         objects = yield from work.find(text, found)
-        if len(found.objects) > 1 and (meant := _among(found.objects, objects)):
+        named = text in (expression, read.what)  # with "of" in it, a whole object is an answer about the wrong thing
+        if named and len(found.objects) > 1 and (meant := _among(found.objects, objects)):
             return found.rejecting(meant), f"without {_quoted(text)}"
         parts = [thing for thing in objects if any(_is_part(thing, whole) for whole in found.objects)]
         if parts:
@@ -218,7 +217,7 @@ def _next(thing: SegmentedObject, drawn: Sequence[SegmentedObject], sign: int) -
     for one in drawn:
         masks = [(one.mask, one.score), *((other.mask, other.score) for other in offers(one))]
         steps = [(sign * (int(mask.sum()) - area), index) for index, (mask, _) in enumerate(masks) if mask.any()]
-        further = [step for step in steps if step[0] > _OTHER_SIZE * area]
+        further = [step for step in steps if step[0] > OTHER_SIZE * area]
         if further:
             mask, score = masks[min(further)[1]]
             return replace(thing, mask=mask, score=score, prompt=one.prompt, alternatives=())
