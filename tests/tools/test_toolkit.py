@@ -1,0 +1,452 @@
+"""Every tool by itself, with a scripted MLLM: langchain-tests' suites, schemas, state, and what goes wrong."""
+
+import base64
+import copy
+import json
+import pickle
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from langchain_core.messages import HumanMessage, ToolMessage
+from langchain_core.tools import BaseTool
+from langchain_core.utils.function_calling import convert_to_openai_tool
+from langchain_tests.integration_tests import ToolsIntegrationTests
+from langchain_tests.unit_tests import ToolsUnitTests
+from PIL import Image
+
+from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.flows import Talk
+from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.protocol import JOINT
+from sam4mllm_tool.segmenter import BoxSegmenter
+from sam4mllm_tool.tools import (
+    CheckPointsTool,
+    DescribeRegionTool,
+    ProposeBoxesTool,
+    RefineTool,
+    Sam4MllmToolkit,
+    SegmentPromptTool,
+)
+from sam4mllm_tool.tools.rounds import DialogueError, Rounds
+from sam4mllm_tool.types import Labels, Point, Question, Reply, Size
+from tests.tool_suites import ToolSuite
+
+_file = BytesIO()
+Image.new("RGB", (100, 80), "grey").save(_file, "PNG")
+PICTURE = "data:image/png;base64," + base64.b64encode(_file.getvalue()).decode()
+
+
+def knows(question: Question) -> Reply:
+    """Two rings: in the left half and in the right one; the upper half of what is asked about is on it."""
+    asked = question.turns[-1].text
+    if isinstance(question.answer, Labels):
+        rows = tuple(
+            (0.9, 0.1) if index < question.answer.count / 2 else (0.05, 0.95) for index in range(question.answer.count)
+        )
+        return Reply("Yes" * question.answer.count, rows)
+    if "Describe" in asked:
+        return Reply("a grey thing")
+    if any("gibberish" in turn.text for turn in question.turns):
+        return Reply("hmm")
+    if "Not the object in" in asked:
+        return Reply("[500,100,900,500]")
+    if "rings" in asked:
+        return Reply("[100,100,400,500] [500,100,900,500]")
+    return Reply("[100,100,400,500]" if "ring" in asked else "no such object")
+
+
+def models() -> Sam4Mllm:
+    return Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=JOINT)
+
+
+SHARED = models()
+TOOLS: dict[str, BaseTool] = {tool.name: tool for tool in Sam4MllmToolkit(sam4mllm=SHARED).get_tools()}
+
+
+def use(name: str, runtime: Any = None, **arguments: Any) -> ToolMessage:
+    """As an agent calls it."""
+    args = {**arguments, **({"runtime": runtime} if runtime else {})}
+    message = TOOLS[name].invoke({"name": name, "args": args, "id": "1", "type": "tool_call"})
+    assert isinstance(message, ToolMessage)
+    return message
+
+
+def dialogue(expression: str = "the ring") -> dict[str, Any]:
+    return dict(use("propose_boxes", image=PICTURE, expression=expression).artifact)
+
+
+def result(expression: str = "the ring") -> dict[str, Any]:
+    return dict(use("segment_image", image=PICTURE, expression=expression).artifact)
+
+
+def in_agent(*messages: Any) -> Any:
+    """The runtime that an agent injects, with these messages in its state."""
+    return SimpleNamespace(state={"messages": list(messages)}, stream_writer=lambda _: None)
+
+
+class Suite(ToolSuite):
+    models = staticmethod(models)
+    settings: ClassVar = {"pictures": Sam4MllmToolkit().pictures}
+
+
+class Proposing(Suite):
+    kind = ProposeBoxesTool
+    example: ClassVar = {"image": PICTURE, "expression": "the ring"}
+
+
+class Checking(Suite):
+    kind = CheckPointsTool
+    settings: ClassVar = {"pictures": TOOLS["check_points"].pictures}
+    example: ClassVar = {"dialogue": dialogue(), "points": [[20, 20], [30, 30]]}
+
+
+class Prompting(Suite):
+    kind = SegmentPromptTool
+    example: ClassVar = {"box": [10, 8, 50, 48], "image": PICTURE, "points": [{"x": 20, "y": 20, "label": 1}]}
+
+
+class Refining(Suite):
+    kind = RefineTool
+    settings: ClassVar = {"pictures": TOOLS["refine_segmentation"].pictures}
+    example: ClassVar = {"result": result(), "instruction": "no, the other one"}
+
+
+class Describing(Suite):
+    kind = DescribeRegionTool
+    example: ClassVar = {"box": [10, 8, 50, 48], "image": PICTURE}
+
+
+class TestProposingUnit(Proposing, ToolsUnitTests):
+    pass
+
+
+class TestProposing(Proposing, ToolsIntegrationTests):
+    pass
+
+
+class TestCheckingUnit(Checking, ToolsUnitTests):
+    pass
+
+
+class TestChecking(Checking, ToolsIntegrationTests):
+    pass
+
+
+class TestPromptingUnit(Prompting, ToolsUnitTests):
+    pass
+
+
+class TestPrompting(Prompting, ToolsIntegrationTests):
+    pass
+
+
+class TestRefiningUnit(Refining, ToolsUnitTests):
+    pass
+
+
+class TestRefining(Refining, ToolsIntegrationTests):
+    pass
+
+
+class TestDescribingUnit(Describing, ToolsUnitTests):
+    pass
+
+
+class TestDescribing(Describing, ToolsIntegrationTests):
+    pass
+
+
+# Schemas ---------------------------------------------------------------------------------------------------------------
+
+ARGUMENTS = {
+    "segment_image": {"expression", "image"},
+    "propose_boxes": {"expression", "image"},
+    "check_points": {"dialogue", "points", "grid"},
+    "segment_prompt": {"dialogue", "drop", "points", "box", "image"},
+    "refine_segmentation": {"result", "instruction", "clicks", "forget_clicks"},
+    "describe_image_region": {"result", "box", "image"},
+}
+
+
+def test_the_toolkit_gives_the_six_tools() -> None:
+    assert list(TOOLS) == list(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_a_model_sees_what_it_should_fill_and_nothing_else(name: str) -> None:
+    function = convert_to_openai_tool(TOOLS[name])["function"]
+    fields = function["parameters"]["properties"]
+    assert set(fields) == ARGUMENTS[name]
+    assert all(field.get("description") or name == "refine_segmentation" for field in fields.values())
+    assert set(function["parameters"].get("required", [])) <= {"expression"}
+    handles = [fields[key] for key in ("dialogue", "result") if key in fields]
+    assert all(field["type"] == "string" for field in handles)
+    assert len(function["description"]) < 500
+
+
+# Arguments as small models write them -----------------------------------------------------------------------------------
+
+WRITTEN = {
+    "a list as text": {"points": "[[20, 20], [30, 30]]"},
+    "one point": {"points": [20, 20]},
+    "points as objects": {"points": [{"x": 20, "y": 20}]},
+    "a grid as text": {"grid": "3x3"},
+    "a grid as one number": {"grid": 3},
+    "a grid as a list": {"grid": [3, 2]},
+    "a grid as a list in text": {"grid": "[3, 2]"},
+}
+
+
+@pytest.mark.parametrize("written", WRITTEN.values(), ids=WRITTEN)
+def test_points_to_check_are_taken_as_small_models_write_them(written: dict[str, Any]) -> None:
+    message = use("check_points", dialogue=dialogue(), **written)
+    assert message.status == "success", message.content
+    assert message.artifact["points"][0]
+
+
+@pytest.mark.parametrize(
+    "clicks",
+    [
+        [{"x": "20", "y": 20, "label": "on"}],
+        {"x": 20, "y": 20, "label": True},
+        "[[20, 20, 1]]",
+        [[20, 20, 1]],
+        [20, 20, 1],
+        '[{"x": 20, "y": 20, "label": "positive"}]',
+    ],
+    ids=repr,
+)
+def test_clicks_are_taken_as_small_models_write_them(clicks: Any) -> None:
+    message = use("refine_segmentation", result=result(), clicks=clicks)
+    assert message.status == "success", message.content
+    assert message.artifact["state"]["clicks"] == [{"x": 20, "y": 20, "label": 1, "confidence": None}]
+
+
+# The protocol ------------------------------------------------------------------------------------------------------------
+
+
+def test_points_go_to_the_box_that_they_lie_in() -> None:
+    checked = use("check_points", dialogue=dialogue("all rings"), points=[[20, 20], [80, 20], [30, 30]]).artifact
+    left, right = checked["points"]
+    assert [round(point["x"]) for point in left] == [20, 30]
+    assert [round(point["x"]) for point in right] == [80]
+    masks = use("segment_prompt", dialogue=checked, points=[{"x": 82, "y": 35, "label": 0}])
+    assert [len(thing["points"]) for thing in masks.artifact["objects"]] == [2, 2]
+
+
+def test_numbers_stay_when_more_points_are_checked() -> None:
+    once = use("check_points", dialogue=dialogue("all rings"), grid=[1, 2]).artifact
+    twice = use("check_points", dialogue=once, points=[[20, 20]])
+    assert "  5: (20, 20) in box 1" in twice.content
+    kept = use("segment_prompt", dialogue=twice.artifact, drop=[5, 3]).artifact
+    assert [len(thing["points"]) for thing in kept["objects"]] == [2, 1], "number 3 is the first one in the second box"
+
+
+def test_answers_that_are_not_sure_enough_are_told_and_not_used() -> None:
+    unsure = Sam4Mllm(
+        ScriptedMLLM(lambda q: Reply("Yes", ((0.6, 0.4),)) if isinstance(q.answer, Labels) else Reply("[100,100,400,500]")),
+        BoxSegmenter(),
+        dialect=JOINT,
+    )
+    tools = {tool.name: tool for tool in Sam4MllmToolkit(sam4mllm=unsure).get_tools()}
+    before = {"name": "propose_boxes", "args": {"image": PICTURE, "expression": "the ring"}, "id": "1", "type": "tool_call"}
+    asked = tools["propose_boxes"].invoke(before).artifact
+    arguments = {"dialogue": asked, "points": [[20, 20]]}
+    checked = tools["check_points"].invoke({"name": "check_points", "args": arguments, "id": "1", "type": "tool_call"})
+    assert "1: (20, 20) on 60%, not sure enough to be used" in checked.content
+    masks = tools["segment_prompt"].invoke(
+        {"name": "segment_prompt", "args": {"dialogue": checked.artifact}, "id": "1", "type": "tool_call"}
+    )
+    assert masks.artifact["objects"][0]["points"] == []
+
+
+def test_no_such_object_is_an_answer_that_nothing_can_be_checked_of() -> None:
+    none = use("propose_boxes", image=PICTURE, expression="the dog")
+    assert none.status == "success"
+    assert "there is no such object" in none.content
+    for name in ("check_points", "segment_prompt"):
+        message = use(name, dialogue=none.artifact)
+        assert message.status == "error"
+        assert "call propose_boxes with other words" in message.content
+
+
+def test_a_region_is_described_and_a_result_held_against_its_words() -> None:
+    box = use("describe_image_region", box=[10, 8, 50, 48], image=PICTURE)
+    assert box.content.startswith("(10, 8) to (50, 48): a grey thing\n")
+    shown = use("describe_image_region", result=result())
+    assert "a grey thing; is it 'the ring'? 90%" in shown.content
+    nothing = use("describe_image_region", result=result("the dog"))
+    assert "no object to describe" in nothing.content
+
+
+# State -------------------------------------------------------------------------------------------------------------------
+
+
+def state() -> Rounds:
+    start = Rounds("all rings", Size(100, 80), Reply("[100,100,400,500] [500,100,900,500]"), (0.5, None))
+    return SHARED.run(Image.new("RGB", (100, 80)), start.check(SHARED.flows, [(Point(20, 20),), ()], Talk()))
+
+
+def test_a_dialogue_is_rebuilt_from_its_json() -> None:
+    again = Rounds.read(json.loads(json.dumps(state().state())))
+    assert again == state()
+    assert again.points(SHARED.flows) == state().points(SHARED.flows)
+    assert [len(group) for group in again.points(SHARED.flows)] == [1, 0]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(state().state())), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(list(state().state())), JSON))
+def test_a_dialogue_that_was_tampered_with_is_refused_in_one_way(changes: dict[str, Any]) -> None:
+    try:
+        Rounds.read({**state().state(), **changes})
+    except DialogueError as error:
+        assert "call propose_boxes once more" in str(error)  # noqa: PT017
+
+
+def test_unreadable_answers_about_points_are_rebuilt_as_they_were_dropped() -> None:
+    start = Rounds("the ring", Size(100, 80), Reply("[100,100,400,500]"))
+    mute = Sam4Mllm(ScriptedMLLM(lambda _: "hmm"), BoxSegmenter(), dialect=JOINT)
+    asked = mute.run(Image.new("RGB", (100, 80)), start.check(mute.flows, [(Point(20, 20),)], Talk()))
+    assert asked.points(mute.flows) == ((),)
+
+
+def test_handles_cannot_be_guessed_and_each_call_has_its_own() -> None:
+    handles = {result()["handle"] for _ in range(20)}
+    assert len(handles) == 20
+    assert all(len(handle) == len("seg-") + 16 for handle in handles)
+
+
+def test_latest_is_the_last_of_its_kind() -> None:
+    one, other, talk = result(), result("all rings"), dialogue()
+    messages = [ToolMessage("", artifact=artifact, tool_call_id="1") for artifact in (one, other, talk)]
+    assert use("describe_image_region", in_agent(*messages)).artifact["regions"][0]["expression"] == "all rings"
+    assert (
+        use("describe_image_region", in_agent(*messages), result=one["handle"]).artifact["regions"][0]["expression"]
+        == "the ring"
+    )
+
+
+def test_tools_of_a_toolkit_share_models_and_pictures_and_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = [models()]
+    monkeypatch.setattr(Sam4Mllm, "load", loaded.pop)
+    toolkit = Sam4MllmToolkit()
+    for tool in (*toolkit.get_tools()[:2], copy.deepcopy(toolkit.get_tools()[1])):
+        message = tool.invoke(
+            {"name": tool.name, "args": {"image": PICTURE, "expression": "the ring"}, "id": "1", "type": "tool_call"}
+        )
+        assert message.status == "success"
+    again = pickle.loads(pickle.dumps(toolkit.get_tools()[1]))
+    assert again.name == "propose_boxes"
+
+
+# What goes wrong -----------------------------------------------------------------------------------------------------------
+
+HUMAN = HumanMessage("hi", additional_kwargs={"sam4mllm_pictures": ["img-0123456789ab"]})
+NOWHERE = in_agent(HumanMessage("hi"))
+WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
+    "no picture yet": ("propose_boxes", {"runtime": NOWHERE, "expression": "the ring"}, "no picture in this conversation yet"),
+    "an unknown picture": (
+        "propose_boxes",
+        {"runtime": in_agent(HUMAN), "expression": "the ring", "image": "img-ffffffffffff"},
+        "its pictures are img-0123456789ab",
+    ),
+    "a picture of the store's that is not of the conversation": (
+        "propose_boxes",
+        {"runtime": in_agent(HUMAN), "expression": "the ring", "image": result()["picture"]},
+        "its pictures are img-0123456789ab",
+    ),
+    "a picture that is gone": (
+        "propose_boxes",
+        {"runtime": in_agent(HUMAN), "expression": "the ring"},
+        "no longer kept",
+    ),
+    "no conversation": ("propose_boxes", {"expression": "the ring"}, "no latest picture"),
+    "a check before a proposal": ("check_points", {"runtime": NOWHERE}, "call propose_boxes first"),
+    "a mask before a proposal": ("segment_prompt", {"runtime": NOWHERE}, "call propose_boxes first"),
+    "a refinement before a result": (
+        "refine_segmentation",
+        {"runtime": NOWHERE, "instruction": "the other one"},
+        "call segment_image first",
+    ),
+    "a description before a result": ("describe_image_region", {"runtime": NOWHERE}, "call segment_image first"),
+    "another thread's handle": (
+        "refine_segmentation",
+        {
+            "runtime": in_agent(ToolMessage("", artifact=result(), tool_call_id="1")),
+            "result": "seg-0123456789abcdef",
+            "instruction": "bigger",
+        },
+        "no result 'seg-0123456789abcdef' in this conversation; there is seg-",
+    ),
+    "a handle of another kind": ("check_points", {"dialogue": result()}, "is a result, not a dialogue"),
+    "an artifact that is none": ("check_points", {"dialogue": {"a": 1}}, "not the artifact of a dialogue"),
+    "a number for a handle": ("check_points", {"dialogue": 3}, "dialogue: Value error, expected a handle"),
+    "points outside": ("check_points", {"dialogue": dialogue(), "points": [[200, 20]]}, "outside the picture of 100 x 80"),
+    "no points": ("check_points", {"dialogue": dialogue(), "points": []}, "no points to check"),
+    "points and a grid": ("check_points", {"dialogue": dialogue(), "points": [[1, 1]], "grid": [2, 2]}, "not both"),
+    "a grid of nothing": ("check_points", {"dialogue": dialogue(), "grid": [0, 3]}, "grid"),
+    "points that are words": ("check_points", {"dialogue": dialogue(), "points": "the middle"}, "points"),
+    "a point that is no number": ("check_points", {"dialogue": dialogue(), "points": [[float("nan"), 1]]}, "finite"),
+    "too many points": ("check_points", {"dialogue": dialogue(), "points": [[1, 1]] * 101}, "at most 100"),
+    "a point dropped that is not there": ("segment_prompt", {"dialogue": dialogue(), "drop": [7]}, "call check_points first"),
+    "a box outside": ("segment_prompt", {"box": [200, 0, 300, 10], "image": PICTURE}, "on the picture of 100 x 80"),
+    "a box upside down": ("segment_prompt", {"box": [50, 40, 10, 10], "image": PICTURE}, "x1 < x2"),
+    "half a box": ("segment_prompt", {"box": [50, 40], "image": PICTURE}, "box"),
+    "a box and numbers to drop": ("segment_prompt", {"box": [1, 1, 9, 9], "image": PICTURE, "drop": [1]}, "no checked points"),
+    "given points that contradict": (
+        "segment_prompt",
+        {"dialogue": dialogue(), "points": [[20, 20, 1], [20, 20, 0]]},
+        "contradict one another",
+    ),
+    "nothing to refine by": ("refine_segmentation", {"result": result()}, "give an instruction"),
+    "an empty instruction": ("refine_segmentation", {"result": result(), "instruction": " "}, "empty"),
+    "contradictory clicks": (
+        "refine_segmentation",
+        {"result": result(), "clicks": [[20, 20, 1], [20, 20, 0]]},
+        "contradict one another",
+    ),
+    "a click outside": ("refine_segmentation", {"result": result(), "clicks": [[20, 90, 1]]}, "outside the picture"),
+    "a label that is none": ("refine_segmentation", {"result": result(), "clicks": [[20, 20, 2]]}, "label"),
+    "a description of nothing there": (
+        "refine_segmentation",
+        {"result": result(), "instruction": "the dog"},
+        "there is no 'the dog' in the picture",
+    ),
+    "an unreadable reply": ("propose_boxes", {"image": PICTURE, "expression": "gibberish"}, "hmm"),
+    "no expression": ("propose_boxes", {"image": PICTURE}, "expression: Field required"),
+}
+
+
+@pytest.mark.parametrize(("name", "arguments", "message"), WRONG.values(), ids=WRONG)
+async def test_what_goes_wrong_is_a_message_that_says_how_to_go_on(name: str, arguments: dict[str, Any], message: str) -> None:
+    call = {"name": name, "args": arguments, "id": "1", "type": "tool_call"}
+    for told in (TOOLS[name].invoke(copy.copy(call)), await TOOLS[name].ainvoke(copy.copy(call))):
+        assert told.status == "error"
+        assert message in told.content
+        assert len(told.content) < 600
+        assert told.artifact is None
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["x", "y", "label"]), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@given(data=st.data())
+def test_junk_arguments_never_crash(name: str, data: st.DataObject) -> None:
+    arguments = data.draw(st.dictionaries(st.sampled_from(sorted(ARGUMENTS[name])), JUNK, max_size=4))
+    message = use(name, **{key: value for key, value in arguments.items() if key != "runtime"})
+    assert message.status == "error" or message.artifact is not None
