@@ -350,6 +350,6 @@ def test_depth_is_told_by_the_distance_from_the_edge(side: int) -> None:
 
 def test_an_unreadable_second_answer_is_no_other_object(models: Sam4Mllm, white: Found) -> None:
     mute: Dialect = replace(EMBEDDED, ask_other_text="")
-    scripted = Sam4Mllm(ScriptedMLLM(lambda _: "no object"), models.segmenter, dialect=mute)
+    scripted = Sam4Mllm(ScriptedMLLM(lambda _: "[1 2"), models.segmenter, dialect=mute)
     with pytest.raises(RefineError, match="no other"):
         refined(scripted, white, instruction="the other one")

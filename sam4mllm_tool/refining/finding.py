@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from sam4mllm_tool.boxes import box_iou, mask_box
+from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly
 from sam4mllm_tool.refining.steps import On, Program
@@ -65,11 +66,20 @@ def another(
         told = yield On(picture, flows.others(expression, [prompt.box for prompt in rejected], size, talk), talk)
         if fresh := _fresh(told or (), gone):
             return fresh
-        start = BoxOnly.start(expression, size, dialect=flows.dialect)
-        asked = yield On(without, flows.settle(start, talk), talk)
-        if fresh := _fresh([prompt.box for prompt in asked.prompts], gone):
+        asked = yield On(without, _boxes(flows, expression, size, talk), talk)
+        if fresh := _fresh(asked, gone):
             return fresh
     return ()
+
+
+def _boxes(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tuple[Box, ...]]:
+    """Those of the first round. A reply that can't be read names none: there are other ways left."""
+    try:
+        asked = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
+    except ReplyError as error:
+        talk.notes.append(f"went on without another box: {error.reason}")
+        return ()
+    return tuple(prompt.box for prompt in asked.prompts)
 
 
 def _fresh(boxes: Sequence[Box], gone: Sequence[Box]) -> tuple[Box, ...]:
