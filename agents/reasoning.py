@@ -21,8 +21,8 @@ from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
-from sam4mllm_tool.agents.wordings import Rephraser, Wordings
 
+from sam4mllm_tool.agents.wordings import Rephraser, Wordings
 from sam4mllm_tool.attempts import Attempt, Ended, Looking, answer, next_step, stand
 from sam4mllm_tool.budget import Budget, Meter, Spent
 from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy

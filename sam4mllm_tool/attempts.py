@@ -29,23 +29,26 @@ likely enough to be told, or it is."""
 class Looking:
     """When to look again, and how.
 
-    sure: the confidence from which on an answer is not doubted. abstain: that below which none is given. steps: the ways of
-    looking again, in the order in which they are tried; those that need what a model hasn't are passed over. wordings: how many
-    other wordings are tried at most. closer: whether masks are made anew from close by, which asks the MLLM nothing. overlay:
-    whether the MLLM can read its own answer drawn on the picture, for `verify`; None: where the dialect has words for
-    corrections, which it has not for a checkpoint that was trained on this dialogue alone and never saw a drawing.
+    sure: the confidence from which on an object is not doubted; sure_none: that of "there is no such object". abstain: that
+    below which no answer is given. steps: the ways of looking again, in the order in which they are tried; those that need what
+    a model has not are passed over. wordings: how many other wordings are tried at most. closer: whether masks are made anew
+    from close by, which asks the MLLM nothing. overlay: whether the MLLM can read its answer drawn on the picture (`verify`);
+    None: where the dialect has words for corrections, which it has not for a checkpoint that was trained on this dialogue alone
+    and never saw a drawing.
     """
 
-    sure: float = 0.8
+    sure: float = 0.98
+    sure_none: float = 0.8
     abstain: float = 0.5
-    steps: tuple[Again, ...] = ("verify", "other", "rephrase", "zoom")
+    steps: tuple[Again, ...] = ("verify", "zoom", "other", "rephrase")
     wordings: int = 3
     closer: bool = True
     overlay: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.abstain <= self.sure <= 1:
-            raise ValueError(f"expected 0 <= abstain <= sure <= 1, got abstain {self.abstain} and sure {self.sure}")
+        for name in ("sure", "sure_none"):
+            if not 0 <= self.abstain <= getattr(self, name) <= 1:
+                raise ValueError(f"expected 0 <= abstain <= {name} <= 1, got {self.abstain} and {getattr(self, name)}")
         if unknown := set(self.steps) - set(AGAIN):
             raise ValueError(f"no such way of looking again: {', '.join(sorted(unknown))}; there are {', '.join(AGAIN)}")
 
@@ -72,8 +75,8 @@ class Attempt:
 
     @property
     def confidences(self) -> tuple[float | None, ...]:
-        """Of each object: the mean of its checks."""
-        return tuple(sum(asked) / len(asked) if asked else None for asked in self.checks)
+        """Of each object: its checks together, the mean of their log-odds."""
+        return tuple(_together(asked) if asked else None for asked in self.checks)
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -119,9 +122,16 @@ class Standing:
         """Whether there is any answer."""
         return self.none or self.best is not None
 
-    def surely(self, sure: float) -> bool:
-        """Whether that much is known, and by what was seen or said."""
+    def surely(self, settings: Looking) -> bool:
+        """Whether it is not to be doubted."""
+        sure = settings.sure_none if self.none else settings.sure
         return self.known and not self.inferred and self.confidence is not None and self.confidence >= sure
+
+
+def _together(checks: Sequence[float]) -> float:
+    """One that is certain doesn't outweigh all others: log-odds are taken up to 7, which is one in a thousand."""
+    odds = [math.log(sure / (1 - sure)) for sure in (min(max(one, 1e-3), 1 - 1e-3) for one in checks)]
+    return checks[0] if len(checks) == 1 else 1 / (1 + math.exp(-sum(odds) / len(odds)))
 
 
 def stand(tried: Sequence[Attempt]) -> Standing:
@@ -156,7 +166,7 @@ def next_step(
     standing = stand(tried)
     if standing.known and standing.confidence is None:
         return "exhausted"
-    if standing.surely(settings.sure):
+    if standing.surely(settings):
         return "confident"
     left = [step for step in settings.steps if step not in done and _makes_sense(step, tried)]
     if not left:

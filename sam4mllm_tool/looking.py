@@ -79,7 +79,7 @@ class Looker:
         for wording in wordings[: self.settings.wordings]:
             found = yield picture, self._attempt("rephrase", wording, _size(picture))
             told = _with_new(told, found)
-            if stand(told).surely(self.settings.sure):
+            if stand(told).surely(self.settings):
                 break
         return told
 
@@ -96,7 +96,7 @@ class Looker:
 
     def zoom(self, picture: Image, tried: Sequence[Attempt]) -> Step[list[Attempt]]:
         """What is seen in a part: around the likeliest box, asked once more whether it is meant, or, where none was named, in
-        each quarter."""
+        each quarter. Nothing is nearer to be seen around a box that takes much of the picture."""
         size, talk, named, told = _size(picture), Talk(), list[Box](), list(tried)
         number = _likeliest(tried)
         known = () if number is None else tried[number].boxes
@@ -122,7 +122,7 @@ class Looker:
         drawn = overlay(picture, read_segmentation(attempt.result or {}))
         asked = self.flows.whether(self.expression, attempt.boxes, _size(picture), Talk())
         sure = yield drawn, _within(asked)
-        likely = self._calibrated(sure or ())
+        likely = _known(sure or ())
         doubted = attempt.checked(likely) if len(likely) == len(attempt.boxes) else attempt
         return [doubted if n == number else one for n, one in enumerate(tried)]
 
@@ -158,7 +158,8 @@ class Looker:
     def _checked(self, step: str, wording: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[Attempt]]:
         """The objects in boxes, with their points and how likely they are what is meant, as far as the budget reaches.
 
-        Whatever words led to the boxes, it is the expression itself that they are asked about.
+        Whatever words led to the boxes, it is the expression itself that they are asked about. The calibration is for boxes
+        that the MLLM names at first sight; those that it names when pressed are less often right.
         """
         flows, dialect = self.flows, self.flows.dialect
         alone = yield from _within(flows.masks([ObjectPrompt(box) for box in boxes], size))
@@ -178,7 +179,8 @@ class Looker:
             meant = list((settled.meant if isinstance(settled, Checked) else None) or [None] * len(boxes))
             pointed = (yield from _within(flows.masks(settled.prompts, size))) or alone
             found = [stable.better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
-        sure = [None if one is None else flows.calibration.objects(one) for one in meant]
+        calibrated = flows.calibration.objects if step == "look" else float
+        sure = [None if one is None else calibrated(one) for one in meant]
         objects = [replace(thing, confidence=one) for thing, one in zip(found, sure, strict=True)]
         checks = tuple(() if one is None else (one,) for one in sure)
         return [Attempt(step, wording, self._segmentation(wording, size, objects, talk).to_dict(), checks)]
@@ -190,16 +192,12 @@ class Looker:
         asked += [one for box in boxes if (one := dialect.ask_whether(start.expression, box, size)) is not None]
         first, *rest = yield from self.flows.ask(asked, talk)
         rows = [reply.label_probabilities for reply in rest]
-        likely = self._calibrated([None if row is None else row[0][0] for row in rows])
+        likely = _known([None if row is None else row[0][0] for row in rows])
         try:
             return dialect.read_boxes(asked[0], first, size), likely
         except ReplyError as error:
             talk.notes.append(f"went on without a part of the picture: {error.reason}")
             return (), likely
-
-    def _calibrated(self, probabilities: Sequence[float | None]) -> list[float]:
-        """Of what is known."""
-        return [self.flows.calibration.objects(one) for one in probabilities if one is not None]
 
     def _nothing(self, step: str, wording: str, size: Size, talk: Talk) -> Attempt:
         """That there is no such object, as the last reply says."""
@@ -218,6 +216,11 @@ def _within(flow: Flow[T]) -> Flow[T | None]:
         return (yield from flow)
     except OverBudgetError:
         return None
+
+
+def _known(probabilities: Sequence[float | None]) -> list[float]:
+    """Taken as they are: the calibration is for a box that was just named, on the whole picture."""
+    return [one for one in probabilities if one is not None]
 
 
 def _size(picture: Image) -> Size:
@@ -258,7 +261,7 @@ def _views(boxes: Sequence[Box], size: Size) -> tuple[View, ...]:
         return quadrants(size)
     xs1, ys1, xs2, ys2 = zip(*boxes, strict=True)
     view = view_around(Box(min(xs1), min(ys1), max(xs2), max(ys2)), size, _CONTEXT)
-    return quadrants(size) if view is None else (view,)
+    return () if view is None else (view,)
 
 
 def _seen_closer(thing: SegmentedObject, masks: Sequence[Any], scores: Sequence[float]) -> SegmentedObject:

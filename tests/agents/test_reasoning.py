@@ -19,11 +19,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.graph.state import CompiledStateGraph
 from PIL import Image
+
+from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents import reasoning
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.agents.wordings import read_wordings
-
-from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.attempts import Attempt, Looking, Reasoned, next_step, stand
 from sam4mllm_tool.budget import Budget
 from sam4mllm_tool.embedded.expressions import expressions
@@ -142,7 +142,7 @@ def box_of(reasoned: Reasoned) -> Box:
     return thing.prompt.box
 
 
-def only(box: Box, yes: float = 0.95, no: float = 0.05) -> Callable[[str], float]:
+def only(box: Box, yes: float = 0.99, no: float = 0.05) -> Callable[[str], float]:
     """Of this box it thinks `yes`, of any other `no`."""
     written = EMBEDDED.write_box(box, SIZE)
     return lambda text: yes if written in text else no
@@ -156,7 +156,7 @@ def test_a_sure_answer_takes_two_rounds_and_is_not_doubted(image: str) -> None:
     reasoned, events = ask(graph_of(mllm), image)
     assert names(events) == ["look", "chosen"]
     assert reasoned.ended == "confident"
-    assert reasoned.confidence == pytest.approx(0.95)
+    assert reasoned.confidence == pytest.approx(0.99)
     assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
     assert mllm.rounds == reasoned.spent.rounds == 2
 
@@ -173,7 +173,7 @@ def test_that_there_is_no_such_object_takes_one_round_where_it_is_sure(image: st
 
 def test_a_wrong_box_gives_way_to_another_that_the_model_believes(image: str) -> None:
     mllm = Spy(says(told(LEFT), only(RIGHT), told(RIGHT)))
-    reasoned, events = ask(graph_of(mllm), image)
+    reasoned, events = ask(graph_of(mllm, looking=Looking(steps=("verify", "other"))), image)
     assert names(events) == ["look", "verify", "other", "chosen"]
     assert box_of(reasoned) == pytest.approx(RIGHT, abs=1)
     assert [attempt.step for attempt in reasoned.tried] == ["look", "other"]
@@ -221,6 +221,14 @@ def test_a_part_shows_what_the_whole_did_not_and_it_is_mapped_back(image: str) -
     left = 192 - side
     expected = [left + middle.x1 * side / 192, middle.y1 * side / 192, left + middle.x2 * side / 192, middle.y2 * side / 192]
     assert box_of(reasoned) == pytest.approx(expected, abs=1.5)
+
+
+def test_a_box_that_takes_much_of_the_picture_has_no_part_to_be_looked_into(image: str) -> None:
+    large = Box(20.5, 20.5, 160.5, 160.5)
+    mllm = Spy(says(told(large), lambda _: 0.6))
+    reasoned, _ = ask(graph_of(mllm, looking=Looking(steps=("zoom",))), image)
+    assert mllm.rounds == 2
+    assert box_of(reasoned) == pytest.approx(large, abs=1)
 
 
 def test_it_abstains_where_nothing_is_likely_enough(image: str) -> None:
@@ -591,7 +599,7 @@ def test_a_run_goes_on_in_another_process_where_the_first_left_off(embedded: Sam
     with SqliteSaver.from_conn_string(str(tmp_path / "thread.sqlite")) as saver:
         cut = build_reasoning_graph(embedded, checkpointer=saver, **settings)
         cut.invoke(asked, config, interrupt_after=["look"])
-        assert cut.get_state(config).next == ("other",)
+        assert cut.get_state(config).next == ("zoom",)
     arguments = [str(tmp_path / "thread.sqlite"), str(tmp_path / "pictures")]
     run = subprocess.run([sys.executable, "-c", RESUMED, *arguments], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == json.loads(json.dumps(whole["answer"]))

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from tqdm import tqdm
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.attempts import Looking, Reasoned
 from sam4mllm_tool.budget import Budget
 from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, expressions
