@@ -95,7 +95,8 @@ def _missed(
     size = found.size
     there: SegmentedObject | None = yield On(picture, at_click(flows, click, size), talk)
     near = [thing for thing in found.objects if _is_near(thing.prompt.box, click)]
-    if near and (there is None or not all(_beside(there, thing) for thing in near)):
+    boxed = any(_distance(thing.prompt.box, click) == 0 for thing in near)
+    if near and (there is None or boxed or not all(_beside(there, thing) for thing in near)):
         thing = min(near, key=lambda one: _distance(one.prompt.box, click))
         tried = yield On(picture, _grown_to(flows, thing, there, click, found.clicks, size), talk)
         best = _best([*tried, *_joined(thing, there)], found.clicks, thing)
