@@ -82,9 +82,13 @@ def build_chat_graph(
     return pictures.guard(agent)
 
 
-@cache
 def graph() -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The graph as LangGraph's server wants it: built when it is asked for, with what the environment names."""
+    """The graph as LangGraph's server wants it: built when it is first asked for, with what the environment names."""
+    return _built()
+
+
+@cache  # the server asks for the graph with each request; its models are to be loaded once
+def _built() -> CompiledStateGraph[Any, Any, Any, Any]:
     return build_chat_graph()
 
 

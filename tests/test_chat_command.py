@@ -193,6 +193,7 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "sam4mllm_tool.cli", "chat", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_a_history_goes_on_in_another_process(talk: Talk, scene: Path) -> None:
     history = scene.with_name("history.sqlite")
     done = subprocess.run(
@@ -244,6 +245,7 @@ def say(process: "subprocess.Popen[str]", text: str, until: str) -> str:
     raise AssertionError(f"it ended with {told!r}")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_request_at_once_and_keeps_the_conversation(slow: Callable[..., Any]) -> None:
     process = slow()
     say(process, "find the ring", "see ")
@@ -260,6 +262,7 @@ def test_ctrl_c_stops_a_request_at_once_and_keeps_the_conversation(slow: Callabl
     assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_a_request_that_died_with_its_process_is_left_out_of_the_next(slow: Callable[..., Any], scene: Path) -> None:
     history = scene.with_name("history.sqlite")
     process = slow(history)
@@ -272,6 +275,7 @@ def test_a_request_that_died_with_its_process_is_left_out_of_the_next(slow: Call
     assert "took back 'find the ring'\nthere is nothing to undo\n" in told
 
 
+@pytest.mark.slow
 def test_the_docs_show_the_conversation_as_it_goes(tmp_path: Path) -> None:
     (shown,) = chat_transcript.shown()
     held = chat_transcript.hold(*shown, tmp_path)
@@ -330,10 +334,11 @@ def test_in_a_terminal_there_is_a_prompt_colour_and_a_history_of_lines(terminal:
     terminal.until("left out:")
     terminal.until("see scene-chat/overlay.png\n>")
     terminal.keys("half a line", "C-c")
-    terminal.keys("/undo", "Enter")
-    terminal.until("took back 'no, the other one'")
-    terminal.keys("Up", "Up", "Enter")
-    terminal.until("understood: another")
+    terminal.keys("C-l", "/undo", "Enter")
+    terminal.until("took back 'no, the other one'\nsee scene-chat/overlay.png\n>")
+    terminal.keys("C-l", "Up", "Up", "Enter")
+    assert "> no, the other one\n" in terminal.until("left out:"), "the line before /undo; the half one was thrown away"
+    terminal.until("see scene-chat/overlay.png\n>")
     terminal.keys("C-d")
     assert "left with 0" in terminal.until("left with")
     assert (scene.parent / "scene-chat" / "overlay.png").exists()
