@@ -23,11 +23,11 @@ from sam4mllm_tool.types import Reply, SegmentedObject, Size
 
 __all__ = ["adaptively"]
 
-_DOUBT = 0.15
+_DOUBT = 0.7
 """Confidence below which a box is doubted."""
-_BELIEVED = 0.5
+_BELIEVED = 0.8
 """Confidence that one among several needs to be added to them."""
-_DENIED = 0.15
+_DENIED = 0.4
 """Confidence below which one among several is dropped."""
 _SAME = 0.5
 """IoU of two boxes that are one object's."""

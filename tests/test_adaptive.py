@@ -93,8 +93,8 @@ def test_a_doubted_box_is_asked_for_again(
         pytest.param({LEFT: 0.9, RIGHT: 0.9}, "none", [(20, 20), (120, 20)], id="both stay"),
         pytest.param({LEFT: 0.9, RIGHT: 0.02}, "none", [(20, 20)], id="one that is denied goes"),
         pytest.param({LEFT: 0.02, RIGHT: 0.03}, "none", [(20, 20), (120, 20)], id="not all of them go"),
-        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.8}, LOW, [(20, 20), (120, 20), (20, 120)], id="a forgotten one comes"),
-        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.4}, LOW, [(20, 20), (120, 20)], id="one that is not believed does not"),
+        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.9}, LOW, [(20, 20), (120, 20), (20, 120)], id="a forgotten one comes"),
+        pytest.param({LEFT: 0.9, RIGHT: 0.9, LOW: 0.6}, LOW, [(20, 20), (120, 20)], id="one that is not believed does not"),
     ],
 )
 def test_several_objects_are_completed(meant: dict[str, float], others: str, corners: list[tuple[int, int]]) -> None:
