@@ -15,12 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
 
 from sam4mllm_tool import rle
+from sam4mllm_tool.agents.chat import build_chat_graph
+from sam4mllm_tool.chatting.conversation import Conversation
 from sam4mllm_tool.cli import main
 from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.errors import BackendError
+from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.protocol import RELEASED
+from sam4mllm_tool.segmenter import BoxSegmenter
+from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests import chat_transcript
+from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.slow_chat import knows
 
 ROOT = Path(__file__).parent.parent
 Talk = Callable[..., str]
@@ -184,6 +195,56 @@ def test_a_missing_extra_names_its_cure() -> None:
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 2
     assert done.stderr == 'sam4mllm: langchain is not installed: pip install "sam4mllm-tool[agents]"\n'
+
+
+# A chat model ---------------------------------------------------------------------------------------------------------
+
+
+def conversation(*answers: Any) -> Conversation:
+    """With a scripted chat model, about a grey picture in which everything is found in one box."""
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    toolkit = Sam4MllmToolkit(sam4mllm=models)
+    graph = build_chat_graph(ScriptedChatModel(answers=list(answers)), toolkit, InMemorySaver())
+    return Conversation(graph, toolkit.pictures, "one")
+
+
+async def said(conversation: Conversation, text: str) -> list[tuple[str, Any]]:
+    return [(event.kind, event.told) async for event in conversation.say(text)]
+
+
+async def test_what_a_chat_model_says_and_its_tools_do_is_told_as_it_happens(scene: Path) -> None:
+    talk = conversation("A scene.", call("segment_image", expression="the ring"), "Found.")
+    await talk.open(str(scene))
+    assert await said(talk, "what is this?") == [("text", "A scene.")]
+    told = await said(talk, "cut it out and tell me when you are done")
+    assert [kind for kind, _ in told] == ["step", "step", "step", "result", "text"]
+    assert told[-1] == ("text", "Found.")
+    assert await talk.undo() == "cut it out and tell me when you are done"
+    assert await talk.undo() == "what is this?"
+    assert [picture.name for picture in await talk.pictures()] == ["scene.png"], "it stays open"
+
+
+def fails(_: Any) -> str:
+    raise ConnectionError("the server\nis gone")
+
+
+FAILING = {
+    "its server fails": ([fails, "Hello."], "the server"),
+    "its server fails after a tool call": ([call("segment_image", expression="the ring"), fails, "Hello."], "the server"),
+    "it never ends": ([call("segment_image", expression="the ring") for _ in range(25)] + ["Hello."], "40 steps"),
+}
+
+
+@pytest.mark.parametrize(("answers", "named"), FAILING.values(), ids=FAILING)
+async def test_a_turn_in_which_the_chat_model_fails_is_taken_back_whole(scene: Path, answers: list[Any], named: str) -> None:
+    talk = conversation(*answers)
+    await talk.open(str(scene))
+    await said(talk, "segment the ring")
+    before = await talk.messages()
+    with pytest.raises(BackendError, match=named):
+        await said(talk, "what is this?")
+    assert await talk.messages() == before
+    assert not await talk.recover()
 
 
 # Processes ------------------------------------------------------------------------------------------------------------

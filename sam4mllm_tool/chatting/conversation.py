@@ -23,8 +23,8 @@ from sam4mllm_tool.types import Image
 
 __all__ = ["Conversation", "Event", "Picture"]
 
-MAX_STEPS = 60
-"""Of the graph in one turn: some 25 calls of a chat model."""
+MAX_STEPS = 40
+"""Of the graph in one turn: some 20 calls of a chat model."""
 
 
 @dataclass(frozen=True)
