@@ -250,7 +250,7 @@ def test_a_hole_that_was_filled_is_opened_by_a_click(models: Sam4Mllm, white: Fo
 
 
 def test_every_click_is_honoured_or_refused(models: Sam4Mllm, white: Found) -> None:
-    """Hundreds of clicks anywhere, three after one another: each mask agrees with the last of them at least."""
+    """Clicks anywhere, three after one another: each mask agrees with the last of them at least."""
     rng = np.random.default_rng(0)
     for _ in range(12):
         found = white

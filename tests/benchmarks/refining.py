@@ -5,8 +5,8 @@ the place deepest inside the largest region in error, positive on what was misse
 mean IoU before and after; an expression of nothing counts 1 where nothing is masked.
 
 "No, the other one": scenes in which a noun phrase such as "the ring" fits exactly two objects, and the first answer is one of
-them (IoU > 0.5); it is right when what comes next is the other one (IoU >= 0.5). Reported both ways: as shipped, in the dialect's words first, and
-by painting over alone, which is what models without such words get.
+them (IoU > 0.5); it is right when what comes next is the other one (IoU >= 0.5). Reported both ways: as shipped, in the
+dialect's words first, and by painting over alone, which is what models without such words get.
 
     --first SEED   first scene (default: the test split's); tune on seeds from 200_000 on, never here
 """

@@ -20,9 +20,9 @@ from langchain.agents import create_agent
 from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
 from langgraph.graph.state import CompiledStateGraph
 from PIL import Image as PILImage
-from sam4mllm_tool.agents.pictures import PictureMiddleware
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.agents.pictures import PictureMiddleware
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.pictures import PictureStore, known_pictures
