@@ -174,8 +174,9 @@ def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
 
 
 def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
-    """PQPP and PPG as protocol/ leads them, and the questions that check a box or look for another, with true answers."""
+    """PQPP and PPG as protocol/ leads them, and what is asked beside: for another, whether it is meant, what is there."""
     size = Size(*scene.instances.shape[::-1])
+    yield from list(_what(scene, rng, size))[:3]
     for number, expression in enumerate(sample_expressions(scene, 7, rng, twice=HARDEST)):
         if number < 3:
             yield from _two_rounds(scene, expression, rng, size)

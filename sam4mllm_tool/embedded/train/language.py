@@ -40,7 +40,7 @@ from sam4mllm_tool.embedded.train.world import World
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
 
-WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5, "whether": 3.0}
+WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5, "whether": 2.0}
 """Weight of a task's tokens in the loss; 1 where not named."""
 
 WIDEST, MOST_ROWS = 96, 10
