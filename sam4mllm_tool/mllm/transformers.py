@@ -105,13 +105,14 @@ class TransformersMLLM:
     def _rows(self, picture: Picture, questions: Sequence[Question], prompts: Sequence[Prompt]) -> Iterator[tuple[float, ...]]:
         """The probabilities for each question about a single label, in order.
 
-        Those that go on from the same turns are scored together. Others aren't, though that could share the picture's
+        Those that go on from the same replies are scored together. Others aren't, though that could share the picture's
         tokens: how sums are rounded depends on what is scored together, and a dialogue should not on its neighbours.
         """
         groups: dict[tuple[Turn, ...], dict[int, tuple[Prompt, tuple[str, ...]]]] = {}
         for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
             if isinstance(question.answer, Labels) and question.answer.count == 1:
-                groups.setdefault(question.turns[:-1], {})[i] = (prompt, question.answer.words)
+                replied = any(turn.role == "assistant" for turn in question.turns)
+                groups.setdefault(question.turns[:-1] if replied else question.turns, {})[i] = (prompt, question.answer.words)
         rows: dict[int, tuple[float, ...]] = {}
         for group in groups.values():
             rows |= zip(group, self._score(picture, list(group.values())), strict=True)
