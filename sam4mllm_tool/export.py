@@ -73,15 +73,15 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         beside.unlink(missing_ok=True)
 
 
-def summary(segmentation: Segmentation) -> str:
+def summary(segmentation: Segmentation, *, none: str = "there is no such object") -> str:
     """The result in a few lines for a person: a line per object, with its box, its area, its confidence and Segment Anything's
-    score."""
+    score. none: what is said of no object."""
     size, count = segmentation.size, len(segmentation.objects)
     picture = f"the picture of {size.width} x {size.height} pixels"
     what = f'"{_printable(segmentation.expression)}"'
     if not count:
         sure = "" if segmentation.confidence is None else f", confidence {segmentation.confidence:.0%}"
-        lines = [f"{what}: there is no such object in {picture}{sure}"]
+        lines = [f"{what}: {none} in {picture}{sure}"]
     else:
         lines = [f"{what}: {count} object{'s' if count > 1 else ''} in {picture}"]
         lines += [f"  {number}: {_line(found)}" for number, found in enumerate(segmentation.objects, start=1)]

@@ -71,6 +71,8 @@ INSTRUCTIONS = {
     "a part taken out": ("without the handle", "without", "the handle"),
     "one of several taken out": ("no, not the red one", "without", "the red one"),
     "a part left out": ("Leave out the background.", "without", "the background"),
+    "all but one": ("all but the green one", "without", "the green one"),
+    "a wish that begins with but": ("but the green one", "describe", "but the green one"),
     "bigger": ("bigger", "bigger", ""),
     "said to be too small": ("it's too small", "bigger", ""),
     "the whole of it": ("the whole mug", "bigger", ""),
@@ -109,6 +111,11 @@ COMBINED = {
     "a place alone": ("left", "the mug", "the leftmost mug"),
     "it": ("it", "the mug", "the mug"),
     "a noun of its own": ("the blue star", "the red ring", "the blue star"),
+    "one of several": ("the left one", "all rings", "the leftmost ring"),
+    "some of several": ("the left ones", "all rings", "the leftmost rings"),
+    "one of several with es": ("the green one", "all small crosses", "the small green cross"),
+    "one of several people": ("the right one", "the people in the boat", "the rightmost person"),
+    "one of a noun in s": ("the left one", "the bus", "the leftmost bus"),
     "nothing to lean on": ("the left one", "all", "the left one"),
 }
 
@@ -122,6 +129,13 @@ def test_several_are_told_from_one() -> None:
     assert [plural(text) for text in ("all crosses", "every ring", "the cups", "the cat and the dog")] == [True] * 4
     assert [plural(text) for text in ("the ring", "the red cross", "the cup left of the cats", "")] == [False] * 4
     assert many_of("the second red cross from the left") == "all red crosses"
+    assert [many_of(f"the {one}") for one in ("berry", "toy", "box", "bus", "person")] == [
+        "all berries",
+        "all toys",
+        "all boxes",
+        "all buses",
+        "all people",
+    ]
 
 
 # Words at work ---------------------------------------------------------------------------------------------------------
@@ -160,6 +174,24 @@ def test_words_add_and_take_out_objects(models: Sam4Mllm, white: Found) -> None:
         refined(models, both, instruction="also the red ring")
     with pytest.raises(RefineError, match="can be found in the result, which stays"):
         refined(models, both, instruction="without the white triangle")
+
+
+CRESCENTS = draw_scene(300034)
+"""Four crescents, one of them purple."""
+
+
+@pytest.mark.parametrize(("instruction", "gone"), [("without the left one", "leftmost"), ("all but the purple one", "purple")])
+def test_one_of_several_is_taken_out_and_the_others_stay(models: Sam4Mllm, instruction: str, gone: str) -> None:
+    picture = PILImage.fromarray(CRESCENTS.image)
+    indices = [index for index, thing in enumerate(CRESCENTS.objects) if thing.shape == "crescent"]
+    leftmost = min(indices, key=lambda index: CRESCENTS.objects[index].box.x1)
+    purple = next(index for index in indices if CRESCENTS.objects[index].colour == "purple")
+    found = start(models.segment(picture, "all crescents"))
+    assert len(found.objects) == len(indices) == 4
+    left = refined(models, found, picture=picture, instruction=instruction).found
+    wanted = set(indices) - {leftmost if gone == "leftmost" else purple}
+    held = {index for index in indices if any(iou(thing.mask, CRESCENTS.mask(index)) > 0.6 for thing in left.objects)}
+    assert (held, len(left.objects)) == (wanted, 3)
 
 
 def test_a_part_is_cut_out() -> None:

@@ -49,6 +49,7 @@ _TABLE: tuple[tuple[Action, str], ...] = (
         "without",
         r"(?:(?:but|now|and|no),? )?(?:without|except(?: for)?|excluding|exclude|remove|minus|leave out)\s+(?P<what>.+)",
     ),
+    ("without", r"(?:all|all of them|every one|everything),? (?:but|except(?: for)?|without)\s+(?P<what>.+)"),
     ("without", r"(?:(?:but|now|and|no),? )?(?:drop|subtract|cut off|take away|not)\s+(?P<what>.+)"),
     ("describe", rf"{_NO}(?:(?:just|only)\s+)?(?P<what>.+)"),
 )

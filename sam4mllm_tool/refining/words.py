@@ -56,6 +56,18 @@ _COLOURS = {
 }
 _SIZES = {"small", "smaller", "smallest", "large", "larger", "largest", "big", "bigger", "biggest", "little", "tiny", "huge"}
 _GROUPS = (_POSITIONS, _COLOURS, _SIZES)
+_ONE_OF = {
+    "people": "person",
+    "men": "man",
+    "women": "woman",
+    "children": "child",
+    "knives": "knife",
+    "leaves": "leaf",
+    "buses": "bus",
+}
+_MANY_OF = {one: many for many, one in _ONE_OF.items()}
+_NOT_IN_S = ("ss", "us", "is")
+"""How words end that are no plural for all their s."""
 
 
 def head(expression: str) -> tuple[list[str], str]:
@@ -70,7 +82,7 @@ def plural(expression: str) -> bool:
     """Whether it may mean several objects; by its words alone, so that a name such as "glasses" counts as several."""
     first = expression.lower().split()[:1]
     noun = head(expression)[1].lower()
-    many = noun.endswith("s") and not noun.endswith(("ss", "us", "is"))
+    many = noun in _ONE_OF or (noun.endswith("s") and not noun.endswith(_NOT_IN_S))
     return first in (["all"], ["every"], ["each"], ["both"], ["these"], ["those"]) or many or " and " in expression.lower()
 
 
@@ -78,15 +90,35 @@ def many_of(expression: str) -> str:
     """All that it could mean, where its place is left aside: "all red rings" of "the second red ring from the left"."""
     modifiers, noun = head(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
-    noun = noun if plural(noun) else noun + ("es" if re.search(r"(?:s|x|z|ch|sh)$", noun) else "s")
-    return " ".join(["all", *kept, noun])
+    return " ".join(["all", *kept, noun if plural(noun) else _several_of(noun)])
+
+
+def _several_of(noun: str) -> str:
+    if noun.lower() in _MANY_OF:
+        return _MANY_OF[noun.lower()]
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + ("es" if re.search(r"(?:s|x|z|ch|sh)$", noun) else "s")
+
+
+def _one_of(noun: str) -> str:
+    """The singular: "cross" of "crosses"; any other word as it is."""
+    if noun.lower() in _ONE_OF:
+        return _ONE_OF[noun.lower()]
+    if noun.lower().endswith(_NOT_IN_S):
+        return noun
+    for ending, instead in ((r"(?<=..)ies$", "y"), (r"(?<=ss|zz|ch|sh)es$", ""), (r"(?<=x)es$", ""), (r"s$", "")):
+        if (single := re.sub(ending, instead, noun)) != noun:
+            return single
+    return noun
 
 
 def combine(what: str, old: str) -> str:
     """The description that `what` is when it is said after `old`.
 
-    "one", "ones" and a missing noun stand for old's noun; its modifiers stay where the new words don't speak of the same
-    (place, colour, size). What starts with a preposition is added to old; what names its own noun stands alone.
+    "one", "ones" and a missing noun stand for old's noun, "one" for one of several; its modifiers stay where the new words
+    don't speak of the same (place, colour, size). What starts with a preposition is added to old; what names its own noun
+    stands alone.
     """
     if re.match(
         r"(?:at|behind|beside|near|next to|under|above|below|between|in|on|with|to the|left of|right of)\b", what, re.IGNORECASE
@@ -104,6 +136,8 @@ def combine(what: str, old: str) -> str:
     before, old_noun = head(old)
     if not old_noun:
         return what
+    if noun.lower() == "one":
+        old_noun = _one_of(old_noun)
     spoken_of = [group for group in _GROUPS if any(word.lower() in group for word in said)]
     kept = [word for word in before if not any(word.lower() in group for group in (*spoken_of, _POSITIONS))]
     in_order = sorted([*said, *kept], key=_rank)

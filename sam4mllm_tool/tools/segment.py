@@ -59,7 +59,8 @@ def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: T
     """
     artifact = result_artifact(picture, segmentation, found, understood=list(understood))
     tell(mask_event(artifact))
-    lines = [*(f"understood: {line}" for line in understood), summary(segmentation), *_offered(segmentation, found)]
+    told = summary(segmentation, none="nothing is left") if understood else summary(segmentation)
+    lines = [*(f"understood: {line}" for line in understood), told, *_offered(segmentation, found)]
     return "\n".join([*lines, f"result {artifact['handle']} (picture {picture})"]), artifact
 
 

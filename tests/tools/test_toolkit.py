@@ -283,6 +283,15 @@ def test_a_region_is_described_and_a_result_held_against_its_words() -> None:
     assert "no object to describe" in nothing.content
 
 
+def test_taking_out_all_there_was_leaves_nothing_and_brings_one_back() -> None:
+    rings = result("all rings")
+    empty = use("refine_segmentation", result=rings, instruction="without all rings")
+    assert '"all rings": nothing is left in the picture of 100 x 80 pixels' in empty.content
+    assert "no such object" not in empty.content
+    back = use("refine_segmentation", result=empty.artifact, instruction="the one before")
+    assert [found["box"] for found in back.artifact["objects"]] == [rings["objects"][-1]["box"]]
+
+
 # State -------------------------------------------------------------------------------------------------------------------
 
 
