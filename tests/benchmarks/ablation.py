@@ -130,11 +130,12 @@ def table(found: dict[str, Path], against: str) -> str:
     return "\n".join(lines)
 
 
-def tune(work: Path, dialect: Dialect, scenes: Path, processes: int) -> Sam4Mllm:
-    lessons = build_lessons(
-        [Source("jsonl", scenes)], work / f"lessons-{dialect.name}", Recipe(dialect=dialect, ppg=0.35), processes=processes
-    )
-    told = {**read_config(SETTINGS), "lessons": str(lessons), "out": str(work / f"adapter-{dialect.name}")}
+def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int) -> Sam4Mllm:
+    """The embedded base with an adapter that was taught PQPP in that dialect."""
+    data, recipe = [Source("jsonl", scenes)], Recipe(dialect=dialect, ppg=0)
+    lessons = build_lessons(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
+    out = work / f"adapter-{dialect.name}-{steps}"
+    told = {**read_config(SETTINGS), "lessons": str(lessons), "out": str(out), "max_steps": steps}
     return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(told))}")
 
 
@@ -153,6 +154,7 @@ def main() -> None:
     parser.add_argument("--rough", action="store_true")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--tuning-scenes", type=int, default=2000)
+    parser.add_argument("--tuning-steps", type=int, default=300)
     parser.add_argument("--processes", type=int, default=2, help="that build lessons (default: %(default)s)")
     arguments = parser.parse_args()
     work = arguments.work
@@ -160,7 +162,7 @@ def main() -> None:
     if arguments.tune:
         scenes, folders = drawn(work / "tuning-scenes", arguments.tuning_scenes, TRAINED), {}
         for name, dialect in (("each point alone", EMBEDDED), ("all points at once", JOINT)):
-            tuned = tune(work, dialect, scenes, arguments.processes)
+            tuned = tune(work, dialect, scenes, arguments.tuning_steps, arguments.processes)
             folders[name] = run(f"tuned {name}", SHIPPED[PAPER], tuned, data, work)
         print(table(folders, "each point alone"))
         return
