@@ -18,7 +18,7 @@ from langchain_core.messages import AnyMessage, SystemMessage, ToolMessage
 from sam4mllm_tool.agents.image_blocks import image_block, readable_name
 from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.errors import Sam4MllmError
-from sam4mllm_tool.refining.found import Found, RefineError
+from sam4mllm_tool.refining.found import RefineError
 from sam4mllm_tool.tools.pictures import FACTS_KEY, PictureStore, known_pictures
 from sam4mllm_tool.types import Image, Segmentation
 
@@ -33,7 +33,6 @@ _CACHED = 32  # blocks of some 100 kB
 _LISTED = 20
 _ASK_AGAIN = "no longer kept: ask for it to be sent again"
 
-_NOT_REFINED = {"expression": "", "clicks": [], "rejected": [], "instructions": []}
 _HOW = """\
 Pictures in this conversation have ids. Where a tool asks for an image, give an id, or "latest" for the newest. Coordinates \
 are pixels of a picture's full size given here, also where it is shown to you smaller."""
@@ -186,11 +185,10 @@ def _segmentation(result: Mapping[str, Any], image: Image) -> Segmentation:
 
     Raises RefineError where it is none, or not of this picture, before any mask is decoded.
     """
-    try:
-        sizes = [list(found["mask"]["size"]) for found in result["objects"]]
-    except (KeyError, TypeError) as error:
-        raise RefineError(f"the result can't be read back ({type(error).__name__}: {error}): segment once more") from error
-    if any(size != [image.height, image.width] for size in sizes):
+    size = {"width": image.width, "height": image.height}
+    if result.get("size") != size:
         raise RefineError(f"the result is not of a picture of {image.width} x {image.height} pixels: segment once more")
-    found = Found.read({**result, "size": {"width": image.width, "height": image.height}}, _NOT_REFINED)
-    return Segmentation(found.expression, found.size, found.objects)
+    try:
+        return Segmentation.from_dict(result)
+    except ValueError as error:
+        raise RefineError(f"the result can't be read back ({error}): segment once more") from error

@@ -4,7 +4,8 @@ Pixel coordinates are floats on the original image, x right, y down, (0, 0) the 
 Segment Anything's own API. Arrays are (H, W). Everything here is frozen; nothing here imports a model library.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -151,6 +152,14 @@ class SegmentedObject:
             "mask": rle.encode(self.mask),
         }
 
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "SegmentedObject":
+        """Inverse of `to_dict`; the alternatives are not in it. Raises ValueError for what that never wrote."""
+        with _read_back("an object"):
+            points = tuple(_point_from(point) for point in told["points"])
+            prompt = ObjectPrompt(Box(*map(float, told["box"])), points)
+            return cls(rle.decode(told["mask"]), prompt, float(told["score"]), _probability(told["confidence"]))
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -174,6 +183,16 @@ class Usage:
             "tokens": None if self.tokens is None else {"read": self.tokens.read, "written": self.tokens.written},
             "seconds": dict(self.seconds),
         }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Usage":
+        """Inverse of `to_dict`. Raises ValueError for what that never wrote."""
+        with _read_back("usage"):
+            models, tokens = told["models"], told["tokens"]
+            taken = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
+            seconds = {str(step): float(took) for step, took in told["seconds"].items()}
+            names = str(models["mllm"]), str(models["segmenter"])
+            return cls(*names, int(told["questions"]), seconds, taken, int(told["rounds"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,6 +232,59 @@ class Segmentation:
             "notes": list(self.notes),
             **self.usage.to_dict(),
         }
+
+    @classmethod
+    def from_dict(cls, told: Mapping[str, Any]) -> "Segmentation":
+        """Inverse of `to_dict`, whatever else is told beside, as in a tool's artifact.
+
+        Raises ValueError, naming the fault, for what that never wrote; before any mask is decoded where one is of another size.
+        """
+        with _read_back("a segmentation"):
+            size = Size(int(told["size"]["width"]), int(told["size"]["height"]))
+            for found in told["objects"]:
+                if list(found["mask"]["size"]) != [size.height, size.width]:
+                    raise ValueError(f"a mask is of {found['mask']['size']}, the picture of {[size.height, size.width]}")
+            return cls(
+                str(told["expression"]),
+                size,
+                tuple(map(SegmentedObject.from_dict, told["objects"])),
+                tuple(Turn(_role(turn["role"]), str(turn["text"])) for turn in told["turns"]),
+                Usage.from_dict(told),
+                tuple(map(str, told["notes"])),
+                _probability(told["confidence"]),
+            )
+
+
+@contextmanager
+def _read_back(what: str) -> Iterator[None]:
+    """Whatever JSON of another shape raises, as a ValueError."""
+    try:
+        yield
+    except KeyError as error:
+        raise ValueError(f"{what} has no {error}") from error
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"{what} is of another shape: {error}") from error
+
+
+def _point_from(told: Mapping[str, Any]) -> PointPrompt:
+    if told["label"] not in (0, 1):
+        raise ValueError(f"expected a label of 0 or 1, got {told['label']!r}")
+    return PointPrompt(float(told["x"]), float(told["y"]), 1 if told["label"] else 0, _probability(told["confidence"]))
+
+
+def _probability(told: Any) -> float | None:
+    if told is None:
+        return None
+    if not 0 <= float(told) <= 1:
+        raise ValueError(f"expected a probability in [0, 1], got {told}")
+    return float(told)
+
+
+def _role(told: Any) -> Literal["system", "user", "assistant"]:
+    if told not in ("system", "user", "assistant"):
+        raise ValueError(f"expected the role system, user or assistant, got {told!r}")
+    role: Literal["system", "user", "assistant"] = told
+    return role
 
 
 class MLLM(Protocol):

@@ -4,21 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.export import write_outputs
-from sam4mllm_tool.types import (
-    Box,
-    Image,
-    ObjectPrompt,
-    PointPrompt,
-    Segmentation,
-    SegmentedObject,
-    Size,
-    Tokens,
-    Turn,
-    Usage,
-)
+from sam4mllm_tool.types import Image, Segmentation
 
 __all__ = ["ResultFiles", "free_folder", "read_segmentation"]
 
@@ -51,33 +39,8 @@ def free_folder(inside: Path) -> Path:
 
 
 def read_segmentation(told: Mapping[str, Any]) -> Segmentation:
-    """Inverse of `Segmentation.to_dict`, whatever else is told, as in a tool's artifact.
-
-    Raises Sam4MllmError for what that never wrote.
-    """
+    """The segmentation that a result's artifact holds. Raises Sam4MllmError for one that holds none."""
     try:
-        size, models, tokens = told["size"], told["models"], told["tokens"]
-        usage = Usage(
-            models["mllm"],
-            models["segmenter"],
-            told["questions"],
-            dict(told["seconds"]),
-            None if tokens is None else Tokens(tokens["read"], tokens["written"]),
-            told["rounds"],
-        )
-        return Segmentation(
-            told["expression"],
-            Size(size["width"], size["height"]),
-            tuple(_object(thing) for thing in told["objects"]),
-            tuple(Turn(turn["role"], turn["text"]) for turn in told["turns"]),
-            usage,
-            tuple(told["notes"]),
-            told["confidence"],
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise Sam4MllmError(f"the kept result can't be read ({type(error).__name__}: {error}): ask for it once more") from error
-
-
-def _object(told: Mapping[str, Any]) -> SegmentedObject:
-    points = tuple(PointPrompt(point["x"], point["y"], point["label"], point["confidence"]) for point in told["points"])
-    return SegmentedObject(rle.decode(told["mask"]), ObjectPrompt(Box(*told["box"]), points), told["score"], told["confidence"])
+        return Segmentation.from_dict(told)
+    except ValueError as error:
+        raise Sam4MllmError(f"the kept result can't be read ({error}): ask for it once more") from error

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
 
@@ -44,10 +43,11 @@ class Found:
     def read(cls, result: Mapping[str, Any], state: Mapping[str, Any]) -> "Found":
         """Inverse of `Segmentation.to_dict` and `state` together. Raises RefineError where they are not what those wrote."""
         try:
+            whole = Segmentation.from_dict(result)
             return cls(
                 str(state["expression"]),
-                Size(int(result["size"]["width"]), int(result["size"]["height"])),
-                tuple(_object_from(found) for found in result["objects"]),
+                whole.size,
+                whole.objects,
                 tuple(point_from(click) for click in state["clicks"]),
                 tuple(prompt_from(prompt) for prompt in state["rejected"]),
                 tuple(map(str, state["instructions"])),
@@ -92,8 +92,3 @@ def prompt_to(prompt: ObjectPrompt) -> dict[str, Any]:
 def prompt_from(prompt: Mapping[str, Any]) -> ObjectPrompt:
     """Inverse of `prompt_to`."""
     return ObjectPrompt(Box(*map(float, prompt["box"])), tuple(point_from(point) for point in prompt["points"]))
-
-
-def _object_from(found: Mapping[str, Any]) -> SegmentedObject:
-    confidence = found["confidence"]
-    return SegmentedObject(rle.decode(found["mask"]), prompt_from(found), float(found["score"]), confidence)

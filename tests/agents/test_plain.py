@@ -3,8 +3,8 @@
 from random import Random
 
 import pytest
-from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
 
+from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 
