@@ -24,6 +24,7 @@ from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.pictures import PictureMiddleware
 from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
+from sam4mllm_tool.agents.showing import PICTURE_LINE
 from sam4mllm_tool.errors import SpecError, shown
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.pictures import LATEST, known_pictures
@@ -49,8 +50,7 @@ NOTHING_TO_REFINE = 'There is no result of this picture to go on from yet: name 
 
 _CALL = "plain_"
 """How the id of a call begins that no chat model wrote."""
-_LABEL = re.compile(r"\[picture img-[0-9a-f]{12}\b[^\]\n]*\]")
-"""What stands in a message for a picture."""
+_REFUSED = re.compile(r'\[picture refused(?:, "(?P<name>[^"\n]*)")?: (?P<reason>[^\]\n]*)\]')
 _FOR_MODELS = re.compile(r"\n(?:result|dialogue) seg-[0-9a-f]+ \(picture img-[0-9a-f]+\)$")
 
 
@@ -134,7 +134,7 @@ class PlainRequests(AgentMiddleware[Any, Any, Any]):
         last = messages[-1] if messages else None
         if isinstance(last, ToolMessage) and last.tool_call_id.startswith(_CALL):
             return AIMessage(closing(last))
-        if isinstance(last, HumanMessage) and (call := self._call(messages)):
+        if isinstance(last, HumanMessage) and not refused(last) and (call := self._call(messages)):
             return AIMessage("", tool_calls=[call])
         return None
 
@@ -166,7 +166,8 @@ class NoChatModel(BaseChatModel):
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
         early = follow_up(_words(messages[-1])) and not last_result(messages)
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(NOTHING_TO_REFINE if early else WHAT_I_DO))])
+        told = refused(messages[-1]) or (NOTHING_TO_REFINE if early else WHAT_I_DO)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(told))])
 
 
 def last_result(messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
@@ -182,9 +183,18 @@ def closing(message: ToolMessage) -> str:
     return _FOR_MODELS.sub("", str(message.text))
 
 
+def refused(message: BaseMessage) -> str:
+    """Why pictures of a message were not taken, a line each; empty where all were.
+
+    What is asked with such a picture is not asked of an earlier one.
+    """
+    lines = _REFUSED.finditer(str(message.text))
+    return "\n".join(f"The picture {line['name'] or 'sent'} can't be taken: {line['reason']}" for line in lines)
+
+
 def _words(message: BaseMessage) -> str:
     """What a person wrote, without what stands for pictures."""
-    return " ".join(_LABEL.sub(" ", str(message.text)).split(" ")).strip()
+    return " ".join(PICTURE_LINE.sub(" ", str(message.text)).split(" ")).strip()
 
 
 def _tool_call(name: str, **arguments: Any) -> ToolCall:

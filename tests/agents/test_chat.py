@@ -200,6 +200,26 @@ def test_a_follow_up_with_no_result_yet_is_told_so(models: Sam4Mllm) -> None:
 # Pictures, threads, restarts ------------------------------------------------------------------------------------------
 
 
+def test_a_picture_that_is_refused_is_told_and_what_is_asked_with_it_is_asked_of_no_other(models: Sam4Mllm) -> None:
+    agent = build_chat_graph(NoChatModel(), Sam4MllmToolkit(sam4mllm=models), InMemorySaver())
+    agent.invoke(asking(f"segment the {SHAPE}", TWO), THREAD)
+    broken = {"type": "image", "base64": "bm90IGEgcGljdHVyZQ==", "mime_type": "image/png", "name": "cat.png"}
+    asked = HumanMessage([broken, {"type": "text", "text": f"segment the {SHAPE}"}])
+    told = agent.invoke({"messages": [asked]}, THREAD)["messages"]
+    assert kinds(told[-2:]) == ["human", "ai"]
+    assert told[-1].text.startswith("The picture cat.png can't be taken: ")
+    assert "[picture" not in told[-1].text
+    after = agent.invoke({"messages": [HumanMessage("no, the other one")]}, THREAD)["messages"]
+    assert len(results(after)) == 2, "the conversation goes on from what it had"
+
+
+def test_a_chat_model_hears_of_a_picture_that_is_refused(models: Sam4Mllm) -> None:
+    agent, _ = chat(models, AIMessage("Please send it again."))
+    broken = {"type": "image", "base64": "bm90IGEgcGljdHVyZQ==", "mime_type": "image/png"}
+    told = agent.invoke({"messages": [HumanMessage([broken, {"type": "text", "text": "segment the ring"}])]}, THREAD)
+    assert told["messages"][-1].text == "Please send it again."
+
+
 def test_a_request_is_about_the_newest_picture_and_a_follow_up_about_its_result(models: Sam4Mllm) -> None:
     agent, model = chat(models, "No result of this picture yet.")
     other = draw_scene(200_777)
