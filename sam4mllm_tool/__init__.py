@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sam4mllm_tool.export import overlay, write_outputs
     from sam4mllm_tool.images import ImagePolicy, load_image
     from sam4mllm_tool.pipeline import Sam4Mllm
-    from sam4mllm_tool.tools import SegmentTool
+    from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
 
 __version__ = "0.1.0"
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "ReplyError",
     "Sam4Mllm",
     "Sam4MllmError",
+    "Sam4MllmToolkit",
     "SegmentTool",
     "Segmentation",
     "SegmentedObject",
@@ -53,6 +54,7 @@ __all__ = [
 _ON_FIRST_USE = {
     "ImagePolicy": "images",
     "Sam4Mllm": "pipeline",
+    "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",
     "load_image": "images",
     "overlay": "export",
