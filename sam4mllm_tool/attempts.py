@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.budget import Spent
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Segmentation, Size
 
 __all__ = ["AGAIN", "Again", "Attempt", "Ended", "Looking", "Reasoned", "Standing", "answer", "next_step", "stand"]
 
@@ -206,10 +205,10 @@ class Reasoned:
 
     @classmethod
     def from_dict(cls, told: Mapping[str, Any]) -> "Reasoned":
-        """Inverse of `to_dict`, but for the turns and the usage, which stay in the attempts."""
+        """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError for what that never wrote."""
         found = told["segmentation"]
         return cls(
-            None if found is None else read_segmentation(found),
+            None if found is None else Segmentation.from_dict(found),
             told["confidence"],
             tuple(Attempt.from_dict(one) for one in told["tried"]),
             told["ended"],
@@ -229,18 +228,6 @@ def _told(expression: str, size: Size, tried: Sequence[Attempt], standing: Stand
     if standing.best is None:
         return Segmentation(expression, size, (), confidence=standing.confidence)
     best = tried[standing.best]
-    whole = read_segmentation(best.result or {})
+    whole = Segmentation.from_dict(best.result or {})
     objects = tuple(replace(whole.objects[n], confidence=best.confidences[n]) for n in best.kept)
     return replace(whole, expression=expression, objects=objects, confidence=standing.confidence)
-
-
-def read_segmentation(told: Mapping[str, Any]) -> Segmentation:
-    """A segmentation from its `to_dict()`, without turns, usage and alternatives. Raises KeyError or ValueError."""
-    objects = tuple(_read_object(thing) for thing in told["objects"])
-    notes = tuple(told.get("notes", ()))
-    return Segmentation(told["expression"], Size(**told["size"]), objects, notes=notes, confidence=told.get("confidence"))
-
-
-def _read_object(told: Mapping[str, Any]) -> SegmentedObject:
-    points = tuple(PointPrompt(**point) for point in told["points"])
-    return SegmentedObject(rle.decode(told["mask"]), ObjectPrompt(Box(*told["box"]), points), told["score"], told["confidence"])

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 import numpy as np
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.attempts import Attempt, Looking, read_segmentation, stand
+from sam4mllm_tool.attempts import Attempt, Looking, stand
 from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.budget import Meter, OverBudgetError
 from sam4mllm_tool.drawing import overlay
@@ -119,7 +119,7 @@ class Looker:
         if number is None:
             return list(tried)
         attempt = tried[number]
-        drawn = overlay(picture, read_segmentation(attempt.result or {}))
+        drawn = overlay(picture, Segmentation.from_dict(attempt.result or {}))
         asked = self.flows.whether(self.expression, attempt.boxes, _size(picture), Talk())
         sure = yield drawn, _within(asked)
         likely = _known(sure or ())
