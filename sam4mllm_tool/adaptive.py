@@ -6,20 +6,21 @@ The paper asks where a fixed grid falls, about a box that it takes for granted. 
    whether what is in each box is what was meant (protocol/checked.py), which, calibrated, is the object's confidence;
 3. box and answers prompt the segmenter again; of candidates about as good as one another the most typical is taken, unless
    the box alone does clearly better by our own measure, and a mask that outgrows a rough box is tried as a box itself;
-4. where a box is doubted, and where several were named, the MLLM is asked for others, which go through the same; the more
-   likely ones stay.
-It stops after the second step where nothing is in doubt.
+4. where a box is doubted, by what is said of it or because no point in it is on the object, and where several were named, the
+   MLLM is asked for others, which go through the same; the more likely ones stay.
+It stops after the third step where nothing is in doubt, and asks about no more points than its budget.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from sam4mllm_tool import stable
 from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.flows import Flow, Flows, Talk
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Dialogue, Placed
-from sam4mllm_tool.types import Reply, SegmentedObject, Size
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
+from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
+from sam4mllm_tool.types import Box, Point, SegmentedObject, Size
 
 __all__ = ["adaptively"]
 
@@ -33,53 +34,106 @@ _SAME = 0.5
 """IoU of two boxes that are one object's."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """An object and what was said of it. meant: calibrated, None where nobody said how likely; denied: said without saying
+    how likely."""
+
+    thing: SegmentedObject
+    meant: float | None
+    denied: bool
+
+    @property
+    def likely(self) -> float:
+        """What nobody was asked is believed."""
+        return 0.0 if self.denied else 1.0 if self.meant is None else self.meant
+
+    @property
+    def is_doubted(self) -> bool:
+        points = self.thing.prompt.points
+        return self.likely < _DOUBT or (bool(points) and not any(point.label for point in points))
+
+
 def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tuple[str, list[SegmentedObject], float | None]]:
-    """The expression as it was asked, its objects, and how likely the whole answer is right."""
+    """The expression as it was asked, its objects, and, where there are none, how likely that is."""
     named = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
-    expression, boxes = named.expression, [prompt.box for prompt in named.prompts]
+    boxes = [prompt.box for prompt in named.prompts]
+    told = named.history[0]
     if not boxes:
-        likely = named.history[0].reply.log_probability
-        return expression, [], None if likely is None else flows.calibration.none(math.exp(likely))
-    found = yield from _look(flows, named, size, talk)
-    if len(found) > 1 or _confidence(found) < _DOUBT:
-        told = yield from flows.others(expression, boxes, size, talk)
-        new = [box for box in told or () if all(box_iou(box, known) < _SAME for known in boxes)]
-        again = BoxOnly.start(expression, size, dialect=flows.dialect)
-        answered = again.answer([Reply(flows.dialect.tell_boxes(new, size))])
-        found = _between(found, (yield from _look(flows, answered, size, talk)) if new else [])
-    known = [thing.confidence for thing in found if thing.confidence is not None]
-    return expression, found, min(known, default=None)
+        likely = told.reply.log_probability
+        return named.expression, [], None if likely is None else flows.calibration.none(math.exp(likely))
+    found = yield from _look(flows, named.expression, boxes, told, size, talk)
+    if len(found) > 1 or found[0].is_doubted:
+        others = yield from flows.others(named.expression, boxes, size, talk)
+        new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
+        more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
+        found = _between(found, more, talk)
+    return named.expression, [seen.thing for seen in found], None
 
 
-def _look(flows: Flows, named: Dialogue, size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
-    """An object for each box that the answered first round names, with its confidence: steps 1 to 3."""
+def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
+    """Those of the boxes that are neither one of the known objects' nor one another's."""
+    new: list[Box] = []
+    for box in boxes:
+        if all(box_iou(box, other) < _SAME for other in (*known, *new)):
+            new.append(box)
+    return new
+
+
+def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, size: Size, talk: Talk) -> Flow[list[_Seen]]:
+    """An object for each box, as it was told, with what is said of it: steps 1 to 3."""
+    start = PQPP.start(expression, size, dialect=flows.dialect, thresholds=flows.thresholds)
+    named = replace(start, boxes=tuple(boxes), history=(told,))
     alone = yield from flows.masks(named.prompts, size)
-    places = ((prompt.box, stable.points_for(thing)) for prompt, thing in zip(named.prompts, alone, strict=True))
-    start = PQPP.start(
-        named.expression, size, dialect=flows.dialect, sampler=Placed(tuple(places)), thresholds=flows.thresholds
-    )
-    checked = yield from flows.settle(Checked(start.answer([named.history[0].reply])), talk)
+    places = Placed(_places(boxes, alone, flows.budget, talk))
+    checked = yield from flows.settle(Checked(replace(named, sampler=places)), talk)
     pointed = yield from flows.masks(checked.prompts, size)
     found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
     again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
     redone = yield from flows.masks(list(again.values()), size)
     for number, thing in zip(again, redone, strict=True):
         found[number] = stable.better(found[number], thing)
-    meant = checked.meant if isinstance(checked, Checked) and checked.meant else [None] * len(found)
-    return [
-        thing if p is None else replace(thing, confidence=flows.calibration.objects(p))
-        for thing, p in zip(found, meant, strict=True)
-    ]
+    said = (checked.opinions if isinstance(checked, Checked) else None) or (None,) * len(found)
+    return [_seen(flows, thing, opinion) for thing, opinion in zip(found, said, strict=True)]
 
 
-def _between(found: list[SegmentedObject], more: list[SegmentedObject]) -> list[SegmentedObject]:
+def _places(
+    boxes: Sequence[Box], alone: Sequence[SegmentedObject], budget: int, talk: Talk
+) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
+    """Where to ask about each object, the first ones first, while the budget lasts."""
+    places = []
+    for box, thing in zip(boxes, alone, strict=True):
+        points = stable.points_for(thing)[: budget - talk.points]
+        talk.points += len(points)
+        places.append((box, points))
+    if not places[-1][1]:
+        talk.notes.append(f"asked about no more than {budget} points; objects beyond have their box alone")
+    return tuple(places)
+
+
+def _seen(flows: Flows, thing: SegmentedObject, opinion: tuple[int, float | None] | None) -> _Seen:
+    if opinion is None:
+        return _Seen(thing, None, False)
+    label, confidence = opinion
+    if confidence is None:
+        return _Seen(thing, None, label == 0)
+    meant = flows.calibration.objects(confidence if label else 1 - confidence)
+    return _Seen(replace(thing, confidence=meant), meant, False)
+
+
+def _between(found: list[_Seen], more: list[_Seen], talk: Talk) -> list[_Seen]:
     """Of one object, or of several, and of what else may be meant, those that are likelier to be."""
     if len(found) == 1:
-        return [max((*found, *more), key=lambda thing: _confidence([thing]))]
-    kept = [thing for thing in found if _confidence([thing]) >= _DENIED]
-    return [*(kept or found), *(thing for thing in more if _confidence([thing]) > _BELIEVED and thing.confidence is not None)]
+        best = max((*found, *more), key=lambda seen: seen.likely)
+        if best is not found[0]:
+            talk.notes.append(f"took another object than the one at {_place(found[0])}, which was doubted")
+        return [best]
+    kept = [seen for seen in found if seen.likely >= _DENIED] or found
+    talk.notes += [f"left out the object at {_place(seen)}, which is not what was meant" for seen in found if seen not in kept]
+    added = [seen for seen in more if seen.meant is not None and seen.meant > _BELIEVED]
+    talk.notes += [f"added the object at {_place(seen)}, which had been forgotten" for seen in added]
+    return [*kept, *added]
 
 
-def _confidence(found: Sequence[SegmentedObject]) -> float:
-    """Of the least likely one; what nobody knows is believed."""
-    return min(1.0 if thing.confidence is None else thing.confidence for thing in found)
+def _place(seen: _Seen) -> str:
+    return "({})".format(", ".join(f"{side:.0f}" for side in seen.thing.prompt.box))

@@ -88,6 +88,9 @@ def fit_scaling(graded: Sequence[tuple[float, bool]]) -> Scaling:
         weights = weights - step * min(1.0, 5 / (np.abs(step).max() + 1e-12))
         if np.abs(step).max() < 1e-9:
             break
+    if weights[0] < 0:  # surer and less often right: there is nothing in these confidences but their level
+        level = y.mean().clip(1e-3, 1 - 1e-3)
+        return Scaling(0.0, _log_odds(float(level)))
     return Scaling(float(weights[0]), float(weights[1]))
 
 

@@ -5,6 +5,7 @@ result. Flows are composed with `yield from`; thin drivers serve them (`Sam4Mllm
 who blocks, one who awaits and one who batches get the same. What is done next is decided here, and nowhere else.
 """
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -72,6 +73,8 @@ class Talk:
     said: list[Exchange] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rounds: int = 0
+    points: int = 0
+    """How many were asked about, where that is bounded."""
     seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
     """By whoever drives the flow."""
 
@@ -97,6 +100,7 @@ class Flows:
     retries: int = 2
     calibration: Calibration = Calibration()
     abstain: float = 0.0
+    budget: int = 225
     repeats: bool = False
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
@@ -113,7 +117,12 @@ class Flows:
             dialogue = yield from self.settle(self._start(expression, size, method), talk)
             asked = dialogue.expression
             objects = yield from self.masks(dialogue.prompts, size)
-        objects = self._sure_enough(objects, talk)
+        if method == "adaptive" and objects:
+            confidence = _of_all(objects)
+        kept = self._sure_enough(objects, talk)
+        if objects and len(kept) < len(objects):
+            confidence = _of_all(kept) if kept else _of_none(objects)
+        objects = kept
         empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
         notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
         usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
@@ -153,8 +162,7 @@ class Flows:
         if not asked:
             return [None] * len(boxes)
         replies = yield from self.ask(asked, talk)
-        rows = (reply.label_probabilities for reply in replies)
-        return [None if row is None else row[0][0] for row in rows]
+        return [reply.label_probabilities[0][0] if reply.label_probabilities else None for reply in replies]
 
     def others(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[tuple[Box, ...] | None]:
         """The boxes of what the expression means besides what is in `boxes`; None without words for that.
@@ -218,6 +226,16 @@ class Flows:
             case "box":
                 return BoxOnly.start(expression, size, dialect=self.dialect)
         raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
+
+
+def _of_all(objects: Sequence[SegmentedObject]) -> float | None:
+    """The confidence of the least likely one."""
+    return min((thing.confidence for thing in objects if thing.confidence is not None), default=None)
+
+
+def _of_none(left_out: Sequence[SegmentedObject]) -> float:
+    """How likely none of them is meant, as if they were independent."""
+    return math.prod(1 - (thing.confidence or 0.0) for thing in left_out)
 
 
 def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:

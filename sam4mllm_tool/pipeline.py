@@ -35,7 +35,8 @@ class Sam4Mllm:
     the dialect has words for one, else in the same words, which is left out for a model that would only repeat itself
     (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError. calibration: what
     makes a probability of what the MLLM says of an object. abstain: objects of a confidence below it are left out, with a note;
-    0 leaves none out, and what has no confidence stays.
+    0 leaves none out, and what has no confidence stays. budget: about how many points `adaptive` may ask for one expression;
+    it asks about nine an object.
     """
 
     def __init__(
@@ -49,12 +50,15 @@ class Sam4Mllm:
         retries: int = 2,
         calibration: Calibration = Calibration(),
         abstain: float = 0.0,
+        budget: int = 225,
     ) -> None:
+        if budget < 0:
+            raise ValueError(f"budget is a number of points from 0 on, not {budget}")
         if not 0 <= abstain <= 1:
             raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
         self.mllm, self.segmenter, self.dialect = mllm, segmenter, dialect
         self.sampler, self.thresholds, self.retries = sampler, thresholds, retries
-        self.calibration, self.abstain = calibration, abstain
+        self.calibration, self.abstain, self.budget = calibration, abstain, budget
 
     @classmethod
     def load(
@@ -70,6 +74,7 @@ class Sam4Mllm:
         retries: int = 2,
         calibration: Calibration | None = None,
         abstain: float = 0.0,
+        budget: int = 225,
     ) -> "Sam4Mllm":
         """Loads both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
@@ -90,6 +95,7 @@ class Sam4Mllm:
             retries=retries,
             calibration=find_calibration(mllm) if calibration is None else calibration,
             abstain=abstain,
+            budget=budget,
         )
 
     @property
@@ -102,6 +108,7 @@ class Sam4Mllm:
             retries=self.retries,
             calibration=self.calibration,
             abstain=self.abstain,
+            budget=self.budget,
             repeats=getattr(self.mllm, "greedy", False),
             mllm=self.mllm.name,
             segmenter=self.segmenter.name,

@@ -202,7 +202,8 @@ class Segmentation:
     turns: all that was said, in order, replies that could not be read too; questions that were asked side by side follow one
     another, each with its reply.
     notes: what did not go as asked (an answer asked for again, points dropped), in plain words.
-    confidence: how likely the answer is right, in [0, 1], that there is no such object included; None where nobody knows.
+    confidence: that of the least likely of its objects, or how likely it is that there is none, in [0, 1]; None where nobody
+    knows, as with the paper's methods.
     """
 
     expression: str

@@ -122,10 +122,67 @@ def test_a_dialect_without_words_for_it_goes_on_without_a_second_opinion() -> No
     assert result.objects[0].confidence == pytest.approx(0.97), "what is left is how far mask and answers agree"
 
 
-def test_a_model_without_probabilities_is_not_doubted() -> None:
-    mllm = ScriptedMLLM(lambda question: LEFT if question.turns[-1].text.startswith("Find") else "No")
+@pytest.mark.parametrize(("word", "corners"), [("Yes", [(20, 20)]), ("No", [(120, 20)])])
+def test_a_model_without_probabilities_is_doubted_where_it_says_no(word: str, corners: list[tuple[int, int]]) -> None:
+    def answer(question: Question) -> str:
+        text = question.turns[-1].text
+        if text.startswith(("Find", "Leave")):
+            return LEFT if text.startswith("Find") else RIGHT
+        return word if LEFT in text and text.startswith("Look") else "Yes"
+
+    models = Sam4Mllm(ScriptedMLLM(answer), BoxSegmenter(), dialect=PLAIN)
+    assert left_corners(models) == corners
+    assert models.segment(IMAGE, "the mug", method="adaptive").confidence is None
+
+
+def test_points_that_contradict_the_box_are_doubt() -> None:
+    script = Script(LEFT, {LEFT: 0.9, RIGHT: 0.95}, RIGHT)
+    no = sure(0.02)
+    mllm = ScriptedMLLM(
+        lambda question: (
+            no if "Is the point" in question.turns[-1].text and LEFT in question.turns[-1].text else script(question)
+        )
+    )
     result = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN).segment(IMAGE, "the mug", method="adaptive")
-    assert (len(mllm.questions), result.confidence, len(result.objects)) == (11, None, 1)
+    assert round(result.objects[0].prompt.box.x1) == 120
+    assert result.notes == ("took another object than the one at (20, 20, 80, 80), which was doubted",)
+
+
+def test_no_more_points_are_asked_about_than_the_budget() -> None:
+    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), budget=12)
+    result = models.segment(IMAGE, "the mugs", method="adaptive")
+    assert [len(thing.prompt.points) for thing in result.objects] == [9, 3]
+    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), budget=9)
+    result = models.segment(IMAGE, "the mugs", method="adaptive")
+    assert [len(thing.prompt.points) for thing in result.objects] == [9, 0]
+    assert [thing.confidence for thing in result.objects] == [pytest.approx(0.9)] * 2
+    assert result.notes[0] == "asked about no more than 9 points; objects beyond have their box alone"
+    assert sum("Is the point" in question.turns[-1].text for question in mllm.questions) == 9
+    with pytest.raises(ValueError, match="from 0 on, not -1"):
+        adaptive(Script(LEFT), budget=-1)
+
+
+def test_others_that_are_one_object_come_in_once() -> None:
+    twice = f"{LOW} [101,601,401,901]"
+    models, _, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9, LOW: 0.9}, twice))
+    assert left_corners(models) == [(20, 20), (120, 20), (20, 120)]
+
+
+def test_what_is_told_is_what_was_said() -> None:
+    models, mllm, _ = adaptive(Script(LEFT, {LEFT: 0.1, RIGHT: 0.9}, RIGHT))
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    asked = [question.turns[-1].text for question in mllm.questions]
+    assert [turn.text for turn in result.turns if turn.role == "user" and turn.text not in asked] == []
+    told = [turn.text for turn in result.turns if turn.role == "assistant"]
+    assert told.count(RIGHT) == sum("Leave out" in turn.text for turn in result.turns)
+
+
+def test_where_all_is_left_out_the_confidence_is_that_there_is_none() -> None:
+    models, _, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.5, RIGHT: 0.6}), abstain=0.7)
+    result = models.segment(IMAGE, "the mugs", method="adaptive")
+    assert (result.objects, result.confidence) == ((), pytest.approx(0.5 * 0.4))
+    models, _, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.95, RIGHT: 0.5}), abstain=0.7)
+    assert models.segment(IMAGE, "the mugs", method="adaptive").confidence == pytest.approx(0.95)
 
 
 def test_a_checked_dialogue_is_rebuilt_from_its_replies() -> None:

@@ -44,6 +44,12 @@ def test_answers_that_are_all_alike_still_give_finite_numbers(right: bool) -> No
     assert (found(0.5) > 0.5) == right
 
 
+def test_confidences_that_speak_against_themselves_give_their_level_alone() -> None:
+    found = fit_scaling([(0.95, False)] * 10 + [(0.9, True)] * 30)
+    assert found.slope == 0
+    assert found(0.5) == found(0.99) == pytest.approx(0.75)
+
+
 def test_there_is_nothing_to_fit_in_nothing() -> None:
     with pytest.raises(ValueError, match="nothing to fit"):
         fit_scaling([])

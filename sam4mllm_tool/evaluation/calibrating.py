@@ -18,8 +18,8 @@ from sam4mllm_tool.evaluation.summary import METRICS_FILE, scored
 
 __all__ = ["Calibrated", "calibrate"]
 
-_FEWEST = 20
-"""Answers, of which some are right and some wrong, without which nothing is fitted."""
+_FEWEST, _FEWEST_OF_EACH = 20, 5
+"""Answers, and right and wrong ones among them, without which nothing is fitted."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ def calibrate(run: Path) -> Calibrated:
 
 
 def _is_enough(graded: Sequence[Graded]) -> bool:
-    return len(graded) >= _FEWEST and 0 < sum(right for _, right in graded) < len(graded)
+    right = sum(right for _, right in graded)
+    return len(graded) >= _FEWEST and min(right, len(graded) - right) >= _FEWEST_OF_EACH
 
 
 def _error(graded: Sequence[Graded]) -> float:
@@ -71,6 +72,8 @@ def _order(run: Path) -> Mapping[str, Any]:
         raise DataError(
             f"{run / METRICS_FILE} can't be read ({error}): expected the folder of a finished evaluation"
         ) from error
+    if method == "adaptive" and order["models"].get("abstain"):
+        raise DataError(f"{run} was run with --abstain: what was left out can't be fitted")
     if method != "adaptive":
         raise DataError(f"{run} is not a run of --method adaptive: other methods don't ask how likely an object is meant")
     return order

@@ -173,9 +173,12 @@ def _compare(first: Path, second: Path, out: Path | None) -> None:
 
 
 def _calibrate(run: Path, out: Path) -> None:
+    from sam4mllm_tool.errors import DataError
     from sam4mllm_tool.evaluation.calibrating import calibrate
     from sam4mllm_tool.files import write_json
 
+    if out.is_dir():
+        raise DataError(f"{out} is a folder: --out is the calibration.json to write")
     found = calibrate(run)
     write_json(out, json.loads(found.calibration.to_json()))
     for what, (count, before, after) in found.errors.items():

@@ -113,7 +113,7 @@ class Record:
     @classmethod
     def from_json(cls, line: str | bytes) -> "Record":
         """Raises ValueError, KeyError or TypeError for what `to_json` did not write."""
-        told = json.loads(line)
+        told = {"confidence": None, **json.loads(line)}  # which older lines lack
         failed = told["error"] is not None
         counts = Counts(told["intersection"], told["predicted"], told["truth"], told["stated_none"], failed)
         plain = ("id", "kind", "size", "error", "dropped", "box_hit", "confidence", "questions", "tokens", "mask", "seconds")

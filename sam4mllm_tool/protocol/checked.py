@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol.dialogue import PQPP, Dialogue, Exchange
+from sam4mllm_tool.protocol.dialogue import PQPP, Dialogue, Exchange, Labelled
 from sam4mllm_tool.types import ObjectPrompt, Question, Reply
 
 __all__ = ["Checked"]
@@ -16,12 +16,19 @@ __all__ = ["Checked"]
 
 @dataclass(frozen=True)
 class Checked:
-    """`inner` past its first round. meant: for each of its boxes the probability that it is one that was meant; None before
-    the answer, and for every box where the dialect has no words for the question or the model gives no probability."""
+    """`inner` past its first round. opinions: for each of its boxes whether it is one that was meant, as label and confidence
+    (None where the model gives none), or None where the dialect has no words for the question or the reply can't be read."""
 
     inner: PQPP
-    meant: tuple[float | None, ...] | None = None
-    opinions: tuple[Exchange, ...] = ()
+    opinions: tuple[Labelled | None, ...] | None = None
+    heard: tuple[Exchange, ...] = ()
+
+    @property
+    def meant(self) -> tuple[float | None, ...] | None:
+        """For each box the probability that it is one that was meant, None where nobody said; None before the answer."""
+        if self.opinions is None:
+            return None
+        return tuple(_yes(opinion) for opinion in self.opinions)
 
     @property
     def expression(self) -> str:
@@ -29,7 +36,7 @@ class Checked:
 
     @property
     def pending(self) -> tuple[Question, ...]:
-        return (*self.inner.pending, *self._whether()) if self.meant is None else ()
+        return (*self.inner.pending, *self._whether()) if self.opinions is None else ()
 
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
@@ -37,10 +44,10 @@ class Checked:
 
     @property
     def history(self) -> tuple[Exchange, ...]:
-        return (*self.inner.history, *self.opinions)
+        return (*self.inner.history, *self.heard)
 
     def answer(self, replies: Sequence[Reply]) -> "Checked":
-        """Raises ReplyError where the answers about points can't be read; opinions without a probability are none."""
+        """Raises ReplyError where the answers about points can't be read."""
         _check_count(self.pending, replies)
         count = len(self.inner.pending)
         return self._with(self.inner.answer(replies[:count]) if count else self.inner, replies[count:])
@@ -63,10 +70,21 @@ class Checked:
         return [question for question in asked if question is not None]
 
     def _with(self, inner: PQPP, replies: Sequence[Reply]) -> "Checked":
-        rows = [reply.label_probabilities for reply in replies]
-        told = [None if row is None else row[0][0] for row in rows]
-        opinions = tuple(Exchange(*pair) for pair in zip(self._whether(), replies, strict=True))
-        return replace(self, inner=inner, meant=tuple(told or [None] * len(inner.boxes or ())), opinions=opinions)
+        heard = tuple(Exchange(*pair) for pair in zip(self._whether(), replies, strict=True))
+        told = tuple(self._read(exchange) for exchange in heard) or (None,) * len(inner.boxes or ())
+        return replace(self, inner=inner, opinions=told, heard=heard)
+
+    def _read(self, exchange: Exchange) -> Labelled | None:
+        try:
+            (opinion,) = self.inner.dialect.read_labels(exchange.question, exchange.reply)
+        except ReplyError:
+            return None
+        return opinion
+
+
+def _yes(opinion: Labelled | None) -> float | None:
+    label, confidence = opinion or (0, None)
+    return None if confidence is None else confidence if label else 1 - confidence
 
 
 def _check_count(pending: Sequence[Question], replies: Sequence[Reply]) -> None:

@@ -68,7 +68,7 @@ ROUGH = {name: SHIPPED[name] for name in ("box", PAPER, "adaptive")}
 
 
 class RoughBoxes:
-    """An MLLM whose boxes are moved by a normal tenth of their sides and scaled by up to a fifth, always the same way."""
+    """An MLLM whose boxes are made rough, always the same way."""
 
     greedy = True
 
@@ -92,7 +92,7 @@ class RoughBoxes:
 
 
 def roughened(box: Box, rng: Random, size: Size) -> Box:
-    """10 % jitter of the middle, 20 % scale, within the picture."""
+    """Its middle moved by a normal 10 % of each side, each side scaled log-normally by 20 %, within the picture."""
     width, height = box.x2 - box.x1, box.y2 - box.y1
     middle = ((box.x1 + box.x2) / 2 + rng.gauss(0, 0.1) * width, (box.y1 + box.y2) / 2 + rng.gauss(0, 0.1) * height)
     reach = [side / 2 * math.exp(rng.gauss(0, math.log(1.2))) for side in (width, height)]
@@ -114,8 +114,8 @@ def run(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path) ->
 def table(found: dict[str, Path], against: str) -> str:
     """One line a setting."""
     lines = [
-        f"| | cIoU | gIoU | cIoU against {against} | point answers | questions | tokens |",
-        "|---|---|---|---|---|---|---|",
+        f"| | cIoU | gIoU | cIoU against {against} | N-acc | T-acc | object ECE | point answers | questions | tokens |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, folder in found.items():
         comparison = compare(found[against], folder).differences
@@ -125,6 +125,8 @@ def table(found: dict[str, Path], against: str) -> str:
         lines.append(
             f"| {name} | {told['cIoU']:.4f} | {told['gIoU']:.4f} | "
             + ("" if name == against else f"{gap.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+            + f" | {told['N-acc']:.3f} | {told['T-acc']:.3f} | "
+            + (f"{told['object ECE']:.3f}" if told.get("object ECE") is not None else "")
             + f" | {told['point answers']:.1f} | {told['model calls']:.1f} | {told['tokens']:.0f} |"
         )
     return "\n".join(lines)

@@ -100,6 +100,8 @@ def test_what_cannot_be_fitted_is_refused(data: Path, tmp_path: Path, run: Run) 
     evaluate(EvaluationConfig("jsonl", data, protocol="rela", method="box"), tmp_path / "box", models=models)
     with pytest.raises(DataError, match="not a run of --method adaptive"):
         calibrate(tmp_path / "box")
+    with pytest.raises(DataError, match="was run with --abstain"):
+        calibrate(evaluated(data, tmp_path / "abstaining", abstain=0.5))
     with pytest.raises(DataError, match="expected the folder of a finished evaluation"):
         calibrate(tmp_path)
     for words in (("--calibrate", tmp_path), ("refcoco", "--calibrate", tmp_path, "--out", tmp_path)):
