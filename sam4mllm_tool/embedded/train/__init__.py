@@ -13,6 +13,6 @@ often. The adapter learnt the dialogue alone for 600 steps, then, in four goes a
 there; colour alone and what is there came in the last two. Segment Anything saw boxes of up to twice the jitter for 2,500
 steps, of up to four times for 700 and of up to six times for 1,200; points far from edges and clicks without a box came in
 the last 1,900, at half and at a third of the rate. The command's defaults are that number of steps with everything from the
-start. calibration.json was fitted on the answers to 910 expressions of 130 scenes from seed 950,000, none of which is trained
-on or reported.
+start. calibration.json is what `sam4mllm evaluate --calibrate` fits to a run of `--method adaptive` over 200 scenes from seed
+950,000 (`sam4mllm data scenes --count 200 --seed 950000`), none of which is trained on or reported.
 """
