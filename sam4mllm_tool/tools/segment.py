@@ -23,6 +23,20 @@ from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
 __all__ = ["SegmentInput", "SegmentTool", "masks_result"]
 
 
+_FINDS = "Finds what an expression means in a picture and returns how many objects there are, the box of each in pixels, and "
+_AGREEMENT = (
+    "how far its mask agrees with the model's answers about points in that box, which is not how likely the box is right. "
+    "It also says when there is no such object. "
+)
+"""What the paper's methods tell of an object."""
+_PROBABILITY = (
+    "its confidence, the calibrated probability that it is the one meant. It also says when there is no such object, and how "
+    "likely that is right. "
+)
+"""What `adaptive` tells."""
+_TELLS = "The exact masks go to the program that called it."
+
+
 class SegmentInput(Input):
     """What the model fills in."""
 
@@ -36,12 +50,14 @@ class SegmentTool(Sam4MllmTool):
     """Segments what an expression means in a picture. See `Sam4MllmTool` for its settings."""
 
     name: str = "segment_image"
-    description: str = (
-        "Finds what an expression means in a picture and returns how many objects there are, the box of each in pixels, and "
-        "how far its mask agrees with the model's answers about points in that box, which is not how likely the box is right. "
-        "It also says when there is no such object. The exact masks go to the program that called it."
-    )
+    description: str = f"{_FINDS}{_AGREEMENT}{_TELLS}"
     args_schema: type[BaseModel] = SegmentInput
+
+    def model_post_init(self, context: Any) -> None:
+        """The description says what the method's confidence is, where the caller gave none of its own."""
+        super().model_post_init(context)
+        if self.method == "adaptive" and "description" not in self.model_fields_set:
+            self.description = f"{_FINDS}{_PROBABILITY}{_TELLS}"
 
     def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
         """arguments: expression, image."""

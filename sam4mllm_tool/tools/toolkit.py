@@ -28,14 +28,15 @@ _TOOLS: tuple[type[Sam4MllmTool], ...] = (
 class Sam4MllmToolkit(BaseToolkit):
     """The tools for an agent that holds a conversation about pictures.
 
-    sam4mllm, method, policy, pictures: see `Sam4MllmTool`. The models are loaded once, on first use, however often the tools
-    are asked for. Give the store of the pictures' middleware (`sam4mllm_tool.agents.pictures`) as `pictures`.
+    sam4mllm, method, policy, pictures: see `Sam4MllmTool`; but the method is `adaptive` where none is given, since an agent has
+    to know how sure a result is, and the paper's methods don't tell it. The models are loaded once, on first use, however often
+    the tools are asked for. Give the store of the pictures' middleware (`sam4mllm_tool.agents.pictures`) as `pictures`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
-    method: Method = "pqpp"
+    method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     pictures: PictureStore = Field(default_factory=PictureStore, exclude=True)
 

@@ -30,6 +30,7 @@ from sam4mllm_tool.tools import (
     RefineTool,
     Sam4MllmToolkit,
     SegmentPromptTool,
+    SegmentTool,
 )
 from sam4mllm_tool.tools.rounds import DialogueError, Rounds
 from sam4mllm_tool.types import Labels, Point, Question, Reply, Size
@@ -174,6 +175,20 @@ ARGUMENTS = {
 
 def test_the_toolkit_gives_the_six_tools() -> None:
     assert list(TOOLS) == list(ARGUMENTS)
+
+
+def test_what_is_told_of_confidence_is_what_the_method_gives() -> None:
+    """Adaptive asks whether it is the one meant; the paper's methods only hold the mask against the points."""
+    adaptive = Sam4MllmToolkit().get_tools()[0]
+    assert "probability that it is the one meant" in adaptive.description
+    for paper in (SegmentTool(), Sam4MllmToolkit(method="pqpp").get_tools()[0]):
+        assert "which is not how likely the box is right" in paper.description
+    assert SegmentTool(method="adaptive", description="my own").description == "my own"
+    assert copy.deepcopy(adaptive).description == pickle.loads(pickle.dumps(adaptive)).description == adaptive.description
+    none = use("segment_image", image=PICTURE, expression="the dog")
+    assert "there is no such object" in none.content
+    (found,) = result()["objects"]
+    assert found["confidence"] == pytest.approx(0.9), "the answer to whether it is the one meant"
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
