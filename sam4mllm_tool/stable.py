@@ -16,7 +16,7 @@ from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, P
 
 __all__ = ["better", "middle", "points_for", "reboxed", "stable_points"]
 
-_ROUGH = 0.6
+_ROUGH = 0.75
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
 _CLEARLY = 1.1
 """How many times better by our own measure another mask has to be."""
