@@ -1,0 +1,8 @@
+"""`python -m sam4mllm_tool` is the command."""
+
+import sys
+
+from sam4mllm_tool.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
