@@ -4,6 +4,7 @@ Asked for anything "slow" it takes a minute; all else is found at once, in a box
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ def knows(question: Question) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored
     models = Sam4Mllm(SlowMLLM(knows), BoxSegmenter(), dialect=RELEASED)
     history = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     hold(models, sys.argv[1], history=history, out=Path(sys.argv[1]).parent / "out")
