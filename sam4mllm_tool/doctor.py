@@ -16,7 +16,11 @@ _BASE = (
     *("torch", "transformers", "peft", "safetensors", "tokenizers", "huggingface-hub"),
     *("langchain-core", "pillow", "numpy", "pydantic"),
 )
-EXTRAS = {"sam": ("torchvision",), "train": ("accelerate", "pycocotools", "tensorboard")}
+EXTRAS = {
+    "sam": ("torchvision",),
+    "train": ("accelerate", "pycocotools", "tensorboard"),
+    "agents": ("langchain", "langgraph", "langgraph-checkpoint-sqlite"),
+}
 """The optional packages by extra, without those for working on this project."""
 
 _MLLM, _SEGMENTER = "sam4mllm_tool.mllm.transformers", "sam4mllm_tool.segmenter.transformers"

@@ -275,11 +275,13 @@ def test_a_kill_while_writing_leaves_a_whole_file(tmp_path: Path) -> None:
     trace = replace(traced(scripted(BOX, SURE)), seconds=0.0, verdict=Verdict(comment="x" * 20_000_000))  # takes a while
     save(trace, path)
     cut = 0
-    for number in range(12):
+    for _ in range(12):
         program = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, text=True)
         assert program.stdout is not None
         assert program.stdout.readline() == "ready\n"
-        time.sleep(0.1 + 0.017 * number)
+        until = time.monotonic() + 20
+        while len(list(tmp_path.iterdir())) < 2 and time.monotonic() < until:  # the file beside, as it is written
+            time.sleep(0.001)
         program.send_signal(signal.SIGKILL)
         program.wait()
         program.stdout.close()
