@@ -604,7 +604,7 @@ def test_a_result_is_shown_drawn_over_its_picture(toolkit: Sam4MllmToolkit, resu
     told = request[3]
     assert [block["type"] for block in told.content] == ["text", "image"]
     assert told.artifact == result
-    found = toolkit.sam4mllm.segment(FIRST, result["expression"])
+    found = toolkit.sam4mllm.segment(FIRST, result["expression"], method=toolkit.method)
     drawn, expected = (np.asarray(image, int) for image in (images(told)[0], overlay(FIRST, found)))
     plain = np.asarray(FIRST, int)
     assert np.abs(drawn - expected).mean() < 6  # JPEG of sharp lines
