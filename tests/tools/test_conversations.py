@@ -122,10 +122,29 @@ def test_a_model_recovers_from_what_it_did_wrong(models: Sam4Mllm) -> None:
     assert shows(refined.artifact, RINGS, TRIANGLE)
 
 
-def without_handles(tools: list[dict[str, Any]]) -> str:
-    """All that was told but for handles, which are new each time, and seconds."""
-    text = re.sub(r"seg-[0-9a-f]{16}", "seg-", json.dumps(tools))
-    return re.sub(r'"seconds": \{[^}]*\}', "", text)
+NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?")
+"""A number, and not a part of a picture's id."""
+
+
+def same(found: Any, expected: Any) -> bool:
+    """Whether two processes told the same: handles are new in each, and what is computed differs in its last digits."""
+    match expected:
+        case {"counts": _}:
+            return iou(rle.decode(found), rle.decode(expected)) > 0.98
+        case dict():
+            compared = expected.keys() - {"handle", "seconds"}
+            return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in compared)
+        case list():
+            return len(found) == len(expected) and all(map(same, found, expected))
+        case float():
+            return bool(found == pytest.approx(expected, abs=0.01))
+        case str():
+            words = [re.sub(r"seg-[0-9a-f]{16}", "seg-", text) for text in (found, expected)]
+            if NUMBER.sub("", words[0]) != NUMBER.sub("", words[1]):
+                return False
+            numbers = [[float(digits.replace(",", "")) for digits in NUMBER.findall(text)] for text in words]
+            return bool(numbers[0] == pytest.approx(numbers[1], rel=0.02, abs=0.02))
+    return bool(found == expected)
 
 
 @pytest.mark.slow
@@ -138,7 +157,7 @@ def test_a_conversation_goes_on_in_another_process(name: str, tmp_path: Path, mo
     program = [sys.executable, "-m", "tests.tools.conversations", database, str(tmp_path / "pictures"), name, "1"]
     done = subprocess.run(program, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert without_handles(json.loads(done.stdout)) == without_handles(expected)
+    assert same(json.loads(done.stdout), expected)
 
 
 def test_artifacts_survive_the_checkpointer_as_they_were(tmp_path: Path, models: Sam4Mllm) -> None:
