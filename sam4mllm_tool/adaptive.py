@@ -1,14 +1,15 @@
 """The method `adaptive`: ask where an answer decides something, and whether the box is the right one at all.
 
 The paper asks where a fixed grid falls, about a box that it takes for granted. Here
-1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone;
+1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone; a rough box gives way to its mask's own;
 2. in one round the MLLM is asked about few points, where these masks say that an answer can be relied on (stable.py), and
    whether what is in each box is what was meant (protocol/checked.py), which, calibrated, is the object's confidence;
 3. box and answers prompt the segmenter again; of candidates about as good as one another the most typical is taken, unless
-   the box alone does clearly better by our own measure, and a mask that outgrows a rough box is tried as a box itself;
+   the box alone does clearly better by our own measure, and a mask that outgrows its box is tried as a box itself;
 4. where a box is doubted, by what is said of it or because no point in it is on the object, and where several were named, the
-   MLLM is asked for others, which go through the same; the more likely ones stay.
-It stops after the third step where nothing is in doubt, and asks about no more points than its budget.
+   MLLM is asked for others, which go through the same; the more likely ones stay;
+5. their masks are made anew from close by (closer.py).
+It passes over the fourth step where nothing is in doubt, and asks about no more points than its budget.
 """
 
 import math
@@ -17,10 +18,11 @@ from dataclasses import dataclass, replace
 
 from sam4mllm_tool import stable
 from sam4mllm_tool.boxes import box_iou
+from sam4mllm_tool.closer import closer
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
-from sam4mllm_tool.types import Box, Point, SegmentedObject, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, SegmentedObject, Size
 
 __all__ = ["adaptively"]
 
@@ -68,7 +70,8 @@ def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tu
         new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
-    return named.expression, [seen.thing for seen in found], None
+    objects = [seen.thing for seen in found]
+    return named.expression, ((yield from closer(flows, objects, size)) if flows.closer else objects), None
 
 
 def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
@@ -83,9 +86,9 @@ def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
 def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, size: Size, talk: Talk) -> Flow[list[_Seen]]:
     """An object for each box, as it was told, with what is said of it: steps 1 to 3."""
     start = PQPP.start(expression, size, dialect=flows.dialect, thresholds=flows.thresholds)
-    named = replace(start, boxes=tuple(boxes), history=(told,))
-    alone = yield from flows.masks(named.prompts, size)
-    places = Placed(_places(boxes, alone, flows.budget, talk))
+    alone = yield from flows.masks([ObjectPrompt(box) for box in boxes], size)
+    named = replace(start, boxes=tuple(_better_box(flows, thing, size) for thing in alone), history=(told,))
+    places = Placed(_places(named.boxes, alone, flows.budget, talk))
     checked = yield from flows.settle(Checked(replace(named, sampler=places)), talk)
     pointed = yield from flows.masks(checked.prompts, size)
     found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
@@ -97,13 +100,19 @@ def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, s
     return [_seen(flows, thing, opinion) for thing, opinion in zip(found, said, strict=True)]
 
 
+def _better_box(flows: Flows, thing: SegmentedObject, size: Size) -> Box:
+    """The box told, or, where that is a rough one, its mask's own."""
+    prompt = stable.reboxed(thing)
+    return thing.prompt.box if prompt is None else flows.dialect.snap_box(prompt.box, size)
+
+
 def _places(
     boxes: Sequence[Box], alone: Sequence[SegmentedObject], budget: int, talk: Talk
 ) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
     """Where to ask about each object, the first ones first, while the budget lasts."""
     places = []
     for box, thing in zip(boxes, alone, strict=True):
-        points = stable.points_for(thing)[: budget - talk.points]
+        points = stable.points_for(thing, box)[: budget - talk.points]
         talk.points += len(points)
         places.append((box, points))
     if not places[-1][1]:

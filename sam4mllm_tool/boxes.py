@@ -1,10 +1,10 @@
-"""Boxes by themselves: around a mask, and against one another. NumPy alone."""
+"""Boxes and masks by themselves: one around the other, and against one another. NumPy alone."""
 
 import numpy as np
 
 from sam4mllm_tool.types import Box, Mask
 
-__all__ = ["box_iou", "mask_box"]
+__all__ = ["box_iou", "mask_box", "mask_iou"]
 
 
 def mask_box(mask: Mask) -> Box:
@@ -19,3 +19,9 @@ def box_iou(a: Box, b: Box) -> float:
     shared = max(0.0, width) * max(0.0, height)
     areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
     return shared / max(areas - shared, 1e-9)
+
+
+def mask_iou(a: Mask, b: Mask) -> float:
+    """Intersection over union of two (H, W) masks; two empty ones are alike."""
+    either = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / either if either else 1.0

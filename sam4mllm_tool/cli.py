@@ -86,6 +86,12 @@ def _add_segment(commands: Any) -> None:
         default=0.0,
         help="leave out objects of a confidence below P; with --method adaptive, which asks for it (default: 0)",
     )
+    segment.add_argument(
+        "--closer",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --method adaptive, mask small objects from close by, which shows the segmenter three views of each",
+    )
     segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
     segment.add_argument(
         "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
@@ -139,6 +145,7 @@ def _segment(arguments: argparse.Namespace) -> None:
         dialect=arguments.dialect,
         device=arguments.device,
         abstain=arguments.abstain,
+        closer=arguments.closer,
     )
     with recorded(models, arguments.trace) as overheard:
         result = overheard.segment(image, expression, method=arguments.method)

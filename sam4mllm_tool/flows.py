@@ -35,6 +35,7 @@ from sam4mllm_tool.types import (
     Tokens,
     Usage,
 )
+from sam4mllm_tool.views import Sight
 
 __all__ = ["METHODS", "WITHOUT_POINTS", "Ask", "Flow", "Flows", "Method", "Need", "Prompt", "Talk"]
 
@@ -48,16 +49,18 @@ MAX_MASK_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Ask:
-    """Wanted: a list with a Reply for each question."""
+    """Wanted: a list with a Reply for each question. sight: how the picture is to be shown; None: as it is."""
 
     questions: tuple[Question, ...]
+    sight: Sight | None = None
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """Wanted: a list with a SegmentedObject for each prompt."""
+    """Wanted: a list with a SegmentedObject for each prompt. sight: how the picture is to be shown; None: as it is."""
 
     prompts: tuple[ObjectPrompt, ...]
+    sight: Sight | None = None
 
 
 T = TypeVar("T")
@@ -101,6 +104,7 @@ class Flows:
     calibration: Calibration = Calibration()
     abstain: float = 0.0
     budget: int = 225
+    closer: bool = True
     repeats: bool = False
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
@@ -143,12 +147,15 @@ class Flows:
                 state = without
         return state
 
-    def masks(self, prompts: Sequence[ObjectPrompt], size: Size) -> Flow[list[SegmentedObject]]:
-        """An object for each prompt. Raises BackendError where their masks would take too much memory."""
+    def masks(
+        self, prompts: Sequence[ObjectPrompt], size: Size, *, sight: Sight | None = None
+    ) -> Flow[list[SegmentedObject]]:
+        """An object for each prompt, both where `sight` shows them. Raises BackendError where their masks would take too much
+        memory."""
         if not prompts:
             return []
         _check_room(len(prompts), size)
-        objects: list[SegmentedObject] = yield Prompt(tuple(prompts))
+        objects: list[SegmentedObject] = yield Prompt(tuple(prompts), sight)
         _check_count(self.segmenter, "masks", objects, prompts)
         return objects
 

@@ -14,12 +14,13 @@ from typing import TypeVar
 from sam4mllm_tool.beside import find_calibration, find_dialect
 from sam4mllm_tool.confidence import Calibration
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.flows import METHODS, WITHOUT_POINTS, Ask, Flow, Flows, Method, Need, Talk
+from sam4mllm_tool.flows import METHODS, WITHOUT_POINTS, Ask, Flow, Flows, Method, Need, Prompt, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.mllm import load_mllm
 from sam4mllm_tool.protocol import PLAIN, Dialect, Grid, Sampler, Thresholds
 from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import MLLM, Image, Reply, Segmentation, SegmentedObject, Segmenter, Size
+from sam4mllm_tool.views import Sight
 
 __all__ = ["METHODS", "WITHOUT_POINTS", "Method", "Sam4Mllm", "find_dialect"]
 
@@ -36,7 +37,8 @@ class Sam4Mllm:
     (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError. calibration: what
     makes a probability of what the MLLM says of an object. abstain: objects of a confidence below it are left out, with a note;
     0 leaves none out, and what has no confidence stays. budget: about how many points `adaptive` may ask for one expression;
-    it asks about nine an object.
+    it asks about nine an object. closer: whether `adaptive` makes the masks of small objects anew from close by, for which the
+    segmenter sees up to three views an object more.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Sam4Mllm:
         calibration: Calibration = Calibration(),
         abstain: float = 0.0,
         budget: int = 225,
+        closer: bool = True,
     ) -> None:
         if budget < 0:
             raise ValueError(f"budget is a number of points from 0 on, not {budget}")
@@ -58,7 +61,7 @@ class Sam4Mllm:
             raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
         self.mllm, self.segmenter, self.dialect = mllm, segmenter, dialect
         self.sampler, self.thresholds, self.retries = sampler, thresholds, retries
-        self.calibration, self.abstain, self.budget = calibration, abstain, budget
+        self.calibration, self.abstain, self.budget, self.closer = calibration, abstain, budget, closer
 
     @classmethod
     def load(
@@ -75,6 +78,7 @@ class Sam4Mllm:
         calibration: Calibration | None = None,
         abstain: float = 0.0,
         budget: int = 225,
+        closer: bool = True,
     ) -> "Sam4Mllm":
         """Loads both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
@@ -96,6 +100,7 @@ class Sam4Mllm:
             calibration=find_calibration(mllm) if calibration is None else calibration,
             abstain=abstain,
             budget=budget,
+            closer=closer,
         )
 
     @property
@@ -109,6 +114,7 @@ class Sam4Mllm:
             calibration=self.calibration,
             abstain=self.abstain,
             budget=self.budget,
+            closer=self.closer,
             repeats=getattr(self.mllm, "greedy", False),
             mllm=self.mllm.name,
             segmenter=self.segmenter.name,
@@ -146,10 +152,11 @@ class Sam4Mllm:
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
             began = time.perf_counter()
+            shown = _shown(picture, need.sight)
             if isinstance(need, Ask):
-                result = self.mllm.reply(picture, need.questions)
+                result = self.mllm.reply(shown, need.questions)
             else:
-                result = self.segmenter.segment(picture, need.prompts)
+                result = self.segmenter.segment(shown, need.prompts)
             _record(talk, need, time.perf_counter() - began)
 
     async def arun(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
@@ -161,10 +168,11 @@ class Sam4Mllm:
             except StopIteration as done:
                 return done.value  # type: ignore[no-any-return]
             began = time.perf_counter()
+            shown = await asyncio.to_thread(_shown, picture, need.sight)
             if isinstance(need, Ask):
-                result = await self.mllm.areply(picture, need.questions)
+                result = await self.mllm.areply(shown, need.questions)
             else:
-                result = await self.segmenter.asegment(picture, need.prompts)
+                result = await self.segmenter.asegment(shown, need.prompts)
             _record(talk, need, time.perf_counter() - began)
 
     def segment_many(
@@ -213,14 +221,18 @@ class Sam4Mllm:
         for index in range(len(flows)):
             advance(index, None)
         while needs:
-            asking = {i: need.questions for i, need in needs.items() if isinstance(need, Ask)}
-            prompting = {i: need.prompts for i, need in needs.items() if not isinstance(need, Ask)}
+            # masks wait until every dialogue of the picture is done; what is shown otherwise waits for its own call
+            first = next((need for need in needs.values() if isinstance(need, Ask)), next(iter(needs.values())))
+            alike = {i: need for i, need in needs.items() if type(need) is type(first) and need.sight == first.sight}
+            asking = {i: need.questions for i, need in alike.items() if isinstance(need, Ask)}
+            prompting = {i: need.prompts for i, need in alike.items() if isinstance(need, Prompt)}
             began = time.perf_counter()
+            shown = _shown(picture, first.sight)
             shares: dict[int, list[Reply]] | dict[int, list[SegmentedObject]]
-            if asking:  # masks wait until every dialogue of the picture is done
-                shares = _deal(self.mllm.reply(picture, _chain(asking)), asking)
+            if asking:
+                shares = _deal(self.mllm.reply(shown, _chain(asking)), asking)
             else:
-                shares = _deal(self.segmenter.segment(picture, _chain(prompting)), prompting)
+                shares = _deal(self.segmenter.segment(shown, _chain(prompting)), prompting)
             seconds = time.perf_counter() - began
             for index, share in shares.items():
                 _record(talks[index], needs.pop(index), seconds / len(shares))
@@ -231,6 +243,10 @@ class Sam4Mllm:
 def _record(talk: Talk | None, need: Need, seconds: float) -> None:
     if talk is not None:
         talk.seconds["mllm" if isinstance(need, Ask) else "segmenter"] += seconds
+
+
+def _shown(picture: Image, sight: Sight | None) -> Image:
+    return picture if sight is None else sight.picture(picture)
 
 
 def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:

@@ -4,20 +4,25 @@ Points near an edge are where models err and where a wrong answer does most harm
 agree on, or of what one alone takes in, are answered rightly and settle more (PinPoint, arXiv 2605.26689). NumPy alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.boxes import box_iou, mask_box
+from sam4mllm_tool.boxes import box_iou, mask_iou
 from sam4mllm_tool.segmenter.choice import agreement
 from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
-__all__ = ["better", "middle", "points_for", "reboxed", "stable_points"]
+__all__ = ["better", "core_box", "middle", "points_for", "reboxed", "stable_points"]
 
 _ROUGH = 0.75
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
+_BEYOND = 0.2
+"""How far beyond a box told what it is about may reach, in parts of its sides."""
+_SPECKS = 0.005
+"""What part of a mask's pixels may lie beyond each side of the box around the rest."""
 _CLEARLY = 1.1
 """How many times better by our own measure another mask has to be."""
 
@@ -50,10 +55,9 @@ def stable_points(candidates: Sequence[Mask], box: Box, *, columns: int = 3, row
     return tuple(points)
 
 
-def points_for(thing: SegmentedObject) -> tuple[Point, ...]:
-    """Where to ask about an object of which the segmenter has only seen the box."""
-    masks = (thing.mask, *(candidate.mask for candidate in thing.alternatives))
-    return stable_points(masks, thing.prompt.box)
+def points_for(thing: SegmentedObject, box: Box) -> tuple[Point, ...]:
+    """Where to ask about an object in a box, of which the segmenter has not seen any points yet."""
+    return stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), box)
 
 
 def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
@@ -81,7 +85,7 @@ def middle(thing: SegmentedObject) -> SegmentedObject:
     good = [number for number, merit in enumerate(merits) if merit >= _ALIKE * max(merits)]
     if not points or len(good) < 3:
         return thing
-    likeness = {n: sum(_mask_iou(candidates[n].mask, candidates[other].mask) for other in good) for n in good}
+    likeness = {n: sum(mask_iou(candidates[n].mask, candidates[other].mask) for other in good) for n in good}
     best = max(good, key=likeness.__getitem__)
     others = tuple(one for number, one in enumerate(candidates) if number != best)
     confidence = agreement(candidates[best].mask, [point for point in points if point.confidence is not None])
@@ -89,21 +93,33 @@ def middle(thing: SegmentedObject) -> SegmentedObject:
     return replace(thing, mask=chosen.mask, score=chosen.score, confidence=confidence, alternatives=others)
 
 
-def _mask_iou(one: Mask, other: Mask) -> float:
-    union = np.count_nonzero(one | other)
-    return np.count_nonzero(one & other) / union if union else 1.0
-
-
 def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:
     return thing.score * (agreement(thing.mask, points) or 0.0)
 
 
-def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
-    """The prompt with the mask's own box, where the box told is a rough one; None where it is not, or nothing is masked."""
-    if not thing.mask.any() or not thing.prompt.points:
+def core_box(mask: Mask) -> Box | None:
+    """The box around a (H, W) mask but for its few outermost pixels, which may be specks; None around an empty one."""
+    if not mask.any():
         return None
-    own = mask_box(thing.mask)
-    return ObjectPrompt(own, thing.prompt.points) if box_iou(own, thing.prompt.box) < _ROUGH else None
+    rows, columns = (np.cumsum(mask.sum(axis)) / np.count_nonzero(mask) for axis in (1, 0))
+    (top, left), (bottom, right) = (
+        [int(np.searchsorted(side, share)) for side in (rows, columns)] for share in (_SPECKS, 1 - _SPECKS)
+    )
+    return Box(float(left), float(top), float(right + 1), float(bottom + 1))
+
+
+def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
+    """The prompt with the mask's own box, where the box told is a rough one; None where it is not, or nothing is masked.
+
+    What is masked far outside the box told is another thing's.
+    """
+    x1, y1, x2, y2 = thing.prompt.box
+    right, down = _BEYOND * (x2 - x1), _BEYOND * (y2 - y1)
+    near = np.zeros_like(thing.mask)
+    window = (slice(max(int(y1 - down), 0), math.ceil(y2 + down)), slice(max(int(x1 - right), 0), math.ceil(x2 + right)))
+    near[window] = thing.mask[window]
+    own = core_box(near)
+    return None if own is None or box_iou(own, thing.prompt.box) >= _ROUGH else replace(thing.prompt, box=own)
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

@@ -5,16 +5,24 @@ Coordinates on the whole picture and in the view are both in pixels of an image 
 """
 
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
-__all__ = ["View", "quadrants", "view_around"]
+__all__ = ["Sight", "View", "quadrants", "view_around"]
 
 _PART = 0.6
 """Of the picture's sides, what a quadrant has of them: neighbours overlap, so that nothing small is cut in two by all."""
+
+
+class Sight(Protocol):
+    """A way of showing a picture; it can be hashed."""
+
+    def picture(self, image: Image) -> Image:
+        """What is shown of it, an image of the same size."""
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def test_a_rough_box_is_tried_again_as_the_box_of_its_mask() -> None:
     assert small.box == (48, 48, 88, 88)
     assert small.points == points
     assert reboxed(told(np.zeros((140, 140), bool), 0.9, points)) is None
-    assert reboxed(told(disc(20), 0.9)) is None
+    assert reboxed(told(disc(20), 0.9)) == ObjectPrompt(Box(48, 48, 88, 88))
 
 
 def test_points_that_were_not_chosen_are_a_mistake() -> None:

@@ -71,6 +71,12 @@ def _add_models(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--abstain", metavar="P", type=probability, default=0.0, help="leave out objects of a confidence below P (default: 0)"
     )
+    evaluate.add_argument(
+        "--closer",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="with --method adaptive, mask small objects from close by",
+    )
 
 
 def _from_one(text: str) -> int:
@@ -123,6 +129,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             dialect=arguments.dialect,
             device=arguments.device,
             abstain=arguments.abstain,
+            closer=arguments.closer,
         ),
         method=arguments.method,
         predictions=arguments.predictions,

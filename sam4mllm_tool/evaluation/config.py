@@ -33,6 +33,7 @@ class ModelSpec:
     thresholds: Thresholds = Thresholds()
     retries: int = 2
     abstain: float = 0.0
+    closer: bool = True
 
     def load(self) -> Sam4Mllm:
         """Raises SpecError, MissingExtraError."""
@@ -46,6 +47,7 @@ class ModelSpec:
             thresholds=self.thresholds,
             retries=self.retries,
             abstain=self.abstain,
+            closer=self.closer,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -61,6 +63,7 @@ class ModelSpec:
             "thresholds": asdict(self.thresholds),
             "retries": self.retries,
             "abstain": self.abstain,
+            "closer": self.closer,
             "calibration": asdict(find_calibration(mllm)),
         }
 
@@ -142,6 +145,7 @@ def _describe(models: Sam4Mllm) -> dict[str, Any]:
         "thresholds": asdict(models.thresholds),
         "retries": models.retries,
         "abstain": models.abstain,
+        "closer": models.closer,
         "calibration": asdict(models.calibration),
     }
 

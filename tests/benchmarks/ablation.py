@@ -138,7 +138,8 @@ def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int)
     lessons = build_lessons(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
     out = work / f"adapter-{dialect.name}-{steps}"
     told = {**read_config(SETTINGS), "lessons": str(lessons), "out": str(out), "max_steps": steps}
-    return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(told))}")
+    told["dialect"] = None  # the lessons'
+    return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(told))}", dialect=dialect)
 
 
 def drawn(folder: Path, count: int, seed: int) -> Path:
