@@ -25,11 +25,12 @@ from langgraph.types import Checkpointer
 from sam4mllm_tool.agents.wordings import Rephraser, Wordings
 from sam4mllm_tool.attempts import Attempt, Ended, Looking, answer, next_step, stand
 from sam4mllm_tool.budget import Budget, Meter, Spent
+from sam4mllm_tool.flows import Flow
 from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.looking import Looker, Step, alook_through, look_through
+from sam4mllm_tool.looking import Looker
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.tools.pictures import PictureStore, is_picture_id
-from sam4mllm_tool.types import Image, Size
+from sam4mllm_tool.types import Size
 
 __all__ = ["Asked", "Told", "build_reasoning_graph", "graph"]
 
@@ -147,38 +148,38 @@ class _Nodes:
         def run(state: _State) -> dict[str, Any]:
             meter, picture, models = self._meter(state), self.pictures.get(state["image"]), self._loaded()
             said = self.rephraser.words(state["expression"], meter) if self.rephraser and name == "rephrase" else None
-            return look_through(models, meter, self._work(name, state, meter, picture, said))
+            return models.run(picture, meter.metered(self._work(name, state, meter, Size(*picture.size), said)))
 
         async def arun(state: _State) -> dict[str, Any]:
             meter, picture = self._meter(state), await asyncio.to_thread(self.pictures.get, state["image"])
             models = await asyncio.to_thread(self._loaded)
             said = await self.rephraser.awords(state["expression"], meter) if self.rephraser and name == "rephrase" else None
-            return await alook_through(models, meter, self._work(name, state, meter, picture, said))
+            return await models.arun(picture, meter.metered(self._work(name, state, meter, Size(*picture.size), said)))
 
         return RunnableLambda(run, afunc=arun, name=name)
 
-    def _work(self, name: str, state: _State, meter: Meter, picture: Image, said: Wordings | None) -> Step[dict[str, Any]]:
-        looker, tried = Looker(self._loaded().flows, state["expression"], self.looking), _tried(state)
+    def _work(self, name: str, state: _State, meter: Meter, size: Size, said: Wordings | None) -> Flow[dict[str, Any]]:
+        looker, tried = Looker(self._loaded().flows, state["expression"], size, self.looking), _tried(state)
         if name == "choose":
-            return (yield from self._choose(looker, state, meter, picture))
+            return (yield from self._choose(looker, state, meter))
         if said is not None:
             _tell("rephrase", meter, wordings=list(said.words), **({"fault": said.fault} if said.fault else {}))
-            tried = yield from looker.reword(picture, tried, said.words)
+            tried = yield from looker.reword(tried, said.words)
         else:
             ways = {"look": looker.look, "verify": looker.verify, "other": looker.other, "zoom": looker.zoom}
-            tried = yield from ways[name](picture, tried)
+            tried = yield from ways[name](tried)
         told = [attempt.to_dict() for attempt in tried]
         new = [n for n, one in enumerate(told) if one not in state["tried"]]
         _tell(name, meter, seen=[_short(n, tried[n]) for n in new], confidence=stand(tried).confidence)
         return {"tried": told, "done": [*state["done"], name], "spent": meter.spent.to_dict()}
 
-    def _choose(self, looker: Looker, state: _State, meter: Meter, picture: Image) -> Step[dict[str, Any]]:
+    def _choose(self, looker: Looker, state: _State, meter: Meter) -> Flow[dict[str, Any]]:
         """The best answer, its masks made from close by."""
         ended = _ENDS[self._next(state)]
-        reasoned = answer(state["expression"], Size(*picture.size), _tried(state), ended, meter.spent)
+        reasoned = answer(state["expression"], looker.size, _tried(state), ended, meter.spent)
         found = reasoned.segmentation
         if found and found.objects and self.looking.closer:
-            objects = yield from looker.closer(picture, found.objects)
+            objects = yield from looker.closer(found.objects)
             found = replace(found, objects=tuple(objects))
         told = replace(reasoned, segmentation=found, spent=meter.spent).to_dict()
         boxes = None if found is None else [list(thing.prompt.box) for thing in found.objects]

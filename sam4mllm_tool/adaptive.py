@@ -109,10 +109,13 @@ def _better_box(flows: Flows, thing: SegmentedObject, size: Size) -> Box:
 def _places(
     boxes: Sequence[Box], alone: Sequence[SegmentedObject], budget: int, talk: Talk
 ) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
-    """Where to ask about each object, the first ones first, while the budget lasts."""
+    """Where to ask about each object, the first ones first, while the budget lasts.
+
+    All over the box told: what a better box leaves out of it is worth asking about, too.
+    """
     places = []
     for box, thing in zip(boxes, alone, strict=True):
-        points = stable.points_for(thing, box)[: budget - talk.points]
+        points = stable.points_for(thing)[: budget - talk.points]
         talk.points += len(points)
         places.append((box, points))
     if not places[-1][1]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sam4mllm_tool import stable
 from sam4mllm_tool.boxes import mask_iou
-from sam4mllm_tool.flows import Flow, Flows
+from sam4mllm_tool.flows import Flow, Flows, seen
 from sam4mllm_tool.types import MaskCandidate, ObjectPrompt, SegmentedObject, Size
 from sam4mllm_tool.views import view_around
 
@@ -40,12 +40,12 @@ def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedO
         return thing
     prompt, near = ObjectPrompt(box, thing.prompt.points), list[SegmentedObject]()
     for view in (view for share in _SHARES if (view := view_around(box, size, share)) is not None):
-        (seen,) = yield from flows.masks([view.prompt_in(prompt)], size, sight=view)
-        near.append(view.object_out(stable.middle(seen)))
+        (inside,) = yield from seen(view, flows.masks([view.prompt_in(prompt)], size))
+        near.append(view.object_out(stable.middle(inside)))
     if not near:
         return thing
-    mask = np.mean([seen.mask for seen in near], axis=0) > 0.5
+    mask = np.mean([one.mask for one in near], axis=0) > 0.5
     if mask_iou(mask, thing.mask) < _SAME:
         return thing
-    score = float(np.mean([seen.score for seen in near]))
+    score = float(np.mean([one.score for one in near]))
     return replace(thing, mask=mask, score=score, alternatives=(MaskCandidate(thing.mask, thing.score), *thing.alternatives))

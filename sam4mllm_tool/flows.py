@@ -7,11 +7,11 @@ who blocks, one who awaits and one who batches get the same. What is done next i
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from sam4mllm_tool.confidence import Calibration
-from sam4mllm_tool.errors import BackendError, ReplyError
+from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.protocol import (
     PPG,
     PQPP,
@@ -37,7 +37,7 @@ from sam4mllm_tool.types import (
 )
 from sam4mllm_tool.views import Sight
 
-__all__ = ["METHODS", "WITHOUT_POINTS", "Ask", "Flow", "Flows", "Method", "Need", "Prompt", "Talk"]
+__all__ = ["METHODS", "WITHOUT_POINTS", "Ask", "Flow", "Flows", "Method", "Need", "Prompt", "Talk", "seen"]
 
 Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -67,6 +67,21 @@ T = TypeVar("T")
 D = TypeVar("D", bound=Dialogue)
 Need: TypeAlias = Ask | Prompt
 Flow: TypeAlias = Generator[Need, Any, T]
+
+
+def seen(sight: Sight, flow: Flow[T]) -> Flow[T]:
+    """The flow, about the picture as `sight` shows it: what it asks and is told is in pixels of that."""
+    try:
+        need = next(flow)
+        while True:
+            try:
+                result = yield replace(need, sight=sight)
+            except Sam4MllmError as error:  # what a meter throws in is the flow's to deal with
+                need = flow.throw(error)
+            else:
+                need = flow.send(result)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
 
 
 @dataclass
@@ -128,9 +143,15 @@ class Flows:
             confidence = _of_all(kept) if kept else _of_none(objects)
         objects = kept
         empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
-        notes = (*talk.notes, *(f"the mask of object {number} is empty" for number in empty))
+        talk.notes += [f"the mask of object {number} is empty" for number in empty]
+        return self.told(asked, size, objects, talk, confidence)
+
+    def told(
+        self, expression: str, size: Size, objects: Sequence[SegmentedObject], talk: Talk, confidence: float | None = None
+    ) -> Segmentation:
+        """Objects and the talk that led to them as a result."""
         usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
-        return Segmentation(asked, size, tuple(objects), turns(talk.said), usage, notes, confidence)
+        return Segmentation(expression, size, tuple(objects), turns(talk.said), usage, tuple(talk.notes), confidence)
 
     def settle(self, dialogue: D, talk: Talk) -> Flow[D | Dialogue]:
         """The dialogue when nothing is pending any more; falls back where replies stay unreadable, or raises ReplyError."""
@@ -147,15 +168,12 @@ class Flows:
                 state = without
         return state
 
-    def masks(
-        self, prompts: Sequence[ObjectPrompt], size: Size, *, sight: Sight | None = None
-    ) -> Flow[list[SegmentedObject]]:
-        """An object for each prompt, both where `sight` shows them. Raises BackendError where their masks would take too much
-        memory."""
+    def masks(self, prompts: Sequence[ObjectPrompt], size: Size) -> Flow[list[SegmentedObject]]:
+        """An object for each prompt. Raises BackendError where their masks would take too much memory."""
         if not prompts:
             return []
         _check_room(len(prompts), size)
-        objects: list[SegmentedObject] = yield Prompt(tuple(prompts), sight)
+        objects: list[SegmentedObject] = yield Prompt(tuple(prompts))
         _check_count(self.segmenter, "masks", objects, prompts)
         return objects
 

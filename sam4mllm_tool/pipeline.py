@@ -147,10 +147,9 @@ class Sam4Mllm:
         """
         result: list[Reply] | list[SegmentedObject] | None = None
         while True:
-            try:
-                need = next(flow) if result is None else flow.send(result)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+            need, done = _advance(flow, result)
+            if need is None:
+                return done  # type: ignore[return-value]
             began = time.perf_counter()
             shown = _shown(picture, need.sight)
             if isinstance(need, Ask):
@@ -160,13 +159,12 @@ class Sam4Mllm:
             _record(talk, need, time.perf_counter() - began)
 
     async def arun(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
-        """As `run`, without blocking the event loop."""
+        """As `run`, without blocking the event loop: the flow's own work is done beside it, too."""
         result: list[Reply] | list[SegmentedObject] | None = None
         while True:
-            try:
-                need = next(flow) if result is None else flow.send(result)
-            except StopIteration as done:
-                return done.value  # type: ignore[no-any-return]
+            need, done = await asyncio.to_thread(_advance, flow, result)
+            if need is None:
+                return done  # type: ignore[return-value]
             began = time.perf_counter()
             shown = await asyncio.to_thread(_shown, picture, need.sight)
             if isinstance(need, Ask):
@@ -238,6 +236,14 @@ class Sam4Mllm:
                 _record(talks[index], needs.pop(index), seconds / len(shares))
                 advance(index, share)
         return [outcomes[index] for index in range(len(flows))]
+
+
+def _advance(flow: Flow[T], result: list[Reply] | list[SegmentedObject] | None) -> tuple[Need | None, T | None]:
+    """What the flow needs next, or None and what it came to: a StopIteration can't leave a thread."""
+    try:
+        return next(flow) if result is None else flow.send(result), None
+    except StopIteration as end:
+        return None, end.value
 
 
 def _record(talk: Talk | None, need: Need, seconds: float) -> None:
