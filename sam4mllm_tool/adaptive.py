@@ -87,9 +87,9 @@ def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, s
     """An object for each box, as it was told, with what is said of it: steps 1 to 3."""
     start = PQPP.start(expression, size, dialect=flows.dialect, thresholds=flows.thresholds)
     alone = yield from flows.masks([ObjectPrompt(box) for box in boxes], size)
-    named = replace(start, boxes=tuple(_better_box(flows, thing, size) for thing in alone), history=(told,))
-    places = Placed(_places(named.boxes, alone, flows.budget, talk))
-    checked = yield from flows.settle(Checked(replace(named, sampler=places)), talk)
+    better = tuple(_better_box(flows, thing, size) for thing in alone)
+    places = Placed(_places(better, alone, flows.budget, talk))
+    checked = yield from flows.settle(Checked(replace(start, boxes=better, history=(told,), sampler=places)), talk)
     pointed = yield from flows.masks(checked.prompts, size)
     found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
     again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
