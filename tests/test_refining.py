@@ -9,12 +9,13 @@ import pytest
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, Dialect
-from sam4mllm_tool.refining import Found, Refined, RefineError, adrive, drive, read_instruction, refine, start
-from sam4mllm_tool.refining.finding import at_click, deepest, distances, erase, holds, in_the_middle, iou
+from sam4mllm_tool.refining import Found, Refined, RefineError, read_instruction, refine, start
+from sam4mllm_tool.refining.finding import at_click, deepest, distances, erase, holds, in_the_middle
 from sam4mllm_tool.refining.words import combine, many_of, plural
 from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.types import Box, Labels, Mask, ObjectPrompt, Point, PointPrompt, Question, SegmentedObject, Size
@@ -37,7 +38,7 @@ def white(models: Sam4Mllm) -> Found:
 
 
 def refined(models: Sam4Mllm, found: Found, *, picture: PILImage.Image = PICTURE, **how: Any) -> Refined:
-    return drive(models, refine(models.flows, picture, found, **how))
+    return models.run(picture, refine(models.flows, found, **how))
 
 
 def click(index: int, label: int) -> PointPrompt:
@@ -49,7 +50,7 @@ def click(index: int, label: int) -> PointPrompt:
 
 def shows(found: Found, *indices: int) -> bool:
     return len(found.objects) == len(indices) and all(
-        any(iou(thing.mask, SCENE.mask(index)) > 0.8 for thing in found.objects) for index in indices
+        any(mask_iou(thing.mask, SCENE.mask(index)) > 0.8 for thing in found.objects) for index in indices
     )
 
 
@@ -190,7 +191,7 @@ def test_one_of_several_is_taken_out_and_the_others_stay(models: Sam4Mllm, instr
     assert len(found.objects) == len(indices) == 4
     left = refined(models, found, picture=picture, instruction=instruction).found
     wanted = set(indices) - {leftmost if gone == "leftmost" else purple}
-    held = {index for index in indices if any(iou(thing.mask, CRESCENTS.mask(index)) > 0.6 for thing in left.objects)}
+    held = {index for index in indices if any(mask_iou(thing.mask, CRESCENTS.mask(index)) > 0.6 for thing in left.objects)}
     assert (held, len(left.objects)) == (wanted, 3)
 
 
@@ -344,17 +345,17 @@ def test_a_result_is_rebuilt_from_its_json(models: Sam4Mllm, white: Found) -> No
 
 async def test_awaiting_gives_the_same(models: Sam4Mllm, white: Found) -> None:
     one = refined(models, white, instruction="the red one").found
-    other = (await adrive(models, refine(models.flows, PICTURE, white, instruction="the red one"))).found
+    other = (await models.arun(PICTURE, refine(models.flows, white, instruction="the red one"))).found
     assert np.array_equal(one.objects[0].mask, other.objects[0].mask)
     with pytest.raises(RefineError):
-        await adrive(models, refine(models.flows, PICTURE, white))
+        await models.arun(PICTURE, refine(models.flows, white))
 
 
 def test_a_click_anywhere_on_an_object_finds_it(models: Sam4Mllm) -> None:
     for index in range(3):
         found = models.run(PICTURE, at_click(models.flows, click(index, 1), SIZE))
         assert found is not None
-        assert iou(found.mask, SCENE.mask(index)) > 0.8
+        assert mask_iou(found.mask, SCENE.mask(index)) > 0.8
 
 
 def test_what_is_painted_over_looks_like_its_surroundings() -> None:

@@ -11,11 +11,12 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.truth import label_at
 from sam4mllm_tool.types import Box, Image, Label, Mask, ObjectPrompt, Point, PointPrompt, Segmenter, Size
 
-__all__ = ["Group", "best_groups", "iou", "random_groups"]
+__all__ = ["Group", "best_groups", "random_groups"]
 
 _SHORTLIST = 16
 _TRIES = 20
@@ -65,14 +66,8 @@ def best_groups(
         ious = segmenter.compare(image, prompts, mask)
         prompts = [prompts[index] for index in sorted(np.argsort(-ious, kind="stable")[:shortlist])]
     made = segmenter.segment(image, prompts) if prompts else []
-    found = [Group(prompt.points, iou(thing.mask, mask)) for prompt, thing in zip(prompts, made, strict=True)]
+    found = [Group(prompt.points, mask_iou(thing.mask, mask)) for prompt, thing in zip(prompts, made, strict=True)]
     return sorted(found, key=lambda group: -group.iou)[:keep]
-
-
-def iou(a: Mask, b: Mask) -> float:
-    """Intersection over union in pixels; 1 for two empty masks."""
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else 1.0
 
 
 def random_groups(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sam4mllm_tool import rle
+from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import Counts, Protocol, count_pixels
@@ -98,14 +99,14 @@ def judge_segmentation(truth: Truth, protocol: Protocol, found: Segmentation, as
 def _box_hit(true: Sequence[Box], found: Sequence[SegmentedObject]) -> bool | None:
     if len(true) != 1:
         return None
-    return bool(found) and _box_iou(found[0].prompt.box, true[0]) >= _HIT
+    return bool(found) and box_iou(found[0].prompt.box, true[0]) >= _HIT
 
 
 def _judge_points(truth: Truth, found: Sequence[SegmentedObject], asked: Asked) -> tuple[PointAnswer, ...]:
     kept = {(point.x, point.y, point.label) for one in found for point in one.prompt.points}
     judged = []
     for box, point in asked:
-        fits = [_box_iou(box, other) for other in truth.sample.boxes]
+        fits = [box_iou(box, other) for other in truth.sample.boxes]
         best = max(range(len(fits)), key=fits.__getitem__) if fits else None
         meant = truth.union if best is None or not fits[best] else truth.masks[best]
         place = Point(point.x, point.y)
@@ -143,10 +144,3 @@ def _mask_iou(one: Mask, other: Mask, counted: Mask | None) -> float:
         one, other = one & counted, other & counted
     union = int((one | other).sum())
     return int((one & other).sum()) / union if union else 0.0
-
-
-def _box_iou(one: Box, other: Box) -> float:
-    width, height = min(one.x2, other.x2) - max(one.x1, other.x1), min(one.y2, other.y2) - max(one.y1, other.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (one, other))
-    return shared / (areas - shared) if areas > shared else 0.0

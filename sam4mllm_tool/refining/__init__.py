@@ -2,30 +2,24 @@
 
 ```python
 found = start(models.segment(picture, "the ring"))
-refined = drive(models, refine(models.flows, picture, found, instruction="no, the other one"))
+refined = models.run(picture, refine(models.flows, found, instruction="no, the other one"))
 refined.found.objects, refined.understood
 ```
 instructions.py reads an instruction, words.py puts it together with what was said before; finding.py finds what else may be
-meant; clicking.py does what clicks ask for; refine.py puts them together; found.py is the result and its small state; steps.py
-drives programs that look at more than one picture.
+meant; clicking.py does what clicks ask for; refine.py puts them together; found.py is the result and its small state.
 """
 
 from sam4mllm_tool.refining.found import Found, RefineError, start
 from sam4mllm_tool.refining.instructions import Instruction, read_instruction
 from sam4mllm_tool.refining.refine import Refined, refine
-from sam4mllm_tool.refining.steps import On, Program, adrive, drive
 from sam4mllm_tool.refining.words import combine
 
 __all__ = [
     "Found",
     "Instruction",
-    "On",
-    "Program",
     "RefineError",
     "Refined",
-    "adrive",
     "combine",
-    "drive",
     "read_instruction",
     "refine",
     "start",

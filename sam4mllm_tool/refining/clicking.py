@@ -11,14 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from sam4mllm_tool.boxes import mask_box
+from sam4mllm_tool.boxes import mask_box, mask_iou
 from sam4mllm_tool.flows import Flow, Flows, Talk
-from sam4mllm_tool.refining.finding import SAME, another, at_click, distances, from_boxes, holds, in_the_middle, iou
+from sam4mllm_tool.refining.finding import SAME, another, at_click, distances, from_boxes, holds, in_the_middle
 from sam4mllm_tool.refining.found import Found, RefineError
-from sam4mllm_tool.refining.steps import On, Program
 from sam4mllm_tool.refining.words import plural
 from sam4mllm_tool.segmenter.choice import agreement
-from sam4mllm_tool.types import Box, Image, ObjectPrompt, PointPrompt, SegmentedObject, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size
 
 __all__ = ["check_clicks", "click_on"]
 
@@ -63,8 +62,8 @@ def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], 
 
 
 def click_on(
-    flows: Flows, picture: Image, found: Found, clicks: Sequence[PointPrompt], talk: Talk, *, add: bool = False
-) -> Program[tuple[Found, list[str]]]:
+    flows: Flows, found: Found, clicks: Sequence[PointPrompt], talk: Talk, *, add: bool = False
+) -> Flow[tuple[Found, list[str]]]:
     """The result as the clicks correct it, and what each was taken for, in words.
 
     clicks: already checked. add: a click on another object adds it, where else it takes the place of a single one.
@@ -76,10 +75,10 @@ def click_on(
         if click.label == (inside is not None):
             told.append(f"{_named(click)}: the masks agree with it")
         elif inside is None:
-            found, words = yield from _missed(flows, picture, found, click, talk, add)
+            found, words = yield from _missed(flows, found, click, talk, add)
             told.append(f"{_named(click)}: {words}")
         else:
-            found, words = yield from _wrong(flows, picture, found, inside, click, talk)
+            found, words = yield from _wrong(flows, found, inside, click, talk)
             told.append(f"{_named(click)}: {words}")
     return found, told
 
@@ -88,45 +87,41 @@ def _named(click: PointPrompt) -> str:
     return f"click ({click.x:g}, {click.y:g}) {'on' if click.label else 'off'} the object"
 
 
-def _missed(
-    flows: Flows, picture: Image, found: Found, click: PointPrompt, talk: Talk, add: bool
-) -> Program[tuple[Found, str]]:
+def _missed(flows: Flows, found: Found, click: PointPrompt, talk: Talk, add: bool) -> Flow[tuple[Found, str]]:
     """After a click on what no mask takes in."""
     size = found.size
-    there: SegmentedObject | None = yield On(picture, at_click(flows, click, size), talk)
+    there: SegmentedObject | None = yield from at_click(flows, click, size)
     near = [thing for thing in found.objects if _is_near(thing.prompt.box, click)]
     boxed = any(_distance(thing.prompt.box, click) == 0 for thing in near)
     if near and (there is None or boxed or not all(_beside(there, thing) for thing in near)):
         thing = min(near, key=lambda one: _distance(one.prompt.box, click))
-        tried = yield On(picture, _grown_to(flows, thing, there, click, found.clicks, size), talk)
+        tried = yield from _grown_to(flows, thing, there, click, found.clicks, size)
         best = _best([*tried, *_joined(thing, there)], found.clicks, thing)
         if best is not None and holds(best.mask, click):
             return _replaced(found, thing, best), "the object takes it in"
     if there is None:
         raise RefineError(f"nothing can be made out at ({click.x:g}, {click.y:g}): click in the middle of the object")
-    settled = yield On(picture, _with_points(flows, found.expression, there, click, size, talk), talk)
+    settled = yield from _with_points(flows, found.expression, there, click, size, talk)
     there = _best([settled, there], [click], there) or there
     if add or len(found.objects) != 1 or plural(found.expression):
         return replace(found, objects=(*found.objects, there)), "another object, added"
     return replace(found.rejecting(found.objects), objects=(there,)), "another object, taken instead"
 
 
-def _wrong(
-    flows: Flows, picture: Image, found: Found, thing: SegmentedObject, click: PointPrompt, talk: Talk
-) -> Program[tuple[Found, str]]:
+def _wrong(flows: Flows, found: Found, thing: SegmentedObject, click: PointPrompt, talk: Talk) -> Flow[tuple[Found, str]]:
     """After a click that says that a part of a mask, or all of it, is not the object."""
     size = found.size
-    there: SegmentedObject | None = yield On(picture, at_click(flows, click, size), talk)
-    whole = there is not None and iou(there.mask, thing.mask) > SAME and in_the_middle(thing.mask, click)
+    there: SegmentedObject | None = yield from at_click(flows, click, size)
+    whole = there is not None and mask_iou(there.mask, thing.mask) > SAME and in_the_middle(thing.mask, click)
     if whole and not _confirmed(found, thing):
         left = found.rejecting([thing])
         if left.objects:
             return left, "that object is left out"
-        boxes = yield from another(flows, picture, [found.expression], left.rejected, talk)
-        objects = yield On(picture, from_boxes(flows, found.expression, boxes[:1], size, talk), talk)
+        boxes = yield from another(flows, size, [found.expression], left.rejected, talk)
+        objects = yield from from_boxes(flows, found.expression, boxes[:1], size, talk)
         words = "that object is left out, another one taken" if objects else "that object is left out; there is no other"
         return replace(left, objects=tuple(objects)), words
-    tried = yield On(picture, _shrunk_from(flows, thing, there, found.clicks, size), talk)
+    tried = yield from _shrunk_from(flows, thing, there, found.clicks, size)
     best = _best([*tried, *_cut(thing, there), _dented(thing, click)], found.clicks, thing)
     if best is None:
         return found.rejecting([thing]), "that object is left out: nothing of it remains"
@@ -232,7 +227,7 @@ def _best(things: Sequence[SegmentedObject], clicks: Sequence[PointPrompt], befo
     def merit(thing: SegmentedObject) -> tuple[int, float]:
         agreed = sum(holds(thing.mask, click) == bool(click.label) for click in about)
         told = agreement(thing.mask, before.prompt.points)
-        return agreed, thing.score * (1.0 if told is None else told) * (1 + iou(thing.mask, before.mask))
+        return agreed, thing.score * (1.0 if told is None else told) * (1 + mask_iou(thing.mask, before.mask))
 
     best = max((thing for thing in things if thing.mask.any()), key=merit, default=None)
     return best and replace(best, alternatives=())

@@ -6,19 +6,19 @@ answer; the masks are made on the picture itself.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from sam4mllm_tool.boxes import box_iou, mask_box
+from sam4mllm_tool.boxes import box_iou, mask_box, mask_iou
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.flows import Flow, Flows, Talk
+from sam4mllm_tool.flows import Flow, Flows, Talk, seen
 from sam4mllm_tool.protocol import PQPP, BoxOnly
-from sam4mllm_tool.refining.steps import On, Program
 from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, Reply, SegmentedObject, Size
 
-__all__ = ["another", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "iou", "offers"]
+__all__ = ["another", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "offers"]
 
 SAME = 0.5
 """IoU from which two boxes, or two masks, are of one object."""
@@ -34,12 +34,6 @@ _CELLS = 128
 """Cells a side on which depth is looked at, at most."""
 
 
-def iou(a: Mask, b: Mask) -> float:
-    """Intersection over union of two (H, W) masks; 1 where both are empty."""
-    either = int((a | b).sum())
-    return int((a & b).sum()) / either if either else 1.0
-
-
 def from_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
     """The objects in boxes that are known: the second round of the dialogue, as if the model had just named them, and masks."""
     if not boxes:
@@ -51,22 +45,21 @@ def from_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, 
 
 
 def another(
-    flows: Flows, picture: Image, expressions: Sequence[str], rejected: Sequence[ObjectPrompt], talk: Talk
-) -> Program[tuple[Box, ...]]:
+    flows: Flows, size: Size, expressions: Sequence[str], rejected: Sequence[ObjectPrompt], talk: Talk
+) -> Flow[tuple[Box, ...]]:
     """Boxes of what an expression means besides what was rejected; none if nothing is found.
 
     expressions: the first is asked for in every way before the next one is.
     """
-    size = Size(*picture.size)
     gone = [prompt.box for prompt in rejected]
-    masks: list[SegmentedObject] = yield On(picture, flows.masks(rejected, size), talk)
+    masks = yield from flows.masks(rejected, size)
     gone += [mask_box(thing.mask) for thing in masks if thing.mask.any()]
-    without = erase(picture, [thing.mask for thing in masks])
+    without = _Erased(tuple(thing.mask for thing in masks))
     for expression in expressions:
-        told = yield On(picture, flows.others(expression, [prompt.box for prompt in rejected], size, talk), talk)
+        told = yield from flows.others(expression, [prompt.box for prompt in rejected], size, talk)
         if fresh := _fresh(told or (), gone):
             return fresh
-        asked = yield On(without, _boxes(flows, expression, size, talk), talk)
+        asked = yield from seen(without, _boxes(flows, expression, size, talk))
         if fresh := _fresh(asked, gone):
             return fresh
     return ()
@@ -84,6 +77,16 @@ def _boxes(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tuple[
 
 def _fresh(boxes: Sequence[Box], gone: Sequence[Box]) -> tuple[Box, ...]:
     return tuple(box for box in boxes if all(box_iou(box, other) < SAME for other in gone))
+
+
+@dataclass(frozen=True, eq=False)
+class _Erased:
+    """A picture with masks painted over."""
+
+    masks: tuple[Mask, ...]
+
+    def picture(self, image: Image) -> Image:
+        return erase(image, self.masks)
 
 
 def erase(picture: Image, masks: Sequence[Mask]) -> Image:
@@ -202,6 +205,6 @@ def offers(thing: SegmentedObject) -> list[MaskCandidate]:
     for candidate in thing.alternatives:
         others = (thing.mask, *(other.mask for other in kept))
         other_size = abs(int(candidate.mask.sum()) - area) > OTHER_SIZE * area
-        if candidate.mask.any() and other_size and all(iou(candidate.mask, mask) < 0.95 for mask in others):
+        if candidate.mask.any() and other_size and all(mask_iou(candidate.mask, mask) < 0.95 for mask in others):
             kept.append(candidate)
     return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))

@@ -4,18 +4,17 @@ Nothing is changed in place: where a refinement can't be made it says why (`Refi
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from sam4mllm_tool.flows import Flows, Method, Talk
-from sam4mllm_tool.protocol import turns
+from sam4mllm_tool.boxes import mask_iou
+from sam4mllm_tool.flows import Flow, Flows, Method, Talk
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
-from sam4mllm_tool.refining.finding import OTHER_SIZE, SAME, another, from_boxes, iou, offers
+from sam4mllm_tool.refining.finding import OTHER_SIZE, SAME, another, from_boxes, offers
 from sam4mllm_tool.refining.found import Found, RefineError
 from sam4mllm_tool.refining.instructions import Instruction, read_instruction
-from sam4mllm_tool.refining.steps import On, Program
 from sam4mllm_tool.refining.words import combine, many_of, plural
-from sam4mllm_tool.types import Box, Image, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Usage
+from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject
 
 __all__ = ["Refined", "refine"]
 
@@ -37,31 +36,29 @@ class Refined:
 
     def segmentation(self, flows: Flows) -> Segmentation:
         """As a first answer is told; its turns and usage are those of this refinement."""
-        found, talk = self.found, self.talk
-        usage = Usage(flows.mllm, flows.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
-        return Segmentation(found.expression, found.size, found.objects, turns(talk.said), usage, tuple(talk.notes))
+        return flows.told(self.found.expression, self.found.size, self.found.objects, self.talk)
 
 
 def refine(
     flows: Flows,
-    picture: Image,
     found: Found,
     *,
     instruction: str | None = None,
     clicks: Sequence[PointPrompt] = (),
     forget_clicks: bool = False,
     method: Method = "pqpp",
-) -> Program[Refined]:
-    """The result after an instruction, then after clicks.
+    talk: Talk | None = None,
+) -> Flow[Refined]:
+    """The result after an instruction, then after clicks; a flow about the picture that the result is about.
 
-    picture: the one that the result is about. forget_clicks: earlier clicks no longer count. method: how what a new
-    description means is found. Raises RefineError, ExpressionError, ReplyError, BackendError.
+    forget_clicks: earlier clicks no longer count. method: how what a new description means is found. Raises RefineError,
+    ExpressionError, ReplyError, BackendError.
     """
     if instruction is None and not clicks:
         raise RefineError("nothing to refine by: give an instruction, such as 'the other one', or clicks, or both")
     earlier = () if forget_clicks else found.clicks
     check_clicks(clicks, earlier, found.size)
-    work = _Work(flows, picture, method, add=False)
+    work = _Work(flows, method, add=False, talk=Talk() if talk is None else talk)
     found, understood = replace(found, clicks=earlier), list[str]()
     if instruction is not None:
         read = read_instruction(instruction)
@@ -71,7 +68,7 @@ def refine(
             found, words = yield from _ACTIONS[read.action](work, found, read)
             understood.append(words)
     if clicks:
-        found, told = yield from click_on(flows, picture, found, clicks, work.talk, add=work.add)
+        found, told = yield from click_on(flows, found, clicks, work.talk, add=work.add)
         understood += told
     return Refined(found, tuple(understood), work.talk)
 
@@ -81,31 +78,24 @@ class _Work:
     """What the actions share. add: whether clicks add objects."""
 
     flows: Flows
-    picture: Image
     method: Method
     add: bool
-    talk: Talk = field(default_factory=Talk)
+    talk: Talk
 
-    def find(self, expression: str, found: Found) -> Program[tuple[SegmentedObject, ...]]:
+    def find(self, expression: str, found: Found) -> Flow[tuple[SegmentedObject, ...]]:
         """The objects that the expression means."""
-        told: Segmentation = yield On(
-            self.picture, self.flows.segment(expression, found.size, self.method, self.talk), self.talk
-        )
+        told = yield from self.flows.segment(expression, found.size, self.method, self.talk)
         return told.objects
 
-    def masks(self, prompts: Sequence[ObjectPrompt], found: Found) -> Program[list[SegmentedObject]]:
-        return (yield On(self.picture, self.flows.masks(prompts, found.size), self.talk))  # type: ignore[no-any-return]
-
-    def others(self, found: Found, rejected: Sequence[ObjectPrompt]) -> Program[tuple[Box, ...]]:
+    def others(self, found: Found, rejected: Sequence[ObjectPrompt]) -> Flow[tuple[Box, ...]]:
         expressions = list(dict.fromkeys((found.expression, many_of(found.expression))))
-        return (yield from another(self.flows, self.picture, expressions, rejected, self.talk))
+        return (yield from another(self.flows, found.size, expressions, rejected, self.talk))
 
-    def objects(self, boxes: Sequence[Box], found: Found) -> Program[list[SegmentedObject]]:
-        flow = from_boxes(self.flows, found.expression, boxes, found.size, self.talk)
-        return (yield On(self.picture, flow, self.talk))  # type: ignore[no-any-return]
+    def objects(self, boxes: Sequence[Box], found: Found) -> Flow[list[SegmentedObject]]:
+        return (yield from from_boxes(self.flows, found.expression, boxes, found.size, self.talk))
 
 
-_Next: TypeAlias = Program[tuple[Found, str]]
+_Next: TypeAlias = Flow[tuple[Found, str]]
 
 
 def _other(work: _Work, found: Found, _read: Instruction) -> _Next:
@@ -127,9 +117,8 @@ def _other(work: _Work, found: Found, _read: Instruction) -> _Next:
     return replace(left, objects=tuple(objects), clicks=()), words
 
 
-def _likeliest_first(work: _Work, found: Found, boxes: tuple[Box, ...]) -> Program[tuple[Box, ...]]:
-    flow = work.flows.whether(found.expression, boxes, found.size, work.talk)
-    sure: list[float | None] = yield On(work.picture, flow, work.talk)
+def _likeliest_first(work: _Work, found: Found, boxes: tuple[Box, ...]) -> Flow[tuple[Box, ...]]:
+    sure = yield from work.flows.whether(found.expression, boxes, found.size, work.talk)
     order = sorted(range(len(boxes)), key=lambda index: -(sure[index] or 0.0))
     return tuple(boxes[index] for index in order)
 
@@ -145,7 +134,7 @@ def _also_other(work: _Work, found: Found, _read: Instruction) -> _Next:
 
 def _also(work: _Work, found: Found, read: Instruction) -> _Next:
     expression, objects = yield from _described(work, found, read.what)
-    fresh = [thing for thing in objects if all(iou(thing.mask, other.mask) < SAME for other in found.objects)]
+    fresh = [thing for thing in objects if all(mask_iou(thing.mask, other.mask) < SAME for other in found.objects)]
     if not fresh:
         raise RefineError(
             f"{_quoted(expression)} is what the result holds already; it stays. Describe the one to add, or click on it"
@@ -179,7 +168,7 @@ def _without(work: _Work, found: Found, read: Instruction) -> _Next:
 
 
 def _among(things: Sequence[SegmentedObject], objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
-    return [thing for thing in things if any(iou(thing.mask, other.mask) >= SAME for other in objects)]
+    return [thing for thing in things if any(mask_iou(thing.mask, other.mask) >= SAME for other in objects)]
 
 
 def _is_part(part: SegmentedObject, whole: SegmentedObject) -> bool:
@@ -201,9 +190,9 @@ def _sized(work: _Work, found: Found, read: Instruction) -> _Next:
     if not found.objects:
         raise RefineError(f"there is nothing to make {read.action}: the result holds no object. Describe what to segment")
     sign = 1 if read.action == "bigger" else -1
-    drawn = yield from work.masks([thing.prompt for thing in found.objects], found)
+    drawn = yield from work.flows.masks([thing.prompt for thing in found.objects], found.size)
     moved = [_resized(thing.prompt, _LARGER**sign, found) for thing in found.objects]
-    redrawn = yield from work.masks(moved, found)
+    redrawn = yield from work.flows.masks(moved, found.size)
     changed = [_next(thing, [one, two], sign) for thing, one, two in zip(found.objects, drawn, redrawn, strict=True)]
     if not any(changed):
         raise RefineError(f"the segmenter has no {read.action} mask for that; the result stays. Click on what is wrong with it")
@@ -236,7 +225,7 @@ def _back(work: _Work, found: Found, _read: Instruction) -> _Next:
     if not found.rejected:
         raise RefineError("nothing was left out yet that could come back; an earlier result can be refined by its own handle")
     prompt = found.rejected[-1]
-    objects = yield from work.masks([prompt], found)
+    objects = yield from work.flows.masks([prompt], found.size)
     left = replace(found, rejected=found.rejected[:-1]).rejecting(found.objects)
     return replace(left, objects=tuple(objects), clicks=()), f"the one before, {_boxes([prompt])}"
 
@@ -251,7 +240,7 @@ def _describe(work: _Work, found: Found, read: Instruction) -> _Next:
     return replace(left, objects=objects, expression=expression, clicks=()), words
 
 
-def _described(work: _Work, found: Found, what: str) -> Program[tuple[str, tuple[SegmentedObject, ...]]]:
+def _described(work: _Work, found: Found, what: str) -> Flow[tuple[str, tuple[SegmentedObject, ...]]]:
     """What is meant by words that take up the old ones: put together with them, or else as they stand."""
     expressions = tuple(dict.fromkeys((combine(what, found.expression), what)))
     for expression in expressions:

@@ -1,11 +1,12 @@
 """What all tools have in common: the models, the pictures, handles, progress, and how mistakes come back.
 
-A tool says what it does as a program (`refining.steps`), a generator that yields flows; one driver blocks, the other awaits.
+A tool says what it does as a flow (flows.py) about a picture, whichever driver serves it, one that blocks or one that awaits.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
@@ -13,9 +14,9 @@ from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.flows import Flow, Talk
 from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
-from sam4mllm_tool.refining import Program, adrive, drive
 from sam4mllm_tool.tools.handles import Artifact, artifacts
 from sam4mllm_tool.tools.pictures import (
     LATEST,
@@ -28,12 +29,21 @@ from sam4mllm_tool.tools.pictures import (
 from sam4mllm_tool.tools.progress import Tell
 from sam4mllm_tool.types import Image
 
-__all__ = ["Result", "Sam4MllmTool", "SharedModels", "messages_of"]
+__all__ = ["Result", "Sam4MllmTool", "SharedModels", "Work", "messages_of"]
 
 Result = tuple[str, dict[str, Any]]
 """What the model reads, and the artifact."""
 Injected: TypeAlias = Annotated[Any, InjectedToolArg]
 """What an agent gives beside the model's arguments. It has to be marked here and in the args_schema to arrive."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call comes to: `flow`, its questions and prompts about `picture`. talk: where its seconds go."""
+
+    picture: Image
+    flow: Flow[Result]
+    talk: Talk
 
 
 class SharedModels:
@@ -98,7 +108,7 @@ class Sam4MllmTool(BaseTool):
         memo = {} if memo is None else memo
         return super().__deepcopy__(memo | {id(self.sam4mllm): self.sam4mllm})
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """What the tool does. arguments: as its args_schema has them."""
         raise NotImplementedError
 
@@ -117,7 +127,8 @@ class Sam4MllmTool(BaseTool):
     ) -> Result:
         try:
             models = self._models()
-            return drive(models, self.program(models, runtime, **arguments))
+            work = self.work(models, runtime, **arguments)
+            return models.run(work.picture, work.flow, work.talk)
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 
@@ -129,11 +140,12 @@ class Sam4MllmTool(BaseTool):
     ) -> Result:
         try:
             models = await asyncio.to_thread(self._models)  # loading them takes seconds
-            return await adrive(models, self.program(models, runtime, **arguments))
+            work = await asyncio.to_thread(self.work, models, runtime, **arguments)
+            return await models.arun(work.picture, work.flow, work.talk)
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 
-    # For the programs ----------------------------------------------------------------------------------------------
+    # For the tools -------------------------------------------------------------------------------------------------
 
     def picture(self, image: str, runtime: Any) -> tuple[str, Image]:
         """The id of the picture that an argument means, and the picture. Raises Sam4MllmError.

@@ -10,21 +10,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from sam4mllm_tool.flows import Flows, Talk
+from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
 from sam4mllm_tool.protocol.dialogue import checked_expression
-from sam4mllm_tool.refining import Found, On, Program
+from sam4mllm_tool.refining import Found
 from sam4mllm_tool.refining.clicking import check_clicks
 from sam4mllm_tool.refining.found import point_to
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, messages_of, picture_of
-from sam4mllm_tool.tools.handles import dialogue_artifact, find_artifact
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
+from sam4mllm_tool.tools.handles import Artifact, dialogue_artifact, find_artifact
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, DialogueField, ImageField, Input, Places, prompts_of
-from sam4mllm_tool.tools.progress import boxes_event, points_event
+from sam4mllm_tool.tools.progress import Tell, boxes_event, points_event
 from sam4mllm_tool.tools.rounds import DialogueError, Rounds, nearest
-from sam4mllm_tool.tools.segment import masks_result, talked
-from sam4mllm_tool.types import Box, Image, ObjectPrompt, Point, PointPrompt, SegmentedObject, Size
+from sam4mllm_tool.tools.segment import masks_result
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Size
 
 __all__ = ["CheckPointsTool", "ProposeBoxesTool", "SegmentPromptTool"]
 
@@ -52,16 +52,17 @@ class ProposeBoxesTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = ProposeBoxesInput
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: expression, image."""
         name, picture = self.picture(arguments.get("image", "latest"), runtime)
-        talk, size, flows = Talk(), Size(*picture.size), models.flows
-        expression = checked_expression(arguments["expression"])
-        start = BoxOnly.start(expression, size, dialect=flows.dialect)
-        asked = yield On(picture, flows.settle(start, talk), talk)
+        talk, expression = Talk(), checked_expression(arguments["expression"])
+        return Work(picture, self._boxes(models.flows, name, expression, Size(*picture.size), talk, self.tells(runtime)), talk)
+
+    def _boxes(self, flows: Flows, name: str, expression: str, size: Size, talk: Talk, tell: Tell) -> Flow[Result]:
+        asked = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
         boxes = [prompt.box for prompt in asked.prompts]
-        self.tells(runtime)(boxes_event([list(box) for box in boxes]))
-        sure = (yield On(picture, flows.whether(expression, boxes, size, talk), talk)) if boxes else []
+        tell(boxes_event([list(box) for box in boxes]))
+        sure = (yield from flows.whether(expression, boxes, size, talk)) if boxes else []
         state = Rounds(expression, size, asked.history[0].reply, tuple(sure))
         told = [{"box": list(box), "confidence": value} for box, value in zip(boxes, sure, strict=True)]
         artifact = dialogue_artifact(name, state.state(), expression=expression, boxes=told, points=[], notes=talk.notes)
@@ -99,23 +100,27 @@ class CheckPointsTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = CheckPointsInput
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: dialogue, points, grid."""
         artifact = find_artifact(arguments.get("dialogue", "latest"), "dialogue", messages_of(runtime))
-        picture, flows, talk = picture_of(self, artifact), models.flows, Talk()
-        state = Rounds.read(artifact["state"])
-        boxes = _boxes_of(state, flows)
+        picture, talk, state = picture_of(self, artifact), Talk(), Rounds.read(artifact["state"])
+        boxes = _boxes_of(state, models.flows)
         places = _places(boxes, state.size, arguments.get("points"), arguments.get("grid"))
+        return Work(picture, self._points(models.flows, artifact, state, places, talk, self.tells(runtime)), talk)
+
+    def _points(
+        self, flows: Flows, artifact: Artifact, state: Rounds, places: list[tuple[Point, ...]], talk: Talk, tell: Tell
+    ) -> Flow[Result]:
         before = sum(map(len, state.points(flows)))
-        state = yield On(picture, state.check(flows, places, talk), talk)
+        state = yield from state.check(flows, places, talk)
         points = state.points(flows)
         fresh = [numbered for numbered in _numbered(state, flows) if numbered[0] > before]
-        self.tells(runtime)(points_event([point for _, _, point in fresh]))
+        tell(points_event([point for _, _, point in fresh]))
         told = {"expression": state.expression, "boxes": artifact.get("boxes", []), "notes": talk.notes}
         listed = [[point_to(point) for point in group] for group in points]
         after = dialogue_artifact(str(artifact["picture"]), state.state(), **told, points=listed)
         lines = [f"'{state.expression}': {_count(len(fresh), 'point', 'points')} checked"]
-        lines += [_point_line(number, index, point, flows, len(boxes)) for number, index, point in fresh]
+        lines += [_point_line(number, index, point, flows, len(places)) for number, index, point in fresh]
         lines += [f"note: {note}" for note in talk.notes]
         return "\n".join([*lines, f"dialogue {after['handle']} (picture {after['picture']})"]), after
 
@@ -198,11 +203,11 @@ class SegmentPromptTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = SegmentPromptInput
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: dialogue, drop, points; or box, image, points."""
         given = prompts_of(arguments.get("points"))
         drop: list[int] = arguments.get("drop") or []
-        flows, talk = models.flows, Talk()
+        flows = models.flows
         if (box := inputs.box_of(arguments.get("box"))) is not None:
             if drop:
                 raise DialogueError("a box has no checked points to drop: give a dialogue, or leave drop out")
@@ -216,24 +221,14 @@ class SegmentPromptTool(Sam4MllmTool):
             state = Rounds.read(artifact["state"])
             size, expression = state.size, state.expression
             prompts = _chosen(state, flows, given, drop)
-        return (yield from self._masks(flows, name, picture, expression, prompts, talk, runtime, given))
+        talk, tell = Talk(), self.tells(runtime)
 
-    def _masks(
-        self,
-        flows: Flows,
-        name: str,
-        picture: Image,
-        expression: str,
-        prompts: Sequence[ObjectPrompt],
-        talk: Talk,
-        runtime: Any,
-        given: Sequence[PointPrompt],
-    ) -> Program[Result]:
-        size = Size(*picture.size)
-        objects: list[SegmentedObject] = yield On(picture, flows.masks(prompts, size), talk)
-        segmentation = talked(flows, expression, size, objects, talk)
-        found = Found(expression, size, tuple(objects), clicks=tuple(given))
-        return masks_result(name, segmentation, found, self.tells(runtime))
+        def flow() -> Flow[Result]:
+            objects = yield from flows.masks(prompts, size)
+            found = Found(expression, size, tuple(objects), clicks=tuple(given))
+            return masks_result(name, flows.told(expression, size, objects, talk), found, tell)
+
+        return Work(picture, flow(), talk)
 
 
 def check_box(box: Box, size: Size) -> Box:

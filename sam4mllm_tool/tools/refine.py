@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.refining import Found, On, Program, refine
+from sam4mllm_tool.refining import Found, refine
 from sam4mllm_tool.refining.finding import deepest
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, messages_of, picture_of
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
 from sam4mllm_tool.tools.handles import find_artifact
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, ImageField, Input, ResultField, prompts_of
 from sam4mllm_tool.tools.progress import boxes_event, points_event
@@ -55,23 +55,29 @@ class RefineTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = RefineInput
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: result, instruction, clicks, forget_clicks."""
         artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
-        picture, flows, tell = picture_of(self, artifact), models.flows, self.tells(runtime)
-        refined = yield from refine(
-            flows,
-            picture,
-            Found.read(artifact, artifact["state"]),
-            instruction=arguments.get("instruction"),
-            clicks=prompts_of(arguments.get("clicks")),
-            forget_clicks=arguments.get("forget_clicks", False),
-            method=self.method,
-        )
-        objects = refined.found.objects
-        tell(boxes_event([list(thing.prompt.box) for thing in objects]))
-        tell(points_event([point for thing in objects for point in thing.prompt.points]))
-        return masks_result(str(artifact["picture"]), refined.segmentation(flows), refined.found, tell, *refined.understood)
+        picture, flows, talk, tell = picture_of(self, artifact), models.flows, Talk(), self.tells(runtime)
+        before = Found.read(artifact, artifact["state"])
+
+        def flow() -> Flow[Result]:
+            refined = yield from refine(
+                flows,
+                before,
+                instruction=arguments.get("instruction"),
+                clicks=prompts_of(arguments.get("clicks")),
+                forget_clicks=arguments.get("forget_clicks", False),
+                method=self.method,
+                talk=talk,
+            )
+            objects = refined.found.objects
+            tell(boxes_event([list(thing.prompt.box) for thing in objects]))
+            tell(points_event([point for thing in objects for point in thing.prompt.points]))
+            told = refined.segmentation(flows)
+            return masks_result(str(artifact["picture"]), told, refined.found, tell, *refined.understood)
+
+        return Work(picture, flow(), talk)
 
 
 class DescribeRegionInput(Input):
@@ -92,23 +98,29 @@ class DescribeRegionTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = DescribeRegionInput
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: result; or box, image."""
         flows, talk = models.flows, Talk()
+        expression: str | None = None
+        objects: list[SegmentedObject] = []
         if (box := inputs.box_of(arguments.get("box"))) is not None:
             name, picture = self.picture(arguments.get("image", "latest"), runtime)
-            size, expression = Size(*picture.size), None
-            prompt = ObjectPrompt(check_box(box, size))
-            objects: list[SegmentedObject] = yield On(picture, flows.masks([prompt], size), talk)
+            prompts = [ObjectPrompt(check_box(box, Size(*picture.size)))]
         else:
             artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
             name, picture = str(artifact["picture"]), picture_of(self, artifact)
             found = Found.read(artifact, artifact["state"])
-            size, expression, objects = found.size, found.expression, list(found.objects[:_DESCRIBED])
-        if not objects:
-            return f"the result holds no object to describe (picture {name})", {"picture": name, "regions": []}
-        regions = yield On(picture, _described(flows, expression, objects, size, talk), talk)
-        return "\n".join([*map(_line, regions), f"(picture {name})"]), {"picture": name, "regions": regions}
+            expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
+        size = Size(*picture.size)
+
+        def flow() -> Flow[Result]:
+            things = objects or (yield from flows.masks(prompts, size))
+            if not things:
+                return f"the result holds no object to describe (picture {name})", {"picture": name, "regions": []}
+            regions = yield from _described(flows, expression, things, size, talk)
+            return "\n".join([*map(_line, regions), f"(picture {name})"]), {"picture": name, "regions": regions}
+
+        return Work(picture, flow(), talk)
 
 
 def _described(

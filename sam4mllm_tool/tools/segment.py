@@ -10,11 +10,11 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from sam4mllm_tool.export import summary
-from sam4mllm_tool.flows import Flows, Talk
+from sam4mllm_tool.flows import Flow, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.refining import Found, On, Program, start
+from sam4mllm_tool.refining import Found, start
 from sam4mllm_tool.refining.finding import offers
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
 from sam4mllm_tool.tools.handles import result_artifact
 from sam4mllm_tool.tools.inputs import ImageField, Input
 from sam4mllm_tool.tools.progress import Tell, mask_event, observe
@@ -59,13 +59,17 @@ class SegmentTool(Sam4MllmTool):
         if self.method == "adaptive" and "description" not in self.model_fields_set:
             self.description = f"{_FINDS}{_PROBABILITY}{_TELLS}"
 
-    def program(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Program[Result]:
+    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: expression, image."""
         name, picture = self.picture(arguments.get("image", "latest"), runtime)
         talk, size, tell = Talk(), Size(*picture.size), self.tells(runtime)
-        flow = models.flows.segment(arguments["expression"], size, self.method, talk)
-        found: Segmentation = yield On(picture, observe(flow, tell, models.dialect, size), talk)
-        return masks_result(name, found, start(found), tell)
+
+        def flow() -> Flow[Result]:
+            segmenting = models.flows.segment(arguments["expression"], size, self.method, talk)
+            found = yield from observe(segmenting, tell, models.dialect, size)
+            return masks_result(name, found, start(found), tell)
+
+        return Work(picture, flow(), talk)
 
 
 def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: Tell, *understood: str) -> Result:
@@ -95,12 +99,3 @@ def _offered(segmentation: Segmentation, found: Found) -> list[str]:
 
 def _sizes(thing: SegmentedObject) -> str:
     return ", ".join(f"{int(one.mask.sum()):,} pixels (score {one.score:.2f})" for one in offers(thing))
-
-
-def talked(flows: Flows, expression: str, size: Size, objects: list[SegmentedObject], talk: Talk) -> Segmentation:
-    """Masks that were not found by `Flows.segment`, told as those are."""
-    from sam4mllm_tool.protocol import turns
-    from sam4mllm_tool.types import Usage
-
-    usage = Usage(flows.mllm, flows.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
-    return Segmentation(expression, size, tuple(objects), turns(talk.said), usage, tuple(talk.notes))

@@ -16,9 +16,10 @@ from random import Random
 
 from PIL import Image
 
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.groups import best_groups, iou, random_groups
+from sam4mllm_tool.data.groups import best_groups, random_groups
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.protocol import EMBEDDED
@@ -61,7 +62,7 @@ def selection(side: int, pictures: int) -> None:
             for prompt in prompts:
                 if forget:
                     segmenter._kept.clear()
-                iou(segmenter.segment(picture, [prompt])[0].mask, mask)
+                mask_iou(segmenter.segment(picture, [prompt])[0].mask, mask)
             seconds[name] += time.perf_counter() - began
         tried += len(prompts)
     rates = ", ".join(f"{name} {tried / taken:.0f}" for name, taken in seconds.items())

@@ -22,10 +22,10 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.refining import Found, RefineError, drive, refine, start
-from sam4mllm_tool.refining.finding import iou
+from sam4mllm_tool.refining import Found, RefineError, refine, start
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
 EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
@@ -99,7 +99,7 @@ def cases(models: Sam4Mllm, first: int) -> Iterator[Case]:
             if isinstance(result, Exception):
                 result = Segmentation(expression.text, Size(*scene.instances.shape[::-1]), ())
             truth = truth_of(scene, expression.targets)
-            yield Case(seed, expression.text, truth, result, iou(result.mask, truth))
+            yield Case(seed, expression.text, truth, result, mask_iou(result.mask, truth))
 
 
 def one_click(models: Sam4Mllm, first: int, verbose: bool) -> float:
@@ -116,10 +116,10 @@ def one_click(models: Sam4Mllm, first: int, verbose: bool) -> float:
         click = click_for(case.result.mask, case.truth)
         found = start(case.result)
         try:
-            found = drive(models, refine(models.flows, picture, found, clicks=[click])).found
+            found = models.run(picture, refine(models.flows, found, clicks=[click])).found
         except RefineError:
             refused += 1
-        after.append(iou(union(found), case.truth))
+        after.append(mask_iou(union(found), case.truth))
         if verbose and after[-1] < 0.8:
             print(f"  {case.before:.2f} -> {after[-1]:.2f}  {case.seed} {case.text!r} label {click.label}")
     before = float(np.mean([case.before for case in worst]))
@@ -151,7 +151,7 @@ def pairs(models: Sam4Mllm, first: int) -> Iterator[Pair]:
             (result,) = models.segment_group(picture, [f"the {noun}"])
             if isinstance(result, Exception) or len(result.objects) != 1:
                 continue
-            fits = [iou(result.mask, scene.mask(index)) for index in members]
+            fits = [mask_iou(result.mask, scene.mask(index)) for index in members]
             if max(fits) > 0.5:
                 yield Pair(seed, picture, start(result), scene.mask(members[1 - int(np.argmax(fits))]))
 
@@ -161,8 +161,8 @@ def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, verbose: bo
     outcomes: Counter[str] = Counter()
     for pair in some:
         try:
-            found = drive(models, refine(models.flows, pair.picture, pair.found, instruction="no, the other one")).found
-            outcome = "right" if iou(union(found), pair.other) >= 0.5 else "wrong"
+            found = models.run(pair.picture, refine(models.flows, pair.found, instruction="no, the other one")).found
+            outcome = "right" if mask_iou(union(found), pair.other) >= 0.5 else "wrong"
         except RefineError:
             outcome = "none found"
         outcomes[outcome] += 1

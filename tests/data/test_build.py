@@ -15,10 +15,11 @@ from random import Random
 import pytest
 from PIL import Image
 
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.cli import main
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.groups import best_groups, iou, random_groups
+from sam4mllm_tool.data.groups import best_groups, random_groups
 from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
 from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
@@ -245,7 +246,7 @@ def test_the_group_kept_is_the_best_of_all_but_for_a_hair() -> None:
         picture, mask, box = Image.fromarray(scene.image), scene.mask(0), scene.objects[0].box
         drawn = random_groups(mask, box, EMBEDDED, Random(seed), count=64, on=2, off=1)
         prompts = [ObjectPrompt(EMBEDDED.snap_box(box, Size(256, 256)), points) for points in drawn]
-        every = [iou(found.mask, mask) for found in segmenter.segment(picture, prompts)]
+        every = [mask_iou(found.mask, mask) for found in segmenter.segment(picture, prompts)]
         (kept,) = best_groups(picture, mask, box, segmenter, EMBEDDED, Random(seed))
         assert kept.iou == pytest.approx(every[drawn.index(kept.points)])
         assert kept.iou >= max(every) - 0.004

@@ -14,8 +14,8 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from sam4mllm_tool import Sam4Mllm, rle
+from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.scenes import Scene
-from sam4mllm_tool.refining.finding import iou
 from sam4mllm_tool.tools.pictures import PictureStore
 from tests.agents.scripted_model import call
 from tests.tools.conversations import (
@@ -51,7 +51,7 @@ def masked(artifact: dict[str, Any]) -> list[np.ndarray[Any, Any]]:
 def shows(artifact: dict[str, Any], scene: Scene, *indices: int) -> bool:
     """Whether the masks are those of the objects, in any order."""
     masks = masked(artifact)
-    return len(masks) == len(indices) and all(any(iou(mask, scene.mask(i)) > 0.8 for mask in masks) for i in indices)
+    return len(masks) == len(indices) and all(any(mask_iou(mask, scene.mask(i)) > 0.8 for mask in masks) for i in indices)
 
 
 def test_one_call_gives_the_mask_and_a_region_can_be_described(models: Sam4Mllm) -> None:
@@ -130,7 +130,7 @@ def same(found: Any, expected: Any) -> bool:
     """Whether two processes told the same: handles are new in each, and what is computed differs in its last digits."""
     match expected:
         case {"counts": _}:
-            return iou(rle.decode(found), rle.decode(expected)) > 0.98
+            return mask_iou(rle.decode(found), rle.decode(expected)) > 0.98
         case dict():
             compared = expected.keys() - {"handle", "seconds"}
             return found.keys() == expected.keys() and all(same(found[key], expected[key]) for key in compared)
@@ -212,7 +212,7 @@ def test_progress_arrives_in_order_boxes_points_mask(models: Sam4Mllm) -> None:
     in_one = events("one call", models)
     assert [event["event"] for event in in_one] == ["boxes", "points", "mask"]
     assert {event["tool"] for event in in_one} == {"segment_image"}
-    assert iou(rle.decode(in_one[-1]["objects"][0]["mask"]), RINGS.mask(RED_RING)) > 0.8
+    assert mask_iou(rle.decode(in_one[-1]["objects"][0]["mask"]), RINGS.mask(RED_RING)) > 0.8
     stepwise = events("turn by turn", models)
     assert [event["event"] for event in stepwise] == ["boxes", "points", "points", "mask"]
     assert [len(event["points"]) for event in stepwise[1:3]] == [9, 1], "a round tells its own points"
