@@ -179,6 +179,10 @@ class _Drawn:
 
     result: Segmentation
 
+    @property
+    def words(self) -> str:
+        return "the picture with the answer drawn on it"
+
     def picture(self, image: Image) -> Image:
         return overlay(image, self.result)
 

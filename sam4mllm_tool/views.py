@@ -19,7 +19,11 @@ _PART = 0.6
 
 
 class Sight(Protocol):
-    """A way of showing a picture; it can be hashed."""
+    """A way of showing a picture."""
+
+    @property
+    def words(self) -> str:
+        """What is shown, for people."""
 
     def picture(self, image: Image) -> Image:
         """What is shown of it, an image of the same size."""
@@ -34,6 +38,12 @@ class View:
     width: int
     height: int
     size: Size
+
+    @property
+    def words(self) -> str:
+        """What is shown, for people."""
+        right, bottom = self.left + self.width, self.top + self.height
+        return f"the part from ({self.left}, {self.top}) to ({right}, {bottom}), enlarged"
 
     @property
     def zoom(self) -> float:

@@ -85,6 +85,10 @@ class _Erased:
 
     masks: tuple[Mask, ...]
 
+    @property
+    def words(self) -> str:
+        return "the picture with what was rejected painted over"
+
     def picture(self, image: Image) -> Image:
         return erase(image, self.masks)
 

@@ -218,11 +218,12 @@ class _Overheard(Generator[Need, Any, T]):
     def _step(self, need: Need, given: Sequence[Reply] | Sequence[SegmentedObject]) -> Step:
         spent = sum(self.talk.seconds.values())
         seconds, self._spent = spent - self._spent, spent
+        shown = None if need.sight is None else need.sight.words
         if isinstance(need, Ask):
             replies = [one for one in given if isinstance(one, Reply)]
-            return Asked(tuple(map(Exchange, need.questions, replies)), seconds)
+            return Asked(tuple(map(Exchange, need.questions, replies)), seconds, shown)
         objects = [one for one in given if isinstance(one, SegmentedObject)]
-        return Prompted(need.prompts[: len(objects)], tuple(map(Found.of, objects)), seconds)
+        return Prompted(need.prompts[: len(objects)], tuple(map(Found.of, objects)), seconds, shown)
 
     def _end(self, *, result: dict[str, Any] | None = None, error: Failure | None = None) -> None:
         expression, method = self._run

@@ -35,12 +35,13 @@ def step_card(number: int, step: Step, trace: Trace, inks: Mapping[str, Colour])
 
 
 def _title(step: Step) -> str:
+    shown = f", shown {step.shown}" if step.shown else ""
     if isinstance(step, Asked):
         count = len(step.exchanges)
-        return "The model is asked" if count == 1 else f"The model is asked {count} questions side by side"
+        return ("The model is asked" if count == 1 else f"The model is asked {count} questions side by side") + shown
     points = sum(len(prompt.points) for prompt in step.prompts)
     boxes = f"{len(step.prompts)} box{'es' if len(step.prompts) > 1 else ''}"
-    return f"Segment Anything is prompted with {boxes}" + (f" and {points} points" if points else "")
+    return f"Segment Anything is prompted with {boxes}" + (f" and {points} points" if points else "") + shown
 
 
 def _said_before(number: int, trace: Trace) -> set[Turn]:

@@ -83,19 +83,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions asked side by side, each with its reply. seconds: of them all; a share where others were asked along."""
+    """Questions asked side by side, each with its reply. seconds: of them all; a share where others were asked along. shown:
+    what of the picture, in words, where it was not the picture as it is; coordinates are then in pixels of that."""
 
     exchanges: tuple[Exchange, ...]
     seconds: float
+    shown: str | None = None
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """What the segmenter was prompted with and what it found, prompt by prompt; seconds as in `Asked`."""
+    """What the segmenter was prompted with and what it found, prompt by prompt; seconds and shown as in `Asked`."""
 
     prompts: tuple[ObjectPrompt, ...]
     found: tuple[Found, ...]
     seconds: float
+    shown: str | None = None
 
 
 Step: TypeAlias = Asked | Prompted
