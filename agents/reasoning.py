@@ -3,7 +3,7 @@
 A query passes straight through the MLLM and the segmenter. Where the MLLM, asked whether that is what was meant, is not sure,
 the graph looks again: it shows the MLLM its own answer, asks for another box, has a chat model say it in other words, looks
 into a part of the picture. Each way is a node, each step an event of the custom stream; the state between them is plain JSON.
-How to look is sam4mllm_tool/looking.py's, what to make of it attempts.py's, what it may cost budget.py's.
+How to look, what to make of it and what it may cost is sam4mllm_tool/looking's.
 """
 
 import asyncio
@@ -23,11 +23,11 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.wordings import Rephraser, Wordings
-from sam4mllm_tool.attempts import Attempt, Ended, Looking, answer, next_step, stand
-from sam4mllm_tool.budget import Budget, Meter, Spent
 from sam4mllm_tool.flows import Flow
 from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.looking import Looker
+from sam4mllm_tool.looking.again import Looker
+from sam4mllm_tool.looking.attempts import Attempt, Ended, Looking, answer, next_step, stand
+from sam4mllm_tool.looking.budget import Budget, Meter, Spent
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.tools.pictures import PictureStore, is_picture_id
 from sam4mllm_tool.types import Size

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from sam4mllm_tool.budget import Meter
 from sam4mllm_tool.errors import shown
+from sam4mllm_tool.looking.budget import Meter
 
 __all__ = ["Rephraser", "Wordings", "read_wordings"]
 

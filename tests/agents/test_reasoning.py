@@ -24,12 +24,12 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents import reasoning
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.agents.wordings import read_wordings
-from sam4mllm_tool.attempts import Attempt, Looking, Reasoned, next_step, stand
-from sam4mllm_tool.budget import Budget
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError, ImageError
 from sam4mllm_tool.images import ImagePolicy
+from sam4mllm_tool.looking.attempts import Attempt, Looking, Reasoned, next_step, stand
+from sam4mllm_tool.looking.budget import Budget
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.segmenter import BoxSegmenter
@@ -572,7 +572,7 @@ import json, sys
 from langgraph.checkpoint.sqlite import SqliteSaver
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.attempts import Looking
+from sam4mllm_tool.looking.attempts import Looking
 from sam4mllm_tool.tools.pictures import PictureStore
 database, pictures = sys.argv[1:]
 config = {"configurable": {"thread_id": "1"}}

@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.attempts import Looking, Reasoned
-from sam4mllm_tool.budget import Budget
 from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, differences, ratio
+from sam4mllm_tool.looking.attempts import Looking, Reasoned
+from sam4mllm_tool.looking.budget import Budget
 from sam4mllm_tool.tools.pictures import PictureStore
 from sam4mllm_tool.types import MLLM, Question, Reply
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.attempts import Attempt, Looking, stand
 from sam4mllm_tool.boxes import box_iou
-from sam4mllm_tool.budget import OverBudgetError
 from sam4mllm_tool.closer import closer
 from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk, seen
+from sam4mllm_tool.looking.attempts import Attempt, Looking, stand
+from sam4mllm_tool.looking.budget import OverBudgetError
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Placed
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
 from sam4mllm_tool.views import View, quadrants, view_around

@@ -2,7 +2,7 @@
 
 An `Attempt` holds what one look found and how likely each object is what the expression means. `stand` weighs all attempts
 against one another and against "there is no such object"; `next_step` says how to look again, if at all. Values in, values
-out, each with a form in plain JSON, so that a run can be stored between any two steps; looking itself is looking.py's.
+out, each with a form in plain JSON, so that a run can be stored between any two steps; looking itself is again.py's.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool.budget import Spent
+from sam4mllm_tool.looking.budget import Spent
 from sam4mllm_tool.types import Box, Segmentation, Size
 
 __all__ = ["AGAIN", "Again", "Attempt", "Ended", "Looking", "Reasoned", "Standing", "answer", "next_step", "stand"]
