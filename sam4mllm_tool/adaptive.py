@@ -51,6 +51,11 @@ class _Seen:
         return 0.0 if self.denied else 1.0 if self.meant is None else self.meant
 
     @property
+    def told(self) -> SegmentedObject:
+        """With how likely it is as its confidence; where nobody said, how far mask and answers agree."""
+        return replace(self.thing, confidence=stable.agreed(self.thing) if self.meant is None else self.meant)
+
+    @property
     def is_doubted(self) -> bool:
         points = self.thing.prompt.points
         return self.likely < _DOUBT or (bool(points) and not any(point.label for point in points))
@@ -70,8 +75,10 @@ def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tu
         new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
-    objects = [seen.thing for seen in found]
-    return named.expression, ((yield from closer(flows, objects, size)) if flows.closer else objects), None
+    if flows.closer:
+        near = yield from closer(flows, [seen.thing for seen in found], size)
+        found = [replace(seen, thing=thing) for seen, thing in zip(found, near, strict=True)]
+    return named.expression, [seen.told for seen in found], None
 
 
 def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
@@ -129,8 +136,7 @@ def _seen(flows: Flows, thing: SegmentedObject, opinion: tuple[int, float | None
     label, confidence = opinion
     if confidence is None:
         return _Seen(thing, None, label == 0)
-    meant = flows.calibration.objects(confidence if label else 1 - confidence)
-    return _Seen(replace(thing, confidence=meant), meant, False)
+    return _Seen(thing, flows.calibration.objects(confidence if label else 1 - confidence), False)
 
 
 def _between(found: list[_Seen], more: list[_Seen], talk: Talk) -> list[_Seen]:

@@ -15,7 +15,7 @@ from sam4mllm_tool.boxes import box_iou, mask_iou
 from sam4mllm_tool.segmenter.choice import agreement
 from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
-__all__ = ["better", "core_box", "middle", "points_for", "reboxed", "stable_points"]
+__all__ = ["agreed", "better", "core_box", "middle", "points_for", "reboxed", "stable_points"]
 
 _ROUGH = 0.75
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
@@ -69,8 +69,13 @@ def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
     points = thing.prompt.points
     if not points or _CLEARLY * _merit(thing, points) >= _merit(other, points):
         return thing
-    confidence = agreement(other.mask, [point for point in points if point.confidence is not None])
-    return replace(other, prompt=ObjectPrompt(other.prompt.box, points), confidence=confidence)
+    taken = replace(other, prompt=ObjectPrompt(other.prompt.box, points))
+    return replace(taken, confidence=agreed(taken))
+
+
+def agreed(thing: SegmentedObject) -> float | None:
+    """How far its mask agrees with the answers about its points that came with a probability; None where none did."""
+    return agreement(thing.mask, [point for point in thing.prompt.points if point.confidence is not None])
 
 
 def middle(thing: SegmentedObject) -> SegmentedObject:
@@ -88,9 +93,8 @@ def middle(thing: SegmentedObject) -> SegmentedObject:
     likeness = {n: sum(mask_iou(candidates[n].mask, candidates[other].mask) for other in good) for n in good}
     best = max(good, key=likeness.__getitem__)
     others = tuple(one for number, one in enumerate(candidates) if number != best)
-    confidence = agreement(candidates[best].mask, [point for point in points if point.confidence is not None])
-    chosen = candidates[best]
-    return replace(thing, mask=chosen.mask, score=chosen.score, confidence=confidence, alternatives=others)
+    chosen = replace(thing, mask=candidates[best].mask, score=candidates[best].score, alternatives=others)
+    return replace(chosen, confidence=agreed(chosen))
 
 
 def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:

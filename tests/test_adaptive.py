@@ -1,9 +1,10 @@
 """The method `adaptive` with a scripted MLLM: what it asks, when it looks for another box, and how sure it says it is."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -12,7 +13,7 @@ from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import PLAIN, PQPP, Checked, Dialect, Grid, replay
 from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.types import Question, Reply, Size
+from sam4mllm_tool.types import ObjectPrompt, Question, Reply, SegmentedObject, Size
 
 IMAGE = Image.new("RGB", (200, 200))
 LEFT, RIGHT, LOW = "[100,100,400,400]", "[600,100,900,400]", "[100,600,400,900]"
@@ -203,3 +204,32 @@ def test_points_that_cannot_be_read_leave_the_second_opinion() -> None:
     assert result.objects[0].prompt.points == ()
     assert result.objects[0].confidence == pytest.approx(0.9)
     assert result.notes[0].startswith("went on without unreadable points")
+
+
+class Narrow(BoxSegmenter):
+    """Sees nothing right of 50 pixels."""
+
+    def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        things = super().segment(image, prompts)
+        return [replace(thing, mask=thing.mask & (np.arange(image.width) < 50)) for thing in things]
+
+
+def test_a_rough_box_gives_way_to_its_masks_own_before_anything_is_asked_about_it() -> None:
+    half = "[100,100,250,400]"
+    models = Sam4Mllm(ScriptedMLLM(Script(LEFT, {half: 0.9, LEFT: 0.1})), Narrow(), dialect=PLAIN)
+    (thing,) = models.segment(IMAGE, "the mug", method="adaptive").objects
+    assert thing.confidence == pytest.approx(0.9), "of the better box"
+    assert thing.prompt.box == pytest.approx((20, 20, 50, 80), abs=0.2)
+
+
+@pytest.mark.parametrize(("closer", "views"), [(True, 3), (False, 0)])
+def test_small_objects_are_masked_from_close_by_unless_that_is_not_wanted(closer: bool, views: int) -> None:
+    small = "[100,100,200,200]"
+    models, mllm, segmenter = adaptive(Script(small, {small: 0.9}), closer=closer)
+    result = models.segment(IMAGE, "the mug", method="adaptive")
+    assert len(segmenter.calls) == 2 + views
+    assert len(mllm.questions) == 11, "it asks the MLLM nothing"
+    (thing,) = result.objects
+    assert thing.confidence == pytest.approx(0.9)
+    assert np.array_equal(np.argwhere(thing.mask).min(0), (20, 20))
+    assert np.array_equal(np.argwhere(thing.mask).max(0), (39, 39))
