@@ -23,7 +23,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.pictures import PictureMiddleware
-from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
+from sam4mllm_tool.agents.plain import bare_expression, clicks, follow_up, plain_expression
 from sam4mllm_tool.agents.showing import PICTURE_LINE
 from sam4mllm_tool.errors import SpecError, shown
 from sam4mllm_tool.tools import Sam4MllmToolkit
@@ -141,6 +141,8 @@ class PlainRequests(AgentMiddleware[Any, Any, Any]):
     def _call(self, messages: Sequence[AnyMessage]) -> ToolCall | None:
         words = _words(messages[-1])
         result = last_result(messages)
+        if result and (given := clicks(words)):
+            return _tool_call("refine_segmentation", result=result["handle"], clicks=given)
         if result and (instruction := follow_up(words)):
             return _tool_call("refine_segmentation", result=result["handle"], instruction=instruction)
         if expression := plain_expression(words) or (bare_expression(words) if self.alone else None):
@@ -165,7 +167,8 @@ class NoChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
-        early = follow_up(_words(messages[-1])) and not last_result(messages)
+        words = _words(messages[-1])
+        early = (follow_up(words) or clicks(words)) and not last_result(messages)
         told = refused(messages[-1]) or (NOTHING_TO_REFINE if early else WHAT_I_DO)
         return ChatResult(generations=[ChatGeneration(message=AIMessage(told))])
 

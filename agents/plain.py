@@ -1,4 +1,5 @@
-"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one". Words in, words out.
+"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one", "click 120 80 off". Words
+in, words out.
 
 A request is plain when it asks for one thing to be found and for nothing else, in English; a follow-up is what
 `refining.read_instruction` has a row for, or what begins with "no" or speaks of "the ... one". Whatever is in doubt is neither:
@@ -11,7 +12,7 @@ import unicodedata
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.refining import read_instruction
 
-__all__ = ["bare_expression", "follow_up", "plain_expression"]
+__all__ = ["bare_expression", "clicks", "follow_up", "plain_expression"]
 
 _MAX_LETTERS = 500
 """Of a plain request; who says more means more. The patterns below take quadratic time."""
@@ -92,6 +93,11 @@ _TAKES_ANYTHING = re.compile(
     r"(?:but |now )?(?:add|include|plus|without|except|exclud|remove|minus|leave out|drop|subtract)", re.I
 )
 _BARE = re.compile(r"(?:the|all|every|each|both|an?)\s+\S.*", re.IGNORECASE)
+_CLICK = re.compile(
+    r"(?:(?:and )?click(?:ed)?(?: (?:on|at))?\b)?[\s,;]*"
+    r"\(?\s*(?P<x>\d{1,5}(?:\.\d{1,3})?)\s*[\s,]\s*(?P<y>\d{1,5}(?:\.\d{1,3})?)\s*\)?(?:\s*(?P<label>on|off)\b)?",
+    re.IGNORECASE,
+)
 _SAYS = re.compile(
     r"\b(?:is|are|was|were|am|be|been|has|have|had|looks?|seems?|does|did|do|can|could|will|would|should|must|thanks?|sorry|"
     r"bit|lot|other way|same|wrong|right answer|question)\b",
@@ -144,6 +150,23 @@ def follow_up(text: str) -> str | None:
         case _:
             return words
     return words if clear and _names_a_thing(asked.what) and not _SAYS.search(asked.what) else None
+
+
+def clicks(text: str) -> list[dict[str, float]] | None:
+    """The clicks of a message that is nothing else, for `refine_segmentation`; None for any other message.
+
+    "click 120 80" is on the object, "click (120, 80) off" is not; several go one after another.
+    """
+    words = _stripped(text)
+    if not words or not re.match(r"click", words, re.IGNORECASE):
+        return None
+    found, end = [], 0
+    while end < len(words):
+        if not (one := _CLICK.match(words, end)):
+            return None
+        found.append({"x": float(one["x"]), "y": float(one["y"]), "label": 0 if (one["label"] or "").lower() == "off" else 1})
+        end = one.end()
+    return found
 
 
 def _stripped(text: str, courtesy: re.Pattern[str] = _COURTESY) -> str | None:

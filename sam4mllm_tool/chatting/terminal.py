@@ -23,6 +23,7 @@ __all__ = ["HELP", "Terminal"]
 HELP = """\
 segment the red ring     also: cut out, find, mask, select, show me ..., where is ...
 no, the other one        goes on from the result: also the left one, without the handle, bigger
+click 120 80             the object is there; with "off" behind it, it is not; in pixels from the top left
 /image PATH              another picture; what comes next is about it
 /images                  the pictures so far, the current one last
 /undo                    back to before the last request

@@ -118,6 +118,17 @@ def test_a_follow_up_goes_on_from_the_result_without_a_chat_model(models: Sam4Ml
     assert sorted(which(first) + which(second)) == [0, 1]
 
 
+def test_a_click_in_words_goes_on_from_the_result_without_a_chat_model(models: Sam4Mllm) -> None:
+    agent, model = chat(models)
+    (first,) = results(agent.invoke(asking(f"segment the {SHAPE}", TWO), THREAD)["messages"])
+    x1, y1, x2, y2 = TWO.objects[1 - which(first)[0]].box
+    told = agent.invoke({"messages": f"click {(x1 + x2) / 2:.0f} {(y1 + y2) / 2:.0f}"}, THREAD)["messages"]
+    assert model.requests == []
+    assert told[5].tool_calls[0]["args"]["clicks"] == [{"x": round((x1 + x2) / 2), "y": round((y1 + y2) / 2), "label": 1}]
+    assert sorted(which(first) + which(results(told)[1])) == [0, 1]
+    assert "outside the picture" in agent.invoke({"messages": "click 999 1"}, THREAD)["messages"][-1].text
+
+
 def test_steps_arrive_in_order_by_the_custom_stream(models: Sam4Mllm) -> None:
     agent, _ = chat(models)
     steps = list(agent.stream(asking(f"segment the {SHAPE}", TWO), THREAD, stream_mode="custom"))

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from sam4mllm_tool.agents.plain import bare_expression, follow_up, plain_expression
+from sam4mllm_tool.agents.plain import bare_expression, clicks, follow_up, plain_expression
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 
@@ -236,3 +236,28 @@ def test_a_very_long_message_is_read_in_no_time(letters: str) -> None:
     plain_expression(letters)
     bare_expression(letters)
     follow_up(letters)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("click 120 80", [(120, 80, 1)]),
+        ("Click (120, 80) on", [(120, 80, 1)]),
+        ("please click on (120.5,80) off.", [(120.5, 80, 0)]),
+        ("click 120 80 and click 30, 40 off", [(120, 80, 1), (30, 40, 0)]),
+        ("click (1,2) (3,4) off; (5,6)", [(1, 2, 1), (3, 4, 0), (5, 6, 1)]),
+        ("click", None),
+        ("click 120", None),
+        ("click the ring", None),
+        ("click 120 80 and tell me its area", None),
+        ("120 80", None),
+        ("click -3 80", None),
+        ("how do I click?", None),
+    ],
+)
+def test_clicks_are_read_from_messages_that_are_nothing_else(
+    text: str, expected: list[tuple[float, float, int]] | None
+) -> None:
+    found = clicks(text)
+    assert (None if found is None else [(one["x"], one["y"], one["label"]) for one in found]) == expected
+    assert follow_up(text) is None or found is None
