@@ -1,5 +1,4 @@
-"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one", "click 120 80 off". Words
-in, words out.
+"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one", "click 120 80".
 
 A request is plain when it asks for one thing to be found and for nothing else, in English; a follow-up is what
 `refining.read_instruction` has a row for, or what begins with "no" or speaks of "the ... one". Whatever is in doubt is neither:
