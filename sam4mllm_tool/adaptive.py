@@ -22,9 +22,9 @@ from sam4mllm_tool.closer import closer
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
-from sam4mllm_tool.types import Box, ObjectPrompt, Point, SegmentedObject, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject, Size
 
-__all__ = ["adaptively"]
+__all__ = ["adaptively", "at_boxes"]
 
 _DOUBT = 0.7
 """Confidence below which a box is doubted."""
@@ -75,10 +75,25 @@ def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tu
         new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
+    return named.expression, (yield from _finished(flows, found, size)), None
+
+
+def at_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
+    """The objects in boxes that are known, as if the MLLM had just named them: all but step 4."""
+    if not boxes:
+        return []
+    start = BoxOnly.start(expression, size, dialect=flows.dialect)
+    told = Exchange(start.pending[0], Reply(flows.dialect.tell_boxes(boxes, size)))
+    found = yield from _look(flows, start.expression, boxes, told, size, talk)
+    return (yield from _finished(flows, found, size))
+
+
+def _finished(flows: Flows, found: Sequence[_Seen], size: Size) -> Flow[list[SegmentedObject]]:
+    """As they are told: with masks made from close by, if that is wanted."""
     if flows.closer:
         near = yield from closer(flows, [seen.thing for seen in found], size)
         found = [replace(seen, thing=thing) for seen, thing in zip(found, near, strict=True)]
-    return named.expression, [seen.told for seen in found], None
+    return [seen.told for seen in found]
 
 
 def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from sam4mllm_tool.adaptive import at_boxes
 from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.flows import Flow, Flows, Method, Talk
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
@@ -92,7 +93,9 @@ class _Work:
         return (yield from another(self.flows, found.size, expressions, rejected, self.talk))
 
     def objects(self, boxes: Sequence[Box], found: Found) -> Flow[list[SegmentedObject]]:
-        return (yield from from_boxes(self.flows, found.expression, boxes, found.size, self.talk))
+        """Those in boxes that are known."""
+        ask = at_boxes if self.method == "adaptive" else from_boxes
+        return (yield from ask(self.flows, found.expression, boxes, found.size, self.talk))
 
 
 _Next: TypeAlias = Flow[tuple[Found, str]]
