@@ -1,4 +1,5 @@
-"""What lies beside a model's weights: how it is spoken to (dialect.json) and how far it can be believed (calibration.json)."""
+"""What lies beside a model's weights: how it is spoken to (dialect.json) and how far it can be believed (calibration.json); and
+what tells these weights from others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from sam4mllm_tool.libraries import model_libraries
 from sam4mllm_tool.mllm import split_spec
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 
-__all__ = ["find_calibration", "find_dialect"]
+__all__ = ["find_calibration", "find_dialect", "find_weights"]
 
 T = TypeVar("T")
 
@@ -35,6 +36,18 @@ def find_calibration(mllm: str) -> Calibration:
     _base, adapter = split_spec(mllm)
     only = mllm if adapter is None else adapter  # a base's own calibration does not hold for what an adapter makes of it
     return _beside(only, CALIBRATION_FILE, Calibration.from_json) or Calibration()
+
+
+def find_weights(mllm: str, segmenter: str) -> dict[str, str | None]:
+    """What tells the weights behind the specs from others, by part: base, adapter, segmenter. Raises SpecError."""
+    base, adapter = split_spec(mllm)
+    with model_libraries():
+        from sam4mllm_tool.checkpoints import embedded_folder, fingerprint
+
+    if base == "embedded":
+        base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
+    parts = {"base": base, "adapter": adapter, "segmenter": embedded_folder("sam") if segmenter == "embedded" else segmenter}
+    return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
 
 
 def _beside(spec: str, name: str, read: Callable[[str], T]) -> T | None:

@@ -11,6 +11,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool import checkpoints
+from sam4mllm_tool.beside import find_weights
 from sam4mllm_tool.errors import MissingExtraError, SpecError
 
 
@@ -80,3 +81,36 @@ def test_weights_that_would_be_random_are_refused():
     checkpoints.require_complete("x", {"missing_keys": set(), "unexpected_keys": {"old.weight"}})
     with pytest.raises(SpecError, match=r"lacks 2 of the model's weights .*a\.weight first"):
         checkpoints.require_complete("x", {"missing_keys": {"b.weight", "a.weight"}, "mismatched_keys": set()})
+
+
+def test_a_fingerprint_tells_weights_from_others_wherever_they_lie(tmp_path):
+    def folder(name, *weights):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        for number, content in enumerate(weights):
+            (tmp_path / name / f"model-{number}.safetensors").write_bytes(content)
+        return checkpoints.fingerprint(str(tmp_path / name))
+
+    ones = bytes(2_000_000)
+    last = ones[:-1] + b"\1"
+    scattered = b"".join(b"\1" + bytes(999) for _ in range(2000))
+    known = folder("a", ones, ones)
+    assert known == folder("copy", ones, ones)
+    assert (
+        len({known, folder("b", ones), folder("c", ones, scattered), folder("d", ones, last), folder("e", ones, ones[:-1])})
+        == 5
+    )
+    (tmp_path / "a" / "README.md").write_text("a note")
+    assert checkpoints.fingerprint(str(tmp_path / "a")) == known
+    assert checkpoints.fingerprint(str(tmp_path / "nowhere")) is None
+
+
+def test_the_weights_behind_specs_are_told_part_by_part():
+    own = find_weights("embedded", "embedded")
+    assert sorted(own) == ["adapter", "base", "segmenter"]
+    assert len(set(own.values())) == 3
+    assert None not in own.values()
+    folders = (checkpoints.embedded_folder(part) for part in ("mllm", "adapter", "sam"))
+    mllm, adapter, sam = folders
+    assert find_weights(f"{mllm}+{adapter}", sam) == own
+    assert find_weights(mllm, sam) == own | {"adapter": None}

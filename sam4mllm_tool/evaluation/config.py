@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.beside import find_calibration
+from sam4mllm_tool.beside import find_calibration, find_weights
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol, default_protocol
@@ -51,11 +51,16 @@ class ModelSpec:
         )
 
     def describe(self) -> dict[str, Any]:
-        """As JSON, with the specs that the environment gives. Raises SpecError for a calibration that can't be read."""
+        """As JSON, with the specs that the environment gives and what tells their weights from others.
+
+        Raises SpecError for a spec that names nothing, and a calibration that can't be read.
+        """
         mllm = self.mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
+        segmenter = self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
         return {
             "mllm": mllm,
-            "segmenter": self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded",
+            "segmenter": segmenter,
+            "weights": find_weights(mllm, segmenter),
             "dialect": self.dialect,
             "device": self.device,
             "dtype": self.dtype,

@@ -83,7 +83,9 @@ def heading(order: Mapping[str, Any]) -> str:
     if "predictions" in order:
         return f"{what}, predictions of {order['predictions']['file']}"
     models = order["models"]
-    return f"{what}, {models['mllm']} with {models['segmenter']}, {order['method']}"
+    abstaining = f", abstaining below {models['abstain']:g}" if models.get("abstain") else ""
+    far = ", no masks from close by" if order["method"] == "adaptive" and not models.get("closer", True) else ""
+    return f"{what}, {models['mllm']} with {models['segmenter']}, {order['method']}{abstaining}{far}"
 
 
 def figure(name: str, figures: Mapping[str, Any]) -> str:

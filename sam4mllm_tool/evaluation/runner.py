@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -79,12 +79,24 @@ def _claim(out: Path, order: dict[str, Any]) -> None:
             known = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{out} holds samples of an unknown evaluation ({error}): choose another folder") from error
-        differing = sorted(key for key in {*order, *known} if known.get(key) != order.get(key))
+        differing = sorted(_differing(known, order))
         if differing and (whole.exists() or "predictions" not in known):
             raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
         if differing:
             part.unlink()
     write_json(path, order, ensure_ascii=True)
+
+
+def _differing(known: Mapping[str, Any], order: Mapping[str, Any]) -> list[str]:
+    """The keys that don't hold the same in both, those of mappings as key.key."""
+    found = []
+    for key in {**known, **order}:
+        ours, theirs = known.get(key), order.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            found += [f"{key}.{name}" for name in _differing(ours, theirs)]
+        elif ours != theirs:
+            found.append(key)
+    return found
 
 
 # The samples, in order ----------------------------------------------------------------------------------------------

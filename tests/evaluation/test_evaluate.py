@@ -1,14 +1,17 @@
 """What an evaluation keeps of each sample, what it makes of failures, and that its files can be trusted."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sam4mllm_tool import rle
+from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.errors import BackendError, DataError
-from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
+from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
+from sam4mllm_tool.evaluation.report import heading
 from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_json, write_picture
 from tests.evaluation.evaluated import line, reports_of, samples_of, scripted, told, write_lines
 
@@ -279,3 +282,21 @@ def test_the_report_stands_alone(tmp_path: Path) -> None:
     assert "| a\\|b | 5 |" in text
     assert all((tmp_path / "out" / "pictures" / f"worst-{n}.png").exists() for n in (1, 2))
     assert json.loads((tmp_path / "out" / "timings.json").read_text())["all"]["mean"] >= 0
+
+
+def test_other_weights_under_the_same_name_are_another_order(tmp_path: Path) -> None:
+    data = write_lines(tmp_path / "data", line("a", (4, 3, 24, 18)))
+    copied = {part: Path(shutil.copytree(embedded_folder(part), tmp_path / part)) for part in ("mllm", "adapter", "sam")}
+    spec = ModelSpec(f"{copied['mllm']}+{copied['adapter']}", str(copied["sam"]))
+    evaluate(config(data, models=spec), tmp_path / "out")
+    weights = copied["sam"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    with pytest.raises(DataError, match=r"another evaluation \(models\.weights\.segmenter differ\)"):
+        evaluate(config(data, models=spec), tmp_path / "out")
+
+
+def test_a_report_says_what_changes_the_figures(tmp_path: Path) -> None:
+    models = {"mllm": "m", "segmenter": "s", "abstain": 0.3, "closer": False}
+    order = {"dataset": "jsonl", "split": "val", "models": models, "method": "adaptive"}
+    assert heading(order) == "jsonl:val, m with s, adaptive, abstaining below 0.3, no masks from close by"
+    assert heading(order | {"models": models | {"abstain": 0.0}, "method": "pqpp"}) == "jsonl:val, m with s, pqpp"
