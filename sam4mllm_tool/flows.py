@@ -192,17 +192,21 @@ class Flows:
     def others(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[tuple[Box, ...] | None]:
         """The boxes of what the expression means besides what is in `boxes`; None without words for that.
 
-        A reply that can't be read names no other box.
+        A reply that can't be read, as often as it is asked for, names no other box.
         """
         question = self.dialect.ask_other(expression, boxes, size)
-        if question is None:
-            return None
-        (reply,) = yield from self.ask([question], talk)
-        try:
-            return self.dialect.read_boxes(question, reply, size)
-        except ReplyError as error:
-            talk.notes.append(f"went on without another box: {error.reason}")
-            return ()
+        left = self.retries
+        while question is not None:
+            (reply,) = yield from self.ask([question], talk)
+            try:
+                return self.dialect.read_boxes(question, reply, size)
+            except ReplyError as error:
+                again = self.dialect.ask_again(question, reply, error.reason)
+                if not left or (self.repeats and again == question):
+                    talk.notes.append(f"went on without another box: {error.reason}")
+                    return ()
+                question, left = again, left - 1
+        return None
 
     def ask(self, questions: Sequence[Question], talk: Talk) -> Flow[list[Reply]]:
         """A reply to each question, as they come."""

@@ -295,7 +295,7 @@ def test_other_weights_under_the_same_name_are_another_order(tmp_path: Path) -> 
         evaluate(config(data, models=spec), tmp_path / "out")
 
 
-def test_a_report_says_what_changes_the_figures(tmp_path: Path) -> None:
+def test_a_report_says_what_changes_the_figures() -> None:
     models = {"mllm": "m", "segmenter": "s", "abstain": 0.3, "closer": False}
     order = {"dataset": "jsonl", "split": "val", "models": models, "method": "adaptive"}
     assert heading(order) == "jsonl:val, m with s, adaptive, abstaining below 0.3, no masks from close by"
