@@ -24,7 +24,7 @@ from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject, Size
 
-__all__ = ["adaptively", "at_boxes"]
+__all__ = ["Answer", "adaptively", "at_boxes", "least"]
 
 _DOUBT = 0.7
 """Confidence below which a box is doubted."""
@@ -61,21 +61,37 @@ class _Seen:
         return self.likely < _DOUBT or (bool(points) and not any(point.label for point in points))
 
 
-def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[tuple[str, list[SegmentedObject], float | None]]:
-    """The expression as it was asked, its objects, and, where there are none, how likely that is."""
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """expression: as it was asked. confidence: how likely all of it is right, that of the least likely object or that there is
+    none; None where nobody said."""
+
+    expression: str
+    objects: Sequence[SegmentedObject]
+    confidence: float | None
+
+
+def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[Answer]:
+    """What the expression means."""
     named = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
     boxes = [prompt.box for prompt in named.prompts]
     told = named.history[0]
     if not boxes:
         likely = told.reply.log_probability
-        return named.expression, [], None if likely is None else flows.calibration.none(math.exp(likely))
+        return Answer(named.expression, (), None if likely is None else flows.calibration.none(math.exp(likely)))
     found = yield from _look(flows, named.expression, boxes, told, size, talk)
     if len(found) > 1 or found[0].is_doubted:
         others = yield from flows.others(named.expression, boxes, size, talk)
         new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
-    return named.expression, (yield from _finished(flows, found, size)), None
+    objects = yield from _finished(flows, found, size)
+    return Answer(named.expression, objects, least(objects))
+
+
+def least(objects: Sequence[SegmentedObject]) -> float | None:
+    """The confidence of the least likely one."""
+    return min((thing.confidence for thing in objects if thing.confidence is not None), default=None)
 
 
 def at_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:

@@ -5,25 +5,13 @@ result. Flows are composed with `yield from`; thin drivers serve them (`Sam4Mllm
 who blocks, one who awaits and one who batches get the same. What is done next is decided here, and nowhere else.
 """
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar
 
 from sam4mllm_tool.confidence import Calibration
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
-from sam4mllm_tool.protocol import (
-    PPG,
-    PQPP,
-    BoxOnly,
-    Dialect,
-    Dialogue,
-    Exchange,
-    Grid,
-    Sampler,
-    Thresholds,
-    turns,
-)
+from sam4mllm_tool.protocol import Dialect, Dialogue, Exchange, Grid, Sampler, Thresholds, turns
 from sam4mllm_tool.types import (
     Box,
     ObjectPrompt,
@@ -37,10 +25,8 @@ from sam4mllm_tool.types import (
 )
 from sam4mllm_tool.views import Sight
 
-__all__ = ["METHODS", "WITHOUT_POINTS", "Ask", "Flow", "Flows", "Method", "Need", "Prompt", "Talk", "seen"]
+__all__ = ["WITHOUT_POINTS", "Ask", "Flow", "Flows", "Need", "Prompt", "Talk", "seen"]
 
-Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
-METHODS: tuple[Method, ...] = get_args(Method)
 WITHOUT_POINTS = "went on without unreadable points"
 """How the note begins that says so."""
 MAX_MASK_BYTES = 2**31
@@ -107,7 +93,7 @@ class Talk:
 
 @dataclass(frozen=True)
 class Flows:
-    """How a pair of models is worked with; each method is a flow.
+    """How a pair of models is worked with: the steps that the methods (methods.py) and all other flows are made of.
 
     repeats: whether the MLLM says the same whenever it is asked the same (`types.MLLM`). The others: see `Sam4Mllm`.
     """
@@ -123,28 +109,6 @@ class Flows:
     repeats: bool = False
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
-
-    def segment(self, expression: str, size: Size, method: Method = "pqpp", talk: Talk | None = None) -> Flow[Segmentation]:
-        """Asks until the dialogue is done, falls back where replies stay unreadable, then wants masks."""
-        talk = Talk() if talk is None else talk
-        confidence: float | None = None
-        if method == "adaptive":
-            from sam4mllm_tool.adaptive import adaptively
-
-            asked, objects, confidence = yield from adaptively(self, expression, size, talk)
-        else:
-            dialogue = yield from self.settle(self._start(expression, size, method), talk)
-            asked = dialogue.expression
-            objects = yield from self.masks(dialogue.prompts, size)
-        if method == "adaptive" and objects:
-            confidence = _of_all(objects)
-        kept = self._sure_enough(objects, talk)
-        if objects and len(kept) < len(objects):
-            confidence = _of_all(kept) if kept else _of_none(objects)
-        objects = kept
-        empty = [number for number, thing in enumerate(objects, start=1) if not thing.mask.any()]
-        talk.notes += [f"the mask of object {number} is empty" for number in empty]
-        return self.told(asked, size, objects, talk, confidence)
 
     def told(
         self, expression: str, size: Size, objects: Sequence[SegmentedObject], talk: Talk, confidence: float | None = None
@@ -233,38 +197,6 @@ class Flows:
             for (i, question), reply in zip(again.items(), told, strict=True):
                 asked[i], replies[i] = question, reply
         return replies
-
-    def _sure_enough(self, objects: Sequence[SegmentedObject], talk: Talk) -> list[SegmentedObject]:
-        kept = []
-        for thing in objects:
-            if thing.confidence is None or thing.confidence >= self.abstain:
-                kept.append(thing)
-            else:
-                box = ", ".join(f"{side:.0f}" for side in thing.prompt.box)
-                talk.notes.append(
-                    f"left out the object at ({box}): confidence {thing.confidence:.2f} is below {self.abstain:g}"
-                )
-        return kept
-
-    def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
-        match method:
-            case "pqpp":
-                return PQPP.start(expression, size, dialect=self.dialect, sampler=self.sampler, thresholds=self.thresholds)
-            case "ppg":
-                return PPG.start(expression, size, dialect=self.dialect)
-            case "box":
-                return BoxOnly.start(expression, size, dialect=self.dialect)
-        raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
-
-
-def _of_all(objects: Sequence[SegmentedObject]) -> float | None:
-    """The confidence of the least likely one."""
-    return min((thing.confidence for thing in objects if thing.confidence is not None), default=None)
-
-
-def _of_none(left_out: Sequence[SegmentedObject]) -> float:
-    """How likely none of them is meant, as if they were independent."""
-    return math.prod(1 - (thing.confidence or 0.0) for thing in left_out)
 
 
 def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:

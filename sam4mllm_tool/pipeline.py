@@ -14,8 +14,9 @@ from typing import TypeVar
 from sam4mllm_tool.beside import find_calibration, find_dialect
 from sam4mllm_tool.confidence import Calibration
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.flows import METHODS, WITHOUT_POINTS, Ask, Flow, Flows, Method, Need, Prompt, Talk
+from sam4mllm_tool.flows import WITHOUT_POINTS, Ask, Flow, Need, Prompt, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.methods import METHODS, Method, Methods
 from sam4mllm_tool.mllm import load_mllm
 from sam4mllm_tool.protocol import PLAIN, Dialect, Grid, Sampler, Thresholds
 from sam4mllm_tool.segmenter import load_segmenter
@@ -104,9 +105,9 @@ class Sam4Mllm:
         )
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> Methods:
         """How these models are worked with, for whoever composes steps of their own and drives them with `run`."""
-        return Flows(
+        return Methods(
             self.dialect,
             sampler=self.sampler,
             thresholds=self.thresholds,

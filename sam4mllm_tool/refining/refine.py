@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from sam4mllm_tool.adaptive import at_boxes
 from sam4mllm_tool.boxes import mask_iou
-from sam4mllm_tool.flows import Flow, Flows, Method, Talk
+from sam4mllm_tool.flows import Flow, Flows, Talk
+from sam4mllm_tool.methods import Method, Methods
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
 from sam4mllm_tool.refining.finding import OTHER_SIZE, SAME, another, from_boxes, offers
 from sam4mllm_tool.refining.found import Found, RefineError
@@ -41,7 +42,7 @@ class Refined:
 
 
 def refine(
-    flows: Flows,
+    flows: Methods,
     found: Found,
     *,
     instruction: str | None = None,
@@ -78,7 +79,7 @@ def refine(
 class _Work:
     """What the actions share. add: whether clicks add objects."""
 
-    flows: Flows
+    flows: Methods
     method: Method
     add: bool
     talk: Talk

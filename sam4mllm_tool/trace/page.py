@@ -14,7 +14,7 @@ from sam4mllm_tool.boxes import mask_box
 from sam4mllm_tool.drawing import Colour
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.evaluation.answers import Listener
-from sam4mllm_tool.flows import METHODS
+from sam4mllm_tool.methods import METHODS
 from sam4mllm_tool.trace.answers import Answer, AnsweredObject, read_answer
 from sam4mllm_tool.trace.markup import Html, seen, tag
 from sam4mllm_tool.trace.pictures import Asking, colours, css, overlay_svg, photo

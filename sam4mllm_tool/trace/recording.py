@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.flows import Ask, Flow, Flows, Method, Need, Talk
+from sam4mllm_tool.flows import Ask, Flow, Need, Talk
 from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.methods import Method, Methods
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, FixedList, Grid, Placed, PoissonDisk, Sampler
 from sam4mllm_tool.trace.files import save
@@ -96,10 +97,10 @@ class _RecordedModels(Sam4Mllm):
         self._open: list[_Overheard[Segmentation]] = []
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> Methods:
         flows = super().flows
-        own = {one.name: getattr(flows, one.name) for one in fields(Flows)}
-        return _OverheardFlows(**own, models=self)
+        own = {one.name: getattr(flows, one.name) for one in fields(Methods)}
+        return _OverheardMethods(**own, models=self)
 
     def run(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
         overheard = self.overheard(flow, talk, picture)
@@ -135,7 +136,7 @@ class _RecordedModels(Sam4Mllm):
         flow.picture = picture or flow.picture
         return flow
 
-    def start(self, flow: Flow[Segmentation], talk: Talk, settings: Flows, run: tuple[str, str]) -> Flow[Segmentation]:
+    def start(self, flow: Flow[Segmentation], talk: Talk, settings: Methods, run: tuple[str, str]) -> Flow[Segmentation]:
         """A method's flow overheard."""
         overheard = _Overheard(flow, talk, settings, *run, self._recorder)
         overheard.picture = self._about
@@ -145,14 +146,14 @@ class _RecordedModels(Sam4Mllm):
 
 
 @dataclass(frozen=True)
-class _OverheardFlows(Flows):
+class _OverheardMethods(Methods):
     """models: whom to tell of every method's run."""
 
     models: _RecordedModels = field(kw_only=True, compare=False, repr=False)
 
     def segment(self, expression: str, size: Size, method: Method = "pqpp", talk: Talk | None = None) -> Flow[Segmentation]:
         talk = Talk() if talk is None else talk
-        own = Flows(**{one.name: getattr(self, one.name) for one in fields(Flows)})
+        own = Methods(**{one.name: getattr(self, one.name) for one in fields(Methods)})
         if type(own.sampler) not in _KNOWN:
             own = replace(own, sampler=_Noted(own.sampler))
         return self.models.start(own.segment(expression, size, method, talk), talk, own, (expression, method))
@@ -174,7 +175,13 @@ class _Overheard(Generator[Need, Any, T]):
     """The flow that it is made from, and what was asked, prompted and sent."""
 
     def __init__(
-        self, flow: Flow[T], talk: Talk | None, settings: Flows, expression: str | None, method: str | None, recorder: Recorder
+        self,
+        flow: Flow[T],
+        talk: Talk | None,
+        settings: Methods,
+        expression: str | None,
+        method: str | None,
+        recorder: Recorder,
     ) -> None:
         self.talk = Talk() if talk is None else talk
         self.picture: Image | None = None

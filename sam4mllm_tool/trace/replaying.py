@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import __version__, rle
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, shown
-from sam4mllm_tool.flows import METHODS, Flows
+from sam4mllm_tool.methods import METHODS, Methods
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.trace.values import Asked, Found, Prompted, Trace, TraceError
 from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject
@@ -89,7 +89,7 @@ class ReplayedModels(Sam4Mllm):
         self._settings = settings
 
     @property
-    def flows(self) -> Flows:
+    def flows(self) -> Methods:
         return replace(self._settings, dialect=self.dialect)
 
     def left_over(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from sam4mllm_tool import rle
 from sam4mllm_tool.errors import Sam4MllmError
-from sam4mllm_tool.flows import Flows
+from sam4mllm_tool.methods import Methods
 from sam4mllm_tool.protocol import Exchange
 from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
 
@@ -152,7 +152,7 @@ class Trace:
     """
 
     picture: Picture
-    settings: Flows
+    settings: Methods
     expression: str | None
     method: str | None
     steps: tuple[Step, ...]

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from sam4mllm_tool.flows import Flows
+from sam4mllm_tool.methods import Methods
 from sam4mllm_tool.protocol import DIALECTS, Exchange, FixedList, Grid, Placed, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, save
 from sam4mllm_tool.trace.files import from_json, seal, to_json
@@ -59,7 +59,7 @@ samplers = st.one_of(
     st.builds(Placed, st.lists(st.tuples(box, st.just((Point(1.5, 2.5),))), max_size=2).map(tuple)),
 )
 settings = st.builds(
-    Flows,
+    Methods,
     st.sampled_from(sorted(DIALECTS)).map(lambda name: DIALECTS[name]),
     sampler=samplers,
     thresholds=st.builds(Thresholds, share, share),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam4mllm_tool.flows import METHODS, Method
+from sam4mllm_tool.methods import METHODS, Method
 from sam4mllm_tool.trace import Trace, Verdict, load, save
 from sam4mllm_tool.trace.markup import Html, seen, tag
 from sam4mllm_tool.trace.page import page

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError
-from sam4mllm_tool.flows import METHODS, Flow, Method, Talk
+from sam4mllm_tool.flows import Flow, Talk
+from sam4mllm_tool.methods import METHODS, Method
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import RELEASED, BoxOnly, Placed
 from sam4mllm_tool.segmenter import BoxSegmenter

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sam4mllm_tool.flows import METHODS, Method
+from sam4mllm_tool.methods import METHODS, Method
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.trace import TraceError, load, replay, replaying, save
 from sam4mllm_tool.trace.replaying import first_difference
