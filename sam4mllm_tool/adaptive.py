@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.boxes import box_iou
+from sam4mllm_tool.boxes import box_iou, box_words
 from sam4mllm_tool.closer import closer
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
@@ -185,4 +185,4 @@ def _between(found: list[_Seen], more: list[_Seen], talk: Talk) -> list[_Seen]:
 
 
 def _place(seen: _Seen) -> str:
-    return "({})".format(", ".join(f"{side:.0f}" for side in seen.thing.prompt.box))
+    return box_words(seen.thing.prompt.box)

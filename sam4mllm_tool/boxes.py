@@ -1,10 +1,12 @@
 """Boxes and masks by themselves: one around the other, and against one another. NumPy alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from sam4mllm_tool.types import Box, Mask
 
-__all__ = ["box_iou", "mask_box", "mask_iou"]
+__all__ = ["box_iou", "box_words", "mask_box", "mask_iou"]
 
 
 def mask_box(mask: Mask) -> Box:
@@ -25,3 +27,9 @@ def mask_iou(a: Mask, b: Mask) -> float:
     """Intersection over union of two (H, W) masks; two empty ones are alike."""
     either = np.count_nonzero(a | b)
     return np.count_nonzero(a & b) / either if either else 1.0
+
+
+def box_words(box: Sequence[float]) -> str:
+    """Its corners in whole pixels, for people and models to read: (12, 40) to (96, 121)."""
+    x1, y1, x2, y2 = box
+    return f"({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})"

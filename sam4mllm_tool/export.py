@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image as PILImage
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.polygons import polygons
@@ -89,10 +90,9 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
 
 
 def _line(found: SegmentedObject) -> str:
-    x1, y1, x2, y2 = found.prompt.box
     on = sum(point.label for point in found.prompt.points)
     facts = [
-        f"box ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})",
+        f"box {box_words(found.prompt.box)}",
         f"{int(found.mask.sum()):,} pixels ({found.mask.mean():.1%})",
         f"points {on} on it, {len(found.prompt.points) - on} off it",
         "confidence unknown" if found.confidence is None else f"confidence {found.confidence:.0%}",

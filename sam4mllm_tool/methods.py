@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from sam4mllm_tool.adaptive import Answer, adaptively, least
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue
 from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
@@ -59,10 +60,8 @@ class Methods(Flows):
             if thing.confidence is None or thing.confidence >= self.abstain:
                 kept.append(thing)
             else:
-                box = ", ".join(f"{side:.0f}" for side in thing.prompt.box)
-                talk.notes.append(
-                    f"left out the object at ({box}): confidence {thing.confidence:.2f} is below {self.abstain:g}"
-                )
+                place, sure = box_words(thing.prompt.box), f"confidence {thing.confidence:.2f}"
+                talk.notes.append(f"left out the object at {place}: {sure} is below {self.abstain:g}")
         return kept
 
 

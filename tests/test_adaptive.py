@@ -148,7 +148,7 @@ def test_points_that_contradict_the_box_are_doubt() -> None:
     )
     result = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN).segment(IMAGE, "the mug", method="adaptive")
     assert round(result.objects[0].prompt.box.x1) == 120
-    assert result.notes == ("took another object than the one at (20, 20, 80, 80), which was doubted",)
+    assert result.notes == ("took another object than the one at (20, 20) to (80, 80), which was doubted",)
 
 
 def test_no_more_points_are_asked_about_than_the_budget() -> None:

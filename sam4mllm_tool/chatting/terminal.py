@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.chatting.conversation import Conversation, Event, Picture
 from sam4mllm_tool.chatting.results import ResultFiles, free_folder
 from sam4mllm_tool.errors import Sam4MllmError, shown
@@ -204,7 +205,7 @@ def step_lines(told: Any) -> list[str]:
     """A tool's progress (`tools.progress`) in a few words; nothing for what is not known here."""
     match told:
         case {"event": "boxes", "boxes": list(boxes)}:
-            return _few([f"box ({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})" for x1, y1, x2, y2 in boxes]) or ["no box"]
+            return _few([f"box {box_words(box)}" for box in boxes]) or ["no box"]
         case {"event": "points", "points": list(points)} if points:
             on = sum(point["label"] for point in points)
             return [f"points {on} on it, {len(points) - on} off it"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sam4mllm_tool.adaptive import at_boxes
-from sam4mllm_tool.boxes import mask_iou
+from sam4mllm_tool.boxes import box_words, mask_iou
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.methods import Method, Methods
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
@@ -278,5 +278,4 @@ def _boxes(prompts: Sequence[ObjectPrompt]) -> str:
 
 
 def _listed(boxes: Sequence[Box]) -> str:
-    shown = (f"the one at ({b.x1:.0f}, {b.y1:.0f}) to ({b.x2:.0f}, {b.y2:.0f})" for b in boxes[:10])
-    return ", ".join(shown)
+    return ", ".join(f"the one at {box_words(box)}" for box in boxes[:10])

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
@@ -69,7 +70,9 @@ class ProposeBoxesTool(Sam4MllmTool):
         lines = [f"'{expression}': {_count(len(boxes), 'box', 'boxes')} in the picture of {size.width} x {size.height} pixels"]
         if not boxes:
             lines = [f"'{expression}': there is no such object in the picture of {size.width} x {size.height} pixels"]
-        lines += [f"  box {n}: {_box(box)}{_sure(value)}" for n, (box, value) in enumerate(zip(boxes, sure, strict=True), 1)]
+        lines += [
+            f"  box {n}: {box_words(box)}{_sure(value)}" for n, (box, value) in enumerate(zip(boxes, sure, strict=True), 1)
+        ]
         return "\n".join([*lines, f"dialogue {artifact['handle']} (picture {name})"]), artifact
 
 
@@ -269,10 +272,6 @@ def _same_place(a: PointPrompt, b: PointPrompt, size: Size) -> bool:
 
 def _count(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
-
-
-def _box(box: Box) -> str:
-    return f"({box.x1:.0f}, {box.y1:.0f}) to ({box.x2:.0f}, {box.y2:.0f})"
 
 
 def _sure(value: float | None) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
@@ -144,6 +145,5 @@ def _described(
 
 
 def _line(region: dict[str, Any]) -> str:
-    x1, y1, x2, y2 = region["box"]
     sure = "" if region["confidence"] is None else f"; is it '{region['expression']}'? {region['confidence']:.0%}"
-    return f"({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f}): {region['text'][:500]}{sure}"
+    return f"{box_words(region['box'])}: {region['text'][:500]}{sure}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.export import summary
 from sam4mllm_tool.flows import Flow, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
@@ -91,8 +92,7 @@ def _offered(segmentation: Segmentation, found: Found) -> list[str]:
         if sizes := _sizes(thing):
             lines.append(f"  other masks of object {number}: {sizes}; say 'bigger' or 'smaller' to have them")
     if found.rejected:
-        boxes = (prompt.box for prompt in found.rejected[-4:])
-        listed = ", ".join(f"({b.x1:.0f}, {b.y1:.0f}) to ({b.x2:.0f}, {b.y2:.0f})" for b in boxes)
+        listed = ", ".join(box_words(prompt.box) for prompt in found.rejected[-4:])
         lines.append(f"  left out: {listed}; say 'the one before' to have the last one back")
     return lines
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sam4mllm_tool.boxes import mask_box
+from sam4mllm_tool.boxes import box_words, mask_box
 from sam4mllm_tool.drawing import Colour
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.evaluation.answers import Listener
@@ -190,7 +190,7 @@ def _things(view: _View) -> Html:
         on = sum(point.label for point in thing.points)
         pixels = int(thing.mask.mask().sum())
         facts = {
-            "box": f"({thing.box.x1:.0f}, {thing.box.y1:.0f}) to ({thing.box.x2:.0f}, {thing.box.y2:.0f})",
+            "box": box_words(thing.box),
             "mask": f"{pixels:,} pixels, {pixels / (view.trace.picture.size.width * view.trace.picture.size.height):.1%}",
             "points": f"{on} on it, {len(thing.points) - on} off it",
             "score": f"{thing.score:.3f}",

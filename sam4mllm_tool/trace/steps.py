@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.drawing import OBJECT_COLOURS, Colour
 from sam4mllm_tool.protocol import Exchange
 from sam4mllm_tool.trace.markup import Html, tag
@@ -131,7 +132,7 @@ def points_table(asked: Sequence[Asking]) -> Html:
         yes = point.confidence if point.label or point.confidence is None else 1 - point.confidence
         how = Html("unknown") if yes is None or point.confidence is None else _bar(yes, percent(point.confidence))
         place = tag("td", f"({point.x:.1f}, {point.y:.1f})", class_="n")
-        box = tag("td", f"({one.box.x1:.0f}, {one.box.y1:.0f}) to ({one.box.x2:.0f}, {one.box.y2:.0f})", class_="n")
+        box = tag("td", box_words(one.box), class_="n")
         fate = tag("td", "kept" if one.kept else "dropped")
         cells = (tag("td", str(number)), place, label, tag("td", how, class_="n"), fate, box)
         rows.append(tag("tr", *cells, class_=None if one.kept else "out"))
