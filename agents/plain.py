@@ -93,8 +93,9 @@ _TAKES_ANYTHING = re.compile(
 )
 _BARE = re.compile(r"(?:the|all|every|each|both|an?)\s+\S.*", re.IGNORECASE)
 _CLICK = re.compile(
-    r"(?:(?:and )?click(?:ed)?(?: (?:on|at))?\b)?[\s,;]*"
-    r"\(?\s*(?P<x>\d{1,5}(?:\.\d{1,3})?)\s*[\s,]\s*(?P<y>\d{1,5}(?:\.\d{1,3})?)\s*\)?(?:\s*(?P<label>on|off)\b)?",
+    r"[\s,;]*(?:and\b\s*)?(?:click(?:ed|s)?(?: (?:on|at))?\b)?[\s:]*"
+    r"\(?\s*(?P<x>\d+(?:\.\d+)?)(?:\s*,\s*|\s+)(?P<y>\d+(?:\.\d+)?)(?![.\d])\s*\)?"
+    r"(?:[\s,]*(?:is\s+)?(?P<label>on|off)\b(?: (?:it|the (?:object|thing)))?)?",
     re.IGNORECASE,
 )
 _SAYS = re.compile(
@@ -156,8 +157,9 @@ def clicks(text: str) -> list[dict[str, float]] | None:
 
     "click 120 80" is on the object, "click (120, 80) off" is not; several go one after another.
     """
-    words = _stripped(text)
-    if not words or not re.match(r"click", words, re.IGNORECASE):
+    words = _stripped(text, _AGAIN)
+    words = re.sub(r"^(?:(?:no|nope)\b[\s,.!:]*)+", "", words or "", flags=re.IGNORECASE)
+    if not re.match(r"click", words, re.IGNORECASE):
         return None
     found, end = [], 0
     while end < len(words):

@@ -23,7 +23,8 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.wordings import Rephraser, Wordings
-from sam4mllm_tool.flows import Flow
+from sam4mllm_tool.closer import closer
+from sam4mllm_tool.flows import Flow, Talk
 from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.looking.again import Looker
 from sam4mllm_tool.looking.attempts import Attempt, Ended, Looking, answer, next_step, stand
@@ -179,7 +180,7 @@ class _Nodes:
         reasoned = answer(state["expression"], looker.size, _tried(state), ended, meter.spent)
         found = reasoned.segmentation
         if found and found.objects and self.looking.closer:
-            objects = yield from looker.closer(found.objects)
+            objects = yield from closer(looker.flows, found.objects, looker.size, Talk())
             found = replace(found, objects=tuple(objects))
         told = replace(reasoned, segmentation=found, spent=meter.spent).to_dict()
         boxes = None if found is None else [list(thing.prompt.box) for thing in found.objects]

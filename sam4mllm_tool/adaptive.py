@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.boxes import box_iou, box_words
+from sam4mllm_tool.boxes import box_iou, box_words, mask_iou
 from sam4mllm_tool.closer import closer
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
@@ -34,6 +34,8 @@ _DENIED = 0.4
 """Confidence below which one among several is dropped."""
 _SAME = 0.5
 """IoU of two boxes that are one object's."""
+_TWICE = 0.8
+"""IoU of two masks that are one object's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +83,12 @@ def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[An
         return Answer(named.expression, (), None if likely is None else flows.calibration.none(math.exp(likely)))
     found = yield from _look(flows, named.expression, boxes, told, size, talk)
     if len(found) > 1 or found[0].is_doubted:
+        boxes = [seen.thing.prompt.box for seen in found]  # those told, or the better ones
         others = yield from flows.others(named.expression, boxes, size, talk)
         new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
-    objects = yield from _finished(flows, found, size)
+    objects = yield from _finished(flows, found, size, talk)
     return Answer(named.expression, objects, least(objects))
 
 
@@ -101,15 +104,27 @@ def at_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, ta
     start = BoxOnly.start(expression, size, dialect=flows.dialect)
     told = Exchange(start.pending[0], Reply(flows.dialect.tell_boxes(boxes, size)))
     found = yield from _look(flows, start.expression, boxes, told, size, talk)
-    return (yield from _finished(flows, found, size))
+    return (yield from _finished(flows, found, size, talk))
 
 
-def _finished(flows: Flows, found: Sequence[_Seen], size: Size) -> Flow[list[SegmentedObject]]:
-    """As they are told: with masks made from close by, if that is wanted."""
+def _finished(flows: Flows, found: Sequence[_Seen], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
+    """As they are told: each once, with masks made from close by, if that is wanted."""
+    found = _once(found, talk)
     if flows.closer:
-        near = yield from closer(flows, [seen.thing for seen in found], size)
+        near = yield from closer(flows, [seen.thing for seen in found], size, talk)
         found = [replace(seen, thing=thing) for seen, thing in zip(found, near, strict=True)]
     return [seen.told for seen in found]
+
+
+def _once(found: Sequence[_Seen], talk: Talk) -> list[_Seen]:
+    """Without those whose masks are all but one that is likelier, or as likely and named before."""
+    kept: list[_Seen] = []
+    for seen in sorted(found, key=lambda seen: -seen.likely):
+        if any(mask_iou(seen.thing.mask, other.thing.mask) >= _TWICE for other in kept if other.thing.mask.any()):
+            talk.notes.append(f"left out the object at {_place(seen)}, which was named twice")
+        else:
+            kept.append(seen)
+    return [seen for seen in found if seen in kept]
 
 
 def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
@@ -130,7 +145,8 @@ def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, s
     checked = yield from flows.settle(Checked(replace(start, boxes=better, history=(told,), sampler=places)), talk)
     pointed = yield from flows.masks(checked.prompts, size)
     found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
-    again = {n: prompt for n, thing in enumerate(found) if (prompt := stable.reboxed(thing)) is not None}
+    asked = [(n, thing) for n, thing in enumerate(found) if thing.prompt.points]  # else nothing tells which is better
+    again = {n: prompt for n, thing in asked if (prompt := stable.reboxed(thing)) is not None}
     redone = yield from flows.masks(list(again.values()), size)
     for number, thing in zip(again, redone, strict=True):
         found[number] = stable.better(found[number], thing)
@@ -139,21 +155,21 @@ def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, s
 
 
 def _better_box(flows: Flows, thing: SegmentedObject, size: Size) -> Box:
-    """The box told, or, where that is a rough one, its mask's own."""
-    prompt = stable.reboxed(thing)
-    return thing.prompt.box if prompt is None else flows.dialect.snap_box(prompt.box, size)
+    """The box told, or, where that is a rough one, its mask's own as the dialect can tell it."""
+    told, prompt = thing.prompt.box, stable.reboxed(thing)
+    if prompt is None:
+        return told
+    own = flows.dialect.snap_box(prompt.box, size)
+    return own if box_iou(own, prompt.box) > box_iou(told, prompt.box) else told
 
 
 def _places(
     boxes: Sequence[Box], alone: Sequence[SegmentedObject], budget: int, talk: Talk
 ) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
-    """Where to ask about each object, the first ones first, while the budget lasts.
-
-    All over the box told: what a better box leaves out of it is worth asking about, too.
-    """
+    """Where to ask about each object, the first ones first, while the budget lasts."""
     places = []
     for box, thing in zip(boxes, alone, strict=True):
-        points = stable.points_for(thing)[: budget - talk.points]
+        points = stable.points_for(thing, box)[: budget - talk.points]
         talk.points += len(points)
         places.append((box, points))
     if not places[-1][1]:

@@ -11,27 +11,34 @@ import numpy as np
 
 from sam4mllm_tool import stable
 from sam4mllm_tool.boxes import mask_iou
-from sam4mllm_tool.flows import Flow, Flows, seen
-from sam4mllm_tool.types import MaskCandidate, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.errors import OverBudgetError
+from sam4mllm_tool.flows import Flow, Flows, Talk, seen
+from sam4mllm_tool.types import Mask, ObjectPrompt, SegmentedObject, Size
 from sam4mllm_tool.views import view_around
 
 __all__ = ["closer"]
 
 _SHARES = (0.25, 0.3, 0.35)
 """How much of each view the object takes. Much more of it, and its surroundings are missing."""
+_LONGEST = 1024
+"""Pixels of a view's longer side: as many as Segment Anything looks at."""
 _SAME = 0.5
 """IoU with the mask so far from which on the new one is of the same thing."""
+_MOST = 20
+"""Objects of an answer that are looked at from close by: each costs the segmenter three pictures."""
 
 
-def closer(flows: Flows, objects: Sequence[SegmentedObject], size: Size) -> Flow[list[SegmentedObject]]:
-    """The objects with masks made from close by, those so far among the alternatives.
+def closer(flows: Flows, objects: Sequence[SegmentedObject], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
+    """The objects with masks made from close by, as far as a budget reaches.
 
     One that takes much of the picture as it is stays as it was, as does one that would become another thing.
     """
     found = []
-    for thing in objects:
+    for thing in objects[:_MOST]:
         found.append((yield from _closer(flows, thing, size)))
-    return found
+    if len(objects) > _MOST:
+        talk.notes.append(f"masked no more than {_MOST} objects from close by")
+    return [*found, *objects[_MOST:]]
 
 
 def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedObject]:
@@ -39,13 +46,17 @@ def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedO
     if box is None:
         return thing
     prompt, near = ObjectPrompt(box, thing.prompt.points), list[SegmentedObject]()
-    for view in (view for share in _SHARES if (view := view_around(box, size, share)) is not None):
-        (inside,) = yield from seen(view, flows.masks([view.prompt_in(prompt)], size))
+    views = (view_around(box, size, share, longest=_LONGEST) for share in _SHARES)
+    for view in filter(None, views):
+        try:
+            (inside,) = yield from seen(view, flows.masks([view.prompt_in(prompt)], view.shown))
+        except OverBudgetError:  # what was made before counts
+            break
         near.append(view.object_out(stable.middle(inside)))
     if not near:
         return thing
-    mask = np.mean([one.mask for one in near], axis=0) > 0.5
+    votes = np.sum([one.mask for one in near], axis=0, dtype=np.uint8)
+    mask: Mask = np.asarray(2 * votes > len(near))
     if mask_iou(mask, thing.mask) < _SAME:
         return thing
-    score = float(np.mean([one.score for one in near]))
-    return replace(thing, mask=mask, score=score, alternatives=(MaskCandidate(thing.mask, thing.score), *thing.alternatives))
+    return replace(thing, mask=mask, score=sum(one.score for one in near) / len(near))

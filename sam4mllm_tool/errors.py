@@ -36,6 +36,10 @@ class MissingExtraError(Sam4MllmError, ImportError):
         super().__init__(f'{what} is not installed: pip install "sam4mllm-tool{f"[{extra}]" if extra else ""}"')
 
 
+class OverBudgetError(Sam4MllmError):
+    """The next step could take more than is left of a budget (`looking.Budget`)."""
+
+
 class BackendError(Sam4MllmError):
     """A model failed while it ran: out of memory, a broken checkpoint, a server that does not answer."""
 

@@ -56,11 +56,16 @@ Flow: TypeAlias = Generator[Need, Any, T]
 
 
 def seen(sight: Sight, flow: Flow[T]) -> Flow[T]:
-    """The flow, about the picture as `sight` shows it: what it asks and is told is in pixels of that."""
+    """The flow, about the picture as `sight` shows it: what it asks and is told is in pixels of that.
+
+    Raises ValueError for a flow that is about a sight already: one isn't seen through another.
+    """
     try:
         need = next(flow)
         while True:
             try:
+                if need.sight is not None:
+                    raise ValueError(f"the flow is about {need.sight.words} already, it can't be shown {sight.words}")
                 result = yield replace(need, sight=sight)
             except Sam4MllmError as error:  # what a meter throws in is the flow's to deal with
                 need = flow.throw(error)
@@ -114,7 +119,8 @@ class Flows:
         self, expression: str, size: Size, objects: Sequence[SegmentedObject], talk: Talk, confidence: float | None = None
     ) -> Segmentation:
         """Objects and the talk that led to them as a result."""
-        usage = Usage(self.mllm, self.segmenter, len(talk.said), dict(talk.seconds), talk.tokens, talk.rounds)
+        seconds = dict(talk.seconds) if any(talk.seconds.values()) else {}  # nobody counted
+        usage = Usage(self.mllm, self.segmenter, len(talk.said), seconds, talk.tokens, talk.rounds)
         return Segmentation(expression, size, tuple(objects), turns(talk.said), usage, tuple(talk.notes), confidence)
 
     def settle(self, dialogue: D, talk: Talk) -> Flow[D | Dialogue]:

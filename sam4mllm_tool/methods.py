@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
 
 from sam4mllm_tool.adaptive import Answer, adaptively, least
@@ -36,8 +36,8 @@ class Methods(Flows):
         if len(kept) < len(found.objects):
             confidence = least(kept) if kept else _of_none(found.objects)
         empty = [number for number, thing in enumerate(kept, start=1) if not thing.mask.any()]
-        talk.notes += [f"the mask of object {number} is empty" for number in empty]
-        return self.told(found.expression, size, kept, talk, confidence)
+        told = self.told(found.expression, size, kept, talk, confidence)
+        return replace(told, notes=(*told.notes, *(f"the mask of object {number} is empty" for number in empty)))
 
     def _as_in_the_paper(self, expression: str, size: Size, method: Method, talk: Talk) -> Flow[Answer]:
         """Asks until the dialogue is done, then wants masks."""

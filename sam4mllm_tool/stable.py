@@ -19,6 +19,8 @@ __all__ = ["agreed", "better", "core_box", "middle", "points_for", "reboxed", "s
 
 _ROUGH = 0.75
 """IoU of a mask's box with the box told, below which the latter counts as rough."""
+_ABOUT = 0.3
+"""That below which the mask is of something else in the box, or a speck."""
 _BEYOND = 0.2
 """How far beyond a box told what it is about may reach, in parts of its sides."""
 _SPECKS = 0.005
@@ -55,9 +57,9 @@ def stable_points(candidates: Sequence[Mask], box: Box, *, columns: int = 3, row
     return tuple(points)
 
 
-def points_for(thing: SegmentedObject) -> tuple[Point, ...]:
-    """Where to ask about an object of which the segmenter has only seen the box."""
-    return stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), thing.prompt.box)
+def points_for(thing: SegmentedObject, box: Box) -> tuple[Point, ...]:
+    """Where in a box to ask about an object of which the segmenter has not seen any points yet."""
+    return stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), box)
 
 
 def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
@@ -113,7 +115,7 @@ def core_box(mask: Mask) -> Box | None:
 
 
 def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
-    """The prompt with the mask's own box, where the box told is a rough one; None where it is not, or nothing is masked.
+    """The prompt with the mask's own box, where the box told is a rough one of it; None where it fits, or is of something else.
 
     What is masked far outside the box told is another thing's.
     """
@@ -123,7 +125,9 @@ def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
     window = (slice(max(int(y1 - down), 0), math.ceil(y2 + down)), slice(max(int(x1 - right), 0), math.ceil(x2 + right)))
     near[window] = thing.mask[window]
     own = core_box(near)
-    return None if own is None or box_iou(own, thing.prompt.box) >= _ROUGH else replace(thing.prompt, box=own)
+    if own is None or not _ABOUT <= box_iou(own, thing.prompt.box) < _ROUGH:
+        return None
+    return replace(thing.prompt, box=own)
 
 
 def _parts(count: int) -> list[tuple[int, int]]:

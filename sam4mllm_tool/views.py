@@ -1,7 +1,7 @@
 """A part of a picture seen as a picture of its own: what a model is shown to look closer, and the way back.
 
-A view has the picture's proportions and is scaled to its size, so that it costs a model what the whole picture costs.
-Coordinates on the whole picture and in the view are both in pixels of an image of that size.
+A view has the picture's proportions and is scaled to its size, so that it costs a model what the whole picture costs, or to a
+smaller one. Coordinates are in pixels of the whole picture or of the view as it is shown.
 """
 
 from dataclasses import dataclass, replace
@@ -26,18 +26,20 @@ class Sight(Protocol):
         """What is shown, for people."""
 
     def picture(self, image: Image) -> Image:
-        """What is shown of it, an image of the same size."""
+        """What is shown of it."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The part (left, top, width, height) of a picture of `size`, in whole pixels."""
+    """The part (left, top, width, height) of a picture of `size`, in whole pixels. longest: what the longer side of what is
+    shown may be at most; None: as long as the picture's."""
 
     left: int
     top: int
     width: int
     height: int
     size: Size
+    longest: int | None = None
 
     @property
     def words(self) -> str:
@@ -47,18 +49,24 @@ class View:
 
     @property
     def zoom(self) -> float:
-        """How many times larger things are in the view."""
+        """How many times larger things are in the view than in a picture shown as large."""
         return self.size.width / self.width
 
+    @property
+    def shown(self) -> Size:
+        """Of what the view shows."""
+        part = min(1.0, (self.longest or max(self.size)) / max(self.size))
+        return Size(*(max(1, round(part * side)) for side in self.size))
+
     def picture(self, image: Image) -> Image:
-        """What the view shows, an image of the same size."""
+        """What the view shows."""
         part = (self.left, self.top, self.left + self.width, self.top + self.height)
-        return image.resize(self.size, PILImage.Resampling.BICUBIC, box=part)
+        return image.resize(self.shown, PILImage.Resampling.BICUBIC, box=part)
 
     def prompt_in(self, prompt: ObjectPrompt) -> ObjectPrompt:
         """The prompt on the whole picture as one in the view; what lies outside is moved to its edge, or left out."""
         (x1, y1), (x2, y2) = self._in(prompt.box.x1, prompt.box.y1), self._in(prompt.box.x2, prompt.box.y2)
-        width, height = self.size
+        width, height = self.shown
         box = Box(min(max(x1, 0), width - 1), min(max(y1, 0), height - 1), max(min(x2, width), 1), max(min(y2, height), 1))
         placed = (replace(point, x=x, y=y) for point in prompt.points for x, y in (self._in(point.x, point.y),))
         return ObjectPrompt(box, tuple(point for point in placed if 0 <= point.x <= width and 0 <= point.y <= height))
@@ -82,13 +90,13 @@ class View:
         return replace(thing, mask=self.mask_out(thing.mask), prompt=prompt, alternatives=())
 
     def _in(self, x: float, y: float) -> tuple[float, float]:
-        return (x - self.left) * self.size.width / self.width, (y - self.top) * self.size.height / self.height
+        return (x - self.left) * self.shown.width / self.width, (y - self.top) * self.shown.height / self.height
 
     def _out(self, x: float, y: float) -> tuple[float, float]:
-        return self.left + x * self.width / self.size.width, self.top + y * self.height / self.size.height
+        return self.left + x * self.width / self.shown.width, self.top + y * self.height / self.shown.height
 
 
-def view_around(box: Box, size: Size, share: float) -> View | None:
+def view_around(box: Box, size: Size, share: float, *, longest: int | None = None) -> View | None:
     """The view with the box in its middle, as near as the picture's edges let it, the box's longer side `share` of it.
 
     None where that would not be much closer than the whole picture is: at least 1.25 times.
@@ -99,7 +107,7 @@ def view_around(box: Box, size: Size, share: float) -> View | None:
     width, height = max(1, round(part * size.width)), max(1, round(part * size.height))
     left = round(min(max((box.x1 + box.x2 - width) / 2, 0), size.width - width))
     top = round(min(max((box.y1 + box.y2 - height) / 2, 0), size.height - height))
-    return View(left, top, width, height, size)
+    return View(left, top, width, height, size, longest)
 
 
 def quadrants(size: Size) -> tuple[View, ...]:

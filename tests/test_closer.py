@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw
 
 from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.closer import closer
+from sam4mllm_tool.flows import Talk
+from sam4mllm_tool.looking import Budget, Meter
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.segmenter.choice import choose_object
@@ -66,11 +68,11 @@ def test_a_small_object_is_masked_as_finely_as_it_is_seen_from_close_by() -> Non
     models = models_with(segmenter)
     points = (PointPrompt(226, 124, 1, 0.9),)
     (before,) = segmenter.segment(picture, [ObjectPrompt(Box(190, 90, 260, 160), points)])
-    (after,) = models.run(picture, closer(models.flows, [before], SIZE))
+    (after,) = models.run(picture, closer(models.flows, [before], SIZE, Talk()))
     assert mask_iou(before.mask, truth) < 0.88
     assert mask_iou(after.mask, truth) > 0.92
     assert after.prompt == before.prompt, "what was asked and answered stays"
-    assert [one.mask.tobytes() for one in after.alternatives] == [before.mask.tobytes()]
+    assert after.alternatives == before.alternatives, "the coarse mask is none of them"
     assert after.score == pytest.approx(0.9)
     views = segmenter.shown[1:]
     bright = [float((np.asarray(view.convert("L")) > 127).mean()) for view in views]
@@ -84,7 +86,7 @@ def test_what_takes_much_of_the_picture_stays_as_it_was() -> None:
     picture, segmenter = scene((20, 20, 260, 260)), Coarse()
     models = models_with(segmenter)
     (before,) = segmenter.segment(picture, [ObjectPrompt(Box(10, 10, 270, 270))])
-    assert models.run(picture, closer(models.flows, [before], SIZE)) == [before]
+    assert models.run(picture, closer(models.flows, [before], SIZE, Talk())) == [before]
     assert len(segmenter.shown) == 1, "nobody was shown anything"
 
 
@@ -92,7 +94,7 @@ def test_an_object_that_would_become_another_thing_or_has_no_mask_stays_as_it_wa
     models = models_with(Coarse())
     nothing_there = SegmentedObject(within(Box(100, 100, 140, 140), SIZE), ObjectPrompt(Box(100, 100, 140, 140)), 0.8)
     empty = SegmentedObject(np.zeros((300, 400), bool), ObjectPrompt(Box(100, 100, 140, 140)), 0.8)
-    assert models.run(scene(), closer(models.flows, [nothing_there, empty], SIZE)) == [nothing_there, empty]
+    assert models.run(scene(), closer(models.flows, [nothing_there, empty], SIZE, Talk())) == [nothing_there, empty]
 
 
 def test_several_objects_keep_their_order_one_after_the_other() -> None:
@@ -101,6 +103,42 @@ def test_several_objects_keep_their_order_one_after_the_other() -> None:
     models = models_with(segmenter)
     boxes = [Box(x1 - 9, y1 - 9, x2 + 9, y2 + 9) for x1, y1, x2, y2 in discs]
     before = segmenter.segment(picture, [ObjectPrompt(box) for box in boxes])
-    after = models.run(picture, closer(models.flows, before, SIZE))
+    after = models.run(picture, closer(models.flows, before, SIZE, Talk()))
     for disc, one in zip(discs, after, strict=True):
         assert mask_iou(one.mask, np.asarray(scene(disc).convert("L")) > 127) > 0.9
+
+
+def test_what_a_budget_paid_for_counts_and_what_it_does_not_reach_is_left() -> None:
+    discs = [SMALL, (20, 30, 60, 70)]
+    picture, segmenter = scene(*discs), Coarse()
+    models = models_with(segmenter)
+    before = segmenter.segment(picture, [ObjectPrompt(Box(x1 - 9, y1 - 9, x2 + 9, y2 + 9)) for x1, y1, x2, y2 in discs])
+    ticks = iter(range(0, 1000))
+    meter = Meter(Budget(seconds=3.5), clock=lambda: next(ticks))  # each call takes a second: two views of the first object
+    first, second = models.run(picture, meter.metered(closer(models.flows, before, SIZE, Talk())))
+    assert len(segmenter.shown) == 1 + 2
+    assert first is not before[0]
+    assert second is before[1]
+
+
+def test_only_so_many_objects_are_looked_at_from_close_by_and_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sam4mllm_tool.closer._MOST", 1)
+    picture, segmenter, talk = scene(SMALL), Coarse(), Talk()
+    models = models_with(segmenter)
+    before = segmenter.segment(picture, [ObjectPrompt(Box(190, 90, 260, 160)), ObjectPrompt(Box(195, 95, 255, 155))])
+    first, second = models.run(picture, closer(models.flows, before, SIZE, talk))
+    assert first is not before[0]
+    assert second is before[1]
+    assert talk.notes == ["masked no more than 1 objects from close by"]
+
+
+def test_a_large_picture_is_shown_no_larger_than_the_segmenter_sees_it() -> None:
+    segmenter = Coarse()
+    models, size = models_with(segmenter), Size(3000, 2000)
+    picture = Image.new("RGB", size)
+    ImageDraw.Draw(picture).ellipse((1500, 800, 1800, 1100), fill=(255, 255, 255))
+    (before,) = segmenter.segment(picture, [ObjectPrompt(Box(1480, 780, 1820, 1120))])
+    (after,) = models.run(picture, closer(models.flows, [before], size, Talk()))
+    assert [max(view.size) for view in segmenter.shown[1:]] == [1024] * 3
+    assert after.mask.shape == (2000, 3000)
+    assert mask_iou(after.mask, np.asarray(picture.convert("L")) > 127) > 0.95

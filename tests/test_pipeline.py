@@ -15,13 +15,16 @@ from PIL import Image as PILImage
 from pycocotools import mask as coco
 
 from sam4mllm_tool import checkpoints, flows
-from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, ReplyError, SpecError
-from sam4mllm_tool.flows import Talk
+from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, OverBudgetError, ReplyError, SpecError
+from sam4mllm_tool.flows import Ask, Flow, Talk, seen
+from sam4mllm_tool.looking import Budget, Meter
+from sam4mllm_tool.methods import Methods
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
 from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
+from sam4mllm_tool.types import Box, FreeText, Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
+from sam4mllm_tool.views import View
 
 IMAGE = PILImage.new("RGB", (100, 80), "grey")
 ANSWER: Any = SimpleNamespace(headers={}, request=None)  # of the hub; its library for this changes with its version
@@ -481,3 +484,70 @@ def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:
     (tmp_path / "dialect.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SpecError, match=r"dialect\.json"):
         find_dialect(str(tmp_path))
+
+
+# What is shown ------------------------------------------------------------------------------------------------------
+
+
+class Sized(BoxSegmenter):
+    """Remembers how bright each picture was that it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[float] = []
+
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        self.shown.append(round(float(np.asarray(image).mean()), -2))
+        return super().segment(image, prompts)
+
+
+HALVES = PILImage.new("RGB", (100, 80))
+HALVES.paste((200, 200, 200), (50, 0, 100, 80))
+LEFT_HALF, RIGHT_HALF = View(0, 0, 50, 40, Size(100, 80)), View(50, 0, 50, 40, Size(100, 80))
+
+
+def looking_at(models: Sam4Mllm, *sights: View | None) -> Flow[list[Box]]:
+    boxes = []
+    for sight in sights:
+        asked = models.flows.masks([ObjectPrompt(Box(10, 10, 40, 40))], Size(100, 80))
+        (thing,) = yield from (asked if sight is None else seen(sight, asked))
+        boxes.append(thing.prompt.box)
+    return boxes
+
+
+async def test_a_sight_is_shown_by_every_driver() -> None:
+    segmenter = Sized()
+    models = Sam4Mllm(ScriptedMLLM([]), segmenter)
+    sights = (None, RIGHT_HALF, LEFT_HALF, None)
+    assert models.run(HALVES, looking_at(models, *sights)) == [Box(10, 10, 40, 40)] * 4
+    await models.arun(HALVES, looking_at(models, *sights))
+    assert segmenter.shown == [100, 200, 0, 100] * 2
+
+
+def test_expressions_side_by_side_are_shown_what_each_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Sized()
+    models = Sam4Mllm(ScriptedMLLM([]), segmenter)
+    sights = {"a": (LEFT_HALF, None), "b": (RIGHT_HALF, None), "c": (LEFT_HALF, RIGHT_HALF), "d": (None, LEFT_HALF)}
+    monkeypatch.setattr(Methods, "segment", lambda _flows, text, *_: looking_at(models, *sights[text]))
+    assert models.segment_group(HALVES, list(sights)) == [[Box(10, 10, 40, 40)] * 2] * 4
+    assert sorted(segmenter.shown) == [0, 0, 100, 200], "what is shown alike is shown once"
+
+
+def test_a_flow_is_not_seen_through_two_sights_at_once() -> None:
+    models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter())
+    with pytest.raises(ValueError, match=r"is about the part from \(0, 0\) to \(50, 40\), enlarged already"):
+        models.run(HALVES, seen(RIGHT_HALF, looking_at(models, LEFT_HALF)))
+
+
+def test_what_is_thrown_in_reaches_the_flow_behind_a_sight() -> None:
+    def careful() -> Flow[str]:
+        try:
+            yield Ask((Question((Turn("user", "?"),), FreeText(1)),))
+        except OverBudgetError:
+            return "stopped"
+        return "went on"
+
+    models = Sam4Mllm(ScriptedMLLM(["!"]), BoxSegmenter())
+    meter = Meter(Budget(rounds=0))
+    assert models.run(HALVES, meter.metered(seen(LEFT_HALF, careful()))) == "stopped"
+    assert models.run(HALVES, seen(LEFT_HALF, careful())) == "went on"

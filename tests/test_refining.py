@@ -12,6 +12,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError
+from sam4mllm_tool.flows import Talk
 from sam4mllm_tool.mllm import ScriptedMLLM
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, Dialect
 from sam4mllm_tool.refining import Found, Refined, RefineError, read_instruction, refine, start
@@ -38,7 +39,7 @@ def white(models: Sam4Mllm) -> Found:
 
 
 def refined(models: Sam4Mllm, found: Found, *, picture: PILImage.Image = PICTURE, **how: Any) -> Refined:
-    return models.run(picture, refine(models.flows, found, **how))
+    return models.run(picture, refine(models.flows, found, Talk(), **how))
 
 
 def click(index: int, label: int) -> PointPrompt:
@@ -345,10 +346,10 @@ def test_a_result_is_rebuilt_from_its_json(models: Sam4Mllm, white: Found) -> No
 
 async def test_awaiting_gives_the_same(models: Sam4Mllm, white: Found) -> None:
     one = refined(models, white, instruction="the red one").found
-    other = (await models.arun(PICTURE, refine(models.flows, white, instruction="the red one"))).found
+    other = (await models.arun(PICTURE, refine(models.flows, white, Talk(), instruction="the red one"))).found
     assert np.array_equal(one.objects[0].mask, other.objects[0].mask)
     with pytest.raises(RefineError):
-        await models.arun(PICTURE, refine(models.flows, white))
+        await models.arun(PICTURE, refine(models.flows, white, Talk()))
 
 
 def test_a_click_anywhere_on_an_object_finds_it(models: Sam4Mllm) -> None:

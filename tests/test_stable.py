@@ -44,7 +44,7 @@ def test_what_one_candidate_alone_takes_in_is_asked_about_in_its_middle() -> Non
 
 def test_the_first_question_about_an_object_looks_at_all_its_candidates() -> None:
     thing = SegmentedObject(disc(46), ObjectPrompt(BOX), 0.9, None, (MaskCandidate(disc(20), 0.5),))
-    assert points_for(thing) == stable_points([disc(46), disc(20)], BOX)
+    assert points_for(thing, BOX) == stable_points([disc(46), disc(20)], BOX)
 
 
 def told(mask: np.ndarray, score: float, points: tuple[PointPrompt, ...] = ()) -> SegmentedObject:
@@ -88,12 +88,23 @@ def test_candidates_that_are_worse_have_no_say_in_it() -> None:
 def test_a_rough_box_is_tried_again_as_the_box_of_its_mask() -> None:
     points = (PointPrompt(68, 68, 1, 0.9),)
     assert reboxed(told(disc(46), 0.9, points)) is None
-    small = reboxed(told(disc(20), 0.9, points))
+    small = reboxed(told(disc(34), 0.9, points))
     assert small is not None
-    assert small.box == (48, 48, 88, 88)
+    assert small.box == pytest.approx((34, 34, 102, 102), abs=2)
     assert small.points == points
-    assert reboxed(told(np.zeros((140, 140), bool), 0.9, points)) is None
-    assert reboxed(told(disc(20), 0.9)) == ObjectPrompt(Box(48, 48, 88, 88))
+
+
+def test_what_is_masked_besides_an_object_does_not_make_its_box() -> None:
+    assert reboxed(told(disc(12), 0.9)) is None, "a speck in the box"
+    assert reboxed(told(np.zeros((140, 140), bool), 0.9)) is None
+    far = disc(34)
+    far[60:76, 139] = True  # more than a fifth of the box away
+    found = reboxed(told(far, 0.9))
+    assert found is not None
+    assert found.box.x2 < 110
+    specks = disc(34)
+    specks[68, 116] = True  # one pixel is no edge
+    assert reboxed(told(specks, 0.9)) == reboxed(told(disc(34), 0.9))
 
 
 def test_points_that_were_not_chosen_are_a_mistake() -> None:

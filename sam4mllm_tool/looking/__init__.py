@@ -6,6 +6,6 @@ cost.
 
 from sam4mllm_tool.looking.again import Looker
 from sam4mllm_tool.looking.attempts import Attempt, Looking, Reasoned
-from sam4mllm_tool.looking.budget import Budget, Meter, OverBudgetError, Spent
+from sam4mllm_tool.looking.budget import Budget, Meter, Spent
 
-__all__ = ["Attempt", "Budget", "Looker", "Looking", "Meter", "OverBudgetError", "Reasoned", "Spent"]
+__all__ = ["Attempt", "Budget", "Looker", "Looking", "Meter", "Reasoned", "Spent"]

@@ -12,14 +12,12 @@ from typing import TypeVar
 
 from sam4mllm_tool import stable
 from sam4mllm_tool.boxes import box_iou
-from sam4mllm_tool.closer import closer
 from sam4mllm_tool.drawing import overlay
-from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.errors import OverBudgetError, ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk, seen
 from sam4mllm_tool.looking.attempts import Attempt, Looking, stand
-from sam4mllm_tool.looking.budget import OverBudgetError
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Placed
-from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, Size
 from sam4mllm_tool.views import View, quadrants, view_around
 
 __all__ = ["Looker"]
@@ -98,14 +96,6 @@ class Looker:
         doubted = attempt.checked(likely) if len(likely) == len(attempt.boxes) else attempt
         return [doubted if n == number else one for n, one in enumerate(tried)]
 
-    def closer(self, objects: Sequence[SegmentedObject]) -> Flow[list[SegmentedObject]]:
-        """The objects with masks made from close by, as far as the budget reaches."""
-        found = []
-        for thing in objects:
-            near = yield from _within(closer(self.flows, [thing], self.size))
-            found += near or [thing]
-        return found
-
     # What they are made of ---------------------------------------------------------------------------------------------
 
     def _attempt(self, step: str, wording: str) -> Flow[list[Attempt]]:
@@ -132,7 +122,7 @@ class Looker:
         if alone is None:
             return []
         places = Placed(
-            tuple((dialect.snap_box(box, size), stable.points_for(thing)) for box, thing in zip(boxes, alone, strict=True))
+            tuple((dialect.snap_box(box, size), stable.points_for(thing, box)) for box, thing in zip(boxes, alone, strict=True))
         )
         start = PQPP.start(self.expression, size, dialect=dialect, sampler=places, thresholds=flows.thresholds)
         checked = Checked(start.answer([Reply(dialect.tell_boxes(boxes, size))]))

@@ -10,11 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.errors import OverBudgetError
 from sam4mllm_tool.flows import Ask, Flow, Need
 from sam4mllm_tool.types import FreeText, Question, Reply
 
-__all__ = ["Budget", "Meter", "OverBudgetError", "Spent"]
+__all__ = ["Budget", "Meter", "Spent"]
 
 T = TypeVar("T")
 
@@ -24,10 +24,6 @@ _TURN_TOKENS = 16
 """What a chat template may put around a turn."""
 _SLOWER = 2.0
 """How many times the slowest call so far the next one may take."""
-
-
-class OverBudgetError(Sam4MllmError):
-    """The next step could take more than is left."""
 
 
 @dataclass(frozen=True)

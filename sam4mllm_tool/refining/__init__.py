@@ -1,8 +1,8 @@
 """Correcting a result in conversation, by words and by clicks, without LangChain and without a session.
 
 ```python
-found = start(models.segment(picture, "the ring"))
-refined = models.run(picture, refine(models.flows, found, instruction="no, the other one"))
+found, talk = start(models.segment(picture, "the ring")), Talk()
+refined = models.run(picture, refine(models.flows, found, talk, instruction="no, the other one"), talk)
 refined.found.objects, refined.understood
 ```
 instructions.py reads an instruction, words.py puts it together with what was said before; finding.py finds what else may be

@@ -13,7 +13,8 @@ from itertools import product
 
 from sam4mllm_tool.boxes import mask_box, mask_iou
 from sam4mllm_tool.flows import Flow, Flows, Talk
-from sam4mllm_tool.refining.finding import SAME, another, at_click, distances, from_boxes, holds, in_the_middle
+from sam4mllm_tool.methods import Method
+from sam4mllm_tool.refining.finding import SAME, another, asker, at_click, distances, from_boxes, holds, in_the_middle
 from sam4mllm_tool.refining.found import Found, RefineError
 from sam4mllm_tool.refining.words import plural
 from sam4mllm_tool.segmenter.choice import agreement
@@ -62,11 +63,12 @@ def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], 
 
 
 def click_on(
-    flows: Flows, found: Found, clicks: Sequence[PointPrompt], talk: Talk, *, add: bool = False
+    flows: Flows, found: Found, clicks: Sequence[PointPrompt], talk: Talk, method: Method = "pqpp", *, add: bool = False
 ) -> Flow[tuple[Found, list[str]]]:
     """The result as the clicks correct it, and what each was taken for, in words.
 
-    clicks: already checked. add: a click on another object adds it, where else it takes the place of a single one.
+    clicks: already checked. method: how another object is asked about. add: a click on another object adds it, where else it
+    takes the place of a single one.
     """
     told: list[str] = []
     for click in clicks:
@@ -78,7 +80,7 @@ def click_on(
             found, words = yield from _missed(flows, found, click, talk, add)
             told.append(f"{_named(click)}: {words}")
         else:
-            found, words = yield from _wrong(flows, found, inside, click, talk)
+            found, words = yield from _wrong(flows, found, inside, click, talk, method)
             told.append(f"{_named(click)}: {words}")
     return found, told
 
@@ -108,7 +110,9 @@ def _missed(flows: Flows, found: Found, click: PointPrompt, talk: Talk, add: boo
     return replace(found.rejecting(found.objects), objects=(there,)), "another object, taken instead"
 
 
-def _wrong(flows: Flows, found: Found, thing: SegmentedObject, click: PointPrompt, talk: Talk) -> Flow[tuple[Found, str]]:
+def _wrong(
+    flows: Flows, found: Found, thing: SegmentedObject, click: PointPrompt, talk: Talk, method: Method
+) -> Flow[tuple[Found, str]]:
     """After a click that says that a part of a mask, or all of it, is not the object."""
     size = found.size
     there: SegmentedObject | None = yield from at_click(flows, click, size)
@@ -118,7 +122,7 @@ def _wrong(flows: Flows, found: Found, thing: SegmentedObject, click: PointPromp
         if left.objects:
             return left, "that object is left out"
         boxes = yield from another(flows, size, [found.expression], left.rejected, talk)
-        objects = yield from from_boxes(flows, found.expression, boxes[:1], size, talk)
+        objects = yield from asker(method)(flows, found.expression, boxes[:1], size, talk)
         words = "that object is left out, another one taken" if objects else "that object is left out; there is no other"
         return replace(left, objects=tuple(objects)), words
     tried = yield from _shrunk_from(flows, thing, there, found.clicks, size)

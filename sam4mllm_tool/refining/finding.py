@@ -5,25 +5,29 @@ is painted over in the colour of its surroundings and the first question is aske
 answer; the masks are made on the picture itself.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
+from sam4mllm_tool.adaptive import at_boxes
 from sam4mllm_tool.boxes import box_iou, mask_box, mask_iou
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk, seen
+from sam4mllm_tool.methods import Method
 from sam4mllm_tool.protocol import PQPP, BoxOnly
 from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, Reply, SegmentedObject, Size
 
-__all__ = ["another", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "offers"]
+__all__ = ["another", "asker", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "offers"]
 
 SAME = 0.5
 """IoU from which two boxes, or two masks, are of one object."""
 OTHER_SIZE = 0.03
 """By how much, in units of its area, a mask has to differ to count as bigger or smaller."""
+ALIKE = 0.9
+"""IoU from which a mask is no other one to choose."""
 _REACH = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
 """Half sides of the boxes that are tried around a click, in units of the picture's shorter side."""
 _ROUNDS = 2
@@ -32,6 +36,11 @@ _MIDDLE = 0.5
 """How deep in a mask its middle begins, in units of the greatest depth."""
 _CELLS = 128
 """Cells a side on which depth is looked at, at most."""
+
+
+def asker(method: Method) -> Callable[[Flows, str, Sequence[Box], Size, Talk], Flow[list[SegmentedObject]]]:
+    """How objects in boxes that are known are asked about and masked, as the method does it."""
+    return at_boxes if method == "adaptive" else from_boxes
 
 
 def from_boxes(flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[SegmentedObject]]:
@@ -209,6 +218,6 @@ def offers(thing: SegmentedObject) -> list[MaskCandidate]:
     for candidate in thing.alternatives:
         others = (thing.mask, *(other.mask for other in kept))
         other_size = abs(int(candidate.mask.sum()) - area) > OTHER_SIZE * area
-        if candidate.mask.any() and other_size and all(mask_iou(candidate.mask, mask) < 0.95 for mask in others):
+        if candidate.mask.any() and other_size and all(mask_iou(candidate.mask, mask) < ALIKE for mask in others):
             kept.append(candidate)
     return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))

@@ -7,12 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from sam4mllm_tool.adaptive import at_boxes
 from sam4mllm_tool.boxes import box_words, mask_iou
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.methods import Method, Methods
 from sam4mllm_tool.refining.clicking import check_clicks, click_on
-from sam4mllm_tool.refining.finding import OTHER_SIZE, SAME, another, from_boxes, offers
+from sam4mllm_tool.refining.finding import ALIKE, OTHER_SIZE, SAME, another, asker, offers
 from sam4mllm_tool.refining.found import Found, RefineError
 from sam4mllm_tool.refining.instructions import Instruction, read_instruction
 from sam4mllm_tool.refining.words import combine, many_of, plural
@@ -44,23 +43,24 @@ class Refined:
 def refine(
     flows: Methods,
     found: Found,
+    talk: Talk,
     *,
     instruction: str | None = None,
     clicks: Sequence[PointPrompt] = (),
     forget_clicks: bool = False,
     method: Method = "pqpp",
-    talk: Talk | None = None,
 ) -> Flow[Refined]:
     """The result after an instruction, then after clicks; a flow about the picture that the result is about.
 
-    forget_clicks: earlier clicks no longer count. method: how what a new description means is found. Raises RefineError,
+    talk: what is asked for it is said there, and whoever drives the flow counts seconds there. forget_clicks: earlier clicks no
+    longer count. method: how what a new description means is found. Raises RefineError,
     ExpressionError, ReplyError, BackendError.
     """
     if instruction is None and not clicks:
         raise RefineError("nothing to refine by: give an instruction, such as 'the other one', or clicks, or both")
     earlier = () if forget_clicks else found.clicks
     check_clicks(clicks, earlier, found.size)
-    work = _Work(flows, method, add=False, talk=Talk() if talk is None else talk)
+    work = _Work(flows, method, add=False, talk=talk)
     found, understood = replace(found, clicks=earlier), list[str]()
     if instruction is not None:
         read = read_instruction(instruction)
@@ -70,7 +70,7 @@ def refine(
             found, words = yield from _ACTIONS[read.action](work, found, read)
             understood.append(words)
     if clicks:
-        found, told = yield from click_on(flows, found, clicks, work.talk, add=work.add)
+        found, told = yield from click_on(flows, found, clicks, work.talk, method, add=work.add)
         understood += told
     return Refined(found, tuple(understood), work.talk)
 
@@ -95,8 +95,7 @@ class _Work:
 
     def objects(self, boxes: Sequence[Box], found: Found) -> Flow[list[SegmentedObject]]:
         """Those in boxes that are known."""
-        ask = at_boxes if self.method == "adaptive" else from_boxes
-        return (yield from ask(self.flows, found.expression, boxes, found.size, self.talk))
+        return (yield from asker(self.method)(self.flows, found.expression, boxes, found.size, self.talk))
 
 
 _Next: TypeAlias = Flow[tuple[Found, str]]
@@ -209,6 +208,7 @@ def _next(thing: SegmentedObject, drawn: Sequence[SegmentedObject], sign: int) -
     area = int(thing.mask.sum())
     for one in drawn:
         masks = [(one.mask, one.score), *((other.mask, other.score) for other in offers(one))]
+        masks = [drawn for drawn in masks if mask_iou(drawn[0], thing.mask) < ALIKE]
         steps = [(sign * (int(mask.sum()) - area), index) for index, (mask, _) in enumerate(masks) if mask.any()]
         further = [step for step in steps if step[0] > OTHER_SIZE * area]
         if further:

@@ -43,7 +43,9 @@ from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, PointP
 
 __all__ = ["TransformersSegmenter"]
 
-_PICTURES_KEPT = 2
+_KEPT = 2
+"""Pictures whose encodings are kept: so many of those asked about in one call, as many of those asked about in several. Parts
+of a picture, each asked about once, leave the picture's own where it is."""
 _PROMPTS_AT_ONCE = 64
 _UPSAMPLING_BYTES = 2**28
 _ALTERNATIVES_BYTES = 2**30
@@ -117,7 +119,8 @@ class TransformersSegmenter:
         self._dtype = choose_dtype(dtype, self.device)
         self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
         self._processor: Any = processor
-        self._kept: OrderedDict[bytes, _Encoded] = OrderedDict()
+        self._once: OrderedDict[bytes, _Encoded] = OrderedDict()
+        self._often: OrderedDict[bytes, _Encoded] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -151,7 +154,8 @@ class TransformersSegmenter:
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """One mask per prompt, on the image's own pixel grid, and beside it the candidates not chosen.
 
-        image: RGB, any size; encoded once for all prompts, and not again in a later call while it is one of the last two.
+        image: RGB, any size; encoded once for all prompts, and not again in a later call while it is one of the last two, or of
+        the last two that came more than once.
         prompts: in pixels of the image; boxes and points that reach over its edge are cut, and returned so.
         Returns objects in prompt order; each mask is (H, W) bool, maybe without a pixel set, score is SAM's predicted IoU
         cut to [0, 1], confidence the agreement of the mask with the points (`choice.choose_object`). Where all candidates
@@ -212,10 +216,11 @@ class TransformersSegmenter:
         """Known by its pixels, not by its identity: a picture drawn upon is another, one opened again is the same."""
         image = image.convert("RGB")
         key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
-        encoded = self._kept.pop(key, None) or self._encode(image)
-        self._kept[key] = encoded
-        if len(self._kept) > _PICTURES_KEPT:
-            self._kept.popitem(last=False)
+        known = self._often.pop(key, None) or self._once.pop(key, None)
+        kept = self._once if known is None else self._often
+        encoded = kept[key] = known or self._encode(image)
+        if len(kept) > _KEPT:
+            kept.popitem(last=False)
         return encoded
 
     def _encode(self, image: Image) -> _Encoded:

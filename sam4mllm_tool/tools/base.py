@@ -37,13 +37,19 @@ Injected: TypeAlias = Annotated[Any, InjectedToolArg]
 """What an agent gives beside the model's arguments. It has to be marked here and in the args_schema to arrive."""
 
 
+def _as_it_is(result: Result) -> Result:
+    return result
+
+
 @dataclass(frozen=True)
 class Work:
-    """What a call comes to: `flow`, its questions and prompts about `picture`. talk: where its seconds go."""
+    """What a call comes to: `flow`, its questions and prompts about `picture`. talk: where its seconds go. told: what the tool
+    tells of what the flow came to."""
 
     picture: Image
-    flow: Flow[Result]
+    flow: Flow[Any]
     talk: Talk
+    told: Callable[[Any], Result] = _as_it_is
 
 
 class SharedModels:
@@ -128,7 +134,7 @@ class Sam4MllmTool(BaseTool):
         try:
             models = self._models()
             work = self.work(models, runtime, **arguments)
-            return models.run(work.picture, work.flow, work.talk)
+            return work.told(models.run(work.picture, work.flow, work.talk))
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 
@@ -141,7 +147,8 @@ class Sam4MllmTool(BaseTool):
         try:
             models = await asyncio.to_thread(self._models)  # loading them takes seconds
             work = await asyncio.to_thread(self.work, models, runtime, **arguments)
-            return await models.arun(work.picture, work.flow, work.talk)
+            found = await models.arun(work.picture, work.flow, work.talk)
+            return await asyncio.to_thread(work.told, found)
         except Sam4MllmError as error:
             raise ToolException(str(error)) from error
 

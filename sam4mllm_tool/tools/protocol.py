@@ -25,7 +25,7 @@ from sam4mllm_tool.tools.inputs import BoxField, Clicks, DialogueField, ImageFie
 from sam4mllm_tool.tools.progress import Tell, boxes_event, points_event
 from sam4mllm_tool.tools.rounds import DialogueError, Rounds, nearest
 from sam4mllm_tool.tools.segment import masks_result
-from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, Size
 
 __all__ = ["CheckPointsTool", "ProposeBoxesTool", "SegmentPromptTool"]
 
@@ -57,7 +57,8 @@ class ProposeBoxesTool(Sam4MllmTool):
         """arguments: expression, image."""
         name, picture = self.picture(arguments.get("image", "latest"), runtime)
         talk, expression = Talk(), checked_expression(arguments["expression"])
-        return Work(picture, self._boxes(models.flows, name, expression, Size(*picture.size), talk, self.tells(runtime)), talk)
+        flow = self._boxes(models.flows, name, expression, Size(*picture.size), talk, self.tells(runtime))
+        return Work(picture, flow, talk)
 
     def _boxes(self, flows: Flows, name: str, expression: str, size: Size, talk: Talk, tell: Tell) -> Flow[Result]:
         asked = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
@@ -226,12 +227,13 @@ class SegmentPromptTool(Sam4MllmTool):
             prompts = _chosen(state, flows, given, drop)
         talk, tell = Talk(), self.tells(runtime)
 
-        def flow() -> Flow[Result]:
-            objects = yield from flows.masks(prompts, size)
-            found = Found(expression, size, tuple(objects), clicks=tuple(given))
-            return masks_result(name, flows.told(expression, size, objects, talk), found, tell)
+        def flow() -> Flow[Segmentation]:
+            return flows.told(expression, size, (yield from flows.masks(prompts, size)), talk)
 
-        return Work(picture, flow(), talk)
+        def told(whole: Segmentation) -> Result:
+            return masks_result(name, whole, Found(expression, size, whole.objects, clicks=tuple(given)), tell)
+
+        return Work(picture, flow(), talk, told)
 
 
 def check_box(box: Box, size: Size) -> Box:

@@ -8,7 +8,7 @@ from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.refining import Found, refine
+from sam4mllm_tool.refining import Found, Refined, refine
 from sam4mllm_tool.refining.finding import deepest
 from sam4mllm_tool.tools import inputs
 from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
@@ -21,6 +21,7 @@ from sam4mllm_tool.types import ObjectPrompt, SegmentedObject, Size
 
 __all__ = ["DescribeRegionTool", "RefineTool"]
 
+_NOTHING = "the result holds no object to describe (picture {})"
 _DESCRIBED = 5
 """Objects of a result that are described, at most."""
 
@@ -62,23 +63,23 @@ class RefineTool(Sam4MllmTool):
         picture, flows, talk, tell = picture_of(self, artifact), models.flows, Talk(), self.tells(runtime)
         before = Found.read(artifact, artifact["state"])
 
-        def flow() -> Flow[Result]:
-            refined = yield from refine(
-                flows,
-                before,
-                instruction=arguments.get("instruction"),
-                clicks=prompts_of(arguments.get("clicks")),
-                forget_clicks=arguments.get("forget_clicks", False),
-                method=self.method,
-                talk=talk,
-            )
+        def told(refined: Refined) -> Result:
             objects = refined.found.objects
             tell(boxes_event([list(thing.prompt.box) for thing in objects]))
             tell(points_event([point for thing in objects for point in thing.prompt.points]))
-            told = refined.segmentation(flows)
-            return masks_result(str(artifact["picture"]), told, refined.found, tell, *refined.understood)
+            whole = refined.segmentation(flows)
+            return masks_result(str(artifact["picture"]), whole, refined.found, tell, *refined.understood)
 
-        return Work(picture, flow(), talk)
+        flow = refine(
+            flows,
+            before,
+            talk,
+            instruction=arguments.get("instruction"),
+            clicks=prompts_of(arguments.get("clicks")),
+            forget_clicks=arguments.get("forget_clicks", False),
+            method=self.method,
+        )
+        return Work(picture, flow, talk, told)
 
 
 class DescribeRegionInput(Input):
@@ -114,14 +115,15 @@ class DescribeRegionTool(Sam4MllmTool):
             expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
         size = Size(*picture.size)
 
-        def flow() -> Flow[Result]:
+        def flow() -> Flow[list[dict[str, Any]]]:
             things = objects or (yield from flows.masks(prompts, size))
-            if not things:
-                return f"the result holds no object to describe (picture {name})", {"picture": name, "regions": []}
-            regions = yield from _described(flows, expression, things, size, talk)
-            return "\n".join([*map(_line, regions), f"(picture {name})"]), {"picture": name, "regions": regions}
+            return (yield from _described(flows, expression, things, size, talk)) if things else []
 
-        return Work(picture, flow(), talk)
+        def told(regions: list[dict[str, Any]]) -> Result:
+            lines = [*map(_line, regions), f"(picture {name})"] if regions else [_NOTHING.format(name)]
+            return "\n".join(lines), {"picture": name, "regions": regions}
+
+        return Work(picture, flow(), talk, told)
 
 
 def _described(

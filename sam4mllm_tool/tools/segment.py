@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.boxes import box_words
 from sam4mllm_tool.export import summary
-from sam4mllm_tool.flows import Flow, Talk
+from sam4mllm_tool.flows import Talk
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.refining import Found, start
 from sam4mllm_tool.refining.finding import offers
@@ -65,12 +65,11 @@ class SegmentTool(Sam4MllmTool):
         name, picture = self.picture(arguments.get("image", "latest"), runtime)
         talk, size, tell = Talk(), Size(*picture.size), self.tells(runtime)
 
-        def flow() -> Flow[Result]:
-            segmenting = models.flows.segment(arguments["expression"], size, self.method, talk)
-            found = yield from observe(segmenting, tell, models.dialect, size)
+        def told(found: Segmentation) -> Result:
             return masks_result(name, found, start(found), tell)
 
-        return Work(picture, flow(), talk)
+        flow = models.flows.segment(arguments["expression"], size, self.method, talk)
+        return Work(picture, observe(flow, tell, models.dialect, size), talk, told)
 
 
 def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: Tell, *understood: str) -> Result:

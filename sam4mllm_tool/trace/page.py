@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sam4mllm_tool.boxes import box_words, mask_box
+from sam4mllm_tool.boxes import box_iou, box_words, mask_box
 from sam4mllm_tool.drawing import Colour
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.evaluation.answers import Listener
@@ -22,7 +22,7 @@ from sam4mllm_tool.trace.plain import to_plain
 from sam4mllm_tool.trace.replaying import picture_of, replay, replaying
 from sam4mllm_tool.trace.steps import percent, points_table, seconds, step_card, timings
 from sam4mllm_tool.trace.style import STYLE
-from sam4mllm_tool.trace.values import Runs, Trace, TraceError
+from sam4mllm_tool.trace.values import Prompted, Runs, Trace, TraceError
 from sam4mllm_tool.types import Box
 
 __all__ = ["page", "write_page"]
@@ -100,9 +100,15 @@ class _View:
 
     @property
     def inks_by_mask(self) -> dict[str, Colour]:
-        """The colour of what was chosen in the end, by its run lengths."""
+        """The colour of what was chosen in the end, by its run lengths, and of what was made of it from close by."""
         objects = self.answer.objects if self.answer else ()
-        return {thing.mask.counts: ink for thing, ink in zip(objects, self.inks, strict=True)}
+        inks = {thing.mask.counts: ink for thing, ink in zip(objects, self.inks, strict=True)}
+        close = [(step.view, step.found) for step in self.trace.steps if isinstance(step, Prompted) and step.view is not None]
+        for view, found in close if objects else ():
+            for one in found:
+                fits = [box_iou(thing.box, view.box_out(one.prompt.box)) for thing in objects]
+                inks[one.mask.counts] = self.inks[fits.index(max(fits))]
+        return inks
 
 
 def _asked(trace: Trace, answer: Answer | None) -> tuple[Asking, ...]:

@@ -20,6 +20,7 @@ from sam4mllm_tool.trace.files import picture_png
 from sam4mllm_tool.trace.markup import Html, tag
 from sam4mllm_tool.trace.values import Picture
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, SegmentedObject, Size
+from sam4mllm_tool.views import View
 
 __all__ = ["Asking", "colours", "css", "overlay_svg", "photo", "thumbnail"]
 
@@ -84,19 +85,27 @@ def overlay_svg(size: Size, objects: Sequence[AnsweredObject], inks: Sequence[Co
     return tag("svg", *layers, viewBox=f"0 0 {size.width} {size.height}", class_="stage", role="img", aria_label=told)
 
 
-def thumbnail(size: Size, mask: Mask, prompt: ObjectPrompt, ink: Colour, told: str) -> Html:
-    """What lies around the prompt's box, with one mask on it."""
-    x1, y1, x2, y2 = _around(prompt.box, size)
+def thumbnail(shown: View | Size, mask: Mask, prompt: ObjectPrompt, ink: Colour, told: str) -> Html:
+    """What lies around the prompt's box, with one mask on it. shown: the part of the picture that both are of, or its size."""
+    x1, y1, x2, y2 = _around(prompt.box, shown.shown if isinstance(shown, View) else shown)
     asked = [Asking(prompt.box, point, True) for point in prompt.points]
     radius = max(x2 - x1, y2 - y1) / 45
     parts = (
-        tag("use", href="#photo"),
+        tag("use", href="#photo", **_moved(shown)),
         tag("g", _mask(mask, ink, ""), class_="masks"),
         tag("g", _box(prompt.box, ink, ""), class_="boxes"),
         tag("g", *(_point(one, radius) for one in asked), class_="points"),
     )
     frame = f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}"
     return tag("svg", *parts, viewBox=frame, class_="thumb", role="img", aria_label=told)
+
+
+def _moved(shown: View | Size) -> dict[str, str]:
+    """What brings the part of the photo that a view shows to where the view shows it."""
+    if not isinstance(shown, View):
+        return {}
+    across, down = shown.shown.width / shown.width, shown.shown.height / shown.height
+    return {"transform": f"scale({across:g} {down:g}) translate({-shown.left} {-shown.top})"}
 
 
 def _around(box: Box, size: Size) -> tuple[float, float, float, float]:

@@ -5,6 +5,7 @@ expressions at once, every method and every tool's own flow, each run by itself 
 themselves are not touched.
 """
 
+import asyncio
 import copy
 import os
 import threading
@@ -22,9 +23,11 @@ from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_i
 from sam4mllm_tool.methods import Method, Methods
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, FixedList, Grid, Placed, PoissonDisk, Sampler
+from sam4mllm_tool.refining import Refined
 from sam4mllm_tool.trace.files import save
 from sam4mllm_tool.trace.values import Asked, Failure, Found, Picture, Prompted, Step, Trace
 from sam4mllm_tool.types import Box, Image, Point, Reply, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.views import View
 
 __all__ = ["Recorder", "recorded"]
 
@@ -198,12 +201,18 @@ class _Overheard(Generator[Need, Any, T]):
         try:
             self._need = self._flow.send(value)
         except StopIteration as done:
-            self._end(result=done.value.to_dict() if isinstance(done.value, Segmentation) else None)
+            self._end(result=self._result(done.value))
             raise
         except Exception as error:
             self.fail(error)
             raise
         return self._need
+
+    def _result(self, value: object) -> dict[str, Any] | None:
+        """What the flow came to, where that is masks."""
+        if isinstance(value, Refined):
+            value = value.segmentation(self._settings)
+        return value.to_dict() if isinstance(value, Segmentation) else None
 
     def throw(self, *error: Any) -> Need:
         self._need = self._flow.throw(*error)
@@ -214,6 +223,9 @@ class _Overheard(Generator[Need, Any, T]):
         """Around the drive: what the models raise reaches no flow."""
         try:
             yield
+        except asyncio.CancelledError:
+            self._over = True  # whatever a thread still does for it
+            raise
         except Exception as error:
             self.fail(error)
             raise
@@ -230,7 +242,8 @@ class _Overheard(Generator[Need, Any, T]):
             replies = [one for one in given if isinstance(one, Reply)]
             return Asked(tuple(map(Exchange, need.questions, replies)), seconds, shown)
         objects = [one for one in given if isinstance(one, SegmentedObject)]
-        return Prompted(need.prompts[: len(objects)], tuple(map(Found.of, objects)), seconds, shown)
+        view = need.sight if isinstance(need.sight, View) else None
+        return Prompted(need.prompts[: len(objects)], tuple(map(Found.of, objects)), seconds, shown, view)
 
     def _end(self, *, result: dict[str, Any] | None = None, error: Failure | None = None) -> None:
         expression, method = self._run

@@ -9,7 +9,8 @@ from sam4mllm_tool.protocol import Exchange
 from sam4mllm_tool.trace.markup import Html, tag
 from sam4mllm_tool.trace.pictures import Asking, thumbnail
 from sam4mllm_tool.trace.values import Asked, Candidate, Found, Prompted, Step, Trace
-from sam4mllm_tool.types import Labels, Turn
+from sam4mllm_tool.types import Labels, Size, Turn
+from sam4mllm_tool.views import View
 
 __all__ = ["percent", "points_table", "seconds", "step_card", "timings"]
 
@@ -109,15 +110,15 @@ def _bar(yes: float, told: str) -> Html:
 
 
 def _prompted(step: Prompted, trace: Trace, inks: Mapping[str, Colour]) -> list[Html]:
-    return [_choices(number, found, trace, inks) for number, found in enumerate(step.found)]
+    return [_choices(number, found, step.view or trace.picture.size, inks) for number, found in enumerate(step.found)]
 
 
-def _choices(number: int, found: Found, trace: Trace, inks: Mapping[str, Colour]) -> Html:
+def _choices(number: int, found: Found, shown: View | Size, inks: Mapping[str, Colour]) -> Html:
     ink = inks.get(found.mask.counts, OBJECT_COLOURS[number % len(OBJECT_COLOURS)])
     figures = []
     for place, one in enumerate((Candidate(found.mask, found.score), *found.alternatives)):
         told = f"{'chosen, ' if place == 0 and found.alternatives else ''}score {one.score:.2f}"
-        picture = thumbnail(trace.picture.size, one.mask.mask(), found.prompt, ink, told)
+        picture = thumbnail(shown, one.mask.mask(), found.prompt, ink, told)
         figures.append(tag("figure", picture, tag("figcaption", told), class_="taken" if place == 0 else None))
     return tag("div", *figures, class_="choices")
 

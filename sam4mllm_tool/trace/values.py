@@ -14,6 +14,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.methods import Methods
 from sam4mllm_tool.protocol import Exchange
 from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.views import View
 
 __all__ = [
     "Asked",
@@ -93,12 +94,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prompted:
-    """What the segmenter was prompted with and what it found, prompt by prompt; seconds and shown as in `Asked`."""
+    """What the segmenter was prompted with and what it found, prompt by prompt; seconds and shown as in `Asked`. view: the part
+    of the picture that was shown, where it was one."""
 
     prompts: tuple[ObjectPrompt, ...]
     found: tuple[Found, ...]
     seconds: float
     shown: str | None = None
+    view: View | None = None
 
 
 Step: TypeAlias = Asked | Prompted

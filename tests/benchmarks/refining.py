@@ -25,6 +25,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
+from sam4mllm_tool.flows import Talk
 from sam4mllm_tool.refining import Found, RefineError, refine, start
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
@@ -116,7 +117,7 @@ def one_click(models: Sam4Mllm, first: int, verbose: bool) -> float:
         click = click_for(case.result.mask, case.truth)
         found = start(case.result)
         try:
-            found = models.run(picture, refine(models.flows, found, clicks=[click])).found
+            found = models.run(picture, refine(models.flows, found, Talk(), clicks=[click])).found
         except RefineError:
             refused += 1
         after.append(mask_iou(union(found), case.truth))
@@ -161,7 +162,7 @@ def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, verbose: bo
     outcomes: Counter[str] = Counter()
     for pair in some:
         try:
-            found = models.run(pair.picture, refine(models.flows, pair.found, instruction="no, the other one")).found
+            found = models.run(pair.picture, refine(models.flows, pair.found, Talk(), instruction="no, the other one")).found
             outcome = "right" if mask_iou(union(found), pair.other) >= 0.5 else "wrong"
         except RefineError:
             outcome = "none found"

@@ -2,8 +2,9 @@
 
 import pytest
 
+from sam4mllm_tool.errors import OverBudgetError
 from sam4mllm_tool.flows import Ask, Flow, Flows, Prompt, Talk
-from sam4mllm_tool.looking.budget import Budget, Meter, OverBudgetError, Spent
+from sam4mllm_tool.looking.budget import Budget, Meter, Spent
 from sam4mllm_tool.protocol import EMBEDDED, BoxOnly
 from sam4mllm_tool.types import FreeText, Question, Reply, Size, Tokens, Turn
 

@@ -172,19 +172,25 @@ def test_padding_points_would_change_masks(folder):
 def test_a_picture_is_encoded_once_until_two_others_followed(segmenter):
     runs = []
     segmenter._model.vision_encoder.register_forward_hook(lambda *_: runs.append(1))
-    first, second, third = (picture(80, 50, seed) for seed in range(3))
-    segmenter.segment(first, PROMPTS)
-    segmenter.segment(first, PROMPTS[:1])
-    segmenter.segment(first.copy(), PROMPTS[:1])
-    assert len(runs) == 1
-    segmenter.segment(second, PROMPTS[:1])
-    segmenter.segment(first, PROMPTS[:1])
-    assert len(runs) == 2
-    segmenter.segment(third, PROMPTS[:1])
-    segmenter.segment(first, PROMPTS[:1])
-    assert len(runs) == 3
-    segmenter.segment(second, PROMPTS[:1])
-    assert len(runs) == 4
+
+    def encoded(image):
+        before = len(runs)
+        segmenter.segment(image, PROMPTS[:1])
+        return len(runs) - before
+
+    first, second, third, fourth = (picture(80, 50, seed) for seed in range(4))
+    assert [encoded(image) for image in (first, second, first.copy(), second)] == [1, 1, 0, 0]
+    assert [encoded(image) for image in (third, fourth, third, fourth)] == [1, 1, 0, 0]
+    assert [encoded(image) for image in (first, second)] == [1, 1], "two others came twice since"
+
+
+def test_parts_that_come_once_leave_the_picture_they_are_of_where_it_is(segmenter):
+    runs = []
+    segmenter._model.vision_encoder.register_forward_hook(lambda *_: runs.append(1))
+    whole = picture(80, 50)
+    for image in (whole, whole, *(picture(80, 50, seed) for seed in range(1, 7)), whole):
+        segmenter.segment(image, PROMPTS[:1])
+    assert len(runs) == 1 + 6
 
 
 def test_a_picture_drawn_upon_is_encoded_again(segmenter):
