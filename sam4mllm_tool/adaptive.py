@@ -1,9 +1,10 @@
 """The method `adaptive`: ask where an answer decides something, and whether the box is the right one at all.
 
 The paper asks where a fixed grid falls, about a box that it takes for granted. Here
-1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone; a rough box gives way to its mask's own;
+1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone;
 2. in one round the MLLM is asked about few points, where these masks say that an answer can be relied on (stable.py), and
-   whether what is in each box is what was meant (protocol/checked.py), which, calibrated, is the object's confidence;
+   whether what is in each box is what was meant (protocol/checked.py), which, calibrated, is the object's confidence; a rough
+   box gives way to its mask's own there and from then on;
 3. box and answers prompt the segmenter again; of candidates about as good as one another the most typical is taken, unless
    the box alone does clearly better by our own measure, and a mask that outgrows its box is tried as a box itself;
 4. where a box is doubted, by what is said of it or because no point in it is on the object, and where several were named, the
@@ -140,9 +141,9 @@ def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, s
     """An object for each box, as it was told, with what is said of it: steps 1 to 3."""
     start = PQPP.start(expression, size, dialect=flows.dialect, thresholds=flows.thresholds)
     alone = yield from flows.masks([ObjectPrompt(box) for box in boxes], size)
+    asking = replace(start, boxes=tuple(boxes), history=(told,), sampler=Placed(_places(boxes, alone, flows.budget, talk)))
     better = tuple(_better_box(flows, thing, size) for thing in alone)
-    places = Placed(_places(better, alone, flows.budget, talk))
-    checked = yield from flows.settle(Checked(replace(start, boxes=better, history=(told,), sampler=places)), talk)
+    checked = yield from flows.settle(Checked(asking, better=better), talk)
     pointed = yield from flows.masks(checked.prompts, size)
     found = [stable.better(stable.middle(thing), bare) for thing, bare in zip(pointed, alone, strict=True)]
     asked = [(n, thing) for n, thing in enumerate(found) if thing.prompt.points]  # else nothing tells which is better
@@ -169,7 +170,7 @@ def _places(
     """Where to ask about each object, the first ones first, while the budget lasts."""
     places = []
     for box, thing in zip(boxes, alone, strict=True):
-        points = stable.points_for(thing, box)[: budget - talk.points]
+        points = stable.points_for(thing)[: budget - talk.points]
         talk.points += len(points)
         places.append((box, points))
     if not places[-1][1]:

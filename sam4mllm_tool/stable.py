@@ -57,9 +57,9 @@ def stable_points(candidates: Sequence[Mask], box: Box, *, columns: int = 3, row
     return tuple(points)
 
 
-def points_for(thing: SegmentedObject, box: Box) -> tuple[Point, ...]:
-    """Where in a box to ask about an object of which the segmenter has not seen any points yet."""
-    return stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), box)
+def points_for(thing: SegmentedObject) -> tuple[Point, ...]:
+    """Where to ask about an object of which the segmenter has only seen the box."""
+    return stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), thing.prompt.box)
 
 
 def better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:

@@ -216,10 +216,13 @@ class Narrow(BoxSegmenter):
         return [replace(thing, mask=thing.mask & (np.arange(image.width) < 50)) for thing in things]
 
 
-def test_a_rough_box_gives_way_to_its_masks_own_before_anything_is_asked_about_it() -> None:
+def test_a_rough_box_gives_way_to_its_masks_own_before_it_is_asked_whether_that_is_meant() -> None:
     half = "[100,100,250,400]"
-    models = Sam4Mllm(ScriptedMLLM(Script(LEFT, {half: 0.9, LEFT: 0.1})), Narrow(), dialect=PLAIN)
-    (thing,) = models.segment(IMAGE, "the mug", method="adaptive").objects
+    mllm = ScriptedMLLM(Script(LEFT, {half: 0.9, LEFT: 0.1}))
+    (thing,) = Sam4Mllm(mllm, Narrow(), dialect=PLAIN).segment(IMAGE, "the mug", method="adaptive").objects
+    points = [question.turns[-1].text for question in mllm.questions if question.turns[-1].text.startswith("Is the point")]
+    assert len(points) == 9
+    assert all(LEFT in text for text in points), "points are asked about in the box that was named"
     assert thing.confidence == pytest.approx(0.9), "of the better box"
     assert thing.prompt.box == pytest.approx((20, 20, 50, 80), abs=0.2)
 
@@ -235,3 +238,21 @@ def test_small_objects_are_masked_from_close_by_unless_that_is_not_wanted(closer
     assert thing.confidence == pytest.approx(0.9)
     assert np.array_equal(np.argwhere(thing.mask).min(0), (20, 20))
     assert np.array_equal(np.argwhere(thing.mask).max(0), (39, 39))
+
+
+def test_an_object_that_is_named_twice_is_told_once() -> None:
+    nearly = "[110,100,400,400]"
+    models, _, _ = adaptive(Script(f"{LEFT} {nearly} {RIGHT}", {LEFT: 0.8, nearly: 0.9, RIGHT: 0.9}))
+    result = models.segment(IMAGE, "the mugs", method="adaptive")
+    assert [round(thing.prompt.box.x1) for thing in result.objects] == [22, 120], "the likelier of the two"
+    assert "left out the object at (20, 20) to (80, 80), which was named twice" in result.notes
+
+
+def test_another_box_is_none_where_a_rough_one_gave_way_to_it() -> None:
+    half = "[100,100,250,400]"
+    mllm = ScriptedMLLM(Script(LEFT, {half: 0.3}, others=half))
+    models = Sam4Mllm(mllm, Narrow(), dialect=PLAIN)
+    assert len(models.segment(IMAGE, "the mug", method="adaptive").objects) == 1
+    assert half in next(
+        question.turns[-1].text for question in mllm.questions if question.turns[-1].text.startswith("Leave out")
+    )

@@ -1,6 +1,7 @@
 """Refinement without LangChain: what words mean, what clicks do, what is kept and what is refused."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,12 +15,25 @@ from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.flows import Talk
 from sam4mllm_tool.mllm import ScriptedMLLM
-from sam4mllm_tool.protocol import EMBEDDED, JOINT, Dialect
+from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, Dialect
 from sam4mllm_tool.refining import Found, Refined, RefineError, read_instruction, refine, start
 from sam4mllm_tool.refining.finding import at_click, deepest, distances, erase, holds, in_the_middle
 from sam4mllm_tool.refining.words import combine, many_of, plural
 from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.types import Box, Labels, Mask, ObjectPrompt, Point, PointPrompt, Question, SegmentedObject, Size
+from sam4mllm_tool.types import (
+    Box,
+    FreeText,
+    Image,
+    Labels,
+    Mask,
+    ObjectPrompt,
+    Point,
+    PointPrompt,
+    Question,
+    Reply,
+    SegmentedObject,
+    Size,
+)
 
 SCENE = draw_scene(240062)
 """A white triangle, a red ring, a white ring."""
@@ -387,3 +401,26 @@ def test_an_unreadable_second_answer_is_no_other_object(models: Sam4Mllm, white:
     scripted = Sam4Mllm(ScriptedMLLM(lambda _: "[1 2"), models.segmenter, dialect=mute)
     with pytest.raises(RefineError, match="no other"):
         refined(scripted, white, instruction="the other one")
+
+
+def test_what_was_rejected_is_painted_over_for_the_question_alone() -> None:
+    picture = PILImage.new("RGB", (100, 100), (10, 10, 10))
+    picture.paste((250, 250, 250), (20, 20, 50, 50))
+    asked: list[tuple[str, int]] = []
+
+    class Looks(ScriptedMLLM):
+        def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+            asked.extend((one.turns[0].text, image.getpixel((35, 35))[0]) for one in questions)
+            return super().reply(image, questions)
+
+    dialect = replace(PLAIN, ask_other_text="", ask_whether_text="")
+    mllm = Looks(lambda question: "[600,600,900,900]" if isinstance(question.answer, FreeText) else "Yes")
+    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect)
+    mask = np.zeros((100, 100), np.bool_)
+    mask[20:50, 20:50] = True
+    thing = SegmentedObject(mask, ObjectPrompt(Box(20, 20, 50, 50)), 0.9)
+    found = Found("the square", Size(100, 100), (thing,))
+    refined = models.run(picture, refine(models.flows, found, Talk(), instruction="no, the other one"))
+    assert [round(side) for side in refined.found.objects[0].prompt.box] == [60, 60, 90, 90]
+    assert asked[0][1] == 10, "painted over in the colour around it"
+    assert {bright for _, bright in asked[1:]} == {250}, "points are asked about on the picture itself"

@@ -44,7 +44,7 @@ def test_what_one_candidate_alone_takes_in_is_asked_about_in_its_middle() -> Non
 
 def test_the_first_question_about_an_object_looks_at_all_its_candidates() -> None:
     thing = SegmentedObject(disc(46), ObjectPrompt(BOX), 0.9, None, (MaskCandidate(disc(20), 0.5),))
-    assert points_for(thing, BOX) == stable_points([disc(46), disc(20)], BOX)
+    assert points_for(thing) == stable_points([disc(46), disc(20)], BOX)
 
 
 def told(mask: np.ndarray, score: float, points: tuple[PointPrompt, ...] = ()) -> SegmentedObject:

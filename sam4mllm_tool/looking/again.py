@@ -122,7 +122,7 @@ class Looker:
         if alone is None:
             return []
         places = Placed(
-            tuple((dialect.snap_box(box, size), stable.points_for(thing, box)) for box, thing in zip(boxes, alone, strict=True))
+            tuple((dialect.snap_box(box, size), stable.points_for(thing)) for box, thing in zip(boxes, alone, strict=True))
         )
         start = PQPP.start(self.expression, size, dialect=dialect, sampler=places, thresholds=flows.thresholds)
         checked = Checked(start.answer([Reply(dialect.tell_boxes(boxes, size))]))

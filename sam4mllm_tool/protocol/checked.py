@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.dialogue import PQPP, Dialogue, Exchange, Labelled
-from sam4mllm_tool.types import ObjectPrompt, Question, Reply
+from sam4mllm_tool.types import Box, ObjectPrompt, Question, Reply
 
 __all__ = ["Checked"]
 
@@ -17,11 +17,14 @@ __all__ = ["Checked"]
 @dataclass(frozen=True)
 class Checked:
     """`inner` past its first round. opinions: for each of its boxes whether it is one that was meant, as label and confidence
-    (None where the model gives none), or None where the dialect has no words for the question or the reply can't be read."""
+    (None where the model gives none), or None where the dialect has no words for the question or the reply can't be read.
+    better: boxes in place of inner's for the opinion and for the prompts, where such are known; points are asked about in the
+    boxes that the model named."""
 
     inner: PQPP
     opinions: tuple[Labelled | None, ...] | None = None
     heard: tuple[Exchange, ...] = ()
+    better: tuple[Box, ...] | None = None
 
     @property
     def meant(self) -> tuple[float | None, ...] | None:
@@ -40,7 +43,8 @@ class Checked:
 
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
-        return self.inner.prompts
+        pairs = zip(self.inner.prompts, self._boxes, strict=True)
+        return tuple(replace(prompt, box=box) for prompt, box in pairs)
 
     @property
     def history(self) -> tuple[Exchange, ...]:
@@ -64,14 +68,18 @@ class Checked:
         inner = self.inner.without_points(replies[:count]) if count else self.inner
         return None if inner is None else self._with(inner, replies[count:])
 
+    @property
+    def _boxes(self) -> tuple[Box, ...]:
+        return (self.inner.boxes or ()) if self.better is None else self.better
+
     def _whether(self) -> list[Question]:
         inner = self.inner
-        asked = (inner.dialect.ask_whether(inner.expression, box, inner.size) for box in inner.boxes or ())
+        asked = (inner.dialect.ask_whether(inner.expression, box, inner.size) for box in self._boxes)
         return [question for question in asked if question is not None]
 
     def _with(self, inner: PQPP, replies: Sequence[Reply]) -> "Checked":
         heard = tuple(Exchange(*pair) for pair in zip(self._whether(), replies, strict=True))
-        told = tuple(self._read(exchange) for exchange in heard) or (None,) * len(inner.boxes or ())
+        told = tuple(self._read(exchange) for exchange in heard) or (None,) * len(self._boxes)
         return replace(self, inner=inner, opinions=told, heard=heard)
 
     def _read(self, exchange: Exchange) -> Labelled | None:

@@ -246,6 +246,13 @@ def test_a_very_long_message_is_read_in_no_time(letters: str) -> None:
         ("please click on (120.5,80) off.", [(120.5, 80, 0)]),
         ("click 120 80 and click 30, 40 off", [(120, 80, 1), (30, 40, 0)]),
         ("click (1,2) (3,4) off; (5,6)", [(1, 2, 1), (3, 4, 0), (5, 6, 1)]),
+        ("no, click 120 80", [(120, 80, 1)]),
+        ("click 120, 80, off", [(120, 80, 0)]),
+        ("click 120 80 off the object", [(120, 80, 0)]),
+        ("click on 120 80 and 30 40 off", [(120, 80, 1), (30, 40, 0)]),
+        ("click 100 200300 400", None),
+        ("click 10 20.12345 30", None),
+        ("click 120000 80", [(120000, 80, 1)]),
         ("click", None),
         ("click 120", None),
         ("click the ring", None),
@@ -260,4 +267,3 @@ def test_clicks_are_read_from_messages_that_are_nothing_else(
 ) -> None:
     found = clicks(text)
     assert (None if found is None else [(one["x"], one["y"], one["label"]) for one in found]) == expected
-    assert follow_up(text) is None or found is None

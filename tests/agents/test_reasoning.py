@@ -107,7 +107,7 @@ class Spy(ScriptedMLLM):
 
 
 def graph_of(mllm: ScriptedMLLM, chat: list[Any] | None = None, **settings: Any) -> CompiledStateGraph[Any, Any, Any, Any]:
-    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=settings.pop("dialect", DIALECT))
+    models = Sam4Mllm(mllm, settings.pop("segmenter", BoxSegmenter()), dialect=settings.pop("dialect", DIALECT))
     settings = {"policy": ImagePolicy(), "pictures": PictureStore(), **settings}
     return build_reasoning_graph(models, None if chat is None else ScriptedChatModel(answers=chat), **settings)
 
@@ -260,12 +260,13 @@ def test_unreadable_replies_end_in_no_answer_that_says_so(image: str) -> None:
 
 
 def test_masks_from_close_by_take_no_question(image: str) -> None:
-    asked = {}
+    asked, shown = {}, {}
     for closer in (True, False):
-        mllm = Spy(says(told(LEFT), only(LEFT)))
-        ask(graph_of(mllm, looking=Looking(closer=closer)), image)
-        asked[closer] = mllm.rounds
+        mllm, segmenter = Spy(says(told(LEFT), only(LEFT))), BoxSegmenter()
+        ask(graph_of(mllm, looking=Looking(closer=closer), segmenter=segmenter), image)
+        asked[closer], shown[closer] = mllm.rounds, len(segmenter.calls)
     assert asked[True] == asked[False]
+    assert shown[True] == shown[False] + 2, "the first view would be no closer"
 
 
 # Other words ----------------------------------------------------------------------------------------------------------

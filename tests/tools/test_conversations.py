@@ -17,6 +17,8 @@ from sam4mllm_tool import Sam4Mllm, rle
 from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.scenes import Scene
 from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.trace import Recorder
+from sam4mllm_tool.trace.page import page
 from tests.agents.scripted_model import call
 from tests.tools.conversations import (
     CONVERSATIONS,
@@ -90,6 +92,17 @@ def test_words_refine(models: Sam4Mllm) -> None:
     assert "understood: a new description, 'the red ring'" in red.content
     assert shows(both.artifact, RINGS, RED_RING, TRIANGLE)
     assert [prompt["box"] for prompt in both.artifact["state"]["rejected"]] == [white.artifact["objects"][0]["box"]]
+
+
+def test_what_the_tools_do_leaves_traces_of_their_results(models: Sam4Mllm) -> None:
+    recorder = Recorder(models)
+    artifacts = [message.artifact for message in held("refined by words", recorder.models)]
+    traces = recorder.traces
+    assert len(traces) == len(artifacts)
+    for trace, artifact in zip(traces, artifacts, strict=True):
+        assert trace.result is not None
+        assert [one["mask"] for one in trace.result["objects"]] == [one["mask"] for one in artifact["objects"]]
+    assert "1 object" in page(traces[0])
 
 
 def test_clicks_refine(models: Sam4Mllm) -> None:

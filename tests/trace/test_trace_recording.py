@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,47 @@ async def test_a_cancelled_run_leaves_none() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(recorder.models.asegment(GREY, "a cat", method="box"), 0.05)
     assert recorder.traces == ()
+
+
+async def test_a_run_that_is_cancelled_while_its_own_work_is_done_leaves_none() -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def slow(models: Sam4Mllm) -> Flow[str]:
+        yield from models.flows.settle(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect), Talk())
+        begun.set()
+        free.wait(10)
+        return "done"
+
+    recorder = Recorder(scripted(BOX))
+    task = asyncio.create_task(recorder.models.arun(GREY, slow(recorder.models)))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    free.set()
+    await asyncio.sleep(0.1)
+    assert recorder.traces == ()
+
+
+# What is shown ------------------------------------------------------------------------------------------------------
+
+
+def test_a_trace_says_what_was_shown_and_comes_back_from_its_file(tmp_path: Path) -> None:
+    recorder = Recorder(embedded())
+    image, expressions = scene(SEEDS[0])
+    found = recorder.models.segment(image, expressions[0], method="adaptive")
+    (trace,) = recorder.traces
+    close = [step for step in trace.steps if step.shown]
+    assert found.objects
+    assert len(close) == 3 * len(found.objects)
+    for step in close:
+        assert isinstance(step, Prompted)
+        assert step.view is not None
+        assert step.shown == step.view.words
+        assert step.found[0].mask.mask().shape == (step.view.shown.height, step.view.shown.width)
+    save(trace, tmp_path / "t.json")
+    assert load(tmp_path / "t.json").steps == trace.steps
+    assert replay(load(tmp_path / "t.json")).difference == ""
 
 
 # Flows and settings of one's own ------------------------------------------------------------------------------------
