@@ -8,6 +8,7 @@ mean IoU before and after; an expression of nothing counts 1 where nothing is ma
 them (IoU > 0.5); it is right when what comes next is the other one (IoU >= 0.5). Reported both ways: as shipped, in the
 dialect's words first, and by painting over alone, which is what models without such words get.
 
+    --method METHOD   how expressions are asked about (default: adaptive, as the toolkit does)
     --first SEED   first scene (default: the test split's); tune on seeds from 200_000 on, never here
 """
 
@@ -26,6 +27,7 @@ from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.flows import Talk
+from sam4mllm_tool.methods import METHODS, Method
 from sam4mllm_tool.refining import Found, RefineError, refine, start
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
@@ -90,12 +92,12 @@ class Case:
     before: float
 
 
-def cases(models: Sam4Mllm, first: int) -> Iterator[Case]:
+def cases(models: Sam4Mllm, first: int, method: Method) -> Iterator[Case]:
     """Every result; one that could not be read counts as none."""
     for seed in count(first):
         scene = draw_scene(seed)
         asked = sample_expressions(scene, 4, Random(seed))
-        told = models.segment_group(PILImage.fromarray(scene.image), [one.text for one in asked])
+        told = models.segment_group(PILImage.fromarray(scene.image), [one.text for one in asked], method=method)
         for expression, result in zip(asked, told, strict=True):
             if isinstance(result, Exception):
                 result = Segmentation(expression.text, Size(*scene.instances.shape[::-1]), ())
@@ -103,10 +105,10 @@ def cases(models: Sam4Mllm, first: int) -> Iterator[Case]:
             yield Case(seed, expression.text, truth, result, mask_iou(result.mask, truth))
 
 
-def one_click(models: Sam4Mllm, first: int, verbose: bool) -> float:
+def one_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> float:
     """How much mean IoU rises by one click on the worst results."""
     everything: list[Case] = []
-    for case in cases(models, first):
+    for case in cases(models, first, method):
         everything.append(case)
         if len(everything) >= EXPRESSIONS:
             break
@@ -117,7 +119,7 @@ def one_click(models: Sam4Mllm, first: int, verbose: bool) -> float:
         click = click_for(case.result.mask, case.truth)
         found = start(case.result)
         try:
-            found = models.run(picture, refine(models.flows, found, Talk(), clicks=[click])).found
+            found = models.run(picture, refine(models.flows, found, Talk(), clicks=[click], method=method)).found
         except RefineError:
             refused += 1
         after.append(mask_iou(union(found), case.truth))
@@ -143,13 +145,13 @@ class Pair:
     other: Mask
 
 
-def pairs(models: Sam4Mllm, first: int) -> Iterator[Pair]:
+def pairs(models: Sam4Mllm, first: int, method: Method) -> Iterator[Pair]:
     for seed in count(first):
         scene = draw_scene(seed)
         picture = PILImage.fromarray(scene.image)
         twos = [(noun, members) for noun, members in noun_groups(scene.objects).items() if len(members) == 2]
         for noun, members in twos[:2]:
-            (result,) = models.segment_group(picture, [f"the {noun}"])
+            (result,) = models.segment_group(picture, [f"the {noun}"], method=method)
             if isinstance(result, Exception) or len(result.objects) != 1:
                 continue
             fits = [mask_iou(result.mask, scene.mask(index)) for index in members]
@@ -157,12 +159,13 @@ def pairs(models: Sam4Mllm, first: int) -> Iterator[Pair]:
                 yield Pair(seed, picture, start(result), scene.mask(members[1 - int(np.argmax(fits))]))
 
 
-def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, verbose: bool) -> float:
+def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, method: Method, verbose: bool) -> float:
     """The share of pairs of which the other one is got."""
     outcomes: Counter[str] = Counter()
     for pair in some:
         try:
-            found = models.run(pair.picture, refine(models.flows, pair.found, Talk(), instruction="no, the other one")).found
+            flow = refine(models.flows, pair.found, Talk(), instruction="no, the other one", method=method)
+            found = models.run(pair.picture, flow).found
             outcome = "right" if mask_iou(union(found), pair.other) >= 0.5 else "wrong"
         except RefineError:
             outcome = "none found"
@@ -177,14 +180,15 @@ def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, verbose: bo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=TEST_SEEDS, metavar="SEED")
+    parser.add_argument("--method", choices=METHODS, default="adaptive")
     parser.add_argument("--verbose", action="store_true", help="name what stays wrong")
     arguments = parser.parse_args()
-    models = Sam4Mllm.load()
-    gain = one_click(models, arguments.first, arguments.verbose)
-    some = [pair for pair, _ in zip(pairs(models, arguments.first), range(PAIRS), strict=False)]
+    models, method = Sam4Mllm.load(), arguments.method
+    gain = one_click(models, arguments.first, method, arguments.verbose)
+    some = [pair for pair, _ in zip(pairs(models, arguments.first, method), range(PAIRS), strict=False)]
     silent = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
-    the_other_one(silent, some, "by painting over alone", verbose=False)
-    share = the_other_one(models, some, "as shipped", arguments.verbose)
+    the_other_one(silent, some, "by painting over alone", method, verbose=False)
+    share = the_other_one(models, some, "as shipped", method, arguments.verbose)
     raise SystemExit(0 if gain >= BAR_CLICK and share >= BAR_OTHER else 1)
 
 
