@@ -10,20 +10,22 @@ from dataclasses import replace
 import numpy as np
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.boxes import mask_iou
+from sam4mllm_tool.boxes import box_iou, mask_iou
 from sam4mllm_tool.errors import OverBudgetError
 from sam4mllm_tool.flows import Flow, Flows, Talk, seen
-from sam4mllm_tool.types import Mask, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Mask, ObjectPrompt, SegmentedObject, Size
 from sam4mllm_tool.views import view_around
 
 __all__ = ["closer"]
 
 _SHARES = (0.25, 0.3, 0.35)
 """How much of each view the object takes. Much more of it, and its surroundings are missing."""
+_EDGE = 0.005
+"""What part of a mask's pixels on each side its core is without."""
 _LONGEST = 1024
 """Pixels of a view's longer side: as many as Segment Anything looks at."""
 _SAME = 0.5
-"""IoU with the mask so far from which on the new one is of the same thing."""
+"""IoU from which on two masks, or two boxes, are of the same thing."""
 _MOST = 20
 """Objects of an answer that are looked at from close by: each costs the segmenter three pictures."""
 
@@ -42,11 +44,11 @@ def closer(flows: Flows, objects: Sequence[SegmentedObject], size: Size, talk: T
 
 
 def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedObject]:
-    box = stable.core_box(thing.mask)
-    if box is None:
+    core = stable.core_box(thing.mask, _EDGE)
+    if core is None:
         return thing
-    prompt, near = ObjectPrompt(box, thing.prompt.points), list[SegmentedObject]()
-    views = (view_around(box, size, share, longest=_LONGEST) for share in _SHARES)
+    prompt, near = ObjectPrompt(_between(core, thing.prompt.box), thing.prompt.points), list[SegmentedObject]()
+    views = (view_around(prompt.box, size, share, longest=_LONGEST) for share in _SHARES)
     for view in filter(None, views):
         try:
             (inside,) = yield from seen(view, flows.masks([view.prompt_in(prompt)], view.shown))
@@ -60,3 +62,10 @@ def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedO
     if mask_iou(mask, thing.mask) < _SAME:
         return thing
     return replace(thing, mask=mask, score=sum(one.score for one in near) / len(near))
+
+
+def _between(core: Box, told: Box) -> Box:
+    """In the middle of two boxes of one object, each off in its own way; the mask's where the other is of something else."""
+    if box_iou(core, told) < _SAME:
+        return core
+    return Box(*((one + other) / 2 for one, other in zip(core, told, strict=True)))

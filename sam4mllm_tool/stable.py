@@ -23,8 +23,8 @@ _ABOUT = 0.3
 """That below which the mask is of something else in the box, or a speck."""
 _BEYOND = 0.2
 """How far beyond a box told what it is about may reach, in parts of its sides."""
-_SPECKS = 0.005
-"""What part of a mask's pixels may lie beyond each side of the box around the rest."""
+_SPECKS = 0.001
+"""What part of a mask's pixels may lie beyond each side of its box."""
 _CLEARLY = 1.1
 """How many times better by our own measure another mask has to be."""
 
@@ -103,13 +103,13 @@ def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:
     return thing.score * (agreement(thing.mask, points) or 0.0)
 
 
-def core_box(mask: Mask) -> Box | None:
-    """The box around a (H, W) mask but for its few outermost pixels, which may be specks; None around an empty one."""
+def core_box(mask: Mask, share: float) -> Box | None:
+    """The box around a (H, W) mask but for a share of its pixels on each side, maybe specks; None around an empty one."""
     if not mask.any():
         return None
     rows, columns = (np.cumsum(mask.sum(axis)) / np.count_nonzero(mask) for axis in (1, 0))
     (top, left), (bottom, right) = (
-        [int(np.searchsorted(side, share)) for side in (rows, columns)] for share in (_SPECKS, 1 - _SPECKS)
+        [int(np.searchsorted(side, beyond)) for side in (rows, columns)] for beyond in (share, 1 - share)
     )
     return Box(float(left), float(top), float(right + 1), float(bottom + 1))
 
@@ -124,7 +124,7 @@ def reboxed(thing: SegmentedObject) -> ObjectPrompt | None:
     near = np.zeros_like(thing.mask)
     window = (slice(max(int(y1 - down), 0), math.ceil(y2 + down)), slice(max(int(x1 - right), 0), math.ceil(x2 + right)))
     near[window] = thing.mask[window]
-    own = core_box(near)
+    own = core_box(near, _SPECKS)
     if own is None or not _ABOUT <= box_iou(own, thing.prompt.box) < _ROUGH:
         return None
     return replace(thing.prompt, box=own)
