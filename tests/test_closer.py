@@ -70,7 +70,7 @@ def test_a_small_object_is_masked_as_finely_as_it_is_seen_from_close_by() -> Non
     (before,) = segmenter.segment(picture, [ObjectPrompt(Box(190, 90, 260, 160), points)])
     (after,) = models.run(picture, closer(models.flows, [before], SIZE, Talk()))
     assert mask_iou(before.mask, truth) < 0.88
-    assert mask_iou(after.mask, truth) > 0.92
+    assert mask_iou(after.mask, truth) > 0.91
     assert after.prompt == before.prompt, "what was asked and answered stays"
     assert after.alternatives == before.alternatives, "the coarse mask is none of them"
     assert after.score == pytest.approx(0.9)
