@@ -13,12 +13,11 @@ The paper asks where a fixed grid falls, about a box that it takes for granted. 
 It passes over the fourth step where nothing is in doubt, and asks about no more points than its budget.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.boxes import box_iou, box_words, mask_iou
+from sam4mllm_tool.boxes import apart, box_iou, box_words, mask_iou
 from sam4mllm_tool.closer import closer
 from sam4mllm_tool.flows import Flow, Flows, Talk
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Exchange, Placed
@@ -80,13 +79,12 @@ def adaptively(flows: Flows, expression: str, size: Size, talk: Talk) -> Flow[An
     boxes = [prompt.box for prompt in named.prompts]
     told = named.history[0]
     if not boxes:
-        likely = told.reply.log_probability
-        return Answer(named.expression, (), None if likely is None else flows.calibration.none(math.exp(likely)))
+        return Answer(named.expression, (), flows.sure_of_none(told.reply))
     found = yield from _look(flows, named.expression, boxes, told, size, talk)
     if len(found) > 1 or found[0].is_doubted:
         boxes = [seen.thing.prompt.box for seen in found]  # those told, or the better ones
         others = yield from flows.others(named.expression, boxes, size, talk)
-        new = _apart(others or (), boxes)[: MAX_OBJECTS - len(boxes)]
+        new = apart(others or (), boxes, _SAME)[: MAX_OBJECTS - len(boxes)]
         more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
         found = _between(found, more, talk)
     objects = yield from _finished(flows, found, size, talk)
@@ -126,15 +124,6 @@ def _once(found: Sequence[_Seen], talk: Talk) -> list[_Seen]:
         else:
             kept.append(seen)
     return [seen for seen in found if seen in kept]
-
-
-def _apart(boxes: Sequence[Box], known: Sequence[Box]) -> list[Box]:
-    """Those of the boxes that are neither one of the known objects' nor one another's."""
-    new: list[Box] = []
-    for box in boxes:
-        if all(box_iou(box, other) < _SAME for other in (*known, *new)):
-            new.append(box)
-    return new
 
 
 def _look(flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, size: Size, talk: Talk) -> Flow[list[_Seen]]:

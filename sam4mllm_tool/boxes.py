@@ -1,12 +1,12 @@
 """Boxes and masks by themselves: one around the other, and against one another. NumPy alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from sam4mllm_tool.types import Box, Mask
 
-__all__ = ["box_iou", "box_words", "mask_box", "mask_iou"]
+__all__ = ["apart", "box_iou", "box_words", "mask_box", "mask_iou"]
 
 
 def mask_box(mask: Mask) -> Box:
@@ -21,6 +21,15 @@ def box_iou(a: Box, b: Box) -> float:
     shared = max(0.0, width) * max(0.0, height)
     areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
     return shared / max(areas - shared, 1e-9)
+
+
+def apart(boxes: Iterable[Box], known: Sequence[Box], iou: float) -> list[Box]:
+    """Those of the boxes that have less than this IoU with all known ones, and with one another."""
+    new: list[Box] = []
+    for box in boxes:
+        if all(box_iou(box, other) < iou for other in (*known, *new)):
+            new.append(box)
+    return new
 
 
 def mask_iou(a: Mask, b: Mask) -> float:

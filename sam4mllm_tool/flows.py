@@ -5,6 +5,7 @@ result. Flows are composed with `yield from`; thin drivers serve them (`Sam4Mllm
 who blocks, one who awaits and one who batches get the same. What is done next is decided here, and nowhere else.
 """
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias, TypeVar
@@ -25,7 +26,7 @@ from sam4mllm_tool.types import (
 )
 from sam4mllm_tool.views import Sight
 
-__all__ = ["WITHOUT_POINTS", "Ask", "Flow", "Flows", "Need", "Prompt", "Talk", "seen"]
+__all__ = ["WITHOUT_POINTS", "Ask", "Flow", "Flows", "Need", "Prompt", "Talk", "said_yes", "seen"]
 
 WITHOUT_POINTS = "went on without unreadable points"
 """How the note begins that says so."""
@@ -157,7 +158,11 @@ class Flows:
         if not asked:
             return [None] * len(boxes)
         replies = yield from self.ask(asked, talk)
-        return [reply.label_probabilities[0][0] if reply.label_probabilities else None for reply in replies]
+        return list(map(said_yes, replies))
+
+    def sure_of_none(self, reply: Reply) -> float | None:
+        """How likely the reply that there is no such object is right; None where it doesn't say how likely its text is."""
+        return None if reply.log_probability is None else self.calibration.none(math.exp(reply.log_probability))
 
     def others(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[tuple[Box, ...] | None]:
         """The boxes of what the expression means besides what is in `boxes`; None without words for that.
@@ -203,6 +208,11 @@ class Flows:
             for (i, question), reply in zip(again.items(), told, strict=True):
                 asked[i], replies[i] = question, reply
         return replies
+
+
+def said_yes(reply: Reply) -> float | None:
+    """The probability of the first word asked for, as in `Flows.whether`; None where the model gives none."""
+    return reply.label_probabilities[0][0] if reply.label_probabilities else None
 
 
 def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:

@@ -5,16 +5,15 @@ from the question for another; each is then asked about in one round on the whol
 relied on (stable.py), and whether it is what the expression means. Whatever the budget doesn't allow is left out.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool import stable
-from sam4mllm_tool.boxes import box_iou
+from sam4mllm_tool.boxes import apart, box_iou
 from sam4mllm_tool.drawing import overlay
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
-from sam4mllm_tool.flows import Flow, Flows, Talk, seen
+from sam4mllm_tool.flows import Flow, Flows, Talk, said_yes, seen
 from sam4mllm_tool.looking.attempts import Attempt, Looking, stand
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Checked, Placed
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, Size
@@ -76,9 +75,7 @@ class Looker:
             boxes, sure = (yield from _within(seen(view, self._peek(inside, talk)))) or ((), [])
             if number is not None and len(sure) == len(known):
                 told[number] = told[number].checked(sure)
-            for box in map(view.box_out, boxes):
-                if all(box_iou(box, other) < _SAME for other in (*named, *_seen(tried))):
-                    named.append(box)
+            named += apart(map(view.box_out, boxes), (*named, *_seen(tried)), _SAME)
         if not named:
             return told
         found = yield from self._checked("zoom", self.expression, named, talk)
@@ -148,8 +145,7 @@ class Looker:
         asked = list(start.pending)
         asked += [one for box in boxes if (one := dialect.ask_whether(start.expression, box, size)) is not None]
         first, *rest = yield from self.flows.ask(asked, talk)
-        rows = [reply.label_probabilities for reply in rest]
-        likely = _known([None if row is None else row[0][0] for row in rows])
+        likely = _known(list(map(said_yes, rest)))
         try:
             return dialect.read_boxes(asked[0], first, size), likely
         except ReplyError as error:
@@ -158,8 +154,7 @@ class Looker:
 
     def _nothing(self, step: str, wording: str, talk: Talk) -> Attempt:
         """That there is no such object, as the last reply says."""
-        likely = talk.said[-1].reply.log_probability
-        none = None if likely is None else self.flows.calibration.none(math.exp(likely))
+        none = self.flows.sure_of_none(talk.said[-1].reply)
         return Attempt(step, wording, self.flows.told(wording, self.size, (), talk).to_dict(), none=none)
 
 
@@ -192,11 +187,7 @@ def _known(probabilities: Sequence[float | None]) -> list[float]:
 
 def _seen(tried: Sequence[Attempt]) -> list[Box]:
     """All boxes so far, each thing once."""
-    boxes: list[Box] = []
-    for box in (box for attempt in tried for box in attempt.boxes):
-        if all(box_iou(box, known) < _SAME for known in boxes):
-            boxes.append(box)
-    return boxes
+    return apart((box for attempt in tried for box in attempt.boxes), (), _SAME)
 
 
 def _with_new(tried: Sequence[Attempt], found: Sequence[Attempt]) -> list[Attempt]:
