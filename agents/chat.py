@@ -22,12 +22,12 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from sam4mllm_tool.agents.pictures import PictureMiddleware
-from sam4mllm_tool.agents.plain import bare_expression, clicks, follow_up, plain_expression
-from sam4mllm_tool.agents.showing import PICTURE_LINE
+from sam4mllm_tool.agents.image_middleware import PictureMiddleware
+from sam4mllm_tool.agents.image_rendering import PICTURE_LINE
+from sam4mllm_tool.agents.intent_parser import bare_expression, clicks, follow_up, plain_expression
 from sam4mllm_tool.errors import SpecError, shown
 from sam4mllm_tool.tools import Sam4MllmToolkit
-from sam4mllm_tool.tools.pictures import LATEST, known_pictures
+from sam4mllm_tool.tools.image_store import LATEST, known_pictures
 
 __all__ = ["NoChatModel", "PlainRequests", "build_chat_graph", "graph", "last_result", "load_chat_model"]
 

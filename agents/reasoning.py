@@ -22,15 +22,15 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from sam4mllm_tool.agents.wordings import Rephraser, Wordings
-from sam4mllm_tool.closer import closer
-from sam4mllm_tool.flows import Flow, Talk
-from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.looking.again import Looker
-from sam4mllm_tool.looking.attempts import Attempt, Ended, Looking, answer, next_step, stand
-from sam4mllm_tool.looking.budget import Budget, Meter, Spent
-from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.tools.pictures import PictureStore, is_picture_id
+from sam4mllm_tool.agents.rephraser import Rephraser, Wordings
+from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
+from sam4mllm_tool.pipeline.crop_refinement import refine_crops
+from sam4mllm_tool.pipeline.requests import Flow, Transcript
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.reasoning.attempts import Attempt, Ended, Looking, answer, next_step, stand
+from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
+from sam4mllm_tool.reasoning.strategies import Looker
+from sam4mllm_tool.tools.image_store import PictureStore, is_picture_id
 from sam4mllm_tool.types import Size
 
 __all__ = ["Asked", "Told", "build_reasoning_graph", "graph"]
@@ -180,7 +180,7 @@ class _Nodes:
         reasoned = answer(state["expression"], looker.size, _tried(state), ended, meter.spent)
         found = reasoned.segmentation
         if found and found.objects and self.looking.closer:
-            objects = yield from closer(looker.flows, found.objects, looker.size, Talk())
+            objects = yield from refine_crops(looker.flows, found.objects, looker.size, Transcript())
             found = replace(found, objects=tuple(objects))
         told = replace(reasoned, segmentation=found, spent=meter.spent).to_dict()
         boxes = None if found is None else [list(thing.prompt.box) for thing in found.objects]

@@ -21,9 +21,9 @@ from sam4mllm_tool.errors import (
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, SegmentedObject, Size
 
 if TYPE_CHECKING:
-    from sam4mllm_tool.export import overlay, write_outputs
-    from sam4mllm_tool.images import ImagePolicy, load_image
-    from sam4mllm_tool.pipeline import Sam4Mllm
+    from sam4mllm_tool.images.export import overlay, write_outputs
+    from sam4mllm_tool.images.load import ImagePolicy, load_image
+    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
 
 __version__ = "0.1.0"
@@ -57,8 +57,8 @@ _ON_FIRST_USE = {
     "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",
     "load_image": "images",
-    "overlay": "export",
-    "write_outputs": "export",
+    "overlay": "images.export",
+    "write_outputs": "images.export",
 }
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from sam4mllm_tool.cli import main
+from sam4mllm_tool.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

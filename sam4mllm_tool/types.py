@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from sam4mllm_tool import rle
+from sam4mllm_tool.geometry import rle
 
 Image: TypeAlias = PILImage.Image
 """An RGB picture, upright; `images.load_image` makes one from anything."""

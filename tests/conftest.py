@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from sam4mllm_tool.cli import main
+from sam4mllm_tool.cli.main import main
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -6,7 +6,7 @@ import pytest
 
 from sam4mllm_tool.embedded.check import BARS, measure, measure_segmenter
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.benchmarks import segment
 
 pytestmark = pytest.mark.slow

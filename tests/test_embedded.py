@@ -17,13 +17,14 @@ from langchain_tests.integration_tests import ToolsIntegrationTests
 from langchain_tests.unit_tests import ToolsUnitTests
 from PIL import Image
 
-from sam4mllm_tool import ReplyError, Sam4Mllm, Segmentation, SegmentTool, rle
-from sam4mllm_tool.cli import main
+from sam4mllm_tool import ReplyError, Sam4Mllm, Segmentation, SegmentTool
+from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.embedded.expressions import Kind, expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.mllm import TransformersMLLM
-from sam4mllm_tool.mllm.prompts import Picture
-from sam4mllm_tool.pipeline import METHODS, Method
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.mllm import TransformersMLLM
+from sam4mllm_tool.models.mllm.prompts import Picture
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
 from tests.tool_suites import ToolSuite

@@ -24,7 +24,7 @@ from PIL import Image as PILImage
 from PIL import UnidentifiedImageError
 
 from sam4mllm_tool.data.annotations import Polygons, RegionError, need_pycocotools
-from sam4mllm_tool.data.classes import ClassName, ClassReader, Picture, Thing
+from sam4mllm_tool.data.class_reader import ClassName, ClassReader, Picture, Thing
 from sam4mllm_tool.data.sample import Problems, Region
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Mask, Size

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool import rle
-from sam4mllm_tool.boxes import box_iou, mask_box
 from sam4mllm_tool.data.sample import Problems, Region
 from sam4mllm_tool.errors import DataError, MissingExtraError
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.geometry.boxes import box_iou, mask_to_box
 from sam4mllm_tool.types import Box, Mask, Size
 
 __all__ = [
@@ -166,7 +166,7 @@ def _read_rle(code: Mapping[str, Any]) -> RunLengths:
 
 def box_of_mask(mask: Mask) -> Box | None:
     """The tightest box around a (H, W) mask; x2, y2 one past the last pixel. None of an empty mask."""
-    return mask_box(mask) if mask.any() else None
+    return mask_to_box(mask) if mask.any() else None
 
 
 def box_of_region(region: Region, size: Size) -> Box | None:

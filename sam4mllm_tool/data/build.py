@@ -16,14 +16,14 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from sam4mllm_tool.atomic_io import file_sha256, write_json
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.heldout import HeldOut, keep_out
-from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.reader import Reader
 from sam4mllm_tool.data.sample import Dataset, Sample
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.workers import Made, Picture, make_all
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.files import file_sha256, write_json
 
 __all__ = ["Source", "build_lessons"]
 
@@ -60,7 +60,7 @@ class Source:
 
     def with_options(self, pairs: Sequence[str]) -> "Source":
         """With options in words, KEY=VALUE; its own stay. Raises DataError for a word of another form."""
-        from sam4mllm_tool.data.there import read_options
+        from sam4mllm_tool.data.splits import read_options
 
         return replace(self, options={**read_options(self.name, pairs), **self.options})
 

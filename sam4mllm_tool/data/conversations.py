@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields, replace
 from random import Random
 from typing import Any
 
-from sam4mllm_tool.data.groups import best_groups
-from sam4mllm_tool.data.lessons import Conversation, Kind
+from sam4mllm_tool.data.point_groups import best_groups
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.data.training_conversations import Conversation, Kind
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
-from sam4mllm_tool.images import load_image
+from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol import PPG, PQPP, Dialect, Exchange, PoissonDisk, TrueObject, true_dialogue
 from sam4mllm_tool.types import Image, Segmenter, Turn
 

@@ -15,13 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sam4mllm_tool import rle
-from sam4mllm_tool.boxes import mask_box
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.embedded.files import SCENES_FILE
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
-from sam4mllm_tool.images import load_image
-from sam4mllm_tool.protocol.dialogue import checked_expression
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.geometry.boxes import mask_to_box
+from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.protocol.dialogues import checked_expression
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["IMAGES_FOLDER", "Record", "Written", "checked_size", "read_json", "write_records"]
@@ -138,11 +138,11 @@ def _checked(records: Iterable[Record], problems: Problems) -> Iterator[Record]:
         if not all(mask.any() for mask in record.masks):  # which does not say that there is no such object
             problems.add("dropped", EMPTY, record.where)
             continue
-        yield Record(record.image, expression, tuple(sorted(record.masks, key=mask_box)), record.where)
+        yield Record(record.image, expression, tuple(sorted(record.masks, key=mask_to_box)), record.where)
 
 
 def _line(record: Record, image: str) -> dict[str, Any]:
-    objects = [{"box": list(mask_box(mask)), "mask": rle.encode(mask)} for mask in record.masks]
+    objects = [{"box": list(mask_to_box(mask)), "mask": rle.encode(mask)} for mask in record.masks]
     return {"image": image, "expression": record.expression, "kind": "", "objects": objects}
 
 

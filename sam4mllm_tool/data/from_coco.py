@@ -15,9 +15,9 @@ from typing import Any
 from sam4mllm_tool.data.annotations import RegionError
 from sam4mllm_tool.data.convert import Record, checked_size
 from sam4mllm_tool.data.instances import Annotation, read_annotation
+from sam4mllm_tool.data.json_stream import stream_arrays
 from sam4mllm_tool.data.reader import one_line
 from sam4mllm_tool.data.sample import Problems
-from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask, Size
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.atomic_io import file_sha256
 from sam4mllm_tool.data.reader import coco_image_id
 from sam4mllm_tool.data.refs import read_references
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.files import file_sha256
 
 __all__ = ["HeldOut", "held_out_images", "keep_out"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import RegionError, agreed_box, box_xyxy, read_segmentation
+from sam4mllm_tool.data.json_stream import stream_arrays
 from sam4mllm_tool.data.sample import Problems, Region
-from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Size
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import need_pycocotools
-from sam4mllm_tool.data.classes import ClassName, Picture
-from sam4mllm_tool.data.cocolike import CocoLikeReader, find_file
+from sam4mllm_tool.data.class_reader import ClassName, Picture
+from sam4mllm_tool.data.coco_like import CocoLikeReader, find_file
 from sam4mllm_tool.data.reader import coco_image_id, first_folder
 from sam4mllm_tool.data.sample import Problems
 

@@ -10,7 +10,7 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.data.sample import Problems, Sample
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.images import CALLER_POLICY
+from sam4mllm_tool.images.load import CALLER_POLICY
 from sam4mllm_tool.types import Size
 
 __all__ = ["Reader", "coco_image_id", "first_folder", "one_line", "picture_size"]

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sam4mllm_tool.data.annotations import RegionError, box_of_region
-from sam4mllm_tool.data.outlines import fill_outline
+from sam4mllm_tool.data.json_stream import stream_arrays
+from sam4mllm_tool.data.rasterize import fill_outline
 from sam4mllm_tool.data.reader import Reader, one_line, picture_size
 from sam4mllm_tool.data.sample import Problems, Sample
-from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask, Size
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.data.json_stream import stream_arrays
 from sam4mllm_tool.data.pickles import load_plain_pickle
 from sam4mllm_tool.data.reader import one_line
-from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 
 __all__ = ["Reference", "read_references"]

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.data.classes import BY_CHOICE
+from sam4mllm_tool.atomic_io import file_sha256
+from sam4mllm_tool.data.class_reader import BY_CHOICE
 from sam4mllm_tool.data.heldout import HeldOut, keep_out
-from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE, read_lessons
 from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE, read_lessons
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.files import file_sha256
 
 __all__ = ["is_clean", "told", "verify_lessons"]
 

@@ -18,9 +18,9 @@ from sys import intern
 from typing import Any, Literal
 
 from sam4mllm_tool.data.annotations import RegionError
+from sam4mllm_tool.data.json_stream import stream_arrays
 from sam4mllm_tool.data.reader import Reader, coco_image_id, picture_size
 from sam4mllm_tool.data.sample import Problems, Sample
-from sam4mllm_tool.data.streams import stream_arrays
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Size, Turn
 

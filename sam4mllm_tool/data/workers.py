@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from sam4mllm_tool.data.conversations import Recipe, converse
-from sam4mllm_tool.data.lessons import Conversation, Lesson
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.processes import in_processes
+from sam4mllm_tool.data.training_conversations import Conversation, Lesson
+from sam4mllm_tool.parallel import in_processes
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["Made", "Picture", "estimate_tokens", "make_all"]
@@ -55,7 +55,7 @@ class _Maker:
         self.out, self.recipe = out.resolve(), recipe
         self.segmenter: Segmenter | None = None
         if recipe.ppg:
-            from sam4mllm_tool.segmenter import load_segmenter
+            from sam4mllm_tool.models.segmenter import load_segmenter
 
             self.segmenter = load_segmenter(recipe.segmenter)
 

@@ -23,13 +23,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.pipeline import WITHOUT_POINTS, Method, Sam4Mllm
+from sam4mllm_tool.geometry.boxes import box_iou
+from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
-from sam4mllm_tool.protocol.truth import label_at
+from sam4mllm_tool.protocol.oracle import label_at
 from sam4mllm_tool.types import (
     MLLM,
     ObjectPrompt,

@@ -8,9 +8,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.embedded.expressions import Expression, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
+from sam4mllm_tool.geometry import rle
 
 SCENES_FILE = "scenes.jsonl"
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from sam4mllm_tool.boxes import mask_box
+from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box
 
 TEST_SEEDS = 1_000_000
@@ -99,7 +99,7 @@ def draw_scene(seed: int, side: int = 256) -> Scene:
             instances[window][solid] = len(placed)
             break
     pixels = np.clip(image, 0, 255).astype(np.uint8)
-    objects = tuple(SceneObject(*look, box=mask_box(instances == number)) for number, look in enumerate(placed, start=1))
+    objects = tuple(SceneObject(*look, box=mask_to_box(instances == number)) for number, look in enumerate(placed, start=1))
     return Scene(seed, pixels, instances, objects)
 
 

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.beside import find_calibration, find_weights
+from sam4mllm_tool.atomic_io import file_sha256
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol, default_protocol
-from sam4mllm_tool.files import file_sha256
-from sam4mllm_tool.pipeline import METHODS, Method, Sam4Mllm
+from sam4mllm_tool.models.metadata import find_fingerprints
+from sam4mllm_tool.pipeline.calibration import find_calibration
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
 __all__ = ["EvaluationConfig", "ModelSpec"]
@@ -60,7 +61,7 @@ class ModelSpec:
         return {
             "mllm": mllm,
             "segmenter": segmenter,
-            "weights": find_weights(mllm, segmenter),
+            "weights": find_fingerprints(mllm, segmenter),
             "dialect": self.dialect,
             "device": self.device,
             "dtype": self.dtype,

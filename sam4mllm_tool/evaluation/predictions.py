@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["Prediction", "read_predictions"]

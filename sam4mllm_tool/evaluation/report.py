@@ -12,10 +12,10 @@ from typing import Any
 
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol
-from sam4mllm_tool.evaluation.pictures import Drawn, choose, draw
+from sam4mllm_tool.evaluation.plots import histogram, interval_plot, reliability_plot
 from sam4mllm_tool.evaluation.records import Record
+from sam4mllm_tool.evaluation.sample_images import Drawn, choose, draw
 from sam4mllm_tool.evaluation.summary import scored
-from sam4mllm_tool.evaluation.svg import histogram, interval_plot, reliability_plot
 
 __all__ = ["PLAIN_NUMBERS", "figure", "heading", "write_report"]
 

@@ -17,16 +17,16 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
+from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
+from sam4mllm_tool.evaluation.predict import solve_all
 from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import SAMPLES_FILE, Record, read_records
 from sam4mllm_tool.evaluation.report import write_report
-from sam4mllm_tool.evaluation.solving import solve_all
 from sam4mllm_tool.evaluation.summary import METRICS_FILE, TIMINGS_FILE, summarise, timings
-from sam4mllm_tool.files import write_json
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 __all__ = ["ORDER_FILE", "evaluate"]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sam4mllm_tool.evaluation.bootstrap import RESAMPLES, Floats, Statistic, intervals, ratio
-from sam4mllm_tool.evaluation.calibration import Graded, calibration_error, reliability
 from sam4mllm_tool.evaluation.metrics import Protocol, statistics
 from sam4mllm_tool.evaluation.records import SIZES, Record
+from sam4mllm_tool.evaluation.reliability import Graded, calibration_error, reliability
 
 __all__ = ["METRICS_FILE", "TIMINGS_FILE", "all_statistics", "scored", "summarise", "timings"]
 

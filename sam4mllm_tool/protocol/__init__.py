@@ -1,10 +1,10 @@
 """The dialogue with no model and no I/O in it: standard library, NumPy and the package's own types alone."""
 
-from sam4mllm_tool.protocol.checked import Checked
 from sam4mllm_tool.protocol.dialect import DIALECTS, EMBEDDED, JOINT, PLAIN, RELEASED, Dialect
-from sam4mllm_tool.protocol.dialogue import PPG, PQPP, BoxOnly, Dialogue, Exchange, Thresholds, replay, turns
-from sam4mllm_tool.protocol.points import FixedList, Grid, Placed, PoissonDisk, Sampler
-from sam4mllm_tool.protocol.truth import TrueObject, true_dialogue, true_replies
+from sam4mllm_tool.protocol.dialogues import PPG, PQPP, BoxOnly, Dialogue, Exchange, Thresholds, replay, turns
+from sam4mllm_tool.protocol.oracle import TrueObject, true_dialogue, true_replies
+from sam4mllm_tool.protocol.samplers import FixedList, Grid, Placed, PoissonDisk, Sampler
+from sam4mllm_tool.protocol.verified import Verified
 
 __all__ = [
     "DIALECTS",
@@ -15,7 +15,6 @@ __all__ = [
     "PQPP",
     "RELEASED",
     "BoxOnly",
-    "Checked",
     "Dialect",
     "Dialogue",
     "Exchange",
@@ -26,6 +25,7 @@ __all__ = [
     "Sampler",
     "Thresholds",
     "TrueObject",
+    "Verified",
     "replay",
     "true_dialogue",
     "true_replies",

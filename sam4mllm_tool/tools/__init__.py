@@ -5,9 +5,9 @@ gives them all. Beneath them: base.py what they share, handles.py and rounds.py 
 progress.py their events, pictures.py the pictures of a conversation.
 """
 
-from sam4mllm_tool.tools.protocol import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
-from sam4mllm_tool.tools.refine import DescribeRegionTool, RefineTool
-from sam4mllm_tool.tools.segment import SegmentTool
+from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
+from sam4mllm_tool.tools.refine_tools import DescribeRegionTool, RefineTool
+from sam4mllm_tool.tools.segment_tool import SegmentTool
 from sam4mllm_tool.tools.toolkit import Sam4MllmToolkit
 
 __all__ = [

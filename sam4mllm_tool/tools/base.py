@@ -14,11 +14,12 @@ from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from sam4mllm_tool.errors import Sam4MllmError
-from sam4mllm_tool.flows import Flow, Talk
-from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline import Method, Sam4Mllm
-from sam4mllm_tool.tools.handles import Artifact, artifacts
-from sam4mllm_tool.tools.pictures import (
+from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
+from sam4mllm_tool.pipeline.requests import Flow, Transcript
+from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
+from sam4mllm_tool.tools.artifacts import Artifact, artifacts
+from sam4mllm_tool.tools.events import Tell
+from sam4mllm_tool.tools.image_store import (
     LATEST,
     PictureStore,
     UnknownPictureError,
@@ -26,7 +27,6 @@ from sam4mllm_tool.tools.pictures import (
     is_picture_id,
     known_pictures,
 )
-from sam4mllm_tool.tools.progress import Tell
 from sam4mllm_tool.types import Image
 
 __all__ = ["Result", "Sam4MllmTool", "SharedModels", "Work", "messages_of"]
@@ -48,7 +48,7 @@ class Work:
 
     picture: Image
     flow: Flow[Any]
-    talk: Talk
+    talk: Transcript
     told: Callable[[Any], Result] = _as_it_is
 
 

@@ -5,13 +5,13 @@ from typing import Any
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from sam4mllm_tool.images import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline import Method, Sam4Mllm
+from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
+from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
-from sam4mllm_tool.tools.pictures import PictureStore
-from sam4mllm_tool.tools.protocol import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
-from sam4mllm_tool.tools.refine import DescribeRegionTool, RefineTool
-from sam4mllm_tool.tools.segment import SegmentTool
+from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
+from sam4mllm_tool.tools.image_store import PictureStore
+from sam4mllm_tool.tools.refine_tools import DescribeRegionTool, RefineTool
+from sam4mllm_tool.tools.segment_tool import SegmentTool
 
 __all__ = ["Sam4MllmToolkit"]
 
@@ -30,7 +30,7 @@ class Sam4MllmToolkit(BaseToolkit):
 
     sam4mllm, method, policy, pictures: see `Sam4MllmTool`; but the method is `adaptive` where none is given, since an agent has
     to know how sure a result is, and the paper's methods don't tell it. The models are loaded once, on first use, however often
-    the tools are asked for. Give the store of the pictures' middleware (`sam4mllm_tool.agents.pictures`) as `pictures`.
+    the tools are asked for. Give the store of the pictures' middleware (`sam4mllm_tool.agents.image_middleware`) as `pictures`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)

@@ -14,6 +14,6 @@ assert not replay(load("ring.trace.json.gz")).difference
 from sam4mllm_tool.trace.files import load, save
 from sam4mllm_tool.trace.recording import Recorder, recorded
 from sam4mllm_tool.trace.replaying import Replay, replay, replaying
-from sam4mllm_tool.trace.values import Trace, TraceError, Verdict
+from sam4mllm_tool.trace.schema import Trace, TraceError, Verdict
 
 __all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "load", "recorded", "replay", "replaying", "save"]

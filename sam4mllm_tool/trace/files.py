@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.errors import ImageError, shown
-from sam4mllm_tool.images import ImagePolicy, load_image
-from sam4mllm_tool.trace.answers import read_answer
-from sam4mllm_tool.trace.plain import from_plain, to_plain
-from sam4mllm_tool.trace.values import Picture, Trace, TraceError
+from sam4mllm_tool.images.load import ImagePolicy, load_image
+from sam4mllm_tool.trace.codec import from_plain, to_plain
+from sam4mllm_tool.trace.schema import Picture, Trace, TraceError
+from sam4mllm_tool.trace.verdicts import read_answer
 from sam4mllm_tool.types import Image, Size
 
 __all__ = ["FORMAT", "VERSION", "from_json", "load", "picture_png", "save", "seal", "to_json"]

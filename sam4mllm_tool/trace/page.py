@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sam4mllm_tool.boxes import box_iou, box_words, mask_box
-from sam4mllm_tool.drawing import Colour
 from sam4mllm_tool.errors import Sam4MllmError, shown
-from sam4mllm_tool.evaluation.answers import Listener
-from sam4mllm_tool.methods import METHODS
-from sam4mllm_tool.trace.answers import Answer, AnsweredObject, read_answer
-from sam4mllm_tool.trace.markup import Html, seen, tag
-from sam4mllm_tool.trace.pictures import Asking, colours, css, overlay_svg, photo
-from sam4mllm_tool.trace.plain import to_plain
+from sam4mllm_tool.evaluation.point_recorder import Listener
+from sam4mllm_tool.geometry.boxes import box_iou, format_box, mask_to_box
+from sam4mllm_tool.images.draw import Colour
+from sam4mllm_tool.pipeline.methods import METHODS
+from sam4mllm_tool.trace.codec import to_plain
+from sam4mllm_tool.trace.html import Html, seen, tag
+from sam4mllm_tool.trace.image_layers import Asking, colours, css, overlay_svg, photo
 from sam4mllm_tool.trace.replaying import picture_of, replay, replaying
-from sam4mllm_tool.trace.steps import percent, points_table, seconds, step_card, timings
+from sam4mllm_tool.trace.schema import Prompted, Runs, Trace, TraceError
+from sam4mllm_tool.trace.step_cards import percent, points_table, seconds, step_card, timings
 from sam4mllm_tool.trace.style import STYLE
-from sam4mllm_tool.trace.values import Prompted, Runs, Trace, TraceError
+from sam4mllm_tool.trace.verdicts import Answer, AnsweredObject, read_answer
 from sam4mllm_tool.types import Box
 
 __all__ = ["page", "write_page"]
@@ -196,7 +196,7 @@ def _things(view: _View) -> Html:
         on = sum(point.label for point in thing.points)
         pixels = int(thing.mask.mask().sum())
         facts = {
-            "box": box_words(thing.box),
+            "box": format_box(thing.box),
             "mask": f"{pixels:,} pixels, {pixels / (view.trace.picture.size.width * view.trace.picture.size.height):.1%}",
             "points": f"{on} on it, {len(thing.points) - on} off it",
             "score": f"{thing.score:.3f}",
@@ -222,7 +222,7 @@ def _right(trace: Trace) -> tuple[Html, ...]:
     masks = [runs.mask() for runs in trace.verdict.objects or ()]
     if not masks:
         return ()
-    boxes = (mask_box(mask) if mask.any() else Box(0, 0, 1, 1) for mask in masks)
+    boxes = (mask_to_box(mask) if mask.any() else Box(0, 0, 1, 1) for mask in masks)
     things = [AnsweredObject(box, (), 1.0, Runs.of(mask)) for box, mask in zip(boxes, masks, strict=True)]
     stage = overlay_svg(trace.picture.size, things, colours(trace.picture, things), ())
     return tag("h2", "What would be right"), tag("div", stage, class_="card seen")

@@ -18,16 +18,16 @@ from typing import Any, TypeVar
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.flows import Ask, Flow, Need, Talk
-from sam4mllm_tool.images import CALLER_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.methods import Method, Methods
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.geometry.crops import Crop
+from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.interactive import Refined
+from sam4mllm_tool.pipeline.methods import Method, Methods
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Transcript
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, FixedList, Grid, Placed, PoissonDisk, Sampler
-from sam4mllm_tool.refining import Refined
 from sam4mllm_tool.trace.files import save
-from sam4mllm_tool.trace.values import Asked, Failure, Found, Picture, Prompted, Step, Trace
+from sam4mllm_tool.trace.schema import Asked, Failure, Found, Picture, Prompted, Step, Trace
 from sam4mllm_tool.types import Box, Image, Point, Reply, Segmentation, SegmentedObject, Size
-from sam4mllm_tool.views import View
 
 __all__ = ["Recorder", "recorded"]
 
@@ -105,12 +105,12 @@ class _RecordedModels(Sam4Mllm):
         own = {one.name: getattr(flows, one.name) for one in fields(Methods)}
         return _OverheardMethods(**own, models=self)
 
-    def run(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
+    def run(self, picture: Image, flow: Flow[T], talk: Transcript | None = None) -> T:
         overheard = self.overheard(flow, talk, picture)
         with overheard.failing():
             return super().run(picture, overheard, overheard.talk)
 
-    async def arun(self, picture: Image, flow: Flow[T], talk: Talk | None = None) -> T:
+    async def arun(self, picture: Image, flow: Flow[T], talk: Transcript | None = None) -> T:
         overheard = self.overheard(flow, talk, picture)
         with overheard.failing():
             return await super().arun(picture, overheard, overheard.talk)
@@ -132,14 +132,14 @@ class _RecordedModels(Sam4Mllm):
                 overheard.fail(error)
             raise
 
-    def overheard(self, flow: Flow[T], talk: Talk | None, picture: Image | None) -> "_Overheard[T]":
+    def overheard(self, flow: Flow[T], talk: Transcript | None, picture: Image | None) -> "_Overheard[T]":
         """A flow that leaves a trace; one that does already is told the picture."""
         if not isinstance(flow, _Overheard):
             flow = _Overheard(flow, talk, super().flows, None, None, self._recorder)
         flow.picture = picture or flow.picture
         return flow
 
-    def start(self, flow: Flow[Segmentation], talk: Talk, settings: Methods, run: tuple[str, str]) -> Flow[Segmentation]:
+    def start(self, flow: Flow[Segmentation], talk: Transcript, settings: Methods, run: tuple[str, str]) -> Flow[Segmentation]:
         """A method's flow overheard."""
         overheard = _Overheard(flow, talk, settings, *run, self._recorder)
         overheard.picture = self._about
@@ -154,8 +154,10 @@ class _OverheardMethods(Methods):
 
     models: _RecordedModels = field(kw_only=True, compare=False, repr=False)
 
-    def segment(self, expression: str, size: Size, method: Method = "pqpp", talk: Talk | None = None) -> Flow[Segmentation]:
-        talk = Talk() if talk is None else talk
+    def segment(
+        self, expression: str, size: Size, method: Method = "pqpp", talk: Transcript | None = None
+    ) -> Flow[Segmentation]:
+        talk = Transcript() if talk is None else talk
         own = Methods(**{one.name: getattr(self, one.name) for one in fields(Methods)})
         if type(own.sampler) not in _KNOWN:
             own = replace(own, sampler=_Noted(own.sampler))
@@ -174,28 +176,28 @@ class _Noted:
         return self.given[box]
 
 
-class _Overheard(Generator[Need, Any, T]):
+class _Overheard(Generator[Request, Any, T]):
     """The flow that it is made from, and what was asked, prompted and sent."""
 
     def __init__(
         self,
         flow: Flow[T],
-        talk: Talk | None,
+        talk: Transcript | None,
         settings: Methods,
         expression: str | None,
         method: str | None,
         recorder: Recorder,
     ) -> None:
-        self.talk = Talk() if talk is None else talk
+        self.talk = Transcript() if talk is None else talk
         self.picture: Image | None = None
         self._flow, self._settings, self._run, self._recorder = flow, settings, (expression, method), recorder
         self._steps: list[Step] = []
-        self._need: Need | None = None
+        self._need: Request | None = None
         self._over = False
         self._began, self._clock = datetime.now(UTC), time.perf_counter()
         self._spent = 0.0
 
-    def send(self, value: Any) -> Need:
+    def send(self, value: Any) -> Request:
         if self._need is not None:
             self._steps.append(self._step(self._need, value))
         try:
@@ -214,7 +216,7 @@ class _Overheard(Generator[Need, Any, T]):
             value = value.segmentation(self._settings)
         return value.to_dict() if isinstance(value, Segmentation) else None
 
-    def throw(self, *error: Any) -> Need:
+    def throw(self, *error: Any) -> Request:
         self._need = self._flow.throw(*error)
         return self._need
 
@@ -234,15 +236,15 @@ class _Overheard(Generator[Need, Any, T]):
         """The run ended so, if it had not ended before."""
         self._end(error=Failure(type(error).__name__, str(error)))
 
-    def _step(self, need: Need, given: Sequence[Reply] | Sequence[SegmentedObject]) -> Step:
+    def _step(self, need: Request, given: Sequence[Reply] | Sequence[SegmentedObject]) -> Step:
         spent = sum(self.talk.seconds.values())
         seconds, self._spent = spent - self._spent, spent
         shown = None if need.sight is None else need.sight.words
-        if isinstance(need, Ask):
+        if isinstance(need, MLLMRequest):
             replies = [one for one in given if isinstance(one, Reply)]
             return Asked(tuple(map(Exchange, need.questions, replies)), seconds, shown)
         objects = [one for one in given if isinstance(one, SegmentedObject)]
-        view = need.sight if isinstance(need.sight, View) else None
+        view = need.sight if isinstance(need.sight, Crop) else None
         return Prompted(need.prompts[: len(objects)], tuple(map(Found.of, objects)), seconds, shown, view)
 
     def _end(self, *, result: dict[str, Any] | None = None, error: Failure | None = None) -> None:

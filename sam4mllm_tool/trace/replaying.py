@@ -12,11 +12,12 @@ from typing import Any, Generic, TypeVar
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool import __version__, rle
+from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, shown
-from sam4mllm_tool.methods import METHODS, Methods
-from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.trace.values import Asked, Found, Prompted, Trace, TraceError
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.pipeline.methods import METHODS, Methods
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.trace.schema import Asked, Found, Prompted, Trace, TraceError
 from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject
 
 __all__ = ["Replay", "first_difference", "replay", "replaying"]

@@ -10,7 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.pipeline import METHODS
+from sam4mllm_tool.pipeline.sam4mllm import METHODS
 
 __all__ = ["TrainingConfig", "differences", "read_config"]
 

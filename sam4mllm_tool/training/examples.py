@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.data.lessons import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import Conversation, Lesson
 from sam4mllm_tool.errors import DataError, ExpressionError
-from sam4mllm_tool.mllm.packing import Packed, pack
-from sam4mllm_tool.mllm.prompts import Ids, Picture, Prompter
+from sam4mllm_tool.models.mllm.prefix_tree import Packed, pack
+from sam4mllm_tool.models.mllm.prompts import Ids, Picture, Prompter
 from sam4mllm_tool.types import Turn
 
 __all__ = ["Example", "Maker", "Row", "examples_of"]

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
-from sam4mllm_tool.checkpoints import (
+from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.models.checkpoints import (
     choose_device,
     choose_dtype,
     embedded_folder,
@@ -17,14 +18,13 @@ from sam4mllm_tool.checkpoints import (
     quiet_loading,
     resolve_folder_or_hub_id,
 )
-from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.mllm import split_spec
-from sam4mllm_tool.mllm.loading import load_checkpoint
-from sam4mllm_tool.mllm.prompts import Prompter
-from sam4mllm_tool.mllm.running import Runner
+from sam4mllm_tool.models.mllm import split_spec
+from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.models.mllm.prompts import Prompter
+from sam4mllm_tool.models.mllm.runner import Runner
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.config import TrainingConfig
-from sam4mllm_tool.training.structure import examine
+from sam4mllm_tool.training.target_modules import examine
 
 __all__ = ["Student", "base_and_adapter", "load_student", "uses_bfloat16"]
 

@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from sam4mllm_tool.data.lessons import Lesson, read_lessons
+from sam4mllm_tool.data.training_conversations import Lesson, read_lessons
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, SpecError
-from sam4mllm_tool.images import load_image
-from sam4mllm_tool.mllm.prompts import Expansion, Picture, Prompter
+from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.models.mllm.prompts import Expansion, Picture, Prompter
 from sam4mllm_tool.training.examples import Maker, Row
 
 __all__ = ["Item", "Rows", "make_rows"]

@@ -20,23 +20,25 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.checkpoints import choose_device, quiet_loading
+from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.verify import told
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
-from sam4mllm_tool.files import write_json
-from sam4mllm_tool.mllm.transformers import TransformersMLLM
-from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
+from sam4mllm_tool.models.checkpoints import choose_device, quiet_loading
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.models.segmenter import load_segmenter
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
-from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
+from sam4mllm_tool.training.callbacks import Bar, Evaluation, Journal, held_out, require_held_out
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.examples import Maker
-from sam4mllm_tool.training.folder import (
+from sam4mllm_tool.training.model import Student, load_student, uses_bfloat16
+from sam4mllm_tool.training.output_dir import (
     ADAPTER_FILE,
     CHECKPOINTS,
     LESSONS,
@@ -49,10 +51,8 @@ from sam4mllm_tool.training.folder import (
     take,
     writing,
 )
-from sam4mllm_tool.training.model import Student, load_student, uses_bfloat16
 from sam4mllm_tool.training.rows import Rows, make_rows
 from sam4mllm_tool.training.trainer import LessonTrainer, newest_checkpoint
-from sam4mllm_tool.training.watching import Bar, Evaluation, Journal, held_out, require_held_out
 
 __all__ = ["lessons_for", "train"]
 

@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from sam4mllm_tool.training.batches import Collator, LikeLengths
-from sam4mllm_tool.training.folder import WRITING, writing
+from sam4mllm_tool.training.output_dir import WRITING, writing
 from sam4mllm_tool.training.rows import Rows
 
 __all__ = ["LessonTrainer", "loss_of", "newest_checkpoint"]

@@ -13,7 +13,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 from PIL import Image
 
-from sam4mllm_tool import Sam4Mllm, rle
+from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.chat import (
     NOTHING_TO_REFINE,
     WHAT_I_DO,
@@ -23,11 +23,12 @@ from sam4mllm_tool.agents.chat import (
     last_result,
     load_chat_model,
 )
-from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
-from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.tools.image_store import PictureStore
 from sam4mllm_tool.types import Box
 from tests.agents.scripted_model import ScriptedChatModel, call
 

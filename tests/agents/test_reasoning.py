@@ -23,17 +23,17 @@ from PIL import Image
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents import reasoning
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.agents.wordings import read_wordings
+from sam4mllm_tool.agents.rephraser import read_wordings
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError, ImageError
-from sam4mllm_tool.images import ImagePolicy
-from sam4mllm_tool.looking.attempts import Attempt, Looking, Reasoned, next_step, stand
-from sam4mllm_tool.looking.budget import Budget
-from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.images.load import ImagePolicy
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.segmenter import BoxSegmenter
-from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.reasoning.attempts import Attempt, Looking, Reasoned, next_step, stand
+from sam4mllm_tool.reasoning.budget import Budget
+from sam4mllm_tool.tools.image_store import PictureStore
 from sam4mllm_tool.types import Box, FreeText, Labels, Question, Reply, Size, Tokens
 from tests.agents.scripted_model import ScriptedChatModel
 
@@ -573,8 +573,8 @@ import json, sys
 from langgraph.checkpoint.sqlite import SqliteSaver
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.looking.attempts import Looking
-from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.reasoning.attempts import Looking
+from sam4mllm_tool.tools.image_store import PictureStore
 database, pictures = sys.argv[1:]
 config = {"configurable": {"thread_id": "1"}}
 with SqliteSaver.from_conn_string(database) as saver:

@@ -27,13 +27,13 @@ from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
 from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, intervals
-from sam4mllm_tool.evaluation.comparing import compare
+from sam4mllm_tool.evaluation.comparison import compare
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
 from sam4mllm_tool.evaluation.records import read_records
 from sam4mllm_tool.evaluation.summary import all_statistics, scored
-from sam4mllm_tool.pipeline import Method, Sam4Mllm
+from sam4mllm_tool.models.segmenter import load_segmenter
+from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Dialect, Grid, Thresholds
-from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.training.config import TrainingConfig, read_config
 from sam4mllm_tool.training.run import train
 from sam4mllm_tool.types import MLLM, Box, FreeText, Image, Question, Reply, Size

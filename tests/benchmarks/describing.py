@@ -17,8 +17,8 @@ from langchain_core.tools import BaseTool
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, SceneObject, draw_scene
+from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.types import Box
 

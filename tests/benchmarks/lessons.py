@@ -16,14 +16,14 @@ from random import Random
 
 from PIL import Image
 
-from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.groups import best_groups, random_groups
+from sam4mllm_tool.data.point_groups import best_groups, random_groups
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.types import ObjectPrompt
 
 PQPP_ONLY = Recipe(dialect=EMBEDDED, ppg=0)

@@ -25,9 +25,9 @@ from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, differences, ratio
-from sam4mllm_tool.looking.attempts import Looking, Reasoned
-from sam4mllm_tool.looking.budget import Budget
-from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.reasoning.attempts import Looking, Reasoned
+from sam4mllm_tool.reasoning.budget import Budget
+from sam4mllm_tool.tools.image_store import PictureStore
 from sam4mllm_tool.types import MLLM, Question, Reply
 
 WORDINGS = frozenset(wording for wordings in IMPLICIT.values() for wording in wordings)

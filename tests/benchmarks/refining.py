@@ -23,12 +23,12 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.boxes import mask_iou
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.flows import Talk
-from sam4mllm_tool.methods import METHODS, Method
-from sam4mllm_tool.refining import Found, RefineError, refine, start
+from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.interactive import Found, RefineError, refine, start
+from sam4mllm_tool.pipeline.methods import METHODS, Method
+from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
 EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
@@ -119,7 +119,7 @@ def one_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> fl
         click = click_for(case.result.mask, case.truth)
         found = start(case.result)
         try:
-            found = models.run(picture, refine(models.flows, found, Talk(), clicks=[click], method=method)).found
+            found = models.run(picture, refine(models.flows, found, Transcript(), clicks=[click], method=method)).found
         except RefineError:
             refused += 1
         after.append(mask_iou(union(found), case.truth))
@@ -164,7 +164,7 @@ def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, method: Met
     outcomes: Counter[str] = Counter()
     for pair in some:
         try:
-            flow = refine(models.flows, pair.found, Talk(), instruction="no, the other one", method=method)
+            flow = refine(models.flows, pair.found, Transcript(), instruction="no, the other one", method=method)
             found = models.run(pair.picture, flow).found
             outcome = "right" if mask_iou(union(found), pair.other) >= 0.5 else "wrong"
         except RefineError:

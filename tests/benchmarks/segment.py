@@ -19,7 +19,7 @@ RUNS = 5
 
 def whole_processes() -> tuple[list[float], list[float]]:
     """Seconds and peak gigabytes of each run of the command."""
-    command = [sys.executable, "-m", "sam4mllm_tool.cli", "segment", str(PICTURE), "the orange ring", "--json"]
+    command = [sys.executable, "-m", "sam4mllm_tool", "segment", str(PICTURE), "the orange ring", "--json"]
     seconds, gigabytes = [], []
     for _ in range(RUNS):
         began = time.perf_counter()

@@ -18,7 +18,7 @@ from PIL import Image
 
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
-from sam4mllm_tool.pipeline import METHODS, Sam4Mllm
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Sam4Mllm
 from sam4mllm_tool.trace import Recorder, load, replay, save
 
 FIRST = 400_000

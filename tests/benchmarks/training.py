@@ -11,19 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.data import load_dataset
 from sam4mllm_tool.data.build import Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
-from sam4mllm_tool.mllm.transformers import TransformersMLLM
-from sam4mllm_tool.pipeline import METHODS, Sam4Mllm
+from sam4mllm_tool.models.checkpoints import embedded_folder
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.models.segmenter import load_segmenter
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.segmenter import load_segmenter
+from sam4mllm_tool.training.callbacks import measure
 from sam4mllm_tool.training.config import TrainingConfig, read_config
 from sam4mllm_tool.training.run import train
-from sam4mllm_tool.training.watching import measure
 
 SETTINGS = Path(__file__).parents[2] / "examples" / "embedded.toml"
 TRAINED, HELD_OUT = 200_000, 900_000

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sam4mllm_tool.data.command import add_commands
+from sam4mllm_tool.cli.data import add_commands
 
 Bools = npt.NDArray[np.bool_]
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from pycocotools import mask as cocomask
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.data.annotations import (
     Polygons,
     RegionError,
@@ -20,6 +19,7 @@ from sam4mllm_tool.data.annotations import (
     read_segmentation,
 )
 from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.types import Box, Size
 from tests.data.layouts import HEIGHT, SQUARE, TALL, WIDTH, rectangle
 

@@ -15,18 +15,18 @@ from random import Random
 import pytest
 from PIL import Image
 
-from sam4mllm_tool.boxes import mask_iou
-from sam4mllm_tool.cli import main
+from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_lessons
 from sam4mllm_tool.data.conversations import Recipe
-from sam4mllm_tool.data.groups import best_groups, random_groups
-from sam4mllm_tool.data.lessons import LESSONS_FILE, Lesson, read_lessons
+from sam4mllm_tool.data.point_groups import best_groups, random_groups
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, Lesson, read_lessons
 from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError, SpecError
+from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PPG, PQPP, RELEASED, PoissonDisk, replay
-from sam4mllm_tool.segmenter import load_segmenter
 from sam4mllm_tool.types import ObjectPrompt, Reply, Size, Turn
 from tests.data.layouts import (
     SQUARE,

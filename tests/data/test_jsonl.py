@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.data import load_dataset
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.types import Box
 from tests.data.layouts import HEIGHT, WIDTH, coco_name, rectangle, write_picture
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.data import Sample, load_dataset
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.types import Box, Size
 from tests.data.drawn import annotation, filled, outline, picture, write_json
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.data.outlines import fill_outline
 from sam4mllm_tool.data.published import published_count
+from sam4mllm_tool.data.rasterize import fill_outline
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Size
 from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_json, write_picture

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from sam4mllm_tool.boxes import box_iou
 from sam4mllm_tool.embedded.check import BARS, METHODS, Tally, measure, table
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
-from sam4mllm_tool.mllm import ScriptedMLLM
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.geometry.boxes import box_iou
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Thresholds
-from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
 
 

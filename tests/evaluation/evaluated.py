@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sam4mllm_tool import rle
-from sam4mllm_tool.mllm import ScriptedMLLM
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.types import Labels, ObjectPrompt, Question, Reply, SegmentedObject
 from tests.data.layouts import HEIGHT, WIDTH, rectangle

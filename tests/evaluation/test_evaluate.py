@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam4mllm_tool import rle
-from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 from sam4mllm_tool.evaluation.report import heading
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.checkpoints import embedded_folder
 from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_json, write_picture
 from tests.evaluation.evaluated import line, reports_of, samples_of, scripted, told, write_lines
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.evaluation import PROTOCOLS, EvaluationConfig, evaluate
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.data import drawn, layouts, test_ade20k, test_paco, test_partimagenet
 from tests.evaluation.evaluated import samples_of, write_lines
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sam4mllm_tool import rle
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
-from sam4mllm_tool.evaluation.comparing import compare
+from sam4mllm_tool.evaluation.comparison import compare
+from sam4mllm_tool.geometry import rle
 from tests.data.layouts import HEIGHT, WIDTH, rectangle
 from tests.evaluation.evaluated import line, samples_of, scripted, told, write_lines
 

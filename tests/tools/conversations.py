@@ -22,10 +22,10 @@ from langgraph.graph.state import CompiledStateGraph
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.agents.pictures import PictureMiddleware
+from sam4mllm_tool.agents.image_middleware import PictureMiddleware
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.tools import Sam4MllmToolkit
-from sam4mllm_tool.tools.pictures import PictureStore, known_pictures
+from sam4mllm_tool.tools.image_store import PictureStore, known_pictures
 from tests.agents.scripted_model import ScriptedChatModel, call
 
 RINGS = draw_scene(240062)

@@ -13,10 +13,11 @@ from langchain_core.messages import ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
-from sam4mllm_tool import Sam4Mllm, rle
-from sam4mllm_tool.boxes import mask_iou
+from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.scenes import Scene
-from sam4mllm_tool.tools.pictures import PictureStore
+from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.tools.image_store import PictureStore
 from sam4mllm_tool.trace import Recorder
 from sam4mllm_tool.trace.page import page
 from tests.agents.scripted_model import call

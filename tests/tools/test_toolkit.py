@@ -19,10 +19,10 @@ from langchain_tests.unit_tests import ToolsUnitTests
 from PIL import Image
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.flows import Talk
-from sam4mllm_tool.mllm import ScriptedMLLM
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.protocol import JOINT
-from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.tools import (
     CheckPointsTool,
     DescribeRegionTool,
@@ -32,7 +32,7 @@ from sam4mllm_tool.tools import (
     SegmentPromptTool,
     SegmentTool,
 )
-from sam4mllm_tool.tools.rounds import DialogueError, Rounds
+from sam4mllm_tool.tools.dialogue_state import DialogueError, Rounds
 from sam4mllm_tool.types import Labels, Point, Question, Reply, Size
 from tests.tool_suites import ToolSuite
 
@@ -312,7 +312,7 @@ def test_taking_out_all_there_was_leaves_nothing_and_brings_one_back() -> None:
 
 def state() -> Rounds:
     start = Rounds("all rings", Size(100, 80), Reply("[100,100,400,500] [500,100,900,500]"), (0.5, None))
-    return SHARED.run(Image.new("RGB", (100, 80)), start.check(SHARED.flows, [(Point(20, 20),), ()], Talk()))
+    return SHARED.run(Image.new("RGB", (100, 80)), start.check(SHARED.flows, [(Point(20, 20),), ()], Transcript()))
 
 
 def test_a_dialogue_is_rebuilt_from_its_json() -> None:
@@ -340,7 +340,7 @@ def test_a_dialogue_that_was_tampered_with_is_refused_in_one_way(changes: dict[s
 def test_unreadable_answers_about_points_are_rebuilt_as_they_were_dropped() -> None:
     start = Rounds("the ring", Size(100, 80), Reply("[100,100,400,500]"))
     mute = Sam4Mllm(ScriptedMLLM(lambda _: "hmm"), BoxSegmenter(), dialect=JOINT)
-    asked = mute.run(Image.new("RGB", (100, 80)), start.check(mute.flows, [(Point(20, 20),)], Talk()))
+    asked = mute.run(Image.new("RGB", (100, 80)), start.check(mute.flows, [(Point(20, 20),)], Transcript()))
     assert asked.points(mute.flows) == ((),)
 
 

@@ -18,11 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PILImage
 
-from sam4mllm_tool.methods import Methods
+from sam4mllm_tool.pipeline.methods import Methods
 from sam4mllm_tool.protocol import DIALECTS, Exchange, FixedList, Grid, Placed, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, save
 from sam4mllm_tool.trace.files import from_json, seal, to_json
-from sam4mllm_tool.trace.values import Asked, Candidate, Failure, Found, Picture, Prompted, Runs
+from sam4mllm_tool.trace.schema import Asked, Candidate, Failure, Found, Picture, Prompted, Runs
 from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Tokens, Turn
 from tests.trace.traced import BOX, GREY, SURE, scripted, traced
 

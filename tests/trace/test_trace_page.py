@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam4mllm_tool.methods import METHODS, Method
+from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.trace import Trace, Verdict, load, save
-from sam4mllm_tool.trace.markup import Html, seen, tag
+from sam4mllm_tool.trace.html import Html, seen, tag
 from sam4mllm_tool.trace.page import page
-from sam4mllm_tool.trace.values import Failure, Runs
+from sam4mllm_tool.trace.schema import Failure, Runs
 from sam4mllm_tool.types import Reply
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 

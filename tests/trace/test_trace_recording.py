@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool.errors import BackendError, ExpressionError, ReplyError
-from sam4mllm_tool.flows import Flow, Talk
-from sam4mllm_tool.methods import METHODS, Method
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.methods import METHODS, Method
+from sam4mllm_tool.pipeline.requests import Flow, Transcript
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import RELEASED, BoxOnly, Placed
-from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.trace import Recorder, load, recorded, replay, replaying, save
-from sam4mllm_tool.trace.values import Asked, Failure, Prompted, Trace
+from sam4mllm_tool.trace.schema import Asked, Failure, Prompted, Trace
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Point, Question, Reply, Segmentation, SegmentedObject, Size
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 
@@ -147,7 +147,7 @@ async def test_a_run_that_is_cancelled_while_its_own_work_is_done_leaves_none() 
     begun, free = threading.Event(), threading.Event()
 
     def slow(models: Sam4Mllm) -> Flow[str]:
-        yield from models.flows.settle(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect), Talk())
+        yield from models.flows.settle(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect), Transcript())
         begun.set()
         free.wait(10)
         return "done"
@@ -189,7 +189,7 @@ def test_a_trace_says_what_was_shown_and_comes_back_from_its_file(tmp_path: Path
 
 def test_a_flow_of_ones_own_leaves_a_trace_and_runs_again_on_it() -> None:
     def boxes_alone(models: Sam4Mllm) -> Flow[tuple[Box, ...]]:
-        dialogue = yield from models.flows.settle(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect), Talk())
+        dialogue = yield from models.flows.settle(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect), Transcript())
         return tuple(prompt.box for prompt in dialogue.prompts)
 
     recorder = Recorder(scripted(BOX))
@@ -230,7 +230,7 @@ def test_settings_changed_on_the_recorded_models_are_those_of_the_trace() -> Non
 def test_drawing_on_a_picture_afterwards_changes_no_trace() -> None:
     def ask(models: Sam4Mllm) -> Flow[list[Reply]]:
         question = Question(models.dialect.ask_boxes("a cat").turns, models.dialect.ask_boxes("a cat").answer)
-        return (yield from models.flows.ask([question], Talk()))
+        return (yield from models.flows.ask([question], Transcript()))
 
     image = GREY.copy()
     recorder = Recorder(scripted(BOX))

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sam4mllm_tool.methods import METHODS, Method
+from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.trace import TraceError, load, replay, replaying, save
 from sam4mllm_tool.trace.replaying import first_difference
-from sam4mllm_tool.trace.values import Asked, Prompted
+from sam4mllm_tool.trace.schema import Asked, Prompted
 from sam4mllm_tool.types import Reply
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 

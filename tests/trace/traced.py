@@ -7,10 +7,10 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
-from sam4mllm_tool.mllm import ScriptedMLLM
-from sam4mllm_tool.pipeline import Sam4Mllm
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import RELEASED, Grid
-from sam4mllm_tool.segmenter import BoxSegmenter
 from sam4mllm_tool.trace import Recorder, Trace
 from sam4mllm_tool.types import Image, Reply
 

@@ -7,12 +7,12 @@ from random import Random
 
 from PIL import Image
 
-from sam4mllm_tool.data.lessons import LESSONS_FILE, MANIFEST_FILE, Conversation, Lesson
+from recipes.embedded.examples import telling_points
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE, Conversation, Lesson
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
-from sam4mllm_tool.embedded.train.examples import telling_points
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
-from sam4mllm_tool.protocol.truth import TrueObject, true_dialogue
+from sam4mllm_tool.protocol.oracle import TrueObject, true_dialogue
 from sam4mllm_tool.types import Size, Turn
 
 

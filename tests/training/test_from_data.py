@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.checkpoints import embedded_folder
-from sam4mllm_tool.cli import main
+from sam4mllm_tool.cli.main import main
+from sam4mllm_tool.models.checkpoints import embedded_folder
 
 SCENES = Path(__file__).parents[2] / "examples" / "scenes"
 SETTINGS = """

@@ -15,19 +15,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from sam4mllm_tool.checkpoints import embedded_folder
 from sam4mllm_tool.embedded.files import write_scenes
 from sam4mllm_tool.errors import DataError, SpecError
-from sam4mllm_tool.mllm import load_mllm
-from sam4mllm_tool.mllm.loading import load_checkpoint
-from sam4mllm_tool.pipeline import Sam4Mllm, find_dialect
+from sam4mllm_tool.models.checkpoints import embedded_folder
+from sam4mllm_tool.models.mllm import load_mllm
+from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training import run as run_module
+from sam4mllm_tool.training.callbacks import held_out, measure
 from sam4mllm_tool.training.config import TrainingConfig
-from sam4mllm_tool.training.export import export
+from sam4mllm_tool.training.merge_adapter import export
 from sam4mllm_tool.training.run import train
 from sam4mllm_tool.training.trainer import newest_checkpoint
-from sam4mllm_tool.training.watching import held_out, measure
 from sam4mllm_tool.types import Labels, Question, Turn
 from tests.checkpoints import FAMILIES
 from tests.training.teaching import write_lessons
@@ -120,7 +120,7 @@ class PowerCutError(Exception):
 
 
 def cut_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    from sam4mllm_tool.training.watching import Bar
+    from sam4mllm_tool.training.callbacks import Bar
 
     def stop(_self: Bar, _args: Any, state: Any, _control: Any, **_: Any) -> None:
         if state.global_step == step:

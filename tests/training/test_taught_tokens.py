@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sam4mllm_tool.data.lessons import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import Conversation, Lesson
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.mllm.running import can_pack
+from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
+from sam4mllm_tool.models.mllm.runner import can_pack
 from sam4mllm_tool.training.examples import Maker, Row, examples_of
 from sam4mllm_tool.types import Turn
 from tests.checkpoints import FAMILIES

@@ -11,8 +11,8 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from sam4mllm_tool.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.mllm.running import Runner
+from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
+from sam4mllm_tool.models.mllm.runner import Runner
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.examples import Maker, examples_of
@@ -20,8 +20,8 @@ from sam4mllm_tool.training.rows import Rows, make_rows
 from sam4mllm_tool.training.trainer import loss_of
 from tests.checkpoints import IDEFICS3_SPECIAL, IDEFICS3_TEMPLATE, SPECIAL, _tokenizer
 from tests.training.teaching import write_lessons
+from tests.training.test_target_modules import SMALL
 from tests.training.test_taught_tokens import BOX, FIRST, IMAGE, LESSON, SECOND, SHARED
-from tests.training.test_training_structure import SMALL
 
 pytestmark = pytest.mark.skipif(
     find_spec("torchvision") is None, reason="these processors need torchvision, which has no build for this torch here"

@@ -1,1 +1,0 @@
-"""`sam4mllm chat`: a conversation about pictures in a terminal, or through a pipe."""

@@ -1,0 +1,1 @@
+"""The `sam4mllm` command: one file per subcommand."""

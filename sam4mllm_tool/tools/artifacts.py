@@ -1,0 +1,88 @@
+"""What a tool did, as plain JSON that the conversation itself keeps, and how a later call finds it again.
+
+An artifact is the `artifact` of the ToolMessage that told its handle. There is no session: a handle is looked up among the
+messages of the conversation it is used in, so it survives whatever they survive (a checkpointer, a restart, a branch), and is
+worth nothing in any other conversation. Nothing here imports LangChain.
+"""
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.types import Segmentation
+
+__all__ = ["Artifact", "HandleError", "Kind", "artifacts", "dialogue_artifact", "find_artifact", "result_artifact"]
+
+Kind: TypeAlias = Literal["dialogue", "result"]
+Artifact: TypeAlias = dict[str, Any]
+
+_MAKERS = {"dialogue": "propose_boxes", "result": "segment_image"}
+"""The tool that a conversation gets its first one of each kind from."""
+_SHOWN = 6
+"""Handles that an error lists."""
+
+
+class HandleError(Sam4MllmError, LookupError):
+    """A handle that this conversation doesn't have, or that is of another kind."""
+
+
+def new_handle() -> str:
+    """One that can't be guessed."""
+    return f"seg-{secrets.token_hex(8)}"
+
+
+def dialogue_artifact(picture: str, state: Mapping[str, Any], **told: Any) -> Artifact:
+    """Of a dialogue that goes on. told: what is of use to a program that reads it, beside the state."""
+    return {"handle": new_handle(), "kind": "dialogue", "picture": picture, "state": dict(state), **told}
+
+
+def result_artifact(picture: str, segmentation: Segmentation, found: Found, **told: Any) -> Artifact:
+    """Of masks: `Segmentation.to_dict`, and what it takes to refine them."""
+    own = {"handle": new_handle(), "kind": "result", "picture": picture, "state": found.state()}
+    return {**segmentation.to_dict(), **own, **told}
+
+
+def artifacts(messages: Sequence[Any]) -> Iterator[Artifact]:
+    """Those of the tools' messages, oldest first. messages: LangChain's or their dicts; others are passed over."""
+    for message in messages:
+        fields: Mapping[str, Any] = message if isinstance(message, Mapping) else vars(message)
+        artifact = fields.get("artifact")
+        if (fields.get("type") or fields.get("role")) == "tool" and isinstance(artifact, dict) and _is_whole(artifact):
+            yield artifact
+
+
+def _is_whole(artifact: Mapping[str, Any]) -> bool:
+    texts = (artifact.get(key) for key in ("handle", "picture"))
+    return all(isinstance(text, str) for text in texts) and artifact.get("kind") in _MAKERS and "state" in artifact
+
+
+def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequence[Any]) -> Artifact:
+    """The artifact that a handle means.
+
+    handle: one that a message of this conversation carries, or "latest" for the last of that kind; outside an agent, where
+    there are no messages, the artifact itself. Raises HandleError, which says what there is and what to call.
+    """
+    if isinstance(handle, Mapping):
+        return _of_kind(dict(handle), kind)
+    wanted = handle.strip().strip("[]'\"` ")
+    there = {artifact["handle"]: artifact for artifact in artifacts(messages)}
+    alike = [name for name, artifact in there.items() if artifact["kind"] == kind]
+    if wanted in there:
+        return _of_kind(there[wanted], kind)
+    if wanted.lower() == "latest" and alike:
+        return there[alike[-1]]
+    if not alike:
+        raise HandleError(f"there is no {kind} in this conversation yet: call {_MAKERS[kind]} first")
+    names = ", ".join(alike[-_SHOWN:])
+    raise HandleError(f"no {kind} {shown(handle)} in this conversation; there is {names} (latest: {alike[-1]})")
+
+
+def _of_kind(artifact: Artifact, kind: Kind) -> Artifact:
+    if not _is_whole(artifact):
+        raise HandleError(f"that is not the artifact of a {kind}: give the artifact of the tool's message as it was")
+    if artifact["kind"] != kind:
+        other = artifact["kind"]
+        raise HandleError(f"{artifact['handle']} is a {other}, not a {kind}: {_MAKERS[kind]} gives a {kind}")
+    return artifact

@@ -1,0 +1,49 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.types import Image
+from tests.models.mllm.asking import BUILDERS
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a family's checkpoint, saved once."""
+    saved: dict[str, Path] = {}
+
+    def get(family: str) -> Path:
+        if family not in saved:
+            saved[family] = BUILDERS[family](tmp_path_factory.mktemp(family))
+        return saved[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def mllm(checkpoint: Callable[[str], Path]) -> Callable[[str], TransformersMLLM]:
+    """A family's checkpoint, loaded once."""
+    loaded: dict[str, TransformersMLLM] = {}
+
+    def get(family: str) -> TransformersMLLM:
+        if family not in loaded:
+            loaded[family] = TransformersMLLM.load(str(checkpoint(family)))
+        return loaded[family]
+
+    return get
+
+
+@pytest.fixture
+def image() -> Image:
+    """Noise, wider than high, so that families that cut tiles cut several."""
+    pixels = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels)

@@ -1,0 +1,554 @@
+"""The pipeline with a scripted MLLM and a segmenter that follows its prompts to the letter."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from PIL import Image as PILImage
+from pycocotools import mask as coco
+
+from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, OverBudgetError, ReplyError, SpecError
+from sam4mllm_tool.geometry.crops import Crop
+from sam4mllm_tool.models import checkpoints
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline import requests
+from sam4mllm_tool.pipeline.methods import Methods
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Transcript, on_crop
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm, find_dialect
+from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
+from sam4mllm_tool.reasoning import Budget, Meter
+from sam4mllm_tool.types import Box, FreeText, Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
+
+IMAGE = PILImage.new("RGB", (100, 80), "grey")
+ANSWER: Any = SimpleNamespace(headers={}, request=None)  # of the hub; its library for this changes with its version
+BOX, OTHER = "[100,100,500,600]", "[600,100,900,900]"
+ONE_BY_ONE = dataclasses.replace(RELEASED, points="each")
+
+
+class CountingMLLM(ScriptedMLLM):
+    """Also keeps how many questions each call brought, and about which picture."""
+
+    def __init__(self, replies: Sequence[Reply | str] | Callable[[Question], Reply | str]) -> None:
+        super().__init__(replies)
+        self.calls: list[tuple[Image, int]] = []
+
+    def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        self.calls.append((image, len(questions)))
+        return super().reply(image, questions)
+
+
+def knows(question: Question) -> Reply | str:
+    """A model that knows where a few things are, and that only the left half of each box is on them."""
+    text = question.turns[-1].text
+    if not text.startswith("Check"):
+        expression = text.split('"')[1]
+        points = " on (150,150) (160,160) off (480,480)" if "points" in text else ""
+        return {"a cat": BOX + points, "cats": f"{BOX}{points} {OTHER}{points}", "gibberish": "hmm"}.get(
+            expression, "No object found."
+        )
+    left, right = (int(corner.split(",")[i]) for corner in [text.split("[")[1]] for i in (0, 2))
+    listed = [int(point.split(",")[0]) for point in text.split("(")[1:]]
+    on = [x < (left + right) / 2 for x in listed]
+    return Reply("".join("Yes" if yes else "No" for yes in on), tuple((0.95, 0.05) if yes else (0.05, 0.95) for yes in on))
+
+
+def scripted(*replies: Reply | str, retries: int = 2, sampler: Grid = Grid(2, 2)) -> tuple[Sam4Mllm, ScriptedMLLM]:
+    mllm = ScriptedMLLM(replies)
+    return Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED, sampler=sampler, retries=retries), mllm
+
+
+def alike(one: Segmentation, other: Segmentation) -> bool:
+    """Everything but the seconds."""
+    return without_seconds(one) == without_seconds(other)
+
+
+def without_seconds(result: Segmentation) -> dict[str, object]:
+    return {key: value for key, value in result.to_dict().items() if key != "seconds"}
+
+
+# One expression -----------------------------------------------------------------------------------------------------
+
+
+def test_an_expression_becomes_a_mask() -> None:
+    result = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat")
+    (found,) = result.objects
+    assert (result.expression, result.size) == ("a cat", Size(100, 80))
+    assert found.prompt.box == pytest.approx((10.05, 8.04, 50.05, 48.04))
+    assert len(found.prompt.points) == 25
+    assert found.confidence == pytest.approx(0.95)
+    # Points lie at a tenth, three tenths, ... of the box; the middle column is off it, so that x < 26 is nearest to "on".
+    expected = np.zeros((80, 100), bool)
+    expected[8:48, 10:26] = True
+    assert np.array_equal(result.mask, expected)
+    assert result.notes == ()
+
+
+def test_the_box_method_prompts_with_the_box_alone_and_ppg_with_the_models_points() -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    assert models.segment(IMAGE, "a cat", method="box").objects[0].prompt.points == ()
+    assert [p.label for p in models.segment(IMAGE, "a cat", method="ppg").objects[0].prompt.points] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_such_object_is_an_answer_and_asks_no_segmenter(method: Method) -> None:
+    segmenter = BoxSegmenter()
+    result = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED).segment(IMAGE, "a dog", method=method)
+    assert (result.objects, result.notes, segmenter.calls) == ((), (), [])
+    assert not result.mask.any()
+    assert result.mask.shape == (80, 100)
+    assert result.turns[-1].text == "No object found."
+
+
+def test_several_objects_are_prompted_in_one_call() -> None:
+    segmenter = BoxSegmenter()
+    result = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED).segment(IMAGE, "cats")
+    assert len(result.objects) == 2
+    assert [len(prompts) for prompts in segmenter.calls] == [2]
+    assert np.array_equal(result.mask, result.objects[0].mask | result.objects[1].mask)
+
+
+def test_questions_models_and_seconds_are_told() -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows, name="m"), BoxSegmenter(name="s"), dialect=ONE_BY_ONE)
+    usage = models.segment(IMAGE, "cats").usage
+    assert (usage.mllm, usage.segmenter, usage.questions) == ("m", "s", 1 + 2 * 25)
+    assert set(usage.seconds) == {"mllm", "segmenter"}
+    assert all(seconds > 0 for seconds in usage.seconds.values())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("expression", ["cats", "a dog"])
+def test_a_result_is_plain_json_whose_masks_pycocotools_reads(method: Method, expression: str) -> None:
+    result = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED).segment(IMAGE, expression, method=method)
+    told = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert told == result.to_dict(), "nothing that JSON would change, such as tuples"
+    assert told["size"] == {"width": 100, "height": 80}
+    for item, found in zip(told["objects"], result.objects, strict=True):
+        assert np.array_equal(coco.decode(item["mask"]).astype(bool), found.mask)
+        assert item["box"] == list(found.prompt.box)
+        assert [(p["x"], p["y"], p["label"], p["confidence"]) for p in item["points"]] == [
+            (p.x, p.y, p.label, p.confidence) for p in found.prompt.points
+        ]
+    assert [turn["role"] for turn in told["turns"]][:3] == ["system", "user", "assistant"]
+
+
+# Replies that break the format --------------------------------------------------------------------------------------
+
+
+def test_an_unreadable_box_is_asked_for_again_up_to_the_bound() -> None:
+    models, mllm = scripted("hmm", "[1,2", BOX)
+    result = models.segment(IMAGE, "a cat", method="box")
+    assert len(result.objects) == 1
+    assert result.usage.questions == 3
+    assert len(set(mllm.questions)) == 1, "the released adapter was trained on no correction: the same question each time"
+    assert [note.split(":")[0] for note in result.notes] == ["asked again", "asked again"]
+
+
+@pytest.mark.parametrize("dialect", [PLAIN, JOINT], ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("greedy", [False, True], ids=["sampling", "greedy"])
+def test_where_the_dialect_has_words_for_it_an_unreadable_reply_is_corrected(dialect: Dialect, greedy: bool) -> None:
+    mllm = ScriptedMLLM(["hmm", "[500,500,100,100]", BOX], greedy=greedy)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect).segment(IMAGE, "a cat", method="box")
+    assert len(result.objects) == 1
+    first, second, third = mllm.questions
+    assert second.turns[:-1] == (*first.turns, Turn("assistant", "hmm"))
+    assert third.turns[:-1] == (*second.turns, Turn("assistant", "[500,500,100,100]"))
+    assert f"expected boxes or {dialect.none_text!r}" in second.turns[-1].text
+    assert "the box [500,500,100,100] is empty" in third.turns[-1].text
+    assert {question.answer for question in mllm.questions} == {first.answer}
+    assert result.turns == (*third.turns, Turn("assistant", BOX))
+
+
+def test_a_model_that_repeats_itself_is_not_asked_the_same_again() -> None:
+    mllm = ScriptedMLLM([BOX, "hmm"], greedy=True)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat")
+    assert result.objects[0].prompt.points == ()
+    assert [note.split(":")[0] for note in result.notes] == ["went on without unreadable points"]
+    mllm = ScriptedMLLM(["hmm", BOX], greedy=True)
+    with pytest.raises(ReplyError):
+        Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat")
+    assert mllm.replies_left == 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_box_that_stays_unreadable_is_a_reply_error_with_both_sides(method: Method) -> None:
+    models, mllm = scripted(*["hmm"] * 6)
+    with pytest.raises(ReplyError) as caught:
+        models.segment(IMAGE, "a cat", method=method)
+    assert caught.value.reply == Reply("hmm")
+    assert caught.value.question == mllm.questions[-1]
+    assert mllm.replies_left == (0 if method == "ppg" else 3), "PPG falls back on asking for the box alone, as often again"
+
+
+def test_the_bound_counts_each_round_for_itself() -> None:
+    models, mllm = scripted("hmm", "hmm", BOX, "hmm", "hmm", "YesNoYesNo")
+    assert len(models.segment(IMAGE, "a cat").objects[0].prompt.points) == 4
+    assert mllm.replies_left == 0
+
+
+def test_without_retries_nothing_is_asked_again() -> None:
+    models, mllm = scripted("hmm", BOX, retries=0)
+    with pytest.raises(ReplyError):
+        models.segment(IMAGE, "a cat")
+    assert mllm.replies_left == 1
+
+
+def test_points_that_stay_unreadable_leave_the_box_alone_and_a_note() -> None:
+    models, _ = scripted(BOX, "hmm", "YesYes", "who knows")
+    result = models.segment(IMAGE, "a cat")
+    assert result.objects[0].prompt.points == ()
+    assert result.objects[0].confidence is None
+    assert [note.split(":")[0] for note in result.notes] == ["asked again", "asked again", "went on without unreadable points"]
+
+
+def test_of_points_asked_one_by_one_only_the_unreadable_are_dropped() -> None:
+    mllm = ScriptedMLLM([BOX, "Yes", "hmm", "No", "Yes", "who knows", "hmm"])
+    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=ONE_BY_ONE, sampler=Grid(2, 2))
+    assert [p.label for p in models.segment(IMAGE, "a cat").objects[0].prompt.points] == [1, 0, 1]
+
+
+def test_of_points_asked_one_by_one_only_the_unreadable_are_asked_again() -> None:
+    mllm = ScriptedMLLM([BOX, "Yes", "hmm", "No", "perhaps", "hm", "No", "Yes"])
+    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN, sampler=Grid(2, 2))
+    result = models.segment(IMAGE, "a cat")
+    assert [p.label for p in result.objects[0].prompt.points] == [1, 1, 0, 0]
+    _, _, second, _, fourth, *again, last = mllm.questions
+    assert [question.turns[:-2] for question in again] == [second.turns, fourth.turns]
+    assert last.turns[:-2] == again[0].turns
+    assert result.usage.questions == 8
+    assert [note.split(":")[0] for note in result.notes] == ["asked again 2 questions", "asked again"]
+
+
+def test_ppg_without_readable_points_falls_back_on_the_box() -> None:
+    models, mllm = scripted(*[f"{BOX} on (120,120)"] * 3, BOX)
+    result = models.segment(IMAGE, "a cat", method="ppg")
+    assert result.objects[0].prompt == ObjectPrompt(result.objects[0].prompt.box)
+    assert "points" not in mllm.questions[-1].turns[-1].text
+    assert "went on without unreadable points" in result.notes[-1]
+    told = [turn.text for turn in result.turns if turn.role == "assistant"]
+    assert told == [f"{BOX} on (120,120)"] * 3 + [BOX], "what was said before the fallback is told too"
+
+
+@pytest.mark.parametrize("dialect", [RELEASED, ONE_BY_ONE, PLAIN, JOINT], ids=["released", "each", "plain", "joint"])
+def test_turns_are_all_that_was_said(dialect: Dialect) -> None:
+    """In any order of good and bad replies: as many answers as questions, each after its question, in the order said."""
+    replies = ["hmm", BOX, *["Yes", "hmm", "No", "YesYesNoNo", "No", "maybe", "Yes"] * 2]
+    mllm = ScriptedMLLM(replies)
+    result = Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect, sampler=Grid(2, 2)).segment(IMAGE, "a cat")
+    said = list(zip(mllm.questions, replies, strict=False))
+    assert len(said) == result.usage.questions
+    told = list(zip(result.turns, result.turns[1:], strict=False))
+    places = [told.index((question.turns[-1], Turn("assistant", reply))) for question, reply in said]
+    assert places == sorted(places)
+    assert [turn for turn in result.turns if turn.role == "assistant"][-1].text == said[-1][1]
+
+
+async def test_the_dialogue_can_be_replayed_although_something_was_asked_again() -> None:
+    """Its history keeps its own questions, each with the reply that was read in the end."""
+    dialogue = PQPP.start("a cat", Size(100, 80), dialect=PLAIN, sampler=Grid(2, 1))
+    models = Sam4Mllm(ScriptedMLLM(["hmm", BOX, "Yes", "No"]), BoxSegmenter(), dialect=PLAIN)
+    after = models.run(IMAGE, models.flows.settle(dialogue, Transcript()))
+    assert after.history[0] == Exchange(dialogue.pending[0], Reply(BOX))
+    *_, first, second = after.history
+    assert replay(dialogue, [[after.history[0].reply], [first.reply, second.reply]]) == after
+
+
+def test_an_empty_mask_is_noted() -> None:
+    no = Reply("NoNoNoNo", ((0.01, 0.99),) * 4)
+    models, _ = scripted(BOX, no)
+    result = models.segment(IMAGE, "a cat")
+    assert not result.mask.any()
+    assert result.notes == ("the mask of object 1 is empty",)
+
+
+def test_thresholds_reach_the_dialogue() -> None:
+    unsure = Reply("YesYesNoNo", ((0.8, 0.2), (0.7, 0.3), (0.2, 0.8), (0.05, 0.95)))
+    for thresholds, kept in ((Thresholds(), 2), (Thresholds(0.5, 0.5), 4), (Thresholds(1, 1), 0)):
+        models = Sam4Mllm(
+            ScriptedMLLM([BOX, unsure]), BoxSegmenter(), dialect=RELEASED, sampler=Grid(2, 2), thresholds=thresholds
+        )
+        assert len(models.segment(IMAGE, "a cat").objects[0].prompt.points) == kept
+
+
+# Backends that break their contract ---------------------------------------------------------------------------------
+
+
+class ForgetfulSegmenter(BoxSegmenter):
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        return super().segment(image, prompts)[1:]
+
+
+class ForgetfulMLLM(ScriptedMLLM):
+    def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        return super().reply(image, questions)[1:]
+
+
+@pytest.mark.parametrize("expressions", [["cats"], ["cats", "a cat"]])
+def test_a_backend_that_gives_too_few_results_is_named(expressions: list[str]) -> None:
+    short_of_masks = Sam4Mllm(ScriptedMLLM(knows), ForgetfulSegmenter(), dialect=RELEASED)
+    short_of_words = Sam4Mllm(ForgetfulMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    for models, message in ((short_of_masks, "boxes gave .* masks"), (short_of_words, "scripted gave .* replies")):
+        with pytest.raises(BackendError, match=message):
+            models.segment_group(IMAGE, expressions)
+        with pytest.raises(BackendError, match=message):
+            models.segment(IMAGE, expressions[0])
+
+
+def test_masks_that_would_fill_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = BoxSegmenter()
+    models = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED)
+    monkeypatch.setattr(requests, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
+    with pytest.raises(BackendError, match=r"2 objects on a picture of 100 x 80 pixels would take more than .* GiB: make"):
+        models.segment(IMAGE, "cats")
+    assert segmenter.calls == []
+    assert models.segment(IMAGE, "a cat").objects
+    monkeypatch.setattr(requests, "MAX_MASK_BYTES", 2 * 100 * 80)
+    assert models.segment(IMAGE, "cats").objects
+
+
+# Sync, async, many --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_sync_async_and_many_give_equal_results(method: Method) -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=ONE_BY_ONE)
+    expressions = ["a cat", "a dog", "cats", "a cat"]
+    one_by_one = [models.segment(IMAGE, text, method=method) for text in expressions]
+    waited_for = [await models.asegment(IMAGE, text, method=method) for text in expressions]
+    many = models.segment_many([(IMAGE, text) for text in expressions], method=method)
+    for one, other, third in zip(one_by_one, waited_for, many, strict=True):
+        assert alike(one, other)
+        assert alike(one, third)
+        assert np.array_equal(one.mask, third.mask)
+
+
+async def test_async_asks_again_and_falls_back_as_sync_does() -> None:
+    replies = ["hmm", BOX, "hmm", "hmm", "hmm"]
+    waited_for = await scripted(*replies)[0].asegment(IMAGE, "a cat")
+    assert alike(scripted(*replies)[0].segment(IMAGE, "a cat"), waited_for)
+    with pytest.raises(ReplyError):
+        await scripted("hmm", "hmm", "hmm")[0].asegment(IMAGE, "a cat")
+
+
+def test_expressions_of_one_picture_share_their_calls() -> None:
+    mllm, segmenter = CountingMLLM(knows), BoxSegmenter()
+    models = Sam4Mllm(mllm, segmenter, dialect=ONE_BY_ONE)
+    other = IMAGE.copy()
+    pairs = [(IMAGE, "a cat"), (IMAGE, "a dog"), (IMAGE, "cats"), (other, "a cat"), (IMAGE, "a cat")]
+    results = models.segment_many(pairs)
+    assert [count for _, count in mllm.calls] == [3, 75, 1, 25, 1, 25]
+    assert len({id(image) for image, _ in mllm.calls}) == 3, "a picture is loaded once a run"
+    assert [len(prompts) for prompts in segmenter.calls] == [3, 1, 1]
+    assert [result.usage.questions for result in results] == [26, 1, 51, 26, 26]
+    assert [len(result.objects) for result in results] == [1, 0, 2, 1, 1]
+
+
+def test_equal_paths_are_one_picture(tmp_path: Path) -> None:
+    IMAGE.save(tmp_path / "a.png")
+    mllm = CountingMLLM(knows)
+    pairs = [(tmp_path / "a.png", "a cat"), (Path(str(tmp_path / "a.png")), "cats"), (str(tmp_path / "a.png"), "a cat")]
+    Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED).segment_many(pairs, method="box")
+    assert [count for _, count in mllm.calls] == [2, 1]
+
+
+def test_arrays_and_bytes_are_pictures_of_many_too(tmp_path: Path) -> None:
+    array = np.asarray(IMAGE)
+    IMAGE.save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    mllm = CountingMLLM(knows)
+    models = Sam4Mllm(mllm, BoxSegmenter(), dialect=RELEASED)
+    results = models.segment_many([(array, "a cat"), (array, "cats"), (content, "a cat"), (content, "a dog")], method="box")
+    assert [count for _, count in mllm.calls] == [2, 2]
+    assert alike(results[0], results[2])
+
+
+def test_one_bad_expression_leaves_the_others_their_results() -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    cat, empty, unreadable, cats, long = models.segment_group(IMAGE, ["a cat", " ", "gibberish", "cats", "x" * 10_000])
+    assert isinstance(empty, ExpressionError)
+    assert isinstance(long, ExpressionError)
+    assert isinstance(unreadable, ReplyError)
+    assert isinstance(cat, Segmentation)
+    assert alike(cat, models.segment(IMAGE, "a cat"))
+    assert isinstance(cats, Segmentation)
+    assert alike(cats, models.segment(IMAGE, "cats"))
+
+
+def test_many_raises_for_the_first_bad_pair() -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    with pytest.raises(ExpressionError, match="empty"):
+        models.segment_many([(IMAGE, "a cat"), (IMAGE, ""), (IMAGE, "gibberish")])
+    with pytest.raises(ImageError, match="does not exist"):
+        models.segment_many([(Path("nowhere.png"), "a cat")])
+    assert models.segment_many([]) == []
+    assert models.segment_group(IMAGE, []) == []
+
+
+def test_an_unknown_method_is_refused_however_it_is_asked_for() -> None:
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    for call in (models.segment, models.segment_group):
+        with pytest.raises(ValueError, match="no such method: 'PQPP'; there are pqpp, ppg, box"):
+            call(IMAGE, "a cat", method="PQPP")  # type: ignore[operator]
+
+
+# Which dialect ------------------------------------------------------------------------------------------------------
+
+
+def test_a_dialect_is_found_by_name_or_beside_the_adapter_or_the_model(tmp_path: Path) -> None:
+    base, adapter, bare = (tmp_path / name for name in ("base", "my+adapter", "bare"))
+    for folder in (base, adapter, bare):
+        folder.mkdir()
+    (base / "dialect.json").write_text(RELEASED.to_json())
+    (adapter / "dialect.json").write_text(EMBEDDED.to_json())
+    assert find_dialect(str(base)) == RELEASED
+    assert find_dialect(f"{base}+{adapter}") == EMBEDDED, "the adapter decides"
+    assert find_dialect(f"{base}+{bare}") == RELEASED
+    assert find_dialect(str(adapter)) == EMBEDDED, "a plus in a folder's name"
+    assert find_dialect(str(bare)) == find_dialect(str(tmp_path / "nowhere")) == PLAIN
+    assert find_dialect(str(base), "embedded") == EMBEDDED
+
+
+def test_a_dialect_file_is_found_from_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "dialect.json").write_text(RELEASED.to_json())
+    assert find_dialect("~") == RELEASED
+
+
+def test_a_dialect_comes_with_a_model_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the hub's cache, as it lies there after a download, and without one for want of a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for name in ("model", "lora", "bare"):
+        (tmp_path / f"models--owner--{name}" / "snapshots" / "1").mkdir(parents=True)
+        (tmp_path / f"models--owner--{name}" / "refs").mkdir()
+        (tmp_path / f"models--owner--{name}" / "refs" / "main").write_text("1")
+    for name, dialect in (("model", RELEASED), ("lora", EMBEDDED)):
+        (tmp_path / f"models--owner--{name}" / "snapshots" / "1" / "dialect.json").write_text(dialect.to_json())
+    assert find_dialect("owner/model") == RELEASED
+    assert find_dialect("owner/model+owner/lora") == EMBEDDED, "the adapter decides"
+    assert find_dialect("owner/model+owner/bare") == RELEASED
+    assert find_dialect("owner/bare") == find_dialect("owner/never-seen") == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("error", "found"),
+    [
+        pytest.param(RemoteEntryNotFoundError("no such file", response=ANSWER), True, id="no such file"),
+        pytest.param(RepositoryNotFoundError("no such model", response=ANSWER), False, id="no model"),
+        pytest.param(ConnectionError("no route"), False, id="no network"),
+    ],
+)
+def test_plain_is_spoken_only_where_the_hub_has_no_dialect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, found: bool
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(checkpoints, "model_info", (lambda *_, **__: None) if found else fails)
+    monkeypatch.setattr(checkpoints, "hf_hub_download", fails)
+    if found:
+        assert find_dialect("owner/name") == PLAIN
+    else:
+        with pytest.raises(SpecError, match="'owner/name'"):
+            find_dialect("owner/name")
+
+
+def test_a_dialect_that_the_hub_has_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repository: str, name: str) -> str:
+        (tmp_path / name).write_text(RELEASED.to_json() if repository == "owner/lora" else "none of it")
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checkpoints, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(checkpoints, "hf_hub_download", download)
+    assert find_dialect("owner/model+owner/lora") == RELEASED
+    with pytest.raises(SpecError, match=r"dialect\.json: not a dialect"):
+        find_dialect("owner/model")
+
+
+def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="no such dialect: 'klingon'; there are embedded, joint, plain, released"):
+        find_dialect("anything", "klingon")
+    for content in ("{", "[]", '{"name": 1}'):
+        (tmp_path / "dialect.json").write_text(content)
+        with pytest.raises(SpecError, match=r"dialect\.json"):
+            find_dialect(str(tmp_path))
+    (tmp_path / "dialect.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"dialect\.json"):
+        find_dialect(str(tmp_path))
+
+
+# What is shown ------------------------------------------------------------------------------------------------------
+
+
+class Sized(BoxSegmenter):
+    """Remembers how bright each picture was that it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown: list[float] = []
+
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        self.shown.append(round(float(np.asarray(image).mean()), -2))
+        return super().segment(image, prompts)
+
+
+HALVES = PILImage.new("RGB", (100, 80))
+HALVES.paste((200, 200, 200), (50, 0, 100, 80))
+LEFT_HALF, RIGHT_HALF = Crop(0, 0, 50, 40, Size(100, 80)), Crop(50, 0, 50, 40, Size(100, 80))
+
+
+def looking_at(models: Sam4Mllm, *sights: Crop | None) -> Flow[list[Box]]:
+    boxes = []
+    for sight in sights:
+        asked = models.flows.masks([ObjectPrompt(Box(10, 10, 40, 40))], Size(100, 80))
+        (thing,) = yield from (asked if sight is None else on_crop(sight, asked))
+        boxes.append(thing.prompt.box)
+    return boxes
+
+
+async def test_a_sight_is_shown_by_every_driver() -> None:
+    segmenter = Sized()
+    models = Sam4Mllm(ScriptedMLLM([]), segmenter)
+    sights = (None, RIGHT_HALF, LEFT_HALF, None)
+    assert models.run(HALVES, looking_at(models, *sights)) == [Box(10, 10, 40, 40)] * 4
+    await models.arun(HALVES, looking_at(models, *sights))
+    assert segmenter.shown == [100, 200, 0, 100] * 2
+
+
+def test_expressions_side_by_side_are_shown_what_each_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Sized()
+    models = Sam4Mllm(ScriptedMLLM([]), segmenter)
+    sights = {"a": (LEFT_HALF, None), "b": (RIGHT_HALF, None), "c": (LEFT_HALF, RIGHT_HALF), "d": (None, LEFT_HALF)}
+    monkeypatch.setattr(Methods, "segment", lambda _flows, text, *_: looking_at(models, *sights[text]))
+    assert models.segment_group(HALVES, list(sights)) == [[Box(10, 10, 40, 40)] * 2] * 4
+    assert sorted(segmenter.shown) == [0, 0, 100, 200], "what is shown alike is shown once"
+
+
+def test_a_flow_is_not_seen_through_two_sights_at_once() -> None:
+    models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter())
+    with pytest.raises(ValueError, match=r"is about the part from \(0, 0\) to \(50, 40\), enlarged already"):
+        models.run(HALVES, on_crop(RIGHT_HALF, looking_at(models, LEFT_HALF)))
+
+
+def test_what_is_thrown_in_reaches_the_flow_behind_a_sight() -> None:
+    def careful() -> Flow[str]:
+        try:
+            yield MLLMRequest((Question((Turn("user", "?"),), FreeText(1)),))
+        except OverBudgetError:
+            return "stopped"
+        return "went on"
+
+    models = Sam4Mllm(ScriptedMLLM(["!"]), BoxSegmenter())
+    meter = Meter(Budget(rounds=0))
+    assert models.run(HALVES, meter.metered(on_crop(LEFT_HALF, careful()))) == "stopped"
+    assert models.run(HALVES, on_crop(LEFT_HALF, careful())) == "went on"
