@@ -1,42 +1,84 @@
-# Everything runs in .venv, which the first target that needs it makes.
+# Everything runs in .venv, which the first target that needs it makes. Versions come from constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+WORKERS ?= auto
+# Build environments don't see constraints by themselves, and would take the newest setuptools.
+INSTALL := pip install -qq --constraint constraints.txt --build-constraint constraints.txt
+PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
+# One thread per worker: the workers share the cores.
+PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) -m "not slow"
 
-.PHONY: demo test check video format clean
+.PHONY: demo test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
-demo: .venv/installed  ## set up, then segment the example picture
+demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
 	@echo "look at out/overlay.png"
 
-test: .venv/tested check video  ## set up, then check everything
+test: lint types  ## set up, then check format, lint, types, and all tests but the slow ones
+	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
-check: .venv/tested  ## format, lint, types and tests
+test-slow: .venv/tested video  ## set up, then run the slow tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST)
+
+check: test coverage test-slow  ## everything
+
+# Apart from `test`, as measuring takes a third to a half more time.
+COVERED := tests/protocol tests/images tests/pipeline tests/tools
+coverage: .venv/tested  ## branches covered by the tests of the protocol, images, pipeline and tools
+	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --cov
+
+lint: .venv/tested  ## format and lint
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+
+types: .venv/tested  ## types of the package, and of what the tests share
 	rm -rf .venv/typed && mkdir -p .venv/typed/sam4mllm_tool  # as it is installed: agents/ under the package
 	ln -s $(CURDIR)/sam4mllm_tool/* $(CURDIR)/agents .venv/typed/sam4mllm_tool/
+	ln -s $(CURDIR)/tests .venv/typed/tests
 	cd .venv/typed && ../bin/mypy --config-file ../../pyproject.toml
-	$(BIN)/pytest $(PYTEST)
 
-video: .venv/video  ## what is tested of model families whose processors need torchvision
-	PYTHONPATH=.venv/video $(BIN)/pytest tests/training/test_video_families.py
+video: .venv/video  ## tests of model families whose processors need torchvision
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest tests/training/test_video_families.py
 
-format: .venv/tested  ## rewrite the code as `check` wants it
+test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch
+	$(subst python,.venv-newest/bin/python,$(PYTEST_FAST)) $(PYTEST)
+
+test-oldest: .venv-oldest/tested  ## the tests on the oldest versions that pyproject.toml allows
+	$(subst python,.venv-oldest/bin/python,$(PYTEST_FAST)) $(PYTEST)
+
+format: .venv/tested  ## rewrite the code as `lint` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:
-	rm -rf .venv out
+lock:  ## renew constraints.txt
+	$(PYTHON) scripts/lock.py
 
-.venv/installed: pyproject.toml constraints.txt
+clean:
+	rm -rf .venv .venv-newest .venv-oldest out
+
+.venv/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -qq --upgrade pip
-	$(BIN)/pip install -qq --constraint constraints.txt --editable .
+	$(BIN)/python -m pip install -qq --upgrade --constraint constraints.txt pip
+	$(BIN)/$(INSTALL) --editable .
 	touch $@
 
 .venv/tested: .venv/installed
-	$(BIN)/pip install -qq --constraint constraints.txt --editable ".[test]"
+	$(BIN)/$(INSTALL) --editable ".[test]"
 	touch $@
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone
-	$(BIN)/pip install -qq --no-deps --target $@ --constraint constraints.txt torchvision num2words docopt
+	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt
+
+.venv-newest/tested: pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install -qq --upgrade pip
+	$(PINNED_TORCH) > .venv-newest/torch.txt
+	.venv-newest/bin/pip install -qq --constraint .venv-newest/torch.txt --editable ".[test]"
+	touch $@
+
+.venv-oldest/tested: pyproject.toml setup.py constraints.txt scripts/floors.py
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install -qq --upgrade --constraint constraints.txt pip
+	$(PYTHON) scripts/floors.py test > .venv-oldest/floors.txt
+	.venv-oldest/bin/pip install -qq --build-constraint constraints.txt --requirement .venv-oldest/floors.txt --editable ".[test]"
+	touch $@

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from recipes.embedded.world import World
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene
 from sam4mllm_tool.geometry.boxes import box_iou
+from sam4mllm_tool.models.mllm.runner import cache_parameter
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
 
@@ -144,7 +146,8 @@ class Student:
         """
         language = self.model.model.language_model
         seen = DynamicCache()
-        language(inputs_embeds=self.picture(batch.scenes), past_key_values=seen, use_cache=True)
+        cache = cache_parameter(language)
+        language(inputs_embeds=self.picture(batch.scenes), use_cache=True, **{cache: seen})
         shared = DynamicCache()
         for number, layer in enumerate(seen.layers):
             keys, values = (kept.index_select(0, batch.owner) for kept in (layer.keys, layer.values))  # type: ignore[union-attr]
@@ -155,10 +158,10 @@ class Student:
             inputs_embeds=self.model.get_input_embeddings()(batch.ids),
             attention_mask=torch.zeros(sees.shape, dtype=torch.bfloat16).masked_fill_(~sees, float("-inf")),
             position_ids=batch.positions,
-            past_key_values=shared,
             use_cache=True,
             output_attentions=tell,
             output_hidden_states=tell,
+            **{cache: shared},
         )
         if tell:
             self.looked = [out.attentions[layer][batch.row, 0, batch.node, 1:PICTURE].float() for layer in LOOKING]
@@ -176,7 +179,8 @@ class Student:
             torch.cat([word(torch.zeros(length - len(p), dtype=torch.long)), seen, word(torch.tensor(p[PICTURE:]))])
             for p, seen in zip(prompts, self.picture(scenes), strict=True)
         ]
-        out: Tensor = self.model.generate(  # type: ignore[misc, assignment]
+        model: Any = self.model  # only some versions of transformers type `generate`
+        out: Tensor = model.generate(
             inputs_embeds=torch.stack(embedded),
             attention_mask=attends,
             max_new_tokens=tokens,

@@ -61,7 +61,8 @@ def selection(side: int, pictures: int) -> None:
             began = time.perf_counter()
             for prompt in prompts:
                 if forget:
-                    segmenter._kept.clear()
+                    segmenter._once.clear()
+                    segmenter._often.clear()
                 mask_iou(segmenter.segment(picture, [prompt])[0].mask, mask)
             seconds[name] += time.perf_counter() - began
         tried += len(prompts)

@@ -4,7 +4,7 @@ import json
 import pickle
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -15,10 +15,13 @@ SQUARE_XYWH = [5.0, 5.0, 10.0, 10.0]
 TALL = [30.0, 2.0, 36.0, 2.0, 36.0, 22.0, 30.0, 22.0]
 
 
-class _AsPython2(pickle._Pickler):
+_PythonPickler: Any = pickle._Pickler  # type: ignore[attr-defined]  # typed nowhere
+
+
+class _AsPython2(_PythonPickler):  # type: ignore[misc]
     """Writes strings as Python 2 wrote its byte strings, as in the published refs files."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+    dispatch: ClassVar[dict[Any, Any]] = dict(_PythonPickler.dispatch)
 
     def save_byte_string(self, text: str) -> None:
         content = text.encode("latin-1")

@@ -1,7 +1,7 @@
 """Evaluations that the tests make: scripted models, small data, and what a run leaves behind."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ class BoxSegmenter:
 
     name = "boxes"
 
-    def segment(self, image: Image.Image, prompts: list[ObjectPrompt]) -> list[SegmentedObject]:
+    def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         found = []
         for prompt in prompts:
             mask = np.zeros((image.height, image.width), np.bool_)
@@ -32,7 +32,7 @@ class BoxSegmenter:
             found.append(SegmentedObject(mask, prompt, 0.9, confidence))
         return found
 
-    async def asegment(self, image: Image.Image, prompts: list[ObjectPrompt]) -> list[SegmentedObject]:
+    async def asegment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         return self.segment(image, prompts)
 
 

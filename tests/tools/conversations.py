@@ -157,8 +157,8 @@ def agent(said: Sequence[Said], models: Sam4Mllm, store: PictureStore, checkpoin
 
 def hold(said: Sequence[Said], models: Sam4Mllm, store: PictureStore, checkpointer: Any, thread: str) -> list[BaseMessage]:
     """The messages of the thread after all that is said."""
-    graph = agent(said, models, store, checkpointer)
-    config = {"configurable": {"thread_id": thread}}
+    graph: Any = agent(said, models, store, checkpointer)
+    config: Any = {"configurable": {"thread_id": thread}}
     for one in said:
         graph.invoke({"messages": [one.message()]}, config)
     return graph.get_state(config).values["messages"]

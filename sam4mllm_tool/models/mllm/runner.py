@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from sam4mllm_tool.models.mllm.prefix_tree import pack
 from sam4mllm_tool.models.mllm.prompts import Ids, Picture, Prompt
 
-__all__ = ["Runner", "can_pack"]
+__all__ = ["Runner", "cache_parameter", "can_pack"]
 
 PACKED_TOKENS = 4096
 """How many tokens one packed pass may have after the picture; bounds the memory of its mask."""
@@ -135,14 +135,23 @@ class Steps:
 
     def __init__(self, runner: Runner, inputs: dict[str, Any]) -> None:
         self._runner, self._first_inputs = runner, inputs
-        self._cache = DynamicCache(config=runner.model.config)
+        self._cache = {cache_parameter(runner.model): DynamicCache(config=runner.model.config)}
         self._seen = 0
 
     def read(self, ids: Ids) -> Tensor:
         """(1, vocabulary): the logits after these tokens."""
         self._seen += len(ids)
         inputs, self._first_inputs = self._first_inputs, {}
-        return self._runner.forward(ids, self._seen, 1, past_key_values=self._cache, use_cache=True, **inputs)
+        return self._runner.forward(ids, self._seen, 1, use_cache=True, **self._cache, **inputs)
+
+
+def cache_parameter(model: Any) -> str:
+    """Return the name under which `model.forward` takes a key-value cache.
+
+    transformers 5.24 renamed `past_key_values` to `cache`, and drops the old name in 5.40. Older versions, and checkpoints that
+    bring their own code, know the old one alone.
+    """
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def can_pack(model: Any) -> bool:
