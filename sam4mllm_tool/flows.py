@@ -36,7 +36,10 @@ MAX_MASK_BYTES = 2**31
 
 @dataclass(frozen=True)
 class Ask:
-    """Wanted: a list with a Reply for each question. sight: how the picture is to be shown; None: as it is."""
+    """Wanted: a list with a Reply for each question, which the driver validates (validation.py).
+
+    sight: how the picture is to be shown; None: as it is.
+    """
 
     questions: tuple[Question, ...]
     sight: Sight | None = None
@@ -44,7 +47,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Wanted: a list with a SegmentedObject for each prompt. sight: how the picture is to be shown; None: as it is."""
+    """Wanted: a list with a SegmentedObject for each prompt, validated likewise. sight: as in `Ask`."""
 
     prompts: tuple[ObjectPrompt, ...]
     sight: Sight | None = None
@@ -145,7 +148,6 @@ class Flows:
             return []
         _check_room(len(prompts), size)
         objects: list[SegmentedObject] = yield Prompt(tuple(prompts))
-        _check_count(self.segmenter, "masks", objects, prompts)
         return objects
 
     def whether(self, expression: str, boxes: Sequence[Box], size: Size, talk: Talk) -> Flow[list[float | None]]:
@@ -186,7 +188,6 @@ class Flows:
     def ask(self, questions: Sequence[Question], talk: Talk) -> Flow[list[Reply]]:
         """A reply to each question, as they come."""
         replies: list[Reply] = list((yield Ask(tuple(questions))))
-        _check_count(self.mllm, "replies", replies, questions)
         talk.said += [Exchange(question, reply) for question, reply in zip(questions, replies, strict=True)]
         talk.rounds += 1
         return replies
@@ -213,11 +214,6 @@ class Flows:
 def said_yes(reply: Reply) -> float | None:
     """The probability of the first word asked for, as in `Flows.whether`; None where the model gives none."""
     return reply.label_probabilities[0][0] if reply.label_probabilities else None
-
-
-def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
-    if len(results) != len(wanted):
-        raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
 
 
 def _check_room(objects: int, size: Size) -> None:
