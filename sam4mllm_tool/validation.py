@@ -91,8 +91,8 @@ def _validate_reply(start: str, question: Question, reply: Reply) -> None:
         raise BackendError(f"{start} the text {_show(reply.text)}: expected a str")
     if reply.label_probabilities is not None:
         _validate_labels(start, question, reply.label_probabilities)
-    logarithm = reply.log_probability
-    if logarithm is not None and not (isinstance(logarithm, Real) and -math.inf < logarithm <= LOG_TOLERANCE):
+    logarithm: Any = reply.log_probability
+    if logarithm is not None and not (_is_number(logarithm) and -math.inf < logarithm <= LOG_TOLERANCE):
         raise BackendError(f"{start} the log-probability {_show(logarithm)}: expected a finite number of at most 0, or None")
     if reply.tokens is not None and not _are_counts(reply.tokens):
         raise BackendError(f"{start} the tokens {_show(reply.tokens)}: expected two numbers from 0 on, or None")
@@ -122,9 +122,14 @@ def _validate_candidate(start: str, size: Size, candidate: SegmentedObject | Mas
         raise BackendError(f"{start} the score {_show(candidate.score)}: expected one in [0, 1]")
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a real number, of Python or of NumPy."""
+    return isinstance(value, Real)
+
+
 def _is_probability(value: Any) -> bool:
     """Whether it is a number in [0, 1], which NaN is not."""
-    return isinstance(value, Real) and bool(0 <= value <= 1)
+    return _is_number(value) and bool(0 <= value <= 1)
 
 
 def _are_counts(values: Any) -> bool:
