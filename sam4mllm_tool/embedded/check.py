@@ -198,9 +198,7 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
             labelled = tuple(PointPrompt(*place, label_at(scene.mask(index), place), 1.0) for place in places)
             prompts.append(ObjectPrompt(thing.box, labelled))
         image = Image.fromarray(scene.image)
-        objects = validate_objects(
-            models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts)
-        )
+        objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))
         for index, found in enumerate(objects):
             truth = scene.mask(index)
             ious.append(float((found.mask & truth).sum() / (found.mask | truth).sum()))
