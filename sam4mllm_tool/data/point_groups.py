@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.models.validation import validate_objects
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.oracle import label_at
 from sam4mllm_tool.types import Box, Image, Label, Mask, ObjectPrompt, Point, PointPrompt, Segmenter, Size
@@ -65,7 +66,7 @@ def best_groups(
     if len(prompts) > shortlist and isinstance(segmenter, Comparer):
         ious = segmenter.compare(image, prompts, mask)
         prompts = [prompts[index] for index in sorted(np.argsort(-ious, kind="stable")[:shortlist])]
-    made = segmenter.segment(image, prompts) if prompts else []
+    made = validate_objects(segmenter.name, size, prompts, segmenter.segment(image, prompts)) if prompts else []
     found = [Group(prompt.points, mask_iou(thing.mask, mask)) for prompt, thing in zip(prompts, made, strict=True)]
     return sorted(found, key=lambda group: -group.iou)[:keep]
 

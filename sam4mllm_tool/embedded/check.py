@@ -27,6 +27,7 @@ from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expre
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import box_iou
+from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
 from sam4mllm_tool.protocol.oracle import label_at
@@ -40,6 +41,7 @@ from sam4mllm_tool.types import (
     Segmentation,
     SegmentedObject,
     Segmenter,
+    Size,
 )
 
 METHODS: tuple[Method, ...] = ("box", "ppg", "pqpp")
@@ -117,7 +119,7 @@ class _Heard:
 
     def reply(self, image: Image.Image, questions: Sequence[Question]) -> list[Reply]:
         new = [question for question in dict.fromkeys(questions) if question not in self._replies]
-        self._replies |= zip(new, self._mllm.reply(image, new), strict=True)
+        self._replies |= zip(new, validate_replies(self.name, new, self._mllm.reply(image, new)), strict=True)
         return [self._replies[question] for question in questions]
 
     async def areply(self, image: Image.Image, questions: Sequence[Question]) -> list[Reply]:
@@ -195,7 +197,9 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
             places = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
             labelled = tuple(PointPrompt(*place, label_at(scene.mask(index), place), 1.0) for place in places)
             prompts.append(ObjectPrompt(thing.box, labelled))
-        for index, found in enumerate(models.segmenter.segment(Image.fromarray(scene.image), prompts)):
+        image = Image.fromarray(scene.image)
+        objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))
+        for index, found in enumerate(objects):
             truth = scene.mask(index)
             ious.append(float((found.mask & truth).sum() / (found.mask | truth).sum()))
     return float(np.mean(ious))

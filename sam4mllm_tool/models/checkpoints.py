@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, shown
@@ -196,6 +197,8 @@ _QUIET = threading.RLock()
 def quiet_loading() -> Iterator[None]:
     """Silences the log of transformers and of the hub below errors, and their progress bars; then all is as before.
 
+    Nor does transformers ask on stdin whether to run a checkpoint's own code, which it refuses instead: some of its loaders
+    don't hand `trust_remote_code=False` on to the tokenizer and the image processor.
     One at a time: other threads wait, as these settings, like others that transformers changes while it loads, are global.
     """
     with _QUIET:
@@ -203,10 +206,13 @@ def quiet_loading() -> Iterator[None]:
         levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
         for logger in loggers:
             logger.setLevel(logging.ERROR)
+        patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer: at 0 it raises and doesn't ask
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
@@ -241,8 +247,22 @@ def load_errors(spec: str, *, extra: str) -> Iterator[None]:
         # Depending on the model, transformers misses torchvision with an ImportError or with a ValueError.
         if "torchvision" in str(error) and find_spec("torchvision") is None:
             raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
+        if _needs_own_code(error):
+            raise SpecError(
+                f"the checkpoint {spec!r} needs its own code, which is never run: "
+                "choose one of an architecture that transformers has, or convert it to one"
+            ) from error
         reason = root_reason(error) if isinstance(error, ImportError) else _first_line(error)
         raise SpecError(f"the checkpoint {spec!r} can't be loaded: {reason}") from error
+
+
+def _needs_own_code(error: BaseException | None) -> bool:
+    """Whether transformers, or what it wrapped, asks for leave to run code."""
+    while error is not None:
+        if "trust_remote_code" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _first_line(error: Exception) -> str:

@@ -46,7 +46,10 @@ MAX_MASK_BYTES = 2**31
 
 @dataclass(frozen=True)
 class MLLMRequest:
-    """Wanted: a list with a Reply for each question. sight: how the picture is to be shown; None: as it is."""
+    """Wanted: a list with a Reply for each question, which the driver validates (validation.py).
+
+    sight: how the picture is to be shown; None: as it is.
+    """
 
     questions: tuple[Question, ...]
     sight: ImageTransform | None = None
@@ -54,7 +57,7 @@ class MLLMRequest:
 
 @dataclass(frozen=True)
 class SegmentRequest:
-    """Wanted: a list with a SegmentedObject for each prompt. sight: how the picture is to be shown; None: as it is."""
+    """Wanted: a list with a SegmentedObject for each prompt, validated likewise. sight: as in `MLLMRequest`."""
 
     prompts: tuple[ObjectPrompt, ...]
     sight: ImageTransform | None = None
@@ -155,7 +158,6 @@ class Flows:
             return []
         _check_room(len(prompts), size)
         objects: list[SegmentedObject] = yield SegmentRequest(tuple(prompts))
-        _check_count(self.segmenter, "masks", objects, prompts)
         return objects
 
     def whether(self, expression: str, boxes: Sequence[Box], size: Size, talk: Transcript) -> Flow[list[float | None]]:
@@ -196,7 +198,6 @@ class Flows:
     def ask(self, questions: Sequence[Question], talk: Transcript) -> Flow[list[Reply]]:
         """A reply to each question, as they come."""
         replies: list[Reply] = list((yield MLLMRequest(tuple(questions))))
-        _check_count(self.mllm, "replies", replies, questions)
         talk.said += [Exchange(question, reply) for question, reply in zip(questions, replies, strict=True)]
         talk.rounds += 1
         return replies
@@ -223,11 +224,6 @@ class Flows:
 def yes_probability(reply: Reply) -> float | None:
     """The probability of the first word asked for, as in `Flows.whether`; None where the model gives none."""
     return reply.label_probabilities[0][0] if reply.label_probabilities else None
-
-
-def _check_count(name: str, what: str, results: Sequence[object], wanted: Sequence[object]) -> None:
-    if len(results) != len(wanted):
-        raise BackendError(f"{name} gave {len(results)} {what} where {len(wanted)} were asked for")
 
 
 def _check_room(objects: int, size: Size) -> None:

@@ -17,11 +17,22 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
+from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
 from sam4mllm_tool.pipeline.methods import METHODS, Method, Methods
 from sam4mllm_tool.pipeline.requests import WITHOUT_POINTS, Flow, MLLMRequest, Request, SegmentRequest, Transcript
 from sam4mllm_tool.protocol import PLAIN, Dialect, Grid, Sampler, Thresholds
-from sam4mllm_tool.types import MLLM, Image, Reply, Segmentation, SegmentedObject, Segmenter, Size
+from sam4mllm_tool.types import (
+    MLLM,
+    Image,
+    ObjectPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Segmenter,
+    Size,
+)
 
 __all__ = ["METHODS", "WITHOUT_POINTS", "Method", "Sam4Mllm", "find_dialect"]
 
@@ -154,9 +165,9 @@ class Sam4Mllm:
             began = time.perf_counter()
             shown = _shown(picture, need.sight)
             if isinstance(need, MLLMRequest):
-                result = self.mllm.reply(shown, need.questions)
+                result = self._validate_replies(need.questions, self.mllm.reply(shown, need.questions))
             else:
-                result = self.segmenter.segment(shown, need.prompts)
+                result = self._validate_objects(shown, need.prompts, self.segmenter.segment(shown, need.prompts))
             _record(talk, need, time.perf_counter() - began)
 
     async def arun(self, picture: Image, flow: Flow[T], talk: Transcript | None = None) -> T:
@@ -169,9 +180,9 @@ class Sam4Mllm:
             began = time.perf_counter()
             shown = await asyncio.to_thread(_shown, picture, need.sight)
             if isinstance(need, MLLMRequest):
-                result = await self.mllm.areply(shown, need.questions)
+                result = self._validate_replies(need.questions, await self.mllm.areply(shown, need.questions))
             else:
-                result = await self.segmenter.asegment(shown, need.prompts)
+                result = self._validate_objects(shown, need.prompts, await self.segmenter.asegment(shown, need.prompts))
             _record(talk, need, time.perf_counter() - began)
 
     def segment_many(
@@ -229,14 +240,25 @@ class Sam4Mllm:
             shown = _shown(picture, first.sight)
             shares: dict[int, list[Reply]] | dict[int, list[SegmentedObject]]
             if asking:
-                shares = _deal(self.mllm.reply(shown, _chain(asking)), asking)
+                questions = _chain(asking)
+                shares = _deal(self._validate_replies(questions, self.mllm.reply(shown, questions)), asking)
             else:
-                shares = _deal(self.segmenter.segment(shown, _chain(prompting)), prompting)
+                prompts = _chain(prompting)
+                objects = self._validate_objects(shown, prompts, self.segmenter.segment(shown, prompts))
+                shares = _deal(objects, prompting)
             seconds = time.perf_counter() - began
             for index, share in shares.items():
                 _record(talks[index], needs.pop(index), seconds / len(shares))
                 advance(index, share)
         return [outcomes[index] for index in range(len(flows))]
+
+    def _validate_replies(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Reply]:
+        return validate_replies(self.mllm.name, questions, replies)
+
+    def _validate_objects(
+        self, shown: Image, prompts: Sequence[ObjectPrompt], objects: Sequence[SegmentedObject]
+    ) -> list[SegmentedObject]:
+        return validate_objects(self.segmenter.name, Size(*shown.size), prompts, objects)
 
 
 def _advance(flow: Flow[T], result: list[Reply] | list[SegmentedObject] | None) -> tuple[Request | None, T | None]:
@@ -261,7 +283,7 @@ def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:
 
 
 def _deal(items: Sequence[S], groups: Mapping[int, Sequence[T]]) -> dict[int, list[S]]:
-    """Inverse of `_chain`: to each group as many items as it has members, while there are any."""
+    """Inverse of `_chain`: to each group as many items as it has members."""
     remaining = iter(items)
     return {index: list(islice(remaining, len(group))) for index, group in groups.items()}
 

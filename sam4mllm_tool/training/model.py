@@ -105,7 +105,7 @@ def _open_base(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
 
 
 def _open_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
     bits = BitsAndBytesConfig(
         load_in_4bit=True,
@@ -115,6 +115,7 @@ def _open_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
     )
     path = resolve_folder_or_hub_id(folder)
     with quiet_loading(), load_errors(folder, extra="sam"):
+        AutoConfig.from_pretrained(path, trust_remote_code=False)  # the first to say that a checkpoint needs its own code
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(
             path,

@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub.constants
 import numpy as np
@@ -24,8 +25,20 @@ from sam4mllm_tool.pipeline.methods import Methods
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Transcript, on_crop
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
-from sam4mllm_tool.reasoning import Budget, Meter
-from sam4mllm_tool.types import Box, FreeText, Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size, Turn
+from sam4mllm_tool.types import (
+    Box,
+    FreeText,
+    Image,
+    MaskCandidate,
+    ObjectPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Size,
+    Tokens,
+    Turn,
+)
 
 IMAGE = PILImage.new("RGB", (100, 80), "grey")
 ANSWER: Any = SimpleNamespace(headers={}, request=None)  # of the hub; its library for this changes with its version
@@ -300,6 +313,146 @@ def test_a_backend_that_gives_too_few_results_is_named(expressions: list[str]) -
             models.segment_group(IMAGE, expressions)
         with pytest.raises(BackendError, match=message):
             models.segment(IMAGE, expressions[0])
+
+
+class SurplusMLLM(ScriptedMLLM):
+    """Gives every reply twice."""
+
+    def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        return [reply for reply in super().reply(image, questions) for _ in range(2)]
+
+
+class SurplusSegmenter(BoxSegmenter):
+    """Gives every object twice."""
+
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        return [found for found in super().segment(image, prompts) for _ in range(2)]
+
+
+@pytest.mark.parametrize("expressions", [["a cat"], ["cats", "a cat"]])
+async def test_a_backend_that_gives_too_many_results_is_named(expressions: list[str]) -> None:
+    surplus_masks = Sam4Mllm(ScriptedMLLM(knows), SurplusSegmenter(), dialect=RELEASED)
+    surplus_words = Sam4Mllm(SurplusMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    for models, message in ((surplus_masks, "boxes gave .* masks"), (surplus_words, "scripted gave .* replies")):
+        await assert_backend_error(models, message, expressions)
+
+
+async def assert_backend_error(models: Sam4Mllm, message: str, expressions: Sequence[str] = ("a cat",)) -> None:
+    """By every driver."""
+    with pytest.raises(BackendError, match=message):
+        models.segment(IMAGE, expressions[0])
+    with pytest.raises(BackendError, match=message):
+        await models.asegment(IMAGE, expressions[0])
+    with pytest.raises(BackendError, match=message):
+        models.segment_group(IMAGE, expressions)
+
+
+YES: Any = ((0.95, 0.05),) * 4
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        pytest.param(((math.nan, math.nan),) * 4, r"\(nan, nan\): expected numbers in \[0, 1\]", id="not a number"),
+        pytest.param((*YES[:3], (math.inf, 0.0)), r"\(inf, 0.0\)", id="infinite"),
+        pytest.param((*YES[:3], (1.5, -0.5)), r"\(1.5, -0.5\)", id="outside of 0 to 1"),
+        pytest.param((*YES[:3], (0.9, 0.9)), r"\(0.9, 0.9\): .* sum to 1", id="sums to more than 1"),
+        pytest.param((*YES[:3], ("0.9", "0.1")), r"\('0.9', '0.1'\)", id="text"),
+        pytest.param(((1.0,),) * 4, r"\(1.0,\): expected one for each of \('Yes', 'No'\)", id="one column"),
+        pytest.param(((0.5, 0.3, 0.2),) * 4, r"\(0.5, 0.3, 0.2\): expected one for each", id="three columns"),
+        pytest.param((0.9, 0.1, 0.9, 0.1), r"0.9: expected one for each", id="no rows but numbers"),
+        pytest.param(YES[:3], r"expected 4 rows", id="a row too few"),
+        pytest.param(YES + YES[:1], r"expected 4 rows", id="a row too many"),
+    ],
+)
+async def test_label_probabilities_that_can_be_none_are_the_backends_fault(rows: Any, message: str) -> None:
+    """Of a model's own words, as many as asked for or not, the dialect is the judge; probabilities are the backend's."""
+
+    def replies(question: Question) -> Reply | str:
+        return Reply("YesYesYesYes", rows) if question.turns[-1].text.startswith("Check") else BOX
+
+    models = Sam4Mllm(ScriptedMLLM(replies), BoxSegmenter(), dialect=RELEASED, sampler=Grid(2, 2))
+    await assert_backend_error(models, f"^scripted gave reply 1 .*{message}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        pytest.param(Reply(BOX, log_probability=1000.0), "the log-probability 1000.0", id="a log-probability above 0"),
+        pytest.param(Reply(BOX, log_probability=math.nan), "the log-probability nan", id="no log-probability"),
+        pytest.param(Reply(BOX, log_probability=-math.inf), "the log-probability -inf", id="an infinite log-probability"),
+        pytest.param(Reply(BOX, YES), "where free text was asked for", id="label probabilities of free text"),
+        pytest.param(Reply(BOX, tokens=Tokens(-1, 3)), r"the tokens .*read=-1", id="a negative number of tokens"),
+        pytest.param(Reply(cast(Any, None)), "the text None", id="no text"),
+        pytest.param(cast(Any, 7), "gave 7 among its replies: expected a Reply", id="no reply"),
+    ],
+)
+async def test_a_reply_that_breaks_the_contract_is_the_backends_fault(reply: Reply, message: str) -> None:
+    await assert_backend_error(Sam4Mllm(ScriptedMLLM(lambda _: reply), BoxSegmenter(), dialect=RELEASED), message)
+
+
+async def test_a_backend_that_returns_no_list_is_named() -> None:
+    class SilentMLLM(ScriptedMLLM):
+        def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:  # noqa: ARG002
+            return cast(Any, None)  # type: ignore[no-any-return]
+
+    models = Sam4Mllm(SilentMLLM([], name="silent"), BoxSegmenter(), dialect=RELEASED)
+    await assert_backend_error(models, "^silent gave None where a list of 1 replies was asked for")
+
+
+class AlteredSegmenter(BoxSegmenter):
+    """A segmenter whose objects are altered before they are returned."""
+
+    def __init__(self, alter: Callable[[SegmentedObject], SegmentedObject]) -> None:
+        super().__init__()
+        self._alter = alter
+
+    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        return [self._alter(found) for found in super().segment(image, prompts)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"score": math.nan}, "the score nan", id="a score that is not a number"),
+        pytest.param({"score": 1.02}, "the score 1.02: expected one in", id="a score above 1"),
+        pytest.param({"score": None}, "the score None", id="no score"),
+        pytest.param({"confidence": math.nan}, "the confidence nan", id="a confidence that is not a number"),
+        pytest.param({"mask": np.zeros((100, 80), bool)}, r"a mask of \(100, 80\) bool: expected \(80, 100\)", id="turned"),
+        pytest.param({"mask": np.zeros((1, 80, 100), bool)}, r"a mask of \(1, 80, 100\) bool", id="an axis too many"),
+        pytest.param({"mask": np.zeros((80, 100), np.float32)}, "a mask of .* float32: expected .* bool", id="logits"),
+        pytest.param({"mask": [[True]]}, "a mask that is a list", id="a list"),
+        pytest.param(
+            {"alternatives": (MaskCandidate(np.zeros((8, 8), bool), 0.5),)}, r"alternative .* mask of \(8, 8\)", id="other size"
+        ),
+        pytest.param(
+            {"alternatives": (MaskCandidate(np.zeros((80, 100), bool), -0.1),)}, "alternative .* score -0.1", id="other score"
+        ),
+    ],
+)
+async def test_an_object_that_breaks_the_contract_is_the_backends_fault(changes: dict[str, Any], message: str) -> None:
+    segmenter = AlteredSegmenter(lambda found: dataclasses.replace(found, **changes))
+    await assert_backend_error(Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED), f"^boxes gave .*{message}")
+
+
+def test_a_mask_of_a_crop_has_the_size_of_the_crop() -> None:
+    whole = AlteredSegmenter(lambda found: dataclasses.replace(found, mask=np.zeros((80, 100), bool)))
+    view = View(0, 0, 50, 40, Size(100, 80), longest=50)
+    asked = [ObjectPrompt(Box(10, 10, 40, 30))]
+    for segmenter, refused in ((BoxSegmenter(), False), (whole, True)):
+        models = Sam4Mllm(ScriptedMLLM([]), segmenter)
+        flow = seen(view, models.flows.masks(asked, view.shown))
+        if refused:
+            with pytest.raises(BackendError, match=r"a mask of \(80, 100\) bool: expected \(40, 50\) bool"):
+                models.run(IMAGE, flow)
+        else:
+            assert models.run(IMAGE, flow)[0].mask.shape == (40, 50)
+
+
+def test_probabilities_that_were_rounded_pass() -> None:
+    rounded = Reply("YesYesNoNo", cast(Any, ((0.9, 0.1004), (1, 0), np.float32([0.1, 0.9]).tolist(), [np.float64(0), 1.0])))
+    models, _ = scripted(Reply(BOX, log_probability=1e-9, tokens=Tokens(5, 0)), rounded)
+    assert len(models.segment(IMAGE, "a cat").objects) == 1
 
 
 def test_masks_that_would_fill_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

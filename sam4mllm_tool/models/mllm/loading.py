@@ -45,9 +45,10 @@ def load_checkpoint(
     adapter_path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json") if adapter else None
     with quiet_loading():
         with load_errors(base, extra=TORCHVISION_EXTRA):
+            config = AutoConfig.from_pretrained(base_path, trust_remote_code=False)
             processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
             _require_parts(processor, base)
-            model = _open_model(base_path, base, place, precision)
+            model = _open_model(base_path, base, config, place, precision)
         if adapter is not None and adapter_path is not None:
             with load_errors(adapter, extra=TORCHVISION_EXTRA):
                 model = _adapt(model, adapter_path, adapter, base)
@@ -63,8 +64,7 @@ def _require_parts(processor: Any, base: str) -> None:
         )
 
 
-def _open_model(path: str, base: str, device: torch.device, dtype: torch.dtype) -> Any:
-    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+def _open_model(path: str, base: str, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     quantised = getattr(config, "quantization_config", None) is not None
     options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
     loaded: Any = AutoModelForImageTextToText.from_pretrained(

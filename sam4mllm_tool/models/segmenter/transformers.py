@@ -132,21 +132,27 @@ class TransformersSegmenter:
         dtype: str | torch.dtype | None = None,
         by: ChooseBy = "both",
     ) -> Self:
-        """Opens `embedded`, a folder in Hugging Face format, or a hub id, its weights as safetensors, never pickled.
+        """Opens `embedded`, a folder in Hugging Face format, or a hub id, its weights as safetensors, never pickled,
+        and its own code never run.
 
         Raises SpecError, MissingExtraError.
         """
         source = embedded_folder("sam") if spec == "embedded" else resolve_folder_or_hub_id(spec)
         device = choose_device(device)
         with quiet_loading(), load_errors(spec, extra="sam"):
-            config = AutoConfig.from_pretrained(source)
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             if type(config) not in MODEL_FOR_MASK_GENERATION_MAPPING:
                 raise SpecError(_not_a_segmenter(spec, config.model_type))
-            processor = AutoProcessor.from_pretrained(source)
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no processor of a segmenter: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
-                source, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+                source,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         require_complete(spec, info)
         return cls(model, processor, name=spec, device=device, dtype=dtype, by=by)

@@ -28,6 +28,7 @@ from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm, loading, spli
 from sam4mllm_tool.types import FreeText, Image, Labels
 from tests.checkpoints import FAMILIES, PROJECTORS, save_adapter, save_llava
 from tests.models.mllm.asking import YES_NO, ask
+from tests.own_code import OWN_CODE, add_own_code
 
 Checkpoint = Callable[[str], Path]
 CLASSES = {
@@ -220,11 +221,16 @@ def test_an_adapter_on_the_hub_is_opened_unless_it_is_pickled(
         assert load_mllm(spec).name == spec
 
 
-def test_a_checkpoints_own_code_is_never_run(tmp_path: Path) -> None:
-    config = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModelForImageTextToText": "own.Own"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "own.py").write_text("raise SystemExit('it ran')")
-    assert "can't be loaded" in spec_error(str(tmp_path))
+@pytest.mark.parametrize("part", OWN_CODE)
+def test_a_checkpoints_own_code_is_never_run(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    marker = add_own_code(checkpoint("llava"), tmp_path / "own", part)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    message = spec_error(str(tmp_path / "own"))
+    assert "needs its own code, which is never run: choose" in message
+    assert "\n" not in message
+    assert not marker.exists()
 
 
 def test_a_model_that_reads_no_pictures(tmp_path: Path) -> None:

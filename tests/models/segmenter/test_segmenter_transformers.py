@@ -18,6 +18,7 @@ from sam4mllm_tool.errors import BackendError, MissingExtraError, SpecError
 from sam4mllm_tool.models.segmenter import load_segmenter, transformers
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmenter
+from tests.own_code import OWN_CODE, add_own_code
 from tests.sam_checkpoints import save_sam, save_sam_hq
 
 SHAPES = {"sam": (save_sam, 64, 16), "sam_hq": (save_sam_hq, 96, 8)}
@@ -387,6 +388,16 @@ class TestBadSpecs:
             load_segmenter(str(sam_folder), device="banana")
         with pytest.raises(SpecError, match="expected one of float32, bfloat16, float16"):
             load_segmenter(str(sam_folder), dtype="int4")
+
+
+@pytest.mark.parametrize("part", OWN_CODE)
+def test_a_checkpoints_own_code_is_never_run(sam_folder, tmp_path, monkeypatch, part):
+    marker = add_own_code(sam_folder, tmp_path / "own", part)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(SpecError, match="needs its own code, which is never run: choose") as caught:
+        load_segmenter(str(tmp_path / "own"))
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
 
 
 def test_the_face_of_the_package_opens_no_model_library():
