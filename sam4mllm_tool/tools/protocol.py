@@ -19,8 +19,8 @@ from sam4mllm_tool.refining import Found
 from sam4mllm_tool.refining.clicking import check_clicks
 from sam4mllm_tool.refining.found import point_to
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
-from sam4mllm_tool.tools.handles import Artifact, dialogue_artifact, find_artifact
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
+from sam4mllm_tool.tools.handles import Artifact, dialogue_artifact
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, DialogueField, ImageField, Input, Places, prompts_of
 from sam4mllm_tool.tools.progress import Tell, boxes_event, points_event
 from sam4mllm_tool.tools.rounds import DialogueError, Rounds, nearest
@@ -106,8 +106,8 @@ class CheckPointsTool(Sam4MllmTool):
 
     def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: dialogue, points, grid."""
-        artifact = find_artifact(arguments.get("dialogue", "latest"), "dialogue", messages_of(runtime))
-        picture, talk, state = picture_of(self, artifact), Talk(), Rounds.read(artifact["state"])
+        artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+        talk, state = Talk(), Rounds.read(artifact["state"])
         boxes = _boxes_of(state, models.flows)
         places = _places(boxes, state.size, arguments.get("points"), arguments.get("grid"))
         return Work(picture, self._points(models.flows, artifact, state, places, talk, self.tells(runtime)), talk)
@@ -220,9 +220,8 @@ class SegmentPromptTool(Sam4MllmTool):
             check_clicks(given, (), size)
             prompts = [ObjectPrompt(check_box(box, size), tuple(given))]
         else:
-            artifact = find_artifact(arguments.get("dialogue", "latest"), "dialogue", messages_of(runtime))
-            name, picture = str(artifact["picture"]), picture_of(self, artifact)
-            state = Rounds.read(artifact["state"])
+            artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+            name, state = artifact["picture"], Rounds.read(artifact["state"])
             size, expression = state.size, state.expression
             prompts = _chosen(state, flows, given, drop)
         talk, tell = Talk(), self.tells(runtime)

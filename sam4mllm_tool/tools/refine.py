@@ -11,8 +11,7 @@ from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.refining import Found, Refined, refine
 from sam4mllm_tool.refining.finding import deepest
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
-from sam4mllm_tool.tools.handles import find_artifact
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, ImageField, Input, ResultField, prompts_of
 from sam4mllm_tool.tools.progress import boxes_event, points_event
 from sam4mllm_tool.tools.protocol import check_box
@@ -59,8 +58,8 @@ class RefineTool(Sam4MllmTool):
 
     def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: result, instruction, clicks, forget_clicks."""
-        artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
-        picture, flows, talk, tell = picture_of(self, artifact), models.flows, Talk(), self.tells(runtime)
+        artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+        flows, talk, tell = models.flows, Talk(), self.tells(runtime)
         before = Found.read(artifact, artifact["state"])
 
         def told(refined: Refined) -> Result:
@@ -109,8 +108,8 @@ class DescribeRegionTool(Sam4MllmTool):
             name, picture = self.picture(arguments.get("image", "latest"), runtime)
             prompts = [ObjectPrompt(check_box(box, Size(*picture.size)))]
         else:
-            artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
-            name, picture = str(artifact["picture"]), picture_of(self, artifact)
+            artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+            name = artifact["picture"]
             found = Found.read(artifact, artifact["state"])
             expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
         size = Size(*picture.size)
