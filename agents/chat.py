@@ -50,7 +50,7 @@ NOTHING_TO_REFINE = 'There is no result of this picture to go on from yet: name 
 
 _CALL = "plain_"
 """How the id of a call begins that no chat model wrote."""
-_REFUSED = re.compile(r'\[picture refused(?:, "(?P<name>[^"\n]*)")?: (?P<reason>[^\]\n]*)\]')
+_REFUSED = re.compile(r'\[picture refused(?:, "(?P<name>[^"\[\n]*)")?: (?P<reason>[^\[\]\n]*)\]')
 _FOR_MODELS = re.compile(r"\n(?:result|dialogue) seg-[0-9a-f]+ \(picture img-[0-9a-f]+\)$")
 
 

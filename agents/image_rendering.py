@@ -26,7 +26,7 @@ __all__ = ["PICTURE_LINE", "Showing", "label", "refusal"]
 
 Block = dict[str, Any]
 
-PICTURE_LINE = re.compile(r"\[picture (?:img-[0-9a-f]{12}|refused)\b[^\]\n]*\]")
+PICTURE_LINE = re.compile(r"\[picture (?:img-[0-9a-f]{12}|refused)\b[^\[\]\n]*\]")
 """What stands in a text for a picture: what `label` or `refusal` wrote."""
 
 _CACHED = 32  # blocks of some 100 kB

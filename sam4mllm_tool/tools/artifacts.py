@@ -11,9 +11,18 @@ from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.interactive import Found
-from sam4mllm_tool.types import Segmentation
+from sam4mllm_tool.types import Segmentation, Size
 
-__all__ = ["Artifact", "HandleError", "Kind", "artifacts", "dialogue_artifact", "find_artifact", "result_artifact"]
+__all__ = [
+    "Artifact",
+    "HandleError",
+    "Kind",
+    "artifacts",
+    "check_size",
+    "dialogue_artifact",
+    "find_artifact",
+    "result_artifact",
+]
 
 Kind: TypeAlias = Literal["dialogue", "result"]
 Artifact: TypeAlias = dict[str, Any]
@@ -54,20 +63,28 @@ def artifacts(messages: Sequence[Any]) -> Iterator[Artifact]:
 
 
 def _is_whole(artifact: Mapping[str, Any]) -> bool:
-    texts = (artifact.get(key) for key in ("handle", "picture"))
-    return all(isinstance(text, str) for text in texts) and artifact.get("kind") in _MAKERS and "state" in artifact
+    texts = [artifact.get(key) for key in ("handle", "picture", "kind")]
+    return all(isinstance(text, str) for text in texts) and texts[-1] in _MAKERS and isinstance(artifact.get("state"), dict)
 
 
-def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequence[Any]) -> Artifact:
-    """The artifact that a handle means.
+def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequence[Any] | None) -> Artifact:
+    """Return the artifact that a handle means.
 
-    handle: one that a message of this conversation carries, or "latest" for the last of that kind; outside an agent, where
-    there are no messages, the artifact itself. Raises HandleError, which says what there is and what to call.
+    Args:
+        handle: A handle that a message of this conversation carries, or "latest" for the last one of that kind. Outside an
+            agent also the artifact itself.
+        kind: What the artifact has to be of.
+        messages: The messages of the conversation; None outside an agent.
+
+    Raises:
+        HandleError: There is no such artifact, or an agent's model wrote one itself, which could name any image of the store.
     """
     if isinstance(handle, Mapping):
+        if messages is not None:
+            raise HandleError(f"expected the handle of a {kind}, such as 'seg-0123456789abcdef', or 'latest', got an object")
         return _of_kind(dict(handle), kind)
     wanted = handle.strip().strip("[]'\"` ")
-    there = {artifact["handle"]: artifact for artifact in artifacts(messages)}
+    there = {artifact["handle"]: artifact for artifact in artifacts(messages or ())}
     alike = [name for name, artifact in there.items() if artifact["kind"] == kind]
     if wanted in there:
         return _of_kind(there[wanted], kind)
@@ -86,3 +103,24 @@ def _of_kind(artifact: Artifact, kind: Kind) -> Artifact:
         other = artifact["kind"]
         raise HandleError(f"{artifact['handle']} is a {other}, not a {kind}: {_MAKERS[kind]} gives a {kind}")
     return artifact
+
+
+def check_size(artifact: Artifact, size: Size) -> None:
+    """Check that an artifact is about an image of this size, before anything in it is decoded.
+
+    The image was held to the limits when it came in, so an artifact of its size is within them too.
+
+    Args:
+        artifact: The artifact of a dialogue or of a result.
+        size: The size of the image that the artifact names.
+
+    Raises:
+        HandleError: The artifact declares another size, or none.
+    """
+    declared = (artifact["state"] if artifact["kind"] == "dialogue" else artifact).get("size")
+    if declared != {"width": size.width, "height": size.height}:
+        maker = _MAKERS[artifact["kind"]]
+        raise HandleError(
+            f"the {artifact['kind']} is not of an image of {size.width} x {size.height} pixels, as {artifact['picture']} is: "
+            f"call {maker} once more"
+        )

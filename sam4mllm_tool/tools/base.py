@@ -15,9 +15,9 @@ from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
+from sam4mllm_tool.pipeline import Method, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, Transcript
-from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
-from sam4mllm_tool.tools.artifacts import Artifact, artifacts
+from sam4mllm_tool.tools.artifacts import Artifact, Kind, artifacts, check_size, find_artifact
 from sam4mllm_tool.tools.events import Tell
 from sam4mllm_tool.tools.image_store import (
     LATEST,
@@ -27,7 +27,7 @@ from sam4mllm_tool.tools.image_store import (
     is_picture_id,
     known_pictures,
 )
-from sam4mllm_tool.types import Image
+from sam4mllm_tool.types import Image, Size
 
 __all__ = ["Result", "Sam4MllmTool", "SharedModels", "Work", "messages_of"]
 
@@ -173,6 +173,22 @@ class Sam4MllmTool(BaseTool):
             raise UnknownPictureError("no conversation, no latest picture: give the picture's id, or the picture as a data URI")
         return wanted
 
+    def open_artifact(self, handle: Any, kind: Kind, runtime: Any) -> tuple[Artifact, Image]:
+        """Return the artifact that an argument means, and the image it is about.
+
+        Args:
+            handle: A handle or "latest"; outside an agent also the artifact itself.
+            kind: What the artifact has to be of.
+            runtime: What the agent injects; None outside an agent.
+
+        Raises:
+            Sam4MllmError: There is no such artifact or image, or the artifact is of another size than the image.
+        """
+        artifact = find_artifact(handle, kind, None if runtime is None else messages_of(runtime))
+        image = self.pictures.get(artifact["picture"])
+        check_size(artifact, Size(*image.size))
+        return artifact, image
+
     def tells(self, runtime: Any) -> Tell:
         """Takes events to the agent's custom stream; nowhere outside an agent."""
         writer: Callable[[Any], None] | None = getattr(runtime, "stream_writer", None)
@@ -192,8 +208,3 @@ def _known(wanted: str, messages: Sequence[Any]) -> str:
     if wanted.lower() == LATEST and opened and not known_pictures(messages):
         return str(opened[-1])
     return find_picture(wanted, messages)
-
-
-def picture_of(tool: Sam4MllmTool, artifact: Artifact) -> Image:
-    """The picture that an artifact is about."""
-    return tool.pictures.get(str(artifact["picture"]))

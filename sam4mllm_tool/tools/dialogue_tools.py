@@ -19,8 +19,8 @@ from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
 from sam4mllm_tool.protocol.dialogues import checked_expression
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.artifacts import Artifact, dialogue_artifact, find_artifact
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
+from sam4mllm_tool.tools.artifacts import Artifact, dialogue_artifact
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
 from sam4mllm_tool.tools.dialogue_state import DialogueError, Rounds, nearest
 from sam4mllm_tool.tools.events import Tell, boxes_event, points_event
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, DialogueField, ImageField, Input, Places, prompts_of
@@ -106,8 +106,8 @@ class CheckPointsTool(Sam4MllmTool):
 
     def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: dialogue, points, grid."""
-        artifact = find_artifact(arguments.get("dialogue", "latest"), "dialogue", messages_of(runtime))
-        picture, talk, state = picture_of(self, artifact), Transcript(), Rounds.read(artifact["state"])
+        artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+        talk, state = Transcript(), Rounds.read(artifact["state"])
         boxes = _boxes_of(state, models.flows)
         places = _places(boxes, state.size, arguments.get("points"), arguments.get("grid"))
         return Work(picture, self._points(models.flows, artifact, state, places, talk, self.tells(runtime)), talk)
@@ -220,9 +220,8 @@ class SegmentPromptTool(Sam4MllmTool):
             check_clicks(given, (), size)
             prompts = [ObjectPrompt(check_box(box, size), tuple(given))]
         else:
-            artifact = find_artifact(arguments.get("dialogue", "latest"), "dialogue", messages_of(runtime))
-            name, picture = str(artifact["picture"]), picture_of(self, artifact)
-            state = Rounds.read(artifact["state"])
+            artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+            name, state = artifact["picture"], Rounds.read(artifact["state"])
             size, expression = state.size, state.expression
             prompts = _chosen(state, flows, given, drop)
         talk, tell = Transcript(), self.tells(runtime)

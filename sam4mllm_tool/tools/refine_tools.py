@@ -11,8 +11,7 @@ from sam4mllm_tool.interactive.alternatives import deepest
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.artifacts import find_artifact
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work, messages_of, picture_of
+from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
 from sam4mllm_tool.tools.dialogue_tools import check_box
 from sam4mllm_tool.tools.events import boxes_event, points_event
 from sam4mllm_tool.tools.inputs import BoxField, Clicks, ImageField, Input, ResultField, prompts_of
@@ -59,8 +58,8 @@ class RefineTool(Sam4MllmTool):
 
     def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: result, instruction, clicks, forget_clicks."""
-        artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
-        picture, flows, talk, tell = picture_of(self, artifact), models.flows, Transcript(), self.tells(runtime)
+        artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+        flows, talk, tell = models.flows, Transcript(), self.tells(runtime)
         before = Found.read(artifact, artifact["state"])
 
         def told(refined: Refined) -> Result:
@@ -109,8 +108,8 @@ class DescribeRegionTool(Sam4MllmTool):
             name, picture = self.picture(arguments.get("image", "latest"), runtime)
             prompts = [ObjectPrompt(check_box(box, Size(*picture.size)))]
         else:
-            artifact = find_artifact(arguments.get("result", "latest"), "result", messages_of(runtime))
-            name, picture = str(artifact["picture"]), picture_of(self, artifact)
+            artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+            name = artifact["picture"]
             found = Found.read(artifact, artifact["state"])
             expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
         size = Size(*picture.size)

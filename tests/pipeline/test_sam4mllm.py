@@ -25,6 +25,7 @@ from sam4mllm_tool.pipeline.methods import Methods
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Transcript, on_crop
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
+from sam4mllm_tool.reasoning import Budget, Meter
 from sam4mllm_tool.types import (
     Box,
     FreeText,
@@ -437,11 +438,11 @@ async def test_an_object_that_breaks_the_contract_is_the_backends_fault(changes:
 
 def test_a_mask_of_a_crop_has_the_size_of_the_crop() -> None:
     whole = AlteredSegmenter(lambda found: dataclasses.replace(found, mask=np.zeros((80, 100), bool)))
-    view = View(0, 0, 50, 40, Size(100, 80), longest=50)
+    view = Crop(0, 0, 50, 40, Size(100, 80), longest=50)
     asked = [ObjectPrompt(Box(10, 10, 40, 30))]
     for segmenter, refused in ((BoxSegmenter(), False), (whole, True)):
         models = Sam4Mllm(ScriptedMLLM([]), segmenter)
-        flow = seen(view, models.flows.masks(asked, view.shown))
+        flow = on_crop(view, models.flows.masks(asked, view.shown))
         if refused:
             with pytest.raises(BackendError, match=r"a mask of \(80, 100\) bool: expected \(40, 50\) bool"):
                 models.run(IMAGE, flow)
