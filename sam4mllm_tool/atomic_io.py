@@ -1,21 +1,66 @@
-"""Files that are whole or not there, and known by what is in them."""
+"""Write files that are whole or not there: the content goes to a temporary file beside the target, which is then renamed."""
 
 import hashlib
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any
 
-__all__ = ["file_sha256", "write_json"]
+__all__ = ["atomic_path", "file_sha256", "write_bytes", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `target`; rename it to `target` when the block ends, remove it when the block raises.
+
+    The temporary name is unique, so that two writers of one target don't write into one file, and keeps the target's suffix,
+    by which some libraries choose a format. The file gets the mode that an ordinary new file gets.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    descriptor, name = mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
+    os.close(descriptor)
+    part = Path(name)
+    try:
+        yield part
+        part.chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically. Raises OSError."""
+    with atomic_path(path) as part:
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, with newlines as they are, atomically. Raises OSError."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = False) -> None:
-    """Written beside, then renamed: a cut never leaves half of it. Raises OSError."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n", encoding="utf-8")
-    beside.replace(path)
+    """Write `value` to `path` as indented JSON, atomically. Raises OSError; TypeError for what JSON can't hold."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
 
 
 def file_sha256(path: Path) -> str:
-    """The hash of its content, as hexadecimal digits. Raises OSError."""
+    """Return the hash of the file's content as hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it; Linux shows it without."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return int(status.partition("Umask:")[2].split(maxsplit=1)[0], 8)
+    except (OSError, IndexError, ValueError):
+        mask = os.umask(0o022)
+        os.umask(mask)
+        return mask

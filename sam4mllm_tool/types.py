@@ -45,6 +45,45 @@ class Box(NamedTuple):
     x2: float
     y2: float
 
+    @property
+    def width(self) -> float:
+        """In pixels."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """In pixels."""
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """In square pixels; 0 for a box whose corners are swapped."""
+        return max(0.0, self.width) * max(0.0, self.height)
+
+    @property
+    def center(self) -> Point:
+        """The point in the middle."""
+        return Point((self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2)
+
+    def clip(self, size: Size) -> "Box":
+        """The part of the box inside an image of `size`; a box wholly outside becomes empty, at the nearest edge."""
+        (x1, x2), (y1, y2) = (
+            (min(max(low, 0.0), side), min(max(high, 0.0), side))
+            for low, high, side in ((self.x1, self.x2, size.width), (self.y1, self.y2, size.height))
+        )
+        return Box(x1, y1, x2, y2)
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether the point is inside the box or on its edge."""
+        return self.x1 <= x <= self.x2 and self.y1 <= y <= self.y2
+
+    def iou(self, other: "Box") -> float:
+        """Intersection over union with another box, in [0, 1]; 0 where both are empty."""
+        width = min(self.x2, other.x2) - max(self.x1, other.x1)
+        height = min(self.y2, other.y2) - max(self.y1, other.y1)
+        shared = max(0.0, width) * max(0.0, height)
+        return shared / max(self.area + other.area - shared, 1e-9)
+
 
 @dataclass(frozen=True)
 class PointPrompt:

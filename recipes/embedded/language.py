@@ -37,7 +37,6 @@ from recipes.embedded.loop import Metrics, Optimiser, batches, train
 from recipes.embedded.world import World
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.models.mllm.runner import cache_parameter
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
@@ -328,7 +327,7 @@ def box_figures(world: World, student: Student, ask: str, scenes: int = 80) -> M
 
 
 def _hits(numbers: Sequence[float], box: Sequence[float]) -> bool:
-    return len(numbers) == 4 and box_iou(Box(*numbers), Box(*box)) >= 0.5
+    return len(numbers) == 4 and Box(*numbers).iou(Box(*box)) >= 0.5
 
 
 @torch.inference_mode()

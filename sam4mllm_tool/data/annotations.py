@@ -17,7 +17,7 @@ import numpy.typing as npt
 from sam4mllm_tool.data.sample import Problems, Region
 from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.geometry.boxes import box_iou, mask_to_box
+from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask, Size
 
 __all__ = [
@@ -200,7 +200,7 @@ def agreed_box(region: Region, annotated: Box | None, size: Size, problems: Prob
     if _outside(annotated, size):
         problems.add("mended", "the box reaches outside the picture; the mask's is used", where)
         return tight
-    if box_iou(annotated, tight) < BOXES_AGREE:
+    if annotated.iou(tight) < BOXES_AGREE:
         problems.add("mended", "the box disagrees with the mask; the mask's is used", where)
         return tight
     return Box(

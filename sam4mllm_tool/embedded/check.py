@@ -26,7 +26,6 @@ from tqdm import tqdm
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
@@ -174,9 +173,9 @@ def _count(
         tally.overlaps[method].append((int((mask & truth).sum()), int((mask | truth).sum())))
     if expression.kind in SINGLE_OBJECT_KINDS:
         meant = scene.objects[expression.targets[0]].box
-        tally.boxes.append(bool(prompts) and box_iou(prompts[0].box, meant) >= 0.5)
+        tally.boxes.append(bool(prompts) and prompts[0].box.iou(meant) >= 0.5)
     for prompt in prompts:
-        fits = max(range(len(scene.objects)), key=lambda i: box_iou(prompt.box, scene.objects[i].box))
+        fits = max(range(len(scene.objects)), key=lambda i: prompt.box.iou(scene.objects[i].box))
         for point in prompt.points:
             right = label_at(scene.mask(fits), Point(point.x, point.y)) == point.label
             tally.points.append((right, thresholds.keep(point)))

@@ -20,7 +20,6 @@ from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import Counts, Protocol, count_pixels
 from sam4mllm_tool.evaluation.records import ObjectAnswer, PointAnswer, Record, size_bucket
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.protocol.oracle import label_at
 from sam4mllm_tool.types import Box, Mask, Point, PointPrompt, Segmentation, SegmentedObject
 
@@ -99,14 +98,14 @@ def judge_segmentation(truth: Truth, protocol: Protocol, found: Segmentation, as
 def _box_hit(true: Sequence[Box], found: Sequence[SegmentedObject]) -> bool | None:
     if len(true) != 1:
         return None
-    return bool(found) and box_iou(found[0].prompt.box, true[0]) >= _HIT
+    return bool(found) and found[0].prompt.box.iou(true[0]) >= _HIT
 
 
 def _judge_points(truth: Truth, found: Sequence[SegmentedObject], asked: Asked) -> tuple[PointAnswer, ...]:
     kept = {(point.x, point.y, point.label) for one in found for point in one.prompt.points}
     judged = []
     for box, point in asked:
-        fits = [box_iou(box, other) for other in truth.sample.boxes]
+        fits = [box.iou(other) for other in truth.sample.boxes]
         best = max(range(len(fits)), key=fits.__getitem__) if fits else None
         meant = truth.union if best is None or not fits[best] else truth.masks[best]
         place = Point(point.x, point.y)

@@ -6,7 +6,7 @@ import numpy as np
 
 from sam4mllm_tool.types import Box, Mask
 
-__all__ = ["box_iou", "distinct_boxes", "format_box", "mask_iou", "mask_to_box"]
+__all__ = ["distinct_boxes", "format_box", "mask_iou", "mask_to_box"]
 
 
 def mask_to_box(mask: Mask) -> Box:
@@ -15,19 +15,11 @@ def mask_to_box(mask: Mask) -> Box:
     return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
 
 
-def box_iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width, height = min(a.x2, b.x2) - max(a.x1, b.x1), min(a.y2, b.y2) - max(a.y1, b.y1)
-    shared = max(0.0, width) * max(0.0, height)
-    areas = sum((box.x2 - box.x1) * (box.y2 - box.y1) for box in (a, b))
-    return shared / max(areas - shared, 1e-9)
-
-
 def distinct_boxes(boxes: Iterable[Box], known: Sequence[Box], iou: float) -> list[Box]:
     """Those of the boxes that have less than this IoU with all known ones, and with one another."""
     new: list[Box] = []
     for box in boxes:
-        if all(box_iou(box, other) < iou for other in (*known, *new)):
+        if all(box.iou(other) < iou for other in (*known, *new)):
             new.append(box)
     return new
 

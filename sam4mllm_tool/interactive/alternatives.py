@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.geometry.boxes import box_iou, mask_iou, mask_to_box
+from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
 from sam4mllm_tool.pipeline.adaptive import segment_boxes
 from sam4mllm_tool.pipeline.methods import Method
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript, on_crop
@@ -87,7 +87,7 @@ def _boxes(flows: Flows, expression: str, size: Size, talk: Transcript) -> Flow[
 
 
 def _fresh(boxes: Sequence[Box], gone: Sequence[Box]) -> tuple[Box, ...]:
-    return tuple(box for box in boxes if all(box_iou(box, other) < SAME for other in gone))
+    return tuple(box for box in boxes if all(box.iou(other) < SAME for other in gone))
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +160,7 @@ def _around(click: PointPrompt, size: Size) -> Iterator[Box]:
 def _settled(thing: SegmentedObject) -> float:
     """The segmenter's score, and how far the mask fills the box it was prompted with; of two alike, the smaller is what a click
     alone can mean."""
-    return thing.score + box_iou(mask_to_box(thing.mask), thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
+    return thing.score + mask_to_box(thing.mask).iou(thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
 
 
 def holds(mask: Mask, click: PointPrompt) -> bool:

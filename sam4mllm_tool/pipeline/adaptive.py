@@ -16,7 +16,7 @@ It passes over the fourth step where nothing is in doubt, and asks about no more
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sam4mllm_tool.geometry.boxes import box_iou, distinct_boxes, format_box, mask_iou
+from sam4mllm_tool.geometry.boxes import distinct_boxes, format_box, mask_iou
 from sam4mllm_tool.pipeline import point_selection
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
@@ -157,7 +157,7 @@ def _better_box(flows: Flows, thing: SegmentedObject, size: Size) -> Box:
     if prompt is None:
         return told
     own = flows.dialect.snap_box(prompt.box, size)
-    return own if box_iou(own, prompt.box) > box_iou(told, prompt.box) else told
+    return own if own.iou(prompt.box) > told.iou(prompt.box) else told
 
 
 def _places(

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sam4mllm_tool.errors import OverBudgetError
-from sam4mllm_tool.geometry.boxes import box_iou, mask_iou
+from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.geometry.crops import crop_around
 from sam4mllm_tool.pipeline import point_selection
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript, on_crop
@@ -66,6 +66,6 @@ def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedO
 
 def _between(core: Box, told: Box) -> Box:
     """In the middle of two boxes of one object, each off in its own way; the mask's where the other is of something else."""
-    if box_iou(core, told) < _SAME:
+    if core.iou(told) < _SAME:
         return core
     return Box(*((one + other) / 2 for one, other in zip(core, told, strict=True)))

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.geometry.boxes import box_iou, mask_iou
+from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.segmenter.choice import agreement
 from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
@@ -133,7 +133,7 @@ def tighten_box(thing: SegmentedObject) -> ObjectPrompt | None:
     window = (slice(max(int(y1 - down), 0), math.ceil(y2 + down)), slice(max(int(x1 - right), 0), math.ceil(x2 + right)))
     near[window] = thing.mask[window]
     own = trimmed_box(near, _SPECKS)
-    if own is None or not _ABOUT <= box_iou(own, thing.prompt.box) < _ROUGH:
+    if own is None or not _ABOUT <= own.iou(thing.prompt.box) < _ROUGH:
         return None
     return replace(thing.prompt, box=own)
 

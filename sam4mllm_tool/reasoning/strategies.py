@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
-from sam4mllm_tool.geometry.boxes import box_iou, distinct_boxes
+from sam4mllm_tool.geometry.boxes import distinct_boxes
 from sam4mllm_tool.geometry.crops import Crop, crop_around, quadrants
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.pipeline import point_selection
@@ -204,7 +204,7 @@ def _with_new(tried: Sequence[Attempt], found: Sequence[Attempt]) -> list[Attemp
 
 def _same(one: Attempt, other: Attempt) -> bool:
     pairs = zip(one.boxes, other.boxes, strict=False)
-    return len(one.boxes) == len(other.boxes) and all(box_iou(a, b) >= _SAME for a, b in pairs)
+    return len(one.boxes) == len(other.boxes) and all(a.iou(b) >= _SAME for a, b in pairs)
 
 
 def _likeliest(tried: Sequence[Attempt]) -> int | None:

@@ -43,7 +43,7 @@ def mask_event(artifact: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pixels(mask: Mapping[str, Any]) -> int:
-    from sam4mllm_tool import rle
+    from sam4mllm_tool.geometry import rle
 
     return int(rle.decode(mask).sum())
 

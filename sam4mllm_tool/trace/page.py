@@ -12,7 +12,7 @@ from pathlib import Path
 
 from sam4mllm_tool.errors import Sam4MllmError, shown
 from sam4mllm_tool.evaluation.point_recorder import Listener
-from sam4mllm_tool.geometry.boxes import box_iou, format_box, mask_to_box
+from sam4mllm_tool.geometry.boxes import format_box, mask_to_box
 from sam4mllm_tool.images.draw import Colour
 from sam4mllm_tool.pipeline.methods import METHODS
 from sam4mllm_tool.trace.codec import to_plain
@@ -106,7 +106,7 @@ class _View:
         close = [(step.view, step.found) for step in self.trace.steps if isinstance(step, Prompted) and step.view is not None]
         for view, found in close if objects else ():
             for one in found:
-                fits = [box_iou(thing.box, view.box_out(one.prompt.box)) for thing in objects]
+                fits = [thing.box.iou(view.box_out(one.prompt.box)) for thing in objects]
                 inks[one.mask.counts] = self.inks[fits.index(max(fits))]
         return inks
 

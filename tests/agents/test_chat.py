@@ -26,7 +26,6 @@ from sam4mllm_tool.agents.chat import (
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import PictureStore
 from sam4mllm_tool.types import Box
@@ -73,7 +72,7 @@ def kinds(messages: list[BaseMessage]) -> list[str]:
 def which(artifact: dict[str, Any]) -> list[int]:
     """The objects of TWO that the result's boxes are around."""
     boxes = [Box(*thing["box"]) for thing in artifact["objects"]]
-    return [max(range(2), key=lambda index: box_iou(box, TWO.objects[index].box)) for box in boxes]
+    return [max(range(2), key=lambda index: box.iou(TWO.objects[index].box)) for box in boxes]
 
 
 def results(messages: list[BaseMessage]) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, SceneObject, draw_scene
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.types import Box
 
@@ -68,7 +67,7 @@ def main() -> None:
         boxes.append(named(region["text"], thing))
         result = artifact_of(segment, image=picture, expression=f"the {thing.colour} {thing.shape}")
         for region in artifact_of(describe, result=result)["regions"]:
-            found = max(scene.objects, key=lambda one: box_iou(one.box, Box(*region["box"])))
+            found = max(scene.objects, key=lambda one: one.box.iou(Box(*region["box"])))
             results.append(named(region["text"], found))
         if len(boxes) >= options.objects:
             break

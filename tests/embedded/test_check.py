@@ -6,7 +6,6 @@ import pytest
 from sam4mllm_tool.embedded.check import BARS, METHODS, Tally, measure, table
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
-from sam4mllm_tool.geometry.boxes import box_iou
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -25,7 +24,7 @@ from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
     ids=["same", "half over", "side by side", "inside"],
 )
 def test_box_iou(a: Box, b: Box, iou: float) -> None:
-    assert box_iou(a, b) == pytest.approx(iou)
+    assert a.iou(b) == pytest.approx(iou)
 
 
 def test_tally_sums_for_ciou_and_averages_for_giou() -> None:

@@ -7,7 +7,7 @@ from langchain.agents import create_agent
 from langchain_core.messages import HumanMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
-from sam4mllm_tool import rle
+from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
 from tests.tools.test_toolkit import PICTURE, TOOLS, dialogue, in_agent, result, use
