@@ -25,7 +25,7 @@ from langgraph.types import Checkpointer
 from sam4mllm_tool.agents.image_middleware import PictureMiddleware
 from sam4mllm_tool.agents.image_rendering import PICTURE_LINE
 from sam4mllm_tool.agents.intent_parser import bare_expression, clicks, follow_up, plain_expression
-from sam4mllm_tool.errors import SpecError, shown
+from sam4mllm_tool.errors import SpecError, quote_text
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import LATEST, known_pictures
 
@@ -97,7 +97,7 @@ def load_chat_model(spec: str) -> BaseChatModel:
 
     Raises SpecError, in one line that says what to do, where its package or its key is missing.
     """
-    what = f"the chat model {shown(spec)}"
+    what = f"the chat model {quote_text(spec)}"
     try:
         model = init_chat_model(spec)
     except ImportError as error:

@@ -21,7 +21,7 @@ from langgraph.types import Command
 
 from sam4mllm_tool.agents.image_blocks import DATA_URI, FileId, Sent, read_block
 from sam4mllm_tool.agents.image_rendering import Showing, label, refusal
-from sam4mllm_tool.errors import ImageError, Sam4MllmError, shown
+from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.tools.image_store import FACTS_KEY, PICTURES_KEY, PictureStore, known_pictures
 
@@ -48,7 +48,7 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
         *,
         policy: ImagePolicy = TOOL_POLICY,
         open_file: OpenFile | None = None,
-        shown: int = 4,
+        quote_text: int = 4,
         overlays: int = 2,
         longest: int = 1024,
     ) -> None:
@@ -56,7 +56,7 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
         self.store = PictureStore() if store is None else store
         self.policy = policy
         self.open_file = open_file
-        self.showing = Showing(self.store, shown=shown, overlays=overlays, longest=longest)
+        self.showing = Showing(self.store, quote_text=quote_text, overlays=overlays, longest=longest)
 
     # Taking in
 
@@ -125,11 +125,11 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
         if not isinstance(sent.source, FileId):
             return sent.source
         if self.open_file is None:
-            raise ImageError(f"the file {shown(sent.source)} lies with a model's provider; send the picture itself")
+            raise ImageError(f"the file {quote_text(sent.source)} lies with a model's provider; send the picture itself")
         try:
             return self.open_file(str(sent.source))
         except Exception as error:  # whatever the provider's client raises
-            raise ImageError(f"the file {shown(sent.source)} could not be had: {error}") from error
+            raise ImageError(f"the file {quote_text(sent.source)} could not be had: {error}") from error
 
     # Showing
 

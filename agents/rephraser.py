@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from sam4mllm_tool.errors import shown
+from sam4mllm_tool.errors import quote_text
 from sam4mllm_tool.reasoning.budget import Meter
 
 __all__ = ["Rephraser", "Wordings", "read_wordings"]
@@ -73,7 +73,7 @@ class Rephraser:
         tokens = usage["total_tokens"] if usage else _most(self._request(expression))
         meter.took(self.clock() - began, rounds=1, tokens=tokens)
         if isinstance(said, Exception):
-            return Wordings((), shown(f"{type(said).__name__}: {said}"))
+            return Wordings((), quote_text(f"{type(said).__name__}: {said}"))
         return Wordings(tuple(read_wordings(str(said.text), expression, self.count)))
 
 

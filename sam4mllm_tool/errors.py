@@ -1,20 +1,20 @@
-"""What can go wrong, as one tree. A caller's mistake is also a ValueError; foreign errors are wrapped once, at the backend."""
+"""The error tree. A caller's mistake is also a ValueError; foreign exceptions are wrapped once, at the backend."""
 
 from sam4mllm_tool.types import Question, Reply
 
 
-def shown(text: str) -> str:
-    """Text of any length as a message shows it: quoted, on one line, at most some 200 characters."""
+def quote_text(text: str) -> str:
+    """Quote text of any length for a message: on one line, at most some 200 characters."""
     quoted = repr(text)
     return quoted if len(quoted) <= 200 else f"{quoted[:120]}...{quoted[-60:]}"
 
 
 class Sam4MllmError(Exception):
-    """Everything this package raises on purpose. The message says what was wrong, where, and what to do."""
+    """Base of every error that this package raises on purpose. The message says what was wrong, where, and what to do."""
 
 
 class ImageError(Sam4MllmError, ValueError):
-    """A picture that cannot be read, or that is over a limit."""
+    """An image that cannot be read, or that exceeds a limit."""
 
 
 class ExpressionError(Sam4MllmError, ValueError):
@@ -26,18 +26,24 @@ class SpecError(Sam4MllmError, ValueError):
 
 
 class DataError(Sam4MllmError, ValueError):
-    """A data set, or a file made from one, that can't be used. Names the file and the record."""
+    """A dataset, or a file made from one, that can't be used. The message names the file and the record."""
 
 
 class MissingExtraError(Sam4MllmError, ImportError):
-    """A dependency is not installed. extra: the optional dependencies that hold it; none for one that is always needed."""
+    """A dependency is not installed.
 
-    def __init__(self, what: str, extra: str = "") -> None:
-        super().__init__(f'{what} is not installed: pip install "sam4mllm-tool{f"[{extra}]" if extra else ""}"')
+    Args:
+        package: The missing package.
+        extra: The extra of this package that installs it; empty for a base dependency.
+    """
+
+    def __init__(self, package: str, extra: str = "") -> None:
+        extras = f"[{extra}]" if extra else ""
+        super().__init__(f'{package} is not installed: pip install "sam4mllm-tool{extras}"')
 
 
 class OverBudgetError(Sam4MllmError):
-    """The next step could take more than is left of a budget (`looking.Budget`)."""
+    """The next request could take more than is left of a budget (`reasoning.Budget`)."""
 
 
 class BackendError(Sam4MllmError):
@@ -45,7 +51,13 @@ class BackendError(Sam4MllmError):
 
 
 class ReplyError(Sam4MllmError):
-    """The model's reply breaks the dialogue's format. Carries both sides."""
+    """The model's reply breaks the dialogue's format.
+
+    Args:
+        reason: What is wrong with the reply.
+        question: The question that was asked.
+        reply: The reply as the model gave it.
+    """
 
     def __init__(self, reason: str, question: Question, reply: Reply) -> None:
         super().__init__(f"{reason}; asked {question.turns[-1].text!r}, the model said {reply.text[:200]!r}")

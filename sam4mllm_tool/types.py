@@ -1,7 +1,7 @@
-"""The values that pass between the parts.
+"""The values that pass between the packages.
 
 Pixel coordinates are floats on the original image, x right, y down, (0, 0) the top-left corner of the top-left pixel, as in
-Segment Anything's own API. Arrays are (H, W). Everything here is frozen; nothing here imports a model library.
+Segment Anything's own API. Arrays are (H, W). All values are frozen, and no model library is imported here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,9 +16,9 @@ from PIL import Image as PILImage
 from sam4mllm_tool.geometry import rle
 
 Image: TypeAlias = PILImage.Image
-"""An RGB picture, upright; `images.load_image` makes one from anything."""
+"""An upright RGB image; `images.load_image` makes one from a path, bytes, an array, a data URI or a URL."""
 Mask: TypeAlias = npt.NDArray[np.bool_]
-"""(H, W) bool on the original image."""
+"""(H, W) bool, on the original image."""
 Label: TypeAlias = Literal[0, 1]
 """1 on the object, 0 off it."""
 
@@ -31,7 +31,7 @@ class Size(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A place in pixels."""
+    """A position in pixels."""
 
     x: float
     y: float
@@ -87,17 +87,62 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class PointPrompt:
-    """A point with its answer. confidence: probability of that label in [0, 1], None where the backend gave none."""
+    """A point with its label.
+
+    Args:
+        x: In pixels.
+        y: In pixels.
+        label: 1 on the object, 0 off it.
+        confidence: Probability of that label in [0, 1]; None where the backend gave none.
+    """
 
     x: float
     y: float
     label: Label
     confidence: float | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"x": self.x, "y": self.y, "label": self.label, "confidence": self.confidence}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "PointPrompt":
+        """Read what `to_dict` wrote. Raises ValueError for anything else."""
+        with _reading("a point"):
+            if fields["label"] not in (0, 1):
+                raise ValueError(f"expected a label of 0 or 1, got {fields['label']!r}")
+            label: Label = 1 if fields["label"] else 0
+            return cls(float(fields["x"]), float(fields["y"]), label, _read_probability(fields["confidence"]))
+
+
+@dataclass(frozen=True)
+class PointAnswer:
+    """What the MLLM answered about a point.
+
+    Args:
+        box: The box that the point was asked about, in pixels.
+        point: The point with the answered label and its probability.
+        kept: Whether the answer passed the thresholds, so that the segmenter was prompted with the point.
+    """
+
+    box: Box
+    point: PointPrompt
+    kept: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {"box": list(self.box), **self.point.to_dict(), "kept": self.kept}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "PointAnswer":
+        """Read what `to_dict` wrote. Raises ValueError for anything else."""
+        with _reading("an answer about a point"):
+            return cls(Box(*map(float, fields["box"])), PointPrompt.from_dict(fields), bool(fields["kept"]))
+
 
 @dataclass(frozen=True)
 class ObjectPrompt:
-    """What Segment Anything is prompted with for one object."""
+    """What the segmenter is prompted with for one object."""
 
     box: Box
     points: tuple[PointPrompt, ...] = ()
@@ -105,7 +150,7 @@ class ObjectPrompt:
 
 @dataclass(frozen=True)
 class Turn:
-    """One utterance. The picture goes with the first user turn and is not written into its text."""
+    """One turn of a chat. The image belongs to the first user turn and is not written into its text."""
 
     role: Literal["system", "user", "assistant"]
     text: str
@@ -113,14 +158,14 @@ class Turn:
 
 @dataclass(frozen=True)
 class FreeText:
-    """An answer in the model's own words, of at most max_tokens tokens."""
+    """The expected answer is free text of at most `max_tokens` tokens."""
 
     max_tokens: int
 
 
 @dataclass(frozen=True)
 class Labels:
-    """An answer of exactly `count` of the given words, so that a backend may score them instead of decoding."""
+    """The expected answer is exactly `count` of the given words, so that a backend may score them instead of decoding."""
 
     count: int
     words: tuple[str, ...]
@@ -128,14 +173,19 @@ class Labels:
 
 @dataclass(frozen=True)
 class Question:
-    """Turns that end with the user's, and what kind of answer is expected."""
+    """Turns that end with a user turn, and what kind of answer is expected."""
 
     turns: tuple[Turn, ...]
     answer: FreeText | Labels
 
 
 class Tokens(NamedTuple):
-    """How many a model read, the picture's and those it could share with another question included, and how many it wrote."""
+    """Numbers of tokens.
+
+    Args:
+        read: Tokens of the prompt, the image's and those shared with other questions included.
+        written: Tokens of the reply.
+    """
 
     read: int
     written: int
@@ -143,11 +193,14 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the model said.
+    """What the model replied.
 
-    label_probabilities: for a `Labels` answer, one row per label, in the order of its words, each row summing to 1.
-    log_probability: for a `FreeText` answer, the natural logarithm of the whole text's probability. Each is None where the
-    backend cannot know it, as tokens is.
+    Args:
+        text: The reply's text.
+        label_probabilities: For a `Labels` answer one row per label, in the order of its words, each row summing to 1; None
+            where the backend can't know them.
+        log_probability: For a `FreeText` answer the natural logarithm of the whole text's probability; None where unknown.
+        tokens: None where unknown.
     """
 
     text: str
@@ -158,7 +211,12 @@ class Reply:
 
 @dataclass(frozen=True, eq=False)
 class MaskCandidate:
-    """One of Segment Anything's proposals for a prompt; score is its predicted IoU in [0, 1]."""
+    """One of Segment Anything's proposals for a prompt.
+
+    Args:
+        mask: (H, W) bool.
+        score: Predicted IoU in [0, 1].
+    """
 
     mask: Mask
     score: float
@@ -166,13 +224,16 @@ class MaskCandidate:
 
 @dataclass(frozen=True, eq=False)
 class SegmentedObject:
-    """One object found.
+    """One segmented object.
 
-    score: Segment Anything's predicted IoU of the mask, in [0, 1]. confidence: how likely this is an object that was meant,
-    in [0, 1]; None where the model gave no probabilities. The method `adaptive` asks the model that and calibrates its answer;
-    the paper's methods don't, and estimate it by how far the mask agrees with the answers to the points that were kept, which
-    hardly tells a wrong box from a right one. alternatives: the candidates not chosen, best first; none where they would take
-    too much memory.
+    Args:
+        mask: (H, W) bool.
+        prompt: The box and points that the segmenter was prompted with.
+        score: Segment Anything's predicted IoU of the mask, in [0, 1].
+        confidence: Probability in [0, 1] that this is an object that the expression means; None where the model gave no
+            probabilities. `adaptive` asks the model for it and calibrates the answer. The paper's methods don't ask: they
+            report how well the mask agrees with the kept point answers, which hardly tells a wrong box from a right one.
+        alternatives: The candidates that were not chosen, best first; empty where they would take too much memory.
     """
 
     mask: Mask
@@ -182,29 +243,36 @@ class SegmentedObject:
     alternatives: tuple[MaskCandidate, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; the mask as a COCO RLE."""
+        """Return plain JSON, the mask as a COCO RLE."""
         return {
             "box": list(self.prompt.box),
-            "points": [{"x": p.x, "y": p.y, "label": p.label, "confidence": p.confidence} for p in self.prompt.points],
+            "points": [point.to_dict() for point in self.prompt.points],
             "score": self.score,
             "confidence": self.confidence,
             "mask": rle.encode(self.mask),
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "SegmentedObject":
-        """Inverse of `to_dict`; the alternatives are not in it. Raises ValueError for what that never wrote."""
-        with _read_back("an object"):
-            points = tuple(_point_from(point) for point in told["points"])
-            prompt = ObjectPrompt(Box(*map(float, told["box"])), points)
-            return cls(rle.decode(told["mask"]), prompt, float(told["score"]), _probability(told["confidence"]))
+    def from_dict(cls, fields: Mapping[str, Any]) -> "SegmentedObject":
+        """Read what `to_dict` wrote; the alternatives are not in it. Raises ValueError for anything else."""
+        with _reading("an object"):
+            points = tuple(PointPrompt.from_dict(point) for point in fields["points"])
+            prompt = ObjectPrompt(Box(*map(float, fields["box"])), points)
+            confidence = _read_probability(fields["confidence"])
+            return cls(rle.decode(fields["mask"]), prompt, float(fields["score"]), confidence)
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a segmentation took: the models by name, questions asked, tokens where the model tells, seconds by step.
+    """What a segmentation took.
 
-    rounds: how often the model was asked, whatever the number of questions side by side.
+    Args:
+        mllm: The MLLM's name.
+        segmenter: The segmenter's name.
+        questions: Number of questions that were asked.
+        seconds: Seconds per backend, `mllm` and `segmenter`.
+        tokens: None where the model doesn't report them.
+        rounds: Number of calls of the MLLM, however many questions each call held.
     """
 
     mllm: str = ""
@@ -215,6 +283,7 @@ class Usage:
     rounds: int = 0
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
         return {
             "models": {"mllm": self.mllm, "segmenter": self.segmenter},
             "questions": self.questions,
@@ -224,25 +293,31 @@ class Usage:
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Usage":
-        """Inverse of `to_dict`. Raises ValueError for what that never wrote."""
-        with _read_back("usage"):
-            models, tokens = told["models"], told["tokens"]
-            taken = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
-            seconds = {str(step): float(took) for step, took in told["seconds"].items()}
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Usage":
+        """Read what `to_dict` wrote. Raises ValueError for anything else."""
+        with _reading("usage"):
+            models, tokens = fields["models"], fields["tokens"]
+            counts = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
+            seconds = {str(backend): float(duration) for backend, duration in fields["seconds"].items()}
             names = str(models["mllm"]), str(models["segmenter"])
-            return cls(*names, int(told["questions"]), seconds, taken, int(told["rounds"]))
+            return cls(*names, int(fields["questions"]), seconds, counts, int(fields["rounds"]))
 
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The answer to an expression. No objects means that there is no such object, which is a valid answer.
+    """The result for an expression. No objects means "there is no such object", which is a valid answer.
 
-    turns: all that was said, in order, replies that could not be read too; questions that were asked side by side follow one
-    another, each with its reply.
-    notes: what did not go as asked (an answer asked for again, points dropped), in plain words.
-    confidence: that of the least likely of its objects, or how likely it is that there is none, in [0, 1]; None where nobody
-    knows, as with the paper's methods.
+    Args:
+        expression: As it was asked about.
+        size: Of the image, in pixels.
+        objects: In the order in which the model named them.
+        turns: The transcript in order, unreadable replies included. Questions that were asked at once follow one another,
+            each with its reply.
+        usage: Models, questions, tokens, seconds.
+        notes: What did not go as expected (an answer asked for again, points dropped), in plain words.
+        confidence: The lowest confidence of the objects, or the probability that there is none, in [0, 1]; None where
+            unknown, as with the paper's methods.
+        point_answers: Every answer about a point, those that the thresholds dropped included (`kept=False`).
     """
 
     expression: str
@@ -252,6 +327,7 @@ class Segmentation:
     usage: Usage = Usage()
     notes: tuple[str, ...] = ()
     confidence: float | None = None
+    point_answers: tuple[PointAnswer, ...] = ()
 
     @property
     def mask(self) -> Mask:
@@ -262,7 +338,7 @@ class Segmentation:
         return union
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON: size, objects, turns, models and timings."""
+        """Return plain JSON: size, objects, transcript, point answers, models and timings."""
         return {
             "expression": self.expression,
             "size": {"width": self.size.width, "height": self.size.height},
@@ -270,78 +346,90 @@ class Segmentation:
             "confidence": self.confidence,
             "turns": [{"role": turn.role, "text": turn.text} for turn in self.turns],
             "notes": list(self.notes),
+            "point_answers": [answer.to_dict() for answer in self.point_answers],
             **self.usage.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Segmentation":
-        """Inverse of `to_dict`, whatever else is told beside, as in a tool's artifact.
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Segmentation":
+        """Read what `to_dict` wrote, from a mapping that may hold other keys too, such as a tool's artifact.
 
-        Raises ValueError, naming the fault, for what that never wrote; before any mask is decoded where one is of another size.
+        Results written before version 0.2 have no point answers.
+
+        Raises:
+            ValueError: The mapping is none that `to_dict` wrote. A mask of another size than the image is refused before any
+                mask is decoded.
         """
-        with _read_back("a segmentation"):
-            size = Size(int(told["size"]["width"]), int(told["size"]["height"]))
-            for found in told["objects"]:
-                if list(found["mask"]["size"]) != [size.height, size.width]:
-                    raise ValueError(f"a mask is of {found['mask']['size']}, the picture of {[size.height, size.width]}")
+        with _reading("a segmentation"):
+            size = Size(int(fields["size"]["width"]), int(fields["size"]["height"]))
+            for segmented in fields["objects"]:
+                if list(segmented["mask"]["size"]) != [size.height, size.width]:
+                    shapes = f"a mask is of {segmented['mask']['size']}, the image of {[size.height, size.width]}"
+                    raise ValueError(shapes)
             return cls(
-                str(told["expression"]),
+                str(fields["expression"]),
                 size,
-                tuple(map(SegmentedObject.from_dict, told["objects"])),
-                tuple(Turn(_role(turn["role"]), str(turn["text"])) for turn in told["turns"]),
-                Usage.from_dict(told),
-                tuple(map(str, told["notes"])),
-                _probability(told["confidence"]),
+                tuple(map(SegmentedObject.from_dict, fields["objects"])),
+                tuple(Turn(_read_role(turn["role"]), str(turn["text"])) for turn in fields["turns"]),
+                Usage.from_dict(fields),
+                tuple(map(str, fields["notes"])),
+                _read_probability(fields["confidence"]),
+                tuple(map(PointAnswer.from_dict, fields.get("point_answers", ()))),
             )
 
 
 @contextmanager
-def _read_back(what: str) -> Iterator[None]:
-    """Whatever JSON of another shape raises, as a ValueError."""
+def _reading(name: str) -> Iterator[None]:
+    """Turn what JSON of another shape raises into a ValueError."""
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{what} has no {error}") from error
-    except (TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{what} is of another shape: {error}") from error
+        raise ValueError(f"{name} has no {error}") from error
+    except (TypeError, AttributeError, OverflowError, IndexError) as error:
+        raise ValueError(f"{name} is of another shape: {error}") from error
 
 
-def _point_from(told: Mapping[str, Any]) -> PointPrompt:
-    if told["label"] not in (0, 1):
-        raise ValueError(f"expected a label of 0 or 1, got {told['label']!r}")
-    return PointPrompt(float(told["x"]), float(told["y"]), 1 if told["label"] else 0, _probability(told["confidence"]))
-
-
-def _probability(told: Any) -> float | None:
-    if told is None:
+def _read_probability(value: Any) -> float | None:
+    if value is None:
         return None
-    if not 0 <= float(told) <= 1:
-        raise ValueError(f"expected a probability in [0, 1], got {told}")
-    return float(told)
+    if not 0 <= float(value) <= 1:
+        raise ValueError(f"expected a probability in [0, 1], got {value}")
+    return float(value)
 
 
-def _role(told: Any) -> Literal["system", "user", "assistant"]:
-    if told not in ("system", "user", "assistant"):
-        raise ValueError(f"expected the role system, user or assistant, got {told!r}")
-    role: Literal["system", "user", "assistant"] = told
+def _read_role(value: Any) -> Literal["system", "user", "assistant"]:
+    if value not in ("system", "user", "assistant"):
+        raise ValueError(f"expected the role system, user or assistant, got {value!r}")
+    role: Literal["system", "user", "assistant"] = value
     return role
 
 
 class MLLM(Protocol):
-    """A multimodal language model that answers questions about a picture.
+    """A multimodal language model that answers questions about an image.
 
-    One that says the same whenever it is asked the same has a true attribute `greedy`, and is not asked in vain.
+    Deterministic backends set an attribute `greedy = True`; identical retries are skipped.
     """
 
     @property
     def name(self) -> str:
-        """The spec it was loaded from."""
+        """The spec that the model was loaded from."""
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        """One reply per question, in order. Questions pending at once share their first turns, so work can be shared."""
+        """Answer all questions about the image.
+
+        Args:
+            image: RGB, any size.
+            questions: Questions that are pending at once; they share their first turns, so that work can be shared.
+
+        Returns:
+            One reply per question, in order.
+
+        Raises:
+            BackendError: The model failed, for example by running out of memory.
+        """
 
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        """As `reply`, without blocking the event loop."""
+        """Do as `reply` does, without blocking the event loop."""
 
 
 class Segmenter(Protocol):
@@ -349,14 +437,21 @@ class Segmenter(Protocol):
 
     @property
     def name(self) -> str:
-        """The spec it was loaded from."""
+        """The spec that the model was loaded from."""
 
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        """One mask per prompt, on the image's own pixel grid.
+        """Predict one mask per prompt, on the image's own pixel grid.
 
-        image: RGB, any size; encoded once however many prompts follow.
-        Returns objects in prompt order; each mask is (H, W) bool, score is SAM's predicted IoU in [0, 1].
+        Args:
+            image: RGB, any size. It is encoded once, however many prompts follow.
+            prompts: Boxes and points in pixels of `image`.
+
+        Returns:
+            Objects in prompt order. Each mask is (H, W) bool; `score` is SAM's predicted IoU in [0, 1].
+
+        Raises:
+            BackendError: The model failed, for example by running out of memory.
         """
 
     async def asegment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        """As `segment`, without blocking the event loop."""
+        """Do as `segment` does, without blocking the event loop."""

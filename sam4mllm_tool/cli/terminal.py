@@ -16,7 +16,7 @@ from typing import Any
 
 from sam4mllm_tool.cli.conversation import Conversation, Event, Picture
 from sam4mllm_tool.cli.result_files import ResultFiles, free_folder
-from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 
 __all__ = ["HELP", "Terminal"]
@@ -152,7 +152,7 @@ class Terminal:
             case (("/help" | "/undo" | "/images" | "/quit"), _):
                 self.print(f"{name} takes nothing after it")
             case _:
-                self.print(f"no such command: {shown(name)}; /help lists them")
+                self.print(f"no such command: {quote_text(name)}; /help lists them")
 
     def open(self, source: str) -> None:
         """Makes a picture the one that is spoken about."""
@@ -171,7 +171,7 @@ class Terminal:
         if words is None:
             self.print("there is nothing to undo")
             return
-        self.print(f"took back {shown(words)}")
+        self.print(f"took back {quote_text(words)}")
         result = self._runner.run(self._conversation.result())
         if result is None:
             self._files.clear()

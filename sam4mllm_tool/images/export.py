@@ -12,7 +12,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image as PILImage
 
-from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import polygons
 from sam4mllm_tool.images.draw import overlay
@@ -43,7 +43,7 @@ def _written_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Sam4MllmError(f"the results cannot be written to {shown(str(folder))}: {error.strerror or error}") from error
+        raise Sam4MllmError(f"the results cannot be written to {quote_text(str(folder))}: {error.strerror or error}") from error
 
 
 def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> list[Path]:

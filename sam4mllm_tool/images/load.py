@@ -26,7 +26,7 @@ import numpy.typing as npt
 from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
 
-from sam4mllm_tool.errors import ImageError, shown
+from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.fetch import fetch
 from sam4mllm_tool.types import Image
 
@@ -148,7 +148,7 @@ def _data_uri(uri: str, policy: ImagePolicy) -> bytes:
 def _from_path(path: Path, policy: ImagePolicy) -> Image:
     if not policy.allow_paths:
         raise ImageError("image paths are turned off here (allow_paths of the policy); give the picture as a data URI")
-    what = f"the image {shown(str(path))}"
+    what = f"the image {quote_text(str(path))}"
     try:
         if isinstance(policy.allow_paths, tuple):
             path = _inside(path, [Path(root).resolve() for root in policy.allow_paths])
@@ -175,7 +175,7 @@ def _inside(path: Path, roots: list[Path]) -> Path:
     candidates = [(root / path).resolve() for root in roots]  # an absolute path replaces the root
     allowed = [found for found in candidates if any(found.is_relative_to(root) for root in roots)]
     if not allowed:
-        raise ImageError(f"the image {shown(str(path))} is not in a folder that pictures may be opened from")
+        raise ImageError(f"the image {quote_text(str(path))} is not in a folder that pictures may be opened from")
     return next((found for found in allowed if found.exists()), allowed[0])
 
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, shown
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.optional_dependencies import root_reason
 
 __all__ = [
@@ -58,7 +58,9 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     if folder.exists():
         raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint, with {marker} in it")
     if spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
-        raise SpecError(f"there is no folder {shown(spec)}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling")
+        raise SpecError(
+            f"there is no folder {quote_text(spec)}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling"
+        )
     _ask_hub(spec, marker)
     return spec
 
@@ -86,7 +88,7 @@ def find_file(spec: str, name: str) -> Path | None:
     except Sam4MllmError:
         raise
     except Exception as error:  # as in _ask_hub
-        raise SpecError(f"the hub can't be asked for {name} of {shown(spec)}: {_first_line(error)}") from error
+        raise SpecError(f"the hub can't be asked for {name} of {quote_text(spec)}: {_first_line(error)}") from error
 
 
 def fingerprint(spec: str) -> str | None:
@@ -134,7 +136,7 @@ def _as_folder(spec: str) -> Path:
         folder.exists()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
-        raise SpecError(f"{shown(spec)} can't be a folder: {reason}") from error
+        raise SpecError(f"{quote_text(spec)} can't be a folder: {reason}") from error
     return folder
 
 
@@ -148,12 +150,12 @@ def _ask_hub(hub_id: str, marker: str) -> None:
             model_info(hub_id, timeout=10)
     except RepositoryNotFoundError as error:
         raise SpecError(
-            f"there is no folder {shown(hub_id)}, and the hub has no such model, or none for you: "
+            f"there is no folder {quote_text(hub_id)}, and the hub has no such model, or none for you: "
             "check the spelling, or log in with 'hf auth login' if it is private"
         ) from error
     except Exception as error:  # its network errors come from a library that changes with its version
         raise SpecError(
-            f"there is no folder {shown(hub_id)}, and the hub can't be asked for it ({_first_line(error)}): "
+            f"there is no folder {quote_text(hub_id)}, and the hub can't be asked for it ({_first_line(error)}): "
             "check the spelling, go online, or download it elsewhere and give its folder"
         ) from error
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.interactive import Found
 from sam4mllm_tool.types import Segmentation, Size
 
@@ -93,7 +93,7 @@ def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequenc
     if not alike:
         raise HandleError(f"there is no {kind} in this conversation yet: call {_MAKERS[kind]} first")
     names = ", ".join(alike[-_SHOWN:])
-    raise HandleError(f"no {kind} {shown(handle)} in this conversation; there is {names} (latest: {alike[-1]})")
+    raise HandleError(f"no {kind} {quote_text(handle)} in this conversation; there is {names} (latest: {alike[-1]})")
 
 
 def _of_kind(artifact: Artifact, kind: Kind) -> Artifact:

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from sam4mllm_tool.errors import ImageError, Sam4MllmError, shown
+from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.types import Image
 
@@ -107,7 +107,9 @@ def find_picture(image: str, messages: Sequence[Any]) -> str:
     if not known:
         raise UnknownPictureError("there is no picture in this conversation yet; ask for one to be sent with the next message")
     names = ", ".join(known[-8:])
-    raise UnknownPictureError(f"no picture {shown(image)} in this conversation; its pictures are {names} (latest: {known[-1]})")
+    raise UnknownPictureError(
+        f"no picture {quote_text(image)} in this conversation; its pictures are {names} (latest: {known[-1]})"
+    )
 
 
 class PictureStore:
@@ -149,7 +151,7 @@ class PictureStore:
         Raises UnknownPictureError for what has not the form of an id, LostPictureError where the store has no such picture.
         """
         if not is_picture_id(name):
-            raise UnknownPictureError(f"expected a picture's id as in img-0123456789ab, got {shown(str(name))}")
+            raise UnknownPictureError(f"expected a picture's id as in img-0123456789ab, got {quote_text(str(name))}")
         content = self._content(name)
         if content is None:
             raise LostPictureError(f"the picture {name} is no longer kept; ask for it to be sent again")
@@ -178,7 +180,7 @@ class PictureStore:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise Sam4MllmError(f"{shown(str(self._file(name)))} cannot be read: {error.strerror or error}") from error
+                raise Sam4MllmError(f"{quote_text(str(self._file(name)))} cannot be read: {error.strerror or error}") from error
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
@@ -230,4 +232,6 @@ def _write_beside(path: Path, content: bytes) -> None:
     except OSError as error:
         if beside:
             beside.unlink(missing_ok=True)
-        raise Sam4MllmError(f"the picture cannot be kept in {shown(str(path.parent))}: {error.strerror or error}") from error
+        raise Sam4MllmError(
+            f"the picture cannot be kept in {quote_text(str(path.parent))}: {error.strerror or error}"
+        ) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.errors import ExpressionError, shown
+from sam4mllm_tool.errors import ExpressionError, quote_text
 from sam4mllm_tool.protocol.dialogues import checked_expression
 from sam4mllm_tool.trace.files import load, picture_png, seal
 from sam4mllm_tool.trace.schema import Runs, Trace, TraceError
@@ -64,7 +64,7 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
 
 def lesson(trace: Trace, path: Path) -> dict[str, Any]:
     """The line of a trace, which names the file. Raises TraceError saying why there is none."""
-    where = shown(str(path))
+    where = quote_text(str(path))
     if trace.altered and trace.verdict.objects is None:
         raise TraceError(f"{where}: the file was changed after it was recorded: its seal doesn't fit")
     if trace.picture.image is None:
@@ -112,7 +112,7 @@ def _write(out: Path, chosen: list[tuple[Trace, Mapping[str, Any]]], lessons: Le
         _replace(out, "".join(f"{line}\n" for line in lines).encode("ascii"))
         lessons.written = len(lines)
     except OSError as error:
-        raise TraceError(f"the lessons can't be written to {shown(str(out))}: {error.strerror or error}") from error
+        raise TraceError(f"the lessons can't be written to {quote_text(str(out))}: {error.strerror or error}") from error
 
 
 def _replace(path: Path, content: bytes) -> None:

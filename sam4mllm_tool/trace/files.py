@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.errors import ImageError, shown
+from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.load import ImagePolicy, load_image
 from sam4mllm_tool.trace.codec import from_plain, to_plain
 from sam4mllm_tool.trace.schema import Picture, Trace, TraceError
@@ -53,7 +53,7 @@ def save(trace: Trace, path: str | os.PathLike[str], *, picture: bool = True) ->
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise TraceError(f"the trace can't be written to {shown(str(path))}: {error.strerror or error}") from error
+        raise TraceError(f"the trace can't be written to {quote_text(str(path))}: {error.strerror or error}") from error
 
 
 def load(path: str | os.PathLike[str]) -> Trace:
@@ -62,7 +62,7 @@ def load(path: str | os.PathLike[str]) -> Trace:
     try:
         return from_json(_parsed(_unpacked(path)))
     except TraceError as error:
-        raise TraceError(f"{shown(str(path))}: {error}") from error
+        raise TraceError(f"{quote_text(str(path))}: {error}") from error
 
 
 def to_json(trace: Trace, *, picture: bool = True) -> dict[str, Any]:

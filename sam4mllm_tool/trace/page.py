@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.evaluation.point_recorder import Listener
 from sam4mllm_tool.geometry.boxes import format_box, mask_to_box
 from sam4mllm_tool.images.draw import Colour
@@ -47,7 +47,7 @@ def write_page(trace: Trace, path: str | os.PathLike[str]) -> Path:
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
-        raise TraceError(f"the page can't be written to {shown(str(path))}: {error.strerror or error}") from error
+        raise TraceError(f"the page can't be written to {quote_text(str(path))}: {error.strerror or error}") from error
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from PIL import Image as PILImage
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.errors import BackendError, Sam4MllmError, shown
+from sam4mllm_tool.errors import BackendError, Sam4MllmError, quote_text
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.pipeline.methods import METHODS, Methods
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -201,9 +201,9 @@ def _found(step: Asked | Prompted) -> list[tuple[ObjectPrompt, Found]]:
 
 def _words(asked: Question | ObjectPrompt) -> str:
     if isinstance(asked, Question):
-        return shown(asked.turns[-1].text)
+        return quote_text(asked.turns[-1].text)
     places = (f"{'on' if point.label else 'off'} ({point.x:g}, {point.y:g})" for point in asked.points)
-    return shown(f"box [{', '.join(f'{side:g}' for side in asked.box)}] {' '.join(places)}".strip())
+    return quote_text(f"box [{', '.join(f'{side:g}' for side in asked.box)}] {' '.join(places)}".strip())
 
 
 def _why(asked: Question | ObjectPrompt, near: Question | ObjectPrompt) -> str:

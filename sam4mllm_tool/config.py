@@ -1,0 +1,62 @@
+"""The settings of a run, once and frozen: the library, the command, tools, evaluation and traces share them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, get_args
+
+from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
+
+__all__ = ["METHODS", "Method", "SegmentationConfig"]
+
+Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
+"""The paper's three methods, and `adaptive`, which goes beyond it."""
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationConfig:
+    """How an expression is segmented, whatever the models are. The defaults are the paper's.
+
+    Args:
+        method: The method of `segment` where the call names none.
+        sampler: Where PQPP asks inside a box; the paper's 5 x 5 grid.
+        thresholds: Which point answers PQPP keeps; the paper's P(Yes) > 0.75 and P(No) > 0.9.
+        retries: How often an unreadable reply is asked for again, with a correction where the dialect has words for one.
+            Deterministic models are not asked the same question twice. After the last try PQPP and PPG go on without points,
+            and an unreadable box is a ReplyError.
+        abstain: Objects whose confidence in [0, 1] is below it are left out, with a note; 0 leaves none out. An object
+            without a confidence stays.
+        max_points: About how many point questions `adaptive` may ask for one expression; it asks about nine an object.
+        refine_crops: Whether `adaptive` segments small objects again in up to three enlarged crops each.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    method: Method = "pqpp"
+    sampler: Sampler = Grid()
+    thresholds: Thresholds = Thresholds()
+    retries: int = 2
+    abstain: float = 0.0
+    max_points: int = 225
+    refine_crops: bool = True
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"no such method: {self.method!r}; there are {', '.join(METHODS)}")
+        if self.retries < 0:
+            raise ValueError(f"expected retries from 0 on, got {self.retries}")
+        if self.max_points < 0:
+            raise ValueError(f"expected max_points, a number of points, from 0 on, got {self.max_points}")
+        if not 0 <= self.abstain <= 1:
+            raise ValueError(f"expected abstain, a probability, from 0 to 1, got {self.abstain}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON, for a record of what was run; the sampler as its text form."""
+        return {**{name: getattr(self, name) for name in _PLAIN_FIELDS}, **self._described()}
+
+    def _described(self) -> Mapping[str, Any]:
+        return {"sampler": repr(self.sampler), "thresholds": asdict(self.thresholds)}
+
+
+_PLAIN_FIELDS = ("method", "retries", "abstain", "max_points", "refine_crops")
