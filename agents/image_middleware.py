@@ -48,7 +48,7 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
         *,
         policy: ImagePolicy = TOOL_POLICY,
         open_file: OpenFile | None = None,
-        quote_text: int = 4,
+        shown: int = 4,
         overlays: int = 2,
         longest: int = 1024,
     ) -> None:
@@ -56,7 +56,7 @@ class PictureMiddleware(AgentMiddleware[Any, Any, Any]):
         self.store = PictureStore() if store is None else store
         self.policy = policy
         self.open_file = open_file
-        self.showing = Showing(self.store, quote_text=quote_text, overlays=overlays, longest=longest)
+        self.showing = Showing(self.store, shown=shown, overlays=overlays, longest=longest)
 
     # Taking in
 
