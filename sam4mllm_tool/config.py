@@ -1,12 +1,13 @@
 """The settings of a run, once and frozen: the library, the command, tools, evaluation and traces share them."""
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
-__all__ = ["METHODS", "Method", "SegmentationConfig"]
+__all__ = ["METHODS", "Method", "SegmentationConfig", "SettingsOverrides"]
 
 Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
 """The paper's three methods, and `adaptive`, which goes beyond it."""
@@ -51,12 +52,40 @@ class SegmentationConfig:
         if not 0 <= self.abstain <= 1:
             raise ValueError(f"expected abstain, a probability, from 0 to 1, got {self.abstain}")
 
+    def override(self, settings: "SettingsOverrides") -> "SegmentationConfig":
+        """Return the config with other values for the given settings.
+
+        Raises:
+            ValueError: A setting is out of its range.
+            TypeError: There is no such setting.
+        """
+        renamed: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name in _RENAMED:
+                warnings.warn(f"{name}= is deprecated: use {_RENAMED[name]}=", DeprecationWarning, stacklevel=3)
+            renamed[_RENAMED.get(name, name)] = value
+        return replace(self, **renamed) if renamed else self
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON, for a record of what was run; the sampler as its text form."""
-        return {**{name: getattr(self, name) for name in _PLAIN_FIELDS}, **self._described()}
+        plain: Mapping[str, Any] = {
+            name: getattr(self, name) for name in ("method", "retries", "abstain", "max_points", "refine_crops")
+        }
+        return {**plain, "sampler": repr(self.sampler), "thresholds": asdict(self.thresholds)}
 
-    def _described(self) -> Mapping[str, Any]:
-        return {"sampler": repr(self.sampler), "thresholds": asdict(self.thresholds)}
+
+class SettingsOverrides(TypedDict, total=False):
+    """The settings of `SegmentationConfig` as keyword arguments. `budget` and `closer` are the names before version 0.2."""
+
+    method: Method
+    sampler: Sampler
+    thresholds: Thresholds
+    retries: int
+    abstain: float
+    max_points: int
+    refine_crops: bool
+    budget: int
+    closer: bool
 
 
-_PLAIN_FIELDS = ("method", "retries", "abstain", "max_points", "refine_crops")
+_RENAMED = {"budget": "max_points", "closer": "refine_crops"}

@@ -2,200 +2,233 @@
 
 The paper asks where a fixed grid falls, about a box that it takes for granted. Here
 1. the MLLM names boxes, and the segmenter proposes masks for each from the box alone;
-2. in one round the MLLM is asked about few points, where these masks say that an answer can be relied on, and
-   whether what is in each box is what was meant (protocol/verified.py), which, calibrated, is the object's confidence; a rough
-   box gives way to its mask's own there and from then on;
-3. box and answers prompt the segmenter again; of candidates about as good as one another the most typical is taken, unless
-   the box alone does clearly better by our own measure, and a mask that outgrows its box is tried as a box itself;
-4. where a box is doubted, by what is said of it or because no point in it is on the object, and where several were named, the
-   MLLM is asked for others, which go through the same; the more likely ones stay;
-5. their masks are made anew from close by (crop_refinement.py).
-It passes over the fourth step where nothing is in doubt, and asks about no more points than its budget.
+2. in one round the MLLM is asked about few points, where these masks say that an answer can be relied on
+   (point_selection.py), and whether the object in each box is what was meant (protocol/verified.py), which, calibrated, is the
+   object's confidence; a rough box is replaced by its mask's own box there and from then on;
+3. box and answers prompt the segmenter again; the medoid of comparable candidates is taken unless the mask from the box alone
+   fits the answers clearly better, and a mask that outgrows its box is tried as a box itself;
+4. where a box is in doubt, by its confidence or because no point in it is on the object, and where several were named, the
+   MLLM is asked for other boxes, which go through the same steps; the more probable objects stay;
+5. their masks are refined in crops (crop_refinement.py).
+Step 4 is skipped where nothing is in doubt, and no more points are asked about than `config.max_points`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sam4mllm_tool.geometry.boxes import distinct_boxes, format_box, mask_iou
-from sam4mllm_tool.pipeline import point_selection
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Exchange, Placed, Verified
+from sam4mllm_tool.pipeline.point_selection import pick_better, point_agreement, select_medoid, select_points, tighten_box
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, Exchange, Placed, Verified
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
-from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject
 
-__all__ = ["Answer", "min_confidence", "run_adaptive", "segment_boxes"]
+__all__ = ["MethodResult", "min_confidence", "run_adaptive", "segment_boxes"]
 
-_DOUBT = 0.7
-"""Confidence below which a box is doubted."""
-_BELIEVED = 0.8
-"""Confidence that one among several needs to be added to them."""
-_DENIED = 0.4
-"""Confidence below which one among several is dropped."""
-_SAME = 0.5
+_DOUBTED = 0.7
+"""Confidence below which a box is in doubt."""
+_ADDED = 0.8
+"""Confidence that another box needs to be added to several."""
+_DROPPED = 0.4
+"""Confidence below which one of several objects is dropped."""
+_SAME_BOX_IOU = 0.5
 """IoU of two boxes that are one object's."""
-_TWICE = 0.8
+_SAME_MASK_IOU = 0.8
 """IoU of two masks that are one object's."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
-    """An object and what was said of it. meant: calibrated, None where nobody said how likely; denied: said without saying
-    how likely."""
+class MethodResult:
+    """What a method comes to.
 
-    thing: SegmentedObject
-    meant: float | None
-    denied: bool
-
-    @property
-    def likely(self) -> float:
-        """What nobody was asked is believed."""
-        return 0.0 if self.denied else 1.0 if self.meant is None else self.meant
-
-    @property
-    def told(self) -> SegmentedObject:
-        """With how likely it is as its confidence; where nobody said, how far mask and answers agree."""
-        return replace(self.thing, confidence=point_selection.point_agreement(self.thing) if self.meant is None else self.meant)
-
-    @property
-    def is_doubted(self) -> bool:
-        points = self.thing.prompt.points
-        return self.likely < _DOUBT or (bool(points) and not any(point.label for point in points))
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """expression: as it was asked. confidence: how likely all of it is right, that of the least likely object or that there is
-    none; None where nobody said."""
+    Args:
+        expression: As it was asked about.
+        objects: The objects.
+        confidence: Probability that all of it is right: that of the least probable object, or that there is none; None where
+            unknown.
+    """
 
     expression: str
     objects: Sequence[SegmentedObject]
     confidence: float | None
 
 
-def run_adaptive(flows: Flows, expression: str, size: Size, talk: Transcript) -> Flow[Answer]:
-    """What the expression means."""
-    named = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """An object and what the MLLM said of its box.
+
+    Args:
+        segmented: The object.
+        meant: Calibrated probability that it is meant; None where unknown.
+        is_denied: Whether the MLLM said that it is not meant, without a probability.
+    """
+
+    segmented: SegmentedObject
+    meant: float | None
+    is_denied: bool
+
+    @property
+    def probability(self) -> float:
+        """As `meant`; an object that nobody was asked about is believed."""
+        return 0.0 if self.is_denied else 1.0 if self.meant is None else self.meant
+
+    @property
+    def with_confidence(self) -> SegmentedObject:
+        """The object with `meant` as its confidence; where unknown, how well mask and answers agree."""
+        return replace(self.segmented, confidence=point_agreement(self.segmented) if self.meant is None else self.meant)
+
+    @property
+    def is_doubted(self) -> bool:
+        points = self.segmented.prompt.points
+        return self.probability < _DOUBTED or (bool(points) and not any(point.label for point in points))
+
+    @property
+    def place(self) -> str:
+        return format_box(self.segmented.prompt.box)
+
+
+def run_adaptive(run: RunContext, expression: str) -> Flow[MethodResult]:
+    """Segment what the expression means."""
+    named = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     boxes = [prompt.box for prompt in named.prompts]
-    told = named.history[0]
+    first = named.history[0]
     if not boxes:
-        return Answer(named.expression, (), flows.sure_of_none(told.reply))
-    found = yield from _look(flows, named.expression, boxes, told, size, talk)
-    if len(found) > 1 or found[0].is_doubted:
-        boxes = [seen.thing.prompt.box for seen in found]  # those told, or the better ones
-        others = yield from flows.others(named.expression, boxes, size, talk)
-        new = distinct_boxes(others or (), boxes, _SAME)[: MAX_OBJECTS - len(boxes)]
-        more = (yield from _look(flows, named.expression, new, talk.said[-1], size, talk)) if new else []
-        found = _between(found, more, talk)
-    objects = yield from _finished(flows, found, size, talk)
-    return Answer(named.expression, objects, min_confidence(objects))
+        return MethodResult(named.expression, (), run.none_confidence(first.reply))
+    candidates = yield from _examine_boxes(run, named.expression, boxes, first)
+    if len(candidates) > 1 or candidates[0].is_doubted:
+        candidates = yield from _reconsider(run, named.expression, candidates)
+    objects = yield from _finish(run, candidates)
+    return MethodResult(named.expression, objects, min_confidence(objects))
 
 
 def min_confidence(objects: Sequence[SegmentedObject]) -> float | None:
-    """The confidence of the least likely one."""
-    return min((thing.confidence for thing in objects if thing.confidence is not None), default=None)
+    """Return the lowest confidence; None where no object has one."""
+    return min((segmented.confidence for segmented in objects if segmented.confidence is not None), default=None)
 
 
-def segment_boxes(
-    flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Transcript
-) -> Flow[list[SegmentedObject]]:
-    """The objects in boxes that are known, as if the MLLM had just named them: all but step 4."""
+def segment_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:
+    """Segment the objects in boxes that are known, as if the MLLM had just named them: all steps but the fourth."""
     if not boxes:
         return []
-    start = BoxOnly.start(expression, size, dialect=flows.dialect)
-    told = Exchange(start.pending[0], Reply(flows.dialect.tell_boxes(boxes, size)))
-    found = yield from _look(flows, start.expression, boxes, told, size, talk)
-    return (yield from _finished(flows, found, size, talk))
+    start = BoxOnly.start(expression, run.size, dialect=run.dialect)
+    first = Exchange(start.pending[0], Reply(run.dialect.tell_boxes(boxes, run.size)))
+    candidates = yield from _examine_boxes(run, start.expression, boxes, first)
+    return (yield from _finish(run, candidates))
 
 
-def _finished(flows: Flows, found: Sequence[_Seen], size: Size, talk: Transcript) -> Flow[list[SegmentedObject]]:
-    """As they are told: each once, with masks made from close by, if that is wanted."""
-    found = _once(found, talk)
-    if flows.closer:
-        near = yield from refine_crops(flows, [seen.thing for seen in found], size, talk)
-        found = [replace(seen, thing=thing) for seen, thing in zip(found, near, strict=True)]
-    return [seen.told for seen in found]
+def _examine_boxes(run: RunContext, expression: str, boxes: Sequence[Box], first: Exchange) -> Flow[list[_Candidate]]:
+    """Steps 1 to 3: an object for each box, with what the MLLM says of it. first: the exchange that named the boxes."""
+    from_boxes = yield from run.segment_prompts([ObjectPrompt(box) for box in boxes])
+    verified = yield from _ask_about(run, expression, boxes, first, from_boxes)
+    from_points = yield from run.segment_prompts(verified.prompts)
+    objects = [pick_better(select_medoid(pointed), bare) for pointed, bare in zip(from_points, from_boxes, strict=True)]
+    objects = yield from _retry_tight_boxes(run, objects)
+    opinions = (verified.opinions if isinstance(verified, Verified) else None) or (None,) * len(objects)
+    return [_weigh(run, segmented, opinion) for segmented, opinion in zip(objects, opinions, strict=True)]
 
 
-def _once(found: Sequence[_Seen], talk: Transcript) -> list[_Seen]:
-    """Without those whose masks are all but one that is likelier, or as likely and named before."""
-    kept: list[_Seen] = []
-    for seen in sorted(found, key=lambda seen: -seen.likely):
-        if any(mask_iou(seen.thing.mask, other.thing.mask) >= _TWICE for other in kept if other.thing.mask.any()):
-            talk.notes.append(f"left out the object at {_place(seen)}, which was named twice")
-        else:
-            kept.append(seen)
-    return [seen for seen in found if seen in kept]
+def _ask_about(
+    run: RunContext, expression: str, boxes: Sequence[Box], first: Exchange, from_boxes: Sequence[SegmentedObject]
+) -> Flow[Verified | Dialogue]:
+    """Step 2: ask about points and boxes in one round."""
+    start = PQPP.start(expression, run.size, dialect=run.dialect, thresholds=run.config.thresholds)
+    places = Placed(_plan_points(run, boxes, from_boxes))
+    points = replace(start, boxes=tuple(boxes), history=(first,), sampler=places)
+    better = tuple(_better_box(run, segmented) for segmented in from_boxes)
+    return (yield from run.run_dialogue(Verified(points, better=better)))
 
 
-def _look(
-    flows: Flows, expression: str, boxes: Sequence[Box], told: Exchange, size: Size, talk: Transcript
-) -> Flow[list[_Seen]]:
-    """An object for each box, as it was told, with what is said of it: steps 1 to 3."""
-    start = PQPP.start(expression, size, dialect=flows.dialect, thresholds=flows.thresholds)
-    alone = yield from flows.masks([ObjectPrompt(box) for box in boxes], size)
-    asking = replace(start, boxes=tuple(boxes), history=(told,), sampler=Placed(_places(boxes, alone, flows.budget, talk)))
-    better = tuple(_better_box(flows, thing, size) for thing in alone)
-    checked = yield from flows.settle(Verified(asking, better=better), talk)
-    pointed = yield from flows.masks(checked.prompts, size)
-    found = [
-        point_selection.pick_better(point_selection.select_medoid(thing), bare)
-        for thing, bare in zip(pointed, alone, strict=True)
-    ]
-    asked = [(n, thing) for n, thing in enumerate(found) if thing.prompt.points]  # else nothing tells which is better
-    again = {n: prompt for n, thing in asked if (prompt := point_selection.tighten_box(thing)) is not None}
-    redone = yield from flows.masks(list(again.values()), size)
-    for number, thing in zip(again, redone, strict=True):
-        found[number] = point_selection.pick_better(found[number], thing)
-    said = (checked.opinions if isinstance(checked, Verified) else None) or (None,) * len(found)
-    return [_seen(flows, thing, opinion) for thing, opinion in zip(found, said, strict=True)]
+def _retry_tight_boxes(run: RunContext, objects: Sequence[SegmentedObject]) -> Flow[list[SegmentedObject]]:
+    """Try the masks' own boxes where the prompted ones are rough; only answers tell which is better."""
+    answered = ((index, segmented) for index, segmented in enumerate(objects) if segmented.prompt.points)
+    tightened = {index: prompt for index, segmented in answered if (prompt := tighten_box(segmented)) is not None}
+    retried = yield from run.segment_prompts(list(tightened.values()))
+    best = list(objects)
+    for index, segmented in zip(tightened, retried, strict=True):
+        best[index] = pick_better(best[index], segmented)
+    return best
 
 
-def _better_box(flows: Flows, thing: SegmentedObject, size: Size) -> Box:
-    """The box told, or, where that is a rough one, its mask's own as the dialect can tell it."""
-    told, prompt = thing.prompt.box, point_selection.tighten_box(thing)
-    if prompt is None:
-        return told
-    own = flows.dialect.snap_box(prompt.box, size)
-    return own if own.iou(prompt.box) > told.iou(prompt.box) else told
+def _reconsider(run: RunContext, expression: str, candidates: list[_Candidate]) -> Flow[list[_Candidate]]:
+    """Step 4: ask for other boxes, and keep the more probable objects."""
+    boxes = [candidate.segmented.prompt.box for candidate in candidates]
+    other_boxes = yield from run.find_other_boxes(expression, boxes)
+    new_boxes = distinct_boxes(other_boxes or (), boxes, _SAME_BOX_IOU)[: MAX_OBJECTS - len(boxes)]
+    if not new_boxes:
+        return _choose(run, candidates, [])
+    others = yield from _examine_boxes(run, expression, new_boxes, run.transcript.exchanges[-1])
+    return _choose(run, candidates, others)
 
 
-def _places(
-    boxes: Sequence[Box], alone: Sequence[SegmentedObject], budget: int, talk: Transcript
-) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
-    """Where to ask about each object, the first ones first, while the budget lasts."""
-    places = []
-    for box, thing in zip(boxes, alone, strict=True):
-        points = point_selection.select_points(thing)[: budget - talk.points]
-        talk.points += len(points)
-        places.append((box, points))
-    if not places[-1][1]:
-        talk.notes.append(f"asked about no more than {budget} points; objects beyond have their box alone")
-    return tuple(places)
-
-
-def _seen(flows: Flows, thing: SegmentedObject, opinion: tuple[int, float | None] | None) -> _Seen:
-    if opinion is None:
-        return _Seen(thing, None, False)
-    label, confidence = opinion
-    if confidence is None:
-        return _Seen(thing, None, label == 0)
-    return _Seen(thing, flows.calibration.objects(confidence if label else 1 - confidence), False)
-
-
-def _between(found: list[_Seen], more: list[_Seen], talk: Transcript) -> list[_Seen]:
-    """Of one object, or of several, and of what else may be meant, those that are likelier to be."""
-    if len(found) == 1:
-        best = max((*found, *more), key=lambda seen: seen.likely)
-        if best is not found[0]:
-            talk.notes.append(f"took another object than the one at {_place(found[0])}, which was doubted")
+def _choose(run: RunContext, candidates: list[_Candidate], others: list[_Candidate]) -> list[_Candidate]:
+    """Of a single object and the others the most probable one; of several those not denied, and the others believed."""
+    if len(candidates) == 1:
+        best = max((*candidates, *others), key=lambda candidate: candidate.probability)
+        if best is not candidates[0]:
+            run.note(f"took another object than the one at {candidates[0].place}, which was doubted")
         return [best]
-    kept = [seen for seen in found if seen.likely >= _DENIED] or found
-    talk.notes += [f"left out the object at {_place(seen)}, which is not what was meant" for seen in found if seen not in kept]
-    added = [seen for seen in more if seen.meant is not None and seen.meant > _BELIEVED]
-    talk.notes += [f"added the object at {_place(seen)}, which had been forgotten" for seen in added]
+    kept = [candidate for candidate in candidates if candidate.probability >= _DROPPED] or candidates
+    for candidate in candidates:
+        if candidate not in kept:
+            run.note(f"left out the object at {candidate.place}, which is not what was meant")
+    added = [other for other in others if other.meant is not None and other.meant > _ADDED]
+    for other in added:
+        run.note(f"added the object at {other.place}, which had been forgotten")
     return [*kept, *added]
 
 
-def _place(seen: _Seen) -> str:
-    return format_box(seen.thing.prompt.box)
+def _finish(run: RunContext, candidates: Sequence[_Candidate]) -> Flow[list[SegmentedObject]]:
+    """Step 5: every object once, with its refined mask if that is wanted, and its confidence."""
+    candidates = _drop_duplicates(run, candidates)
+    if run.config.refine_crops:
+        refined = yield from refine_crops(run, [candidate.segmented for candidate in candidates])
+        candidates = [replace(candidate, segmented=segmented) for candidate, segmented in zip(candidates, refined, strict=True)]
+    return [candidate.with_confidence for candidate in candidates]
+
+
+def _drop_duplicates(run: RunContext, candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Drop candidates whose mask is nearly that of one that is more probable, or as probable and named before."""
+    kept: list[_Candidate] = []
+    for candidate in sorted(candidates, key=lambda candidate: -candidate.probability):
+        mask = candidate.segmented.mask
+        others = (other.segmented.mask for other in kept)
+        if any(other.any() and mask_iou(mask, other) >= _SAME_MASK_IOU for other in others):
+            run.note(f"left out the object at {candidate.place}, which was named twice")
+        else:
+            kept.append(candidate)
+    return [candidate for candidate in candidates if candidate in kept]
+
+
+def _better_box(run: RunContext, segmented: SegmentedObject) -> Box:
+    """The prompted box, or, where that is a rough one, the mask's own box as the dialect can write it."""
+    box, tightened = segmented.prompt.box, tighten_box(segmented)
+    if tightened is None:
+        return box
+    own_box = run.dialect.snap_box(tightened.box, run.size)
+    return own_box if own_box.iou(tightened.box) > box.iou(tightened.box) else box
+
+
+def _plan_points(
+    run: RunContext, boxes: Sequence[Box], from_boxes: Sequence[SegmentedObject]
+) -> tuple[tuple[Box, tuple[Point, ...]], ...]:
+    """Where to ask about each object, the first ones first, while `config.max_points` allows."""
+    plan, transcript, limit = [], run.transcript, run.config.max_points
+    for box, segmented in zip(boxes, from_boxes, strict=True):
+        points = select_points(segmented)[: limit - transcript.planned_points]
+        transcript.planned_points += len(points)
+        plan.append((box, points))
+    if not plan[-1][1]:
+        run.note(f"asked about no more than {limit} points; objects beyond have their box alone")
+    return tuple(plan)
+
+
+def _weigh(run: RunContext, segmented: SegmentedObject, opinion: tuple[int, float | None] | None) -> _Candidate:
+    """Add the MLLM's opinion on an object's box, as label and confidence."""
+    if opinion is None:
+        return _Candidate(segmented, None, False)
+    label, confidence = opinion
+    if confidence is None:
+        return _Candidate(segmented, None, label == 0)
+    return _Candidate(segmented, run.calibration.objects(confidence if label else 1 - confidence), False)

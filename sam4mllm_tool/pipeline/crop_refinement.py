@@ -1,7 +1,7 @@
-"""Masks made from close by: the segmenter sees every picture at one size, so what is small in it has few pixels there.
+"""Segment small objects again in enlarged crops: the segmenter sees every image at one size, so they have few pixels there.
 
-An object is shown in views around its mask, the picture cut and enlarged so that it takes a quarter to a third of each, and
-segmented anew in every one; the majority counts for a pixel. It costs the segmenter a picture a view and the MLLM nothing.
+An object is segmented in crops around its mask, of which it takes a quarter to a third, and a majority vote decides each
+pixel. It costs the segmenter one image per crop and the MLLM nothing.
 """
 
 from collections.abc import Sequence
@@ -12,60 +12,70 @@ import numpy as np
 from sam4mllm_tool.errors import OverBudgetError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.geometry.crops import crop_around
-from sam4mllm_tool.pipeline import point_selection
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript, on_crop
-from sam4mllm_tool.types import Box, Mask, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.pipeline.point_selection import select_medoid, trim_box
+from sam4mllm_tool.pipeline.requests import Flow, on_crop
+from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.types import Box, Mask, ObjectPrompt, SegmentedObject
 
 __all__ = ["refine_crops"]
 
-_SHARES = (0.25, 0.3, 0.35)
-"""How much of each view the object takes. Much more of it, and its surroundings are missing."""
-_EDGE = 0.005
-"""What part of a mask's pixels on each side its core is without."""
-_LONGEST = 1024
-"""Pixels of a view's longer side: as many as Segment Anything looks at."""
-_SAME = 0.5
-"""IoU from which on two masks, or two boxes, are of the same thing."""
-_MOST = 20
-"""Objects of an answer that are looked at from close by: each costs the segmenter three pictures."""
+_OBJECT_SHARES = (0.25, 0.3, 0.35)
+"""Share of each crop that the object takes. With much more of it, its surroundings are missing."""
+_TRIMMED_SHARE = 0.005
+"""Share of a mask's pixels that is trimmed on each side before its box is taken."""
+_MAX_SIDE = 1024
+"""Pixels of a crop's longer side: as many as Segment Anything looks at."""
+_SAME_OBJECT_IOU = 0.5
+"""IoU from which on two masks, or two boxes, are of the same object."""
+_MAX_OBJECTS = 20
+"""Objects of a result that are refined: each costs the segmenter three crops."""
 
 
-def refine_crops(flows: Flows, objects: Sequence[SegmentedObject], size: Size, talk: Transcript) -> Flow[list[SegmentedObject]]:
-    """The objects with masks made from close by, as far as a budget reaches.
+def refine_crops(run: RunContext, objects: Sequence[SegmentedObject]) -> Flow[list[SegmentedObject]]:
+    """Return the objects with masks refined in crops, as far as a budget reaches.
 
-    One that takes much of the picture as it is stays as it was, as does one that would become another thing.
+    An object that takes much of the image stays as it is, as does one whose mask would become another object's.
     """
-    found = []
-    for thing in objects[:_MOST]:
-        found.append((yield from _closer(flows, thing, size)))
-    if len(objects) > _MOST:
-        talk.notes.append(f"masked no more than {_MOST} objects from close by")
-    return [*found, *objects[_MOST:]]
+    refined = []
+    for segmented in objects[:_MAX_OBJECTS]:
+        refined.append((yield from _refine_object(run, segmented)))
+    if len(objects) > _MAX_OBJECTS:
+        run.note(f"refined the masks of {_MAX_OBJECTS} objects only")
+    return [*refined, *objects[_MAX_OBJECTS:]]
 
 
-def _closer(flows: Flows, thing: SegmentedObject, size: Size) -> Flow[SegmentedObject]:
-    core = point_selection.trimmed_box(thing.mask, _EDGE)
+def _refine_object(run: RunContext, segmented: SegmentedObject) -> Flow[SegmentedObject]:
+    core = trim_box(segmented.mask, _TRIMMED_SHARE)
     if core is None:
-        return thing
-    prompt, near = ObjectPrompt(_between(core, thing.prompt.box), thing.prompt.points), list[SegmentedObject]()
-    views = (crop_around(prompt.box, size, share, longest=_LONGEST) for share in _SHARES)
-    for view in filter(None, views):
+        return segmented
+    prompt = ObjectPrompt(_average_boxes(core, segmented.prompt.box), segmented.prompt.points)
+    in_crops: list[SegmentedObject] = []
+    for share in _OBJECT_SHARES:
+        crop = crop_around(prompt.box, run.size, share, longest=_MAX_SIDE)
+        if crop is None:
+            continue
         try:
-            (inside,) = yield from on_crop(view, flows.masks([view.prompt_in(prompt)], view.shown))
-        except OverBudgetError:  # what was made before counts
+            in_crop_run = run.for_size(crop.shown)
+            (in_crop,) = yield from on_crop(crop, in_crop_run.segment_prompts([crop.prompt_in(prompt)]))
+        except OverBudgetError:  # the crops so far count
             break
-        near.append(view.object_out(point_selection.select_medoid(inside)))
-    if not near:
-        return thing
-    votes = np.sum([one.mask for one in near], axis=0, dtype=np.uint8)
-    mask: Mask = np.asarray(2 * votes > len(near))
-    if mask_iou(mask, thing.mask) < _SAME:
-        return thing
-    return replace(thing, mask=mask, score=sum(one.score for one in near) / len(near))
+        in_crops.append(crop.object_out(select_medoid(in_crop)))
+    return _vote(segmented, in_crops)
 
 
-def _between(core: Box, told: Box) -> Box:
-    """In the middle of two boxes of one object, each off in its own way; the mask's where the other is of something else."""
-    if core.iou(told) < _SAME:
+def _vote(segmented: SegmentedObject, in_crops: Sequence[SegmentedObject]) -> SegmentedObject:
+    """The object with the majority's mask, unless that is another object's."""
+    if not in_crops:
+        return segmented
+    votes = np.sum([in_crop.mask for in_crop in in_crops], axis=0, dtype=np.uint8)
+    mask: Mask = np.asarray(2 * votes > len(in_crops))
+    if mask_iou(mask, segmented.mask) < _SAME_OBJECT_IOU:
+        return segmented
+    return replace(segmented, mask=mask, score=sum(in_crop.score for in_crop in in_crops) / len(in_crops))
+
+
+def _average_boxes(core: Box, named: Box) -> Box:
+    """The mean of the mask's box and the named one, each off in its own way; the mask's where they are of two objects."""
+    if core.iou(named) < _SAME_OBJECT_IOU:
         return core
-    return Box(*((one + other) / 2 for one, other in zip(core, told, strict=True)))
+    return Box(*((low + high) / 2 for low, high in zip(core, named, strict=True)))

@@ -1,72 +1,70 @@
-"""The methods as flows (flows.py): the paper's `pqpp`, `ppg` and `box`, and `adaptive`; from an expression to a result."""
+"""The methods as flows, from an expression to a result: the paper's `pqpp`, `ppg` and `box`, and `adaptive`."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, get_args
+from dataclasses import replace
 
+from sam4mllm_tool.config import METHODS, Method
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.pipeline.adaptive import Answer, min_confidence, run_adaptive
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
+from sam4mllm_tool.pipeline.adaptive import MethodResult, min_confidence, run_adaptive
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue
-from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import Segmentation, SegmentedObject
 
-__all__ = ["METHODS", "Method", "Methods"]
-
-Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
-METHODS: tuple[Method, ...] = get_args(Method)
+__all__ = ["METHODS", "Method", "segment_expression"]
 
 
-@dataclass(frozen=True)
-class Methods(Flows):
-    """How a pair of models is worked with, from an expression on."""
+def segment_expression(run: RunContext, expression: str, method: Method) -> Flow[Segmentation]:
+    """Segment what the expression means, less the objects whose confidence is below `config.abstain`.
 
-    def segment(
-        self, expression: str, size: Size, method: Method = "pqpp", talk: Transcript | None = None
-    ) -> Flow[Segmentation]:
-        """The objects that the expression means, as the method finds them, less those that are not sure enough.
+    Raises:
+        ExpressionError: The expression is empty or too long.
+        ReplyError: The boxes stay unreadable.
+        BackendError: A model failed.
+    """
+    if method == "adaptive":
+        result = yield from run_adaptive(run, expression)
+    else:
+        result = yield from _run_paper_method(run, expression, method)
+    kept = _drop_unsure(run, result.objects)
+    confidence = result.confidence
+    if len(kept) < len(result.objects):
+        confidence = min_confidence(kept) if kept else _none_confidence(result.objects)
+    segmentation = run.build_result(result.expression, kept, confidence)
+    empty = [number for number, segmented in enumerate(kept, start=1) if not segmented.mask.any()]
+    notes = (f"the mask of object {number} is empty" for number in empty)
+    return replace(segmentation, notes=(*segmentation.notes, *notes))
 
-        Raises ExpressionError, ReplyError where boxes stay unreadable, BackendError.
-        """
-        talk = Transcript() if talk is None else talk
-        if method == "adaptive":
-            found = yield from run_adaptive(self, expression, size, talk)
+
+def _run_paper_method(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
+    dialogue = yield from run.run_dialogue(_start_dialogue(run, expression, method))
+    return MethodResult(dialogue.expression, (yield from run.segment_prompts(dialogue.prompts)), None)
+
+
+def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogue:
+    match method:
+        case "pqpp":
+            config = run.config
+            return PQPP.start(expression, run.size, dialect=run.dialect, sampler=config.sampler, thresholds=config.thresholds)
+        case "ppg":
+            return PPG.start(expression, run.size, dialect=run.dialect)
+        case "box":
+            return BoxOnly.start(expression, run.size, dialect=run.dialect)
+    raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
+
+
+def _drop_unsure(run: RunContext, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
+    kept = []
+    for segmented in objects:
+        if segmented.confidence is None or segmented.confidence >= run.config.abstain:
+            kept.append(segmented)
         else:
-            found = yield from self._as_in_the_paper(expression, size, method, talk)
-        kept = self._sure_enough(found.objects, talk)
-        confidence = found.confidence
-        if len(kept) < len(found.objects):
-            confidence = min_confidence(kept) if kept else _of_none(found.objects)
-        empty = [number for number, thing in enumerate(kept, start=1) if not thing.mask.any()]
-        told = self.told(found.expression, size, kept, talk, confidence)
-        return replace(told, notes=(*told.notes, *(f"the mask of object {number} is empty" for number in empty)))
-
-    def _as_in_the_paper(self, expression: str, size: Size, method: Method, talk: Transcript) -> Flow[Answer]:
-        """Asks until the dialogue is done, then wants masks."""
-        dialogue = yield from self.settle(self._start(expression, size, method), talk)
-        return Answer(dialogue.expression, (yield from self.masks(dialogue.prompts, size)), None)
-
-    def _start(self, expression: str, size: Size, method: Method) -> Dialogue:
-        match method:
-            case "pqpp":
-                return PQPP.start(expression, size, dialect=self.dialect, sampler=self.sampler, thresholds=self.thresholds)
-            case "ppg":
-                return PPG.start(expression, size, dialect=self.dialect)
-            case "box":
-                return BoxOnly.start(expression, size, dialect=self.dialect)
-        raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
-
-    def _sure_enough(self, objects: Sequence[SegmentedObject], talk: Transcript) -> list[SegmentedObject]:
-        kept = []
-        for thing in objects:
-            if thing.confidence is None or thing.confidence >= self.abstain:
-                kept.append(thing)
-            else:
-                place, sure = format_box(thing.prompt.box), f"confidence {thing.confidence:.2f}"
-                talk.notes.append(f"left out the object at {place}: {sure} is below {self.abstain:g}")
-        return kept
+            place, confidence = format_box(segmented.prompt.box), f"confidence {segmented.confidence:.2f}"
+            run.note(f"left out the object at {place}: {confidence} is below {run.config.abstain:g}")
+    return kept
 
 
-def _of_none(left_out: Sequence[SegmentedObject]) -> float:
-    """How likely none of them is meant, as if they were independent."""
-    return math.prod(1 - (thing.confidence or 0.0) for thing in left_out)
+def _none_confidence(dropped: Sequence[SegmentedObject]) -> float:
+    """The probability that none of the dropped objects is meant, as if they were independent."""
+    return math.prod(1 - (segmented.confidence or 0.0) for segmented in dropped)

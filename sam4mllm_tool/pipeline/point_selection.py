@@ -1,7 +1,7 @@
-"""Where an answer about a point can be relied on: away from every edge that a candidate mask draws, spread over the box.
+"""Select points whose answers can be relied on, and the mask and box that fit the answers best.
 
-Points near an edge are where models err and where a wrong answer does most harm; points in the middle of what all candidates
-agree on, or of what one alone takes in, are answered rightly and settle more (PinPoint, arXiv 2605.26689). NumPy alone.
+Points near an edge are where models err and where a wrong answer does most harm. Points in the middle of what all candidate
+masks agree on, or of what one alone takes in, are answered rightly and settle more (PinPoint, arXiv 2605.26689).
 """
 
 import math
@@ -22,128 +22,145 @@ __all__ = [
     "select_points",
     "select_stable_points",
     "tighten_box",
-    "trimmed_box",
+    "trim_box",
 ]
 
-_ROUGH = 0.75
-"""IoU of a mask's box with the box told, below which the latter counts as rough."""
-_ABOUT = 0.3
-"""That below which the mask is of something else in the box, or a speck."""
-_BEYOND = 0.2
-"""How far beyond a box told what it is about may reach, in parts of its sides."""
-_SPECKS = 0.001
-"""What part of a mask's pixels may lie beyond each side of its box."""
-_CLEARLY = 1.1
-"""How many times better by our own measure another mask has to be."""
-
-_ALIKE = 0.9
-"""What part of the best candidate's measure another needs to have a say in which of them is the most typical."""
+_ROUGH_BOX_IOU = 0.75
+"""IoU of the mask's box with the prompted box below which the prompted box counts as rough."""
+_OTHER_OBJECT_IOU = 0.3
+"""IoU of both below which the mask is of another object in the box, or a speck."""
+_REACH = 0.2
+"""How far beyond the prompted box its object may reach, as a share of the box's sides."""
+_SPECK_SHARE = 0.001
+"""Share of a mask's pixels that may lie beyond each side of its box."""
+_CLEARLY_BETTER = 1.1
+"""Factor by which another mask's point score has to be higher."""
+_COMPARABLE = 0.9
+"""Share of the best point score that a candidate needs to count in the choice of the medoid."""
 
 _CELLS = 48
-"""Cells a side of the grid over the box on which candidates are looked at."""
-_DEEP = 8
+"""Cells per side of the grid over the box on which candidates are compared."""
+_MAX_DEPTH = 8
 """Cells from the next edge that are far enough."""
-_PULL = 0.5
-"""What a cell of distance from the middle costs, in cells of depth: points stay spread."""
+_CENTER_PULL = 0.5
+"""Cells of depth that one cell of distance from the middle costs, so that points stay spread."""
 
 
 def select_stable_points(candidates: Sequence[Mask], box: Box, *, columns: int = 3, rows: int = 3) -> tuple[Point, ...]:
-    """One point in each of columns x rows equal parts of the box, row by row, where it is far from all edges.
+    """Select one point in each of columns x rows equal parts of the box where it is far from all edges.
 
-    candidates: (H, W) bool each, the masks that the segmenter proposes for the box. box: in pixels, on the picture.
+    Args:
+        candidates: Masks that the segmenter proposes for the box, (H, W) bool each.
+        box: In pixels of the image.
+        columns: Parts from left to right.
+        rows: Parts from top to bottom.
+
+    Returns:
+        Points in pixels of the image, row by row.
     """
-    xs, ys = (low + (np.arange(_CELLS) + 0.5) / _CELLS * (high - low) for low, high in ((box.x1, box.x2), (box.y1, box.y2)))
-    depth = _depth(_regions(candidates, xs, ys))
+    sides = ((box.x1, box.x2), (box.y1, box.y2))
+    xs, ys = (low + (np.arange(_CELLS) + 0.5) / _CELLS * (high - low) for low, high in sides)
+    depths = _measure_depths(_label_regions(candidates, xs, ys))
     points = []
-    for top, bottom in _parts(rows):
-        for left, right in _parts(columns):
+    for top, bottom in _split_cells(rows):
+        for left, right in _split_cells(columns):
             down, across = np.mgrid[top:bottom, left:right]
-            off = np.hypot(down - (top + bottom - 1) / 2, across - (left + right - 1) / 2)
-            worth = np.minimum(depth[top:bottom, left:right], _DEEP) - _PULL * off
-            row, column = np.unravel_index(worth.argmax(), worth.shape)
+            distances = np.hypot(down - (top + bottom - 1) / 2, across - (left + right - 1) / 2)
+            values = np.minimum(depths[top:bottom, left:right], _MAX_DEPTH) - _CENTER_PULL * distances
+            row, column = np.unravel_index(values.argmax(), values.shape)
             points.append(Point(float(xs[left + column]), float(ys[top + row])))
     return tuple(points)
 
 
-def select_points(thing: SegmentedObject) -> tuple[Point, ...]:
-    """Where to ask about an object of which the segmenter has only seen the box."""
-    return select_stable_points((thing.mask, *(candidate.mask for candidate in thing.alternatives)), thing.prompt.box)
+def select_points(segmented: SegmentedObject) -> tuple[Point, ...]:
+    """Select where to ask about an object that was segmented from its box alone."""
+    masks = (segmented.mask, *(candidate.mask for candidate in segmented.alternatives))
+    return select_stable_points(masks, segmented.prompt.box)
 
 
-def pick_better(thing: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
-    """The one whose mask agrees more with the answers about `thing`'s points, times the segmenter's score: `thing` unless the
-    other is clearly better.
+def pick_better(segmented: SegmentedObject, other: SegmentedObject) -> SegmentedObject:
+    """Pick the object whose mask fits the answers about the first one's points better.
 
-    It is told with `thing`'s points, whichever mask it has.
+    The measure is the segmenter's score times the agreement with the answers. The first one stays unless the other is clearly
+    better; the picked one carries the first one's points.
     """
-    points = thing.prompt.points
-    if not points or _CLEARLY * _merit(thing, points) >= _merit(other, points):
-        return thing
-    taken = replace(other, prompt=ObjectPrompt(other.prompt.box, points))
-    return replace(taken, confidence=point_agreement(taken))
+    points = segmented.prompt.points
+    if not points or _CLEARLY_BETTER * _point_score(segmented, points) >= _point_score(other, points):
+        return segmented
+    picked = replace(other, prompt=ObjectPrompt(other.prompt.box, points))
+    return replace(picked, confidence=point_agreement(picked))
 
 
-def point_agreement(thing: SegmentedObject) -> float | None:
-    """How far its mask agrees with the answers about its points that came with a probability; None where none did."""
-    return agreement(thing.mask, [point for point in thing.prompt.points if point.confidence is not None])
+def point_agreement(segmented: SegmentedObject) -> float | None:
+    """Return how well the mask agrees with the answers that have a probability, in [0, 1]; None where none has."""
+    return agreement(segmented.mask, [point for point in segmented.prompt.points if point.confidence is not None])
 
 
-def select_medoid(thing: SegmentedObject) -> SegmentedObject:
-    """With the candidate that is most like the others as its mask, among those about as good by our own measure.
+def select_medoid(segmented: SegmentedObject) -> SegmentedObject:
+    """Return the object with the candidate mask that is most like the others, among those of comparable point scores.
 
-    Where the segmenter proposes one thing three times, each with slips of its own, the one in the middle has the fewest; where
-    it proposes a whole and its parts, the answers tell them apart, and there is nothing to choose from.
+    Where the segmenter proposes one object three times, each with slips of its own, the medoid has the fewest. Where it
+    proposes a whole and its parts, the answers tell them apart and there is nothing to choose from.
     """
-    candidates = [MaskCandidate(thing.mask, thing.score), *thing.alternatives]
-    points = thing.prompt.points
-    merits = [one.score * (agreement(one.mask, points) or 0.0) for one in candidates]
-    good = [number for number, merit in enumerate(merits) if merit >= _ALIKE * max(merits)]
-    if not points or len(good) < 3:
-        return thing
-    likeness = {n: sum(mask_iou(candidates[n].mask, candidates[other].mask) for other in good) for n in good}
-    best = max(good, key=likeness.__getitem__)
-    others = tuple(one for number, one in enumerate(candidates) if number != best)
-    chosen = replace(thing, mask=candidates[best].mask, score=candidates[best].score, alternatives=others)
+    candidates = [MaskCandidate(segmented.mask, segmented.score), *segmented.alternatives]
+    points = segmented.prompt.points
+    scores = [candidate.score * (agreement(candidate.mask, points) or 0.0) for candidate in candidates]
+    comparable = [index for index, score in enumerate(scores) if score >= _COMPARABLE * max(scores)]
+    if not points or len(comparable) < 3:
+        return segmented
+    likeness = {
+        index: sum(mask_iou(candidates[index].mask, candidates[other].mask) for other in comparable) for index in comparable
+    }
+    best = max(comparable, key=likeness.__getitem__)
+    others = tuple(candidate for index, candidate in enumerate(candidates) if index != best)
+    chosen = replace(segmented, mask=candidates[best].mask, score=candidates[best].score, alternatives=others)
     return replace(chosen, confidence=point_agreement(chosen))
 
 
-def _merit(thing: SegmentedObject, points: Sequence[PointPrompt]) -> float:
-    return thing.score * (agreement(thing.mask, points) or 0.0)
+def _point_score(segmented: SegmentedObject, points: Sequence[PointPrompt]) -> float:
+    return segmented.score * (agreement(segmented.mask, points) or 0.0)
 
 
-def trimmed_box(mask: Mask, share: float) -> Box | None:
-    """The box around a (H, W) mask but for a share of its pixels on each side, maybe specks; None around an empty one."""
+def trim_box(mask: Mask, share: float) -> Box | None:
+    """Return the box around a (H, W) mask without a share of its pixels on each side, maybe specks; None if it is empty."""
     if not mask.any():
         return None
     rows, columns = (np.cumsum(mask.sum(axis)) / np.count_nonzero(mask) for axis in (1, 0))
     (top, left), (bottom, right) = (
-        [int(np.searchsorted(side, beyond)) for side in (rows, columns)] for beyond in (share, 1 - share)
+        [int(np.searchsorted(side, limit)) for side in (rows, columns)] for limit in (share, 1 - share)
     )
     return Box(float(left), float(top), float(right + 1), float(bottom + 1))
 
 
-def tighten_box(thing: SegmentedObject) -> ObjectPrompt | None:
-    """The prompt with the mask's own box, where the box told is a rough one of it; None where it fits, or is of something else.
+def tighten_box(segmented: SegmentedObject) -> ObjectPrompt | None:
+    """Return the prompt with the mask's own box where the prompted box is a rough one of it.
 
-    What is masked far outside the box told is another thing's.
+    Returns:
+        None where the prompted box fits, or is of another object. Mask pixels far outside the prompted box are another
+        object's and don't count.
     """
-    x1, y1, x2, y2 = thing.prompt.box
-    right, down = _BEYOND * (x2 - x1), _BEYOND * (y2 - y1)
-    near = np.zeros_like(thing.mask)
-    window = (slice(max(int(y1 - down), 0), math.ceil(y2 + down)), slice(max(int(x1 - right), 0), math.ceil(x2 + right)))
-    near[window] = thing.mask[window]
-    own = trimmed_box(near, _SPECKS)
-    if own is None or not _ABOUT <= own.iou(thing.prompt.box) < _ROUGH:
+    box = segmented.prompt.box
+    right, down = _REACH * box.width, _REACH * box.height
+    near = np.zeros_like(segmented.mask)
+    window = (
+        slice(max(int(box.y1 - down), 0), math.ceil(box.y2 + down)),
+        slice(max(int(box.x1 - right), 0), math.ceil(box.x2 + right)),
+    )
+    near[window] = segmented.mask[window]
+    own_box = trim_box(near, _SPECK_SHARE)
+    if own_box is None or not _OTHER_OBJECT_IOU <= own_box.iou(box) < _ROUGH_BOX_IOU:
         return None
-    return replace(thing.prompt, box=own)
+    return replace(segmented.prompt, box=own_box)
 
 
-def _parts(count: int) -> list[tuple[int, int]]:
+def _split_cells(count: int) -> list[tuple[int, int]]:
     return [(part * _CELLS // count, (part + 1) * _CELLS // count) for part in range(count)]
 
 
-def _regions(candidates: Sequence[Mask], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """(cells, cells): which of the candidates take in a cell, as bits."""
+def _label_regions(
+    candidates: Sequence[Mask], xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Return (cells, cells): which of the candidates take in a cell, as bits."""
     regions = np.zeros((ys.size, xs.size), np.int64)
     for number, mask in enumerate(candidates):
         height, width = mask.shape
@@ -152,23 +169,18 @@ def _regions(candidates: Sequence[Mask], xs: npt.NDArray[np.float64], ys: npt.ND
     return regions
 
 
-def _depth(regions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(cells, cells): how many steps it takes to leave a cell's region, or the grid, up to `_DEEP`."""
-    depth = np.zeros(regions.shape, np.int64)
+def _measure_depths(regions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return (cells, cells): steps that it takes to leave a cell's region, or the grid, up to `_MAX_DEPTH`."""
+    depths = np.zeros(regions.shape, np.int64)
     inner = np.ones(regions.shape, np.bool_)
-    for _ in range(_DEEP):
-        depth += inner
+    around = np.pad(regions, 1, constant_values=-1)
+    center, before, after = slice(1, -1), slice(0, -2), slice(2, None)
+    neighbors = ((before, center), (after, center), (center, before), (center, after))
+    for _ in range(_MAX_DEPTH):
+        depths += inner
         inside = np.pad(inner, 1)
-        around = np.pad(regions, 1, constant_values=-1)
-        middle = slice(1, -1)
-        for rows, columns in (
-            ((0, -2), middle),
-            ((2, None), middle),
-            (middle, (0, -2)),
-            (middle, (2, None)),
-        ):
-            where = tuple(side if isinstance(side, slice) else slice(*side) for side in (rows, columns))
-            inner = inner & inside[where] & (around[where] == regions)
+        for window in neighbors:
+            inner = inner & inside[window] & (around[window] == regions)
         if not inner.any():
             break
-    return depth
+    return depths

@@ -1,56 +1,53 @@
-"""From an expression and a picture to masks: an MLLM and a segmenter, and the drivers that serve a flow (flows.py) with them.
+"""`Sam4Mllm`: an MLLM and a segmenter, and the drivers that serve a flow (requests.py) with them.
 
-Blocking, async, or many at once: what a flow asks for is answered by the models, so all three give the same.
+Blocking, async, or many expressions at once: the same flow decides what is asked, so all three give the same results.
 """
 
 import asyncio
+import copy
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Generic, TypeAlias, TypeVar, Unpack
 
-from sam4mllm_tool.errors import ExpressionError, ReplyError
-from sam4mllm_tool.geometry.crops import ImageTransform
+from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
+from sam4mllm_tool.errors import ExpressionError, ReplyError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
-from sam4mllm_tool.pipeline.methods import METHODS, Method, Methods
-from sam4mllm_tool.pipeline.requests import WITHOUT_POINTS, Flow, MLLMRequest, Request, SegmentRequest, Transcript
-from sam4mllm_tool.protocol import PLAIN, Dialect, Grid, Sampler, Thresholds
-from sam4mllm_tool.types import (
-    MLLM,
-    Image,
-    ObjectPrompt,
-    Question,
-    Reply,
-    Segmentation,
-    SegmentedObject,
-    Segmenter,
-    Size,
-)
+from sam4mllm_tool.pipeline.methods import segment_expression
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Response, RunHook, SegmentRequest
+from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
+from sam4mllm_tool.protocol import PLAIN, Dialect
+from sam4mllm_tool.types import MLLM, Image, Segmentation, Segmenter, Size
 
-__all__ = ["METHODS", "WITHOUT_POINTS", "Method", "Sam4Mllm", "find_dialect"]
+__all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "find_dialect"]
 
-S = TypeVar("S")
 T = TypeVar("T")
+
+RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
+"""Makes a hook for each run, from the image that it is about and its context."""
 
 
 class Sam4Mllm:
     """An MLLM and a segmenter that together turn an expression into masks.
 
-    dialect: how the MLLM is spoken to. sampler, thresholds: where PQPP asks and which answers it keeps; the paper's 5 x 5
-    grid, P(Yes) > 0.75 and P(No) > 0.9. retries: how often an unreadable reply is asked for again, with a correction where
-    the dialect has words for one, else in the same words, which is left out for a model that would only repeat itself
-    (`MLLM`). After that PQPP and PPG go on without points, and a box that cannot be read is a ReplyError. calibration: what
-    makes a probability of what the MLLM says of an object. abstain: objects of a confidence below it are left out, with a note;
-    0 leaves none out, and what has no confidence stays. budget: about how many points `adaptive` may ask for one expression;
-    it asks about nine an object. closer: whether `adaptive` makes the masks of small objects anew from close by, for which the
-    segmenter sees up to three views an object more.
+    Args:
+        mllm: The MLLM.
+        segmenter: The segmenter.
+        dialect: How the MLLM is asked.
+        calibration: Corrects the MLLM's probabilities.
+        config: The settings of every run; the defaults are the paper's.
+        settings: Single settings that differ from `config`, as in `abstain=0.5`; see `SegmentationConfig`.
+
+    Raises:
+        ValueError: A setting is out of its range.
     """
 
     def __init__(
@@ -59,21 +56,14 @@ class Sam4Mllm:
         segmenter: Segmenter,
         *,
         dialect: Dialect = PLAIN,
-        sampler: Sampler = Grid(),
-        thresholds: Thresholds = Thresholds(),
-        retries: int = 2,
         calibration: Calibration = Calibration(),
-        abstain: float = 0.0,
-        budget: int = 225,
-        closer: bool = True,
+        config: SegmentationConfig = SegmentationConfig(),
+        **settings: Unpack[SettingsOverrides],
     ) -> None:
-        if budget < 0:
-            raise ValueError(f"budget is a number of points from 0 on, not {budget}")
-        if not 0 <= abstain <= 1:
-            raise ValueError(f"abstain is a probability from 0 to 1, not {abstain}")
-        self.mllm, self.segmenter, self.dialect = mllm, segmenter, dialect
-        self.sampler, self.thresholds, self.retries = sampler, thresholds, retries
-        self.calibration, self.abstain, self.budget, self.closer = calibration, abstain, budget, closer
+        self.mllm, self.segmenter = mllm, segmenter
+        self.dialect, self.calibration = dialect, calibration
+        self.config = config.override(settings)
+        self._hook_factories: tuple[RunHookFactory, ...] = ()
 
     @classmethod
     def load(
@@ -84,117 +74,135 @@ class Sam4Mllm:
         dialect: str | Dialect | None = None,
         device: str | None = None,
         dtype: str | None = None,
-        sampler: Sampler = Grid(),
-        thresholds: Thresholds = Thresholds(),
-        retries: int = 2,
         calibration: Calibration | None = None,
-        abstain: float = 0.0,
-        budget: int = 225,
-        closer: bool = True,
+        config: SegmentationConfig = SegmentationConfig(),
+        **settings: Unpack[SettingsOverrides],
     ) -> "Sam4Mllm":
-        """Loads both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
+        """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
-        Without a spec, the environment's SAM4MLLM_MLLM and SAM4MLLM_SEGMENTER, else `embedded`. dialect: a name among
-        `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model, else `plain`. calibration:
-        by default the calibration.json there, else the model is taken at its word.
-        Raises SpecError or MissingExtraError, in one line that says what to do.
+        Args:
+            mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
+            segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
+            dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
+                else `plain`.
+            device: Such as `cuda:0` or `cpu`; by default the first CUDA device, else the CPU.
+            dtype: `float32`, `bfloat16` or `float16`; by default the device's best.
+            calibration: By default the calibration.json beside the adapter or the model, else none.
+            config: The settings of every run.
+            settings: Single settings that differ from `config`.
+
+        Raises:
+            SpecError: A spec names nothing that can be loaded; in one line that says what to do.
+            MissingExtraError: A dependency is not installed.
         """
+        config = config.override(settings)
         mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
         segmenter = (os.environ.get("SAM4MLLM_SEGMENTER") or "embedded") if segmenter is None else segmenter
-        spoken = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+        dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
         return cls(
             load_mllm(mllm, device=device, dtype=dtype),
             load_segmenter(segmenter, device=device, dtype=dtype),
-            dialect=spoken,
-            sampler=sampler,
-            thresholds=thresholds,
-            retries=retries,
+            dialect=dialect,
             calibration=find_calibration(mllm) if calibration is None else calibration,
-            abstain=abstain,
-            budget=budget,
-            closer=closer,
+            config=config,
         )
+
+    def with_run_hooks(self, *factories: RunHookFactory) -> "Sam4Mllm":
+        """Return the same models whose every run is also watched by a hook of each factory."""
+        watched = copy.copy(self)
+        watched._hook_factories = (*self._hook_factories, *factories)
+        return watched
 
     @property
-    def flows(self) -> Methods:
-        """How these models are worked with, for whoever composes steps of their own and drives them with `run`."""
-        return Methods(
-            self.dialect,
-            sampler=self.sampler,
-            thresholds=self.thresholds,
-            retries=self.retries,
-            calibration=self.calibration,
-            abstain=self.abstain,
-            budget=self.budget,
-            closer=self.closer,
-            repeats=getattr(self.mllm, "greedy", False),
-            mllm=self.mllm.name,
-            segmenter=self.segmenter.name,
-        )
+    def traits(self) -> ModelTraits:
+        """What a run has to know of these models."""
+        greedy = bool(getattr(self.mllm, "greedy", False))
+        return ModelTraits(self.dialect, self.calibration, greedy, self.mllm.name, self.segmenter.name)
+
+    def start_run(self, size: Size, expression: str | None = None, method: Method | None = None) -> RunContext:
+        """Start a run on an image of `size`, for flows of your own that `run` or `arun` then drive."""
+        return RunContext(size, self.traits, self.config, expression=expression, method=method)
 
     def segment(
-        self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+        self,
+        image: ImageSource,
+        expression: str,
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
     ) -> Segmentation:
-        """The objects that the expression means; none if there is no such object.
+        """Segment the objects that the expression means; no objects if there is none.
 
-        image: whatever `images.load_image` takes under `policy`. method: the paper's `pqpp`, `ppg` or `box`, or `adaptive`.
-        Raises ImageError, ExpressionError, ReplyError (the boxes stay unreadable), BackendError.
+        Args:
+            image: Whatever `load_image` takes under `policy`.
+            expression: Plain words, as in "the mug behind the laptop".
+            method: The paper's `pqpp`, `ppg` or `box`, or `adaptive`; by default the config's.
+            policy: What may be opened, and how large it may be.
+
+        Raises:
+            ImageError: The image can't be read or exceeds a limit.
+            ExpressionError: The expression is empty or too long.
+            ReplyError: The boxes stay unreadable.
+            BackendError: A model failed.
         """
-        picture = load_image(image, policy=policy)
-        talk = Transcript()
-        return self.run(picture, self.flows.segment(expression, Size(*picture.size), method, talk), talk)
+        loaded = load_image(image, policy=policy)
+        flow, run = self._start_method(Size(*loaded.size), expression, method)
+        return self.run(loaded, flow, run)
 
     async def asegment(
-        self, image: ImageSource, expression: str, *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+        self,
+        image: ImageSource,
+        expression: str,
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
     ) -> Segmentation:
-        """As `segment`, without blocking the event loop."""
-        picture = await asyncio.to_thread(load_image, image, policy=policy)
-        talk = Transcript()
-        return await self.arun(picture, self.flows.segment(expression, Size(*picture.size), method, talk), talk)
+        """Do as `segment` does, without blocking the event loop."""
+        loaded = await asyncio.to_thread(load_image, image, policy=policy)
+        flow, run = self._start_method(Size(*loaded.size), expression, method)
+        return await self.arun(loaded, flow, run)
 
-    def run(self, picture: Image, flow: Flow[T], talk: Transcript | None = None) -> T:
-        """What the flow comes to, its questions and prompts answered about the picture. talk: where the seconds go.
+    def run(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
+        """Drive a flow: serve its requests about the image, and return its result.
 
-        Raises what the flow and the models raise.
+        Args:
+            image: RGB.
+            flow: Yields requests.
+            context: The run that the flow belongs to, for hooks; by default a new one.
+            hooks: Watch or limit this run, besides those of `with_run_hooks`.
+
+        Raises:
+            Exception: Whatever the flow and the models raise.
         """
-        result: list[Reply] | list[SegmentedObject] | None = None
-        while True:
-            need, done = _advance(flow, result)
-            if need is None:
-                return done  # type: ignore[return-value]
-            began = time.perf_counter()
-            shown = _shown(picture, need.sight)
-            if isinstance(need, MLLMRequest):
-                result = self._validate_replies(need.questions, self.mllm.reply(shown, need.questions))
-            else:
-                result = self._validate_objects(shown, need.prompts, self.segmenter.segment(shown, need.prompts))
-            _record(talk, need, time.perf_counter() - began)
+        with self._start_driver(image, flow, context, hooks) as driver:
+            driver.start()
+            while driver.request is not None:
+                driver.send(self._serve(image, driver.request))
+        return driver.result
 
-    async def arun(self, picture: Image, flow: Flow[T], talk: Transcript | None = None) -> T:
-        """As `run`, without blocking the event loop: the flow's own work is done beside it, too."""
-        result: list[Reply] | list[SegmentedObject] | None = None
-        while True:
-            need, done = await asyncio.to_thread(_advance, flow, result)
-            if need is None:
-                return done  # type: ignore[return-value]
-            began = time.perf_counter()
-            shown = await asyncio.to_thread(_shown, picture, need.sight)
-            if isinstance(need, MLLMRequest):
-                result = self._validate_replies(need.questions, await self.mllm.areply(shown, need.questions))
-            else:
-                result = self._validate_objects(shown, need.prompts, await self.segmenter.asegment(shown, need.prompts))
-            _record(talk, need, time.perf_counter() - began)
+    async def arun(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
+        """Do as `run` does, without blocking the event loop; the flow's own work runs in a thread, too."""
+        with self._start_driver(image, flow, context, hooks) as driver:
+            await asyncio.to_thread(driver.start)
+            while driver.request is not None:
+                response = await self._aserve(image, driver.request)
+                await asyncio.to_thread(driver.send, response)
+        return driver.result
 
     def segment_many(
-        self, pairs: Iterable[tuple[ImageSource, str]], *, method: Method = "pqpp", policy: ImagePolicy = CALLER_POLICY
+        self,
+        pairs: Iterable[tuple[ImageSource, str]],
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
     ) -> list[Segmentation]:
-        """One Segmentation per (image, expression), in order. Neighbouring pairs of one image share its work.
+        """Segment one expression per (image, expression) pair, in order. Neighbouring pairs of one image share its work.
 
-        Expressions of the same image object are asked side by side and segmented together. Raises what `segment` raises,
-        for the first pair that fails; `segment_group` is the call that keeps the others.
+        Raises:
+            Exception: What `segment` raises, for the first pair that fails; `segment_group` keeps the others' results.
         """
         results: list[Segmentation] = []
-        for image, expressions in _neighbours(pairs):
+        for image, expressions in _group_by_image(pairs):
             for outcome in self.segment_group(image, expressions, method=method, policy=policy):
                 if isinstance(outcome, Exception):
                     raise outcome
@@ -206,95 +214,202 @@ class Sam4Mllm:
         image: ImageSource,
         expressions: Sequence[str],
         *,
-        method: Method = "pqpp",
+        method: Method | None = None,
         policy: ImagePolicy = CALLER_POLICY,
     ) -> list[Segmentation | ReplyError | ExpressionError]:
-        """Several expressions about one picture, in lock-step: one call to the MLLM a round, one to the segmenter.
+        """Segment several expressions about one image in lock-step: one MLLM call per round, one segmenter call for all.
 
-        A bad expression or an unreadable reply takes the place of its result; the others go on. Raises ImageError,
-        BackendError.
+        Returns:
+            One result per expression, in order; an error in the place of a bad expression or an unreadable reply.
+
+        Raises:
+            ImageError: The image can't be read or exceeds a limit.
+            BackendError: A model failed.
         """
-        picture = load_image(image, policy=policy)
-        outcomes: dict[int, Segmentation | ReplyError | ExpressionError] = {}
-        size, talks = Size(*picture.size), [Transcript() for _ in expressions]
-        flows = [self.flows.segment(text, size, method, talk) for text, talk in zip(expressions, talks, strict=True)]
-        needs: dict[int, Request] = {}
+        loaded = load_image(image, policy=policy)
+        drivers = []
+        for expression in expressions:
+            flow, run = self._start_method(Size(*loaded.size), expression, method)
+            drivers.append(self._start_driver(loaded, flow, run, ()))
+        try:
+            return _Group(self, loaded, drivers).drive()
+        except BaseException as error:
+            for driver in drivers:
+                driver.finish(error)
+            raise
 
-        def advance(index: int, result: list[Reply] | list[SegmentedObject] | None) -> None:
-            try:
-                needs[index] = next(flows[index]) if result is None else flows[index].send(result)
-            except StopIteration as done:
-                outcomes[index] = done.value
-            except (ReplyError, ExpressionError) as error:
-                outcomes[index] = error
+    def _start_method(self, size: Size, expression: str, method: Method | None) -> tuple[Flow[Segmentation], RunContext]:
+        method = self.config.method if method is None else method
+        run = self.start_run(size, expression, method)
+        return segment_expression(run, expression, method), run
 
-        for index in range(len(flows)):
-            advance(index, None)
-        while needs:
-            # masks wait until every dialogue of the picture is done; what is shown otherwise waits for its own call
-            first = next((need for need in needs.values() if isinstance(need, MLLMRequest)), next(iter(needs.values())))
-            alike = {i: need for i, need in needs.items() if type(need) is type(first) and need.sight == first.sight}
-            asking = {i: need.questions for i, need in alike.items() if isinstance(need, MLLMRequest)}
-            prompting = {i: need.prompts for i, need in alike.items() if isinstance(need, SegmentRequest)}
-            began = time.perf_counter()
-            shown = _shown(picture, first.sight)
-            shares: dict[int, list[Reply]] | dict[int, list[SegmentedObject]]
-            if asking:
-                questions = _chain(asking)
-                shares = _deal(self._validate_replies(questions, self.mllm.reply(shown, questions)), asking)
-            else:
-                prompts = _chain(prompting)
-                objects = self._validate_objects(shown, prompts, self.segmenter.segment(shown, prompts))
-                shares = _deal(objects, prompting)
-            seconds = time.perf_counter() - began
-            for index, share in shares.items():
-                _record(talks[index], needs.pop(index), seconds / len(shares))
-                advance(index, share)
-        return [outcomes[index] for index in range(len(flows))]
+    def _start_driver(
+        self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]
+    ) -> "_RunDriver[T]":
+        context = self.start_run(Size(*image.size)) if context is None else context
+        return _RunDriver(flow, [*(make(image, context) for make in self._hook_factories), *hooks])
 
-    def _validate_replies(self, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Reply]:
-        return validate_replies(self.mllm.name, questions, replies)
+    def _serve(self, image: Image, request: Request) -> Response:
+        began = time.perf_counter()
+        shown = _transform(image, request)
+        if isinstance(request, MLLMRequest):
+            return self._reply_response(request, self.mllm.reply(shown, request.questions), began)
+        return self._object_response(request, shown, self.segmenter.segment(shown, request.prompts), began)
 
-    def _validate_objects(
-        self, shown: Image, prompts: Sequence[ObjectPrompt], objects: Sequence[SegmentedObject]
-    ) -> list[SegmentedObject]:
-        return validate_objects(self.segmenter.name, Size(*shown.size), prompts, objects)
+    async def _aserve(self, image: Image, request: Request) -> Response:
+        began = time.perf_counter()
+        shown = await asyncio.to_thread(_transform, image, request)
+        if isinstance(request, MLLMRequest):
+            return self._reply_response(request, await self.mllm.areply(shown, request.questions), began)
+        return self._object_response(request, shown, await self.segmenter.asegment(shown, request.prompts), began)
 
+    def _reply_response(self, request: MLLMRequest, replies: Sequence[object], began: float) -> Response:
+        valid = validate_replies(self.mllm.name, request.questions, replies)  # type: ignore[arg-type]  # it checks the types
+        return Response(valid, time.perf_counter() - began)
 
-def _advance(flow: Flow[T], result: list[Reply] | list[SegmentedObject] | None) -> tuple[Request | None, T | None]:
-    """What the flow needs next, or None and what it came to: a StopIteration can't leave a thread."""
-    try:
-        return next(flow) if result is None else flow.send(result), None
-    except StopIteration as end:
-        return None, end.value
+    def _object_response(self, request: SegmentRequest, shown: Image, objects: Sequence[object], began: float) -> Response:
+        valid = validate_objects(self.segmenter.name, Size(*shown.size), request.prompts, objects)  # type: ignore[arg-type]
+        return Response(valid, time.perf_counter() - began)
 
 
-def _record(talk: Transcript | None, need: Request, seconds: float) -> None:
-    if talk is not None:
-        talk.seconds["mllm" if isinstance(need, MLLMRequest) else "segmenter"] += seconds
+class _RunDriver(Generic[T]):
+    """Advances one flow and calls its hooks; whoever holds it serves the requests.
+
+    Attributes:
+        request: What the flow waits for; None before the start and after the end.
+    """
+
+    def __init__(self, flow: Flow[T], hooks: Sequence[RunHook]) -> None:
+        self.request: Request | None = None
+        self._flow, self._hooks = flow, hooks
+        self._result: list[T] = []
+        self._is_finished = False
+
+    @property
+    def result(self) -> T:
+        """What the flow returned, after its end."""
+        return self._result[0]
+
+    def start(self) -> None:
+        """Advance to the first request, or to the end."""
+        self._advance(lambda: next(self._flow))
+
+    def send(self, response: Response) -> None:
+        """Answer the request, and advance to the next one or to the end."""
+        request = self.request
+        assert request is not None
+        for hook in self._hooks:
+            hook.after_request(request, response)
+        self._advance(lambda: self._flow.send(response))
+
+    def finish(self, error: BaseException | None) -> None:
+        """Tell the hooks that the run is over, once."""
+        if self._is_finished:
+            return
+        self._is_finished = True
+        for hook in self._hooks:
+            hook.after_run(self._result[0] if self._result else None, error)
+
+    def _advance(self, step: Callable[[], Request]) -> None:
+        try:
+            request = step()
+            while (refusal := self._refusal(request)) is not None:
+                request = self._flow.throw(refusal)
+            self.request = request
+        except StopIteration as end:  # which can't leave a thread
+            self.request = None
+            self._result.append(end.value)
+            self.finish(None)
+
+    def _refusal(self, request: Request) -> Sam4MllmError | None:
+        """Why a hook doesn't let the request be served."""
+        try:
+            for hook in self._hooks:
+                hook.before_request(request)
+        except Sam4MllmError as error:
+            return error
+        return None
+
+    def __enter__(self) -> "_RunDriver[T]":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if error is not None:
+            self.finish(error)
 
 
-def _shown(picture: Image, sight: ImageTransform | None) -> Image:
-    return picture if sight is None else sight.picture(picture)
+class _Group:
+    """Drives the runs of several expressions about one image in lock-step."""
+
+    def __init__(self, models: Sam4Mllm, image: Image, drivers: Sequence[_RunDriver[Segmentation]]) -> None:
+        self._models, self._image, self._drivers = models, image, drivers
+        self._errors: dict[int, ReplyError | ExpressionError] = {}
+
+    def drive(self) -> list[Segmentation | ReplyError | ExpressionError]:
+        """Serve all runs to their ends."""
+        for index, driver in enumerate(self._drivers):
+            self._try(index, driver.start)
+        while pending := self._pending():
+            self._serve_alike(pending)
+        return [self._errors.get(index) or driver.result for index, driver in enumerate(self._drivers)]
+
+    def _pending(self) -> dict[int, Request]:
+        requests = {index: driver.request for index, driver in enumerate(self._drivers) if index not in self._errors}
+        return {index: request for index, request in requests.items() if request is not None}
+
+    def _serve_alike(self, pending: dict[int, Request]) -> None:
+        """Serve the next request together with all that can share its call.
+
+        Masks wait until every dialogue about the image is done; an image that is shown otherwise needs a call of its own.
+        """
+        questions = (request for request in pending.values() if isinstance(request, MLLMRequest))
+        first = next(questions, next(iter(pending.values())))
+        shared = {
+            index: request
+            for index, request in pending.items()
+            if type(request) is type(first) and request.transform == first.transform
+        }
+        response = self._models._serve(self._image, _join(list(shared.values())))
+        results = iter(response.results)
+        for index, request in shared.items():
+            share = list(islice(results, _count_items(request)))
+            part = Response(share, response.seconds / len(shared))  # type: ignore[arg-type]
+            self._try(index, lambda driver=self._drivers[index], part=part: driver.send(part))  # type: ignore[misc]
+
+    def _try(self, index: int, step: Callable[[], None]) -> None:
+        """Take the step; an error of this expression alone ends its run, and the others go on."""
+        try:
+            step()
+        except (ReplyError, ExpressionError) as error:
+            self._errors[index] = error
+            self._drivers[index].finish(error)
 
 
-def _chain(groups: Mapping[int, Sequence[T]]) -> list[T]:
-    return [item for group in groups.values() for item in group]
+def _join(requests: Sequence[Request]) -> Request:
+    """One request for all; they are of one kind and transform."""
+    first = requests[0]
+    if isinstance(first, MLLMRequest):
+        questions = (question for request in requests if isinstance(request, MLLMRequest) for question in request.questions)
+        return MLLMRequest(tuple(questions), first.transform)
+    prompts = (prompt for request in requests if isinstance(request, SegmentRequest) for prompt in request.prompts)
+    return SegmentRequest(tuple(prompts), first.transform)
 
 
-def _deal(items: Sequence[S], groups: Mapping[int, Sequence[T]]) -> dict[int, list[S]]:
-    """Inverse of `_chain`: to each group as many items as it has members."""
-    remaining = iter(items)
-    return {index: list(islice(remaining, len(group))) for index, group in groups.items()}
+def _count_items(request: Request) -> int:
+    return len(request.questions if isinstance(request, MLLMRequest) else request.prompts)
 
 
-def _neighbours(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:
+def _transform(image: Image, request: Request) -> Image:
+    return image if request.transform is None else request.transform.picture(image)
+
+
+def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:
     """Runs of pairs with the very same image (the same object, or an equal path or URI)."""
-    runs: list[tuple[ImageSource, list[str]]] = []
+    groups: list[tuple[ImageSource, list[str]]] = []
     for image, expression in pairs:
-        same = runs and (runs[-1][0] is image or (isinstance(image, str | Path) and runs[-1][0] == image))
-        if same:
-            runs[-1][1].append(expression)
+        last = groups[-1][0] if groups else None
+        if groups and (last is image or (isinstance(image, str | Path) and last == image)):
+            groups[-1][1].append(expression)
         else:
-            runs.append((image, [expression]))
-    return runs
+            groups.append((image, [expression]))
+    return groups

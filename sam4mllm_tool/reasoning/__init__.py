@@ -1,11 +1,23 @@
-"""Looking again where an answer is doubted, within a budget: what the agent `reasoning` is made of, without LangChain.
+"""Reasoning segmentation without LangChain: try again, within a budget, where an answer is in doubt.
 
-again.py: the ways of looking; attempts.py: what was seen, what speaks for it, and whether to look again; budget.py: what it may
-cost.
+strategies.py: the ways of trying; attempts.py: what each found, and which answer is best; budget.py: what a run may cost.
 """
 
-from sam4mllm_tool.reasoning.attempts import Attempt, Looking, Reasoned
-from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
-from sam4mllm_tool.reasoning.strategies import Looker
+import warnings
+from typing import Any
 
-__all__ = ["Attempt", "Budget", "Looker", "Looking", "Meter", "Reasoned", "Spent"]
+from sam4mllm_tool.reasoning.attempts import Attempt, BestAnswer, ReasoningConfig, ReasoningResult
+from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
+from sam4mllm_tool.reasoning.strategies import ReasoningStrategies
+
+__all__ = ["Attempt", "BestAnswer", "Budget", "Meter", "ReasoningConfig", "ReasoningResult", "ReasoningStrategies", "Spent"]
+
+_RENAMED = {"Looking": ReasoningConfig, "Reasoned": ReasoningResult, "Standing": BestAnswer}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        renamed = _RENAMED[name]
+        warnings.warn(f"{name} is deprecated: use {renamed.__name__}", DeprecationWarning, stacklevel=2)
+        return renamed
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

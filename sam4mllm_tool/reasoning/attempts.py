@@ -1,45 +1,62 @@
-"""What was seen each time a picture was looked at, what speaks for it, and whether to look again: the agent `reasoning`'s mind.
+"""What each attempt at an expression found, which answer is the best so far, and whether to try again.
 
-An `Attempt` holds what one look found and how likely each object is what the expression means. `stand` weighs all attempts
-against one another and against "there is no such object"; `next_step` says how to look again, if at all. Values in, values
-out, each with a form in plain JSON, so that a run can be stored between any two steps; looking itself is again.py's.
+An `Attempt` holds the objects of one attempt and the probability of each that it is what the expression means. `choose_best`
+weighs all attempts against one another and against "there is no such object"; `next_step` says which strategy follows, if any.
+Values in, values out, each with a form in plain JSON, so that a run can be stored between any two steps.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.reasoning.budget import Spent
 from sam4mllm_tool.types import Box, Segmentation, Size
 
-__all__ = ["AGAIN", "Again", "Attempt", "Ended", "Looking", "Reasoned", "Standing", "answer", "next_step", "stand"]
+__all__ = [
+    "STRATEGY_ROUNDS",
+    "Attempt",
+    "BestAnswer",
+    "EndReason",
+    "ReasoningConfig",
+    "ReasoningResult",
+    "Strategy",
+    "build_reasoning_result",
+    "choose_best",
+    "next_step",
+]
 
-Again: TypeAlias = Literal["verify", "other", "rephrase", "zoom"]
-"""Ways of looking again."""
-AGAIN: Mapping[Again, int] = {"verify": 1, "other": 1, "rephrase": 3, "zoom": 1}
-"""How many rounds each takes at least."""
-Ended: TypeAlias = Literal["confident", "budget", "abstained", "exhausted"]
-"""Why a run ended: sure enough; what is left to try could cost more than is left; nothing left to try, and the best is not
-likely enough to be told, or it is."""
+Strategy: TypeAlias = Literal["verify", "other", "rephrase", "zoom"]
+"""Ways of trying again."""
+STRATEGY_ROUNDS: Mapping[Strategy, int] = {"verify": 1, "other": 1, "rephrase": 3, "zoom": 1}
+"""MLLM calls that each takes at least."""
+EndReason: TypeAlias = Literal["confident", "budget", "abstained", "exhausted"]
+"""Why a run ended: the answer is sure enough; the next strategy could cost more than is left; nothing is left to try and the
+best answer's confidence is below `ReasoningConfig.abstain`; nothing is left to try and it is not."""
 
 
 @dataclass(frozen=True)
-class Looking:
-    """When to look again, and how.
+class ReasoningConfig:
+    """When to try again, and how.
 
-    sure: the confidence from which on an object is not doubted; sure_none: that of "there is no such object". abstain: that
-    below which no answer is given. steps: the ways of looking again, in the order in which they are tried; those that need what
-    a model has not are passed over. wordings: how many other wordings are tried at most. closer: whether masks are made anew
-    from close by, which asks the MLLM nothing. overlay: whether the MLLM can read its answer drawn on the picture (`verify`);
-    None: where the dialect has words for corrections, which it has not for a checkpoint that was trained on this dialogue alone
-    and never saw a drawing.
+    Args:
+        sure: Confidence from which on an object is not doubted.
+        sure_none: Confidence from which on "there is no such object" is not doubted.
+        abstain: Confidence below which no answer is given.
+        steps: Strategies in the order in which they are tried; one that needs what a model lacks is skipped.
+        wordings: Maximum number of other wordings that are tried.
+        closer: Whether the final masks are refined in crops, which asks the MLLM nothing.
+        overlay: Whether the MLLM can read its answer drawn on the image (`verify`). None: where the dialect has words for
+            corrections; a checkpoint that was trained on this dialogue alone has none and never saw a drawing.
+
+    Raises:
+        ValueError: A confidence is out of order, or there is no such strategy.
     """
 
     sure: float = 0.98
     sure_none: float = 0.8
     abstain: float = 0.5
-    steps: tuple[Again, ...] = ("verify", "zoom", "other", "rephrase")
+    steps: tuple[Strategy, ...] = ("verify", "zoom", "other", "rephrase")
     wordings: int = 3
     closer: bool = True
     overlay: bool | None = None
@@ -48,186 +65,232 @@ class Looking:
         for name in ("sure", "sure_none"):
             if not 0 <= self.abstain <= getattr(self, name) <= 1:
                 raise ValueError(f"expected 0 <= abstain <= {name} <= 1, got {self.abstain} and {getattr(self, name)}")
-        if unknown := set(self.steps) - set(AGAIN):
-            raise ValueError(f"no such way of looking again: {', '.join(sorted(unknown))}; there are {', '.join(AGAIN)}")
+        if unknown := set(self.steps) - set(STRATEGY_ROUNDS):
+            raise ValueError(f"no such strategy: {', '.join(sorted(unknown))}; there are {', '.join(STRATEGY_ROUNDS)}")
+
+    def without(self, strategy: Strategy) -> "ReasoningConfig":
+        """Return the config without a strategy."""
+        return replace(self, steps=tuple(step for step in self.steps if step != strategy))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Attempt:
-    """What one look found.
+    """What one attempt found.
 
-    step: what kind of look. expression: the words that were asked with. result: `Segmentation.to_dict()`, None where nothing
-    could be read. checks: for each object the probabilities that it is what the expression means, one for each time that the
-    MLLM was asked. none: the probability of its answer that there is no such object. note: what went wrong.
+    Args:
+        step: The strategy, or `look` for the first attempt.
+        expression: The wording that was asked with.
+        result: None where no reply could be read.
+        checks: For each object the probabilities that it is what the expression means, one for each time that the MLLM was
+            asked.
+        none: The probability of the MLLM's answer that there is no such object.
+        note: What went wrong.
     """
 
     step: str
     expression: str
-    result: Mapping[str, Any] | None = None
+    result: Segmentation | None = None
     checks: tuple[tuple[float, ...], ...] = ()
     none: float | None = None
     note: str = ""
 
     @property
     def boxes(self) -> tuple[Box, ...]:
-        return () if self.result is None else tuple(Box(*thing["box"]) for thing in self.result["objects"])
+        return () if self.result is None else tuple(segmented.prompt.box for segmented in self.result.objects)
 
     @property
     def confidences(self) -> tuple[float | None, ...]:
-        """Of each object: its checks together, the mean of their log-odds."""
-        return tuple(_together(asked) if asked else None for asked in self.checks)
+        """Of each object: its checks combined, by the mean of their log-odds; None without checks."""
+        return tuple(_combine(checks) if checks else None for checks in self.checks)
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """The objects that are rather meant than not; all where none is, or where nobody knows."""
-        likely = tuple(n for n, sure in enumerate(self.confidences) if sure is None or sure >= 0.5)
-        return likely or tuple(range(len(self.boxes)))
+        """Indices of the objects that are rather meant than not; of all where none is, or where that is unknown."""
+        kept = tuple(index for index, confidence in enumerate(self.confidences) if confidence is None or confidence >= 0.5)
+        return kept or tuple(range(len(self.boxes)))
 
     @property
     def confidence(self) -> float | None:
-        """That of its least sure object, of those kept; or that there is no such object."""
+        """The lowest of the kept objects' confidences, or that of "there is no such object"."""
         if not self.boxes:
             return self.none
-        sure = [self.confidences[n] for n in self.kept]
-        return None if None in sure else min(one for one in sure if one is not None)
+        confidences = [self.confidences[index] for index in self.kept]
+        return None if None in confidences else min(value for value in confidences if value is not None)
 
-    def checked(self, more: Sequence[float]) -> "Attempt":
-        """With one more check of each object."""
-        return replace(self, checks=tuple((*asked, one) for asked, one in zip(self.checks, more, strict=True)))
+    def with_checks(self, probabilities: Sequence[float]) -> "Attempt":
+        """Return the attempt with one more check of each object."""
+        pairs = zip(self.checks, probabilities, strict=True)
+        return replace(self, checks=tuple((*checks, probability) for checks, probability in pairs))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
-        return {**asdict(self), "checks": [list(asked) for asked in self.checks], "confidence": self.confidence}
+        """Return plain JSON."""
+        return {
+            "step": self.step,
+            "expression": self.expression,
+            "result": None if self.result is None else self.result.to_dict(),
+            "checks": [list(checks) for checks in self.checks],
+            "none": self.none,
+            "note": self.note,
+            "confidence": self.confidence,
+        }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Attempt":
-        """Inverse of `to_dict`."""
-        fields = {name: value for name, value in told.items() if name != "confidence"}
-        return cls(**{**fields, "checks": tuple(tuple(asked) for asked in told["checks"])})
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Attempt":
+        """Read what `to_dict` wrote."""
+        result = fields["result"]
+        return cls(
+            fields["step"],
+            fields["expression"],
+            None if result is None else Segmentation.from_dict(result),
+            tuple(tuple(checks) for checks in fields["checks"]),
+            fields["none"],
+            fields["note"],
+        )
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The best answer so far. best: the number of its attempt, None for one that no attempt gave. none: it is that there is no
-    such object. confidence: None where nobody knows. inferred: nobody said so, it follows from what was seen being wrong."""
+class BestAnswer:
+    """The best answer so far.
 
-    best: int | None
-    none: bool
+    Args:
+        attempt: Index of the attempt that gave it; None for an answer that no attempt gave.
+        is_none: Whether the answer is that there is no such object.
+        confidence: None where unknown.
+        is_inferred: Whether no reply says so, but it follows from all objects being denied.
+    """
+
+    attempt: int | None
+    is_none: bool
     confidence: float | None
-    inferred: bool = False
+    is_inferred: bool = False
 
     @property
-    def known(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is any answer."""
-        return self.none or self.best is not None
+        return self.is_none or self.attempt is not None
 
-    def surely(self, settings: Looking) -> bool:
-        """Whether it is not to be doubted."""
-        sure = settings.sure_none if self.none else settings.sure
-        return self.known and not self.inferred and self.confidence is not None and self.confidence >= sure
-
-
-def _together(checks: Sequence[float]) -> float:
-    """One that is certain doesn't outweigh all others: log-odds are taken up to 7, which is one in a thousand."""
-    odds = [math.log(sure / (1 - sure)) for sure in (min(max(one, 1e-3), 1 - 1e-3) for one in checks)]
-    return checks[0] if len(checks) == 1 else 1 / (1 + math.exp(-sum(odds) / len(odds)))
+    def is_sure(self, config: ReasoningConfig) -> bool:
+        """Whether the answer is not to be doubted."""
+        sure = config.sure_none if self.is_none else config.sure
+        return self.exists and not self.is_inferred and self.confidence is not None and self.confidence >= sure
 
 
-def stand(tried: Sequence[Attempt]) -> Standing:
-    """What speaks most for itself: an attempt's objects, or that there is no such object.
+def _combine(checks: Sequence[float]) -> float:
+    """Combine probabilities; log-odds are clipped at 7, one in a thousand, so that one certain check doesn't outweigh all."""
+    if len(checks) == 1:
+        return checks[0]
+    log_odds = [math.log(p / (1 - p)) for p in (min(max(check, 1e-3), 1 - 1e-3) for check in checks)]
+    return 1 / (1 + math.exp(-sum(log_odds) / len(log_odds)))
 
-    The latter is as likely as the MLLM said so, where it did in its own words, and as all that it saw elsewhere is wrong.
+
+def choose_best(attempts: Sequence[Attempt]) -> BestAnswer:
+    """Choose the most probable answer: an attempt's objects, or that there is no such object.
+
+    The latter is as probable as the MLLM's own answer that there is none, where it gave one in the first attempt, times the
+    probability that all objects of the other attempts are wrong.
     """
-    read = [(n, attempt) for n, attempt in enumerate(tried) if attempt.result is not None]
-    if not read:
-        return Standing(None, False, None)
-    first, look = read[0]
-    if look.confidence is None:
-        return Standing(first, not look.boxes, None)
-    seen = [(n, attempt.confidence) for n, attempt in read if attempt.boxes and attempt.confidence is not None]
-    none = math.prod(1 - sure for _, sure in seen) * (1.0 if look.boxes or look.none is None else look.none)
-    best, sure = max(seen, key=lambda one: one[1], default=(first, 0.0))
-    if none > sure:
-        said = next((n for n, attempt in read if not attempt.boxes), None)
-        return Standing(said, True, none, inferred=said is None)
-    return Standing(best, False, sure)
+    readable = [(index, attempt) for index, attempt in enumerate(attempts) if attempt.result is not None]
+    if not readable:
+        return BestAnswer(None, False, None)
+    first_index, first = readable[0]
+    if first.confidence is None:
+        return BestAnswer(first_index, not first.boxes, None)
+    with_objects = [
+        (index, attempt.confidence) for index, attempt in readable if attempt.boxes and attempt.confidence is not None
+    ]
+    none = math.prod(1 - confidence for _, confidence in with_objects)
+    none *= 1.0 if first.boxes or first.none is None else first.none
+    best, confidence = max(with_objects, key=lambda pair: pair[1], default=(first_index, 0.0))
+    if none > confidence:
+        stated = next((index for index, attempt in readable if not attempt.boxes), None)
+        return BestAnswer(stated, True, none, is_inferred=stated is None)
+    return BestAnswer(best, False, confidence)
 
 
 def next_step(
-    tried: Sequence[Attempt], done: Sequence[str], settings: Looking, affords: Callable[[int], bool]
-) -> Literal["look"] | Again | Ended:
-    """How to look next, or why there is no more looking.
+    attempts: Sequence[Attempt], done: Sequence[str], config: ReasoningConfig, affords: Callable[[int], bool]
+) -> Literal["look"] | Strategy | EndReason:
+    """Return the strategy to try next, or why the run ends.
 
-    done: the steps taken so far. affords: whether so many rounds are left.
+    Args:
+        attempts: So far.
+        done: The steps taken so far.
+        config: When to try again, and how.
+        affords: Whether so many MLLM calls are left in the budget.
     """
     if "look" not in done:
         return "look" if affords(1) else "budget"
-    standing = stand(tried)
-    if standing.known and standing.confidence is None:
+    best = choose_best(attempts)
+    if best.exists and best.confidence is None:
         return "exhausted"
-    if standing.surely(settings):
+    if best.is_sure(config):
         return "confident"
-    left = [step for step in settings.steps if step not in done and _makes_sense(step, tried)]
+    left = [step for step in config.steps if step not in done and _is_applicable(step, attempts)]
     if not left:
-        sure = standing.confidence or 0.0
-        return "exhausted" if standing.known and sure >= settings.abstain else "abstained"
-    return next((step for step in left if affords(AGAIN[step])), "budget")
+        confidence = best.confidence or 0.0
+        return "exhausted" if best.exists and confidence >= config.abstain else "abstained"
+    return next((step for step in left if affords(STRATEGY_ROUNDS[step])), "budget")
 
 
-def _makes_sense(step: Again, tried: Sequence[Attempt]) -> bool:
-    """A check or the question for another needs something that was seen."""
-    return step not in ("verify", "other") or any(attempt.boxes for attempt in tried)
+def _is_applicable(step: Strategy, attempts: Sequence[Attempt]) -> bool:
+    """Whether there is a box to verify, or to ask for others than."""
+    return step not in ("verify", "other") or any(attempt.boxes for attempt in attempts)
 
 
 @dataclass(frozen=True, eq=False)
-class Reasoned:
+class ReasoningResult:
     """What a run came to.
 
-    segmentation: the answer, no objects where there is none; None where the agent abstains or could read nothing. confidence:
-    that it is right, None where nobody knows. tried: all that was seen, in order. ended: why it ended. spent: what it took.
+    Args:
+        segmentation: The answer, without objects where there is none; None where the agent abstains or could read nothing.
+        confidence: Probability that the answer is right; None where unknown.
+        attempts: All attempts, in order.
+        ended: Why the run ended.
+        spent: What it took.
     """
 
     segmentation: Segmentation | None
     confidence: float | None
-    tried: tuple[Attempt, ...]
-    ended: Ended
+    attempts: tuple[Attempt, ...]
+    ended: EndReason
     spent: Spent
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return plain JSON; the attempts are under `tried`."""
         return {
             "segmentation": None if self.segmentation is None else self.segmentation.to_dict(),
             "confidence": self.confidence,
-            "tried": [attempt.to_dict() for attempt in self.tried],
+            "tried": [attempt.to_dict() for attempt in self.attempts],
             "ended": self.ended,
             "spent": self.spent.to_dict(),
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "Reasoned":
-        """Inverse of `to_dict`. Raises ValueError, KeyError or TypeError for what that never wrote."""
-        found = told["segmentation"]
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ReasoningResult":
+        """Read what `to_dict` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        segmentation = fields["segmentation"]
         return cls(
-            None if found is None else Segmentation.from_dict(found),
-            told["confidence"],
-            tuple(Attempt.from_dict(one) for one in told["tried"]),
-            told["ended"],
-            Spent(**told["spent"]),
+            None if segmentation is None else Segmentation.from_dict(segmentation),
+            fields["confidence"],
+            tuple(Attempt.from_dict(attempt) for attempt in fields["tried"]),
+            fields["ended"],
+            Spent(**fields["spent"]),
         )
 
 
-def answer(expression: str, size: Size, tried: Sequence[Attempt], ended: Ended, spent: Spent) -> Reasoned:
-    """The answer that the attempts amount to."""
-    standing = stand(tried)
-    withheld = ended == "abstained" or not standing.known
-    found = None if withheld else _told(expression, size, tried, standing)
-    return Reasoned(found, standing.confidence, tuple(tried), ended, spent)
+def build_reasoning_result(
+    expression: str, size: Size, attempts: Sequence[Attempt], ended: EndReason, spent: Spent
+) -> ReasoningResult:
+    """Build the result that the attempts amount to."""
+    best = choose_best(attempts)
+    is_withheld = ended == "abstained" or not best.exists
+    segmentation = None if is_withheld else _build_segmentation(expression, size, attempts, best)
+    return ReasoningResult(segmentation, best.confidence, tuple(attempts), ended, spent)
 
 
-def _told(expression: str, size: Size, tried: Sequence[Attempt], standing: Standing) -> Segmentation:
-    if standing.best is None:
-        return Segmentation(expression, size, (), confidence=standing.confidence)
-    best = tried[standing.best]
-    whole = Segmentation.from_dict(best.result or {})
-    objects = tuple(replace(whole.objects[n], confidence=best.confidences[n]) for n in best.kept)
-    return replace(whole, expression=expression, objects=objects, confidence=standing.confidence)
+def _build_segmentation(expression: str, size: Size, attempts: Sequence[Attempt], best: BestAnswer) -> Segmentation:
+    attempt = None if best.attempt is None else attempts[best.attempt]
+    if attempt is None or attempt.result is None:
+        return Segmentation(expression, size, (), confidence=best.confidence)
+    objects = tuple(replace(attempt.result.objects[index], confidence=attempt.confidences[index]) for index in attempt.kept)
+    return replace(attempt.result, expression=expression, objects=objects, confidence=best.confidence)

@@ -1,37 +1,38 @@
-"""How much work a flow may take, and the meter that holds it to that: rounds, tokens, seconds.
+"""How much work a run may take, and the hook that holds it to that: MLLM calls, tokens, seconds.
 
-Every need of a flow (flows.py) is weighed before it is met. One that could take more than is left is not met: the flow gets
-`OverBudgetError` thrown in where it waits, and gives what it has. What was spent is a plain value that can be stored and gone
-on from. No model in here; the clock is given.
+Every request is weighed before it is served. One that could take more than is left is refused: `OverBudgetError` is thrown into
+the flow, which returns what it has. What was spent is a plain value that can be stored, and a later run goes on from it.
 """
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from sam4mllm_tool.errors import OverBudgetError
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request
+from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
 from sam4mllm_tool.types import FreeText, Question, Reply
 
 __all__ = ["Budget", "Meter", "Spent"]
 
-T = TypeVar("T")
-
-PICTURE_TOKENS = 4096
-"""What a picture is taken to cost until a reply tells: more than most models make of one."""
+IMAGE_TOKENS = 4096
+"""What an image is assumed to cost until a reply tells: more than most models make of one."""
 _TURN_TOKENS = 16
 """What a chat template may put around a turn."""
-_SLOWER = 2.0
+_SAFETY_FACTOR = 2.0
 """How many times the slowest call so far the next one may take."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be spent in all. None: as much as it takes.
+    """What may be spent in all. None stands for no limit.
 
-    rounds: how often a model is asked, whatever the number of questions side by side. tokens: read and written, the picture's
-    counted with every question. seconds: of work, waiting between steps not counted. Raises ValueError for a negative one.
+    Args:
+        rounds: Calls of the MLLM, however many questions each holds.
+        tokens: Tokens read and written, the image's counted with every question.
+        seconds: Seconds of work; waiting between steps does not count.
+
+    Raises:
+        ValueError: A limit is negative or no number.
     """
 
     rounds: int = 6
@@ -40,28 +41,33 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            whole = name != "seconds"
-            fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and value >= 0
-            if not fits and not (value is None and name != "rounds"):
+            kind = int | float if name == "seconds" else int
+            is_valid = isinstance(value, kind) and not isinstance(value, bool) and value >= 0
+            if not is_valid and not (value is None and name != "rounds"):
                 raise ValueError(f"expected {name} of a budget as a number of 0 or more, got {value!r}")
 
     def at_most(self, limits: Mapping[str, Any]) -> "Budget":
-        """With what `limits` has of rounds, tokens and seconds, where that is less. Raises ValueError for anything else."""
+        """Return the budget lowered to `limits` of rounds, tokens and seconds. Raises ValueError for anything else."""
         if unknown := set(limits) - {"rounds", "tokens", "seconds"}:
             raise ValueError(f"a budget has rounds, tokens and seconds, not {', '.join(sorted(map(str, unknown)))}")
-        asked = Budget(**{"rounds": self.rounds, "tokens": None, "seconds": None} | dict(limits))
+        lower = Budget(**{"rounds": self.rounds, "tokens": None, "seconds": None} | dict(limits))
         return Budget(
-            min(self.rounds, asked.rounds),
-            min((n for n in (self.tokens, asked.tokens) if n is not None), default=None),
-            min((s for s in (self.seconds, asked.seconds) if s is not None), default=None),
+            min(self.rounds, lower.rounds),
+            min((tokens for tokens in (self.tokens, lower.tokens) if tokens is not None), default=None),
+            min((seconds for seconds in (self.seconds, lower.seconds) if seconds is not None), default=None),
         )
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What was spent so far, and what that tells about the next step.
+    """What was spent so far, and what that tells about the next request.
 
-    picture_tokens: the most that the picture can be, None until a reply tells. slowest: seconds of the slowest call so far.
+    Args:
+        rounds: Calls of the MLLM.
+        tokens: Tokens read and written.
+        seconds: Seconds of work.
+        picture_tokens: The most that the image can cost; None until a reply tells.
+        slowest: Seconds of the slowest call so far.
     """
 
     rounds: int = 0
@@ -71,53 +77,34 @@ class Spent:
     slowest: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON; `Spent(**...)` reads it."""
+        """Return plain JSON; `Spent(**...)` reads it."""
         return asdict(self)
 
 
-class Meter:
-    """Holds flows to a budget, going on from what was spent.
+class Meter(RunHook):
+    """Holds runs to a budget: refuses what can't be afforded, and counts what is served.
 
-    clock: seconds from whenever. picture_tokens: what a picture is taken to cost until a reply tells.
+    Args:
+        budget: What may be spent in all.
+        spent: What was spent before.
+        image_tokens: What an image is assumed to cost until a reply tells.
     """
 
-    def __init__(
-        self,
-        budget: Budget,
-        spent: Spent = Spent(),
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        picture_tokens: int = PICTURE_TOKENS,
-    ) -> None:
+    def __init__(self, budget: Budget, spent: Spent = Spent(), *, image_tokens: int = IMAGE_TOKENS) -> None:
         self.budget, self.spent = budget, spent
-        self._clock, self._picture_tokens = clock, picture_tokens
+        self._image_tokens = image_tokens
 
     def affords(self, *, rounds: int = 0, tokens: int = 0) -> bool:
-        """Whether so many rounds and tokens are left, and time for one more call as slow as any so far, and half again."""
+        """Return whether so many calls and tokens are left, and time for one more call twice as slow as any so far."""
         budget, spent = self.budget, self.spent
         return (
             spent.rounds + rounds <= budget.rounds
             and (budget.tokens is None or spent.tokens + tokens <= budget.tokens)
-            and (budget.seconds is None or spent.seconds + max(_SLOWER * spent.slowest, 1e-9) <= budget.seconds)
+            and (budget.seconds is None or spent.seconds + max(_SAFETY_FACTOR * spent.slowest, 1e-9) <= budget.seconds)
         )
 
-    def metered(self, flow: Flow[T]) -> Flow[T]:
-        """The flow, with OverBudgetError thrown in at what can't be afforded."""
-        try:
-            need = next(flow)
-            while True:
-                if not self._can_meet(need):
-                    need = flow.throw(OverBudgetError("the next step could take more than what is left of the budget"))
-                    continue
-                began = self._clock()
-                result = yield need
-                self._count(need, result, self._clock() - began)
-                need = flow.send(result)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-    def took(self, seconds: float, *, rounds: int = 0, tokens: int = 0) -> None:
-        """Counts a call that is not a flow's."""
+    def add(self, seconds: float, *, rounds: int = 0, tokens: int = 0) -> None:
+        """Count a call that is not a flow's, such as a chat model's."""
         spent = self.spent
         self.spent = replace(
             spent,
@@ -127,32 +114,39 @@ class Meter:
             slowest=max(spent.slowest, seconds),
         )
 
-    def _can_meet(self, need: Request) -> bool:
-        if isinstance(need, MLLMRequest):
-            return self.affords(rounds=1, tokens=self._most(need.questions))
-        return self.affords()
+    def before_request(self, request: Request) -> None:
+        """Refuse a request that could take more than is left. Raises OverBudgetError."""
+        if isinstance(request, MLLMRequest):
+            is_affordable = self.affords(rounds=1, tokens=self._bound_tokens(request.questions))
+        else:
+            is_affordable = self.affords()
+        if not is_affordable:
+            raise OverBudgetError("the next request could take more than what is left of the budget")
 
-    def _count(self, need: Request, result: Any, seconds: float) -> None:
-        if not isinstance(need, MLLMRequest):
-            return self.took(seconds)
-        replies: Sequence[Reply] = result
-        told = [reply.tokens for reply in replies if reply.tokens is not None]
-        tokens = sum(map(sum, told)) if len(told) == len(need.questions) else self._most(need.questions)
-        self.took(seconds, rounds=1, tokens=tokens)
-        if told:
-            seen = [count.read for count in told]
+    def after_request(self, request: Request, response: Response) -> None:
+        """Count a request that was served."""
+        if isinstance(request, MLLMRequest):
+            self._count_replies(request.questions, response.replies, response.seconds)
+        else:
+            self.add(response.seconds)
+
+    def _count_replies(self, questions: Sequence[Question], replies: Sequence[Reply], seconds: float) -> None:
+        counts = [reply.tokens for reply in replies if reply.tokens is not None]
+        tokens = sum(map(sum, counts)) if len(counts) == len(questions) else self._bound_tokens(questions)
+        self.add(seconds, rounds=1, tokens=tokens)
+        if counts:
             known = self.spent.picture_tokens
-            self.spent = replace(self.spent, picture_tokens=min(seen if known is None else [known, *seen]))
-        return None
+            read = [count.read for count in counts]
+            self.spent = replace(self.spent, picture_tokens=min(read if known is None else [known, *read]))
 
-    def _most(self, questions: Sequence[Question]) -> int:
-        """More tokens than the questions and their answers can take: a token is at least a byte of text."""
+    def _bound_tokens(self, questions: Sequence[Question]) -> int:
+        """An upper bound for the questions and their answers: a token is at least a byte of text."""
         known = self.spent.picture_tokens
-        picture = self._picture_tokens if known is None else known
-        return sum(picture + _text_tokens(question) for question in questions)
+        image = self._image_tokens if known is None else known
+        return sum(image + _bound_text_tokens(question) for question in questions)
 
 
-def _text_tokens(question: Question) -> int:
+def _bound_text_tokens(question: Question) -> int:
     read = sum(len(turn.text.encode("utf-8", "surrogatepass")) + _TURN_TOKENS for turn in question.turns)
     answer = question.answer
     written = answer.max_tokens if isinstance(answer, FreeText) else answer.count * max(map(len, answer.words))

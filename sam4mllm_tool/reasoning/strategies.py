@@ -1,8 +1,8 @@
-"""How a picture is looked at, and looked at again: the steps of the agent `reasoning`, without LangChain.
+"""The strategies of reasoning segmentation as flows: the first attempt, and the ways of trying again.
 
-A step is a flow (flows.py) that ends with the attempts so far. Boxes come from the MLLM's words, from a part of the picture or
-from the question for another; each is then asked about in one round on the whole picture: few points where an answer can be
-relied on (point_selection.py), and whether it is what the expression means. Whatever the budget doesn't allow is left out.
+Boxes come from the MLLM's words, from a crop, or from the question for other boxes. Each is then asked about in one round
+on the whole image: few points where an answer can be relied on (pipeline/point_selection.py), and whether the object in it is what
+the expression means. What the budget doesn't allow is left out.
 """
 
 from collections.abc import Sequence
@@ -13,170 +13,194 @@ from sam4mllm_tool.errors import OverBudgetError, ReplyError
 from sam4mllm_tool.geometry.boxes import distinct_boxes
 from sam4mllm_tool.geometry.crops import Crop, crop_around, quadrants
 from sam4mllm_tool.images.draw import overlay
-from sam4mllm_tool.pipeline import point_selection
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript, on_crop, yes_probability
+from sam4mllm_tool.pipeline.point_selection import pick_better, select_points
+from sam4mllm_tool.pipeline.requests import Flow, on_crop
+from sam4mllm_tool.pipeline.run_context import RunContext, yes_probability
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Placed, Verified
-from sam4mllm_tool.reasoning.attempts import Attempt, Looking, stand
-from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, Size
+from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, choose_best
+from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
 
-__all__ = ["Looker"]
+__all__ = ["ReasoningStrategies"]
 
 T = TypeVar("T")
 
-_CONTEXT = 0.3
-"""Of the part that is looked into once more, how much a doubtful box takes."""
-_SAME = 0.5
-"""IoU from which on two boxes are one, or two masks of one thing."""
+_OBJECT_SHARE = 0.3
+"""Share of a crop that a doubtful box takes."""
+_SAME_BOX_IOU = 0.5
+"""IoU from which on two boxes are of one object."""
 
 
 @dataclass(frozen=True)
-class Looker:
-    """The steps about one expression and a picture of `size`. Each takes the attempts so far, and gives them with its own."""
+class ReasoningStrategies:
+    """The strategies for one expression. Each takes the attempts so far and returns them with its own.
 
-    flows: Flows
+    Args:
+        run: The run; every attempt gets a transcript of its own.
+        expression: What is meant, whatever other wordings are tried.
+        config: When to try again, and how.
+    """
+
+    run: RunContext
     expression: str
-    size: Size
-    settings: Looking
+    config: ReasoningConfig
 
-    def look(self, tried: Sequence[Attempt]) -> Flow[list[Attempt]]:
-        """The dialogue as it is, straight through, and whether its boxes are what is meant."""
-        found = yield from self._attempt("look", self.expression)
-        return [*tried, *found]
+    @property
+    def size(self) -> Size:
+        return self.run.size
 
-    def reword(self, tried: Sequence[Attempt], wordings: Sequence[str]) -> Flow[list[Attempt]]:
-        """The dialogue in other words, until the answer is sure; what is found is held against the expression itself."""
-        told = list(tried)
-        for wording in wordings[: self.settings.wordings]:
-            found = yield from self._attempt("rephrase", wording)
-            told = _with_new(told, found)
-            if stand(told).surely(self.settings):
+    def first_attempt(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
+        """Run the dialogue as it is, and verify its boxes."""
+        new = yield from self._try_wording("look", self.expression)
+        return [*attempts, *new]
+
+    def rephrase(self, attempts: Sequence[Attempt], wordings: Sequence[str]) -> Flow[list[Attempt]]:
+        """Run the dialogue in other words until the answer is sure; its boxes are verified by the expression itself."""
+        extended = list(attempts)
+        for wording in wordings[: self.config.wordings]:
+            new = yield from self._try_wording("rephrase", wording)
+            extended = _add_new(extended, new)
+            if choose_best(extended).is_sure(self.config):
                 break
-        return told
+        return extended
 
-    def other(self, tried: Sequence[Attempt]) -> Flow[list[Attempt]]:
-        """What the MLLM names when all that was seen so far is left out."""
-        talk = Transcript()
-        named = yield from _within(self.flows.others(self.expression, _seen(tried), self.size, talk))
-        if named is None:
-            return list(tried)
-        if not named:
-            return [*tried, self._nothing("other", self.expression, talk)]
-        found = yield from self._checked("other", self.expression, named, talk)
-        return _with_new(tried, found)
+    def find_others(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
+        """Ask for what the expression means besides all boxes so far."""
+        run = self.run.with_new_transcript()
+        boxes = yield from _within_budget(run.find_other_boxes(self.expression, _all_boxes(attempts)))
+        if boxes is None:
+            return list(attempts)
+        if not boxes:
+            return [*attempts, self._no_object("other", self.expression, run)]
+        new = yield from self._examine_boxes("other", self.expression, boxes, run)
+        return _add_new(attempts, new)
 
-    def zoom(self, tried: Sequence[Attempt]) -> Flow[list[Attempt]]:
-        """What is seen in a part: around the likeliest box, asked once more whether it is meant, or, where none was named, in
-        each quarter. Nothing is nearer to be seen around a box that takes much of the picture."""
-        talk, named, told = Transcript(), list[Box](), list(tried)
-        number = _likeliest(tried)
-        known = () if number is None else tried[number].boxes
-        for view in _views(known, self.size):
-            inside = [view.prompt_in(ObjectPrompt(box)).box for box in known]
-            boxes, sure = (yield from _within(on_crop(view, self._peek(inside, talk)))) or ((), [])
-            if number is not None and len(sure) == len(known):
-                told[number] = told[number].checked(sure)
-            named += distinct_boxes(map(view.box_out, boxes), (*named, *_seen(tried)), _SAME)
-        if not named:
-            return told
-        found = yield from self._checked("zoom", self.expression, named, talk)
-        return _with_new(told, found)
+    def zoom(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
+        """Ask in crops: around the best boxes, which are verified there once more, or, without boxes, in four quadrants.
 
-    def verify(self, tried: Sequence[Attempt]) -> Flow[list[Attempt]]:
-        """The MLLM is shown its own answer, drawn on the picture, and asked once more whether that is what was meant."""
-        number = _likeliest(tried)
-        if number is None:
-            return list(tried)
-        attempt = tried[number]
-        drawn = _Drawn(Segmentation.from_dict(attempt.result or {}))
-        asked = self.flows.whether(self.expression, attempt.boxes, self.size, Transcript())
-        likely = _known((yield from _within(on_crop(drawn, asked))) or ())
-        doubted = attempt.checked(likely) if len(likely) == len(attempt.boxes) else attempt
-        return [doubted if n == number else one for n, one in enumerate(tried)]
+        Boxes that take much of the image leave nothing to zoom into.
+        """
+        run, extended = self.run.with_new_transcript(), list(attempts)
+        new_boxes: list[Box] = []
+        best = _best_with_objects(attempts)
+        known = () if best is None else attempts[best].boxes
+        for crop in _crops_of(known, self.size):
+            boxes, checks = (yield from self._ask_in_crop(crop, known, run)) or ((), [])
+            if best is not None and len(checks) == len(known):
+                extended[best] = extended[best].with_checks(checks)
+            new_boxes += distinct_boxes(map(crop.box_out, boxes), (*new_boxes, *_all_boxes(attempts)), _SAME_BOX_IOU)
+        if not new_boxes:
+            return extended
+        new = yield from self._examine_boxes("zoom", self.expression, new_boxes, run)
+        return _add_new(extended, new)
 
-    # What they are made of ---------------------------------------------------------------------------------------------
+    def verify(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
+        """Show the MLLM its best answer drawn on the image, and ask once more whether that is what was meant."""
+        best = _best_with_objects(attempts)
+        result = None if best is None else attempts[best].result
+        if best is None or result is None:
+            return list(attempts)
+        attempt = attempts[best]
+        question = self.run.with_new_transcript().verify_boxes(self.expression, attempt.boxes)
+        probabilities = _known((yield from _within_budget(on_crop(_AnswerOverlay(result), question))) or ())
+        if len(probabilities) == len(attempt.boxes):
+            attempt = attempt.with_checks(probabilities)
+        return [attempt if index == best else other for index, other in enumerate(attempts)]
 
-    def _attempt(self, step: str, wording: str) -> Flow[list[Attempt]]:
-        """The dialogue in these words; nothing where the budget doesn't reach to a first reply and its masks."""
-        talk = Transcript()
+    def _try_wording(self, step: str, wording: str) -> Flow[list[Attempt]]:
+        """Run the dialogue in these words; nothing where the budget doesn't reach to a first reply and its masks."""
+        run = self.run.with_new_transcript()
         try:
-            asked = yield from self.flows.settle(BoxOnly.start(wording, self.size, dialect=self.flows.dialect), talk)
+            dialogue = yield from run.run_dialogue(BoxOnly.start(wording, self.size, dialect=run.dialect))
         except OverBudgetError:
             return []
         except ReplyError as error:
             return [Attempt(step, wording, note=error.reason)]
-        if not asked.prompts:
-            return [self._nothing(step, wording, talk)]
-        return (yield from self._checked(step, wording, [prompt.box for prompt in asked.prompts], talk))
+        if not dialogue.prompts:
+            return [self._no_object(step, wording, run)]
+        return (yield from self._examine_boxes(step, wording, [prompt.box for prompt in dialogue.prompts], run))
 
-    def _checked(self, step: str, wording: str, boxes: Sequence[Box], talk: Transcript) -> Flow[list[Attempt]]:
-        """The objects in boxes, with their points and how likely they are what is meant, as far as the budget reaches.
+    def _examine_boxes(self, step: str, wording: str, boxes: Sequence[Box], run: RunContext) -> Flow[list[Attempt]]:
+        """Segment and verify the objects in boxes, as far as the budget reaches.
 
-        Whatever words led to the boxes, it is the expression itself that they are asked about. The calibration is for boxes
-        that the MLLM names at first sight; those that it names when pressed are less often right.
+        Whatever words led to the boxes, they are verified by the expression itself. The calibration holds for boxes that the
+        MLLM names first; those that it names when pressed are less often right, so theirs is taken as it is.
         """
-        flows, dialect, size = self.flows, self.flows.dialect, self.size
-        alone = yield from _within(flows.masks([ObjectPrompt(box) for box in boxes], size))
-        if alone is None:
+        from_boxes = yield from _within_budget(run.segment_prompts([ObjectPrompt(box) for box in boxes]))
+        if from_boxes is None:
             return []
-        places = Placed(
+        objects, meant = yield from self._ask_about(boxes, from_boxes, run)
+        calibrate = run.calibration.objects if step == "look" else float
+        confidences = [None if probability is None else calibrate(probability) for probability in meant]
+        objects = [
+            replace(segmented, confidence=confidence) for segmented, confidence in zip(objects, confidences, strict=True)
+        ]
+        checks = tuple(() if confidence is None else (confidence,) for confidence in confidences)
+        return [Attempt(step, wording, run.build_result(wording, objects), checks)]
+
+    def _ask_about(
+        self, boxes: Sequence[Box], from_boxes: Sequence[SegmentedObject], run: RunContext
+    ) -> Flow[tuple[list[SegmentedObject], list[float | None]]]:
+        """Ask about points and boxes in one round; the boxes alone where the budget doesn't reach for the points."""
+        points = Placed(
             tuple(
-                (dialect.snap_box(box, size), point_selection.select_points(thing))
-                for box, thing in zip(boxes, alone, strict=True)
+                (run.dialect.snap_box(box, self.size), select_points(segmented))
+                for box, segmented in zip(boxes, from_boxes, strict=True)
             )
         )
-        start = PQPP.start(self.expression, size, dialect=dialect, sampler=places, thresholds=flows.thresholds)
-        checked = Verified(start.answer([Reply(dialect.tell_boxes(boxes, size))]))
-        settled = yield from _within(flows.settle(checked, talk))
-        if settled is None:
-            talk.notes.append("went on without points: the budget doesn't reach")
-            meant = (yield from _within(flows.whether(self.expression, boxes, size, talk))) or [None] * len(boxes)
-            found = alone
-        else:
-            meant = list((settled.meant if isinstance(settled, Verified) else None) or [None] * len(boxes))
-            pointed = (yield from _within(flows.masks(settled.prompts, size))) or alone
-            found = [point_selection.pick_better(thing, bare) for thing, bare in zip(pointed, alone, strict=True)]
-        calibrated = flows.calibration.objects if step == "look" else float
-        sure = [None if one is None else calibrated(one) for one in meant]
-        objects = [replace(thing, confidence=one) for thing, one in zip(found, sure, strict=True)]
-        checks = tuple(() if one is None else (one,) for one in sure)
-        return [Attempt(step, wording, flows.told(wording, size, objects, talk).to_dict(), checks)]
+        thresholds = run.config.thresholds
+        start = PQPP.start(self.expression, self.size, dialect=run.dialect, sampler=points, thresholds=thresholds)
+        named = start.answer([Reply(run.dialect.tell_boxes(boxes, self.size))])
+        verified = yield from _within_budget(run.run_dialogue(Verified(named)))
+        if verified is None:
+            run.note("went on without points: the budget doesn't reach")
+            meant = (yield from _within_budget(run.verify_boxes(self.expression, boxes))) or [None] * len(boxes)
+            return list(from_boxes), meant
+        meant = list((verified.meant if isinstance(verified, Verified) else None) or [None] * len(boxes))
+        from_points = (yield from _within_budget(run.segment_prompts(verified.prompts))) or from_boxes
+        return [pick_better(pointed, bare) for pointed, bare in zip(from_points, from_boxes, strict=True)], meant
 
-    def _peek(self, boxes: Sequence[Box], talk: Transcript) -> Flow[tuple[tuple[Box, ...], list[float]]]:
-        """In one round, the boxes that are named, and of each of `boxes` how likely it is what is meant, if that is told."""
-        dialect, size = self.flows.dialect, self.size
-        start = BoxOnly.start(self.expression, size, dialect=dialect)
-        asked = list(start.pending)
-        asked += [one for box in boxes if (one := dialect.ask_whether(start.expression, box, size)) is not None]
-        first, *rest = yield from self.flows.ask(asked, talk)
-        likely = _known(list(map(yes_probability, rest)))
+    def _ask_in_crop(
+        self, crop: Crop, known: Sequence[Box], run: RunContext
+    ) -> Flow[tuple[tuple[Box, ...], list[float]] | None]:
+        """In one round on the crop, ask for boxes and whether each known one is meant; None beyond the budget."""
+        inside = [crop.prompt_in(ObjectPrompt(box)).box for box in known]
+        return (yield from _within_budget(on_crop(crop, self._ask_boxes_and_verify(inside, run))))
+
+    def _ask_boxes_and_verify(self, boxes: Sequence[Box], run: RunContext) -> Flow[tuple[tuple[Box, ...], list[float]]]:
+        start = BoxOnly.start(self.expression, self.size, dialect=run.dialect)
+        questions = list(start.pending)
+        verifications = (run.dialect.ask_whether(start.expression, box, self.size) for box in boxes)
+        questions += [question for question in verifications if question is not None]
+        first, *rest = yield from run.ask(questions)
+        checks = _known([yes_probability(reply) for reply in rest])
         try:
-            return dialect.read_boxes(asked[0], first, size), likely
+            return run.dialect.read_boxes(questions[0], first, self.size), checks
         except ReplyError as error:
-            talk.notes.append(f"went on without a part of the picture: {error.reason}")
-            return (), likely
+            run.note(f"went on without a crop: {error.reason}")
+            return (), checks
 
-    def _nothing(self, step: str, wording: str, talk: Transcript) -> Attempt:
-        """That there is no such object, as the last reply says."""
-        none = self.flows.sure_of_none(talk.said[-1].reply)
-        return Attempt(step, wording, self.flows.told(wording, self.size, (), talk).to_dict(), none=none)
+    def _no_object(self, step: str, wording: str, run: RunContext) -> Attempt:
+        """The attempt whose last reply says that there is no such object."""
+        none = run.none_confidence(run.transcript.exchanges[-1].reply)
+        return Attempt(step, wording, run.build_result(wording, ()), none=none)
 
 
 @dataclass(frozen=True, eq=False)
-class _Drawn:
-    """A picture with a result drawn on it."""
+class _AnswerOverlay:
+    """Shows the image with a result drawn on it."""
 
     result: Segmentation
 
     @property
     def words(self) -> str:
-        return "the picture with the answer drawn on it"
+        return "the image with the answer drawn on it"
 
     def picture(self, image: Image) -> Image:
         return overlay(image, self.result)
 
 
-def _within(flow: Flow[T]) -> Flow[T | None]:
-    """None where the budget doesn't reach."""
+def _within_budget(flow: Flow[T]) -> Flow[T | None]:
+    """Run the flow; None where the budget doesn't reach."""
     try:
         return (yield from flow)
     except OverBudgetError:
@@ -184,38 +208,40 @@ def _within(flow: Flow[T]) -> Flow[T | None]:
 
 
 def _known(probabilities: Sequence[float | None]) -> list[float]:
-    """Taken as they are: the calibration is for a box that was just named, on the whole picture."""
-    return [one for one in probabilities if one is not None]
+    """Drop unknown ones. The calibration is for boxes that were just named on the whole image, so these stay as they are."""
+    return [probability for probability in probabilities if probability is not None]
 
 
-def _seen(tried: Sequence[Attempt]) -> list[Box]:
-    """All boxes so far, each thing once."""
-    return distinct_boxes((box for attempt in tried for box in attempt.boxes), (), _SAME)
+def _all_boxes(attempts: Sequence[Attempt]) -> list[Box]:
+    """All boxes so far, each object once."""
+    return distinct_boxes((box for attempt in attempts for box in attempt.boxes), (), _SAME_BOX_IOU)
 
 
-def _with_new(tried: Sequence[Attempt], found: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts with those that were found; one that sees what another saw is noted, and counts no more."""
-    told = list(tried)
-    for attempt in found:
-        same = next((n for n, known in enumerate(told) if attempt.boxes and _same(known, attempt)), None)
-        told.append(attempt if same is None else Attempt(attempt.step, attempt.expression, note=f"as in attempt {same + 1}"))
-    return told
+def _add_new(attempts: Sequence[Attempt], new: Sequence[Attempt]) -> list[Attempt]:
+    """Add the new attempts; one with the boxes of an earlier one is noted and counts no more."""
+    extended = list(attempts)
+    for attempt in new:
+        same = next((index for index, known in enumerate(extended) if attempt.boxes and _has_same_boxes(known, attempt)), None)
+        if same is not None:
+            attempt = Attempt(attempt.step, attempt.expression, note=f"as in attempt {same + 1}")
+        extended.append(attempt)
+    return extended
 
 
-def _same(one: Attempt, other: Attempt) -> bool:
-    pairs = zip(one.boxes, other.boxes, strict=False)
-    return len(one.boxes) == len(other.boxes) and all(a.iou(b) >= _SAME for a, b in pairs)
+def _has_same_boxes(first: Attempt, second: Attempt) -> bool:
+    pairs = zip(first.boxes, second.boxes, strict=False)
+    return len(first.boxes) == len(second.boxes) and all(a.iou(b) >= _SAME_BOX_IOU for a, b in pairs)
 
 
-def _likeliest(tried: Sequence[Attempt]) -> int | None:
-    """The attempt with objects that is surest of them."""
-    on_crop = (n for n, attempt in enumerate(tried) if attempt.boxes)
-    return max(on_crop, key=lambda n: tried[n].confidence or 0, default=None)
+def _best_with_objects(attempts: Sequence[Attempt]) -> int | None:
+    """Index of the attempt that is surest of its objects."""
+    with_objects = (index for index, attempt in enumerate(attempts) if attempt.boxes)
+    return max(with_objects, key=lambda index: attempts[index].confidence or 0, default=None)
 
 
-def _views(boxes: Sequence[Box], size: Size) -> tuple[Crop, ...]:
+def _crops_of(boxes: Sequence[Box], size: Size) -> tuple[Crop, ...]:
     if not boxes:
         return quadrants(size)
-    xs1, ys1, xs2, ys2 = zip(*boxes, strict=True)
-    view = crop_around(Box(min(xs1), min(ys1), max(xs2), max(ys2)), size, _CONTEXT)
-    return () if view is None else (view,)
+    x1, y1, x2, y2 = zip(*boxes, strict=True)
+    crop = crop_around(Box(min(x1), min(y1), max(x2), max(y2)), size, _OBJECT_SHARE)
+    return () if crop is None else (crop,)
