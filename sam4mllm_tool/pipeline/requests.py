@@ -76,7 +76,7 @@ Flow: TypeAlias = Generator[Request, Response, T]
 class RunHook:
     """Watches or limits one run. The driver calls it around every request; override what you need.
 
-    Traces, progress events and budgets are hooks. A hook serves one run at a time, maybe from several threads one after another.
+    Traces, progress events and budgets are hooks. A hook serves one run at a time, maybe in several threads in turn.
     """
 
     def before_request(self, request: Request) -> None:

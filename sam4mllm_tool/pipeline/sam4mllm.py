@@ -8,6 +8,7 @@ import copy
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -344,29 +345,27 @@ class _Group:
     def __init__(self, models: Sam4Mllm, image: Image, drivers: Sequence[_RunDriver[Segmentation]]) -> None:
         self._models, self._image, self._drivers = models, image, drivers
         self._errors: dict[int, ReplyError | ExpressionError] = {}
+        self._pending: dict[int, Request] = {}
+        """The requests that wait, by the index of their run, the oldest first."""
 
     def drive(self) -> list[Segmentation | ReplyError | ExpressionError]:
         """Serve all runs to their ends."""
         for index, driver in enumerate(self._drivers):
-            self._try(index, driver.start)
-        while pending := self._pending():
-            self._serve_alike(pending)
+            self._advance(index, driver.start)
+        while self._pending:
+            self._serve_next()
         return [self._errors.get(index) or driver.result for index, driver in enumerate(self._drivers)]
 
-    def _pending(self) -> dict[int, Request]:
-        requests = {index: driver.request for index, driver in enumerate(self._drivers) if index not in self._errors}
-        return {index: request for index, request in requests.items() if request is not None}
-
-    def _serve_alike(self, pending: dict[int, Request]) -> None:
-        """Serve the next request together with all that can share its call.
+    def _serve_next(self) -> None:
+        """Serve the oldest request together with all that can share its call.
 
         Masks wait until every dialogue about the image is done; an image that is shown otherwise needs a call of its own.
         """
-        questions = (request for request in pending.values() if isinstance(request, MLLMRequest))
-        first = next(questions, next(iter(pending.values())))
+        questions = (request for request in self._pending.values() if isinstance(request, MLLMRequest))
+        first = next(questions, next(iter(self._pending.values())))
         shared = {
             index: request
-            for index, request in pending.items()
+            for index, request in self._pending.items()
             if type(request) is type(first) and request.transform == first.transform
         }
         response = self._models._serve(self._image, _join(list(shared.values())))
@@ -374,15 +373,19 @@ class _Group:
         for index, request in shared.items():
             share = list(islice(results, _count_items(request)))
             part = Response(share, response.seconds / len(shared))  # type: ignore[arg-type]
-            self._try(index, lambda driver=self._drivers[index], part=part: driver.send(part))  # type: ignore[misc]
+            self._advance(index, partial(self._drivers[index].send, part))
 
-    def _try(self, index: int, step: Callable[[], None]) -> None:
+    def _advance(self, index: int, step: Callable[[], None]) -> None:
         """Take the step; an error of this expression alone ends its run, and the others go on."""
+        self._pending.pop(index, None)
         try:
             step()
         except (ReplyError, ExpressionError) as error:
             self._errors[index] = error
             self._drivers[index].finish(error)
+        else:
+            if (request := self._drivers[index].request) is not None:
+                self._pending[index] = request
 
 
 def _join(requests: Sequence[Request]) -> Request:

@@ -1,8 +1,8 @@
 """The strategies of reasoning segmentation as flows: the first attempt, and the ways of trying again.
 
-Boxes come from the MLLM's words, from a crop, or from the question for other boxes. Each is then asked about in one round
-on the whole image: few points where an answer can be relied on (pipeline/point_selection.py), and whether the object in it is what
-the expression means. What the budget doesn't allow is left out.
+Boxes come from the MLLM's words, from a crop, or from the question for other boxes. Each is then asked about in one round on
+the whole image: few points where an answer is reliable (pipeline/point_selection.py), and whether the object in it is what the
+expression means. What the budget doesn't allow is left out.
 """
 
 from collections.abc import Sequence

@@ -1,80 +1,84 @@
-"""What a tool tells while it works, in order: the boxes, the points, the mask. Each event is plain JSON.
+"""What a tool reports while it works, in order: the boxes, the points, the mask. Each event is plain JSON.
 
     {"event": "boxes", "tool": ..., "boxes": [[x1, y1, x2, y2], ...]}
     {"event": "points", "tool": ..., "points": [{"x", "y", "label", "confidence"}, ...]}
     {"event": "mask", "tool": ..., "handle": ..., "objects": [{"box", "score", "pixels", "mask"}, ...]}
 
-Flows say nothing of it: `observe` stands between a flow and its driver, and sees what passes. Nothing here imports LangChain.
+`EventHook` reports boxes and points of a run; the tool reports the mask with its result. No LangChain is imported here.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.interactive.state import point_to
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest
-from sam4mllm_tool.protocol import Dialect
-from sam4mllm_tool.types import FreeText, ObjectPrompt, PointPrompt, Question, Reply, Size
+from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
+from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.types import Box, FreeText, PointPrompt, SegmentedObject
 
-__all__ = ["Tell", "boxes_event", "mask_event", "observe", "points_event"]
+__all__ = ["EventHook", "EventWriter", "boxes_event", "mask_event", "points_event"]
 
-Tell = Callable[[dict[str, Any]], None]
+EventWriter = Callable[[dict[str, Any]], None]
 """Takes an event."""
-T = TypeVar("T")
 
 
-def boxes_event(boxes: list[list[float]]) -> dict[str, Any]:
-    """boxes: in pixels; none: there is no such object."""
-    return {"event": "boxes", "boxes": boxes}
+def boxes_event(boxes: Sequence[Box]) -> dict[str, Any]:
+    """Return the event of the named boxes, in pixels; no boxes: there is no such object."""
+    return {"event": "boxes", "boxes": [list(box) for box in boxes]}
 
 
-def points_event(points: list[PointPrompt]) -> dict[str, Any]:
-    """points: with their answers."""
-    return {"event": "points", "points": [point_to(point) for point in points]}
+def points_event(points: Sequence[PointPrompt]) -> dict[str, Any]:
+    """Return the event of the answered points."""
+    return {"event": "points", "points": [point.to_dict() for point in points]}
 
 
-def mask_event(artifact: Mapping[str, Any]) -> dict[str, Any]:
-    """artifact: of a result. Masks are COCO RLEs."""
-    objects = [
-        {"box": found["box"], "score": found["score"], "pixels": _pixels(found["mask"]), "mask": found["mask"]}
-        for found in artifact["objects"]
+def mask_event(artifact: Mapping[str, Any], objects: Sequence[SegmentedObject]) -> dict[str, Any]:
+    """Return the event of the masks.
+
+    Args:
+        artifact: Of the result; its masks are COCO RLEs.
+        objects: The same objects, for their numbers of pixels.
+    """
+    encoded = [
+        {
+            "box": fields["box"],
+            "score": fields["score"],
+            "pixels": int(segmented.mask.sum()),
+            "mask": fields["mask"],
+        }
+        for fields, segmented in zip(artifact["objects"], objects, strict=True)
     ]
-    return {"event": "mask", "handle": artifact["handle"], "objects": objects}
+    return {"event": "mask", "handle": artifact["handle"], "objects": encoded}
 
 
-def _pixels(mask: Mapping[str, Any]) -> int:
-    from sam4mllm_tool.geometry import rle
+class EventHook(RunHook):
+    """Reports the first boxes that can be read, and the points that the segmenter is first prompted with."""
 
-    return int(rle.decode(mask).sum())
+    def __init__(self, write: EventWriter, run: RunContext) -> None:
+        self._write, self._run = write, run
+        self._pending = {"boxes", "points"}
 
+    def before_request(self, request: Request) -> None:
+        """Report the points of the first prompts that have any."""
+        if isinstance(request, MLLMRequest) or "points" not in self._pending:
+            return
+        if points := [point for prompt in request.prompts for point in prompt.points]:
+            self._pending.discard("points")
+            self._write(points_event(points))
 
-def observe(flow: Flow[T], tell: Tell, dialect: Dialect, size: Size) -> Flow[T]:
-    """The flow itself; the first boxes that can be read and the points that are first prompted with are told as they pass."""
-    wanted = {"boxes", "points"}
-    need = next(flow)
-    while True:
-        if not isinstance(need, MLLMRequest) and "points" in wanted and (points := _points(need.prompts)):
-            wanted.discard("points")
-            tell(points_event(points))
-        result = yield need
-        if isinstance(need, MLLMRequest) and "boxes" in wanted and (event := _boxes(need.questions, result, dialect, size)):
-            wanted.discard("boxes")
-            tell(event)
+    def after_request(self, request: Request, response: Response) -> None:
+        """Report the boxes of the first reply that names some, or none."""
+        if not isinstance(request, MLLMRequest) or "boxes" not in self._pending:
+            return
+        boxes = self._read_boxes(request, response)
+        if boxes is not None:
+            self._pending.discard("boxes")
+            self._write(boxes_event(boxes))
+
+    def _read_boxes(self, request: MLLMRequest, response: Response) -> Sequence[Box] | None:
+        """None where the replies are about something else or can't be read: then they are asked for again."""
+        if not response.replies or not isinstance(request.questions[0].answer, FreeText):
+            return None
         try:
-            need = flow.send(result)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-
-
-def _points(prompts: tuple[ObjectPrompt, ...]) -> list[PointPrompt]:
-    return [point for prompt in prompts for point in prompt.points]
-
-
-def _boxes(questions: tuple[Question, ...], replies: list[Reply], dialect: Dialect, size: Size) -> dict[str, Any] | None:
-    """None where the replies are about something else or can't be read: then they are asked for again."""
-    if not replies or not isinstance(questions[0].answer, FreeText):
-        return None
-    try:
-        return boxes_event([list(box) for box in dialect.read_boxes(questions[0], replies[0], size)])
-    except ReplyError:
-        return None
+            return self._run.dialect.read_boxes(request.questions[0], response.replies[0], self._run.size)
+        except ReplyError:
+            return None

@@ -114,7 +114,7 @@ def test_confidences_are_calibrated_and_objects_below_a_chosen_one_are_left_out(
         result = adaptive(script, calibration=calibration, abstain=abstain)[0].segment(IMAGE, "the mug", method="adaptive")
         assert len(result.objects) == count
         assert any(note.startswith("left out the object at (20") for note in result.notes) == (count == 0)
-    with pytest.raises(ValueError, match="from 0 to 1, not 2"):
+    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         adaptive(script, abstain=2)
 
 
@@ -152,17 +152,17 @@ def test_points_that_contradict_the_box_are_doubt() -> None:
 
 
 def test_no_more_points_are_asked_about_than_the_budget() -> None:
-    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), budget=12)
+    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), max_points=12)
     result = models.segment(IMAGE, "the mugs", method="adaptive")
     assert [len(thing.prompt.points) for thing in result.objects] == [9, 3]
-    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), budget=9)
+    models, mllm, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.9, RIGHT: 0.9}), max_points=9)
     result = models.segment(IMAGE, "the mugs", method="adaptive")
     assert [len(thing.prompt.points) for thing in result.objects] == [9, 0]
     assert [thing.confidence for thing in result.objects] == [pytest.approx(0.9)] * 2
     assert result.notes[0] == "asked about no more than 9 points; objects beyond have their box alone"
     assert sum("Is the point" in question.turns[-1].text for question in mllm.questions) == 9
-    with pytest.raises(ValueError, match="from 0 on, not -1"):
-        adaptive(Script(LEFT), budget=-1)
+    with pytest.raises(ValueError, match="from 0 on, got -1"):
+        adaptive(Script(LEFT), max_points=-1)
 
 
 def test_others_that_are_one_object_come_in_once() -> None:
@@ -227,12 +227,12 @@ def test_a_rough_box_gives_way_to_its_masks_own_before_it_is_asked_whether_that_
     assert thing.prompt.box == pytest.approx((20, 20, 50, 80), abs=0.2)
 
 
-@pytest.mark.parametrize(("closer", "views"), [(True, 3), (False, 0)])
-def test_small_objects_are_masked_from_close_by_unless_that_is_not_wanted(closer: bool, views: int) -> None:
+@pytest.mark.parametrize(("refine_crops", "crops"), [(True, 3), (False, 0)])
+def test_small_objects_are_refined_in_crops_unless_that_is_off(refine_crops: bool, crops: int) -> None:
     small = "[100,100,200,200]"
-    models, mllm, segmenter = adaptive(Script(small, {small: 0.9}), closer=closer)
+    models, mllm, segmenter = adaptive(Script(small, {small: 0.9}), refine_crops=refine_crops)
     result = models.segment(IMAGE, "the mug", method="adaptive")
-    assert len(segmenter.calls) == 2 + views
+    assert len(segmenter.calls) == 2 + crops
     assert len(mllm.questions) == 11, "it asks the MLLM nothing"
     (thing,) = result.objects
     assert thing.confidence == pytest.approx(0.9)

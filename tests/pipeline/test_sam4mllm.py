@@ -20,12 +20,10 @@ from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.models import checkpoints
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
-from sam4mllm_tool.pipeline import requests
-from sam4mllm_tool.pipeline.methods import Methods
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Transcript, on_crop
+from sam4mllm_tool.pipeline import RunContext, run_context, sam4mllm
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Response, RunHook, on_crop
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, PQPP, RELEASED, Dialect, Exchange, Grid, Thresholds, replay
-from sam4mllm_tool.reasoning import Budget, Meter
 from sam4mllm_tool.types import (
     Box,
     FreeText,
@@ -269,7 +267,7 @@ async def test_the_dialogue_can_be_replayed_although_something_was_asked_again()
     """Its history keeps its own questions, each with the reply that was read in the end."""
     dialogue = PQPP.start("a cat", Size(100, 80), dialect=PLAIN, sampler=Grid(2, 1))
     models = Sam4Mllm(ScriptedMLLM(["hmm", BOX, "Yes", "No"]), BoxSegmenter(), dialect=PLAIN)
-    after = models.run(IMAGE, models.flows.settle(dialogue, Transcript()))
+    after = models.run(IMAGE, models.start_run(Size(*IMAGE.size)).run_dialogue(dialogue))
     assert after.history[0] == Exchange(dialogue.pending[0], Reply(BOX))
     *_, first, second = after.history
     assert replay(dialogue, [[after.history[0].reply], [first.reply, second.reply]]) == after
@@ -438,11 +436,11 @@ async def test_an_object_that_breaks_the_contract_is_the_backends_fault(changes:
 
 def test_a_mask_of_a_crop_has_the_size_of_the_crop() -> None:
     whole = AlteredSegmenter(lambda found: dataclasses.replace(found, mask=np.zeros((80, 100), bool)))
-    view = Crop(0, 0, 50, 40, Size(100, 80), longest=50)
-    asked = [ObjectPrompt(Box(10, 10, 40, 30))]
+    crop = Crop(0, 0, 50, 40, Size(100, 80), longest=50)
+    prompts = [ObjectPrompt(Box(10, 10, 40, 30))]
     for segmenter, refused in ((BoxSegmenter(), False), (whole, True)):
         models = Sam4Mllm(ScriptedMLLM([]), segmenter)
-        flow = on_crop(view, models.flows.masks(asked, view.shown))
+        flow = on_crop(crop, models.start_run(crop.shown).segment_prompts(prompts))
         if refused:
             with pytest.raises(BackendError, match=r"a mask of \(80, 100\) bool: expected \(40, 50\) bool"):
                 models.run(IMAGE, flow)
@@ -459,12 +457,12 @@ def test_probabilities_that_were_rounded_pass() -> None:
 def test_masks_that_would_fill_the_memory_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = BoxSegmenter()
     models = Sam4Mllm(ScriptedMLLM(knows), segmenter, dialect=RELEASED)
-    monkeypatch.setattr(requests, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
-    with pytest.raises(BackendError, match=r"2 objects on a picture of 100 x 80 pixels would take more than .* GiB: make"):
+    monkeypatch.setattr(run_context, "MAX_MASK_BYTES", 2 * 100 * 80 - 1)
+    with pytest.raises(BackendError, match=r"2 objects on an image of 100 x 80 pixels would take more than .* GiB: make"):
         models.segment(IMAGE, "cats")
     assert segmenter.calls == []
     assert models.segment(IMAGE, "a cat").objects
-    monkeypatch.setattr(requests, "MAX_MASK_BYTES", 2 * 100 * 80)
+    monkeypatch.setattr(run_context, "MAX_MASK_BYTES", 2 * 100 * 80)
     assert models.segment(IMAGE, "cats").objects
 
 
@@ -661,48 +659,127 @@ HALVES.paste((200, 200, 200), (50, 0, 100, 80))
 LEFT_HALF, RIGHT_HALF = Crop(0, 0, 50, 40, Size(100, 80)), Crop(50, 0, 50, 40, Size(100, 80))
 
 
-def looking_at(models: Sam4Mllm, *sights: Crop | None) -> Flow[list[Box]]:
+def box_per_crop(models: Sam4Mllm, *crops: Crop | None) -> Flow[list[Box]]:
+    """Segments the same box on the whole image (None) or on a crop, one after another."""
     boxes = []
-    for sight in sights:
-        asked = models.flows.masks([ObjectPrompt(Box(10, 10, 40, 40))], Size(100, 80))
-        (thing,) = yield from (asked if sight is None else on_crop(sight, asked))
-        boxes.append(thing.prompt.box)
+    for crop in crops:
+        flow = models.start_run(Size(100, 80)).segment_prompts([ObjectPrompt(Box(10, 10, 40, 40))])
+        (segmented,) = yield from (flow if crop is None else on_crop(crop, flow))
+        boxes.append(segmented.prompt.box)
     return boxes
 
 
-async def test_a_sight_is_shown_by_every_driver() -> None:
+async def test_every_driver_shows_the_crop_that_a_request_names() -> None:
     segmenter = Sized()
     models = Sam4Mllm(ScriptedMLLM([]), segmenter)
-    sights = (None, RIGHT_HALF, LEFT_HALF, None)
-    assert models.run(HALVES, looking_at(models, *sights)) == [Box(10, 10, 40, 40)] * 4
-    await models.arun(HALVES, looking_at(models, *sights))
+    crops = (None, RIGHT_HALF, LEFT_HALF, None)
+    assert models.run(HALVES, box_per_crop(models, *crops)) == [Box(10, 10, 40, 40)] * 4
+    await models.arun(HALVES, box_per_crop(models, *crops))
     assert segmenter.shown == [100, 200, 0, 100] * 2
 
 
-def test_expressions_side_by_side_are_shown_what_each_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_shares_a_call_where_the_same_crop_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter = Sized()
     models = Sam4Mllm(ScriptedMLLM([]), segmenter)
-    sights = {"a": (LEFT_HALF, None), "b": (RIGHT_HALF, None), "c": (LEFT_HALF, RIGHT_HALF), "d": (None, LEFT_HALF)}
-    monkeypatch.setattr(Methods, "segment", lambda _flows, text, *_: looking_at(models, *sights[text]))
-    assert models.segment_group(HALVES, list(sights)) == [[Box(10, 10, 40, 40)] * 2] * 4
-    assert sorted(segmenter.shown) == [0, 0, 100, 200], "what is shown alike is shown once"
+    crops = {"a": (LEFT_HALF, None), "b": (RIGHT_HALF, None), "c": (LEFT_HALF, RIGHT_HALF), "d": (None, LEFT_HALF)}
+    monkeypatch.setattr(sam4mllm, "segment_expression", lambda _run, text, _method: box_per_crop(models, *crops[text]))
+    assert models.segment_group(HALVES, list(crops)) == [[Box(10, 10, 40, 40)] * 2] * 4
+    assert sorted(segmenter.shown) == [0, 0, 100, 200], "one call for each way of showing the image"
 
 
-def test_a_flow_is_not_seen_through_two_sights_at_once() -> None:
+def test_a_flow_on_a_crop_cannot_be_put_on_another_crop() -> None:
     models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter())
     with pytest.raises(ValueError, match=r"is about the part from \(0, 0\) to \(50, 40\), enlarged already"):
-        models.run(HALVES, on_crop(RIGHT_HALF, looking_at(models, LEFT_HALF)))
+        models.run(HALVES, on_crop(RIGHT_HALF, box_per_crop(models, LEFT_HALF)))
 
 
-def test_what_is_thrown_in_reaches_the_flow_behind_a_sight() -> None:
-    def careful() -> Flow[str]:
-        try:
-            yield MLLMRequest((Question((Turn("user", "?"),), FreeText(1)),))
-        except OverBudgetError:
-            return "stopped"
-        return "went on"
+class HookLog(RunHook):
+    """Logs what a run does; refuses MLLM requests if it is told to."""
 
+    def __init__(self, *, refuse: bool = False) -> None:
+        self.refuse, self.log = refuse, list[str]()
+
+    def before_request(self, request: Request) -> None:
+        self.log.append(f"before {type(request).__name__}")
+        if self.refuse and isinstance(request, MLLMRequest):
+            raise OverBudgetError("nothing is left")
+
+    def after_request(self, request: Request, response: Response) -> None:
+        self.log.append(f"after {type(request).__name__}: {len(response.results)} results")
+
+    def after_run(self, result: object, error: BaseException | None) -> None:
+        self.log.append(f"end: {result if error is None else type(error).__name__}")
+
+
+def ask_or_stop() -> Flow[str]:
+    try:
+        yield MLLMRequest((Question((Turn("user", "?"),), FreeText(1)),))
+    except OverBudgetError:
+        return "stopped"
+    return "went on"
+
+
+def test_a_refusal_is_thrown_into_the_flow_also_behind_a_crop() -> None:
     models = Sam4Mllm(ScriptedMLLM(["!"]), BoxSegmenter())
-    meter = Meter(Budget(rounds=0))
-    assert models.run(HALVES, meter.metered(on_crop(LEFT_HALF, careful()))) == "stopped"
-    assert models.run(HALVES, on_crop(LEFT_HALF, careful())) == "went on"
+    assert models.run(HALVES, on_crop(LEFT_HALF, ask_or_stop()), hooks=[HookLog(refuse=True)]) == "stopped"
+    assert models.run(HALVES, on_crop(LEFT_HALF, ask_or_stop())) == "went on"
+
+
+async def test_hooks_see_requests_responses_and_the_end_under_every_driver() -> None:
+    expected = ["before MLLMRequest", "after MLLMRequest: 1 results", "end: went on"]
+    models = Sam4Mllm(ScriptedMLLM(["!", "!"]), BoxSegmenter())
+    blocking, awaited = HookLog(), HookLog()
+    models.run(HALVES, ask_or_stop(), hooks=[blocking])
+    await models.arun(HALVES, ask_or_stop(), hooks=[awaited])
+    assert blocking.log == awaited.log == expected
+
+
+def test_every_run_of_a_group_has_a_hook_and_a_context_of_its_own() -> None:
+    made: list[tuple[str | None, HookLog]] = []
+
+    def make(_image: Image, context: RunContext) -> RunHook:
+        made.append((context.expression, HookLog()))
+        return made[-1][1]
+
+    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED).with_run_hooks(make)
+    models.segment_group(IMAGE, ["a cat", " "], method="box")
+    (first, log), (second, failed) = made
+    assert (first, second) == ("a cat", " ")
+    assert log.log[:2] == ["before MLLMRequest", "after MLLMRequest: 1 results"]
+    assert log.log[2:4] == ["before SegmentRequest", "after SegmentRequest: 1 results"]
+    assert failed.log == ["end: ExpressionError"]
+
+
+def test_a_backend_error_ends_every_run_of_a_group() -> None:
+    hooks: list[HookLog] = []
+
+    def make(_image: Image, _context: RunContext) -> RunHook:
+        hooks.append(HookLog())
+        return hooks[-1]
+
+    broken = AlteredSegmenter(lambda segmented: dataclasses.replace(segmented, score=float("nan")))
+    models = Sam4Mllm(ScriptedMLLM(knows), broken, dialect=RELEASED).with_run_hooks(make)
+    with pytest.raises(BackendError):
+        models.segment_group(IMAGE, ["a cat", "a cat"], method="box")
+    assert [hook.log[-1] for hook in hooks] == ["end: BackendError"] * 2
+
+
+def test_point_answers_tell_kept_and_dropped_ones() -> None:
+    unsure = Reply("YesYesNoNo", ((0.9, 0.1), (0.6, 0.4), (0.05, 0.95), (0.4, 0.6)))
+    models, _ = scripted(BOX, unsure)
+    result = models.segment(IMAGE, "a cat")
+    assert [(answer.point.label, answer.kept) for answer in result.point_answers] == [
+        (1, True),
+        (1, False),
+        (0, True),
+        (0, False),
+    ]
+    assert len(result.objects[0].prompt.points) == 2
+    assert Segmentation.from_dict(result.to_dict()).point_answers == result.point_answers
+
+
+@pytest.mark.parametrize(("old", "new", "value"), [("budget", "max_points", 9), ("closer", "refine_crops", False)])
+def test_settings_of_version_0_1_are_taken_with_a_warning(old: str, new: str, value: Any) -> None:
+    with pytest.warns(DeprecationWarning, match=f"{old}= is deprecated: use {new}="):
+        models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter(), **{old: value})
+    assert getattr(models.config, new) == value
