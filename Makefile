@@ -8,7 +8,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) -m "not slow"
 
-.PHONY: demo test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: demo docs test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
@@ -20,7 +20,7 @@ test: lint types  ## set up, then check format, lint, types, and all tests but t
 test-slow: .venv/tested video  ## set up, then run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST)
 
-check: test coverage test-slow  ## everything
+check: test coverage test-slow docs  ## everything
 
 # Apart from `test`, as measuring takes a third to a half more time.
 COVERED := tests/protocol tests/images tests/pipeline tests/tools
@@ -46,6 +46,9 @@ test-newest: .venv-newest/tested  ## the tests on the newest versions of everyth
 test-oldest: .venv-oldest/tested  ## the tests on the oldest versions that pyproject.toml allows
 	$(subst python,.venv-oldest/bin/python,$(PYTEST_FAST)) $(PYTEST)
 
+docs: .venv/docs  ## build the documentation into site/; a broken link or reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 format: .venv/tested  ## rewrite the code as `lint` wants it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -54,7 +57,7 @@ lock:  ## renew constraints.txt
 	$(PYTHON) scripts/lock.py
 
 clean:
-	rm -rf .venv .venv-newest .venv-oldest out
+	rm -rf .venv .venv-newest .venv-oldest out site
 
 .venv/installed: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv .venv
@@ -64,6 +67,10 @@ clean:
 
 .venv/tested: .venv/installed
 	$(BIN)/$(INSTALL) --editable ".[test]"
+	touch $@
+
+.venv/docs: .venv/tested
+	$(BIN)/$(INSTALL) --editable ".[docs]"
 	touch $@
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone

@@ -1,9 +1,9 @@
 """Say what you mean, get the exact pixels: SAM4MLLM as a segmentation tool for people and agents.
 
     from sam4mllm_tool import Sam4Mllm
-    result = Sam4Mllm.load().segment("picture.png", "the red ring")
+    result = Sam4Mllm.load().segment("image.png", "the red ring")
 
-Importing this package costs NumPy, Pillow and pydantic; models and LangChain are imported when they are first asked for.
+Importing this package costs NumPy, Pillow and pydantic; models and LangChain are imported on first use.
 """
 
 from importlib import import_module
@@ -21,12 +21,13 @@ from sam4mllm_tool.errors import (
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, SegmentedObject, Size
 
 if TYPE_CHECKING:
+    from sam4mllm_tool.config import SegmentationConfig
     from sam4mllm_tool.images.export import overlay, write_outputs
     from sam4mllm_tool.images.load import ImagePolicy, load_image
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "BackendError",
     "Box",
@@ -43,6 +44,7 @@ __all__ = [
     "Sam4MllmToolkit",
     "SegmentTool",
     "Segmentation",
+    "SegmentationConfig",
     "SegmentedObject",
     "Size",
     "SpecError",
@@ -51,18 +53,24 @@ __all__ = [
     "write_outputs",
 ]
 
-_ON_FIRST_USE = {
-    "ImagePolicy": "images",
-    "Sam4Mllm": "pipeline",
+_LAZY = {
+    "ImagePolicy": "images.load",
+    "Sam4Mllm": "pipeline.sam4mllm",
     "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",
-    "load_image": "images",
+    "SegmentationConfig": "config",
+    "load_image": "images.load",
     "overlay": "images.export",
     "write_outputs": "images.export",
 }
+"""Names that are imported on first use, with their modules."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _ON_FIRST_USE:
-        return getattr(import_module(f"{__name__}.{_ON_FIRST_USE[name]}"), name)
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
