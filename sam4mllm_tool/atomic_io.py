@@ -1,4 +1,4 @@
-"""Write files that are whole or not there: the content goes to a temporary file beside the target, which is then renamed."""
+"""Write files atomically: write a temporary file beside the target, then rename it, so that no reader finds half a file."""
 
 import hashlib
 import json
@@ -16,18 +16,18 @@ __all__ = ["atomic_path", "file_sha256", "write_bytes", "write_json", "write_tex
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target`; rename it to `target` when the block ends, remove it when the block raises.
 
-    The temporary name is unique, so that two writers of one target don't write into one file, and keeps the target's suffix,
-    by which some libraries choose a format. The file gets the mode that an ordinary new file gets.
+    The temporary name is unique, so concurrent writers of one target never share a file, and it keeps the target's suffix,
+    from which some libraries infer the format. The file gets the permissions of an ordinary new file.
 
     Raises:
-        OSError: The folder can't be written to.
+        OSError: The folder is not writable.
     """
     descriptor, name = mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
     os.close(descriptor)
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp makes it readable by its owner alone
+        part.chmod(0o666 & ~_umask())  # mkstemp makes the file readable by its owner only
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
@@ -40,23 +40,23 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, with newlines as they are, atomically. Raises OSError."""
+    """Write `text` to `path` atomically, as UTF-8 and without translating newlines. Raises OSError."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = False) -> None:
-    """Write `value` to `path` as indented JSON, atomically. Raises OSError; TypeError for what JSON can't hold."""
+    """Write `value` to `path` atomically, as indented JSON. Raises OSError; TypeError if `value` is not serialisable."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
 
 
 def file_sha256(path: Path) -> str:
-    """Return the hash of the file's content as hexadecimal digits. Raises OSError."""
+    """Return the SHA-256 of the file's content as hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:
-    """The process's umask, which can only be read by setting it; Linux shows it without."""
+    """Return the process's umask, from /proc where possible: elsewhere it can only be read by setting it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
         return int(status.partition("Umask:")[2].split(maxsplit=1)[0], 8)

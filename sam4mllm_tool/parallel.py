@@ -1,6 +1,6 @@
-"""Work done by several processes and given back in its order.
+"""Map a function over items in several processes and yield the results in input order.
 
-Memory holds what is on its way alone: as much is handed out as the processes can use, the next when one comes back.
+Memory stays bounded: each process has at most a few items queued, and the next item is submitted when a result is taken.
 """
 
 import os
@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 from sam4mllm_tool.errors import BackendError
 
-__all__ = ["in_processes"]
+__all__ = ["map_in_processes"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+QUEUED_PER_PROCESS = 3
 
-def in_processes(
+
+def map_in_processes(
     work: Callable[[T], R],
     items: Iterator[T],
     processes: int,
@@ -29,33 +31,44 @@ def in_processes(
     given: tuple[Any, ...],
     task: str,
 ) -> Iterator[R]:
-    """work(item) of each item, in order. prepare(*given) runs once in each process; task: what this is part of, in a word.
+    """Yield `work(item)` of each item, in order. The processes end with this one, even if it is killed.
 
-    Raises what work raises, and BackendError where a process dies. The processes end with this one, even if it is killed.
+    Args:
+        work: A function that pickle finds by name, as `prepare` must be.
+        items: Read as results are taken, never all at once.
+        processes: How many to start.
+        prepare: Called once in each process before any work.
+        given: Arguments of `prepare`.
+        task: Name of the whole job in error messages, such as "build".
+
+    Raises:
+        BackendError: A process died. What `work` raises passes unchanged.
     """
     context = get_context("spawn")  # a forked torch may hang
     with ProcessPoolExecutor(processes, context, initializer=_start, initargs=(prepare, given)) as pool:
-        waiting: deque[Future[R]] = deque()
+        queued: deque[Future[R]] = deque()
         try:
             for item in items:
-                waiting.append(pool.submit(work, item))
-                if len(waiting) > 3 * processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                queued.append(pool.submit(work, item))
+                if len(queued) > QUEUED_PER_PROCESS * processes:
+                    yield queued.popleft().result()
+            while queued:
+                yield queued.popleft().result()
         except BrokenProcessPool as error:
-            raise BackendError(f"a process of the {task} died, maybe out of memory: the same command goes on") from error
+            raise BackendError(
+                f"a process of the {task} died, maybe out of memory: run the same command again to resume"
+            ) from error
         finally:
-            for future in waiting:
+            for future in queued:
                 future.cancel()
 
 
 def _start(prepare: Callable[..., None], given: tuple[Any, ...]) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     prepare(*given)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = parent_process()
     assert parent is not None
     parent.join()

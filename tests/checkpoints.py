@@ -1,7 +1,7 @@
-"""Tiny random multimodal checkpoints in the real formats, for whoever needs an MLLM in a test.
+"""Tiny random multimodal checkpoints in the real formats, for tests that need an MLLM.
 
-Each has a byte-level tokenizer of some 300 entries with "Yes", "No" and their forms after a blank as single tokens, its
-family's own processor, a chat template in its family's manner, and weights large enough for its answers to differ.
+Each has a byte-level tokenizer of about 300 tokens, among them "Yes" and "No" with and without a leading space; its family's
+processor; a chat template in its family's style; and weights large enough that answers differ.
 """
 
 import logging
@@ -52,20 +52,20 @@ LLAVA_TEMPLATE = (
     "{% if message['role'] == 'assistant' %}{{ '</s>' }}{% endif %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
-"""As LLaVA 1.5: no first token, all pictures before all text, the blank before the answer left to the model."""
+"""As in LLaVA 1.5: no first token, images before text, and the space before the answer is left to the model."""
 LLAVA_NEXT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}[INST] "
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %} [/INST]{% elif message['role'] == 'assistant' %} {{ message['content'][0]['text'] }}</s>"
     "{% else %}{{ raise_exception('there is no system turn') }}{% endif %}{% endfor %}"
 )
-"""As Mistral: refuses a system turn."""
+"""As in Mistral: rejects a system turn."""
 IDEFICS3_TEMPLATE = (
     "<s>{% for message in messages %}{% if message['role'] != 'system' %}{{ message['role'] | capitalize }}:"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ ' ' + part['text'] }}{% endif %}"
     "{% endfor %}<end_of_utterance>\n{% endif %}{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}"
 )
-"""As Idefics3, but a system turn is left out without a word."""
+"""As in Idefics3, but a system turn is silently omitted."""
 GEMMA3_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<start_of_image>{% else %}{{ part['text'] | trim }}{% endif %}{% endfor %}"
@@ -74,8 +74,8 @@ GEMMA3_TEMPLATE = (
 
 
 def save_llava(folder: Path, **options: Any) -> Path:
-    """LLaVA with a CLIP tower: 16 image tokens, whatever the picture. options: `template`, `dtype`."""
-    tokenizer = _tokenizer(SPECIAL, adds_bos=True)
+    """Save LLaVA with a CLIP tower: 16 tokens per image. Options of all families: `template`, `dtype`."""
+    tokenizer = build_tokenizer(SPECIAL, adds_bos=True)
     processor = LlavaProcessor(
         CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}),
         tokenizer,
@@ -89,8 +89,8 @@ def save_llava(folder: Path, **options: Any) -> Path:
 
 
 def save_llava_next(folder: Path, **options: Any) -> Path:
-    """LLaVA-NeXT: the picture and its tiles, their number from its shape."""
-    tokenizer = _tokenizer(SPECIAL, adds_bos=True)
+    """Save LLaVA-NeXT: the image and its tiles, whose number depends on its aspect ratio."""
+    tokenizer = build_tokenizer(SPECIAL, adds_bos=True)
     pinpoints = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE]]
     processor = LlavaNextProcessor(
         LlavaNextImageProcessorPil(
@@ -112,8 +112,8 @@ def save_llava_next(folder: Path, **options: Any) -> Path:
 
 
 def save_idefics3(folder: Path, **options: Any) -> Path:
-    """Idefics3: the picture in tiles with row and column marks, then the whole."""
-    tokenizer = _tokenizer([*SPECIAL, *IDEFICS3_SPECIAL], adds_bos=False)
+    """Save Idefics3: tiles with row and column marks, then the whole image."""
+    tokenizer = build_tokenizer([*SPECIAL, *IDEFICS3_SPECIAL], adds_bos=False)
     processor = Idefics3Processor(
         Idefics3ImageProcessorPil(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE}),
         tokenizer,
@@ -131,11 +131,11 @@ def save_idefics3(folder: Path, **options: Any) -> Path:
 
 
 def save_gemma3(folder: Path, **options: Any) -> Path:
-    """Gemma 3: sees the picture both ways, has a sliding window, and wants to be told which tokens are the picture's."""
+    """Save Gemma 3: bidirectional attention over the image, a sliding window, and an input that marks image tokens."""
     marks = ["<start_of_image>", "<end_of_image>", "<image_soft_token>"]
-    tokenizer = _tokenizer([*SPECIAL[:4], *marks, "<start_of_turn>", "<end_of_turn>"], adds_bos=True)
+    tokenizer = build_tokenizer([*SPECIAL[:4], *marks, "<start_of_turn>", "<end_of_turn>"], adds_bos=True)
     named = dict(zip(("boi_token", "eoi_token", "image_token"), marks, strict=True))
-    tokenizer._set_model_specific_special_tokens(named)  # what loading does with the next line
+    tokenizer._set_model_specific_special_tokens(named)  # as loading does with `extra_special_tokens`
     tokenizer.init_kwargs["extra_special_tokens"] = named
     processor = Gemma3Processor(
         Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}),
@@ -167,11 +167,11 @@ PROJECTORS = {family: "connector" if family == "idefics3" else "multi_modal_proj
 
 
 def save_adapter(base: type[PreTrainedModel], checkpoint: Path, folder: Path, projector: str) -> Path:
-    """A LoRA adapter on the attention of a checkpoint's decoder, with its projector tuned too."""
+    """Save a LoRA adapter for the attention of a checkpoint's decoder, with a fully tuned projector."""
     model = base.from_pretrained(checkpoint)
     lora = LoraConfig(r=2, target_modules=r".*(language|text)_model.*[qv]_proj", modules_to_save=[projector])
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers for it
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
         adapted = get_peft_model(model, lora)
     torch.manual_seed(1)
     for weight in (weight for weight in adapted.parameters() if weight.requires_grad):
@@ -180,7 +180,7 @@ def save_adapter(base: type[PreTrainedModel], checkpoint: Path, folder: Path, pr
     return folder
 
 
-def _tokenizer(special: list[str], *, adds_bos: bool) -> PreTrainedTokenizerFast:
+def build_tokenizer(special: list[str], *, adds_bos: bool) -> PreTrainedTokenizerFast:
     merges = [("Y", "e"), ("Ye", "s"), ("N", "o"), ("Ġ", "Yes"), ("Ġ", "No")]
     merges += [("i", "n"), ("s", "i"), ("d", "e"), ("si", "de"), ("in", "side")]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -228,7 +228,7 @@ def _save(kind: type[PreTrainedModel], config: Any, processor: Any, folder: Path
     torch.manual_seed(0)
     model = kind(config).to(options.get("dtype", torch.float32))
     for weight in (weight for weight in model.parameters() if not weight.any()):
-        weight.data.normal_(0, 0.3)  # what starts at zero, Gemma 3's projector for one, would hide the picture
+        weight.data.normal_(0, 0.3)  # weights initialised with zeros, such as Gemma 3's projector, would hide the image
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the Segment Anything family, in the real format, for whoever needs a segmenter in a test."""
+"""Tiny random checkpoints of the Segment Anything family in the real format, for tests that need a segmenter."""
 
 import logging
 from pathlib import Path
@@ -20,12 +20,12 @@ WIDTH = 32
 
 
 def save_sam(folder: Path, *, side: int = 64, patch: int = 16) -> Path:
-    """A SamModel for pictures of `side` pixels, with its processor."""
+    """Save a SamModel whose input has `side` pixels a side, with its processor."""
     return _save(SamModel(SamConfig(**_configs(side, patch))), SamProcessor(_image_processor(side)), folder)
 
 
 def save_sam_hq(folder: Path, *, side: int = 96, patch: int = 8) -> Path:
-    """A SamHQModel for pictures of `side` pixels, with its processor."""
+    """Save a SamHQModel whose input has `side` pixels a side, with its processor."""
     configs = _configs(side, patch)
     configs["mask_decoder_config"] |= {"vit_dim": WIDTH}
     return _save(SamHQModel(SamHQConfig(**configs)), SamHQProcessor(_image_processor(side)), folder)
@@ -68,7 +68,7 @@ def _image_processor(side: int) -> SamImageProcessorPil:
 
 
 def _save(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
-    _randomise(model)
+    _randomise_weights(model)
     level = logging.getLogger("transformers").level
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model.save_pretrained(folder)
@@ -78,22 +78,22 @@ def _save(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
 
 
 @torch.no_grad()
-def _randomise(model: PreTrainedModel) -> None:
-    """Weights so large that masks and scores depend on every prompt, as they do not from transformers' own start.
+def _randomise_weights(model: PreTrainedModel) -> None:
+    """Set weights so large that masks and scores depend on every prompt; with transformers' initialisation they don't.
 
-    The positional code gets the standard deviation 1 of Segment Anything's own; transformers starts it at half the
-    encoder's width, where neighbouring places have nothing in common.
+    The positional embedding gets Segment Anything's own standard deviation of 1; transformers initialises it with half the
+    encoder's width, with which neighbouring positions have nothing in common.
     """
     generator = torch.Generator().manual_seed(0)
     for name, weight in model.named_parameters():
-        fresh = torch.randn(weight.shape, generator=generator)
+        noise = torch.randn(weight.shape, generator=generator)
         if name.endswith("positional_embedding"):
-            weight.copy_(fresh)
+            weight.copy_(noise)
         elif weight.ndim > 1:
-            weight.copy_(fresh * weight[0].numel() ** -0.5)
+            weight.copy_(noise * weight[0].numel() ** -0.5)
         elif name.endswith("bias"):
-            weight.copy_(0.1 * fresh)
-    # predicted IoUs inside (0, 1), so that cutting them to it hides nothing
+            weight.copy_(0.1 * noise)
+    # predicted IoUs inside (0, 1), so that clipping doesn't hide differences
     head = model.get_submodule("mask_decoder.iou_prediction_head.proj_out")
     head.weight.mul_(0.1)
     head.bias.fill_(0.5)

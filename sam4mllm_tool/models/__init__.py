@@ -1,1 +1,1 @@
-"""Model backends and what they share: checkpoints, devices, precision, and the metadata beside weights."""
+"""Model backends, and what they share: checkpoints, metadata beside the weights, validation of results."""

@@ -1,7 +1,6 @@
-"""What every backend that opens a checkpoint shares: where it is, on which device, in which precision, and how quietly.
+"""Find a checkpoint (a folder in Hugging Face format, or a hub id), choose its device and precision, and load it quietly.
 
-A checkpoint is a folder in Hugging Face format, or a hub id of one. This module imports torch and transformers, so the
-face of a package opens it on first use.
+Shared by every backend that opens a checkpoint. Imports torch and transformers, so packages import this module on first use.
 """
 
 import hashlib
@@ -19,115 +18,129 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.optional_dependencies import root_reason
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, shown
+from sam4mllm_tool.optional_dependencies import root_message
 
 __all__ = [
     "choose_device",
     "choose_dtype",
+    "custom_code_error",
     "embedded_folder",
     "find_file",
     "fingerprint",
-    "load_errors",
     "quiet_loading",
     "require_complete",
     "resolve_folder_or_hub_id",
+    "wrap_load_errors",
 ]
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-_SAMPLES, _SAMPLE = 64, 16_384
-"""Of each weight file: how many, of how many bytes."""
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_HASHED_BLOCKS, _BLOCK_BYTES = 64, 16_384
+"""A fingerprint reads this many blocks of this size from each weight file."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
-    """The folder that a spec names, absolute, or the hub id as it was given.
+    """Return the absolute path of the folder that a spec names, or the hub id unchanged.
 
-    A folder that exists wins over a hub id of the same name; what starts like a path (`.`, `/`, `~`) is never a hub id.
-    The hub is asked about an id that was not downloaded yet, so that a spelling mistake shows at once.
-    marker: the file that makes a folder a checkpoint; `adapter_config.json` for a LoRA adapter.
-    Raises SpecError where the spec names neither.
+    An existing folder wins over a hub id of the same name; a spec that starts with `.`, `/` or `~` is never a hub id. If the
+    model is not in the local cache, the hub is queried, so that a misspelled id fails at once.
+
+    Args:
+        spec: Folder or hub id.
+        marker: File that makes a folder a checkpoint; `adapter_config.json` for a LoRA adapter.
+
+    Raises:
+        SpecError: The spec names neither.
     """
-    _require_some(spec)
+    _require_not_empty(spec)
     folder = _as_folder(spec)
     if folder.is_dir():
         if not (folder / marker).is_file():
             raise SpecError(f"the folder {spec!r} has no {marker}: expected a checkpoint in Hugging Face format")
         return str(folder.resolve())
     if folder.exists():
-        raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint, with {marker} in it")
-    if spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
-        raise SpecError(
-            f"there is no folder {quote_text(spec)}, nor can it be a hub id (NAME or OWNER/NAME): check the spelling"
-        )
-    _ask_hub(spec, marker)
+        raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint that contains {marker}")
+    if not _may_be_hub_id(spec):
+        raise SpecError(f"there is no folder {shown(spec)}, and it can't be a hub id (NAME or OWNER/NAME): check the spelling")
+    _require_on_hub(spec, marker)
     return spec
 
 
 def find_file(spec: str, name: str) -> Path | None:
-    """A file of the folder or of the hub repository that a spec names; None where it has no such file, or is neither.
+    """Return the path of a file in the folder or hub repository that a spec names, or None if it has no such file.
 
-    A file that the hub has is downloaded. Offline, what was not downloaded isn't there.
-    Raises SpecError for an empty spec, a name that no folder can have, and where the hub can't be asked.
+    A file on the hub is downloaded. Offline, only files in the local cache exist.
+
+    Raises:
+        SpecError: The spec is empty or not a valid path, or the hub can't be reached.
     """
-    _require_some(spec)
+    _require_not_empty(spec)
     folder = _as_folder(spec)
-    if folder.exists() or spec.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(spec):
+    if folder.exists() or not _may_be_hub_id(spec):
         return folder / name if (folder / name).is_file() else None
     try:
-        known = try_to_load_from_cache(spec, name)
-        if isinstance(known, str):
-            return Path(known)
-        if known is not None or constants.HF_HUB_OFFLINE:  # known not to be there
+        cached = try_to_load_from_cache(spec, name)
+        if isinstance(cached, str):
+            return Path(cached)
+        if cached is not None or constants.HF_HUB_OFFLINE:  # the cache knows that the repository has no such file
             return None
-        _ask_hub(spec, name)
+        _require_on_hub(spec, name)
         return Path(hf_hub_download(spec, name))
     except RemoteEntryNotFoundError:
         return None
     except Sam4MllmError:
         raise
-    except Exception as error:  # as in _ask_hub
-        raise SpecError(f"the hub can't be asked for {name} of {quote_text(spec)}: {_first_line(error)}") from error
+    except Exception as error:  # as in _require_on_hub
+        raise SpecError(f"can't query the hub for {name} of {shown(spec)}: {_first_line(error)}") from error
 
 
 def fingerprint(spec: str) -> str | None:
-    """What tells the weights of a folder or hub id from others under the same name; None where there are none.
+    """Return a string that identifies the weights of a folder or hub id; None if the spec names no checkpoint.
 
-    Of a folder: a hash of its weight files' names, sizes and samples of their bytes, which takes milliseconds whatever their
-    size. Of a hub id: the commit. Raises SpecError as `find_file` does.
+    For a folder: a hash of its weight files' names, sizes and evenly spaced blocks, which takes milliseconds at any size. For
+    a hub id: the commit.
+
+    Raises:
+        SpecError: As in `find_file`.
     """
-    places = (find_file(spec, marker) for marker in ("adapter_config.json", "config.json"))
-    folder = next((place.parent for place in places if place), None)
+    markers = (find_file(spec, marker) for marker in ("adapter_config.json", "config.json"))
+    folder = next((marker.parent for marker in markers if marker), None)
     if folder is None:
         return None
-    if folder.parent.name == "snapshots":  # of the hub's cache
+    if folder.parent.name == "snapshots":  # the hub's cache names the folder after the commit
         return folder.name
     digest = hashlib.sha256()
-    for file in sorted(one for one in folder.iterdir() if one.suffix in _WEIGHTS):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size}".encode())
-        with file.open("rb") as opened:
-            for place in range(_SAMPLES):  # the first at the start, the last at the end
-                opened.seek(max(0, size - _SAMPLE) * place // (_SAMPLES - 1))
-                digest.update(opened.read(_SAMPLE))
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for block in range(_HASHED_BLOCKS):  # the first block is at the start, the last at the end
+                file.seek(max(0, size - _BLOCK_BYTES) * block // (_HASHED_BLOCKS - 1))
+                digest.update(file.read(_BLOCK_BYTES))
     return digest.hexdigest()[:16]
 
 
 def embedded_folder(part: str) -> str:
-    """The folder of a part of the pair that comes with the package, `sam` for instance.
+    """Return the folder of a part of the embedded pair: `mllm`, `adapter` or `sam`.
 
-    Raises SpecError where this installation lacks it.
+    Raises:
+        SpecError: This installation has no such part.
     """
     folder = Path(__file__).parents[1] / "embedded" / "weights" / part
     if not folder.is_dir():
-        raise SpecError(f"this installation lacks the embedded {part!r} (expected in {folder}): install the wheel again")
+        raise SpecError(f"this installation lacks the embedded {part!r} (expected in {folder}): reinstall the package")
     return str(folder)
 
 
-def _require_some(spec: str) -> None:
+def _require_not_empty(spec: str) -> None:
     if not spec.strip():
         raise SpecError("a model spec is empty: expected a folder, a hub id or 'embedded'")
+
+
+def _may_be_hub_id(spec: str) -> bool:
+    return not spec.startswith((".", "/", "~")) and _HUB_ID.fullmatch(spec) is not None
 
 
 def _as_folder(spec: str) -> Path:
@@ -136,34 +149,35 @@ def _as_folder(spec: str) -> Path:
         folder.exists()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
-        raise SpecError(f"{quote_text(spec)} can't be a folder: {reason}") from error
+        raise SpecError(f"{shown(spec)} can't be a folder: {reason}") from error
     return folder
 
 
-def _ask_hub(hub_id: str, marker: str) -> None:
-    """Raises SpecError where a model was not downloaded before and the hub can't be reached or has no such model.
+def _require_on_hub(hub_id: str, marker: str) -> None:
+    """Raise SpecError if a model is not in the local cache and the hub has no such model or can't be reached.
 
-    Asked once: loading itself would try again for half a minute before it says that there is no network.
+    Loading would find out too, but only after retrying for half a minute without a network.
     """
     try:
         if not isinstance(try_to_load_from_cache(hub_id, marker), str):
             model_info(hub_id, timeout=10)
     except RepositoryNotFoundError as error:
         raise SpecError(
-            f"there is no folder {quote_text(hub_id)}, and the hub has no such model, or none for you: "
-            "check the spelling, or log in with 'hf auth login' if it is private"
+            f"there is no folder {shown(hub_id)}, and the hub has no such model that you may read: "
+            "check the spelling, or run 'hf auth login' if the model is private"
         ) from error
-    except Exception as error:  # its network errors come from a library that changes with its version
+    except Exception as error:  # network errors come from whichever HTTP library the hub's client uses
         raise SpecError(
-            f"there is no folder {quote_text(hub_id)}, and the hub can't be asked for it ({_first_line(error)}): "
-            "check the spelling, go online, or download it elsewhere and give its folder"
+            f"there is no folder {shown(hub_id)}, and the hub can't be reached ({_first_line(error)}): "
+            "check the spelling, go online, or download the model elsewhere and pass its folder"
         ) from error
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """The device asked for; without one, the first CUDA device, or else the CPU.
+    """Return the requested device; by default the first CUDA device, or the CPU if there is none.
 
-    Raises SpecError where it isn't there.
+    Raises:
+        SpecError: The device is not available.
     """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -177,9 +191,10 @@ def choose_device(device: str | torch.device | None = None) -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """The precision asked for; without one, bfloat16 on a CUDA device that computes in it natively, or else float32.
+    """Return the requested precision; by default bfloat16 on CUDA devices with native support, float32 elsewhere.
 
-    Raises SpecError for a name other than float32, bfloat16 and float16.
+    Raises:
+        SpecError: The name is not float32, bfloat16 or float16.
     """
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -192,29 +207,29 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     return torch.float32
 
 
-_QUIET = threading.RLock()
+_LOADING = threading.RLock()
 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences the log of transformers and of the hub below errors, and their progress bars; then all is as before.
+    """Hide progress bars and log messages below ERROR of transformers and the hub's client, then restore both.
 
-    Nor does transformers ask on stdin whether to run a checkpoint's own code, which it refuses instead: some of its loaders
-    don't hand `trust_remote_code=False` on to the tokenizer and the image processor.
-    One at a time: other threads wait, as these settings, like others that transformers changes while it loads, are global.
+    It also keeps transformers from asking on stdin whether to run a checkpoint's code: some of its loaders don't pass
+    `trust_remote_code=False` on to the tokenizer and the image processor. These settings, like others that transformers
+    changes while loading, are global, so only one thread loads at a time.
     """
-    with _QUIET:
+    with _LOADING:
         loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
         levels, bars = [logger.level for logger in loggers], transformers_logging.is_progress_bar_enabled()
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        patience = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer: at 0 it raises and doesn't ask
+        answer_timeout_s = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # transformers then raises instead of asking
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
-            dynamic_module_utils.TIME_OUT_REMOTE_CODE = patience
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = answer_timeout_s
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
@@ -222,9 +237,11 @@ def quiet_loading() -> Iterator[None]:
 
 
 def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:
-    """Raises SpecError where weights of the model were not in the checkpoint, and so would be random.
+    """Refuse a model whose checkpoint lacked weights: transformers initialises those randomly.
 
-    loading_info: what `from_pretrained(..., output_loading_info=True)` returns beside the model.
+    Args:
+        spec: Named in the SpecError that this raises if weights are missing or have other shapes.
+        loading_info: Second result of `from_pretrained(..., output_loading_info=True)`.
     """
     absent = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in loading_info.get(kind, ()))
     if absent:
@@ -235,31 +252,41 @@ def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) 
 
 
 @contextmanager
-def load_errors(spec: str, *, extra: str) -> Iterator[None]:
-    """Turns what transformers raises while it opens a checkpoint into one line that says what was wrong.
+def wrap_load_errors(spec: str, *, extra: str) -> Iterator[None]:
+    """Wrap what transformers raises while it opens a checkpoint into a one-line error.
 
-    extra: the optional dependencies that hold torchvision, for image processors that need it.
-    Raises MissingExtraError where torchvision is missing, SpecError for everything else.
+    Args:
+        spec: Named in the message.
+        extra: Extra of this package that installs torchvision, which some image processors need.
+
+    Raises:
+        MissingExtraError: torchvision is not installed.
+        SpecError: Anything else went wrong.
     """
     try:
         yield
     except Sam4MllmError:
         raise
     except Exception as error:  # a broken file shows in many ways
-        # Depending on the model, transformers misses torchvision with an ImportError or with a ValueError.
+        # Depending on the model, transformers raises ImportError or ValueError if torchvision is missing.
         if "torchvision" in str(error) and find_spec("torchvision") is None:
             raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
-        if _needs_own_code(error):
-            raise SpecError(
-                f"the checkpoint {spec!r} needs its own code, which is never run: "
-                "choose one of an architecture that transformers has, or convert it to one"
-            ) from error
-        reason = root_reason(error) if isinstance(error, ImportError) else _first_line(error)
+        if _is_about_custom_code(error):
+            raise custom_code_error(spec) from error
+        reason = root_message(error) if isinstance(error, ImportError) else _first_line(error)
         raise SpecError(f"the checkpoint {spec!r} can't be loaded: {reason}") from error
 
 
-def _needs_own_code(error: BaseException | None) -> bool:
-    """Whether transformers, or what it wrapped, asks for leave to run code."""
+def custom_code_error(spec: str) -> SpecError:
+    """Return the error for a checkpoint that can't be loaded without its own Python code."""
+    return SpecError(
+        f"the checkpoint {spec!r} needs its own code, which is never run: "
+        "choose or convert it to an architecture that transformers supports"
+    )
+
+
+def _is_about_custom_code(error: BaseException | None) -> bool:
+    """Whether transformers, maybe inside a wrapper, requires permission to run code."""
     while error is not None:
         if "trust_remote_code" in str(error):
             return True

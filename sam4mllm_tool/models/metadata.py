@@ -1,4 +1,4 @@
-"""Files beside weights: dialect.json says how the model is asked, calibration.json how its probabilities are corrected.
+"""Files beside weights: dialect.json says how to question the model, calibration.json how to correct its probabilities.
 
 Both are looked up beside the adapter first, then beside the base model, in a local folder or on the hub.
 """
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import split_spec
-from sam4mllm_tool.optional_dependencies import model_libraries
+from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 
 __all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
@@ -41,7 +41,7 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
     base, adapter = split_spec(mllm)
-    with model_libraries():
+    with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     if base == "embedded":
@@ -62,7 +62,7 @@ def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
         SpecError: The file can't be read or parsed, or the hub can't be reached.
     """
     base, adapter = split_spec(spec)
-    with model_libraries():
+    with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
 
     if base == "embedded":

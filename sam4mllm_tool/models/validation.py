@@ -1,8 +1,8 @@
-"""Checks of what a backend returns, made once, where it enters: a driver, or whoever calls a backend itself.
+"""Validate what a backend returns, once, where it enters: in a driver, or wherever a backend is called directly.
 
-A model's text may say anything, and the dialect reads it or raises ReplyError. Numbers and masks are the backend's own work:
-one that is NaN, out of range or of another shape would pass for an answer further on ("no such object"), so it is a
-BackendError, which names the backend and the value. NumPy alone.
+A model's text may be anything; the dialect parses it or raises ReplyError. Numbers and masks are the backend's responsibility:
+a value that is NaN, out of range or of the wrong shape would later pass for an answer ("no such object"), so it raises a
+BackendError that names the backend and the value. NumPy only.
 """
 
 import math
@@ -21,9 +21,9 @@ __all__ = ["validate_objects", "validate_replies"]
 T = TypeVar("T")
 
 SUM_TOLERANCE = 1e-3
-"""How far the probabilities of a label's words may sum from 1, which half precision needs."""
+"""How far the sum of a label's probabilities may be from 1; half precision needs it."""
 LOG_TOLERANCE = 1e-6
-"""How far above 0 a logarithm of a probability may be rounded."""
+"""How far above 0 rounding may lift a log-probability."""
 
 
 def validate_replies(name: str, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Reply]:
@@ -31,14 +31,14 @@ def validate_replies(name: str, questions: Sequence[Question], replies: Sequence
 
     Args:
         name: The backend's name, for the message.
-        questions: What it was asked.
-        replies: What `reply` or `areply` returned.
+        questions: The questions it answered.
+        replies: The result of `reply` or `areply`.
 
     Returns:
         The replies as they are, in a list.
 
     Raises:
-        BackendError: There are more or fewer replies than questions, or one of them breaks what `Reply` says of its fields.
+        BackendError: There are more or fewer replies than questions, or a reply violates the contract of `Reply`.
     """
     checked = _validate_sequence(name, "replies", Reply, replies, len(questions))
     for number, (question, reply) in enumerate(zip(questions, checked, strict=True), start=1):
@@ -53,24 +53,24 @@ def validate_objects(
 
     Args:
         name: The backend's name, for the message.
-        size: Of the image that it was shown, in pixels; of the crop where it was shown a crop.
-        prompts: What it was prompted with.
-        objects: What `segment` or `asegment` returned.
+        size: Of the image or crop that it segmented, in pixels.
+        prompts: The prompts it was given.
+        objects: The result of `segment` or `asegment`.
 
     Returns:
         The objects as they are, in a list.
 
     Raises:
-        BackendError: There are more or fewer objects than prompts, a mask (an alternative's, too) is not (H, W) bool of the
-            image's size, or a score or a confidence is not in [0, 1].
+        BackendError: There are more or fewer objects than prompts, a mask (also of an alternative) is not (H, W) bool of the
+            image's size, or a score or confidence is not in [0, 1].
     """
     checked = _validate_sequence(name, "masks", SegmentedObject, objects, len(prompts))
-    for number, found in enumerate(checked, start=1):
+    for number, segmented in enumerate(checked, start=1):
         start = f"{name} gave object {number}"
-        _validate_candidate(start, size, found)
-        if found.confidence is not None and not _is_probability(found.confidence):
-            raise BackendError(f"{start} the confidence {_show(found.confidence)}: expected one in [0, 1], or None")
-        for candidate in found.alternatives:
+        _validate_candidate(start, size, segmented)
+        if segmented.confidence is not None and not _is_probability(segmented.confidence):
+            raise BackendError(f"{start} the confidence {_show(segmented.confidence)}: expected one in [0, 1], or None")
+        for candidate in segmented.alternatives:
             _validate_candidate(f"{name} gave an alternative of object {number}", size, candidate)
     return checked
 
@@ -95,7 +95,7 @@ def _validate_reply(start: str, question: Question, reply: Reply) -> None:
     if logarithm is not None and not (_is_number(logarithm) and -math.inf < logarithm <= LOG_TOLERANCE):
         raise BackendError(f"{start} the log-probability {_show(logarithm)}: expected a finite number of at most 0, or None")
     if reply.tokens is not None and not _are_counts(reply.tokens):
-        raise BackendError(f"{start} the tokens {_show(reply.tokens)}: expected two numbers from 0 on, or None")
+        raise BackendError(f"{start} the tokens {_show(reply.tokens)}: expected two non-negative integers, or None")
 
 
 def _validate_labels(start: str, question: Question, rows: Any) -> None:
@@ -117,26 +117,26 @@ def _validate_candidate(start: str, size: Size, candidate: SegmentedObject | Mas
         raise BackendError(f"{start} a mask that is a {type(mask).__name__}: expected a NumPy array")
     shape = (size.height, size.width)
     if mask.dtype != np.bool_ or mask.shape != shape:
-        raise BackendError(f"{start} a mask of {mask.shape} {mask.dtype}: expected {shape} bool, as the image is")
+        raise BackendError(f"{start} a mask of {mask.shape} {mask.dtype}: expected {shape} bool, the size of the image")
     if not _is_probability(candidate.score):
         raise BackendError(f"{start} the score {_show(candidate.score)}: expected one in [0, 1]")
 
 
 def _is_number(value: Any) -> bool:
-    """Whether it is a real number, of Python or of NumPy."""
+    """Whether the value is a real number of Python or NumPy."""
     return isinstance(value, Real)
 
 
 def _is_probability(value: Any) -> bool:
-    """Whether it is a number in [0, 1], which NaN is not."""
+    """Whether the value is a number in [0, 1]; NaN is not."""
     return _is_number(value) and bool(0 <= value <= 1)
 
 
 def _are_counts(values: Any) -> bool:
-    """Whether they are two whole numbers from 0 on."""
-    return isinstance(values, Sequence) and len(values) == 2 and all(isinstance(one, int) and one >= 0 for one in values)
+    """Whether the values are two non-negative integers."""
+    return isinstance(values, Sequence) and len(values) == 2 and all(isinstance(value, int) and value >= 0 for value in values)
 
 
 def _show(value: object) -> str:
-    """The value in a message: on one line, shortened."""
+    """Return a short representation on one line, for a message."""
     return " ".join(reprlib.repr(value).split())

@@ -1,4 +1,4 @@
-"""Where a checkpoint is found, and how it is opened."""
+"""Finding checkpoints, choosing device and precision, and loading quietly."""
 
 import contextlib
 import logging
@@ -23,13 +23,13 @@ def test_a_folder_wins_over_a_hub_id_of_its_name(tmp_path, monkeypatch, marker):
     assert checkpoints.resolve_folder_or_hub_id("owner/model", marker=marker) == str(tmp_path / "owner" / "model")
 
 
-def test_an_adapter_is_no_model(tmp_path):
+def test_the_folder_of_an_adapter_is_not_a_model(tmp_path):
     (tmp_path / "adapter_config.json").touch()
     with pytest.raises(SpecError, match=r"has no config\.json"):
         checkpoints.resolve_folder_or_hub_id(str(tmp_path))
 
 
-def test_a_part_that_the_installation_lacks():
+def test_a_missing_embedded_part_is_named():
     with pytest.raises(SpecError, match="lacks the embedded 'nothing'"):
         checkpoints.embedded_folder("nothing")
 
@@ -38,11 +38,11 @@ def test_a_part_that_the_installation_lacks():
     ("dtype", "expected"),
     [(None, torch.float32), ("bfloat16", torch.bfloat16), (torch.float16, torch.float16)],
 )
-def test_on_a_cpu_precision_is_float32_unless_asked_for(dtype, expected):
+def test_precision_on_a_cpu_is_float32_by_default(dtype, expected):
     assert checkpoints.choose_dtype(dtype, torch.device("cpu")) == expected
 
 
-def test_quiet_loading_leaves_logs_and_bars_as_they_were():
+def test_quiet_loading_restores_logs_and_progress_bars():
     transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
     level = transformers.level
     with contextlib.suppress(KeyError), checkpoints.quiet_loading():
@@ -52,14 +52,14 @@ def test_quiet_loading_leaves_logs_and_bars_as_they_were():
     assert (transformers.level, transformers_logging.is_progress_bar_enabled()) == (level, bars)
 
 
-def test_threads_that_load_at_once_leave_logs_and_bars_as_they_were():
+def test_threads_that_load_at_once_restore_logs_and_progress_bars():
     transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
-    level, both = transformers.level, threading.Barrier(2)
+    level, barrier = transformers.level, threading.Barrier(2)
 
     def load(seconds):
-        both.wait()
+        barrier.wait()
         with checkpoints.quiet_loading():
-            time.sleep(seconds)  # the one that began first ends last, or the other way round
+            time.sleep(seconds)  # so that either thread may end first
             return transformers.level
 
     with ThreadPoolExecutor(2) as threads:
@@ -67,50 +67,47 @@ def test_threads_that_load_at_once_leave_logs_and_bars_as_they_were():
     assert (transformers.level, transformers_logging.is_progress_bar_enabled()) == (level, bars)
 
 
-def test_load_errors_are_one_line_and_our_own_pass():
+def test_load_errors_are_wrapped_into_one_line_unless_they_are_our_own():
     with (
         pytest.raises(SpecError, match=r"^the checkpoint 'x' can't be loaded: first$"),
-        checkpoints.load_errors("x", extra="sam"),
+        checkpoints.wrap_load_errors("x", extra="sam"),
     ):
         raise OSError("first\nsecond")
-    with pytest.raises(MissingExtraError), checkpoints.load_errors("x", extra="sam"):
+    with pytest.raises(MissingExtraError), checkpoints.wrap_load_errors("x", extra="sam"):
         raise MissingExtraError("peft", "train")
 
 
-def test_weights_that_would_be_random_are_refused():
+def test_missing_weights_are_refused():
     checkpoints.require_complete("x", {"missing_keys": set(), "unexpected_keys": {"old.weight"}})
     with pytest.raises(SpecError, match=r"lacks 2 of the model's weights .*a\.weight first"):
         checkpoints.require_complete("x", {"missing_keys": {"b.weight", "a.weight"}, "mismatched_keys": set()})
 
 
-def test_a_fingerprint_tells_weights_from_others_wherever_they_lie(tmp_path):
-    def folder(name, *weights):
+def test_a_fingerprint_depends_on_the_weights_alone(tmp_path):
+    def fingerprint_of(name, *weights):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}")
         for number, content in enumerate(weights):
             (tmp_path / name / f"model-{number}.safetensors").write_bytes(content)
         return checkpoints.fingerprint(str(tmp_path / name))
 
-    ones = bytes(2_000_000)
-    last = ones[:-1] + b"\1"
+    zeros = bytes(2_000_000)
+    last = zeros[:-1] + b"\1"
     scattered = b"".join(b"\1" + bytes(999) for _ in range(2000))
-    known = folder("a", ones, ones)
-    assert known == folder("copy", ones, ones)
-    assert (
-        len({known, folder("b", ones), folder("c", ones, scattered), folder("d", ones, last), folder("e", ones, ones[:-1])})
-        == 5
-    )
+    original = fingerprint_of("a", zeros, zeros)
+    assert original == fingerprint_of("copy", zeros, zeros)
+    others = [(zeros,), (zeros, scattered), (zeros, last), (zeros, zeros[:-1])]
+    assert len({original, *(fingerprint_of(f"other-{i}", *weights) for i, weights in enumerate(others))}) == 5
     (tmp_path / "a" / "README.md").write_text("a note")
-    assert checkpoints.fingerprint(str(tmp_path / "a")) == known
+    assert checkpoints.fingerprint(str(tmp_path / "a")) == original
     assert checkpoints.fingerprint(str(tmp_path / "nowhere")) is None
 
 
-def test_the_weights_behind_specs_are_told_part_by_part():
-    own = find_fingerprints("embedded", "embedded")
-    assert sorted(own) == ["adapter", "base", "segmenter"]
-    assert len(set(own.values())) == 3
-    assert None not in own.values()
-    folders = (checkpoints.embedded_folder(part) for part in ("mllm", "adapter", "sam"))
-    mllm, adapter, sam = folders
-    assert find_fingerprints(f"{mllm}+{adapter}", sam) == own
-    assert find_fingerprints(mllm, sam) == own | {"adapter": None}
+def test_fingerprints_are_listed_by_part():
+    fingerprints = find_fingerprints("embedded", "embedded")
+    assert sorted(fingerprints) == ["adapter", "base", "segmenter"]
+    assert len(set(fingerprints.values())) == 3
+    assert None not in fingerprints.values()
+    mllm, adapter, sam = (checkpoints.embedded_folder(part) for part in ("mllm", "adapter", "sam"))
+    assert find_fingerprints(f"{mllm}+{adapter}", sam) == fingerprints
+    assert find_fingerprints(mllm, sam) == fingerprints | {"adapter": None}

@@ -1,54 +1,59 @@
-"""How probable each of the given words is as the answer, read from a model's logits.
+"""Compute the probability of each allowed answer word from a model's logits.
 
-The probability of a word is that of its token, summed over its spellings (with and without a blank before it) and
-renormalised over the words asked. Where two words begin with the same token, whole words are scored.
+A word's probability is that of its first token, summed over its spellings (with and without a leading space) and renormalised
+over the allowed words. If two words start with the same token, whole words are scored instead.
 """
 
 import torch
 from torch import Tensor
 
-from sam4mllm_tool.models.mllm.prompts import Ids
+from sam4mllm_tool.models.mllm.prompt_renderer import TokenIds
 
-__all__ = ["Spellings", "comparable", "continuations", "is_settled_at_first", "word_probabilities"]
+__all__ = ["Spellings", "differ_in_first_token", "scored_texts", "trim_spellings", "word_probabilities"]
 
-Spellings = tuple[tuple[Ids, ...], ...]
-"""For each word, the token ids that can write it."""
+Spellings = tuple[tuple[TokenIds, ...], ...]
+"""For each word, the token sequences that write it."""
 
 
-def is_settled_at_first(spellings: Spellings) -> bool:
-    """Whether the first token already tells the words apart."""
+def differ_in_first_token(spellings: Spellings) -> bool:
+    """Whether no two words share the first token of a spelling."""
     firsts = [{ids[0] for ids in word} for word in spellings]
     return len(set().union(*firsts)) == sum(map(len, firsts))
 
 
-def comparable(spellings: Spellings, end: int | None) -> Spellings:
-    """The spellings cut to what has to be scored: first tokens, or whole words if those don't tell the words apart.
+def trim_spellings(spellings: Spellings, end: int | None) -> Spellings:
+    """Reduce spellings to the tokens that must be scored: first tokens, or whole words if those don't tell words apart.
 
-    end: the token that ends an answer, appended where one word is the beginning of another ("in", "inside").
+    Args:
+        spellings: For each word, the token sequences that write it.
+        end: Token that ends an answer. It is appended if one word is a prefix of another ("in", "inside").
     """
-    if is_settled_at_first(spellings):
+    if differ_in_first_token(spellings):
         return tuple(tuple(dict.fromkeys(ids[:1] for ids in word)) for word in spellings)
-    every = [ids for word in spellings for ids in word]
-    begins = any(longer[: len(ids)] == ids for ids in every for longer in every if longer is not ids)
-    if not begins or end is None:
+    sequences = [ids for word in spellings for ids in word]
+    has_prefix = any(longer[: len(ids)] == ids for ids in sequences for longer in sequences if longer is not ids)
+    if not has_prefix or end is None:
         return spellings
     return tuple(tuple((*ids, end) for ids in word) for word in spellings)
 
 
-def continuations(prompt: Ids, spellings: Spellings) -> list[Ids]:
-    """What has to be read to score the words after a prompt; a spelling's last token is only predicted, never read."""
+def scored_texts(prompt: TokenIds, spellings: Spellings) -> list[TokenIds]:
+    """Return the token sequences that a model must read to score the words; a spelling's last token is only predicted."""
     return list(dict.fromkeys(prompt + ids[:-1] for word in spellings for ids in word))
 
 
-def word_probabilities(prompt: Ids, spellings: Spellings, logits: dict[Ids, Tensor]) -> tuple[float, ...]:
-    """The probability of each word, summing to 1.
+def word_probabilities(prompt: TokenIds, spellings: Spellings, logits: dict[TokenIds, Tensor]) -> tuple[float, ...]:
+    """Return the probability of each word; they sum to 1.
 
-    logits: for each of `continuations(prompt, spellings)`, (k, vocabulary): what follows the prompt and each token after.
+    Args:
+        prompt: Tokens before the answer.
+        spellings: For each word, the token sequences to score.
+        logits: For each of `scored_texts(prompt, spellings)`, (k, vocabulary): after the prompt and after each later token.
     """
 
-    def score(ids: Ids) -> Tensor:
+    def log_probability(ids: TokenIds) -> Tensor:
         following = torch.log_softmax(logits[prompt + ids[:-1]][-len(ids) :].float(), -1)
         return following[range(len(ids)), list(ids)].sum()
 
-    words = [torch.stack([score(ids) for ids in word]).logsumexp(0) for word in spellings]
+    words = [torch.stack([log_probability(ids) for ids in word]).logsumexp(0) for word in spellings]
     return tuple(torch.stack(words).double().softmax(0).tolist())

@@ -1,14 +1,17 @@
-"""Opens an image-text-to-text checkpoint, and a peft adapter on it, ready to answer.
+"""Load an image-text-to-text checkpoint, optionally with a peft adapter, ready for inference.
 
-The weights of both come as safetensors, never pickled, and a checkpoint's own code is never run. One that lacks weights, or
-an adapter that doesn't belong to it, is refused: transformers and peft would fill the gaps with random numbers and warn.
+Checkpoints are untrusted: weights are read from safetensors only, never unpickled, and no code of a checkpoint runs. A
+checkpoint that lacks weights, or an adapter that doesn't fit it, is refused: transformers and peft would fill the gaps with
+random numbers and warn.
 """
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel
@@ -18,53 +21,105 @@ from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
     choose_device,
     choose_dtype,
-    load_errors,
+    custom_code_error,
+    find_file,
     quiet_loading,
     require_complete,
     resolve_folder_or_hub_id,
+    wrap_load_errors,
 )
 
-__all__ = ["load_checkpoint"]
+__all__ = ["load_checkpoint", "require_safe_adapter"]
 
 TORCHVISION_EXTRA = "sam"
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "SentencePieceBackend", "PythonBackend")
 
 
 def load_checkpoint(
     base: str, adapter: str | None = None, *, device: str | None = None, dtype: str | None = None
 ) -> tuple[Any, Any]:
-    """(model, processor): in eval mode, without gradients, decoding greedily.
+    """Load a model in evaluation mode, without gradients and with greedy decoding, and its processor.
 
-    base, adapter: folders or hub ids. An adapter is merged into the weights, so that it costs nothing later; a quantised
-    base keeps it attached.
-    Raises SpecError where one can't be loaded or they don't fit, MissingExtraError where a library is missing.
+    Args:
+        base: Folder or hub id.
+        adapter: Folder or hub id. The adapter is merged into the weights, so that it costs nothing later; on a quantised base
+            it stays attached.
+        device: As in `choose_device`.
+        dtype: As in `choose_dtype`.
+
+    Returns:
+        (model, processor).
+
+    Raises:
+        SpecError: The base or the adapter can't be loaded, or they don't fit each other.
+        MissingExtraError: A library is not installed.
     """
-    place = choose_device(device)
-    precision = choose_dtype(dtype, place)
+    torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
     base_path = resolve_folder_or_hub_id(base)
     adapter_path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json") if adapter else None
     with quiet_loading():
-        with load_errors(base, extra=TORCHVISION_EXTRA):
+        with wrap_load_errors(base, extra=TORCHVISION_EXTRA):
             config = AutoConfig.from_pretrained(base_path, trust_remote_code=False)
             processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
-            _require_parts(processor, base)
-            model = _open_model(base_path, base, config, place, precision)
+            _require_image_and_text(processor, base)
+            _require_known_tokenizer(processor.tokenizer, config, base_path, base)
+            model = _load_model(base_path, base, config, torch_device, torch_dtype)
         if adapter is not None and adapter_path is not None:
-            with load_errors(adapter, extra=TORCHVISION_EXTRA):
-                model = _adapt(model, adapter_path, adapter, base)
-        model.generation_config = _greedy(model, processor.tokenizer)
+            with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
+                model = _apply_adapter(model, adapter_path, adapter, base)
+        model.generation_config = _greedy_config(model, processor.tokenizer)
     return model.eval().requires_grad_(False), processor
 
 
-def _require_parts(processor: Any, base: str) -> None:
+def require_safe_adapter(path: str, adapter: str) -> None:
+    """Refuse an adapter that peft would load by unpickling weights or by importing a module of the adapter's choice.
+
+    Args:
+        path: Folder or hub id that holds the adapter.
+        adapter: Named in the message.
+
+    Raises:
+        SpecError: The adapter is refused.
+    """
+    config = PeftConfig.from_pretrained(path)
+    if config.is_prompt_learning:
+        raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
+    module = getattr(config, "megatron_core", None)
+    if module not in (None, "megatron.core"):  # peft imports the module of this name
+        raise SpecError(f"the adapter {adapter!r} sets megatron_core to {module!r}: expected null or 'megatron.core'")
+    if not _has_safetensors(path):
+        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
+
+
+def _has_safetensors(path: str) -> bool:
+    """Whether the weights are safetensors; otherwise peft would unpickle what it finds."""
+    folder = Path(path)
+    try:
+        return (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
+    except EntryNotFoundError:
+        return False
+
+
+def _require_image_and_text(processor: Any, base: str) -> None:
     if not hasattr(processor, "tokenizer") or not hasattr(processor, "image_processor"):
-        found = type(processor).__name__
-        raise SpecError(
-            f"{base!r} has no processor for pictures and text (found {found}): expected an image-text-to-text model"
-        )
+        kind = type(processor).__name__
+        raise SpecError(f"{base!r} has no processor for images and text (got {kind}): expected an image-text-to-text model")
 
 
-def _open_model(path: str, base: str, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
+def _require_known_tokenizer(tokenizer: Any, config: Any, path: str, base: str) -> None:
+    """Refuse a tokenizer class that transformers doesn't have: it would silently substitute a generic one."""
+    if type(tokenizer).__name__ not in _GENERIC_TOKENIZERS:
+        return
+    file = find_file(path, "tokenizer_config.json")
+    settings = json.loads(file.read_text(encoding="utf-8")) if file else {}
+    name = settings.get("tokenizer_class") or getattr(config, "tokenizer_class", None)
+    if name and not any(hasattr(transformers, known) for known in (name, name.removesuffix("Fast"), f"{name}Fast")):
+        raise custom_code_error(base)
+
+
+def _load_model(path: str, base: str, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
     quantised = getattr(config, "quantization_config", None) is not None
     options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
@@ -80,14 +135,12 @@ def _open_model(path: str, base: str, config: Any, device: torch.device, dtype: 
     return model if quantised else model.to(device)
 
 
-def _adapt(model: Any, path: str, adapter: str, base: str) -> Any:
-    """The model with the adapter's changes in its own modules, so that it is used like any other."""
-    if PeftConfig.from_pretrained(path).is_prompt_learning:
-        raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
-    _require_safetensors(path, adapter)
+def _apply_adapter(model: Any, path: str, adapter: str, base: str) -> Any:
+    """Return the model with the adapter's changes in its own modules, so that it is used like any other."""
+    require_safe_adapter(path, adapter)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 asks transformers for it
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
         try:
             adapted = PeftModel.from_pretrained(model, path, is_trainable=False)
         except (RuntimeError, ValueError, KeyError, UserWarning) as error:
@@ -96,32 +149,24 @@ def _adapt(model: Any, path: str, adapter: str, base: str) -> Any:
         return adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
 
 
-def _require_safetensors(path: str, adapter: str) -> None:
-    """Raises SpecError for an adapter without safetensors: peft would then unpickle what it finds, and can't be told not to."""
-    folder = Path(path)
-    try:
-        there = (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
-    except EntryNotFoundError:
-        there = False
-    if not there:
-        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
-
-
 def _can_merge(adapted: PeftModel) -> bool:
-    """Not into quantised weights, which would be rounded again, nor by adapters that don't know how."""
+    """Whether the adapter type supports merging and the base is not quantised: quantising again would add rounding errors."""
     quantised = getattr(adapted.get_base_model(), "hf_quantizer", None) is not None
     return not quantised and hasattr(adapted.base_model, "merge_and_unload")
 
 
-def _greedy(model: Any, tokenizer: Any) -> GenerationConfig:
-    """Greedy decoding up to any of the checkpoint's end tokens, without its sampling and penalties: coordinates repeat."""
-    kept = model.generation_config
-    ends = kept.eos_token_id if isinstance(kept.eos_token_id, list) else [kept.eos_token_id]
+def _greedy_config(model: Any, tokenizer: Any) -> GenerationConfig:
+    """Return settings for greedy decoding up to any of the checkpoint's end tokens.
+
+    The checkpoint's sampling settings and repetition penalties are dropped: coordinates repeat.
+    """
+    original = model.generation_config
+    ends = original.eos_token_id if isinstance(original.eos_token_id, list) else [original.eos_token_id]
     eos = sorted({end for end in (*ends, tokenizer.eos_token_id) if end is not None})
-    pads = (tokenizer.pad_token_id, kept.pad_token_id, *eos)
+    pads = (tokenizer.pad_token_id, original.pad_token_id, *eos)
     return GenerationConfig(
         do_sample=False,
-        bos_token_id=kept.bos_token_id,
+        bos_token_id=original.bos_token_id,
         eos_token_id=eos or None,
         pad_token_id=next((pad for pad in pads if pad is not None), None),
     )

@@ -1,9 +1,8 @@
-"""Many token sequences that begin alike, as one.
+"""Merge token sequences with shared beginnings into one prefix tree (trie), so that one forward pass scores all of them.
 
-Questions about one picture share the picture, the instructions and the earlier turns, and differ in a few last tokens.
-`pack` lays them out as a trie: every shared token stands once, every token sees its ancestors and itself, positions count
-from the root. One forward pass then scores all of them, exactly as if each had been run alone. Training packs its dialogues
-the same way (embedded/train/), so that no answer can be copied from a neighbouring branch.
+Questions about one image share the image, the instructions and the earlier turns, and differ in a few last tokens. In the
+tree every shared token exists once, attends to its ancestors and itself, and has its depth as its position, so the logits
+equal those of separate passes. Training packs its conversations the same way: no answer sees a sibling branch.
 """
 
 from collections.abc import Sequence
@@ -12,13 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+__all__ = ["PrefixTree", "build_prefix_tree"]
+
 
 @dataclass(frozen=True, eq=False)
-class Packed:
-    """A trie of token sequences, parents before children.
+class PrefixTree:
+    """A trie of token sequences with parents before children.
 
-    ids, positions, parents: (n,) int64, parents[i] < i or -1 at the root. ends: for each sequence packed, the node of its
-    last token. paths: for each sequence, the nodes of all its tokens.
+    Attributes:
+        ids: (n,) int64 token ids.
+        positions: (n,) int64 depths, 0 at a root.
+        parents: (n,) int64 indices; parents[i] < i, -1 at a root.
+        paths: For each sequence, the nodes of its tokens.
     """
 
     ids: npt.NDArray[np.int64]
@@ -28,20 +32,22 @@ class Packed:
 
     @property
     def ends(self) -> tuple[int, ...]:
+        """For each sequence, the node of its last token."""
         return tuple(path[-1] for path in self.paths)
 
-    def sees(self) -> npt.NDArray[np.bool_]:
-        """(n, n) bool attention mask: row i is true at i and at i's ancestors."""
-        n = len(self.ids)
-        sees = np.eye(n, dtype=np.bool_)
+    def attention_mask(self) -> npt.NDArray[np.bool_]:
+        """Return the (n, n) bool mask: row i is true at i and at its ancestors."""
+        mask = np.eye(len(self.ids), dtype=np.bool_)
         for i, parent in enumerate(self.parents):
             if parent >= 0:
-                sees[i] |= sees[parent]
-        return sees
+                mask[i] |= mask[parent]
+        return mask
+
+    sees = attention_mask  # former name
 
 
-def pack(sequences: Sequence[Sequence[int]]) -> Packed:
-    """The trie of non-empty token sequences. Raises ValueError for an empty one."""
+def build_prefix_tree(sequences: Sequence[Sequence[int]]) -> PrefixTree:
+    """Build the tree of non-empty token sequences. Raises ValueError if one is empty."""
     ids: list[int] = []
     positions: list[int] = []
     parents: list[int] = []
@@ -49,17 +55,17 @@ def pack(sequences: Sequence[Sequence[int]]) -> Packed:
     paths: list[tuple[int, ...]] = []
     for sequence in sequences:
         if not sequence:
-            raise ValueError("an empty sequence cannot be packed")
+            raise ValueError("expected non-empty token sequences")
         node = -1
         path: list[int] = []
         for position, token in enumerate(sequence):
-            step = (node, token)
-            if step not in children:
-                children[step] = len(ids)
+            edge = (node, token)
+            if edge not in children:
+                children[edge] = len(ids)
                 ids.append(token)
                 positions.append(position)
                 parents.append(node)
-            node = children[step]
+            node = children[edge]
             path.append(node)
         paths.append(tuple(path))
-    return Packed(np.array(ids, np.int64), np.array(positions, np.int64), np.array(parents, np.int64), tuple(paths))
+    return PrefixTree(np.array(ids, np.int64), np.array(positions, np.int64), np.array(parents, np.int64), tuple(paths))

@@ -1,8 +1,8 @@
-"""Any image-text-to-text checkpoint of transformers, with an optional peft adapter, as an MLLM.
+"""Serve any image-text-to-text checkpoint of transformers, optionally with a peft adapter, as an MLLM.
 
-A picture is encoded once and kept, so that the rounds of one dialogue share it. Free text is decoded greedily. Labels are not
-decoded but scored: one label a question all at once, several labels one after another over a key-value cache,
-never more or fewer than asked.
+An image is encoded once and cached, so that the rounds of a dialogue share it. Free text is decoded greedily. Labels are
+scored instead of decoded, so a reply always has as many as requested: single labels of several questions together, several
+labels of one question in sequence over a key-value cache.
 """
 
 import asyncio
@@ -16,30 +16,40 @@ import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.models.mllm import label_probabilities
+from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompt, Prompter
-from sam4mllm_tool.models.mllm.runner import Runner
+from sam4mllm_tool.models.mllm.model_runner import ModelRunner
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenizedPrompt
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
 
-KEPT_PICTURES = 2
+CACHED_IMAGES = 2
+
+Probabilities = tuple[float, ...]
+"""The probability of each word of a label."""
 
 
 class TransformersMLLM:
-    """Answers with a checkpoint. Calls from several threads or tasks wait for one another.
+    """Answers questions with a checkpoint. Concurrent calls wait for each other.
 
-    model, processor: as `load_checkpoint` gives them. Raises SpecError for a processor without a chat template.
+    Args:
+        model: As `load_checkpoint` returns it.
+        processor: As `load_checkpoint` returns it.
+        name: Name in `Usage` and in messages.
+
+    Raises:
+        SpecError: The processor has no chat template.
     """
 
     greedy = True
-    """It decodes greedily: the same question gets the same reply, so that asking it again in the same words is in vain."""
+    """Decoding is deterministic: drivers skip identical retries."""
 
     def __init__(self, model: Any, processor: Any, *, name: str) -> None:
         self._name = name
-        self._runner = Runner(model)
-        self._prompter = Prompter(processor, name, self._runner.longest)
-        self._pictures: OrderedDict[bytes, Picture] = OrderedDict()
+        self._runner = ModelRunner(model)
+        self._renderer = PromptRenderer(processor, name, self._runner.longest)
+        self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
@@ -52,26 +62,31 @@ class TransformersMLLM:
         device: str | None = None,
         dtype: str | None = None,
     ) -> "TransformersMLLM":
-        """A checkpoint from a folder or hub id, with an adapter from another.
+        """Load a checkpoint from a folder or hub id, and an adapter from another.
 
-        Raises SpecError where one of them can't be loaded or they don't fit, MissingExtraError where a library is missing.
+        Raises:
+            SpecError: The base or the adapter can't be loaded, or they don't fit each other.
+            MissingExtraError: A library is not installed.
         """
         model, processor = load_checkpoint(base, adapter, device=device, dtype=dtype)
         return cls(model, processor, name=name or (f"{base}+{adapter}" if adapter else base))
 
     @property
     def name(self) -> str:
+        """The spec it was loaded from."""
         return self._name
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        """One reply per question, in order; the picture is encoded once for all of them.
+        """Return one reply per question, in order. The image is encoded once for all of them.
 
-        Raises ValueError for a question that asks for nothing, SpecError where the tokenizer or the template can't write
-        one, ExpressionError for text that is too long or that can't be kept from being control tokens, BackendError where
-        the model fails (out of memory, a checkpoint at odds with its processor).
+        Raises:
+            ValueError: A question asks for no tokens, no labels or fewer than two words, or doesn't end with the user's turn.
+            SpecError: The tokenizer or the chat template can't write a question.
+            ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
+            BackendError: The model failed, for example by running out of memory.
         """
         for question in questions:
-            _check(question)
+            _validate_question(question)
         with self._lock, torch.inference_mode():
             try:
                 return self._reply(image, questions)
@@ -87,83 +102,89 @@ class TransformersMLLM:
         return await asyncio.to_thread(self.reply, image, questions)
 
     def _reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        picture = self._picture(image)
-        prompts = [self._prompter.write(picture, question.turns) for question in questions]
-        asked = list(zip(prompts, [question.answer for question in questions], strict=True))
-        rows = self._rows(picture, questions, prompts)
+        image_inputs = self._image_inputs(image)
+        prompts = [self._renderer.tokenize(image_inputs, question.turns) for question in questions]
+        single_rows = self._score_single_labels(image_inputs, questions, prompts)
         replies = []
-        for prompt, answer in asked:
+        for question, prompt in zip(questions, prompts, strict=True):
+            answer, read = question.answer, len(prompt.ids)
             if isinstance(answer, FreeText):
-                ids, likely = self._runner.decode(picture, prompt, answer.max_tokens)
-                tokens = Tokens(len(prompt.ids), len(ids))
-                replies.append(Reply(self._prompter.decode(ids), log_probability=likely, tokens=tokens))
+                ids, log_probability = self._runner.generate(image_inputs, prompt, answer.max_tokens)
+                text = self._renderer.decode(ids)
+                replies.append(Reply(text, log_probability=log_probability, tokens=Tokens(read, len(ids))))
             else:
-                scored = [next(rows)] if answer.count == 1 else self._label(picture, prompt, answer)
-                replies.append(_label_reply(answer.words, scored, Tokens(len(prompt.ids), answer.count)))
+                rows = [next(single_rows)] if answer.count == 1 else self._score_sequence(image_inputs, prompt, answer)
+                replies.append(_label_reply(answer.words, rows, Tokens(read, answer.count)))
         return replies
 
-    def _rows(self, picture: Picture, questions: Sequence[Question], prompts: Sequence[Prompt]) -> Iterator[tuple[float, ...]]:
-        """The probabilities for each question about a single label, in order.
+    def _image_inputs(self, image: Image) -> ImageInputs:
+        """Look the image up by its content: the caller may have drawn on it since the last question."""
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
+        image_inputs = self._images.pop(key, None) or ImageInputs(rgb)
+        self._images[key] = image_inputs
+        if len(self._images) > CACHED_IMAGES:
+            self._images.popitem(last=False)
+        return image_inputs
 
-        Those that go on from the same replies are scored together. Others aren't, though that could share the picture's
-        tokens: how sums are rounded depends on what is scored together, and a dialogue should not on its neighbours.
+    def _score_single_labels(
+        self, image_inputs: ImageInputs, questions: Sequence[Question], prompts: Sequence[TokenizedPrompt]
+    ) -> Iterator[Probabilities]:
+        """Score the questions that ask for a single label, and return their rows in order.
+
+        Questions that follow the same replies are scored in one pass. Others could share the image's tokens too, but rounding
+        depends on what is scored together, and a dialogue must not depend on its neighbours.
         """
-        groups: dict[tuple[Turn, ...], dict[int, tuple[Prompt, tuple[str, ...]]]] = {}
+        groups: dict[tuple[Turn, ...], dict[int, tuple[TokenizedPrompt, tuple[str, ...]]]] = {}
         for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
             if isinstance(question.answer, Labels) and question.answer.count == 1:
                 replied = any(turn.role == "assistant" for turn in question.turns)
                 groups.setdefault(question.turns[:-1] if replied else question.turns, {})[i] = (prompt, question.answer.words)
-        rows: dict[int, tuple[float, ...]] = {}
+        rows: dict[int, Probabilities] = {}
         for group in groups.values():
-            rows |= zip(group, self._score(picture, list(group.values())), strict=True)
+            rows |= zip(group, self._score(image_inputs, list(group.values())), strict=True)
         return (rows[i] for i in sorted(rows))
 
-    def _picture(self, image: Image) -> Picture:
-        """The picture by its content, as it may have been drawn on since the last question."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
-        key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
-        picture = self._pictures.pop(key, None) or Picture(rgb)
-        self._pictures[key] = picture
-        if len(self._pictures) > KEPT_PICTURES:
-            self._pictures.popitem(last=False)
-        return picture
-
-    def _score(self, picture: Picture, asked: Sequence[tuple[Prompt, tuple[str, ...]]]) -> list[tuple[float, ...]]:
-        """For each prompt, the probability of each of its words as the whole answer."""
-        end = self._prompter.tokenizer.eos_token_id
-        spelled = [(prompt, label_probabilities.comparable(self._spellings(words), end)) for prompt, words in asked]
-        texts = {text: prompt for prompt, words in spelled for text in label_probabilities.continuations(prompt.ids, words)}
-        logits = self._runner.read(picture, texts)
+    def _score(
+        self, image_inputs: ImageInputs, prompts_and_words: Sequence[tuple[TokenizedPrompt, tuple[str, ...]]]
+    ) -> list[Probabilities]:
+        """Return for each prompt the probability of each of its words as the whole answer."""
+        end = self._renderer.tokenizer.eos_token_id
+        spelled = [
+            (prompt, label_probabilities.trim_spellings(self._spellings(words), end)) for prompt, words in prompts_and_words
+        ]
+        texts = {text: prompt for prompt, words in spelled for text in label_probabilities.scored_texts(prompt.ids, words)}
+        logits = self._runner.compute_logits(image_inputs, texts)
         return [label_probabilities.word_probabilities(prompt.ids, words, logits) for prompt, words in spelled]
 
-    def _label(self, picture: Picture, prompt: Prompt, answer: Labels) -> list[tuple[float, ...]]:
-        """For each label in turn, the probability of each word after the likeliest words before it."""
+    def _score_sequence(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, answer: Labels) -> list[Probabilities]:
+        """Return for each label the probability of each word after the most probable words before it."""
         spellings = self._spellings(answer.words)
-        if label_probabilities.is_settled_at_first(spellings):
-            return self._label_step_by_step(picture, prompt, answer.count, spellings)
-        rows: list[tuple[float, ...]] = []
+        if label_probabilities.differ_in_first_token(spellings):
+            return self._score_sequence_cached(image_inputs, prompt, answer.count, spellings)
+        rows: list[Probabilities] = []
         for _ in range(answer.count):
-            rows += self._score(picture, [(prompt, answer.words)])
-            prompt = Prompt(prompt.ids + spellings[_likeliest(rows[-1])][0], prompt.extras)
+            rows += self._score(image_inputs, [(prompt, answer.words)])
+            prompt = TokenizedPrompt(prompt.ids + spellings[_argmax(rows[-1])][0], prompt.token_inputs)
         return rows
 
-    def _label_step_by_step(
-        self, picture: Picture, prompt: Prompt, count: int, spellings: label_probabilities.Spellings
-    ) -> list[tuple[float, ...]]:
-        steps, following = self._runner.steps(picture, prompt), prompt.ids
-        firsts = label_probabilities.comparable(spellings, None)
-        rows: list[tuple[float, ...]] = []
+    def _score_sequence_cached(
+        self, image_inputs: ImageInputs, prompt: TokenizedPrompt, count: int, spellings: Spellings
+    ) -> list[Probabilities]:
+        reader, ids = self._runner.start_reader(image_inputs, prompt), prompt.ids
+        first_tokens = label_probabilities.trim_spellings(spellings, None)
+        rows: list[Probabilities] = []
         for _ in range(count):
-            logits = steps.read(following)
-            rows.append(label_probabilities.word_probabilities((), firsts, {(): logits}))
-            following = max(spellings[_likeliest(rows[-1])], key=lambda ids: float(logits[0, ids[0]]))
+            logits = reader.read(ids)
+            rows.append(label_probabilities.word_probabilities((), first_tokens, {(): logits}))
+            ids = max(spellings[_argmax(rows[-1])], key=lambda spelling: float(logits[0, spelling[0]]))
         return rows
 
-    def _spellings(self, words: Sequence[str]) -> label_probabilities.Spellings:
-        return tuple(self._prompter.spellings(word) for word in words)
+    def _spellings(self, words: Sequence[str]) -> Spellings:
+        return tuple(self._renderer.spellings(word) for word in words)
 
 
-def _check(question: Question) -> None:
+def _validate_question(question: Question) -> None:
     answer, roles = question.answer, [turn.role for turn in question.turns]
     if roles[-1:] != ["user"]:
         raise ValueError(f"a question's turns must end with the user's, got {roles}")
@@ -172,12 +193,12 @@ def _check(question: Question) -> None:
     if isinstance(answer, Labels) and (
         answer.count < 1 or len(set(answer.words)) != len(answer.words) or len(answer.words) < 2
     ):
-        raise ValueError(f"labels need a count from 1 and at least two different words, got {answer}")
+        raise ValueError(f"labels need a count of at least 1 and at least two different words, got {answer}")
 
 
-def _likeliest(row: Sequence[float]) -> int:
+def _argmax(row: Probabilities) -> int:
     return max(range(len(row)), key=row.__getitem__)
 
 
-def _label_reply(words: Sequence[str], rows: Sequence[tuple[float, ...]], tokens: Tokens) -> Reply:
-    return Reply("".join(words[_likeliest(row)] for row in rows), tuple(rows), tokens=tokens)
+def _label_reply(words: Sequence[str], rows: Sequence[Probabilities], tokens: Tokens) -> Reply:
+    return Reply("".join(words[_argmax(row)] for row in rows), tuple(rows), tokens=tokens)

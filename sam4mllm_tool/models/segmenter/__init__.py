@@ -1,32 +1,33 @@
-"""Backends that turn boxes and points into masks, each in a file of its own that is opened on first use.
+"""Backends that turn boxes and points into masks, each in its own module that is imported on first use.
 
-`load_segmenter` opens a checkpoint by its spec; `BoxSegmenter` follows its prompts to the letter and stands in for a model in
-tests.
+`load_segmenter` loads a checkpoint by its spec; `BoxSegmenter` draws its prompts and replaces a model in tests.
 """
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.segmenter.boxes import BoxSegmenter
-from sam4mllm_tool.models.segmenter.choice import ChooseBy
-from sam4mllm_tool.optional_dependencies import model_libraries
+from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
+from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
+from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["BoxSegmenter", "ChooseBy", "load_segmenter"]
 
 
 def load_segmenter(spec: str, *, device: str | None = None, dtype: str | None = None, by: ChooseBy = "both") -> Segmenter:
-    """The segmenter that a spec names.
+    """Load the segmenter that a spec names.
 
-    spec: `embedded`, the small one inside the package; a folder in Hugging Face format, or a hub id of one, of SAM,
-        SAM-HQ, SAM 2, EdgeTAM or SAM 3's tracker.
-    device: such as `cpu`, `cuda:1`; the first CUDA device where there is one, or else the CPU.
-    dtype: the precision in which the picture is encoded: bfloat16 on a CUDA device that has it, or else float32.
-    by: the choice among the three candidates; the paper's is `score` (see `segmenter.choice`).
-    Raises SpecError where the spec names nothing that can be loaded or a library is broken, MissingExtraError where one is
-    missing.
+    Args:
+        spec: `embedded`, or a folder in Hugging Face format or a hub id of SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3's tracker.
+        device: Name of a torch device, such as "cuda:1"; by default the first CUDA device, or the CPU if there is none.
+        dtype: Precision of the image encoder; by default bfloat16 on GPUs with native support, float32 elsewhere.
+        by: How to choose among the three candidate masks; the paper's rule is `score` (see `mask_choice`).
+
+    Raises:
+        SpecError: The spec names nothing that can be loaded, or a library is broken.
+        MissingExtraError: A library is not installed.
     """
     if spec.startswith("segment-anything:"):
-        raise SpecError(f"{spec!r}: the segment-anything backend is not available yet; expected a checkpoint's folder")
-    with model_libraries():
+        raise SpecError(f"{spec!r}: the segment-anything backend is not available yet; expected a folder or a hub id")
+    with wrap_import_errors():
         from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 
     return TransformersSegmenter.load(spec, device=device, dtype=dtype, by=by)

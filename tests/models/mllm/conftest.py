@@ -8,7 +8,7 @@ import torch
 
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image
-from tests.models.mllm.asking import BUILDERS
+from tests.models.mllm.questions import BUILDERS
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,7 +18,7 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a family's checkpoint, saved once."""
+    """Return the folder of a family's checkpoint, saved once a session."""
     saved: dict[str, Path] = {}
 
     def get(family: str) -> Path:
@@ -31,7 +31,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
 
 @pytest.fixture(scope="session")
 def mllm(checkpoint: Callable[[str], Path]) -> Callable[[str], TransformersMLLM]:
-    """A family's checkpoint, loaded once."""
+    """Return a family's checkpoint, loaded once a session."""
     loaded: dict[str, TransformersMLLM] = {}
 
     def get(family: str) -> TransformersMLLM:
@@ -44,6 +44,6 @@ def mllm(checkpoint: Callable[[str], Path]) -> Callable[[str], TransformersMLLM]
 
 @pytest.fixture
 def image() -> Image:
-    """Noise, wider than high, so that families that cut tiles cut several."""
+    """Return noise, wider than high, so that families with tiles cut several."""
     pixels = np.random.default_rng(0).integers(0, 255, (50, 90, 3), dtype=np.uint8)
     return PIL.Image.fromarray(pixels)

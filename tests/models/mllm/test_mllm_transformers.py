@@ -1,4 +1,4 @@
-"""The backend on every family: what comes back, whoever asks it and however often."""
+"""The backend on every family of checkpoints: replies, caching, concurrency, errors."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,22 +11,22 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, ExpressionError
-from sam4mllm_tool.models.mllm.transformers import KEPT_PICTURES, TransformersMLLM
+from sam4mllm_tool.models.mllm.transformers import CACHED_IMAGES, TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES
-from tests.models.mllm.asking import BUILDERS, YES_NO, ask, ask_points, words_of
+from tests.models.mllm.questions import BUILDERS, YES_NO, answer_words, make_point_questions, make_question
 
 Load = Callable[[str], TransformersMLLM]
 EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
 
 
-def ask_everything(family: str) -> list[Question]:
-    words = words_of(family)
+def make_all_questions(family: str) -> list[Question]:
+    words = answer_words(family)
     return [
-        ask("where is the red ring ?", FreeText(8)),
-        *ask_points(words, 3),
-        ask("which ?", Labels(3, words)),
-        ask("is there one ?", Labels(1, words)),
+        make_question("where is the red ring ?", FreeText(8)),
+        *make_point_questions(words, 3),
+        make_question("which ?", Labels(3, words)),
+        make_question("is there one ?", Labels(1, words)),
     ]
 
 
@@ -41,8 +41,8 @@ def assert_same(replies: list[Reply], others: list[Reply]) -> None:
 
 
 @EVERY_FAMILY
-def test_all_kinds_of_questions_come_back_in_order(mllm: Load, image: Image, family: str) -> None:
-    questions = ask_everything(family)
+def test_replies_to_mixed_questions_come_in_order(mllm: Load, image: Image, family: str) -> None:
+    questions = make_all_questions(family)
     replies = mllm(family).reply(image, questions)
     alone = [mllm(family).reply(image, [question])[0] for question in questions]
     assert_same(replies, alone)
@@ -62,7 +62,7 @@ def test_free_text_is_what_the_model_generates(
     length = inputs["input_ids"].shape[1]
     whole = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     expected = processor.decode(whole[0, length:], skip_special_tokens=True).strip()
-    (reply,) = mllm(family).reply(image, [ask("where is it ?", FreeText(8))])
+    (reply,) = mllm(family).reply(image, [make_question("where is it ?", FreeText(8))])
     assert reply.text == expected
     assert reply.tokens == (length, whole.shape[1] - length)
     added = {"input_ids": whole, "attention_mask": torch.ones_like(whole)}
@@ -75,51 +75,51 @@ def test_free_text_is_what_the_model_generates(
 
 
 @EVERY_FAMILY
-def test_the_picture_matters_and_is_known_by_its_content(mllm: Load, image: Image, family: str) -> None:
-    question = ask("is there one ?", Labels(1, words_of(family)))
+def test_the_reply_depends_on_the_content_of_the_image(mllm: Load, image: Image, family: str) -> None:
+    question = make_question("is there one ?", Labels(1, answer_words(family)))
     before = mllm(family).reply(image, [question])
     assert mllm(family).reply(image.copy(), [question]) == before
     PIL.ImageDraw.Draw(image).rectangle((0, 0, 60, 40), fill="red")
     assert mllm(family).reply(image, [question]) != before
 
 
-def test_a_picture_is_encoded_once_for_a_dialogue(mllm: Load, image: Image) -> None:
+def test_an_image_is_encoded_once_per_dialogue(mllm: Load, image: Image) -> None:
     backend, calls = mllm("llava"), []
-    watch = backend._runner.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    backend.reply(image.transpose(PIL.Image.Transpose.ROTATE_180), ask_everything("llava"))
-    backend.reply(image.transpose(PIL.Image.Transpose.ROTATE_180), ask_points(YES_NO))
-    watch.remove()
+    hook = backend._runner.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    backend.reply(image.transpose(PIL.Image.Transpose.ROTATE_180), make_all_questions("llava"))
+    backend.reply(image.transpose(PIL.Image.Transpose.ROTATE_180), make_point_questions(YES_NO))
+    hook.remove()
     assert len(calls) == 1
     for shade in range(5):
-        backend.reply(PIL.Image.new("RGB", (30, 30), (shade, 0, 0)), [ask("on it ?", Labels(1, YES_NO))])
-    assert len(backend._pictures) == KEPT_PICTURES
+        backend.reply(PIL.Image.new("RGB", (30, 30), (shade, 0, 0)), [make_question("on it ?", Labels(1, YES_NO))])
+    assert len(backend._images) == CACHED_IMAGES
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
-def test_other_modes_are_read_as_rgb(mllm: Load, image: Image, mode: str) -> None:
-    question = ask("on it ?", Labels(1, YES_NO))
+def test_images_of_other_modes_are_converted_to_rgb(mllm: Load, image: Image, mode: str) -> None:
+    question = make_question("on it ?", Labels(1, YES_NO))
     converted = image.convert(mode)
     assert mllm("llava").reply(converted, [question]) == mllm("llava").reply(converted.convert("RGB"), [question])
 
 
 @EVERY_FAMILY
 async def test_async_equals_sync(mllm: Load, image: Image, family: str) -> None:
-    questions = ask_everything(family)
+    questions = make_all_questions(family)
     assert await mllm(family).areply(image, questions) == mllm(family).reply(image, questions)
 
 
-async def test_many_at_once_equal_one_after_another(mllm: Load, image: Image) -> None:
+async def test_concurrent_calls_equal_sequential_calls(mllm: Load, image: Image) -> None:
     backend = mllm("llava_next")
-    pictures = [image, image.rotate(90, expand=True), image.crop((0, 0, 40, 40))]
-    dialogues = [(picture, ask_everything("llava_next")[k:]) for k in range(3) for picture in pictures]
+    images = [image, image.rotate(90, expand=True), image.crop((0, 0, 40, 40))]
+    dialogues = [(image, make_all_questions("llava_next")[3 * k : 3 * k + 3]) for k in range(2) for image in images]
     serial = [backend.reply(*dialogue) for dialogue in dialogues]
     assert await asyncio.gather(*(backend.areply(*dialogue) for dialogue in dialogues)) == serial
     with ThreadPoolExecutor(4) as threads:
         assert list(threads.map(lambda dialogue: backend.reply(*dialogue), dialogues)) == serial
 
 
-def test_the_same_question_gets_the_same_reply_as_greedy_says(mllm: Load, image: Image) -> None:
-    backend, question = mllm("llava"), ask("where ?", FreeText(12))
+def test_a_repeated_question_gets_the_same_reply_as_greedy_promises(mllm: Load, image: Image) -> None:
+    backend, question = mllm("llava"), make_question("where ?", FreeText(12))
     assert backend.greedy
     assert backend.reply(image, [question]) == backend.reply(image, [question])
 
@@ -130,7 +130,7 @@ def test_no_questions_no_replies(mllm: Load, image: Image) -> None:
 
 def test_a_reply_has_no_control_tokens_and_no_gradient(mllm: Load, image: Image) -> None:
     backend = mllm("embedded")
-    reply = backend.reply(image, [ask("where ?", FreeText(30))])[0]
+    reply = backend.reply(image, [make_question("where ?", FreeText(30))])[0]
     assert "<" not in reply.text
     assert not any(weight.requires_grad for weight in backend._runner.model.parameters())
     assert not backend._runner.model.training
@@ -141,23 +141,23 @@ def test_a_reply_has_no_control_tokens_and_no_gradient(mllm: Load, image: Image)
     [
         pytest.param(Question((), FreeText(1)), id="no turns"),
         pytest.param(Question((Turn("assistant", "hello"),), FreeText(1)), id="ends with the assistant"),
-        pytest.param(ask("?", FreeText(0)), id="no tokens"),
-        pytest.param(ask("?", Labels(0, YES_NO)), id="no labels"),
-        pytest.param(ask("?", Labels(1, ("Yes",))), id="one word"),
-        pytest.param(ask("?", Labels(1, ("Yes", "Yes"))), id="the same word twice"),
+        pytest.param(make_question("?", FreeText(0)), id="no tokens"),
+        pytest.param(make_question("?", Labels(0, YES_NO)), id="no labels"),
+        pytest.param(make_question("?", Labels(1, ("Yes",))), id="one word"),
+        pytest.param(make_question("?", Labels(1, ("Yes", "Yes"))), id="the same word twice"),
     ],
 )
-def test_a_question_that_asks_for_nothing_is_the_callers_mistake(mllm: Load, image: Image, question: Question) -> None:
+def test_an_unanswerable_question_is_a_value_error(mllm: Load, image: Image, question: Question) -> None:
     with pytest.raises(ValueError, match=r"needs? |must end"):
         mllm("llava").reply(image, [question])
 
 
-@pytest.mark.parametrize("words", [pytest.param(3000, id="as text"), pytest.param(2000, id="with the picture")])
-def test_an_expression_too_long_for_the_model_says_so(
+@pytest.mark.parametrize("words", [pytest.param(3000, id="as text"), pytest.param(2000, id="with the image")])
+def test_an_expression_too_long_for_the_model_is_refused(
     mllm: Load, image: Image, capfd: pytest.CaptureFixture[str], words: int
 ) -> None:
     with pytest.raises(ExpressionError, match=r"tokens, .* reads 2048: shorten it"):
-        mllm("embedded").reply(image, [ask("red " * words, FreeText(8))])
+        mllm("embedded").reply(image, [make_question("red " * words, FreeText(8))])
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,5 +165,5 @@ def test_a_failing_model_is_a_backend_error(checkpoint: Callable[[str], Path], i
     backend = TransformersMLLM.load(str(checkpoint("llava")))
     backend._runner.model.model.multi_modal_projector.linear_2 = torch.nn.Linear(32, 7)
     with pytest.raises(BackendError, match="failed to answer") as caught:
-        backend.reply(image, [ask("on it ?", Labels(1, YES_NO))])
+        backend.reply(image, [make_question("on it ?", Labels(1, YES_NO))])
     assert caught.value.__cause__ is not None

@@ -1,10 +1,10 @@
-"""What a segmenter may be asked, and what is cut or refused."""
+"""Which prompts are valid, and how they are clipped."""
 
 import math
 
 import pytest
 
-from sam4mllm_tool.models.segmenter.prompts import clip_prompt
+from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Size
 
 SIZE = Size(80, 50)
@@ -15,18 +15,18 @@ BOX = Box(1, 2, 30, 40)
     ("box", "expected"),
     [
         pytest.param(BOX, BOX, id="inside"),
-        pytest.param(Box(0, 0, 80, 50), Box(0, 0, 80, 50), id="the whole picture"),
+        pytest.param(Box(0, 0, 80, 50), Box(0, 0, 80, 50), id="the whole image"),
         pytest.param(Box(-5, -1e9, 30, 40), Box(0, 0, 30, 40), id="over the top left corner"),
         pytest.param(Box(70, 45, 81, 999), Box(70, 45, 80, 50), id="over the bottom right corner"),
     ],
 )
-def test_boxes_are_cut_to_the_picture(box, expected):
+def test_boxes_are_clipped_to_the_image(box, expected):
     assert clip_prompt(ObjectPrompt(box), SIZE) == ObjectPrompt(expected)
 
 
-def test_points_are_cut_to_the_picture():
-    cut = clip_prompt(ObjectPrompt(BOX, (PointPrompt(-1, 60, 0, 0.5), PointPrompt(7.5, 8.5, 1))), SIZE)
-    assert cut.points == (PointPrompt(0, 50, 0, 0.5), PointPrompt(7.5, 8.5, 1))
+def test_points_are_clipped_to_the_image():
+    clipped = clip_prompt(ObjectPrompt(BOX, (PointPrompt(-1, 60, 0, 0.5), PointPrompt(7.5, 8.5, 1))), SIZE)
+    assert clipped.points == (PointPrompt(0, 50, 0, 0.5), PointPrompt(7.5, 8.5, 1))
 
 
 @pytest.mark.parametrize(
@@ -37,13 +37,13 @@ def test_points_are_cut_to_the_picture():
         pytest.param(ObjectPrompt(Box(9, 0, 5, 5)), r"x1 < x2 and y1 < y2, got \(9, 0, 5, 5\)", id="inverted in x"),
         pytest.param(ObjectPrompt(Box(0, 9, 5, 5)), "x1 < x2 and y1 < y2", id="inverted in y"),
         pytest.param(ObjectPrompt(Box(5, 0, 5, 5)), "x1 < x2 and y1 < y2", id="without area"),
-        pytest.param(ObjectPrompt(Box(80, 0, 90, 5)), "on the picture of 80 x 50 pixels", id="beside the picture"),
+        pytest.param(ObjectPrompt(Box(80, 0, 90, 5)), "on the image of 80 x 50 pixels", id="outside the image"),
         pytest.param(ObjectPrompt(BOX, (PointPrompt(math.nan, 3, 1),)), "finite coordinates", id="point not a number"),
-        pytest.param(ObjectPrompt(BOX, (PointPrompt(3, 3, -10),)), "label to be 0 or 1, got -10", id="padding's label"),
-        pytest.param(ObjectPrompt(BOX, (PointPrompt(3, 3, 1, 1.5),)), r"in \[0, 1\], got 1.5", id="over certain"),
+        pytest.param(ObjectPrompt(BOX, (PointPrompt(3, 3, -10),)), "label of 0 or 1, got -10", id="padding's label"),
+        pytest.param(ObjectPrompt(BOX, (PointPrompt(3, 3, 1, 1.5),)), r"in \[0, 1\], got 1.5", id="confidence above 1"),
         pytest.param(ObjectPrompt(BOX, (PointPrompt(3, 3, 1, math.nan),)), "got nan", id="confidence not a number"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(bad, message):
+def test_an_invalid_prompt_is_refused(bad, message):
     with pytest.raises(ValueError, match=message):
         clip_prompt(bad, SIZE)

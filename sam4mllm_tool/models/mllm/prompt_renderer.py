@@ -1,0 +1,305 @@
+"""Turn the turns of a question into the token ids that a model reads.
+
+The model's own chat template places the image in the first user turn. The model's own processor expands its placeholder to
+some hundred tokens (in some families with row and column marks), once per image: the expansion of one prompt is recorded and
+replayed on other prompts of the image. The text of a turn stays text: control tokens in it are broken up. Training renders its
+examples here too (`token_ids`, `answer_ids`), so a model learns to answer exactly the prompts that it will read.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import jinja2
+from torch import Tensor
+
+from sam4mllm_tool.errors import ExpressionError, SpecError
+from sam4mllm_tool.types import Image, Turn
+
+__all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", "TokenizedPrompt"]
+
+TokenIds: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PlaceholderExpansion:
+    """How a processor changed the ids of a rendered prompt: after `before`, it replaced `removed` by `inserted`."""
+
+    before: TokenIds
+    removed: TokenIds
+    inserted: TokenIds
+
+    @classmethod
+    def between(cls, plain: TokenIds, expanded: TokenIds) -> "PlaceholderExpansion":
+        """Return the single replacement that turns the plain ids into the expanded ones."""
+        shorter = min(len(plain), len(expanded))
+        start = next((i for i in range(shorter) if plain[i] != expanded[i]), shorter)
+        longest_suffix = shorter - start
+        suffix = next((k for k in range(longest_suffix) if plain[-1 - k] != expanded[-1 - k]), longest_suffix)
+        return cls(plain[:start], plain[start : len(plain) - suffix], expanded[start : len(expanded) - suffix])
+
+    def apply(self, plain: TokenIds) -> TokenIds | None:
+        """Return the expanded ids; None if the plain ids start differently."""
+        start = self.before + self.removed
+        if plain[: len(start)] != start:
+            return None
+        return self.before + self.inserted + plain[len(start) :]
+
+
+@dataclass(eq=False)
+class ImageInputs:
+    """An image and what one model has computed from it so far.
+
+    Attributes:
+        image: RGB.
+        inputs: The processor's tensors for the image, without those that have one value per token.
+        features: The model's image features, in families whose forward pass accepts them.
+        expansions: How the image's placeholder was expanded so far.
+        has_token_inputs: Whether the family has inputs with one value per token, so that its processor must tokenize every
+            prompt.
+    """
+
+    image: Image
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    features: Any = None
+    expansions: list[PlaceholderExpansion] = field(default_factory=list)
+    has_token_inputs: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class TokenizedPrompt:
+    """A prompt as a model reads it.
+
+    Attributes:
+        ids: All tokens up to where the answer starts.
+        token_inputs: (1, n) tensors with one value per token, such as token types; empty in most families.
+    """
+
+    ids: TokenIds
+    token_inputs: dict[str, Tensor]
+
+
+class PromptRenderer:
+    """Renders and tokenizes prompts for one checkpoint, with its own processor, tokenizer and chat template.
+
+    Args:
+        processor: The checkpoint's processor.
+        name: The checkpoint's name, for messages.
+        longest: How many tokens the model can read; None for no limit.
+
+    Raises:
+        SpecError: The processor has no chat template.
+    """
+
+    def __init__(self, processor: Any, name: str, longest: int | None = None) -> None:
+        self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
+        self._template = _chat_template(processor, name)
+        control = _control_tokens(processor)
+        longest_first = sorted(control, key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)
+        self._control_ids = frozenset(control.values())
+        self.break_control_tokens = lru_cache(1024)(self._break_control_tokens)
+
+    def tokenize(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenizedPrompt:
+        """Tokenize a question about an image; the first call for an image fills in its inputs.
+
+        Raises:
+            ExpressionError: The prompt is too long for the model, or as in `render`.
+            SpecError: As in `render`.
+        """
+        rendered = self.render(turns)
+        plain = self._require_fit(self._encode(rendered, **self._options(rendered)))
+        if not image_inputs.has_token_inputs and (ids := self._expand(image_inputs, plain)) is not None:
+            return TokenizedPrompt(ids, {})
+        tensors = self.prepare(image_inputs.image, rendered)
+        input_ids = tensors.pop("input_ids")
+        ids = self._require_fit(tuple(input_ids[0].tolist()))
+        token_inputs = {name: value for name, value in tensors.items() if value.shape == input_ids.shape}
+        if not image_inputs.inputs:
+            image_inputs.inputs = {name: value for name, value in tensors.items() if name not in token_inputs}
+        image_inputs.has_token_inputs = bool(token_inputs)
+        if not token_inputs:
+            image_inputs.expansions.append(PlaceholderExpansion.between(plain, ids))
+        return TokenizedPrompt(ids, token_inputs)
+
+    def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
+        """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
+        tensors = self.processor(text=[rendered], images=[image], return_tensors="pt", **self._options(rendered))
+        return {name: value for name, value in tensors.items() if name != "attention_mask" and isinstance(value, Tensor)}
+
+    def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
+        """Return the ids of `tokenize`, and raise as it does; the processor runs only until an expansion is recorded."""
+        rendered = self.render(turns)
+        plain = self._encode(rendered, **self._options(rendered))
+        if (ids := self._expand(image_inputs, plain)) is not None:
+            return ids
+        prompt = self.tokenize(image_inputs, turns)
+        if image_inputs.has_token_inputs:
+            image_inputs.expansions.append(PlaceholderExpansion.between(plain, prompt.ids))
+        return prompt.ids
+
+    def answer_ids(self, turns: Sequence[Turn]) -> TokenIds:
+        """Return the ids that a model must generate after the prompt of all turns but the last, the assistant's.
+
+        They end with the control token that the template writes after the text, or with the tokenizer's end token if the
+        template writes none. Raises SpecError if the template omits the answer, and what `render` raises.
+        """
+        prompt, conversation = self.render(turns[:-1]), self.render(turns, add_generation_prompt=False)
+        text = self.break_control_tokens(turns[-1].text).strip()
+        if conversation.startswith(prompt):
+            conversation = conversation[len(prompt) :]
+            start, at = 0, conversation.find(text)
+        else:  # the template writes a generation prompt that differs from how it writes an answered turn
+            start = at = conversation.rfind(text)
+        if at < 0:
+            raise SpecError(
+                f"the chat template of {self.name!r} doesn't write the answer {text[:80]!r}: the model can't learn it"
+            )
+        closing = self._control.search(conversation, at + len(text))
+        ending = conversation[at + len(text) : closing.end()] if closing else self.tokenizer.eos_token or ""
+        return self._encode_after(prompt, conversation[start : at + len(text)] + ending)
+
+    write, ids, answer = tokenize, token_ids, answer_ids  # former names
+
+    def render(self, turns: Sequence[Turn], *, add_generation_prompt: bool = True) -> str:
+        """Return the prompt as the chat template writes it, with the image still a placeholder.
+
+        If the template rejects or omits system turns, their text is moved to the start of the first user turn.
+
+        Args:
+            turns: Of any role. They end with the user's turn, or with the assistant's if `add_generation_prompt` is false.
+            add_generation_prompt: Whether to continue to where the assistant answers.
+
+        Raises:
+            ExpressionError: The text of a turn can't be kept from being read as control tokens.
+            SpecError: The template can't write the turns.
+        """
+        safe = [Turn(turn.role, self.break_control_tokens(turn.text)) for turn in turns]
+        system = [turn.text for turn in safe if turn.role == "system"]
+        try:
+            rendered = self._apply_template(safe, add_generation_prompt)
+        except jinja2.TemplateError as error:
+            if not system:
+                raise SpecError(f"the chat template of {self.name!r} can't write the dialogue: {error}") from error
+        else:
+            if all(text.strip() in rendered for text in system):
+                return rendered
+        return self.render(_fold_system(safe), add_generation_prompt=add_generation_prompt)
+
+    def _apply_template(self, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
+        first = next(i for i, turn in enumerate(turns) if turn.role == "user")
+        conversation = [
+            {
+                "role": turn.role,
+                "content": [{"type": "image"}] * (i == first) + [{"type": "text", "text": turn.text}],
+            }
+            for i, turn in enumerate(turns)
+        ]
+        rendered = self.processor.apply_chat_template(
+            conversation, chat_template=self._template, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+        return str(rendered)
+
+    def _options(self, rendered: str) -> dict[str, bool]:
+        """Keep the tokenizer from adding a second first token if the template already writes one."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": not (bos and rendered.startswith(bos))}
+
+    def _break_control_tokens(self, text: str) -> str:
+        """Put a space inside each control token (`< image>`), so that it is read as text.
+
+        Only the ids show what a tokenizer takes for a control token, so the check compares ids, before and after.
+        """
+        if not self._has_control_token(text):
+            return text
+        broken = self._control.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+        if self._has_control_token(broken):
+            broken = self._control.sub(" ", unicodedata.normalize("NFKC", text))
+        if self._has_control_token(broken):
+            raise ExpressionError(f"{self.name!r} reads control tokens in {text[:200]!r}: remove them")
+        return broken
+
+    def _has_control_token(self, text: str) -> bool:
+        return not self._control_ids.isdisjoint(self._encode(text))
+
+    def spellings(self, word: str) -> tuple[TokenIds, ...]:
+        """Return the token sequences that can write a word at the start of an answer: with and without a leading space.
+
+        Some templates end with the space, others leave it to the model ("ASSISTANT:" in LLaVA 1.5), and tokenizers differ in
+        whether they add one to a single word.
+
+        Raises:
+            SpecError: This tokenizer can't write the word.
+        """
+        line = self._encode("\n")
+        after_line = self._encode("\n" + word)
+        spellings = [self._encode(word), self._encode(" " + word)]
+        if line and after_line[: len(line)] == line:
+            spellings.append(after_line[len(line) :])
+        unknown = self.tokenizer.unk_token_id
+        usable = [ids for ids in spellings if ids and unknown not in ids and self.tokenizer.decode(ids[:1]).strip()]
+        if not usable:
+            raise SpecError(f"{self.name!r} has no token for the answer {word!r}: choose a dialect that fits the model")
+        return tuple(dict.fromkeys(usable))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of an answer, without control tokens."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return str(text).strip()
+
+    def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenIds | None:
+        """Replay a recorded expansion; None if no recorded prompt of the image starts like this one."""
+        candidates = (expansion.apply(plain) for expansion in image_inputs.expansions)
+        return next((self._require_fit(ids) for ids in candidates if ids is not None), None)
+
+    def _encode(self, text: str, *, add_special_tokens: bool = False) -> TokenIds:
+        encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
+        return tuple(encoded["input_ids"])
+
+    def _encode_after(self, prompt: str, text: str) -> TokenIds:
+        """Return the ids of a text that continues a rendered prompt, without merging tokens across the boundary."""
+        options = self._options(prompt)
+        before, whole = self._encode(prompt, **options), self._encode(prompt + text, **options)
+        return whole[len(before) :] if whole[: len(before)] == before else self._encode(text)
+
+    def _require_fit(self, ids: TokenIds) -> TokenIds:
+        if self.longest is not None and len(ids) >= self.longest:
+            raise ExpressionError(f"the question takes {len(ids)} tokens, {self.name!r} reads {self.longest}: shorten it")
+        return ids
+
+
+def _chat_template(processor: Any, name: str) -> str:
+    templates = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
+    if isinstance(templates, dict):
+        templates = templates.get("default")
+    if not templates:
+        raise SpecError(f"{name!r} has no chat template: expected an instruction-tuned checkpoint, not a pretrained base")
+    return str(templates)
+
+
+def _control_tokens(processor: Any) -> dict[str, int]:
+    """Return the tokens that the text of a turn must not produce, with their ids.
+
+    These are special tokens, placeholders, and added tokens with characters other than letters, digits and spaces. The unknown
+    token is allowed: it only says that a word is unknown.
+    """
+    tokenizer = processor.tokenizer
+    placeholders = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi", "eoi")}
+    return {
+        token.content: i
+        for i, token in tokenizer.added_tokens_decoder.items()
+        if i != tokenizer.unk_token_id
+        and (token.special or token.content in placeholders or re.search(r"[^\w\s]", token.content))
+    }
+
+
+def _fold_system(turns: Sequence[Turn]) -> list[Turn]:
+    """Move the text of system turns to the start of the first user turn."""
+    system = [turn.text for turn in turns if turn.role == "system"]
+    others = [turn for turn in turns if turn.role != "system"]
+    first = next(i for i, turn in enumerate(others) if turn.role == "user")
+    others[first] = Turn("user", "\n\n".join([*system, others[first].text]))
+    return others

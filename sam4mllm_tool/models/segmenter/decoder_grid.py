@@ -1,0 +1,82 @@
+"""An encoded image, and masks on the coarse grid of the decoder's logits: comparing them there saves upsampling."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sam4mllm_tool.types import Mask, ObjectPrompt, PointPrompt
+
+__all__ = ["DecoderGrid", "EncodedImage", "grid_ious"]
+
+_COMPARED_CELLS = 256
+
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """An image as the decoder takes it.
+
+    Attributes:
+        embeddings: The model's keyword arguments that replace pixel values.
+        original: (height, width) of the image in pixels.
+        processed: (height, width) of the image in the model's input, without padding.
+        padded: (height, width) of the model's input.
+        unpadding: Arguments that post-processing takes besides the original size.
+    """
+
+    embeddings: dict[str, Any]
+    original: tuple[int, int]
+    processed: tuple[int, int]
+    padded: tuple[int, int]
+    unpadding: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DecoderGrid:
+    """The cells of a (height, width) grid over the model's input that lie on the image, not on padding.
+
+    Attributes:
+        rows: The image's pixel row under the center of each row of cells.
+        columns: The image's pixel column under the center of each column of cells.
+        scale: Cells per pixel, (x, y).
+    """
+
+    rows: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+    scale: tuple[float, float]
+
+    @classmethod
+    def over(cls, encoded: EncodedImage, height: int, width: int) -> Self:
+        """Return the grid of `height` x `width` cells over an encoded image."""
+        sides = zip(encoded.original, encoded.processed, encoded.padded, (height, width), strict=True)
+        scale_y, scale_x = ((cells / padded) * (processed / original) for original, processed, padded, cells in sides)
+        rows = ((np.arange(height) + 0.5) / scale_y).astype(np.int64)
+        columns = ((np.arange(width) + 0.5) / scale_x).astype(np.int64)
+        return cls(rows[rows < encoded.original[0]], columns[columns < encoded.original[1]], (scale_x, scale_y))
+
+    def scale_points(self, prompt: ObjectPrompt) -> ObjectPrompt:
+        """Return the prompt with its points in cells; its box, which doesn't affect the choice among masks, in pixels."""
+        scale_x, scale_y = self.scale
+        points = (PointPrompt(p.x * scale_x, p.y * scale_y, p.label, p.confidence) for p in prompt.points)
+        return ObjectPrompt(prompt.box, tuple(points))
+
+
+def grid_ious(logits: Tensor, truth: Mask, encoded: EncodedImage) -> npt.NDArray[np.float64]:
+    """Return the (n,) IoU of masks with the true mask, on a grid of about 256 cells a side.
+
+    Args:
+        logits: (n, h, w) mask logits on the decoder's grid.
+        truth: (H, W) bool on the image.
+        encoded: The image.
+    """
+    factor = max(1, _COMPARED_CELLS // max(logits.shape[-2:]))
+    if factor > 1:
+        logits = torch.nn.functional.interpolate(logits[:, None], scale_factor=factor, mode="bilinear")[:, 0]
+    grid = DecoderGrid.over(encoded, *logits.shape[-2:])
+    sampled = torch.from_numpy(truth[np.ix_(grid.rows, grid.columns)]).to(logits.device)
+    masks = logits[:, : grid.rows.size, : grid.columns.size] > 0
+    intersection, union = (masks & sampled).sum((1, 2)), (masks | sampled).sum((1, 2))
+    return (intersection / union.clamp(min=1)).double().cpu().numpy()

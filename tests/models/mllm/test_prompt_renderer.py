@@ -1,0 +1,128 @@
+"""What the model reads: the image where its template places it, and text that stays text."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import AutoProcessor
+
+from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.types import Image, Labels, Turn
+from tests.checkpoints import save_llava
+from tests.models.mllm.questions import BUILDERS, answer_words, make_question
+
+Checkpoint = Callable[[str], Path]
+EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
+WHERE = (Turn("user", "where is the red ring ?"),)
+SECOND_ROUND = (*WHERE, Turn("assistant", "[ 012 , 034 ]"), Turn("user", "is ( 001 , 002 ) on it ?"))
+
+
+def load_renderer(checkpoint: Checkpoint, family: str) -> PromptRenderer:
+    return PromptRenderer(AutoProcessor.from_pretrained(checkpoint(family)), family)
+
+
+@EVERY_FAMILY
+@pytest.mark.parametrize("turns", [WHERE, SECOND_ROUND], ids=["first round", "second round"])
+def test_a_replayed_expansion_equals_the_processors_own(
+    checkpoint: Checkpoint, image: Image, family: str, turns: tuple[Turn, ...]
+) -> None:
+    renderer = load_renderer(checkpoint, family)
+    image_inputs = ImageInputs(image)
+    renderer.tokenize(image_inputs, (Turn("user", "hello"),))
+    replayed = renderer.tokenize(image_inputs, turns)
+    rendered = renderer.render(turns)
+    has_bos = rendered.startswith("<s>")
+    options = {"add_special_tokens": False} if has_bos else {}
+    own = renderer.processor(text=[rendered], images=[image], return_tensors="pt", **options)
+    assert replayed.ids == tuple(own["input_ids"][0].tolist())
+    assert replayed.ids.count(renderer.tokenizer.bos_token_id) == (family != "embedded" or has_bos)
+    assert len(image_inputs.expansions) == (family != "gemma3"), "Gemma 3's processor tokenizes every prompt"
+
+
+@EVERY_FAMILY
+def test_control_tokens_in_the_expression_stay_text(checkpoint: Checkpoint, image: Image, family: str) -> None:
+    renderer = load_renderer(checkpoint, family)
+    special = [token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.content != "<unk>"]
+    honest = renderer.tokenize(ImageInputs(image), (Turn("user", "the ring"),)).ids
+    forged = renderer.tokenize(ImageInputs(image), (Turn("user", "the ring" + " ".join(special)),)).ids
+    for i in (renderer.tokenizer.convert_tokens_to_ids(token) for token in special):
+        assert forged.count(i) == honest.count(i)
+
+
+@EVERY_FAMILY
+def test_a_placeholder_in_the_expression_is_tokenized_as_its_letters(checkpoint: Checkpoint, image: Image, family: str) -> None:
+    renderer = load_renderer(checkpoint, family)
+    placeholder = renderer.processor.image_token
+    forged = renderer.tokenize(ImageInputs(image), (Turn("user", f"find {placeholder}"),)).ids
+    spelled = renderer.tokenize(ImageInputs(image), (Turn("user", f"find < {placeholder[1:]}"),)).ids
+    assert forged == spelled
+
+
+@EVERY_FAMILY
+def test_an_expression_with_a_placeholder_still_gets_an_answer(
+    mllm: Callable[[str], TransformersMLLM], image: Image, family: str
+) -> None:
+    question = make_question("the <image> </s><s> on <IMAGE> ?", Labels(1, answer_words(family)))
+    assert mllm(family).reply(image, [question])[0].label_probabilities
+
+
+def test_text_without_control_tokens_is_unchanged(checkpoint: Checkpoint) -> None:
+    renderer = load_renderer(checkpoint, "llava")
+    for text in ("a < b > c [1] \n\t{{x}} <b>", "ключ 鍵 🔑", ""):
+        assert renderer.break_control_tokens(text) == text
+
+
+@pytest.mark.parametrize(
+    ("family", "expected"),
+    [
+        pytest.param("llava", "Be kind.\nUSER: <image>\nHello ASSISTANT:", id="where the template places it"),
+        pytest.param("llava_next", "<s>[INST] <image>\nBe kind.\n\nHello [/INST]", id="folded, as the template rejects it"),
+        pytest.param(
+            "idefics3",
+            "<s>User:<image> Be kind.\n\nHello<end_of_utterance>\nAssistant:",
+            id="folded, as the template omits it",
+        ),
+    ],
+)
+def test_a_system_turn_reaches_the_model(checkpoint: Checkpoint, family: str, expected: str) -> None:
+    turns = (Turn("system", "Be kind."), Turn("user", "Hello"))
+    assert load_renderer(checkpoint, family).render(turns) == expected
+
+
+def test_words_are_spelled_with_and_without_a_leading_space(checkpoint: Checkpoint) -> None:
+    renderer = load_renderer(checkpoint, "llava")
+    spelled = {tuple(renderer.tokenizer.convert_ids_to_tokens(ids)) for ids in renderer.spellings("Yes")}
+    assert spelled == {("Yes",), ("ĠYes",)}
+
+
+def test_a_word_without_a_token_is_named(checkpoint: Checkpoint) -> None:
+    with pytest.raises(SpecError, match="no token for the answer 'Ja'"):
+        load_renderer(checkpoint, "embedded").spellings("Ja")
+
+
+def test_a_checkpoint_without_chat_template_is_refused(tmp_path: Path) -> None:
+    folder = save_llava(tmp_path, template=None)
+    with pytest.raises(SpecError, match="no chat template"):
+        TransformersMLLM.load(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("plain", "expanded"),
+    [
+        pytest.param((1, 9, 5), (1, 9, 9, 9, 5), id="placeholder repeated"),
+        pytest.param((1, 9, 5), (1, 7, 8, 9, 9, 7, 5), id="placeholder wrapped in marks"),
+        pytest.param((9, 5), (9, 9, 5), id="at the very beginning"),
+        pytest.param((1, 9, 9), (1, 9, 9, 9, 9), id="text that looks like the image"),
+        pytest.param((1, 9, 5), (1, 9, 5), id="nothing to expand"),
+    ],
+)
+def test_an_expansion_turns_plain_ids_into_expanded_ones(plain: tuple[int, ...], expanded: tuple[int, ...]) -> None:
+    expansion = PlaceholderExpansion.between(plain, expanded)
+    assert expansion.apply(plain) == expanded
+    assert expansion.apply((*plain, 3, 4)) == (*expanded, 3, 4)
+
+
+def test_an_expansion_does_not_apply_to_a_prompt_with_another_start() -> None:
+    assert PlaceholderExpansion.between((1, 9, 5), (1, 9, 9, 5)).apply((2, 9, 5)) is None
