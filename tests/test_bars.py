@@ -28,7 +28,7 @@ def test_the_embedded_pair_holds_the_bar(bar, figures: dict[str, dict[str, float
 
 
 def test_one_segmentation_is_fast_and_small() -> None:
-    seconds, gigabytes = segment.whole_processes()
+    seconds, gigabytes = segment.measure_processes()
     assert statistics.median(seconds) < 10, "whole process"
     assert max(gigabytes) < 1.5
-    assert statistics.median(segment.after_loading()) < 1.5
+    assert statistics.median(segment.measure_calls()) < 1.5

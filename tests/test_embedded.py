@@ -23,7 +23,7 @@ from sam4mllm_tool.embedded.expressions import Kind, expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import TransformersMLLM
-from sam4mllm_tool.models.mllm.prompts import Picture
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
@@ -161,10 +161,10 @@ def test_any_expression_stays_text(models: Sam4Mllm, expression: str) -> None:
 def control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
     """How often each control token, the picture's placeholder among them, stands in the prompt of the first question."""
     assert isinstance(models.mllm, TransformersMLLM)
-    prompter = models.mllm._prompter
+    prompter = models.mllm._renderer
     picture = Image.fromarray(draw_scene(TEST_SEEDS).image)
     (question,) = BoxOnly.start(expression, Size(*picture.size), dialect=models.dialect).pending
-    told = Counter(prompter.write(Picture(picture), question.turns).ids)
+    told = Counter(prompter.write(ImageInputs(picture), question.turns).ids)
     assert told[prompter.tokenizer.convert_tokens_to_ids("<image>")] > 1, "the picture's own"
     return Counter({i: told[i] for i in prompter.tokenizer.all_special_ids if i != prompter.tokenizer.unk_token_id})
 

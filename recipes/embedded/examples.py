@@ -17,7 +17,7 @@ import numpy.typing as npt
 from recipes.embedded.architecture import CELLS, GRID, vocabulary
 from sam4mllm_tool.embedded.expressions import PLURALS, Expression, Kind, noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
-from sam4mllm_tool.models.mllm.prefix_tree import Packed, pack
+from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
 from sam4mllm_tool.protocol.oracle import label_at
 from sam4mllm_tool.types import Box, Label, Mask, Point, PointPrompt, Size, Turn
@@ -311,7 +311,7 @@ class Row:
     targets[k] is predicted at nodes[k], is to be seen at looks[k], and which object it is about is to be read at reads[k].
     """
 
-    packed: Packed
+    packed: PrefixTree
     nodes: list[int]
     targets: list[int]
     tasks: list[int]
@@ -342,7 +342,7 @@ def rows(examples: Sequence[Example], width: int, most: int) -> list[Row]:
 
 
 def _row(examples: Sequence[Example]) -> Row:
-    packed = pack([one.ids[PICTURE:] for one in examples])
+    packed = build_prefix_tree([one.ids[PICTURE:] for one in examples])
     nodes, targets, tasks, looks, reads = [], [], [], [], []
     for one, path in zip(examples, packed.paths, strict=True):
         for position in range(one.answer, len(one.ids)):

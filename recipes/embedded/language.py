@@ -37,7 +37,7 @@ from recipes.embedded.loop import Metrics, Optimiser, batches, train
 from recipes.embedded.world import World
 from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene
-from sam4mllm_tool.models.mllm.runner import cache_parameter
+from sam4mllm_tool.models.mllm.model_runner import cache_parameter
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
 

@@ -10,7 +10,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.optional_dependencies import root_reason
+from sam4mllm_tool.optional_dependencies import root_message
 
 _BASE = (
     *("torch", "transformers", "peft", "safetensors", "tokenizers", "huggingface-hub"),
@@ -80,7 +80,7 @@ def _backend(what: str, module: str, names: str) -> str:
     except Exception as error:  # noqa: BLE001 - this line says it
         if isinstance(error, ImportError) and "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             return f'lacking  {what} (needs torchvision: pip install "sam4mllm-tool[sam]")'
-        return f"FAILS    {what}: {root_reason(error)}"
+        return f"FAILS    {what}: {root_message(error)}"
     return f"ready    {what}"
 
 
@@ -94,7 +94,7 @@ def _devices() -> str:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
         return f"{device} ({name}), precision {str(choose_dtype(None, device)).removeprefix('torch.')}"
     except Exception as error:  # noqa: BLE001 - this line says it
-        return f"FAILS: {root_reason(error)}"
+        return f"FAILS: {root_message(error)}"
 
 
 def _try_embedded() -> tuple[bool, str]:

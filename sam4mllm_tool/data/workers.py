@@ -11,7 +11,7 @@ from pathlib import Path
 from sam4mllm_tool.data.conversations import Recipe, converse
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import Conversation, Lesson
-from sam4mllm_tool.parallel import in_processes
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["Made", "Picture", "estimate_tokens", "make_all"]
@@ -44,7 +44,7 @@ def make_all(pictures: Iterator[Picture], out: Path, recipe: Recipe, processes: 
         yield from map(maker.make, pictures)
         return
     chunks = iter(lambda: list(islice(pictures, _CHUNK)), [])
-    for chunk in in_processes(_make, chunks, processes, prepare=_prepare, given=(out, recipe), task="build"):
+    for chunk in map_in_processes(_make, chunks, processes, prepare=_prepare, given=(out, recipe), task="build"):
         yield from chunk
 
 

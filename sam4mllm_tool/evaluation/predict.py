@@ -16,7 +16,7 @@ from sam4mllm_tool.evaluation.point_recorder import Listener
 from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import Record
 from sam4mllm_tool.evaluation.scoring import Truth, judge_failure, judge_mask, judge_segmentation
-from sam4mllm_tool.parallel import in_processes
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.types import Segmentation
 
@@ -43,7 +43,7 @@ def solve_all(
         return
     if models is not None:
         raise ValueError("several processes load their own models: give their specs, or processes=1")
-    yield from in_processes(_solve, pictures, processes, prepare=_prepare, given=(config,), task="evaluation")
+    yield from map_in_processes(_solve, pictures, processes, prepare=_prepare, given=(config,), task="evaluation")
 
 
 _config: EvaluationConfig | None = None

@@ -15,7 +15,7 @@ from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
 from sam4mllm_tool.interactive.alternatives import SAME, another, asker, at_click, distances, from_boxes, holds, in_the_middle
 from sam4mllm_tool.interactive.references import plural
 from sam4mllm_tool.interactive.state import Found, RefineError
-from sam4mllm_tool.models.segmenter.choice import agreement
+from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.pipeline.methods import Method
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size

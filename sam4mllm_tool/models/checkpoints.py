@@ -18,7 +18,7 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, shown
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.optional_dependencies import root_message
 
 __all__ = [
@@ -63,7 +63,9 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     if folder.exists():
         raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint that contains {marker}")
     if not _may_be_hub_id(spec):
-        raise SpecError(f"there is no folder {shown(spec)}, and it can't be a hub id (NAME or OWNER/NAME): check the spelling")
+        raise SpecError(
+            f"there is no folder {quote_text(spec)}, and it can't be a hub id (NAME or OWNER/NAME): check the spelling"
+        )
     _require_on_hub(spec, marker)
     return spec
 
@@ -93,7 +95,7 @@ def find_file(spec: str, name: str) -> Path | None:
     except Sam4MllmError:
         raise
     except Exception as error:  # as in _require_on_hub
-        raise SpecError(f"can't query the hub for {name} of {shown(spec)}: {_first_line(error)}") from error
+        raise SpecError(f"can't query the hub for {name} of {quote_text(spec)}: {_first_line(error)}") from error
 
 
 def fingerprint(spec: str) -> str | None:
@@ -149,7 +151,7 @@ def _as_folder(spec: str) -> Path:
         folder.exists()
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or _first_line(error)
-        raise SpecError(f"{shown(spec)} can't be a folder: {reason}") from error
+        raise SpecError(f"{quote_text(spec)} can't be a folder: {reason}") from error
     return folder
 
 
@@ -163,12 +165,12 @@ def _require_on_hub(hub_id: str, marker: str) -> None:
             model_info(hub_id, timeout=10)
     except RepositoryNotFoundError as error:
         raise SpecError(
-            f"there is no folder {shown(hub_id)}, and the hub has no such model that you may read: "
+            f"there is no folder {quote_text(hub_id)}, and the hub has no such model that you may read: "
             "check the spelling, or run 'hf auth login' if the model is private"
         ) from error
     except Exception as error:  # network errors come from whichever HTTP library the hub's client uses
         raise SpecError(
-            f"there is no folder {shown(hub_id)}, and the hub can't be reached ({_first_line(error)}): "
+            f"there is no folder {quote_text(hub_id)}, and the hub can't be reached ({_first_line(error)}): "
             "check the spelling, go online, or download the model elsewhere and pass its folder"
         ) from error
 

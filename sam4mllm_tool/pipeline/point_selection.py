@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.models.segmenter.choice import agreement
+from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
 __all__ = [

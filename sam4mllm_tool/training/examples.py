@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from sam4mllm_tool.data.training_conversations import Conversation, Lesson
 from sam4mllm_tool.errors import DataError, ExpressionError
-from sam4mllm_tool.models.mllm.prefix_tree import Packed, pack
-from sam4mllm_tool.models.mllm.prompts import Ids, Picture, Prompter
+from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds
 from sam4mllm_tool.types import Turn
 
 __all__ = ["Example", "Maker", "Row", "examples_of"]
@@ -26,7 +26,7 @@ __all__ = ["Example", "Maker", "Row", "examples_of"]
 class Example:
     """One answer to learn. ids: the prompt, then from `start` on the answer. turns: the prompt's."""
 
-    ids: Ids
+    ids: TokenIds
     start: int
     turns: tuple[Turn, ...]
 
@@ -54,7 +54,7 @@ class Row:
         return bool((self.parents == np.arange(-1, len(self) - 1)).all())
 
 
-def examples_of(prompter: Prompter, picture: Picture, conversation: Conversation) -> Iterator[Example]:
+def examples_of(prompter: PromptRenderer, picture: ImageInputs, conversation: Conversation) -> Iterator[Example]:
     """Every assistant turn of the conversation once, shared turns before the branches.
 
     Raises ExpressionError, SpecError as the prompter does; DataError for an answer without a question.
@@ -79,20 +79,20 @@ class Maker:
     placeholders. dropped: counts what was left out, by why.
     """
 
-    def __init__(self, prompter: Prompter, placeholder: int, *, packs: bool, max_tokens: int) -> None:
+    def __init__(self, prompter: PromptRenderer, placeholder: int, *, packs: bool, max_tokens: int) -> None:
         self.prompter, self.placeholder, self.packs, self.max_tokens = prompter, placeholder, packs, max_tokens
         self.dropped: Counter[str] = Counter()
 
-    def rows(self, lesson: Lesson, picture: Picture) -> list[Row]:
+    def rows(self, lesson: Lesson, picture: ImageInputs) -> list[Row]:
         """The rows of a lesson, none where nothing of it fits. Raises what `examples_of` raises, except ExpressionError."""
         fitting = [example for conversation in lesson.conversations for example in self._fitting(picture, conversation)]
-        by_picture: dict[Ids, list[Example]] = {}
+        by_picture: dict[TokenIds, list[Example]] = {}
         for example in fitting:  # in a row the picture stands once
             last = len(example.ids) - example.ids[::-1].index(self.placeholder) if self.placeholder in example.ids else 0
             by_picture.setdefault(example.ids[:last], []).append(example)
         return [row for alike in by_picture.values() for row in self._packed(alike)]
 
-    def _fitting(self, picture: Picture, conversation: Conversation) -> list[Example]:
+    def _fitting(self, picture: ImageInputs, conversation: Conversation) -> list[Example]:
         try:
             examples = list(examples_of(self.prompter, picture, conversation))
         except ExpressionError:
@@ -103,14 +103,14 @@ class Maker:
             self.dropped[f"answers that end after max_tokens={self.max_tokens}"] += len(examples) - len(kept)
         return kept
 
-    def _fits(self, ids: Ids) -> bool:
+    def _fits(self, ids: TokenIds) -> bool:
         longest = self.prompter.longest
         return len(ids) - ids.count(self.placeholder) <= self.max_tokens and (longest is None or len(ids) <= longest)
 
     def _packed(self, examples: Sequence[Example]) -> Iterator[Row]:
         """Rows of examples about one picture, which begin alike. Their tokens are in the order of a walk through the trie."""
         examples = sorted(examples, key=lambda example: example.ids)
-        trie = pack([example.ids for example in examples])
+        trie = build_prefix_tree([example.ids for example in examples])
         taught = np.zeros(len(trie.ids), np.bool_)
         for example, path in zip(examples, trie.paths, strict=True):
             taught[list(path[example.start :])] = True
@@ -123,7 +123,7 @@ class Maker:
                 taught[nodes] = False  # once is enough
 
 
-def _groups(trie: Packed, budget: int) -> Iterator[list[int]]:
+def _groups(trie: PrefixTree, budget: int) -> Iterator[list[int]]:
     """Numbers of the trie's sequences, in order, as many together as have at most `budget` tokens."""
     group: list[int] = []
     have: set[int] = set()
@@ -137,7 +137,7 @@ def _groups(trie: Packed, budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def _ways(trie: Packed) -> Iterator[list[int]]:
+def _ways(trie: PrefixTree) -> Iterator[list[int]]:
     """The numbers of the sequences that no other goes on from, each alone."""
     inner = set(trie.parents.tolist())
     for number, end in enumerate(trie.ends):
@@ -145,7 +145,7 @@ def _ways(trie: Packed) -> Iterator[list[int]]:
             yield [number]
 
 
-def _cut(trie: Packed, nodes: npt.NDArray[np.int64], taught: npt.NDArray[np.bool_], rendered: str) -> Row:
+def _cut(trie: PrefixTree, nodes: npt.NDArray[np.int64], taught: npt.NDArray[np.bool_], rendered: str) -> Row:
     """The part of the trie with these nodes, which hold their parents."""
     parents = np.where(trie.parents[nodes] < 0, -1, np.searchsorted(nodes, trie.parents[nodes]))
     return Row(trie.ids[nodes].astype(np.int32), parents.astype(np.int32), taught[nodes].copy(), rendered)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from sam4mllm_tool.data.training_conversations import Lesson, read_lessons
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, SpecError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.models.mllm.prompts import Expansion, Picture, Prompter
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
 from sam4mllm_tool.training.examples import Maker, Row
 
 __all__ = ["Item", "Rows", "make_rows"]
@@ -44,7 +44,9 @@ def make_rows(lessons: Path, file: Path, maker: Maker) -> Counter[str]:
     beside = file.with_suffix(".part")
     beside.unlink(missing_ok=True)
     counts: Counter[str] = Counter()
-    expansions: dict[tuple[int, int], list[Expansion]] = {}  # how many tokens a picture takes depends on its size alone
+    expansions: dict[
+        tuple[int, int], list[PlaceholderExpansion]
+    ] = {}  # how many tokens a picture takes depends on its size alone
     data = sqlite3.connect(beside)
     try:
         data.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, rendered TEXT, tokens INTEGER, body BLOB)")
@@ -70,11 +72,11 @@ def make_rows(lessons: Path, file: Path, maker: Maker) -> Counter[str]:
 
 
 def _rows_of(
-    lesson: Lesson, path: Path, maker: Maker, expansions: dict[tuple[int, int], list[Expansion]], lessons: Path
+    lesson: Lesson, path: Path, maker: Maker, expansions: dict[tuple[int, int], list[PlaceholderExpansion]], lessons: Path
 ) -> list[Row]:
     try:
         image = load_image(path)
-        return maker.rows(lesson, Picture(image, expansions=expansions.setdefault(image.size, [])))
+        return maker.rows(lesson, ImageInputs(image, expansions=expansions.setdefault(image.size, [])))
     except (ImageError, DataError, ExpressionError, SpecError) as error:
         raise DataError(f"{lessons}, lesson {lesson.id!r}: {error}") from error
 
@@ -96,7 +98,7 @@ class Rows(Dataset[Item]):
     Raises DataError, when a row is taken, for a picture that changed or went away.
     """
 
-    def __init__(self, file: Path, prompter: Prompter, placeholder: int) -> None:
+    def __init__(self, file: Path, prompter: PromptRenderer, placeholder: int) -> None:
         self.file, self.prompter, self.placeholder = file, prompter, placeholder
         self._connections: dict[int, sqlite3.Connection] = {}
         self.counts: dict[str, int] = dict(self._data.execute("SELECT what, count FROM counts"))

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from sam4mllm_tool.errors import OverBudgetError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.mllm import ScriptedMLLM
-from sam4mllm_tool.models.segmenter.choice import choose_object
+from sam4mllm_tool.models.segmenter.mask_choice import choose_object
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.requests import Request, Response, RunHook
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm

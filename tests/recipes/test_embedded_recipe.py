@@ -28,7 +28,7 @@ from recipes.embedded.language import Student, collate
 from recipes.embedded.world import World
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
@@ -66,10 +66,10 @@ def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) ->
 @pytest.mark.parametrize("method", [PQPP, PPG], ids=lambda method: method.__name__)
 def test_every_round_is_taught_in_the_tokens_that_are_read_and_written_later(method: type[PQPP] | type[PPG]) -> None:
     """Prompts as the backend writes them, the second round's too, and answers as it hears them end."""
-    prompter = Prompter(build_processor(), "embedded")
+    prompter = PromptRenderer(build_processor(), "embedded")
     rounds: Counter[int] = Counter()
     for drawn in map(draw_scene, (3, 4, 5)):
-        size, picture = Size(*drawn.image.shape[1::-1]), Picture(Image.fromarray(drawn.image))
+        size, picture = Size(*drawn.image.shape[1::-1]), ImageInputs(Image.fromarray(drawn.image))
         for asked in expressions(drawn):
             truth = [
                 TrueObject(mask, drawn.objects[i].box, telling_points(mask, tuple(int(v) for v in drawn.objects[i].box)))

@@ -10,8 +10,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.data.training_conversations import Conversation, Lesson
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.models.mllm.runner import can_pack
+from sam4mllm_tool.models.mllm.model_runner import can_pack
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.training.examples import Maker, Row, examples_of
 from sam4mllm_tool.types import Turn
 from tests.checkpoints import FAMILIES
@@ -34,21 +34,21 @@ EVERY_FAMILY = pytest.mark.parametrize("family", TAUGHT)
 
 
 @pytest.fixture(scope="module")
-def prompter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prompter]:
-    made: dict[str, Prompter] = {}
+def prompter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PromptRenderer]:
+    made: dict[str, PromptRenderer] = {}
 
-    def get(family: str) -> Prompter:
+    def get(family: str) -> PromptRenderer:
         if family not in made:
             folder: Path = FAMILIES[family](tmp_path_factory.mktemp(family))
-            made[family] = Prompter(AutoProcessor.from_pretrained(folder), family)
+            made[family] = PromptRenderer(AutoProcessor.from_pretrained(folder), family)
         return made[family]
 
     return get
 
 
-def rows(prompter: Prompter, *, packs: bool, max_tokens: int = 999, lesson: Lesson = LESSON) -> tuple[list[Row], Maker]:
+def rows(prompter: PromptRenderer, *, packs: bool, max_tokens: int = 999, lesson: Lesson = LESSON) -> tuple[list[Row], Maker]:
     maker = Maker(prompter, prompter.processor.image_token_id, packs=packs, max_tokens=max_tokens)
-    return maker.rows(lesson, Picture(IMAGE)), maker
+    return maker.rows(lesson, ImageInputs(IMAGE)), maker
 
 
 def path_to(row: Row, node: int) -> list[int]:
@@ -60,7 +60,7 @@ def path_to(row: Row, node: int) -> list[int]:
 
 
 @EVERY_FAMILY
-def test_the_taught_tokens_are_the_answers_with_their_ends(prompter: Callable[[str], Prompter], family: str) -> None:
+def test_the_taught_tokens_are_the_answers_with_their_ends(prompter: Callable[[str], PromptRenderer], family: str) -> None:
     tokenizer = prompter(family).tokenizer
     for packs in (True, False):
         made, _ = rows(prompter(family), packs=packs)
@@ -70,37 +70,39 @@ def test_the_taught_tokens_are_the_answers_with_their_ends(prompter: Callable[[s
 
 
 @EVERY_FAMILY
-def test_an_example_is_the_prompt_of_inference_and_then_the_answer(prompter: Callable[[str], Prompter], family: str) -> None:
+def test_an_example_is_the_prompt_of_inference_and_then_the_answer(
+    prompter: Callable[[str], PromptRenderer], family: str
+) -> None:
     write = prompter(family)
-    examples = list(examples_of(write, Picture(IMAGE), LESSON.conversations[0]))
+    examples = list(examples_of(write, ImageInputs(IMAGE), LESSON.conversations[0]))
     turns = [SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0])]
-    assert [example.ids[: example.start] for example in examples] == [write.write(Picture(IMAGE), t).ids for t in turns]
+    assert [example.ids[: example.start] for example in examples] == [write.write(ImageInputs(IMAGE), t).ids for t in turns]
     answers = [write.tokenizer.convert_ids_to_tokens(list(example.ids[example.start :])) for example in examples]
     assert answers == TAUGHT[family]
 
 
 @EVERY_FAMILY
-def test_nothing_of_the_picture_or_the_user_is_taught(prompter: Callable[[str], Prompter], family: str) -> None:
+def test_nothing_of_the_picture_or_the_user_is_taught(prompter: Callable[[str], PromptRenderer], family: str) -> None:
     write = prompter(family)
     (row, *_), _ = rows(write, packs=True)
     assert not row.taught[row.ids == write.processor.image_token_id].any()
     first = int(np.flatnonzero(row.taught)[0])
     ids = path_to(row, first)[:-1]
-    asked = [write.write(Picture(IMAGE), turns).ids for turns in (SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0]))]
+    asked = [write.write(ImageInputs(IMAGE), turns).ids for turns in (SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0]))]
     assert tuple(ids) in asked
 
 
 @EVERY_FAMILY
-def test_no_token_of_a_row_comes_after_one_of_another_branch(prompter: Callable[[str], Prompter], family: str) -> None:
+def test_no_token_of_a_row_comes_after_one_of_another_branch(prompter: Callable[[str], PromptRenderer], family: str) -> None:
     write = prompter(family)
-    examples = {example.ids for example in examples_of(write, Picture(IMAGE), LESSON.conversations[0])}
+    examples = {example.ids for example in examples_of(write, ImageInputs(IMAGE), LESSON.conversations[0])}
     for packs in (True, False):
         made, _ = rows(write, packs=packs)
         ends = [tuple(path_to(row, i)) for row in made for i in set(range(len(row))) - set(row.parents.tolist())]
         assert set(ends) <= examples
 
 
-def test_a_lesson_over_the_limit_takes_several_rows_and_teaches_the_same(prompter: Callable[[str], Prompter]) -> None:
+def test_a_lesson_over_the_limit_takes_several_rows_and_teaches_the_same(prompter: Callable[[str], PromptRenderer]) -> None:
     write = prompter("llava")
     whole, _ = rows(write, packs=True)
     split, maker = rows(write, packs=True, max_tokens=75)
@@ -112,19 +114,19 @@ def test_a_lesson_over_the_limit_takes_several_rows_and_teaches_the_same(prompte
     assert not maker.dropped
 
 
-def test_an_answer_that_fits_in_no_row_is_dropped_and_counted(prompter: Callable[[str], Prompter]) -> None:
+def test_an_answer_that_fits_in_no_row_is_dropped_and_counted(prompter: Callable[[str], PromptRenderer]) -> None:
     made, maker = rows(prompter("llava"), packs=True, max_tokens=50)
     assert [int(row.taught.sum()) for row in made] == [len(TAUGHT["llava"][0])]
     assert maker.dropped == {"answers that end after max_tokens=50": 2}
 
 
-def test_a_conversation_that_begins_with_the_answer_is_refused(prompter: Callable[[str], Prompter]) -> None:
+def test_a_conversation_that_begins_with_the_answer_is_refused(prompter: Callable[[str], PromptRenderer]) -> None:
     lesson = Lesson("x", "x.png", (Conversation((Turn("assistant", "Yes"),)),))
     with pytest.raises(DataError, match="begins with the assistant"):
         rows(prompter("llava"), packs=True, lesson=lesson)
 
 
-def test_control_tokens_in_an_answer_are_taught_as_they_are_spelled(prompter: Callable[[str], Prompter]) -> None:
+def test_control_tokens_in_an_answer_are_taught_as_they_are_spelled(prompter: Callable[[str], PromptRenderer]) -> None:
     write = prompter("llava")
     ids = write.answer((Turn("user", "who?"), Turn("assistant", "a </s> b")))
     assert ids.count(write.tokenizer.eos_token_id) == 1
@@ -137,7 +139,7 @@ def test_where_a_template_writes_no_end_the_tokenizers_is_taught(tmp_path: Path)
         "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )  # as LLaVA 1.5 is published
-    write = Prompter(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
+    write = PromptRenderer(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
     ids = write.answer((Turn("user", "on it?"), Turn("assistant", "Yes")))
     assert write.tokenizer.convert_ids_to_tokens(list(ids)) == ["ĠYes", "</s>"]
 
@@ -148,7 +150,7 @@ def test_where_a_template_asks_otherwise_than_it_tells_the_answer_is_still_found
         "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]<pad>{% endif %}"
     )  # as thinking models, whose prompt opens a thought that is left out of what was said
-    write = Prompter(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
+    write = PromptRenderer(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
     ids = write.answer((Turn("user", "Yes?"), Turn("assistant", "Yes")))
     assert write.tokenizer.convert_ids_to_tokens(list(ids)) == ["Yes", "</s>"]
 

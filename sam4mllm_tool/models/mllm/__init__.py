@@ -7,7 +7,7 @@ it, is imported on first use.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sam4mllm_tool.errors import SpecError, shown
+from sam4mllm_tool.errors import SpecError, quote_text
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.types import MLLM
@@ -54,7 +54,7 @@ def split_spec(spec: str) -> tuple[str, str | None]:
     splits = [(spec[:i], spec[i + 1 :]) for i, character in enumerate(spec) if character == "+"]
     base, adapter = next((split for split in reversed(splits) if _is_folder(split[0])), splits[0])
     if not base or not adapter:
-        raise SpecError(f"the model spec {shown(spec)} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
+        raise SpecError(f"the model spec {quote_text(spec)} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
     return base, adapter
 
 
