@@ -1,17 +1,16 @@
-"""What a segmentation becomes outside Python: pictures, polygons, a folder of files, a few readable lines."""
+"""Write a segmentation for use outside Python: mask and overlay images, a JSON file, a readable summary."""
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image as PILImage
 
+from sam4mllm_tool.atomic_io import atomic_path, write_bytes
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import polygons
@@ -22,24 +21,25 @@ __all__ = ["make_folder", "mask_image", "overlay", "polygons", "summary", "write
 
 
 def mask_image(segmentation: Segmentation) -> Image:
-    """The union of the masks as an 8-bit grey picture of the same size: 255 on the objects, 0 elsewhere."""
+    """Return the union of the masks as an 8-bit grey image of the same size: 255 on the objects, 0 elsewhere."""
     return PILImage.fromarray(segmentation.mask.astype(np.uint8) * np.uint8(255))
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:
-    """Makes a folder for `write_outputs` if need be and tries it, before there is anything to lose.
+    """Create a folder for `write_outputs` if needed, and check that it can be written to before any work is done.
 
-    Raises Sam4MllmError where nothing can be written there.
+    Raises:
+        Sam4MllmError: Nothing can be written there.
     """
     folder = Path(folder)
-    with _written_to(folder):
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder):
             pass
 
 
 @contextmanager
-def _written_to(folder: Path) -> Iterator[None]:
+def _writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -47,61 +47,65 @@ def _written_to(folder: Path) -> Iterator[None]:
 
 
 def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> list[Path]:
-    """Writes mask.png, overlay.png and result.json (`Segmentation.to_dict`) into the folder, which is made if need be.
+    """Write mask.png, overlay.png and result.json (`Segmentation.to_dict`) into a folder, each of them atomically.
 
-    Each file is written beside its place and then moved there, so a reader never sees half of one. Returns their paths.
-    Raises Sam4MllmError where that fails, ValueError where the picture is not of the segmentation's size.
+    Args:
+        folder: Created if needed. Earlier files of these names are replaced.
+        image: RGB, of the segmentation's size.
+        segmentation: What to write.
+
+    Returns:
+        The paths of the three files.
+
+    Raises:
+        Sam4MllmError: A file can't be written.
+        ValueError: Image and segmentation differ in size.
     """
-    pictures = {"mask.png": mask_image(segmentation), "overlay.png": overlay(image, segmentation)}
-    # A name given to the command may hold bytes that are no text; they are kept as escapes, which JSON reads back.
-    text = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    images = {"mask.png": mask_image(segmentation), "overlay.png": overlay(image, segmentation)}
+    # An expression from the command line may hold bytes that are not text; they become escapes, which JSON reads back.
+    result = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     folder = Path(folder)
-    with _written_to(folder):
+    with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, picture in pictures.items():
-            _write(folder / name, partial(picture.save, format="PNG"))
-        _write(folder / "result.json", lambda file: file.write(text))
-    return [folder / name for name in (*pictures, "result.json")]
-
-
-def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+        for name, output in images.items():
+            with atomic_path(folder / name) as part:
+                output.save(part, format="PNG")
+        write_bytes(folder / "result.json", result)
+    return [folder / name for name in (*images, "result.json")]
 
 
 def summary(segmentation: Segmentation, *, none: str = "there is no such object") -> str:
-    """The result in a few lines for a person: a line per object, with its box, its area, its confidence and Segment Anything's
-    score. none: what is said of no object."""
+    """Describe a result in a few lines: one line per object with its box, area, points, confidence and SAM's score.
+
+    Args:
+        segmentation: The result.
+        none: What to write where there is no object.
+    """
     size, count = segmentation.size, len(segmentation.objects)
-    picture = f"the picture of {size.width} x {size.height} pixels"
-    what = f'"{_printable(segmentation.expression)}"'
-    if not count:
-        sure = "" if segmentation.confidence is None else f", confidence {segmentation.confidence:.0%}"
-        lines = [f"{what}: {none} in {picture}{sure}"]
+    place = f"the image of {size.width} x {size.height} pixels"
+    expression = f'"{_printable(segmentation.expression)}"'
+    if count:
+        lines = [f"{expression}: {count} object{'s' if count > 1 else ''} in {place}"]
+        lines += [f"  {number}: {_describe_object(each)}" for number, each in enumerate(segmentation.objects, start=1)]
     else:
-        lines = [f"{what}: {count} object{'s' if count > 1 else ''} in {picture}"]
-        lines += [f"  {number}: {_line(found)}" for number, found in enumerate(segmentation.objects, start=1)]
+        confidence = "" if segmentation.confidence is None else f", confidence {segmentation.confidence:.0%}"
+        lines = [f"{expression}: {none} in {place}{confidence}"]
     return "\n".join([*lines, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
 
 
-def _line(found: SegmentedObject) -> str:
-    on = sum(point.label for point in found.prompt.points)
+def _describe_object(segmented: SegmentedObject) -> str:
+    positive = sum(point.label for point in segmented.prompt.points)
     facts = [
-        f"box {format_box(found.prompt.box)}",
-        f"{int(found.mask.sum()):,} pixels ({found.mask.mean():.1%})",
-        f"points {on} on it, {len(found.prompt.points) - on} off it",
-        "confidence unknown" if found.confidence is None else f"confidence {found.confidence:.0%}",
-        f"score {found.score:.2f}",
+        f"box {format_box(segmented.prompt.box)}",
+        f"{int(segmented.mask.sum()):,} pixels ({segmented.mask.mean():.1%})",
+        f"points {positive} on it, {len(segmented.prompt.points) - positive} off it",
+        "confidence unknown" if segmented.confidence is None else f"confidence {segmented.confidence:.0%}",
+        f"score {segmented.score:.2f}",
     ]
     return ", ".join(facts)
 
 
 def _printable(text: str) -> str:
-    """On one line, short, and without what would steer a terminal."""
+    """Put text on one short line, without control characters that would steer a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= 200 else f"{line[:200]}..."

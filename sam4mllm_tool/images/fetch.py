@@ -1,187 +1,232 @@
-"""Fetches a picture's bytes from a public web address without opening the way to anything else.
+"""Download an image from a public web address without giving access to anything else.
 
-A URL is somebody else's input, and whoever writes it may mean a service behind our own firewall. So a host is resolved
-once, every address it resolves to must be public, the connection goes to exactly those addresses (a second look-up could
-answer differently), and each redirect starts over. What is sent and read together is bounded in time, what is read also
-in bytes. Proxies named by the environment are not used: they would do the resolving.
+A URL may come from a stranger who means a service behind our own firewall. Therefore a host is resolved once, every address
+that it resolves to must be public, the connection goes to exactly these addresses (a second look-up could answer differently),
+and each redirect is checked like the first URL. One deadline covers connecting, TLS and the whole transfer; the body is
+counted while it arrives. Error messages name the host, but neither the query, which may hold a key, nor the server's text.
+
+URLs are parsed by httpx and requests are sent by httpcore, httpx's own transport: httpx's client logs each URL with its query
+and has no public parameter for the network backend, which is where the addresses and the deadline are enforced. httpcore
+itself reads no environment, uses no proxy, follows no redirect and keeps no cookies.
 """
 
-import io
+import re
 import socket
 import ssl
 import time
-from contextlib import closing
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, urljoin, urlsplit
+from typing import Any
+
+import httpcore
+import httpx
 
 from sam4mllm_tool.errors import ImageError
 
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
+__all__ = ["MAX_REDIRECTS", "fetch_image_bytes"]
 
 MAX_REDIRECTS = 3
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CHUNK = 1 << 16
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_HOST_NAME = re.compile(r"[a-z0-9._:-]{1,253}")  # ASCII, as sent; colons are those of IPv6
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_HEADERS = {
+    "User-Agent": "sam4mllm-tool",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",  # the body is not decompressed: max_bytes holds for what arrives
+    "Connection": "close",
+}
 
 
-def fetch(url: str, *, max_bytes: int, seconds: float = 10.0, allow_private_addresses: bool = False) -> bytes:
-    """The bytes behind an http or https URL, at most `max_bytes` of them, within `seconds` (name look-ups not counted).
+def fetch_image_bytes(url: str, *, max_bytes: int, timeout_s: float = 10.0, allow_private_addresses: bool = False) -> bytes:
+    """Return the content of an http or https URL, following at most `MAX_REDIRECTS` redirects.
 
-    Raises ImageError where the URL is malformed, leads to an address that is not public, answers with anything but the
-    content, or goes over a limit. The message names the host, never the query, which may hold a key.
+    Args:
+        url: Without user name and password.
+        max_bytes: Largest accepted content, in bytes.
+        timeout_s: For connecting and the whole transfer, redirects included, in seconds; name look-ups are not counted.
+        allow_private_addresses: Also connect to addresses that are not on the public internet.
+
+    Raises:
+        ImageError: The URL is malformed, leads to an address that is not public or does not answer with status 200, or a
+            limit is exceeded.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout_s
+    target = _parse_url(url)
     for _ in range(MAX_REDIRECTS + 1):
-        parts = _split(url)
-        addresses = _resolve(parts, allow_private_addresses)
+        addresses = _resolve_host(target, allow_private_addresses)
+        host = _host(target)
         try:
-            answer = _get(parts, addresses, max_bytes, deadline)
+            with _open_response(target, addresses, deadline) as response:
+                location = _redirect_location(response)
+                if location is None:
+                    return _read_content(response, host, max_bytes)
         except TimeoutError as error:
-            raise ImageError(f"{parts.hostname} did not send the picture within {seconds:g} seconds") from error
-        except (OSError, HTTPException) as error:
-            raise ImageError(f"the picture could not be fetched from {parts.hostname}: {error}") from error
-        if isinstance(answer, bytes):
-            return answer
-        url = urljoin(url, answer)
-    raise ImageError(f"{parts.hostname} redirects more than {MAX_REDIRECTS} times; give the picture's final URL")
+            raise ImageError(f"{host} did not send the image within {timeout_s:g} seconds") from error
+        except httpcore.ProtocolError as error:  # its message quotes the server
+            raise ImageError(
+                f"the image could not be fetched from {host}: its response is cut off or not valid HTTP"
+            ) from error
+        except OSError as error:
+            raise ImageError(f"the image could not be fetched from {host}: {error}") from error
+        target = _parse_url(location, base=target)
+    raise ImageError(
+        f"the URL redirects more than {MAX_REDIRECTS} times, lastly to {_host(target)}; give the image's final URL"
+    )
 
 
-def _split(url: str) -> SplitResult:
+def _parse_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
+    """Parse and check a URL, or what a redirect from `base` leads to. Raises ImageError."""
+    what = f"{_host(base)} redirects to a malformed URL" if base else "malformed URL"
     try:
         url.encode()
-        parts = urlsplit(url)
-        port = parts.port
+        parsed = base.join(url) if base else httpx.URL(url)
     except UnicodeEncodeError as error:
-        raise ImageError("malformed URL: it has half a character in it") from error
-    except ValueError as error:
-        raise ImageError(f"malformed URL: {error}") from error
-    if parts.scheme not in ("http", "https"):
-        raise ImageError(f"expected an http or https URL, got the scheme {parts.scheme!r}")
-    if not parts.hostname or port == 0:
-        raise ImageError("malformed URL: it names no host, or port 0")
-    if parts.username is not None:
+        raise ImageError(f"{what}: it contains half a character (an unpaired surrogate)") from error
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ImageError(f"{what}: its host or port can't be read") from error
+    if parsed.scheme not in _DEFAULT_PORTS:
+        raise ImageError(f"expected an http or https URL, got the scheme {parsed.scheme[:16]!r}")
+    if parsed.userinfo:
         raise ImageError("a URL with a user name is not fetched; give one without")
-    return parts
+    if not parsed.raw_host:
+        raise ImageError(f"{what}: it has no host")
+    if not _HOST_NAME.fullmatch(_host(parsed)) or not 0 < _port(parsed) < 2**16:
+        raise ImageError(f"{what}: its host or port is not valid")
+    return parsed
 
 
-def _resolve(parts: SplitResult, allow_private_addresses: bool) -> list[tuple[str, int]]:
-    """The addresses and port of a host, all of them public unless private ones are allowed."""
-    host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+def _host(url: httpx.URL) -> str:
+    """The host in ASCII: what is looked up, sent and shown in messages."""
+    return url.raw_host.decode("ascii")
+
+
+def _port(url: httpx.URL) -> int:
+    return _DEFAULT_PORTS[url.scheme] if url.port is None else url.port
+
+
+def _resolve_host(url: httpx.URL, allow_private_addresses: bool) -> list[str]:
+    """Return the host's addresses. Raises ImageError unless all of them are public or private ones are allowed."""
+    host = _host(url)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, _port(url), type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ImageError(f"the host {host!r} cannot be found: {error}") from error
-    addresses = [str(address[0]) for *_, address in found]
-    if not allow_private_addresses and not all(_is_public(address) for address in addresses):
-        raise ImageError(f"{host} is not at a public address; only pictures on the public internet are fetched")
-    return [(address, port) for address in addresses]
+    addresses = [str(socket_address[0]) for *_, socket_address in entries]
+    if not allow_private_addresses and not all(map(_is_public, addresses)):
+        raise ImageError(f"{host} is not at a public address; only images on the public internet are fetched")
+    return addresses
 
 
 def _is_public(address: str) -> bool:
     ip: IPv4Address | IPv6Address = ip_address(address)
-    if isinstance(ip, IPv6Address):  # an IPv4 address may travel inside
+    if isinstance(ip, IPv6Address):  # an IPv4 address may be embedded
         ip = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
     if isinstance(ip, IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
     return ip.is_global and not ip.is_multicast
 
 
-def _get(parts: SplitResult, addresses: list[tuple[str, int]], max_bytes: int, deadline: float) -> bytes | str:
-    """One request. Gives the content, or where a redirect leads."""
-    connection = _Connection(parts, addresses, deadline)
-    target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    query = quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]|")
-    headers = {"User-Agent": "sam4mllm-tool", "Accept": "image/*", "Accept-Encoding": "identity", "Connection": "close"}
-    with closing(connection):
-        connection.request("GET", f"{target}?{query}" if query else target, headers=headers)
-        with connection.getresponse() as response:
-            location = response.getheader("Location")
-            if response.status in _REDIRECTS and location:
-                return location
-            if response.status != 200:
-                raise ImageError(f"{parts.hostname} answered {response.status} {response.reason}, not with a picture")
-            content = bytearray()
-            announced = response.length or 0
-            while announced <= max_bytes and (chunk := response.read(_CHUNK)) and len(content) <= max_bytes:
-                content += chunk
-            if max(announced, len(content)) > max_bytes:
-                raise ImageError(f"the picture at {parts.hostname} is over the limit of {max_bytes:,} bytes")
-            return bytes(content)
+@contextmanager
+def _open_response(url: httpx.URL, addresses: Sequence[str], deadline: float) -> Iterator[httpcore.Response]:
+    """Send one GET request to one of `addresses`; yield the response with its body still to be read."""
+    context = ssl.create_default_context() if url.scheme == "https" else None  # reads certificates, which takes a while
+    backend = _PinnedBackend(addresses, deadline)
+    target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
+    headers = [("Host", url.netloc.decode("ascii")), *_HEADERS.items()]
+    with (
+        httpcore.ConnectionPool(context, network_backend=backend) as pool,
+        pool.stream("GET", target, headers=headers) as response,
+    ):
+        yield response
 
 
-class _Connection(HTTPConnection):
-    """HTTP to addresses that were checked, under the host's name, which TLS verifies."""
+def _redirect_location(response: httpcore.Response) -> str | None:
+    location = httpx.Headers(response.headers).get("Location")
+    return location or None if response.status in _REDIRECT_STATUSES else None
 
-    def __init__(self, parts: SplitResult, addresses: list[tuple[str, int]], deadline: float) -> None:
-        self._tls = parts.scheme == "https"
-        self.default_port = 443 if self._tls else 80
-        super().__init__(parts.hostname or "", parts.port)
+
+def _read_content(response: httpcore.Response, host: str, max_bytes: int) -> bytes:
+    """Read the body, at most `max_bytes` of it. Raises ImageError for another status than 200 and for a longer body."""
+    if response.status != HTTPStatus.OK:
+        raise ImageError(f"{host} answered {_describe_status(response.status)}, not with an image")
+    content = bytearray()
+    announced = int(httpx.Headers(response.headers).get("Content-Length", "0"))
+    if announced <= max_bytes:
+        for chunk in response.iter_stream():
+            content += chunk
+            if len(content) > max_bytes:
+                break
+    if max(announced, len(content)) > max_bytes:
+        raise ImageError(f"the image at {host} is over the limit of {max_bytes:,} bytes")
+    return bytes(content)
+
+
+def _describe_status(status: int) -> str:
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"  # the server's own phrase could be anything
+    except ValueError:
+        return str(status)
+
+
+class _PinnedBackend(httpcore.NetworkBackend):
+    """Connects to the addresses that were checked, whatever host the request names. TLS verifies the host's name."""
+
+    def __init__(self, addresses: Sequence[str], deadline: float) -> None:
         self._addresses = addresses
         self._deadline = deadline
 
-    def connect(self) -> None:
-        for place, address in enumerate(self._addresses, start=1):
+    def connect_tcp(self, host: str, port: int, *_: Any, **__: Any) -> httpcore.NetworkStream:  # noqa: ARG002
+        failure = OSError("the host has no address")
+        for address in self._addresses:
             try:
-                sock = socket.create_connection(address, timeout=_left(self._deadline))
-                break
-            except OSError:
-                if place == len(self._addresses):
-                    raise
-        try:
-            if self._tls:
-                sock.settimeout(_left(self._deadline))
-                sock = ssl.create_default_context().wrap_socket(sock, server_hostname=self.host)
-        except BaseException:
-            sock.close()
-            raise
-        self.sock = _TimedSocket(sock, self._deadline)
+                sock = socket.create_connection((address, port), timeout=_seconds_left(self._deadline))
+            except OSError as error:
+                failure = error
+            else:
+                return _DeadlineStream(sock, self._deadline)
+        raise failure
 
 
-class _TimedSocket:
-    """As much of a socket as http.client uses, with one deadline for all that is sent and read.
+class _DeadlineStream(httpcore.NetworkStream):
+    """A socket with one deadline for everything that is sent and received.
 
-    A socket's own timeout starts afresh with every byte, so a server that trickles would hold us for ever.
+    A socket's own timeout, and httpx's, start again with every byte, so that a slow server could hold a caller for ever. The
+    timeouts that httpcore passes are therefore ignored.
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
         self._deadline = deadline
 
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(_left(self._deadline))
-        self._sock.sendall(data)
+    def read(self, max_bytes: int, *_: Any, **__: Any) -> bytes:
+        self._sock.settimeout(_seconds_left(self._deadline))
+        return self._sock.recv(max_bytes)
 
-    def makefile(self, _mode: str) -> io.BufferedReader:
-        return io.BufferedReader(_TimedReader(self._sock, self._deadline))
+    def write(self, buffer: bytes, *_: Any, **__: Any) -> None:
+        self._sock.settimeout(_seconds_left(self._deadline))
+        self._sock.sendall(buffer)
 
     def close(self) -> None:
         self._sock.close()
 
-
-class _TimedReader(io.RawIOBase):
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock = sock
-        self._file = sock.makefile("rb", buffering=0)  # keeps the socket open after http.client lets go of it
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: "WriteableBuffer") -> int | None:
-        self._sock.settimeout(_left(self._deadline))
-        return self._file.readinto(buffer)
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, *_: Any, **__: Any
+    ) -> httpcore.NetworkStream:
+        try:
+            self._sock.settimeout(_seconds_left(self._deadline))
+            return _DeadlineStream(ssl_context.wrap_socket(self._sock, server_hostname=server_hostname), self._deadline)
+        except BaseException:
+            self.close()
+            raise
 
 
-def _left(deadline: float) -> float:
+def _seconds_left(deadline: float) -> float:
+    """Raises TimeoutError at the deadline."""
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TimeoutError("out of time")
+        raise TimeoutError("the deadline has passed")
     return left

@@ -1,8 +1,8 @@
-"""The only way a picture gets in: from a path, bytes, a data URI, a URL, an array or a PIL image, to upright 8-bit RGB.
+"""Load an image from a path, bytes, a data URI, a URL, an array or a PIL image, as upright 8-bit RGB.
 
-Whatever the source, every limit is here. The size is read from the header and checked before a pixel is decoded, the
-formats are those of `ImagePolicy`, and whatever is wrong with a picture is an `ImageError` that says what and what to do.
-What a tool call may reach is less than what a caller in Python may: `TOOL_POLICY` opens neither paths nor URLs.
+This is the only way an image enters the package, and every limit on it is here. The size is read from the header and checked
+before a pixel is decoded, only the formats of `ImagePolicy` are opened, and every failure is an `ImageError` that names the
+problem and its cure. A tool call may reach less than a caller in Python: `TOOL_POLICY` opens neither paths nor URLs.
 """
 
 import base64
@@ -11,10 +11,7 @@ import os
 import re
 import stat
 import struct
-import threading
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -23,27 +20,36 @@ from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PILImage
+from PIL import UnidentifiedImageError
 
 from sam4mllm_tool.errors import ImageError, quote_text
-from sam4mllm_tool.images.fetch import fetch
+from sam4mllm_tool.images.rgb_conversion import array_to_rgb, ignore_pillow_warnings, image_to_rgb
 from sam4mllm_tool.types import Image
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image | npt.NDArray[Any]
-"""A path, a data URI or a URL as a string; a Path; an encoded picture's bytes; a PIL image; an array."""
+__all__ = ["CALLER_POLICY", "TOOL_POLICY", "ImagePolicy", "ImageSource", "load_image"]
 
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # MPO is opened as the JPEG that it begins with
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image | npt.NDArray[Any]
+"""A path, data URI or URL as a string; a Path; the bytes of an encoded image; a PIL image; an array."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # an MPO file is opened as the JPEG that it begins with
+_SIZE_FIELDS = ((b"\x89PNG\r\n\x1a\n", ">II", 16), (b"GIF8", "<HH", 6), (b"BM", "<ii", 18))
+"""Of PNG, GIF and BMP: how a file begins, and the layout and offset of its width and height."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePolicy:
     """What may be opened, and how large it may be.
 
-    max_bytes: of an encoded picture. max_pixels: width x height. formats: Pillow's names.
-    allow_paths: True for any file, or the folders that files must lie in once symbolic links are followed; a relative path
-    is then looked for in each. allow_urls: http and https on public addresses; allow_private_addresses also reaches this
-    machine and its network, for a server of your own. url_seconds: for a whole download.
+    Attributes:
+        max_bytes: Largest encoded image, in bytes.
+        max_pixels: Largest width x height.
+        formats: Accepted formats, by Pillow's names.
+        allow_paths: True for any file, False for none, or the folders that a file must lie in once symbolic links are
+            resolved; relative paths are then looked up in each of them.
+        allow_urls: Open http and https URLs at public addresses.
+        allow_private_addresses: Also open URLs on this machine and its network, for a server of your own.
+        url_seconds: Time limit for a whole download, in seconds.
     """
 
     max_bytes: int = 64 * 2**20
@@ -64,78 +70,79 @@ class ImagePolicy:
 
 
 CALLER_POLICY = ImagePolicy()
-"""For a caller in Python and the command: any path, no URLs."""
+"""For callers in Python and the command line: any path, no URLs."""
 TOOL_POLICY = ImagePolicy(allow_paths=False)
-"""For a tool call, whose arguments a model wrote: neither paths nor URLs."""
-
-_WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings is not safe for threads
-_TO_UPRIGHT = {
-    2: PILImage.Transpose.FLIP_LEFT_RIGHT,
-    3: PILImage.Transpose.ROTATE_180,
-    4: PILImage.Transpose.FLIP_TOP_BOTTOM,
-    5: PILImage.Transpose.TRANSPOSE,
-    6: PILImage.Transpose.ROTATE_270,
-    7: PILImage.Transpose.TRANSVERSE,
-    8: PILImage.Transpose.ROTATE_90,
-}
-"""From an EXIF orientation to what undoes it."""
-_WIDE_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+"""For tool calls, whose arguments a model wrote: neither paths nor URLs."""
 
 
 def load_image(source: ImageSource, *, policy: ImagePolicy = CALLER_POLICY) -> Image:
-    """The picture as a new, upright, 8-bit RGB image without metadata; the source is left as it was.
+    """Load an image as a new, upright, 8-bit RGB image without metadata; the source is not changed.
 
-    source: see `ImageSource`. Arrays are (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of bool, uint8, uint16 or floats in
-    [0, 1]. Transparency is composited on white, 16-bit values are scaled to 8, of an animation the first frame is taken.
-    Raises ImageError for everything that cannot be read, is over a limit, or is not allowed.
+    Args:
+        source: See `ImageSource`. Arrays are (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA, of bool, uint8, uint16 or floats
+            in [0, 1]. Transparency is composited on white, 16-bit values are scaled to 8 bits, and the first frame of an
+            animation is taken.
+        policy: What may be opened, and how large it may be.
+
+    Raises:
+        ImageError: The image can't be read, is over a limit or is not allowed.
     """
     if isinstance(source, PILImage.Image):
-        return _from_pil(source, policy)
+        return _decode(source, "the PIL image", policy)
     if isinstance(source, np.ndarray):
-        return _from_array(source, policy)
+        return _load_array(source, policy)
     if isinstance(source, bytes | bytearray | memoryview):
-        return _from_bytes(bytes(source), "the image given as bytes", policy)
+        return _load_bytes(bytes(source), "the image given as bytes", policy)
     if isinstance(source, str):
-        return _from_string(source, policy)
+        return _load_string(source, policy)
     if isinstance(source, os.PathLike):
-        return _from_path(Path(source), policy)
+        return _load_path(Path(source), policy)
     raise ImageError(
         f"expected an image as a path, bytes, a data URI, a PIL image or a NumPy array, got {type(source).__name__}"
     )
 
 
-def _from_string(source: str, policy: ImagePolicy) -> Image:
-    scheme = re.match(r"([a-z][a-z0-9+.-]+):", source.strip(), re.IGNORECASE)
-    match scheme.group(1).lower() if scheme else "":
-        case "data":
-            return _from_bytes(_data_uri(source.strip(), policy), "the image in the data URI", policy)
-        case "http" | "https":
-            if not policy.allow_urls:
-                raise ImageError("image URLs are turned off here (allow_urls of the policy); give the picture as a data URI")
-            content = fetch(
-                source.strip(),
-                max_bytes=policy.max_bytes,
-                seconds=policy.url_seconds,
-                allow_private_addresses=policy.allow_private_addresses,
-            )
-            return _from_bytes(content, "the image at the URL", policy)
-        case other if other and "://" in source[: len(other) + 5]:
-            raise ImageError(f"images at {other}:// are not opened; give a path, a data URI or an http(s) URL")
-    if not source.strip():
+def _load_string(source: str, policy: ImagePolicy) -> Image:
+    stripped = source.strip()
+    if not stripped:
         raise ImageError("the image is an empty string; give a path, a data URI or a URL")
-    return _from_path(Path(source), policy)
+    match = re.match(r"([a-z][a-z0-9+.-]+):", stripped, re.IGNORECASE)
+    scheme = match[1].lower() if match else ""
+    if scheme == "data":
+        return _load_bytes(_decode_data_uri(stripped, policy), "the image in the data URI", policy)
+    if scheme in ("http", "https"):
+        return _load_url(stripped, policy)
+    if scheme and "://" in source[: len(scheme) + 5]:
+        raise ImageError(f"images at {scheme}:// are not opened; give a path, a data URI or an http(s) URL")
+    return _load_path(Path(source), policy)
 
 
-def _data_uri(uri: str, policy: ImagePolicy) -> bytes:
+def _load_url(url: str, policy: ImagePolicy) -> Image:
+    if not policy.allow_urls:
+        raise ImageError("image URLs are turned off here (allow_urls of the policy); give the image as a data URI")
+    from sam4mllm_tool.images.fetch import fetch_image_bytes  # httpx takes a while to import
+
+    content = fetch_image_bytes(
+        url,
+        max_bytes=policy.max_bytes,
+        timeout_s=policy.url_seconds,
+        allow_private_addresses=policy.allow_private_addresses,
+    )
+    return _load_bytes(content, "the image at the URL", policy)
+
+
+def _decode_data_uri(uri: str, policy: ImagePolicy) -> bytes:
     head, comma, payload = uri.partition(",")
     if not comma:
         raise ImageError("malformed data URI: no comma; expected data:image/png;base64,...")
-    if len(payload) > 4 * policy.max_bytes:  # three characters a byte at most, and some room for line breaks
+    if len(payload) > 4 * policy.max_bytes:  # at most three characters per byte, and some room for line breaks
         raise ImageError(f"the image in the data URI is over the limit of {policy.max_bytes:,} bytes")
     try:
         content = unquote_to_bytes(payload)
-    except UnicodeEncodeError as error:  # a name of bytes that are no text comes in as half characters
-        raise ImageError("malformed data URI: it has half a character in it; is it base64 or percent-encoded?") from error
+    except UnicodeEncodeError as error:
+        raise ImageError(
+            "malformed data URI: it contains half a character (an unpaired surrogate); is it base64 or percent-encoded?"
+        ) from error
     if not head.lower().endswith(";base64"):
         return content
     content = b"".join(content.split())
@@ -145,172 +152,108 @@ def _data_uri(uri: str, policy: ImagePolicy) -> bytes:
         raise ImageError(f"malformed data URI: not base64 ({error}); is it cut off?") from error
 
 
-def _from_path(path: Path, policy: ImagePolicy) -> Image:
+def _load_path(path: Path, policy: ImagePolicy) -> Image:
     if not policy.allow_paths:
-        raise ImageError("image paths are turned off here (allow_paths of the policy); give the picture as a data URI")
+        raise ImageError("image paths are turned off here (allow_paths of the policy); give the image as a data URI")
     what = f"the image {quote_text(str(path))}"
     try:
-        if isinstance(policy.allow_paths, tuple):
-            path = _inside(path, [Path(root).resolve() for root in policy.allow_paths])
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(f"{what} is a folder; give one of the pictures in it")
-        if not stat.S_ISREG(status.st_mode):  # a pipe or a device could block, or never end
-            raise ImageError(f"{what} is not a regular file")
-        with path.open("rb") as file:
-            content = file.read(policy.max_bytes + 1)
+        content = _read_file(path, what, policy)
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(f"{what} does not exist") from error
     except OSError as error:
         raise ImageError(f"{what} cannot be opened: {error.strerror or error}") from error
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"{what} cannot be opened: {error}") from error  # a null character, a loop of links
-    return _from_bytes(content, what, policy)
+    except (ValueError, RuntimeError) as error:  # a null character, a loop of links
+        raise ImageError(f"{what} cannot be opened: {error}") from error
+    return _load_bytes(content, what, policy)
 
 
-def _inside(path: Path, roots: list[Path]) -> Path:
-    """Where the path really leads, if that is in one of the roots. Says the same of what exists elsewhere and what does not."""
+def _read_file(path: Path, what: str, policy: ImagePolicy) -> bytes:
+    """Read one byte more than allowed at most, so that a file over the limit is recognized."""
+    if isinstance(policy.allow_paths, tuple):
+        path = _resolve_inside(path, [Path(root).resolve() for root in policy.allow_paths])
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise ImageError(f"{what} is a folder; give one of the images in it")
+    if not stat.S_ISREG(mode):  # a pipe or a device could block, or never end
+        raise ImageError(f"{what} is not a regular file")
+    with path.open("rb") as file:
+        return file.read(policy.max_bytes + 1)
+
+
+def _resolve_inside(path: Path, roots: Sequence[Path]) -> Path:
+    """Resolve the links of a path that must lie in one of `roots`. The error doesn't reveal whether a file outside exists."""
     candidates = [(root / path).resolve() for root in roots]  # an absolute path replaces the root
-    allowed = [found for found in candidates if any(found.is_relative_to(root) for root in roots)]
+    allowed = [candidate for candidate in candidates if any(candidate.is_relative_to(root) for root in roots)]
     if not allowed:
-        raise ImageError(f"the image {quote_text(str(path))} is not in a folder that pictures may be opened from")
-    return next((found for found in allowed if found.exists()), allowed[0])
+        raise ImageError(f"the image {quote_text(str(path))} is not in a folder that images may be opened from")
+    return next((candidate for candidate in allowed if candidate.exists()), allowed[0])
 
 
-def _from_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:
+def _load_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:
     if not content:
         raise ImageError(f"{what} is empty (0 bytes)")
     if len(content) > policy.max_bytes:
         raise ImageError(f"{what} is over the limit of {policy.max_bytes:,} bytes; make it smaller")
-    try:
-        image = _read_header(content, policy)
-    except UnidentifiedImageError as error:
-        width, height = _claimed_size(content) or (1, 1)
-        if not (width and height):  # Pillow takes it for no picture
-            raise ImageError(_nothing_in_it(what, width, height)) from error
-        names = ", ".join(policy.formats)
-        raise ImageError(f"{what} is in none of the formats {names}, or it is damaged at its start") from error
-    except PILImage.DecompressionBombError as error:
-        width, height = _claimed_size(content) or (0, 0)
-        size = f"is {width} x {height} pixels" if width else "has too many pixels"
-        limit = min(policy.max_pixels, 2 * (PILImage.MAX_IMAGE_PIXELS or policy.max_pixels))  # Pillow has one of its own
-        raise ImageError(f"{what} {size}, over the limit of {limit:,}; scale it down") from error
-    except Exception as error:  # a decoder given hostile bytes raises anything
-        raise ImageError(f"{what} has a damaged header: {error}") from error
-    with image:
+    with _read_header(content, what, policy) as image:
         return _decode(image, what, policy)
 
 
-def _read_header(content: bytes, policy: ImagePolicy) -> Image:
-    with _quietly():
-        return PILImage.open(BytesIO(content), formats=policy.formats)
+def _read_header(content: bytes, what: str, policy: ImagePolicy) -> Image:
+    """Open an encoded image without decoding its pixels."""
+    try:
+        with ignore_pillow_warnings():
+            return PILImage.open(BytesIO(content), formats=policy.formats)
+    except UnidentifiedImageError as error:
+        size = _declared_size(content)
+        if size and not all(size):  # Pillow doesn't recognize an image of 0 pixels
+            raise ImageError(_describe_empty(what, *size)) from error
+        names = ", ".join(policy.formats)
+        raise ImageError(f"{what} is in none of the formats {names}, or it is damaged at its start") from error
+    except PILImage.DecompressionBombError as error:
+        size = _declared_size(content)
+        description = f"is {size[0]} x {size[1]} pixels" if size else "has too many pixels"
+        limit = min(policy.max_pixels, 2 * (PILImage.MAX_IMAGE_PIXELS or policy.max_pixels))  # Pillow has its own limit
+        raise ImageError(f"{what} {description}, over the limit of {limit:,}; scale it down") from error
+    except Exception as error:  # on hostile bytes a decoder raises anything
+        raise ImageError(f"{what} has a damaged header: {error}") from error
 
 
-def _claimed_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of a PNG, a GIF or a BMP claims, None for anything else."""
-    for magic, layout, place in ((b"\x89PNG\r\n\x1a\n", ">II", 16), (b"GIF8", "<HH", 6), (b"BM", "<ii", 18)):
-        if content.startswith(magic) and len(content) >= place + struct.calcsize(layout):
-            width, height = struct.unpack_from(layout, content, place)
-            return width, abs(height)  # a BMP that begins with its upper row has a negative one
+def _declared_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height that the header of a PNG, GIF or BMP declares; None for other formats."""
+    for magic, layout, offset in _SIZE_FIELDS:
+        if content.startswith(magic) and len(content) >= offset + struct.calcsize(layout):
+            width, height = struct.unpack_from(layout, content, offset)
+            return width, abs(height)  # the height of a BMP stored from its top row down is negative
     return None
 
 
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Without Pillow's warnings: of damaged metadata, which hides no picture, and of many pixels, where our limit decides."""
-    with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
-        yield
-
-
-def _from_pil(image: Image, policy: ImagePolicy) -> Image:
-    return _decode(image, "the PIL image", policy)
-
-
 def _decode(image: Image, what: str, policy: ImagePolicy) -> Image:
-    """Checks the size, then decodes. image: opened, not necessarily loaded."""
+    """Check the size of an opened image, then load and convert its pixels."""
     _check_size(image.width, image.height, what, policy)
     try:
         image.load()
-        rgb = _to_rgb(_upright(image), what)
+        return image_to_rgb(image, what)
     except ImageError:
         raise
-    except Exception as error:  # a decoder given hostile bytes raises anything
+    except Exception as error:  # on hostile bytes a decoder raises anything
         raise ImageError(f"{what} cannot be decoded, it may be cut off or damaged: {error}") from error
-    rgb.info.clear()
-    return rgb
 
 
-def _upright(image: Image) -> Image:
-    """A copy as the camera saw it. ImageOps.exif_transpose would also rewrite the metadata, and fail where that is damaged."""
-    with _quietly():
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    return image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image.copy()
-
-
-def _to_rgb(image: Image, what: str) -> Image:
-    """image: any mode, not the caller's own object."""
-    if image.mode in _WIDE_GREY or image.mode == "F":
-        return _wide_to_rgb(image, what)
-    if image.has_transparency_data:
-        straight = image.convert("LA") if image.mode == "La" else image  # Pillow takes the premultiplied one no further
-        return _on_white(straight.convert("RGBA"))
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _wide_to_rgb(image: Image, what: str) -> Image:
-    """Grey of more than 8 bits: integers over 0..65535, floats over [0, 1]."""
-    values = np.asarray(image)
-    if image.mode != "F":
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise ImageError(f"{what} has values {values.min()}..{values.max()}; scale them to 16 bits, 0..65535")
-        values = values.astype(np.uint16)
-    grey = _to_uint8(values, what)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):
-        grey = np.where(values == transparent, np.uint8(255), grey)
-    return PILImage.fromarray(grey).convert("RGB")
-
-
-def _from_array(array: npt.NDArray[Any], policy: ImagePolicy) -> Image:
+def _load_array(array: npt.NDArray[Any], policy: ImagePolicy) -> Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(f"expected an array of shape (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
     _check_size(array.shape[1], array.shape[0], "the array", policy)
-    image = PILImage.fromarray(np.ascontiguousarray(_to_uint8(array, "the array")))
-    return _on_white(image) if image.mode == "RGBA" else image.convert("RGB")
-
-
-def _to_uint8(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
-    """Values over their dtype's range, floats over [0, 1], to 0..255, rounded."""
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
-    if values.dtype == np.uint8:
-        return values
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if values.dtype.kind != "f":
-        raise ImageError(f"expected {what} as bool, uint8, uint16 or floats in [0, 1], got {values.dtype}")
-    if not np.isfinite(values).all():
-        raise ImageError(f"{what} has NaN or infinite values; replace them first")
-    if values.min() < 0 or values.max() > 1:
-        raise ImageError(f"{what} has floats in {values.min():g}..{values.max():g}, expected [0, 1]; rescale them")
-    return np.rint(values.astype(np.float32) * 255).astype(np.uint8)
-
-
-def _on_white(image: Image) -> Image:
-    white = PILImage.new("RGBA", image.size, "white")
-    return PILImage.alpha_composite(white, image).convert("RGB")
+    return array_to_rgb(array, "the array")
 
 
 def _check_size(width: int, height: int, what: str, policy: ImagePolicy) -> None:
     if width < 1 or height < 1:
-        raise ImageError(_nothing_in_it(what, width, height))
+        raise ImageError(_describe_empty(what, width, height))
     if width * height > policy.max_pixels:
         raise ImageError(f"{what} is {width} x {height} pixels, over the limit of {policy.max_pixels:,}; scale it down")
 
 
-def _nothing_in_it(what: str, width: int, height: int) -> str:
+def _describe_empty(what: str, width: int, height: int) -> str:
     return f"{what} is {width} x {height} pixels: there is nothing in it"

@@ -1,25 +1,27 @@
-"""Correcting a result in conversation, by words and by clicks, without LangChain and without a session.
+"""Correct a result in conversation, by words and by clicks, without LangChain and without a session.
 
 ```python
-found, talk = start(models.segment(picture, "the ring")), Talk()
-refined = models.run(picture, refine(models.flows, found, talk, instruction="no, the other one"), talk)
-refined.found.objects, refined.understood
+state = InteractiveState.from_segmentation(models.segment(image, "the ring"))
+run = models.start_run(state.size)
+refined = models.run(image, refine(run, state, instruction="no, the other one"), run)
+refined.state.objects, refined.understood
 ```
-instructions.py reads an instruction, words.py puts it together with what was said before; finding.py finds what else may be
-meant; clicking.py does what clicks ask for; refine.py puts them together; found.py is the result and its small state.
+
+instructions.py reads an instruction, references.py completes it from the expression before, alternatives.py finds what else may
+be meant, clicks.py applies clicks by means of mask_candidates.py, refine.py puts these together, and state.py holds the result.
 """
 
 from sam4mllm_tool.interactive.instructions import Instruction, read_instruction
-from sam4mllm_tool.interactive.references import combine
-from sam4mllm_tool.interactive.refine import Refined, refine
-from sam4mllm_tool.interactive.state import Found, RefineError, start
+from sam4mllm_tool.interactive.references import complete_expression
+from sam4mllm_tool.interactive.refine import RefinementResult, refine
+from sam4mllm_tool.interactive.state import InteractiveState, RefineError, start
 
 __all__ = [
-    "Found",
     "Instruction",
+    "InteractiveState",
     "RefineError",
-    "Refined",
-    "combine",
+    "RefinementResult",
+    "complete_expression",
     "read_instruction",
     "refine",
     "start",

@@ -1,11 +1,11 @@
-"""Ways to find an object that the first answer was not: another one that fits the words, and what lies under a click.
+"""Find what else may be meant: other objects that match an expression, the object under a click, other masks of an object.
 
-Another one is asked for in the dialect's own words (`Dialect.ask_other`). Where it has none, or names none, what was rejected
-is painted over in the colour of its surroundings and the first question is asked again about that picture, which any model can
-answer; the masks are made on the picture itself.
+The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other`). Where the dialect has none, or the reply
+names no new box, the rejected objects are painted over in the colour of their surroundings, and the first question is asked
+about that image, which any model can answer. Masks are always made on the original image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,212 +14,230 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
+from sam4mllm_tool.geometry.morphology import dilate_mask, erosion_depth
 from sam4mllm_tool.pipeline.adaptive import segment_boxes
-from sam4mllm_tool.pipeline.methods import Method
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript, on_crop
+from sam4mllm_tool.pipeline.requests import Flow, on_crop
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PQPP, BoxOnly
 from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, Reply, SegmentedObject, Size
 
-__all__ = ["another", "asker", "at_click", "deepest", "distances", "erase", "from_boxes", "holds", "in_the_middle", "offers"]
+__all__ = [
+    "click_distances",
+    "deepest_point",
+    "erase_masks",
+    "find_other_boxes",
+    "is_central_click",
+    "mask_contains",
+    "resized_candidates",
+    "segment_at_click",
+    "segment_known_boxes",
+    "segment_with_points",
+]
 
-SAME = 0.5
-"""IoU from which two boxes, or two masks, are of one object."""
-OTHER_SIZE = 0.03
-"""By how much, in units of its area, a mask has to differ to count as bigger or smaller."""
-ALIKE = 0.9
-"""IoU from which a mask is no other one to choose."""
-_REACH = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
-"""Half sides of the boxes that are tried around a click, in units of the picture's shorter side."""
-_ROUNDS = 2
-"""How often such a box is drawn anew around its own mask."""
-_MIDDLE = 0.5
-"""How deep in a mask its middle begins, in units of the greatest depth."""
-_CELLS = 128
-"""Cells a side on which depth is looked at, at most."""
+SAME_OBJECT_IOU = 0.5
+"""IoU from which on two boxes, or two masks, are one object's."""
+SAME_MASK_IOU = 0.9
+"""IoU from which on a mask is not offered as another one."""
+MIN_AREA_CHANGE = 0.03
+"""By which share of its area a mask must grow or shrink to count as bigger or smaller."""
+_BOX_REACHES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
+"""Half sides of the boxes tried around a click, as shares of the image's shorter side."""
+_BOX_REFINEMENTS = 2
+"""How often each of these boxes is replaced by the box of its mask."""
+_CENTRAL_DEPTH = 0.5
+"""Distance from a mask's edge at which its centre begins, as a share of the greatest such distance."""
+_MAX_DEPTH_CELLS = 128
+"""Cells per side of the grid on which these distances are measured, at most."""
 
 
-def asker(method: Method) -> Callable[[Flows, str, Sequence[Box], Size, Transcript], Flow[list[SegmentedObject]]]:
-    """How objects in boxes that are known are asked about and masked, as the method does it."""
-    return segment_boxes if method == "adaptive" else from_boxes
+# Other objects --------------------------------------------------------------------------------------------------------
 
 
-def from_boxes(
-    flows: Flows, expression: str, boxes: Sequence[Box], size: Size, talk: Transcript
-) -> Flow[list[SegmentedObject]]:
-    """The objects in boxes that are known: the second round of the dialogue, as if the model had just named them, and masks."""
+def segment_known_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:
+    """Segment the objects in known boxes as the run's method does, as if the MLLM had just named the boxes."""
+    if run.config.method == "adaptive":
+        return (yield from segment_boxes(run, expression, boxes))
+    return (yield from segment_with_points(run, expression, boxes))
+
+
+def segment_with_points(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:
+    """Segment the objects in known boxes with the second round of PQPP."""
     if not boxes:
         return []
-    start = PQPP.start(expression, size, dialect=flows.dialect, sampler=flows.sampler, thresholds=flows.thresholds)
-    told = start.answer([Reply(flows.dialect.tell_boxes(boxes, size))])
-    dialogue = yield from flows.settle(told, talk)
-    return (yield from flows.masks(dialogue.prompts, size))
+    config = run.config
+    start = PQPP.start(expression, run.size, dialect=run.dialect, sampler=config.sampler, thresholds=config.thresholds)
+    boxes_given = start.answer([Reply(run.dialect.tell_boxes(boxes, run.size))])
+    dialogue = yield from run.run_dialogue(boxes_given)
+    return (yield from run.segment_prompts(dialogue.prompts))
 
 
-def another(
-    flows: Flows, size: Size, expressions: Sequence[str], rejected: Sequence[ObjectPrompt], talk: Transcript
-) -> Flow[tuple[Box, ...]]:
-    """Boxes of what an expression means besides what was rejected; none if nothing is found.
+def find_other_boxes(run: RunContext, expressions: Sequence[str], rejected: Sequence[ObjectPrompt]) -> Flow[tuple[Box, ...]]:
+    """Find boxes of what an expression means besides the rejected objects.
 
-    expressions: the first is asked for in every way before the next one is.
+    Args:
+        run: The run.
+        expressions: Tried in order; each is asked about in every way before the next one.
+        rejected: Prompts of the rejected objects.
+
+    Returns:
+        Boxes of other objects; empty if there are none.
     """
-    gone = [prompt.box for prompt in rejected]
-    masks = yield from flows.masks(rejected, size)
-    gone += [mask_to_box(thing.mask) for thing in masks if thing.mask.any()]
-    without = _Erased(tuple(thing.mask for thing in masks))
+    rejected_boxes = [prompt.box for prompt in rejected]
+    masks = [segmented.mask for segmented in (yield from run.segment_prompts(rejected))]
+    known_boxes = [*rejected_boxes, *(mask_to_box(mask) for mask in masks if mask.any())]
+    without_rejected = _ErasedObjects(tuple(masks))
     for expression in expressions:
-        told = yield from flows.others(expression, [prompt.box for prompt in rejected], size, talk)
-        if fresh := _fresh(told or (), gone):
-            return fresh
-        asked = yield from on_crop(without, _boxes(flows, expression, size, talk))
-        if fresh := _fresh(asked, gone):
-            return fresh
+        boxes = yield from run.find_other_boxes(expression, rejected_boxes)
+        if new_boxes := _drop_known(boxes or (), known_boxes):
+            return new_boxes
+        boxes = yield from on_crop(without_rejected, _ask_for_boxes(run, expression))
+        if new_boxes := _drop_known(boxes, known_boxes):
+            return new_boxes
     return ()
 
 
-def _boxes(flows: Flows, expression: str, size: Size, talk: Transcript) -> Flow[tuple[Box, ...]]:
-    """Those of the first round. A reply that can't be read names none: there are other ways left."""
+def _ask_for_boxes(run: RunContext, expression: str) -> Flow[tuple[Box, ...]]:
+    """Ask for boxes; an unreadable reply counts as no box, since there are other ways to find one."""
     try:
-        asked = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
+        dialogue = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     except ReplyError as error:
-        talk.notes.append(f"went on without another box: {error.reason}")
+        run.note(f"went on without another box: {error.reason}")
         return ()
-    return tuple(prompt.box for prompt in asked.prompts)
+    return tuple(prompt.box for prompt in dialogue.prompts)
 
 
-def _fresh(boxes: Sequence[Box], gone: Sequence[Box]) -> tuple[Box, ...]:
-    return tuple(box for box in boxes if all(box.iou(other) < SAME for other in gone))
+def _drop_known(boxes: Sequence[Box], known: Sequence[Box]) -> tuple[Box, ...]:
+    return tuple(box for box in boxes if all(box.iou(other) < SAME_OBJECT_IOU for other in known))
 
 
 @dataclass(frozen=True, eq=False)
-class _Erased:
-    """A picture with masks painted over."""
+class _ErasedObjects:
+    """Shows an image with masks painted over (an `ImageTransform`)."""
 
     masks: tuple[Mask, ...]
 
     @property
     def words(self) -> str:
-        return "the picture with what was rejected painted over"
+        return "the image with the rejected objects painted over"
 
     def picture(self, image: Image) -> Image:
-        return erase(image, self.masks)
+        return erase_masks(image, self.masks)
 
 
-def erase(picture: Image, masks: Sequence[Mask]) -> Image:
-    """A copy of the picture with the masks, a little grown, painted over in the median colour around each.
+def erase_masks(image: Image, masks: Sequence[Mask]) -> Image:
+    """Return a copy of the image with each mask, slightly dilated, painted over in the median colour around it.
 
-    masks: (H, W) bool each, on the picture.
+    Args:
+        image: RGB.
+        masks: Each (H, W) bool, of the image's size.
     """
-    pixels = np.array(picture)
-    wide = max(2, round(min(picture.size) / 64))
-    everything = np.logical_or.reduce([np.zeros(pixels.shape[:2], np.bool_), *masks])
+    pixels = np.array(image)
+    margin = max(2, round(min(image.size) / 64))
+    union = np.logical_or.reduce([np.zeros(pixels.shape[:2], np.bool_), *masks])
     for mask in masks:
         if not mask.any():
             continue
-        window = _window(mask, 3 * wide)
-        inner = _grown(mask[window], wide)
-        around = _grown(inner, 2 * wide) & ~inner & ~everything[window]
-        part = pixels[window]
-        part[inner] = np.median(part[around if around.any() else ~inner], axis=0) if not inner.all() else 127
+        window = _window(mask, 3 * margin)
+        erased = dilate_mask(mask[window], margin, shape="diamond")
+        surroundings = dilate_mask(erased, 2 * margin, shape="diamond") & ~erased & ~union[window]
+        view = pixels[window]
+        sample = surroundings if surroundings.any() else ~erased
+        view[erased] = np.median(view[sample], axis=0) if sample.any() else 127
     return PILImage.fromarray(pixels)
 
 
-def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
-    x1, y1, x2, y2 = (int(v) for v in mask_to_box(mask))
-    return slice(max(0, y1 - margin), y2 + margin), slice(max(0, x1 - margin), x2 + margin)
+# The object under a click ---------------------------------------------------------------------------------------------
 
 
-def _grown(mask: Mask, steps: int) -> Mask:
-    for _ in range(steps):
-        wide = np.pad(mask, 1)
-        mask = wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]
-    return mask
+def segment_at_click(run: RunContext, click: PointPrompt) -> Flow[SegmentedObject | None]:
+    """Segment the object that a click lies on, whatever the click's label; None if the segmenter finds none.
 
-
-def at_click(flows: Flows, click: PointPrompt, size: Size) -> Flow[SegmentedObject | None]:
-    """The object that the click lies on, whatever its label; None where the segmenter finds none.
-
-    Boxes of several sizes around the click are prompted with it and drawn anew around what comes out; the object is the one
-    that settles: whose mask takes in the click and fills the very box it was prompted with.
+    Boxes of several sizes around the click are prompted with it and replaced by the boxes of their masks. The most stable
+    object wins: its mask contains the click and fills the very box that it was prompted with.
     """
     point = PointPrompt(click.x, click.y, 1)
-    prompts = [ObjectPrompt(box, (point,)) for box in _around(click, size)]
-    things = yield from flows.masks(prompts, size)
-    for _ in range(_ROUNDS):
-        again = [ObjectPrompt(mask_to_box(thing.mask), (point,)) for thing in things if holds(thing.mask, click)]
-        things = yield from flows.masks(list(dict.fromkeys(again)), size)
-    held = [thing for thing in things if holds(thing.mask, click)]
-    return max(held, key=_settled, default=None)
+    objects = yield from run.segment_prompts([ObjectPrompt(box, (point,)) for box in _boxes_around(click, run.size)])
+    for _ in range(_BOX_REFINEMENTS):
+        boxes = [mask_to_box(segmented.mask) for segmented in objects if mask_contains(segmented.mask, click)]
+        objects = yield from run.segment_prompts([ObjectPrompt(box, (point,)) for box in dict.fromkeys(boxes)])
+    containing = [segmented for segmented in objects if mask_contains(segmented.mask, click)]
+    return max(containing, key=_stability, default=None)
 
 
-def _around(click: PointPrompt, size: Size) -> Iterator[Box]:
-    for reach in (share * min(size) for share in _REACH):
-        x1, y1, x2, y2 = click.x - reach, click.y - reach, click.x + reach, click.y + reach
-        yield Box(max(0.0, x1), max(0.0, y1), min(float(size.width), x2), min(float(size.height), y2))
+def _boxes_around(click: PointPrompt, size: Size) -> Iterator[Box]:
+    for share in _BOX_REACHES:
+        reach = share * min(size)
+        yield Box(click.x - reach, click.y - reach, click.x + reach, click.y + reach).clip(size)
 
 
-def _settled(thing: SegmentedObject) -> float:
-    """The segmenter's score, and how far the mask fills the box it was prompted with; of two alike, the smaller is what a click
-    alone can mean."""
-    return thing.score + mask_to_box(thing.mask).iou(thing.prompt.box) - float(np.sqrt(thing.mask.mean()))
+def _stability(segmented: SegmentedObject) -> float:
+    """Rate how well the mask fills its prompted box; of equal objects the smaller one is what a single click can mean."""
+    fit = mask_to_box(segmented.mask).iou(segmented.prompt.box)
+    return segmented.score + fit - float(np.sqrt(segmented.mask.mean()))
 
 
-def holds(mask: Mask, click: PointPrompt) -> bool:
-    """Whether the pixel under the click is in the mask; one on the far edge belongs to the last pixel."""
+def mask_contains(mask: Mask, click: PointPrompt) -> bool:
+    """Whether the pixel under the click is in the mask; a click on the far edge belongs to the last pixel."""
     height, width = mask.shape
     return bool(mask[min(int(click.y), height - 1), min(int(click.x), width - 1)])
 
 
-def distances(click: PointPrompt, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """(H, W): how far the middle of each pixel is from the click, in pixels."""
-    down, across = np.arange(shape[0])[:, None] + 0.5 - click.y, np.arange(shape[1])[None] + 0.5 - click.x
-    off: npt.NDArray[np.float64] = np.hypot(down, across)
-    return off
+def click_distances(click: PointPrompt, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Return the distance of each pixel's centre from the click, (H, W), in pixels."""
+    dy, dx = np.arange(shape[0])[:, None] + 0.5 - click.y, np.arange(shape[1])[None] + 0.5 - click.x
+    distances: npt.NDArray[np.float64] = np.hypot(dy, dx)
+    return distances
 
 
-def in_the_middle(mask: Mask, click: PointPrompt) -> bool:
-    """Whether a click in the mask is at least half as far from its edge as a place in it can be.
+def is_central_click(mask: Mask, click: PointPrompt) -> bool:
+    """Whether a click in the mask is at least half as far from its edge as a point in it can be.
 
-    Who means a whole object clicks in the middle of it; who means what sticks out clicks near the edge.
+    A user who means a whole object clicks at its centre; a user who means a part that sticks out clicks near the edge.
     """
     window = _window(mask, 1)
+    part, step, depth = _measure_depth(mask, window)
+    shifted = PointPrompt(click.x - window[1].start + 1, click.y - window[0].start + 1, 1)
+    distance_to_edge = click_distances(shifted, part.shape)[~part].min()
+    return bool(distance_to_edge >= _CENTRAL_DEPTH * step * int(depth.max()))
+
+
+def deepest_point(segmented: SegmentedObject) -> Point:
+    """Return the point of the mask that is furthest from its edge, in pixels; the box's centre where the mask is empty."""
+    if not segmented.mask.any():
+        return segmented.prompt.box.center
+    window = _window(segmented.mask, 1)
+    part, step, depth = _measure_depth(segmented.mask, window)
+    deepest = depth == depth.max()
+    if not depth.any():  # the mask is thinner than a step
+        deepest, step = part, 1
+    ys, xs = np.nonzero(deepest)
+    central = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
+    return Point(float(xs[central] * step + window[1].start - 0.5), float(ys[central] * step + window[0].start - 0.5))
+
+
+def _measure_depth(mask: Mask, window: tuple[slice, slice]) -> tuple[Mask, int, npt.NDArray[np.int64]]:
+    """Return the window with a border of 1, every how many pixels depth is measured in it, and the depths in such steps."""
     part = np.pad(mask[window], 1)
-    step = max(1, max(part.shape) // _CELLS)
-    depth, left = 0, part[::step, ::step]
-    while left.any():
-        depth, left = depth + 1, _shrunk(left)
-    off = distances(PointPrompt(click.x - window[1].start + 1, click.y - window[0].start + 1, 1), part.shape)
-    return bool(off[~part].min() >= _MIDDLE * step * depth)
+    step = max(1, max(part.shape) // _MAX_DEPTH_CELLS)
+    return part, step, erosion_depth(part[::step, ::step])
 
 
-def deepest(thing: SegmentedObject) -> Point:
-    """The place in the mask that is furthest from its edge, in pixels; the middle of the box where the mask is empty."""
-    box = thing.prompt.box
-    if not thing.mask.any():
-        return Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2)
-    window = _window(thing.mask, 1)
-    part = np.pad(thing.mask[window], 1)
-    step = max(1, max(part.shape) // _CELLS)
-    last = left = part[::step, ::step]
-    if not left.any():  # thinner than a step
-        last, step = part, 1
-    while left.any():
-        last, left = left, _shrunk(left)
-    ys, xs = np.nonzero(last)
-    middle = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
-    return Point(float(xs[middle] * step + window[1].start - 0.5), float(ys[middle] * step + window[0].start - 0.5))
+# Other masks of an object ---------------------------------------------------------------------------------------------
 
 
-def _shrunk(mask: Mask) -> Mask:
-    return ~_grown(~np.pad(mask, 1), 1)[1:-1, 1:-1]
-
-
-def offers(thing: SegmentedObject) -> list[MaskCandidate]:
-    """The candidates not chosen that are bigger or smaller than the mask and differ from one another, smallest first."""
+def resized_candidates(segmented: SegmentedObject) -> list[MaskCandidate]:
+    """Return the alternatives that are bigger or smaller than the mask and differ from each other, smallest first."""
     kept: list[MaskCandidate] = []
-    area = int(thing.mask.sum())
-    for candidate in thing.alternatives:
-        others = (thing.mask, *(other.mask for other in kept))
-        other_size = abs(int(candidate.mask.sum()) - area) > OTHER_SIZE * area
-        if candidate.mask.any() and other_size and all(mask_iou(candidate.mask, mask) < ALIKE for mask in others):
+    area = int(segmented.mask.sum())
+    for candidate in segmented.alternatives:
+        known_masks = (segmented.mask, *(other.mask for other in kept))
+        is_resized = abs(int(candidate.mask.sum()) - area) > MIN_AREA_CHANGE * area
+        if candidate.mask.any() and is_resized and all(mask_iou(candidate.mask, mask) < SAME_MASK_IOU for mask in known_masks):
             kept.append(candidate)
     return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))
+
+
+def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
+    """Return the rows and columns of a non-empty mask, with `margin` pixels around it."""
+    x1, y1, x2, y2 = (int(side) for side in mask_to_box(mask))
+    return slice(max(0, y1 - margin), y2 + margin), slice(max(0, x1 - margin), x2 + margin)

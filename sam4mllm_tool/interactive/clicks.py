@@ -1,263 +1,273 @@
-"""What clicks make of a result: points that a person or an agent set, told apart from the MLLM's own.
+"""Correct a result by clicks: points with labels that a user or an agent sets, as opposed to the MLLM's own points.
 
-A click that the masks already agree with changes nothing. One that they contradict is first asked what it lies on
-(`finding.at_click`); then several prompts are tried, the box as it was, grown to take in the click, and around what lies there,
-each with the MLLM's points and all clicks, and the mask that most clicks agree with is kept, of equals the better one. SAM
-itself takes a click for one point among many and may overrule it; the choice among its masks does not.
+A click that the masks agree with changes nothing. For a click that contradicts them, the object under it is segmented first
+(`alternatives.segment_at_click`). Then several prompts are tried: the object's box as it was, the box extended to the click,
+and the box of the object under the click, each with the MLLM's points and all clicks. The mask that agrees with the most clicks
+is kept; among equals, the better one. SAM itself treats a click as one point among many and may overrule it; the choice among
+its masks does not.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from typing import TypeAlias
 
 from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
-from sam4mllm_tool.interactive.alternatives import SAME, another, asker, at_click, distances, from_boxes, holds, in_the_middle
-from sam4mllm_tool.interactive.references import plural
-from sam4mllm_tool.interactive.state import Found, RefineError
-from sam4mllm_tool.models.segmenter.mask_choice import agreement
-from sam4mllm_tool.pipeline.methods import Method
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
+from sam4mllm_tool.interactive.alternatives import (
+    SAME_OBJECT_IOU,
+    click_distances,
+    find_other_boxes,
+    is_central_click,
+    mask_contains,
+    segment_at_click,
+    segment_known_boxes,
+    segment_with_points,
+)
+from sam4mllm_tool.interactive.mask_candidates import edit_mask, is_near_box, select_best, try_boxes
+from sam4mllm_tool.interactive.references import is_plural
+from sam4mllm_tool.interactive.state import InteractiveState, RefineError
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size
 
-__all__ = ["check_clicks", "click_on"]
+__all__ = ["apply_clicks", "check_clicks"]
 
-_NEAR = 0.25
-"""How far beside a box, in units of its sides, a click may lie and still be about the object in it."""
-_PLACE = 2.0
-"""Pixels within which two clicks are on one place."""
-_SHARED = 0.1
-"""Share of a mask that another one may cover by the way."""
-_LEFT = 0.2
-"""Share of a mask that has to remain for its object to remain."""
-_EDITED = 0.9
-"""What a mask that was added or cut by hand counts, beside one that the segmenter draws."""
-_DENTED = 0.5
-"""What one counts that is only dented."""
-_RIM = 1.5
-"""Pixels by which a dent reaches over the edge."""
+_SAME_PLACE = 2.0
+"""Distance in pixels, along x and y, within which two clicks are at one place."""
+_MAX_SHARED = 0.1
+"""Share of a mask below which its overlap with another mask doesn't count."""
+_MIN_REMAINING = 0.2
+"""Share of a mask that must remain when the object under a click is cut out of it."""
+_EXTENT_MARGIN = 0.05
+"""Margin around a click when a box is extended to it, as a share of the box's longer side."""
+_EDITED_SCORE = 0.9
+"""Factor on the score of a mask that was merged or cut, relative to one that the segmenter drew."""
+_DENTED_SCORE = 0.5
+"""The same for a mask that only lost a disc."""
+_DISC_MARGIN = 1.5
+"""Pixels by which that disc reaches beyond the mask's edge."""
+
+_Step: TypeAlias = Flow[tuple[InteractiveState, str]]
+"""Comes to the next state and how the click was understood."""
 
 
 def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], size: Size) -> None:
-    """Raises RefineError for clicks outside the picture and for those that say yes and no of one place."""
+    """Check new clicks against the image's size, against earlier clicks and against each other.
+
+    Args:
+        clicks: New clicks, in pixels.
+        earlier: Clicks of earlier refinements.
+        size: Of the image.
+
+    Raises:
+        RefineError: A click lies outside the image, or two clicks give one place both labels.
+    """
     for click in clicks:
-        if not (0 <= click.x <= size.width and 0 <= click.y <= size.height):
-            raise RefineError(
-                f"the click ({click.x:g}, {click.y:g}) is outside the picture of {size.width} x {size.height} pixels: "
-                f"x goes from 0 to {size.width}, y from 0 to {size.height}"
-            )
+        _check_inside(click, size)
     for number, click in enumerate(clicks):
-        for other, before in product((*earlier, *clicks[:number]), (len(earlier),)):
-            if click.label != other.label and abs(click.x - other.x) <= _PLACE and abs(click.y - other.y) <= _PLACE:
-                told = any(other is one for one in earlier) and before
-                cure = (
-                    "leave one of them out"
-                    if not told
-                    else "refine the result from before that click, or give forget_clicks=true to drop all earlier clicks"
-                )
-                raise RefineError(
-                    f"the clicks contradict one another: ({click.x:g}, {click.y:g}) is said to be "
-                    f"{'on' if click.label else 'off'} the object and {'earlier ' if told else ''}"
-                    f"({other.x:g}, {other.y:g}) {'on' if other.label else 'off'} it: {cure}"
-                )
+        if (other := _find_contradiction(click, earlier)) is not None:
+            cure = "refine the result from before that click, or give forget_clicks=true to drop all earlier clicks"
+            raise RefineError(f"{_describe_contradiction(click, other, 'earlier ')}: {cure}")
+        if (other := _find_contradiction(click, clicks[:number])) is not None:
+            raise RefineError(f"{_describe_contradiction(click, other)}: leave one of them out")
 
 
-def click_on(
-    flows: Flows, found: Found, clicks: Sequence[PointPrompt], talk: Transcript, method: Method = "pqpp", *, add: bool = False
-) -> Flow[tuple[Found, list[str]]]:
-    """The result as the clicks correct it, and what each was taken for, in words.
+def _check_inside(click: PointPrompt, size: Size) -> None:
+    if not (0 <= click.x <= size.width and 0 <= click.y <= size.height):
+        raise RefineError(
+            f"the click ({click.x:g}, {click.y:g}) is outside the image of {size.width} x {size.height} pixels: "
+            f"x goes from 0 to {size.width}, y from 0 to {size.height}"
+        )
 
-    clicks: already checked. method: how another object is asked about. add: a click on another object adds it, where else it
-    takes the place of a single one.
+
+def _find_contradiction(click: PointPrompt, others: Sequence[PointPrompt]) -> PointPrompt | None:
+    """Return the first of the others that has another label at the same place."""
+    for other in others:
+        is_close = abs(click.x - other.x) <= _SAME_PLACE and abs(click.y - other.y) <= _SAME_PLACE
+        if is_close and click.label != other.label:
+            return other
+    return None
+
+
+def _describe_contradiction(click: PointPrompt, other: PointPrompt, when: str = "") -> str:
+    return (
+        f"the clicks contradict one another: ({click.x:g}, {click.y:g}) is {_side(click)} the object and "
+        f"{when}({other.x:g}, {other.y:g}) {_side(other)} it"
+    )
+
+
+def _side(click: PointPrompt) -> str:
+    return "on" if click.label else "off"
+
+
+def apply_clicks(
+    run: RunContext, state: InteractiveState, clicks: Sequence[PointPrompt], *, add: bool = False
+) -> Flow[tuple[InteractiveState, list[str]]]:
+    """Correct the state by each click in turn.
+
+    Args:
+        run: The run. Its method decides how another object is asked about.
+        state: The state before.
+        clicks: Checked by `check_clicks`.
+        add: Whether a click on another object always adds it; otherwise it takes the place of a single object.
+
+    Returns:
+        The next state, and for each click how it was understood.
+
+    Raises:
+        RefineError: There is no object at a click.
     """
-    told: list[str] = []
+    understood: list[str] = []
     for click in clicks:
-        inside = next((thing for thing in found.objects if holds(thing.mask, click)), None)
-        found = replace(found, clicks=(*found.clicks, click))
-        if click.label == (inside is not None):
-            told.append(f"{_named(click)}: the masks agree with it")
-        elif inside is None:
-            found, words = yield from _missed(flows, found, click, talk, add)
-            told.append(f"{_named(click)}: {words}")
-        else:
-            found, words = yield from _wrong(flows, found, inside, click, talk, method)
-            told.append(f"{_named(click)}: {words}")
-    return found, told
+        state = replace(state, clicks=(*state.clicks, click))
+        state, words = yield from _apply_click(run, state, click, add)
+        understood.append(f"click ({click.x:g}, {click.y:g}) {_side(click)} the object: {words}")
+    return state, understood
 
 
-def _named(click: PointPrompt) -> str:
-    return f"click ({click.x:g}, {click.y:g}) {'on' if click.label else 'off'} the object"
+def _apply_click(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> _Step:
+    clicked = next((segmented for segmented in state.objects if mask_contains(segmented.mask, click)), None)
+    if click.label == (clicked is not None):
+        return state, "the masks agree with it"
+    if clicked is None:
+        return (yield from _include(run, state, click, add))
+    return (yield from _exclude(run, state, clicked, click))
 
 
-def _missed(flows: Flows, found: Found, click: PointPrompt, talk: Transcript, add: bool) -> Flow[tuple[Found, str]]:
-    """After a click on what no mask takes in."""
-    size = found.size
-    there: SegmentedObject | None = yield from at_click(flows, click, size)
-    near = [thing for thing in found.objects if _is_near(thing.prompt.box, click)]
-    boxed = any(_distance(thing.prompt.box, click) == 0 for thing in near)
-    if near and (there is None or boxed or not all(_beside(there, thing) for thing in near)):
-        thing = min(near, key=lambda one: _distance(one.prompt.box, click))
-        tried = yield from _grown_to(flows, thing, there, click, found.clicks, size)
-        best = _best([*tried, *_joined(thing, there)], found.clicks, thing)
-        if best is not None and holds(best.mask, click):
-            return _replaced(found, thing, best), "the object takes it in"
-    if there is None:
+# Clicks on what no mask contains --------------------------------------------------------------------------------------
+
+
+def _include(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> _Step:
+    """Extend the object that a click is about, or add or take the other object under it."""
+    under_click = yield from segment_at_click(run, click)
+    target = _object_to_extend(state, click, under_click)
+    if target is not None:
+        extended = yield from _extend(run, state, target, click, under_click)
+        if extended is not None and mask_contains(extended.mask, click):
+            return state.replace_object(target, extended), "the object takes it in"
+    if under_click is None:
         raise RefineError(f"nothing can be made out at ({click.x:g}, {click.y:g}): click in the middle of the object")
-    settled = yield from _with_points(flows, found.expression, there, click, size, talk)
-    there = _best([settled, there], [click], there) or there
-    if add or len(found.objects) != 1 or plural(found.expression):
-        return replace(found, objects=(*found.objects, there)), "another object, added"
-    return replace(found.rejecting(found.objects), objects=(there,)), "another object, taken instead"
+    new = yield from _segment_clicked(run, state.expression, under_click, click)
+    if add or len(state.objects) != 1 or is_plural(state.expression):
+        return replace(state, objects=(*state.objects, new)), "another object, added"
+    return replace(state.reject(state.objects), objects=(new,)), "another object, taken instead"
 
 
-def _wrong(
-    flows: Flows, found: Found, thing: SegmentedObject, click: PointPrompt, talk: Transcript, method: Method
-) -> Flow[tuple[Found, str]]:
-    """After a click that says that a part of a mask, or all of it, is not the object."""
-    size = found.size
-    there: SegmentedObject | None = yield from at_click(flows, click, size)
-    whole = there is not None and mask_iou(there.mask, thing.mask) > SAME and in_the_middle(thing.mask, click)
-    if whole and not _confirmed(found, thing):
-        left = found.rejecting([thing])
-        if left.objects:
-            return left, "that object is left out"
-        boxes = yield from another(flows, size, [found.expression], left.rejected, talk)
-        objects = yield from asker(method)(flows, found.expression, boxes[:1], size, talk)
-        words = "that object is left out, another one taken" if objects else "that object is left out; there is no other"
-        return replace(left, objects=tuple(objects)), words
-    tried = yield from _shrunk_from(flows, thing, there, found.clicks, size)
-    best = _best([*tried, *_cut(thing, there), _dented(thing, click)], found.clicks, thing)
-    if best is None:
-        return found.rejecting([thing]), "that object is left out: nothing of it remains"
-    return _replaced(found, thing, best), "the object leaves it out"
+def _object_to_extend(
+    state: InteractiveState, click: PointPrompt, under_click: SegmentedObject | None
+) -> SegmentedObject | None:
+    """Return the object that a click outside its mask is about; None where it is about another object."""
+    near = [segmented for segmented in state.objects if is_near_box(segmented.prompt.box, click)]
+    is_in_box = any(segmented.prompt.box.contains(click.x, click.y) for segmented in near)
+    if under_click is not None and not is_in_box and all(_is_separate(under_click, segmented) for segmented in near):
+        return None
+    return min(near, key=lambda segmented: _box_distance(segmented.prompt.box, click), default=None)
 
 
-def _confirmed(found: Found, thing: SegmentedObject) -> bool:
-    """Whether an earlier click said that the object is meant."""
-    return any(click.label == 1 and holds(thing.mask, click) for click in found.clicks)
+def _is_separate(under_click: SegmentedObject, segmented: SegmentedObject) -> bool:
+    """Whether the object under the click hardly overlaps the other object's mask and lies mostly outside its box."""
+    box, area = segmented.prompt.box, max(1, int(under_click.mask.sum()))
+    in_box = under_click.mask[int(box.y1) : math.ceil(box.y2), int(box.x1) : math.ceil(box.x2)]
+    shared = int((under_click.mask & segmented.mask).sum())
+    return shared < _MAX_SHARED * area and int(in_box.sum()) < SAME_OBJECT_IOU * area
 
 
-# Prompts that are tried -------------------------------------------------------------------------------------------------
-
-
-def _grown_to(
-    flows: Flows,
-    thing: SegmentedObject,
-    there: SegmentedObject | None,
+def _extend(
+    run: RunContext,
+    state: InteractiveState,
+    segmented: SegmentedObject,
     click: PointPrompt,
-    clicks: Sequence[PointPrompt],
-    size: Size,
-) -> Flow[list[SegmentedObject]]:
-    box = thing.prompt.box
-    margin = 0.05 * max(box.x2 - box.x1, box.y2 - box.y1)
-    around = Box(click.x - margin, click.y - margin, click.x + margin, click.y + margin)
-    boxes = [box, _hull(box, around, size)]
-    if there is not None:
-        boxes += [mask_to_box(there.mask), _hull(box, mask_to_box(there.mask), size)]
-    return (yield from _try(flows, thing, boxes, clicks, size))
+    under_click: SegmentedObject | None,
+) -> Flow[SegmentedObject | None]:
+    """Return the object's best mask among those whose prompts reach to the click."""
+    box = segmented.prompt.box
+    margin = _EXTENT_MARGIN * max(box.width, box.height)
+    around_click = Box(click.x - margin, click.y - margin, click.x + margin, click.y + margin)
+    boxes = [box, _enclose(box, around_click, run.size)]
+    if under_click is not None:
+        other_box = mask_to_box(under_click.mask)
+        boxes += [other_box, _enclose(box, other_box, run.size)]
+    candidates = yield from try_boxes(run, segmented, boxes, state.clicks)
+    if under_click is not None:
+        candidates.append(edit_mask(segmented, segmented.mask | under_click.mask, _EDITED_SCORE))
+    return select_best(candidates, state.clicks, segmented)
 
 
-def _shrunk_from(
-    flows: Flows, thing: SegmentedObject, there: SegmentedObject | None, clicks: Sequence[PointPrompt], size: Size
-) -> Flow[list[SegmentedObject]]:
-    boxes = [thing.prompt.box]
-    if there is not None and (thing.mask & ~there.mask).any():
-        boxes.append(mask_to_box(thing.mask & ~there.mask))
-    return (yield from _try(flows, thing, boxes, clicks, size))
-
-
-def _try(
-    flows: Flows, thing: SegmentedObject, boxes: Sequence[Box], clicks: Sequence[PointPrompt], size: Size
-) -> Flow[list[SegmentedObject]]:
-    """The masks of each box with the MLLM's points and the clicks in it, with the clicks alone, and all their candidates."""
-    prompts: list[ObjectPrompt] = []
-    for box in boxes:
-        given = tuple(click for click in clicks if _is_near(box, click))
-        told = tuple(point for point in thing.prompt.points if not any(_overrules(click, point, box) for click in given))
-        prompts += [ObjectPrompt(box, (*told, *given)), ObjectPrompt(box, given)]
-    things: list[SegmentedObject] = yield from flows.masks(list(dict.fromkeys(prompts)), size)
-    return [one for thing in things for one in _candidates(thing)]
-
-
-def _candidates(thing: SegmentedObject) -> list[SegmentedObject]:
-    return [thing, *(replace(thing, mask=other.mask, score=other.score, alternatives=()) for other in thing.alternatives)]
-
-
-def _overrules(click: PointPrompt, point: PointPrompt, box: Box) -> bool:
-    """A click says more than the MLLM's points do in the tenth of the box around it."""
-    wide, high = 0.1 * (box.x2 - box.x1), 0.1 * (box.y2 - box.y1)
-    return click.label != point.label and abs(click.x - point.x) <= wide and abs(click.y - point.y) <= high
-
-
-def _with_points(
-    flows: Flows, expression: str, there: SegmentedObject, click: PointPrompt, size: Size, talk: Transcript
+def _segment_clicked(
+    run: RunContext, expression: str, under_click: SegmentedObject, click: PointPrompt
 ) -> Flow[SegmentedObject]:
-    """What lies there once more, with the MLLM's points."""
-    (told,) = yield from from_boxes(flows, expression, [mask_to_box(there.mask)], size, talk)
-    (thing,) = yield from flows.masks([ObjectPrompt(mask_to_box(there.mask), (*told.prompt.points, click))], size)
-    return thing
+    """Segment the object under the click once more, with points from the MLLM."""
+    box = mask_to_box(under_click.mask)
+    (with_points,) = yield from segment_with_points(run, expression, [box])
+    (prompted,) = yield from run.segment_prompts([ObjectPrompt(box, (*with_points.prompt.points, click))])
+    return select_best([prompted, under_click], [click], under_click) or under_click
 
 
-def _joined(thing: SegmentedObject, there: SegmentedObject | None) -> list[SegmentedObject]:
-    if there is None:
-        return []
-    return [replace(thing, mask=thing.mask | there.mask, score=_EDITED * thing.score)]
+# Clicks that deny a part of a mask, or all of it ----------------------------------------------------------------------
 
 
-def _cut(thing: SegmentedObject, there: SegmentedObject | None) -> list[SegmentedObject]:
-    if there is None:
-        return []
-    left = thing.mask & ~there.mask
-    return [replace(thing, mask=left, score=_EDITED * thing.score)] if left.sum() >= _LEFT * thing.mask.sum() else []
+def _exclude(run: RunContext, state: InteractiveState, segmented: SegmentedObject, click: PointPrompt) -> _Step:
+    """Cut what a click denies out of the object, or reject the whole object."""
+    under_click = yield from segment_at_click(run, click)
+    is_whole = (
+        under_click is not None
+        and mask_iou(under_click.mask, segmented.mask) > SAME_OBJECT_IOU
+        and is_central_click(segmented.mask, click)
+    )
+    if is_whole and not _is_confirmed(state, segmented):
+        return (yield from _reject_whole(run, state, segmented))
+    candidates = yield from _shrink(run, state, segmented, under_click)
+    best = select_best([*candidates, _cut_disc(segmented, click)], state.clicks, segmented)
+    if best is None:
+        return state.reject([segmented]), "that object is left out: nothing of it remains"
+    return state.replace_object(segmented, best), "the object leaves it out"
 
 
-def _dented(thing: SegmentedObject, click: PointPrompt) -> SegmentedObject:
-    """Less a disc around the click that reaches a little over the mask's edge: what is left when no other mask will do."""
-    off = distances(click, thing.mask.shape)
-    reach = float(off[~thing.mask].min(initial=float(off.max()))) + _RIM
-    return replace(thing, mask=thing.mask & (off > reach), score=_DENTED * thing.score)
+def _is_confirmed(state: InteractiveState, segmented: SegmentedObject) -> bool:
+    """Whether a click confirmed that the object is meant."""
+    return any(click.label == 1 and mask_contains(segmented.mask, click) for click in state.clicks)
 
 
-# Choosing ---------------------------------------------------------------------------------------------------------------
+def _reject_whole(run: RunContext, state: InteractiveState, segmented: SegmentedObject) -> _Step:
+    """Reject the object; where no other object is left, look for one."""
+    remaining = state.reject([segmented])
+    if remaining.objects:
+        return remaining, "that object is left out"
+    boxes = yield from find_other_boxes(run, [state.expression], remaining.rejected)
+    objects = yield from segment_known_boxes(run, state.expression, boxes[:1])
+    words = "that object is left out, another one taken" if objects else "that object is left out; there is no other"
+    return replace(remaining, objects=tuple(objects)), words
 
 
-def _best(things: Sequence[SegmentedObject], clicks: Sequence[PointPrompt], before: SegmentedObject) -> SegmentedObject | None:
-    """The one that most of the clicks on this object agree with; of equals the one that its points and its score speak for.
-
-    clicks: that an object should take in those on another one is not held against it: only what is near counts.
-    """
-    about = [click for click in clicks if any(_is_near(thing.prompt.box, click) for thing in (before, *things))]
-
-    def merit(thing: SegmentedObject) -> tuple[int, float]:
-        agreed = sum(holds(thing.mask, click) == bool(click.label) for click in about)
-        told = agreement(thing.mask, before.prompt.points)
-        return agreed, thing.score * (1.0 if told is None else told) * (1 + mask_iou(thing.mask, before.mask))
-
-    best = max((thing for thing in things if thing.mask.any()), key=merit, default=None)
-    return best and replace(best, alternatives=())
+def _shrink(
+    run: RunContext, state: InteractiveState, segmented: SegmentedObject, under_click: SegmentedObject | None
+) -> Flow[list[SegmentedObject]]:
+    """Return masks from the object's box, and without the object under the click."""
+    if under_click is None:
+        return (yield from try_boxes(run, segmented, [segmented.prompt.box], state.clicks))
+    remaining = segmented.mask & ~under_click.mask
+    boxes = [segmented.prompt.box, *([mask_to_box(remaining)] if remaining.any() else [])]
+    candidates = yield from try_boxes(run, segmented, boxes, state.clicks)
+    if remaining.sum() >= _MIN_REMAINING * segmented.mask.sum():
+        candidates.append(edit_mask(segmented, remaining, _EDITED_SCORE))
+    return candidates
 
 
-def _replaced(found: Found, old: SegmentedObject, new: SegmentedObject) -> Found:
-    return replace(found, objects=tuple(new if thing is old else thing for thing in found.objects))
+def _cut_disc(segmented: SegmentedObject, click: PointPrompt) -> SegmentedObject:
+    """Cut a disc around the click that reaches just beyond the mask's edge: the last resort, which always honours the click."""
+    distances = click_distances(click, segmented.mask.shape)
+    radius = float(distances[~segmented.mask].min(initial=float(distances.max()))) + _DISC_MARGIN
+    return edit_mask(segmented, segmented.mask & (distances > radius), _DENTED_SCORE)
 
 
-def _is_near(box: Box, click: PointPrompt) -> bool:
-    wide, high = _NEAR * (box.x2 - box.x1), _NEAR * (box.y2 - box.y1)
-    return box.x1 - wide <= click.x <= box.x2 + wide and box.y1 - high <= click.y <= box.y2 + high
+# Boxes and clicks -----------------------------------------------------------------------------------------------------
 
 
-def _beside(there: SegmentedObject, thing: SegmentedObject) -> bool:
-    """Whether it is another object than this one: it has no pixel in common with it to speak of, and is not in its box."""
-    box, area = thing.prompt.box, max(1, int(there.mask.sum()))
-    boxed = there.mask[int(box.y1) : math.ceil(box.y2), int(box.x1) : math.ceil(box.x2)]
-    return int((there.mask & thing.mask).sum()) < _SHARED * area and int(boxed.sum()) < SAME * area
+def _box_distance(box: Box, click: PointPrompt) -> float:
+    """Return how far the click is outside the box along x or y, whichever is more; 0 inside."""
+    return max(box.x1 - click.x, click.x - box.x2, box.y1 - click.y, click.y - box.y2, 0)
 
 
-def _distance(box: Box, click: PointPrompt) -> float:
-    dx, dy = max(box.x1 - click.x, click.x - box.x2, 0), max(box.y1 - click.y, click.y - box.y2, 0)
-    return max(dx, dy)
-
-
-def _hull(a: Box, b: Box, size: Size) -> Box:
-    x1, y1, x2, y2 = min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2)
-    return Box(max(0.0, x1), max(0.0, y1), min(float(size.width), x2), min(float(size.height), y2))
+def _enclose(a: Box, b: Box, size: Size) -> Box:
+    """Return the smallest box around both, clipped to the image."""
+    return Box(min(a.x1, b.x1), min(a.y1, b.y1), max(a.x2, b.x2), max(a.y2, b.y2)).clip(size)

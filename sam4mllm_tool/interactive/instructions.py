@@ -1,7 +1,8 @@
-"""What an instruction such as "no, the other one" asks for, by an explicit table of English patterns.
+"""Read an instruction such as "no, the other one" by an explicit table of English patterns.
 
-The first row that fits decides. What no row fits is a new description, to be put together with the old one (`words.combine`).
-No model has a say here: the same words always mean the same, and the text of a refined result says what was understood.
+The first pattern that matches decides. Text that matches none of them is a new description, which is completed from the
+previous expression (`references.complete_expression`). No model takes part: the same words always have the same meaning, and
+the text of a refined result reports how they were understood.
 """
 
 import re
@@ -17,7 +18,12 @@ Action: TypeAlias = Literal["other", "also", "also_other", "without", "bigger", 
 
 @dataclass(frozen=True)
 class Instruction:
-    """action: what to do. what: about what, in the user's words; empty for an action that needs none."""
+    """An instruction that was read.
+
+    Attributes:
+        action: What to do.
+        what: The words that say what to do it to, such as "the handle"; empty for actions that need none.
+    """
 
     action: Action
     what: str = ""
@@ -27,7 +33,7 @@ _NOT_IT = r"not (?:that|this|it)(?: one| object| thing)?"
 _NO = rf"(?:(?:no|nope|wrong|sorry|actually|please|use|take|try|give me|i (?:meant|mean|wanted|want)|{_NOT_IT})\b[\s,.;:!-]*)*"
 _IT = r"(?:it|that|this|the mask)(?:'s| is| was)"
 _TOO = r"(?: too| as well)?"
-_TABLE: tuple[tuple[Action, str], ...] = (
+_PATTERNS: tuple[tuple[Action, str], ...] = (
     ("back", r"(?:go )?back|undo(?: that)?"),
     ("back", rf"{_NO}(?:the )?(?:previous|former|earlier) one(?: again)?|{_NO}(?:the )?one before(?: again)?"),
     ("back", rf"{_NO}(?:the )?first one was (?:right|better|correct)"),
@@ -53,13 +59,18 @@ _TABLE: tuple[tuple[Action, str], ...] = (
     ("without", r"(?:(?:but|now|and|no),? )?(?:drop|subtract|cut off|take away|not)\s+(?P<what>.+)"),
     ("describe", rf"{_NO}(?:(?:just|only)\s+)?(?P<what>.+)"),
 )
-_ROWS = [(action, re.compile(pattern, re.IGNORECASE)) for action, pattern in _TABLE]
+_COMPILED = [(action, re.compile(pattern, re.IGNORECASE)) for action, pattern in _PATTERNS]
 
 
 def read_instruction(text: object) -> Instruction:
-    """What the instruction asks for. Raises ExpressionError for one that is no text, empty or too long."""
-    tidy = checked_expression(text).strip(" .,;!?\"'")
-    for action, pattern in _ROWS:
-        if fits := pattern.fullmatch(tidy):
-            return Instruction(action, (fits.groupdict().get("what") or "").strip(" .,;"))
-    return Instruction("describe", checked_expression(text))
+    """Read what the user wants changed.
+
+    Raises:
+        ExpressionError: `text` is not a string, or it is empty or too long.
+    """
+    expression = checked_expression(text)
+    stripped = expression.strip(" .,;!?\"'")
+    for action, pattern in _COMPILED:
+        if match := pattern.fullmatch(stripped):
+            return Instruction(action, (match.groupdict().get("what") or "").strip(" .,;"))
+    return Instruction("describe", expression)

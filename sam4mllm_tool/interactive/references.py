@@ -1,21 +1,27 @@
-"""How words that lean on earlier ones are made to stand alone: "the blue one" after "the red ring" is "the blue ring".
+"""Complete words that refer to an earlier expression: "the blue one" after "the red ring" is "the blue ring".
 
-English, by small lists of words and no model: the head noun of a description, its modifiers, and which of these a new word
-replaces.
+For English, by small word lists and without a model: an expression's head noun and modifiers, and which of these new words
+replace.
 """
 
 import re
 
-__all__ = ["combine", "head", "many_of", "plural"]
+__all__ = ["complete_expression", "is_plural", "pluralize", "split_noun_phrase"]
 
 _DETERMINERS = ("the", "a", "an", "all", "every", "each", "both", "this", "that", "these", "those", "any", "some", "its")
-_CUTS = (
+_PLURAL_DETERMINERS = ("all", "every", "each", "both", "these", "those")
+_AFTER_NOUN = (
     "left of|right of|to the|above|below|under|over|behind|in|on|at|with|without|from|near|next to|beside|between|of|that|"
     "which|who|furthest|farthest|closest|nearest|higher|lower|like|for|by|inside|outside|you|and|whose|wearing|holding"
 )
-_CUT = re.compile(rf"\s+(?:{_CUTS})\b.*", re.IGNORECASE)
-"""Where a noun phrase ends and what tells more about it begins."""
-_TURNS_TO = {
+_TAIL = re.compile(rf"\s+(?:{_AFTER_NOUN})\b.*", re.IGNORECASE)
+"""What follows the head noun and describes it further."""
+_PREPOSITION = re.compile(
+    r"(?:at|behind|beside|near|next to|under|above|below|between|in|on|with|to the|left of|right of)\b", re.IGNORECASE
+)
+_SAME_OBJECT = re.compile(r"it|that|this|them|(?:the )?same(?: one)?", re.IGNORECASE)
+_PLACEHOLDER_NOUN = re.compile(r"ones?|object|thing", re.IGNORECASE)
+_SUPERLATIVES = {
     "left": "leftmost",
     "right": "rightmost",
     "top": "topmost",
@@ -23,12 +29,11 @@ _TURNS_TO = {
     "bottom": "bottommost",
     "lower": "bottommost",
 }
-"""Of several, "the left one" is the one furthest to the left."""
+"""Of several objects, "the left one" is the leftmost."""
 _ORDINALS = {"first", "second", "third", "fourth", "fifth", "last"}
-_POSITIONS = {
-    *_TURNS_TO,
-    *_TURNS_TO.values(),
-    *_ORDINALS,
+_DIRECTIONS = {
+    *_SUPERLATIVES,
+    *_SUPERLATIVES.values(),
     "highest",
     "lowest",
     "near",
@@ -38,25 +43,12 @@ _POSITIONS = {
     "middle",
     "central",
 }
-_COLOURS = {
-    "red",
-    "green",
-    "blue",
-    "yellow",
-    "purple",
-    "orange",
-    "cyan",
-    "white",
-    "black",
-    "brown",
-    "grey",
-    "gray",
-    "pink",
-    "violet",
-}
+_POSITIONS = _DIRECTIONS | _ORDINALS
+_GREYS = {"white", "black", "grey", "gray"}
+_COLOURS = _GREYS | {"red", "green", "blue", "yellow", "purple", "orange", "cyan", "brown", "pink", "violet"}
 _SIZES = {"small", "smaller", "smallest", "large", "larger", "largest", "big", "bigger", "biggest", "little", "tiny", "huge"}
-_GROUPS = (_POSITIONS, _COLOURS, _SIZES)
-_ONE_OF = {
+_MODIFIER_GROUPS = (_POSITIONS, _COLOURS, _SIZES)
+_SINGULARS = {
     "people": "person",
     "men": "man",
     "women": "woman",
@@ -65,86 +57,88 @@ _ONE_OF = {
     "leaves": "leaf",
     "buses": "bus",
 }
-_MANY_OF = {one: many for many, one in _ONE_OF.items()}
-_NOT_IN_S = ("ss", "us", "is")
-"""How words end that are no plural for all their s."""
+_PLURALS = {singular: plural for plural, singular in _SINGULARS.items()}
+_SINGULAR_ENDINGS = ("ss", "us", "is")
 
 
-def head(expression: str) -> tuple[list[str], str]:
-    """Its modifiers and the noun they modify, as (["small", "red"], "ring") of "the small red ring left of the star"."""
-    words = _CUT.sub("", " " + expression).split()
+def split_noun_phrase(expression: str) -> tuple[list[str], str]:
+    """Return the modifiers and the head noun: (["small", "red"], "ring") of "the small red ring left of the star"."""
+    words = _TAIL.sub("", " " + expression).split()
     while words and words[0].lower() in _DETERMINERS:
         words = words[1:]
     return (words[:-1], words[-1]) if words else ([], "")
 
 
-def plural(expression: str) -> bool:
-    """Whether it may mean several objects; by its words alone, so that a name such as "glasses" counts as several."""
-    first = expression.lower().split()[:1]
-    noun = head(expression)[1].lower()
-    many = noun in _ONE_OF or (noun.endswith("s") and not noun.endswith(_NOT_IN_S))
-    return first in (["all"], ["every"], ["each"], ["both"], ["these"], ["those"]) or many or " and " in expression.lower()
+def is_plural(expression: str) -> bool:
+    """Whether the expression may mean several objects, by its words alone: "glasses" counts as several."""
+    text = expression.lower()
+    if " and " in text or any(word in _PLURAL_DETERMINERS for word in text.split()[:1]):
+        return True
+    noun = split_noun_phrase(text)[1]
+    return noun in _SINGULARS or (noun.endswith("s") and not noun.endswith(_SINGULAR_ENDINGS))
 
 
-def many_of(expression: str) -> str:
-    """All that it could mean, where its place is left aside: "all red rings" of "the second red ring from the left"."""
-    modifiers, noun = head(expression)
+def pluralize(expression: str) -> str:
+    """Return an expression for all objects of the kind, wherever they are: "all red rings" of "the second red ring"."""
+    modifiers, noun = split_noun_phrase(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
-    return " ".join(["all", *kept, noun if plural(noun) else _several_of(noun)])
+    return " ".join(["all", *kept, noun if is_plural(noun) else _pluralize_noun(noun)])
 
 
-def _several_of(noun: str) -> str:
-    if noun.lower() in _MANY_OF:
-        return _MANY_OF[noun.lower()]
+def _pluralize_noun(noun: str) -> str:
+    if noun.lower() in _PLURALS:
+        return _PLURALS[noun.lower()]
     if re.search(r"[^aeiou]y$", noun):
         return noun[:-1] + "ies"
     return noun + ("es" if re.search(r"(?:s|x|z|ch|sh)$", noun) else "s")
 
 
-def _one_of(noun: str) -> str:
-    """The singular: "cross" of "crosses"; any other word as it is."""
-    if noun.lower() in _ONE_OF:
-        return _ONE_OF[noun.lower()]
-    if noun.lower().endswith(_NOT_IN_S):
+def _singularize_noun(noun: str) -> str:
+    """Return "cross" for "crosses"; a word that is no plural is returned as it is."""
+    if noun.lower() in _SINGULARS:
+        return _SINGULARS[noun.lower()]
+    if noun.lower().endswith(_SINGULAR_ENDINGS):
         return noun
-    for ending, instead in ((r"(?<=..)ies$", "y"), (r"(?<=ss|zz|ch|sh)es$", ""), (r"(?<=x)es$", ""), (r"s$", "")):
-        if (single := re.sub(ending, instead, noun)) != noun:
-            return single
+    for ending, replacement in ((r"(?<=..)ies$", "y"), (r"(?<=ss|zz|ch|sh)es$", ""), (r"(?<=x)es$", ""), (r"s$", "")):
+        if (singular := re.sub(ending, replacement, noun)) != noun:
+            return singular
     return noun
 
 
-def combine(what: str, old: str) -> str:
-    """The description that `what` is when it is said after `old`.
+def complete_expression(words: str, previous: str) -> str:
+    """Return the expression that `words` stand for after the expression `previous`.
 
-    "one", "ones" and a missing noun stand for old's noun, "one" for one of several; its modifiers stay where the new words
-    don't speak of the same (place, colour, size). What starts with a preposition is added to old; what names its own noun
-    stands alone.
+    "one", "ones" and a missing noun stand for the previous noun, "one" for its singular. The previous modifiers stay unless the
+    new words name the same property (position, color, size). Words that begin with a preposition are appended to the previous
+    expression; words with a noun of their own stay as they are.
     """
-    if re.match(
-        r"(?:at|behind|beside|near|next to|under|above|below|between|in|on|with|to the|left of|right of)\b", what, re.IGNORECASE
-    ):
-        return f"{old} {what}"
-    if re.fullmatch(r"it|that|this|them|(?:the )?same(?: one)?", what, re.IGNORECASE):
-        return old
-    modifiers, noun = head(what)
-    tail = what[len(_CUT.sub("", " " + what)) - 1 :].rstrip()
-    stands_for = re.fullmatch(r"ones?|object|thing", noun, re.IGNORECASE) is not None
-    bare = any(noun.lower() in group for group in _GROUPS)
-    if not noun or not (stands_for or bare):
-        return what
-    said = [_TURNS_TO.get(word.lower(), word) for word in (modifiers if stands_for else [*modifiers, noun])]
-    before, old_noun = head(old)
-    if not old_noun:
-        return what
+    if _PREPOSITION.match(words):
+        return f"{previous} {words}"
+    if _SAME_OBJECT.fullmatch(words):
+        return previous
+    modifiers, noun = split_noun_phrase(words)
+    previous_modifiers, previous_noun = split_noun_phrase(previous)
+    if any(noun.lower() in group for group in _MODIFIER_GROUPS):
+        modifiers = [*modifiers, noun]
+    elif not _PLACEHOLDER_NOUN.fullmatch(noun):
+        return words
+    if not previous_noun:
+        return words
     if noun.lower() == "one":
-        old_noun = _one_of(old_noun)
-    spoken_of = [group for group in _GROUPS if any(word.lower() in group for word in said)]
-    kept = [word for word in before if not any(word.lower() in group for group in (*spoken_of, _POSITIONS))]
-    in_order = sorted([*said, *kept], key=_rank)
-    return " ".join(["the", *in_order, old_noun]) + tail
+        previous_noun = _singularize_noun(previous_noun)
+    tail = words[len(_TAIL.sub("", " " + words)) - 1 :].rstrip()
+    return " ".join(["the", *_merge_modifiers(modifiers, previous_modifiers), previous_noun]) + tail
 
 
-def _rank(word: str) -> int:
-    """Place before size before what else there is before colour, as English has it."""
+def _merge_modifiers(new: list[str], previous: list[str]) -> list[str]:
+    """Put the new modifiers before the previous ones whose property they don't name, in English order."""
+    new = [_SUPERLATIVES.get(word.lower(), word) for word in new]
+    replaced = [group for group in _MODIFIER_GROUPS if any(word.lower() in group for word in new)]
+    kept = [word for word in previous if not any(word.lower() in group for group in (*replaced, _POSITIONS))]
+    return sorted([*new, *kept], key=_modifier_rank)
+
+
+def _modifier_rank(word: str) -> int:
+    """Rank position before size before other modifiers before colour."""
     word = word.lower()
     return 0 if word in _POSITIONS else 1 if word in _SIZES else 3 if word in _COLOURS else 2

@@ -1,281 +1,318 @@
-"""One refinement of a result, by an instruction in words, by clicks, or by both: the result before goes in, the next comes out.
+"""Refine a result once, by an instruction, by clicks, or by both: from one `InteractiveState` to the next.
 
-Nothing is changed in place: where a refinement can't be made it says why (`RefineError`) and the result before stands.
+Nothing is changed in place. A refinement that can't be made raises a `RefineError` that says why; the state before it stays.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TypeAlias
 
+from sam4mllm_tool.config import Method
 from sam4mllm_tool.geometry.boxes import format_box, mask_iou
-from sam4mllm_tool.interactive.alternatives import ALIKE, OTHER_SIZE, SAME, another, asker, offers
-from sam4mllm_tool.interactive.clicks import check_clicks, click_on
+from sam4mllm_tool.interactive.alternatives import (
+    MIN_AREA_CHANGE,
+    SAME_MASK_IOU,
+    SAME_OBJECT_IOU,
+    find_other_boxes,
+    resized_candidates,
+    segment_known_boxes,
+)
+from sam4mllm_tool.interactive.clicks import apply_clicks, check_clicks
 from sam4mllm_tool.interactive.instructions import Instruction, read_instruction
-from sam4mllm_tool.interactive.references import combine, many_of, plural
-from sam4mllm_tool.interactive.state import Found, RefineError
-from sam4mllm_tool.pipeline.methods import Method, Methods
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject
+from sam4mllm_tool.interactive.references import complete_expression, is_plural, pluralize
+from sam4mllm_tool.interactive.state import InteractiveState, RefineError
+from sam4mllm_tool.pipeline.methods import segment_expression
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject
 
-__all__ = ["Refined", "refine"]
+__all__ = ["RefinementResult", "refine"]
 
-_INSIDE = 0.5
-"""Share of a mask that has to lie in an object for it to be a part of that object."""
-_LEFT = 0.1
-"""Share of a mask that has to remain for its object to remain."""
-_LARGER = 1.25
-"""How much a box is made larger, or smaller, where no candidate mask is."""
+_MIN_INSIDE = 0.5
+"""Share of a mask that must lie in an object for it to be a part of that object."""
+_MIN_REMAINING = 0.1
+"""Share of an object that must remain when a part is cut out."""
+_BOX_SCALE = 1.25
+"""Factor by which a box is enlarged, or shrunk, where no candidate mask is bigger, or smaller."""
+_MAX_LISTED = 10
+"""Boxes that a text lists at most."""
+
+_Step: TypeAlias = Flow[tuple[InteractiveState, str]]
+"""Comes to the next state and how the instruction was understood."""
 
 
 @dataclass(frozen=True, eq=False)
-class Refined:
-    """found: the result now. understood: how each instruction and click was taken, in words. talk: what was asked for it."""
+class RefinementResult:
+    """What a refinement comes to.
 
-    found: Found
+    Attributes:
+        state: The next state.
+        understood: How the instruction and each click were understood, in words.
+        segmentation: The next state's objects as a result; its turns and usage are those of this refinement.
+    """
+
+    state: InteractiveState
     understood: tuple[str, ...]
-    talk: Transcript
-
-    def segmentation(self, flows: Flows) -> Segmentation:
-        """As a first answer is told; its turns and usage are those of this refinement."""
-        return flows.told(self.found.expression, self.found.size, self.found.objects, self.talk)
+    segmentation: Segmentation
 
 
 def refine(
-    flows: Methods,
-    found: Found,
-    talk: Transcript,
+    run: RunContext,
+    state: InteractiveState,
     *,
     instruction: str | None = None,
     clicks: Sequence[PointPrompt] = (),
     forget_clicks: bool = False,
-    method: Method = "pqpp",
-) -> Flow[Refined]:
-    """The result after an instruction, then after clicks; a flow about the picture that the result is about.
+    method: Method | None = None,
+) -> Flow[RefinementResult]:
+    """Apply an instruction, then clicks.
 
-    talk: what is asked for it is said there, and whoever drives the flow counts seconds there. forget_clicks: earlier clicks no
-    longer count. method: how what a new description means is found. Raises RefineError,
-    ExpressionError, ReplyError, BackendError.
+    Args:
+        run: A run on the state's image.
+        state: The result to refine.
+        instruction: What the user wants changed, such as "no, the other one".
+        clicks: Points on the object (label 1) or off it (label 0), in pixels.
+        forget_clicks: Drop the clicks of earlier refinements.
+        method: How a new description is segmented; by default as `run.config` says.
+
+    Returns:
+        The next state, and how the input was understood.
+
+    Raises:
+        RefineError: There is nothing to refine by, or the refinement can't be made.
+        ExpressionError: The instruction is empty or too long.
+        ReplyError: The boxes stay unreadable.
+        BackendError: A model failed.
     """
     if instruction is None and not clicks:
         raise RefineError("nothing to refine by: give an instruction, such as 'the other one', or clicks, or both")
-    earlier = () if forget_clicks else found.clicks
-    check_clicks(clicks, earlier, found.size)
-    work = _Work(flows, method, add=False, talk=talk)
-    found, understood = replace(found, clicks=earlier), list[str]()
+    if method is not None:
+        run = replace(run, config=replace(run.config, method=method))
+    state = replace(state, clicks=() if forget_clicks else state.clicks)
+    check_clicks(clicks, state.clicks, state.size)
+    understood: list[str] = []
+    add = False
     if instruction is not None:
-        read = read_instruction(instruction)
-        found = replace(found, instructions=(*found.instructions, instruction))
-        work.add = bool(clicks) and read.action in ("also", "also_other")
-        if not work.add:
-            found, words = yield from _ACTIONS[read.action](work, found, read)
+        parsed = read_instruction(instruction)
+        state = replace(state, instructions=(*state.instructions, instruction))
+        add = bool(clicks) and parsed.action in ("also", "also_other")  # the clicks show what to add
+        if not add:
+            state, words = yield from _ACTIONS[parsed.action](run, state, parsed)
             understood.append(words)
-    if clicks:
-        found, told = yield from click_on(flows, found, clicks, work.talk, method, add=work.add)
-        understood += told
-    return Refined(found, tuple(understood), work.talk)
+    state, click_words = yield from apply_clicks(run, state, clicks, add=add)
+    segmentation = run.build_result(state.expression, state.objects)
+    return RefinementResult(state, (*understood, *click_words), segmentation)
 
 
-@dataclass
-class _Work:
-    """What the actions share. add: whether clicks add objects."""
-
-    flows: Methods
-    method: Method
-    add: bool
-    talk: Transcript
-
-    def find(self, expression: str, found: Found) -> Flow[tuple[SegmentedObject, ...]]:
-        """The objects that the expression means."""
-        told = yield from self.flows.segment(expression, found.size, self.method, self.talk)
-        return told.objects
-
-    def others(self, found: Found, rejected: Sequence[ObjectPrompt]) -> Flow[tuple[Box, ...]]:
-        expressions = list(dict.fromkeys((found.expression, many_of(found.expression))))
-        return (yield from another(self.flows, found.size, expressions, rejected, self.talk))
-
-    def objects(self, boxes: Sequence[Box], found: Found) -> Flow[list[SegmentedObject]]:
-        """Those in boxes that are known."""
-        return (yield from asker(self.method)(self.flows, found.expression, boxes, found.size, self.talk))
+# Other objects --------------------------------------------------------------------------------------------------------
 
 
-_Next: TypeAlias = Flow[tuple[Found, str]]
-
-
-def _other(work: _Work, found: Found, _read: Instruction) -> _Next:
-    """The one that was not meant is left out, another one that fits the words is looked for."""
-    left = found.rejecting(found.objects)
-    boxes = yield from work.others(left, left.rejected)
+def _take_other(run: RunContext, state: InteractiveState, _instruction: Instruction) -> _Step:
+    """Reject the objects, and look for another one that the expression means."""
+    remaining = state.reject(state.objects)
+    expression = _quote(state.expression)
+    boxes: Sequence[Box] = yield from _find_others(run, state.expression, remaining.rejected)
     if not boxes:
         raise RefineError(
-            f"no other {_quoted(found.expression)} can be found; the result stays. Left out so far: {_boxes(left.rejected)}. "
+            f"no other {expression} can be found; the result stays. Left out so far: {_list_prompts(remaining.rejected)}. "
             "Describe the object in other words, or click on it"
         )
-    several = plural(found.expression)
-    if len(boxes) > 1 and not several:
-        boxes = yield from _likeliest_first(work, found, boxes)
-    objects = yield from work.objects(boxes if several else boxes[:1], found)
-    words = f"another {_quoted(found.expression)} than {_boxes(left.rejected)}"
-    if len(boxes) > 1 and not several:
-        words += f"; it could also be {_listed(boxes[1:])}: ask for the other one again"
-    return replace(left, objects=tuple(objects), clicks=()), words
+    words = f"another {expression} than {_list_prompts(remaining.rejected)}"
+    if len(boxes) > 1 and not is_plural(state.expression):
+        sorted_boxes = yield from _sort_by_probability(run, state.expression, boxes)
+        words += f"; it could also be {_list_boxes(sorted_boxes[1:])}: ask for the other one again"
+        boxes = sorted_boxes[:1]
+    objects = yield from segment_known_boxes(run, state.expression, boxes)
+    return replace(remaining, objects=tuple(objects), clicks=()), words
 
 
-def _likeliest_first(work: _Work, found: Found, boxes: tuple[Box, ...]) -> Flow[tuple[Box, ...]]:
-    sure = yield from work.flows.whether(found.expression, boxes, found.size, work.talk)
-    order = sorted(range(len(boxes)), key=lambda index: -(sure[index] or 0.0))
-    return tuple(boxes[index] for index in order)
-
-
-def _also_other(work: _Work, found: Found, _read: Instruction) -> _Next:
-    """All that the words fit, what was found staying."""
-    boxes = yield from work.others(found, [*found.rejected, *(thing.prompt for thing in found.objects)])
+def _add_others(run: RunContext, state: InteractiveState, _instruction: Instruction) -> _Step:
+    """Keep the objects, and add all others that the expression means."""
+    expression = _quote(state.expression)
+    current = [segmented.prompt for segmented in state.objects]
+    boxes = yield from _find_others(run, state.expression, [*state.rejected, *current])
     if not boxes:
-        raise RefineError(f"no further {_quoted(found.expression)} can be found; the result stays. Describe it, or click on it")
-    objects = yield from work.objects(boxes, found)
-    return _with(found, objects, found.expression), f"the other {_quoted(found.expression)} as well"
+        raise RefineError(f"no further {expression} can be found; the result stays. Describe it, or click on it")
+    objects = yield from segment_known_boxes(run, state.expression, boxes)
+    return replace(state, objects=(*state.objects, *objects)), f"the other {expression} as well"
 
 
-def _also(work: _Work, found: Found, read: Instruction) -> _Next:
-    expression, objects = yield from _described(work, found, read.what)
-    fresh = [thing for thing in objects if all(mask_iou(thing.mask, other.mask) < SAME for other in found.objects)]
-    if not fresh:
+def _find_others(run: RunContext, expression: str, known: Sequence[ObjectPrompt]) -> Flow[tuple[Box, ...]]:
+    """Find boxes of other objects, by the expression itself and by its plural."""
+    expressions = list(dict.fromkeys((expression, pluralize(expression))))
+    return (yield from find_other_boxes(run, expressions, known))
+
+
+def _sort_by_probability(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[Box]]:
+    """Sort the boxes by the probability that the expression means their object, highest first."""
+    probabilities = yield from run.verify_boxes(expression, boxes)
+    order = sorted(range(len(boxes)), key=lambda index: -(probabilities[index] or 0.0))
+    return [boxes[index] for index in order]
+
+
+def _bring_back(run: RunContext, state: InteractiveState, _instruction: Instruction) -> _Step:
+    """Take the object that was rejected last in the place of the current ones."""
+    if not state.rejected:
+        raise RefineError("nothing was left out yet that could come back; an earlier result can be refined by its own handle")
+    *earlier, prompt = state.rejected
+    objects = yield from run.segment_prompts([prompt])
+    remaining = replace(state, rejected=tuple(earlier)).reject(state.objects)
+    return replace(remaining, objects=tuple(objects), clicks=()), f"the one before, {_list_prompts([prompt])}"
+
+
+# Descriptions ---------------------------------------------------------------------------------------------------------
+
+
+def _describe(run: RunContext, state: InteractiveState, instruction: Instruction) -> _Step:
+    """Segment a new description, completed from the expression before."""
+    expression, objects = yield from _segment_description(run, state, instruction.what)
+    dropped = [segmented for segmented in state.objects if not _matching([segmented], objects)]
+    words = f"a new description, {_quote(expression)}"
+    if not dropped and len(objects) == len(state.objects):
+        words += ", which is what was found before"
+    return replace(state.reject(dropped), objects=objects, expression=expression, clicks=()), words
+
+
+def _add_described(run: RunContext, state: InteractiveState, instruction: Instruction) -> _Step:
+    """Keep the objects, and add those that the instruction describes."""
+    expression, objects = yield from _segment_description(run, state, instruction.what)
+    new = [segmented for segmented in objects if not _matching([segmented], state.objects)]
+    if not new:
         raise RefineError(
-            f"{_quoted(expression)} is what the result holds already; it stays. Describe the one to add, or click on it"
+            f"{_quote(expression)} is what the result holds already; it stays. Describe the one to add, or click on it"
         )
-    return _with(found, fresh, f"{found.expression} and {expression}"), f"{_quoted(expression)} as well"
+    combined = f"{state.expression} and {expression}"
+    return replace(state, objects=(*state.objects, *new), expression=combined), f"{_quote(expression)} as well"
 
 
-def _with(found: Found, objects: Sequence[SegmentedObject], expression: str) -> Found:
-    return replace(found, objects=(*found.objects, *objects), expression=expression)
-
-
-def _without(work: _Work, found: Found, read: Instruction) -> _Next:
-    """Objects, or parts of them, are taken out."""
-    if not found.objects:
-        raise RefineError("there is nothing to take out of: the result holds no object")
-    expression = combine(read.what, found.expression)
-    tried = dict.fromkeys((expression, read.what, f"{read.what} of {found.expression}"))
-    for text in tried:
-        objects = yield from work.find(text, found)
-        named = text in (expression, read.what)  # with "of" in it, a whole object is an answer about the wrong thing
-        if named and len(found.objects) > 1 and (meant := _among(found.objects, objects)):
-            return found.rejecting(meant), f"without {_quoted(text)}"
-        parts = [thing for thing in objects if any(_is_part(thing, whole) for whole in found.objects)]
-        if parts:
-            return _less(found, parts), f"without {_quoted(text)}"
-    if len(found.objects) == 1 and _among(found.objects, objects := (yield from work.find(expression, found))):
-        return (yield from _other(work, found, read))
+def _segment_description(run: RunContext, state: InteractiveState, words: str) -> Flow[tuple[str, tuple[SegmentedObject, ...]]]:
+    """Segment what the words mean: completed from the expression before, or else as they are."""
+    expressions = tuple(dict.fromkeys((complete_expression(words, state.expression), words)))
+    for expression in expressions:
+        objects = yield from _segment(run, expression)
+        if objects:
+            return expression, objects
+    tried = " nor ".join(map(_quote, expressions))
     raise RefineError(
-        f"no {_quoted(read.what)} can be found in the result, which stays: click on what is not meant, with label 0"
+        f"there is no {tried} in the image, as the model sees it; the result stays. Use other words, or click on it"
     )
 
 
-def _among(things: Sequence[SegmentedObject], objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
-    return [thing for thing in things if any(mask_iou(thing.mask, other.mask) >= SAME for other in objects)]
+def _segment(run: RunContext, expression: str) -> Flow[tuple[SegmentedObject, ...]]:
+    segmentation = yield from segment_expression(run, expression, run.config.method)
+    return segmentation.objects
+
+
+# Parts and sizes ------------------------------------------------------------------------------------------------------
+
+
+def _take_out(run: RunContext, state: InteractiveState, instruction: Instruction) -> _Step:
+    """Take out objects, or parts of objects, that the instruction describes."""
+    if not state.objects:
+        raise RefineError("there is nothing to take out of: the result holds no object")
+    words = instruction.what
+    completed = complete_expression(words, state.expression)
+    for expression in dict.fromkeys((completed, words, f"{words} of {state.expression}")):
+        objects = yield from _segment(run, expression)
+        # A reply to "the handle of the mug" that is a whole object is about the mug
+        may_be_whole = len(state.objects) > 1 and expression in (completed, words)
+        if may_be_whole and (meant := _matching(state.objects, objects)):
+            return state.reject(meant), f"without {_quote(expression)}"
+        parts = [segmented for segmented in objects if any(_is_part(segmented, whole) for whole in state.objects)]
+        if parts:
+            return _cut_out(state, parts), f"without {_quote(expression)}"
+    if len(state.objects) == 1 and _matching(state.objects, (yield from _segment(run, completed))):
+        return (yield from _take_other(run, state, instruction))
+    raise RefineError(f"no {_quote(words)} can be found in the result, which stays: click on what is not meant, with label 0")
+
+
+def _matching(objects: Sequence[SegmentedObject], others: Sequence[SegmentedObject]) -> list[SegmentedObject]:
+    """Return the objects whose mask is also one of the others'."""
+    return [each for each in objects if any(mask_iou(each.mask, other.mask) >= SAME_OBJECT_IOU for other in others)]
 
 
 def _is_part(part: SegmentedObject, whole: SegmentedObject) -> bool:
-    """Whether it lies in the object and leaves something of it."""
+    """Whether the part lies in the object and leaves something of it."""
     area = int(part.mask.sum())
     shared = int((part.mask & whole.mask).sum())
-    return area > 0 and shared >= _INSIDE * area and shared <= (1 - _LEFT) * int(whole.mask.sum())
+    return area > 0 and shared >= _MIN_INSIDE * area and shared <= (1 - _MIN_REMAINING) * int(whole.mask.sum())
 
 
-def _less(found: Found, parts: Sequence[SegmentedObject]) -> Found:
-    cut = found.objects
+def _cut_out(state: InteractiveState, parts: Sequence[SegmentedObject]) -> InteractiveState:
+    objects = state.objects
     for part in parts:
-        cut = tuple(replace(thing, mask=thing.mask & ~part.mask, alternatives=()) for thing in cut)
-    return replace(found, objects=tuple(thing for thing in cut if thing.mask.any()))
+        objects = tuple(replace(each, mask=each.mask & ~part.mask, alternatives=()) for each in objects)
+    return replace(state, objects=tuple(each for each in objects if each.mask.any()))
 
 
-def _sized(work: _Work, found: Found, read: Instruction) -> _Next:
-    """The next bigger or smaller mask that the segmenter proposes for the same prompts, or else for larger or smaller boxes."""
-    if not found.objects:
-        raise RefineError(f"there is nothing to make {read.action}: the result holds no object. Describe what to segment")
-    sign = 1 if read.action == "bigger" else -1
-    drawn = yield from work.flows.masks([thing.prompt for thing in found.objects], found.size)
-    moved = [_resized(thing.prompt, _LARGER**sign, found) for thing in found.objects]
-    redrawn = yield from work.flows.masks(moved, found.size)
-    changed = [_next(thing, [one, two], sign) for thing, one, two in zip(found.objects, drawn, redrawn, strict=True)]
-    if not any(changed):
-        raise RefineError(f"the segmenter has no {read.action} mask for that; the result stays. Click on what is wrong with it")
-    objects = tuple(new or old for new, old in zip(changed, found.objects, strict=True))
-    return replace(found, objects=objects), f"a {read.action} mask of the same object"
+def _resize(run: RunContext, state: InteractiveState, instruction: Instruction) -> _Step:
+    """Take the next bigger, or smaller, mask for the same prompts, or else for larger, or smaller, boxes."""
+    word = instruction.action
+    if not state.objects:
+        raise RefineError(f"there is nothing to make {word}: the result holds no object. Describe what to segment")
+    sign = 1 if word == "bigger" else -1
+    prompts = [segmented.prompt for segmented in state.objects]
+    same_boxes = yield from run.segment_prompts(prompts)
+    scaled_boxes = yield from run.segment_prompts([_scale_box(run, prompt, _BOX_SCALE**sign) for prompt in prompts])
+    resized = [
+        _next_size(segmented, sources, sign)
+        for segmented, *sources in zip(state.objects, same_boxes, scaled_boxes, strict=True)
+    ]
+    if not any(resized):
+        raise RefineError(f"the segmenter has no {word} mask for that; the result stays. Click on what is wrong with it")
+    objects = tuple(new or old for new, old in zip(resized, state.objects, strict=True))
+    return replace(state, objects=objects), f"a {word} mask of the same object"
 
 
-def _next(thing: SegmentedObject, drawn: Sequence[SegmentedObject], sign: int) -> SegmentedObject | None:
-    """The nearest in size that is bigger, or smaller, the candidates of the very prompt first."""
-    area = int(thing.mask.sum())
-    for one in drawn:
-        masks = [(one.mask, one.score), *((other.mask, other.score) for other in offers(one))]
-        masks = [drawn for drawn in masks if mask_iou(drawn[0], thing.mask) < ALIKE]
-        steps = [(sign * (int(mask.sum()) - area), index) for index, (mask, _) in enumerate(masks) if mask.any()]
-        further = [step for step in steps if step[0] > OTHER_SIZE * area]
-        if further:
-            mask, score = masks[min(further)[1]]
-            return replace(thing, mask=mask, score=score, prompt=one.prompt, alternatives=())
+def _next_size(segmented: SegmentedObject, sources: Sequence[SegmentedObject], sign: int) -> SegmentedObject | None:
+    """Return the object with the mask nearest in area that is bigger (sign 1) or smaller (-1).
+
+    The sources' masks are tried in their order: those of the object's own prompt come first.
+    """
+    area = int(segmented.mask.sum())
+    for source in sources:
+        candidates = [MaskCandidate(source.mask, source.score), *resized_candidates(source)]
+        changes = [(sign * (int(candidate.mask.sum()) - area), candidate) for candidate in candidates if candidate.mask.any()]
+        sufficient = [
+            (change, candidate)
+            for change, candidate in changes
+            if change > MIN_AREA_CHANGE * area and mask_iou(candidate.mask, segmented.mask) < SAME_MASK_IOU
+        ]
+        if sufficient:
+            _, nearest = min(sufficient, key=itemgetter(0))
+            return replace(segmented, mask=nearest.mask, score=nearest.score, prompt=source.prompt, alternatives=())
     return None
 
 
-def _resized(prompt: ObjectPrompt, times: float, found: Found) -> ObjectPrompt:
+def _scale_box(run: RunContext, prompt: ObjectPrompt, factor: float) -> ObjectPrompt:
     box = prompt.box
-    dx, dy = (times - 1) / 2 * (box.x2 - box.x1), (times - 1) / 2 * (box.y2 - box.y1)
-    x1, y1 = max(0.0, box.x1 - dx), max(0.0, box.y1 - dy)
-    x2, y2 = min(float(found.size.width), box.x2 + dx), min(float(found.size.height), box.y2 + dy)
-    return ObjectPrompt(Box(x1, y1, x2, y2))
+    dx, dy = (factor - 1) / 2 * box.width, (factor - 1) / 2 * box.height
+    return ObjectPrompt(Box(box.x1 - dx, box.y1 - dy, box.x2 + dx, box.y2 + dy).clip(run.size))
 
 
-def _back(work: _Work, found: Found, _read: Instruction) -> _Next:
-    if not found.rejected:
-        raise RefineError("nothing was left out yet that could come back; an earlier result can be refined by its own handle")
-    prompt = found.rejected[-1]
-    objects = yield from work.flows.masks([prompt], found.size)
-    left = replace(found, rejected=found.rejected[:-1]).rejecting(found.objects)
-    return replace(left, objects=tuple(objects), clicks=()), f"the one before, {_boxes([prompt])}"
-
-
-def _describe(work: _Work, found: Found, read: Instruction) -> _Next:
-    """What no other row of the table takes: a description, put together with the one before."""
-    expression, objects = yield from _described(work, found, read.what)
-    left = found.rejecting([thing for thing in found.objects if not _among([thing], objects)])
-    words = f"a new description, {_quoted(expression)}"
-    if len(objects) == len(found.objects) == len(_among(found.objects, objects)):
-        words += ", which is what was found before"
-    return replace(left, objects=objects, expression=expression, clicks=()), words
-
-
-def _described(work: _Work, found: Found, what: str) -> Flow[tuple[str, tuple[SegmentedObject, ...]]]:
-    """What is meant by words that take up the old ones: put together with them, or else as they stand."""
-    expressions = tuple(dict.fromkeys((combine(what, found.expression), what)))
-    for expression in expressions:
-        objects = yield from work.find(expression, found)
-        if objects:
-            return expression, objects
-    tried = " nor ".join(map(_quoted, expressions))
-    raise RefineError(
-        f"there is no {tried} in the picture, as the model sees it; the result stays. Say it in other words, or click"
-    )
-
-
-_ACTIONS: dict[str, Callable[[_Work, Found, Instruction], _Next]] = {
-    "other": _other,
-    "also": _also,
-    "also_other": _also_other,
-    "without": _without,
-    "bigger": _sized,
-    "smaller": _sized,
-    "back": _back,
+_ACTIONS: dict[str, Callable[[RunContext, InteractiveState, Instruction], _Step]] = {
+    "other": _take_other,
+    "also": _add_described,
+    "also_other": _add_others,
+    "without": _take_out,
+    "bigger": _resize,
+    "smaller": _resize,
+    "back": _bring_back,
     "describe": _describe,
 }
 
 
-def _quoted(text: str) -> str:
+# Words ----------------------------------------------------------------------------------------------------------------
+
+
+def _quote(text: str) -> str:
     return f"'{text}'" if len(text) <= 80 else f"'{text[:80]}...'"
 
 
-def _boxes(prompts: Sequence[ObjectPrompt]) -> str:
-    return _listed([prompt.box for prompt in prompts]) if prompts else "nothing"
+def _list_prompts(prompts: Sequence[ObjectPrompt]) -> str:
+    return _list_boxes([prompt.box for prompt in prompts]) if prompts else "nothing"
 
 
-def _listed(boxes: Sequence[Box]) -> str:
-    return ", ".join(f"the one at {format_box(box)}" for box in boxes[:10])
+def _list_boxes(boxes: Sequence[Box]) -> str:
+    return ", ".join(f"the one at {format_box(box)}" for box in boxes[:_MAX_LISTED])

@@ -1,6 +1,6 @@
-"""A result that can be refined: the objects, and what of the conversation so far the next step needs.
+"""The state of an interactive correction: the objects, and what the next step needs to know of the steps before.
 
-The masks travel in the result itself; what is kept beside them is small plain JSON (`Found.state`), so that it survives a
+The masks travel in the result itself. Everything else is small plain JSON (`InteractiveState.to_dict`), so that it survives a
 checkpointer, a restart and a branch of the conversation.
 """
 
@@ -11,17 +11,25 @@ from typing import Any
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
 
-__all__ = ["Found", "RefineError", "point_from", "point_to", "prompt_from", "prompt_to", "start"]
+__all__ = ["InteractiveState", "RefineError"]
 
 
 class RefineError(Sam4MllmError, ValueError):
-    """A refinement that can't be made. The result it was asked for stays as it was."""
+    """A refinement that can't be made. The state before it stays valid."""
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
-    """expression: what was asked for, as refined so far. clicks: all that were given about these objects, oldest first.
-    rejected: prompts of objects that were said not to be meant, oldest first. instructions: what was asked, in order."""
+class InteractiveState:
+    """A result that can be refined.
+
+    Attributes:
+        expression: The expression, as refined so far.
+        size: Of the image, in pixels.
+        objects: The current objects.
+        clicks: All clicks about these objects, oldest first.
+        rejected: Prompts of the objects that the user rejected, oldest first.
+        instructions: The user's instructions, oldest first.
+    """
 
     expression: str
     size: Size
@@ -30,65 +38,66 @@ class Found:
     rejected: tuple[ObjectPrompt, ...] = ()
     instructions: tuple[str, ...] = ()
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON, a few hundred bytes: all but the objects."""
+    @classmethod
+    def from_segmentation(cls, segmentation: Segmentation) -> "InteractiveState":
+        """Start from a first result."""
+        return cls(segmentation.expression, segmentation.size, segmentation.objects)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the objects as plain JSON, a few hundred bytes."""
         return {
             "expression": self.expression,
-            "clicks": [point_to(click) for click in self.clicks],
-            "rejected": [prompt_to(prompt) for prompt in self.rejected],
+            "clicks": [click.to_dict() for click in self.clicks],
+            "rejected": [_prompt_to_dict(prompt) for prompt in self.rejected],
             "instructions": list(self.instructions),
         }
 
     @classmethod
-    def read(cls, result: Mapping[str, Any], state: Mapping[str, Any]) -> "Found":
-        """Inverse of `Segmentation.to_dict` and `state` together. Raises RefineError where they are not what those wrote."""
+    def from_dict(cls, result: Mapping[str, Any], fields: Mapping[str, Any]) -> "InteractiveState":
+        """Read a state back.
+
+        Args:
+            result: What `Segmentation.to_dict` wrote.
+            fields: What `to_dict` wrote.
+
+        Raises:
+            RefineError: They are not what those wrote.
+        """
         try:
-            whole = Segmentation.from_dict(result)
+            segmentation = Segmentation.from_dict(result)
             return cls(
-                str(state["expression"]),
-                whole.size,
-                whole.objects,
-                tuple(point_from(click) for click in state["clicks"]),
-                tuple(prompt_from(prompt) for prompt in state["rejected"]),
-                tuple(map(str, state["instructions"])),
+                str(fields["expression"]),
+                segmentation.size,
+                segmentation.objects,
+                tuple(map(PointPrompt.from_dict, fields["clicks"])),
+                tuple(map(_prompt_from_dict, fields["rejected"])),
+                tuple(map(str, fields["instructions"])),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RefineError(f"the result can't be read back ({type(error).__name__}: {error}): segment once more") from error
 
-    def rejecting(self, things: Sequence[SegmentedObject]) -> "Found":
-        """Without these objects, which are kept as rejected."""
-        left = tuple(thing for thing in self.objects if not any(thing is other for other in things))
-        gone = tuple(thing.prompt for thing in things)
-        kept = tuple(prompt for prompt in self.rejected if prompt not in gone)
-        return replace(self, objects=left, rejected=(*kept, *gone))
+    state, read = to_dict, from_dict  # earlier names, for callers that still use them
+
+    def reject(self, objects: Sequence[SegmentedObject]) -> "InteractiveState":
+        """Return the state without these objects, whose prompts are kept as the latest rejected ones."""
+        kept = tuple(segmented for segmented in self.objects if not any(segmented is other for other in objects))
+        prompts = tuple(segmented.prompt for segmented in objects)
+        earlier = tuple(prompt for prompt in self.rejected if prompt not in prompts)
+        return replace(self, objects=kept, rejected=(*earlier, *prompts))
+
+    def replace_object(self, old: SegmentedObject, new: SegmentedObject) -> "InteractiveState":
+        """Return the state with `new` in the place of `old`."""
+        return replace(self, objects=tuple(new if segmented is old else segmented for segmented in self.objects))
 
 
-def start(segmentation: Segmentation) -> Found:
-    """A first result, nothing refined yet."""
-    return Found(segmentation.expression, segmentation.size, segmentation.objects)
+def _prompt_to_dict(prompt: ObjectPrompt) -> dict[str, Any]:
+    return {"box": list(prompt.box), "points": [point.to_dict() for point in prompt.points]}
 
 
-def point_to(point: PointPrompt) -> dict[str, Any]:
-    """As `SegmentedObject.to_dict` writes it."""
-    return {"x": point.x, "y": point.y, "label": point.label, "confidence": point.confidence}
+def _prompt_from_dict(fields: Mapping[str, Any]) -> ObjectPrompt:
+    return ObjectPrompt(Box(*map(float, fields["box"])), tuple(map(PointPrompt.from_dict, fields["points"])))
 
 
-def point_from(point: Mapping[str, Any]) -> PointPrompt:
-    """Inverse of `point_to`."""
-    confidence = point.get("confidence")
-    label = int(point["label"])
-    if label not in (0, 1):
-        raise ValueError(f"expected a label of 0 or 1, got {label}")
-    return PointPrompt(
-        float(point["x"]), float(point["y"]), 1 if label else 0, None if confidence is None else float(confidence)
-    )
-
-
-def prompt_to(prompt: ObjectPrompt) -> dict[str, Any]:
-    """Plain JSON."""
-    return {"box": list(prompt.box), "points": [point_to(point) for point in prompt.points]}
-
-
-def prompt_from(prompt: Mapping[str, Any]) -> ObjectPrompt:
-    """Inverse of `prompt_to`."""
-    return ObjectPrompt(Box(*map(float, prompt["box"])), tuple(point_from(point) for point in prompt["points"]))
+# Earlier names, for callers that still use them.
+start = InteractiveState.from_segmentation
+point_to = PointPrompt.to_dict

@@ -1,4 +1,4 @@
-"""What leaves the package: the files say what the segmentation says, and the overlay can be read on any picture."""
+"""Results outside Python: the files hold what the segmentation holds, and the overlay is legible on any image."""
 
 import json
 from pathlib import Path
@@ -22,26 +22,23 @@ GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 
 
 
 def scene(side: int = 256, seed: int = 7, count: int = 2, *, confidence: float | None = 0.9) -> tuple[Any, Segmentation]:
-    """A drawn picture and the truth about its first objects, with a 5 x 5 grid of points in each box."""
+    """A drawn image and the true masks of its first objects, with a 5 x 5 grid of points in each box."""
     drawn = draw_scene(seed, side)
     objects = []
     for index in range(count):
         box, mask = drawn.objects[index].box, drawn.mask(index)
-        places = [
-            (box.x1 + (box.x2 - box.x1) * (i + 0.5) / 5, box.y1 + (box.y2 - box.y1) * (j + 0.5) / 5)
-            for j in range(5)
-            for i in range(5)
-        ]
-        points = tuple(PointPrompt(x, y, 1 if mask[int(y), int(x)] else 0, 0.97) for x, y in places)
+        shares = [(i + 0.5) / 5 for i in range(5)]
+        grid = [(box.x1 + box.width * across, box.y1 + box.height * down) for down in shares for across in shares]
+        points = tuple(PointPrompt(x, y, 1 if mask[int(y), int(x)] else 0, 0.97) for x, y in grid)
         objects.append(SegmentedObject(mask, ObjectPrompt(box, points), 0.93, confidence))
     return Image.fromarray(drawn.image), Segmentation("the star", Size(side, side), tuple(objects))
 
 
-def one_point(label: int, ground: tuple[int, int, int]) -> Any:
-    """The overlay of a single point in the middle of a plain picture, as an array."""
+def draw_point(label: int, ground: tuple[int, int, int]) -> Any:
+    """The middle of the overlay of a single point on a plain image, as an array."""
     prompt = ObjectPrompt(Box(0, 0, 200, 200), (PointPrompt(100.0, 100.0, label),))  # type: ignore[arg-type]
-    found = Segmentation("it", Size(200, 200), (SegmentedObject(np.zeros((200, 200), bool), prompt, 0.5),))
-    return np.asarray(overlay(Image.new("RGB", (200, 200), ground), found))[90:110, 90:110].astype(int)
+    segmentation = Segmentation("it", Size(200, 200), (SegmentedObject(np.zeros((200, 200), bool), prompt, 0.5),))
+    return np.asarray(overlay(Image.new("RGB", (200, 200), ground), segmentation))[90:110, 90:110].astype(int)
 
 
 # The mask and its polygons
@@ -55,13 +52,13 @@ def test_mask_image_is_255_on_every_object_and_0_elsewhere():
     assert not np.asarray(mask_image(Segmentation("it", Size(3, 2), ()))).any()
 
 
-def filled(rings: list[list[float]], shape: tuple[int, int]) -> Mask:
-    """The even-odd filling: every vertical side turns over all that lies to its right."""
+def fill_even_odd(rings: list[list[float]], shape: tuple[int, int]) -> Mask:
+    """Fill by the even-odd rule: each vertical side inverts every pixel to its right."""
     mask = np.zeros(shape, bool)
     for ring in rings:
         corners = list(zip(ring[::2], ring[1::2], strict=True))
         for (x1, y1), (x2, y2) in zip(corners, corners[1:] + corners[:1], strict=True):
-            assert (x1 == x2) != (y1 == y2), "sides are straight and not empty"
+            assert (x1 == x2) != (y1 == y2), "sides are horizontal or vertical, and not empty"
             if x1 == x2:
                 mask[int(min(y1, y2)) : int(max(y1, y2)), int(x1) :] ^= True
     return mask
@@ -69,34 +66,34 @@ def filled(rings: list[list[float]], shape: tuple[int, int]) -> Mask:
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)))
 def test_filling_the_polygons_gives_the_mask_back(mask: Mask):
-    assert np.array_equal(filled(polygons(mask), mask.shape), mask)
+    assert np.array_equal(fill_even_odd(polygons(mask), mask.shape), mask)
 
 
 def test_filling_the_polygons_of_a_scene_gives_its_masks_back():
-    for found in scene(count=3)[1].objects:
-        assert np.array_equal(filled(polygons(found.mask), found.mask.shape), found.mask)
+    for segmented in scene(count=3)[1].objects:
+        assert np.array_equal(fill_even_odd(polygons(segmented.mask), segmented.mask.shape), segmented.mask)
 
 
-def drawn(*rows: str) -> Mask:
+def mask_from(*rows: str) -> Mask:
     return np.array([[c == "#" for c in row] for row in rows])
 
 
 @pytest.mark.parametrize(
     ("mask", "expected"),
     [
-        pytest.param(drawn("...", "..."), [], id="nothing"),
-        pytest.param(drawn("###", "###"), [[0, 0, 3, 0, 3, 2, 0, 2]], id="everything, clockwise"),
-        pytest.param(drawn("...", ".#."), [[1, 1, 2, 1, 2, 2, 1, 2]], id="one pixel"),
-        pytest.param(drawn("#.", "##"), [[0, 0, 1, 0, 1, 1, 2, 1, 2, 2, 0, 2]], id="an inner corner"),
+        pytest.param(mask_from("...", "..."), [], id="empty"),
+        pytest.param(mask_from("###", "###"), [[0, 0, 3, 0, 3, 2, 0, 2]], id="full, clockwise"),
+        pytest.param(mask_from("...", ".#."), [[1, 1, 2, 1, 2, 2, 1, 2]], id="one pixel"),
+        pytest.param(mask_from("#.", "##"), [[0, 0, 1, 0, 1, 1, 2, 1, 2, 2, 0, 2]], id="an inner corner"),
         pytest.param(
-            drawn("###", "#.#", "###"),
+            mask_from("###", "#.#", "###"),
             [[0, 0, 3, 0, 3, 3, 0, 3], [2, 1, 1, 1, 1, 2, 2, 2]],
             id="a hole, anticlockwise",
         ),
-        pytest.param(drawn("#.", ".#"), [[0, 0, 1, 0, 1, 1, 0, 1], [1, 1, 2, 1, 2, 2, 1, 2]], id="touching at a corner"),
+        pytest.param(mask_from("#.", ".#"), [[0, 0, 1, 0, 1, 1, 0, 1], [1, 1, 2, 1, 2, 2, 1, 2]], id="touching at a corner"),
     ],
 )
-def test_polygons_by_hand(mask: Mask, expected: list[list[float]]):
+def test_polygons_match_those_made_by_hand(mask: Mask, expected: list[list[float]]):
     assert polygons(mask) == expected
 
 
@@ -105,10 +102,10 @@ def test_pycocotools_reads_the_polygons_of_masks_without_holes():
     mask[5:20, 10:30] = mask[15:35, 25:45] = True
     read = coco.frPyObjects(polygons(mask), *mask.shape)
     assert rle.decode(coco.merge(read)).sum() == pytest.approx(mask.sum(), rel=0.02)
-    assert coco.iou([rle.encode(mask)], [coco.merge(read)], [0])[0, 0] > 0.97  # its own filling rounds at the edges
+    assert coco.iou([rle.encode(mask)], [coco.merge(read)], [0])[0, 0] > 0.97  # pycocotools rounds at the edges
 
 
-def test_polygons_refuse_what_is_not_a_bool_mask():
+def test_polygons_refuse_a_mask_that_is_not_bool():
     with pytest.raises(ValueError, match=r"\(H, W\) bool"):
         polygons(np.zeros((2, 2), np.uint8))  # type: ignore[arg-type]
 
@@ -116,7 +113,7 @@ def test_polygons_refuse_what_is_not_a_bool_mask():
 # The overlay
 
 
-def test_overlay_leaves_the_picture_as_it_was_and_changes_only_what_it_marks():
+def test_overlay_copies_the_image_and_changes_only_what_it_marks():
     image, segmentation = scene(count=1)
     before = image.copy()
     drawn = overlay(image, segmentation)
@@ -129,41 +126,41 @@ def test_overlay_leaves_the_picture_as_it_was_and_changes_only_what_it_marks():
 
 @pytest.mark.parametrize("side", [1, 2, 3, 16, 64, 300])
 @pytest.mark.parametrize("confidence", [None, 0.0, 1.0], ids=["unknown", "0 %", "100 %"])
-def test_overlay_draws_at_every_size(side: int, confidence: float | None):
+def test_overlay_draws_at_each_size(side: int, confidence: float | None):
     prompt = ObjectPrompt(Box(0, 0, side, side), (PointPrompt(0, 0, 1), PointPrompt(side, side, 0), PointPrompt(0, 0, 0)))
-    found = SegmentedObject(np.ones((side, side), bool), prompt, 0.5, confidence)
-    segmentation = Segmentation("it", Size(side, side), (found,) * 3)
+    segmented = SegmentedObject(np.ones((side, side), bool), prompt, 0.5, confidence)
+    segmentation = Segmentation("it", Size(side, side), (segmented,) * 3)
     assert overlay(Image.new("RGB", (side, side)), segmentation).size == (side, side)
 
 
-def test_a_box_that_leaves_the_picture_is_drawn_at_its_edge():
+def test_a_box_beyond_the_image_is_drawn_at_its_edge():
     prompt = ObjectPrompt(Box(-50.0, -50.0, 300.0, 300.0), (PointPrompt(-90, 500, 1),))
-    found = SegmentedObject(np.zeros((200, 200), bool), prompt, 0.5)
-    drawn = np.asarray(overlay(Image.new("RGB", (200, 200)), Segmentation("it", Size(200, 200), (found,))))
+    segmented = SegmentedObject(np.zeros((200, 200), bool), prompt, 0.5)
+    drawn = np.asarray(overlay(Image.new("RGB", (200, 200)), Segmentation("it", Size(200, 200), (segmented,))))
     assert tuple(drawn[198, 100]) in OBJECT_COLOURS
 
 
 @pytest.mark.parametrize("ground", GROUNDS.values(), ids=GROUNDS)
 def test_points_differ_by_colour_and_by_shape_on_any_ground(ground: tuple[int, int, int]):
-    on, off = one_point(1, ground), one_point(0, ground)
+    on, off = draw_point(1, ground), draw_point(0, ground)
     assert on[10, 10] == pytest.approx(ON_COLOUR, abs=40)
     assert off[10, 10] == pytest.approx(OFF_COLOUR, abs=40)  # its arms are narrow and smoothed
     for mark in (on, off):
         brightness = mark.sum(2)
-        assert brightness.max() > 600, "a light line"
-        assert brightness.min() < 120, "beside a dark one"
+        assert brightness.max() > 600, "has a light line"
+        assert brightness.min() < 120, "has a dark line"
     differs = np.abs(on - off).sum(2) > 150
-    assert differs.sum() > 8, "told apart by shape too"
+    assert differs.sum() > 8
     shapes = [np.abs(mark - np.array(ground)).sum(2) > 60 for mark in (on, off)]
     assert (shapes[0] != shapes[1]).any()
 
 
 @pytest.mark.parametrize("ground", [*GROUNDS.values(), *OBJECT_COLOURS])
-def test_a_mask_shows_on_any_ground(ground: tuple[int, int, int]):
+def test_a_mask_is_visible_on_any_ground(ground: tuple[int, int, int]):
     mask = np.zeros((200, 200), bool)
     mask[60:140, 60:140] = True
-    found = SegmentedObject(mask, ObjectPrompt(Box(60, 60, 140, 140)), 0.9)
-    drawn = np.asarray(overlay(Image.new("RGB", (200, 200), ground), Segmentation("it", Size(200, 200), (found,))), int)
+    segmented = SegmentedObject(mask, ObjectPrompt(Box(60, 60, 140, 140)), 0.9)
+    drawn = np.asarray(overlay(Image.new("RGB", (200, 200), ground), Segmentation("it", Size(200, 200), (segmented,))), int)
     assert np.abs(drawn[100, 100] - ground).sum() > 60, "the tint"
     assert drawn[100, 60].sum() > 700, "the light line inside"
     assert drawn[100, 57:60].sum(1).min() < 120, "the dark line outside"
@@ -173,7 +170,7 @@ def test_each_object_has_its_own_colour():
     mask = np.zeros((300, 300), bool)
     boxes = [Box(20 + 40 * i, 100, 50 + 40 * i, 130) for i in range(len(OBJECT_COLOURS))]
     objects = tuple(SegmentedObject(mask, ObjectPrompt(box), 0.9) for box in boxes)
-    drawn = overlay(Image.new("RGB", (300, 300)), Segmentation("them", Size(300, 300), objects))
+    drawn = overlay(Image.new("RGB", (300, 300)), Segmentation("all", Size(300, 300), objects))
     assert {drawn.getpixel((int(box.x1) + 15, 130)) for box in boxes} == set(OBJECT_COLOURS)
 
 
@@ -184,54 +181,56 @@ def test_each_object_has_its_own_colour():
         pytest.param(Box(160, 0, 200, 40), id="top right"),
         pytest.param(Box(0, 160, 40, 200), id="bottom left"),
         pytest.param(Box(160, 160, 200, 200), id="bottom right"),
-        pytest.param(Box(0, 0, 200, 200), id="the whole picture"),
+        pytest.param(Box(0, 0, 200, 200), id="the whole image"),
     ],
 )
-def test_the_whole_label_is_inside_the_picture(box: Box):
+def test_the_whole_label_is_inside_the_image(box: Box):
     mask = np.zeros((200, 200), bool)
     blank = Image.new("RGB", (200, 200), (128, 128, 128))
 
-    def letters(place: Box) -> int:
-        found = SegmentedObject(mask, ObjectPrompt(place), 0.9, 0.88)
-        drawn = np.asarray(overlay(blank, Segmentation("it", Size(200, 200), (found,))))
+    def count_letter_pixels(target: Box) -> int:
+        segmented = SegmentedObject(mask, ObjectPrompt(target), 0.9, 0.88)
+        drawn = np.asarray(overlay(blank, Segmentation("it", Size(200, 200), (segmented,))))
         return int((drawn.min(2) > 200).sum())
 
-    assert letters(box) == letters(Box(80, 80, 120, 120)) > 20
+    assert count_letter_pixels(box) == count_letter_pixels(Box(80, 80, 120, 120)) > 20
 
 
-def test_labels_do_not_cover_one_another():
+def test_labels_do_not_overlap():
     mask = np.zeros((300, 300), bool)
     blank = Image.new("RGB", (300, 300), (128, 128, 128))
 
-    def letters(*objects: SegmentedObject) -> int:
+    def count_letter_pixels(*objects: SegmentedObject) -> int:
         drawn = overlay(blank, Segmentation("it", Size(300, 300), objects))
         return int((np.asarray(drawn).min(2) > 200).sum())
 
     crowd = [SegmentedObject(mask, ObjectPrompt(Box(100 + i, 100 + i, 200, 200)), 0.9, 0.88) for i in range(3)]
-    assert letters(*crowd) > 2.9 * letters(crowd[0])
+    assert count_letter_pixels(*crowd) > 2.9 * count_letter_pixels(crowd[0])
 
 
-def test_no_such_object_is_said_on_the_picture():
+def test_overlay_labels_a_result_without_objects():
     image = Image.new("RGB", (200, 100), (128, 128, 128))
     drawn = np.asarray(overlay(image, Segmentation("it", Size(200, 100), ())))
     assert (drawn == (128, 128, 128)).all(2)[:70].all()
     assert (drawn.min(2) > 200).sum() > 50
 
 
-def test_a_picture_of_another_size_is_refused(tmp_path: Path):
+def test_an_image_of_another_size_is_refused(tmp_path: Path):
     _, segmentation = scene()
-    for call in (lambda i: overlay(i, segmentation), lambda i: write_outputs(tmp_path / "out", i, segmentation)):
-        with pytest.raises(ValueError, match=r"\(64, 32\).*\(256, 256\)"):
-            call(Image.new("RGB", (64, 32)))
+    small = Image.new("RGB", (64, 32))
+    with pytest.raises(ValueError, match=r"\(64, 32\).*\(256, 256\)"):
+        overlay(small, segmentation)
+    with pytest.raises(ValueError, match=r"\(64, 32\).*\(256, 256\)"):
+        write_outputs(tmp_path / "out", small, segmentation)
     assert not (tmp_path / "out").exists()
 
 
 # Files and the summary
 
 
-def test_outputs_say_what_the_segmentation_says(tmp_path: Path):
+def test_outputs_hold_what_the_segmentation_holds(tmp_path: Path):
     image, segmentation = scene()
-    folder = tmp_path / "made" / "for it"
+    folder = tmp_path / "created" / "if needed"
     written = write_outputs(folder, image, segmentation)
     assert sorted(path.name for path in folder.iterdir()) == ["mask.png", "overlay.png", "result.json"]
     assert sorted(written) == sorted(folder.iterdir())
@@ -246,14 +245,14 @@ def test_outputs_say_what_the_segmentation_says(tmp_path: Path):
 
 def test_outputs_replace_earlier_ones(tmp_path: Path):
     image, segmentation = scene()
-    write_outputs(tmp_path, image, Segmentation("nothing", segmentation.size, ()))
+    write_outputs(tmp_path, image, Segmentation("the circle", segmentation.size, ()))
     write_outputs(str(tmp_path), image, segmentation)
     assert json.loads((tmp_path / "result.json").read_text("utf-8"))["expression"] == "the star"
     assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("expression", ["der grüne Würfel", "红色的圆", '"\\\n\x1b[31m', "\udcff half a character", "<image>"])
-def test_any_expression_survives_result_json(tmp_path: Path, expression: str):
+def test_each_expression_survives_result_json(tmp_path: Path, expression: str):
     write_outputs(tmp_path, Image.new("RGB", (4, 4)), Segmentation(expression, Size(4, 4), ()))
     assert json.loads((tmp_path / "result.json").read_text("utf-8"))["expression"] == expression
 
@@ -266,28 +265,26 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "out"):
         with pytest.raises(Sam4MllmError, match="cannot be written to"):
             write_outputs(folder, image, segmentation)
-    assert not list(tmp_path.rglob("*.part"))
+    assert not list(tmp_path.rglob("*.part*"))
 
 
-def test_summary_says_what_was_found():
+def test_summary_describes_each_object():
     _, segmentation = scene()
     first, *lines = summary(segmentation).splitlines()
-    assert first == '"the star": 2 objects in the picture of 256 x 256 pixels'
-    found = segmentation.objects[0]
-    box = found.prompt.box
+    assert first == '"the star": 2 objects in the image of 256 x 256 pixels'
+    segmented = segmentation.objects[0]
+    box = segmented.prompt.box
     assert lines[0] == (
-        f"  1: box ({box.x1:.0f}, {box.y1:.0f}) to ({box.x2:.0f}, {box.y2:.0f}), {found.mask.sum():,} pixels "
-        f"({found.mask.mean():.1%}), points {sum(p.label for p in found.prompt.points)} on it, "
-        f"{25 - sum(p.label for p in found.prompt.points)} off it, confidence 90%, score 0.93"
+        f"  1: box ({box.x1:.0f}, {box.y1:.0f}) to ({box.x2:.0f}, {box.y2:.0f}), {segmented.mask.sum():,} pixels "
+        f"({segmented.mask.mean():.1%}), points {sum(p.label for p in segmented.prompt.points)} on it, "
+        f"{25 - sum(p.label for p in segmented.prompt.points)} off it, confidence 90%, score 0.93"
     )
     assert "confidence unknown" in summary(scene(confidence=None)[1])
 
 
-def test_summary_says_that_there_is_no_such_object_and_why():
-    nothing = Segmentation("the purple cat", Size(64, 32), (), notes=("asked twice",))
-    assert summary(nothing) == (
-        '"the purple cat": there is no such object in the picture of 64 x 32 pixels\n  note: asked twice'
-    )
+def test_summary_states_that_there_is_no_such_object_and_lists_the_notes():
+    empty = Segmentation("the purple cat", Size(64, 32), (), notes=("asked again",))
+    assert summary(empty) == ('"the purple cat": there is no such object in the image of 64 x 32 pixels\n  note: asked again')
 
 
 @pytest.mark.parametrize(
