@@ -68,7 +68,7 @@ class Box(NamedTuple):
     def clip(self, size: Size) -> "Box":
         """The part of the box inside an image of `size`; a box wholly outside becomes empty, at the nearest edge."""
         (x1, x2), (y1, y2) = (
-            (min(max(low, 0.0), side), min(max(high, 0.0), side))
+            (min(max(low, 0.0), float(side)), min(max(high, 0.0), float(side)))
             for low, high, side in ((self.x1, self.x2, size.width), (self.y1, self.y2, size.height))
         )
         return Box(x1, y1, x2, y2)

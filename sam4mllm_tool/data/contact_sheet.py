@@ -19,7 +19,7 @@ from PIL import ImageDraw, ImageFont
 
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError, ImageError
-from sam4mllm_tool.images.draw import Colour, choose_colours, draw_box, draw_label, grow, tint
+from sam4mllm_tool.images.draw import Colour, choose_colours, dilate_rounded, draw_box, draw_label, tint_mask
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
@@ -133,8 +133,8 @@ def _picture(sample: Sample) -> Image:
     coloured = choose_colours(pixels, objects)
     seen = pixels.copy()
     for found, colour in coloured:
-        tint(pixels, found.mask, colour, 1)
-        within = found.mask & ~grow(~found.mask, 3)  # an expression may name its colour
+        tint_mask(pixels, found.mask, colour, 1)
+        within = found.mask & ~dilate_rounded(~found.mask, 3)  # an expression may name its colour
         pixels[within] = np.rint(seen[within] * _SEEN + pixels[within] * (1 - _SEEN)).astype(np.uint8)
     canvas = PILImage.fromarray(pixels)
     for found, colour in coloured:

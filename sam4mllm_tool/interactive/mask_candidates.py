@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive.alternatives import mask_contains
-from sam4mllm_tool.models.segmenter.choice import agreement
+from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, SegmentedObject

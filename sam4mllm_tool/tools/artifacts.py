@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
-from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.types import Segmentation, Size
 
 __all__ = [
@@ -47,7 +47,7 @@ def dialogue_artifact(picture: str, state: Mapping[str, Any], **told: Any) -> Ar
     return {"handle": new_handle(), "kind": "dialogue", "picture": picture, "state": dict(state), **told}
 
 
-def result_artifact(picture: str, segmentation: Segmentation, found: Found, **told: Any) -> Artifact:
+def result_artifact(picture: str, segmentation: Segmentation, found: InteractiveState, **told: Any) -> Artifact:
     """Of masks: `Segmentation.to_dict`, and what it takes to refine them."""
     own = {"handle": new_handle(), "kind": "result", "picture": picture, "state": found.state()}
     return {**segmentation.to_dict(), **own, **told}

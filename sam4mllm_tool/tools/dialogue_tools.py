@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.interactive.clicks import check_clicks
 from sam4mllm_tool.interactive.state import point_to
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
@@ -230,7 +230,7 @@ class SegmentPromptTool(Sam4MllmTool):
             return flows.told(expression, size, (yield from flows.masks(prompts, size)), talk)
 
         def told(whole: Segmentation) -> Result:
-            return masks_result(name, whole, Found(expression, size, whole.objects, clicks=tuple(given)), tell)
+            return masks_result(name, whole, InteractiveState(expression, size, whole.objects, clicks=tuple(given)), tell)
 
         return Work(picture, flow(), talk, told)
 

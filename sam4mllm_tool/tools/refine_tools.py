@@ -6,8 +6,8 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import Found, Refined, refine
-from sam4mllm_tool.interactive.alternatives import deepest
+from sam4mllm_tool.interactive import InteractiveState, RefinementResult, refine
+from sam4mllm_tool.interactive.alternatives import deepest_point
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools import inputs
@@ -60,9 +60,9 @@ class RefineTool(Sam4MllmTool):
         """arguments: result, instruction, clicks, forget_clicks."""
         artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
         flows, talk, tell = models.flows, Transcript(), self.tells(runtime)
-        before = Found.read(artifact, artifact["state"])
+        before = InteractiveState.read(artifact, artifact["state"])
 
-        def told(refined: Refined) -> Result:
+        def told(refined: RefinementResult) -> Result:
             objects = refined.found.objects
             tell(boxes_event([list(thing.prompt.box) for thing in objects]))
             tell(points_event([point for thing in objects for point in thing.prompt.points]))
@@ -110,7 +110,7 @@ class DescribeRegionTool(Sam4MllmTool):
         else:
             artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
             name = artifact["picture"]
-            found = Found.read(artifact, artifact["state"])
+            found = InteractiveState.read(artifact, artifact["state"])
             expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
         size = Size(*picture.size)
 
@@ -129,7 +129,7 @@ def _described(
     flows: Flows, expression: str | None, objects: list[SegmentedObject], size: Size, talk: Transcript
 ) -> Flow[list[dict[str, Any]]]:
     """For each object its box, what the model says is there and, of an expression, the probability that this is meant."""
-    places = [deepest(thing) for thing in objects]
+    places = [deepest_point(thing) for thing in objects]
     asked = [flows.dialect.ask_region(thing.prompt.box, place, size) for thing, place in zip(objects, places, strict=True)]
     replies = yield from flows.ask(asked, talk)
     boxes = [thing.prompt.box for thing in objects]

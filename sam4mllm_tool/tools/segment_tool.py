@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.interactive import Found, start
-from sam4mllm_tool.interactive.alternatives import offers
+from sam4mllm_tool.interactive import InteractiveState, start
+from sam4mllm_tool.interactive.alternatives import resized_candidates
 from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import result_artifact
@@ -72,7 +72,7 @@ class SegmentTool(Sam4MllmTool):
         return Work(picture, observe(flow, tell, models.dialect, size), talk, told)
 
 
-def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: Tell, *understood: str) -> Result:
+def masks_result(picture: str, segmentation: Segmentation, found: InteractiveState, tell: Tell, *understood: str) -> Result:
     """The text and the artifact of masks, which are told of as the last event.
 
     picture: its id. understood: what was made of an instruction or clicks.
@@ -84,7 +84,7 @@ def masks_result(picture: str, segmentation: Segmentation, found: Found, tell: T
     return "\n".join([*lines, f"result {artifact['handle']} (picture {picture})"]), artifact
 
 
-def _offered(segmentation: Segmentation, found: Found) -> list[str]:
+def _offered(segmentation: Segmentation, found: InteractiveState) -> list[str]:
     """What refine_segmentation could bring instead."""
     lines = []
     for number, thing in enumerate(segmentation.objects, start=1):
@@ -97,4 +97,4 @@ def _offered(segmentation: Segmentation, found: Found) -> list[str]:
 
 
 def _sizes(thing: SegmentedObject) -> str:
-    return ", ".join(f"{int(one.mask.sum()):,} pixels (score {one.score:.2f})" for one in offers(thing))
+    return ", ".join(f"{int(one.mask.sum()):,} pixels (score {one.score:.2f})" for one in resized_candidates(thing))

@@ -20,7 +20,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.interactive import Refined
+from sam4mllm_tool.interactive import RefinementResult
 from sam4mllm_tool.pipeline.methods import Method, Methods
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -212,7 +212,7 @@ class _Overheard(Generator[Request, Any, T]):
 
     def _result(self, value: object) -> dict[str, Any] | None:
         """What the flow came to, where that is masks."""
-        if isinstance(value, Refined):
+        if isinstance(value, RefinementResult):
             value = value.segmentation(self._settings)
         return value.to_dict() if isinstance(value, Segmentation) else None
 

@@ -26,7 +26,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive import Found, RefineError, refine, start
+from sam4mllm_tool.interactive import InteractiveState, RefineError, refine, start
 from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
@@ -35,7 +35,7 @@ EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
 BAR_CLICK, BAR_OTHER = 0.10, 0.90
 
 
-def union(found: Found) -> Mask:
+def union(found: InteractiveState) -> Mask:
     masks = [thing.mask for thing in found.objects]
     return np.logical_or.reduce([np.zeros((found.size.height, found.size.width), np.bool_), *masks])
 
@@ -141,7 +141,7 @@ def one_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> fl
 class Pair:
     seed: int
     picture: Image
-    found: Found
+    found: InteractiveState
     other: Mask
 
 
