@@ -1,1 +1,1 @@
-"""Boxes, masks as run lengths and polygons, and crops: NumPy and Pillow alone."""
+"""Boxes, crops and morphology of masks, and masks as run lengths and polygons: NumPy, SciPy and Pillow alone."""

@@ -1,7 +1,7 @@
-"""A part of a picture seen as a picture of its own: what a model is shown to look closer, and the way back.
+"""Crops of an image, and the way back: a model is shown an enlarged part, and its answer is moved to the whole image.
 
-A view has the picture's proportions and is scaled to its size, so that it costs a model what the whole picture costs, or to a
-smaller one. Coordinates are in pixels of the whole picture or of the view as it is shown.
+A crop has the image's aspect ratio and is resized to the image's size, or to a smaller one, so that it costs a model no more
+than the whole image does. Coordinates are in pixels, either of the whole image or of the crop as it is shown.
 """
 
 from dataclasses import dataclass, replace
@@ -12,27 +12,37 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
-__all__ = ["Crop", "ImageTransform", "crop_around", "quadrants"]
+__all__ = ["Crop", "ImageTransform", "crop_around", "crop_quadrants"]
 
-_PART = 0.6
-"""Of the picture's sides, what a quadrant has of them: neighbours overlap, so that nothing small is cut in two by all."""
+_QUADRANT_SHARE = 0.6
+"""Share of the image's sides that a quadrant has: neighbors overlap, so that nothing small is cut in two by all of them."""
+_MAX_CROP_SHARE = 0.8
+"""A crop with a larger share of the image's sides would enlarge it less than 1.25 times."""
 
 
 class ImageTransform(Protocol):
-    """A way of showing a picture."""
+    """A way of showing an image to a model."""
 
     @property
-    def words(self) -> str:
-        """What is shown, for people."""
+    def description(self) -> str:
+        """What is shown, in words for people."""
 
-    def picture(self, image: Image) -> Image:
-        """What is shown of it."""
+    def apply(self, image: Image) -> Image:
+        """Return the image to show."""
 
 
 @dataclass(frozen=True)
 class Crop:
-    """The part (left, top, width, height) of a picture of `size`, in whole pixels. longest: what the longer side of what is
-    shown may be at most; None: as long as the picture's."""
+    """A part of an image, enlarged.
+
+    Args:
+        left: First column of the part.
+        top: First row of the part.
+        width: Width of the part, in pixels of the image.
+        height: Height of the part, in pixels of the image.
+        size: Size of the whole image.
+        longest: Largest length of the longer side of the crop as shown; None for the image's own.
+    """
 
     left: int
     top: int
@@ -42,75 +52,94 @@ class Crop:
     longest: int | None = None
 
     @property
-    def words(self) -> str:
-        """What is shown, for people."""
+    def description(self) -> str:
+        """What is shown, in words for people."""
         right, bottom = self.left + self.width, self.top + self.height
         return f"the part from ({self.left}, {self.top}) to ({right}, {bottom}), enlarged"
 
     @property
-    def zoom(self) -> float:
-        """How many times larger things are in the view than in a picture shown as large."""
+    def magnification(self) -> float:
+        """How many times larger objects are in the crop than in the whole image shown at the same size."""
         return self.size.width / self.width
 
     @property
-    def shown(self) -> Size:
-        """Of what the view shows."""
-        part = min(1.0, (self.longest or max(self.size)) / max(self.size))
-        return Size(*(max(1, round(part * side)) for side in self.size))
+    def output_size(self) -> Size:
+        """Size of the crop as it is shown."""
+        scale = min(1.0, (self.longest or max(self.size)) / max(self.size))
+        return Size(*(max(1, round(scale * side)) for side in self.size))
 
-    def picture(self, image: Image) -> Image:
-        """What the view shows."""
-        part = (self.left, self.top, self.left + self.width, self.top + self.height)
-        return image.resize(self.shown, PILImage.Resampling.BICUBIC, box=part)
+    def apply(self, image: Image) -> Image:
+        """Return the crop of the image, of `output_size`."""
+        corners = (self.left, self.top, self.left + self.width, self.top + self.height)
+        return image.resize(self.output_size, PILImage.Resampling.BICUBIC, box=corners)
 
-    def prompt_in(self, prompt: ObjectPrompt) -> ObjectPrompt:
-        """The prompt on the whole picture as one in the view; what lies outside is moved to its edge, or left out."""
-        (x1, y1), (x2, y2) = self._in(prompt.box.x1, prompt.box.y1), self._in(prompt.box.x2, prompt.box.y2)
-        width, height = self.shown
+    words, shown, picture = description, output_size, apply  # the old names, for one release
+
+    def to_crop_prompt(self, prompt: ObjectPrompt) -> ObjectPrompt:
+        """Move a prompt from the image to the crop: the box is clipped to it, points outside are dropped."""
+        (x1, y1), (x2, y2) = self._to_crop(prompt.box.x1, prompt.box.y1), self._to_crop(prompt.box.x2, prompt.box.y2)
+        width, height = self.output_size
         box = Box(min(max(x1, 0), width - 1), min(max(y1, 0), height - 1), max(min(x2, width), 1), max(min(y2, height), 1))
-        placed = (replace(point, x=x, y=y) for point in prompt.points for x, y in (self._in(point.x, point.y),))
-        return ObjectPrompt(box, tuple(point for point in placed if 0 <= point.x <= width and 0 <= point.y <= height))
+        moved = (replace(point, x=x, y=y) for point in prompt.points for x, y in (self._to_crop(point.x, point.y),))
+        return ObjectPrompt(box, tuple(point for point in moved if 0 <= point.x <= width and 0 <= point.y <= height))
 
-    def box_out(self, box: Box) -> Box:
-        """A box in the view as one on the whole picture."""
-        return Box(*self._out(box.x1, box.y1), *self._out(box.x2, box.y2))
+    def to_image_box(self, box: Box) -> Box:
+        """Move a box from the crop to the image."""
+        return Box(*self._to_image(box.x1, box.y1), *self._to_image(box.x2, box.y2))
 
-    def mask_out(self, mask: Mask) -> Mask:
-        """A (H, W) mask in the view as one on the whole picture, empty outside it; a pixel is in it if most of it is."""
-        grey = PILImage.fromarray(mask.astype(np.uint8) * np.uint8(255))
-        small = np.asarray(grey.resize((self.width, self.height), PILImage.Resampling.BOX)) > 127
+    def to_image_mask(self, mask: Mask) -> Mask:
+        """Move a mask from the crop to the image; a pixel of the image is in it if most of its area is.
+
+        Args:
+            mask: (H, W) bool, of `output_size`.
+
+        Returns:
+            (H, W) bool, of the image's size, empty outside the crop.
+        """
+        gray = PILImage.fromarray(mask.astype(np.uint8) * np.uint8(255))
+        part = np.asarray(gray.resize((self.width, self.height), PILImage.Resampling.BOX)) > 127
         whole = np.zeros((self.size.height, self.size.width), np.bool_)
-        whole[self.top : self.top + self.height, self.left : self.left + self.width] = small
+        whole[self.top : self.top + self.height, self.left : self.left + self.width] = part
         return whole
 
-    def object_out(self, thing: SegmentedObject) -> SegmentedObject:
-        """An object in the view as one on the whole picture, without its alternatives."""
-        points = tuple(replace(point, x=x, y=y) for point in thing.prompt.points for x, y in (self._out(point.x, point.y),))
-        prompt = ObjectPrompt(self.box_out(thing.prompt.box), points)
-        return replace(thing, mask=self.mask_out(thing.mask), prompt=prompt, alternatives=())
+    def to_image_object(self, segmented: SegmentedObject) -> SegmentedObject:
+        """Move an object from the crop to the image, without its alternatives."""
+        prompt = segmented.prompt
+        points = tuple(replace(point, x=x, y=y) for point in prompt.points for x, y in (self._to_image(point.x, point.y),))
+        moved = ObjectPrompt(self.to_image_box(prompt.box), points)
+        return replace(segmented, mask=self.to_image_mask(segmented.mask), prompt=moved, alternatives=())
 
-    def _in(self, x: float, y: float) -> tuple[float, float]:
-        return (x - self.left) * self.shown.width / self.width, (y - self.top) * self.shown.height / self.height
+    def _to_crop(self, x: float, y: float) -> tuple[float, float]:
+        width, height = self.output_size
+        return (x - self.left) * width / self.width, (y - self.top) * height / self.height
 
-    def _out(self, x: float, y: float) -> tuple[float, float]:
-        return self.left + x * self.width / self.shown.width, self.top + y * self.height / self.shown.height
+    def _to_image(self, x: float, y: float) -> tuple[float, float]:
+        width, height = self.output_size
+        return self.left + x * self.width / width, self.top + y * self.height / height
 
 
 def crop_around(box: Box, size: Size, share: float, *, longest: int | None = None) -> Crop | None:
-    """The view with the box in its middle, as near as the picture's edges let it, the box's longer side `share` of it.
+    """Crop an image so that a box takes a given share of the crop.
 
-    None where that would not be much closer than the whole picture is: at least 1.25 times.
+    Args:
+        box: Centered in the crop as far as the image's edges allow.
+        size: Of the image.
+        share: What the box's longer side, relative to the image, takes of the crop's, from 0 to 1.
+        longest: As for `Crop`.
+
+    Returns:
+        None where the crop would enlarge the image less than 1.25 times.
     """
-    part = max((box.x2 - box.x1) / size.width, (box.y2 - box.y1) / size.height) / share
-    if part > 0.8:
+    scale = max(box.width / size.width, box.height / size.height) / share
+    if scale > _MAX_CROP_SHARE:
         return None
-    width, height = max(1, round(part * size.width)), max(1, round(part * size.height))
+    width, height = max(1, round(scale * size.width)), max(1, round(scale * size.height))
     left = round(min(max((box.x1 + box.x2 - width) / 2, 0), size.width - width))
     top = round(min(max((box.y1 + box.y2 - height) / 2, 0), size.height - height))
     return Crop(left, top, width, height, size, longest)
 
 
-def quadrants(size: Size) -> tuple[Crop, ...]:
-    """Four views that overlap and together show everything, from the top left row by row."""
-    width, height = max(1, round(_PART * size.width)), max(1, round(_PART * size.height))
+def crop_quadrants(size: Size) -> tuple[Crop, ...]:
+    """Return four overlapping crops that cover the image, from the top left row by row."""
+    width, height = (max(1, round(_QUADRANT_SHARE * side)) for side in size)
     return tuple(Crop(left, top, width, height, size) for top in (0, size.height - height) for left in (0, size.width - width))

@@ -1,36 +1,50 @@
-"""The SAM4MLLM dialogue as a value: pending questions in, replies in, next state out; no model and no I/O.
+"""The SAM4MLLM dialogue as a value: pending questions out, replies in, next state out; no model and no I/O.
 
-Three ways through it, all frozen and all with the same face (`Dialogue`):
-- PQPP, proactive query of prompt points: a box, then whether each point of a grid inside it is on the object.
-- PPG, prompt-point generation: box and points in one answer.
-- BoxOnly: the first round of PQPP and nothing more.
+Three dialogues, all frozen, share one interface (`Dialogue`):
+- PQPP, proactive query of prompt points: boxes, then whether each point of a grid inside a box is on the object.
+- PPG, prompt-point generation: boxes and points in one reply.
+- BoxOnly: the first round of PQPP alone.
 
     while dialogue.pending:
         dialogue = dialogue.answer(mllm.reply(image, dialogue.pending))
 
-Being a value, a dialogue pickles, is answered again from any earlier state, and is rebuilt from its replies alone
-(`replay`). Training dialogues come from the same states, run on true answers (`truth.py`), so the two cannot drift apart.
+Because a dialogue is a value, it pickles, can be answered again from any earlier state, and is rebuilt from its replies alone
+(`replay`). Training dialogues run the same states on true answers (oracle.py), so training and inference can't drift apart.
 """
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import takewhile
-from typing import Protocol, Self, TypeVar
 
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.protocol.dialect import Dialect
+from sam4mllm_tool.protocol.exchanges import Dialogue, Exchange, check_reply_count
+from sam4mllm_tool.protocol.reply_parser import LabelAndConfidence
 from sam4mllm_tool.protocol.samplers import Grid, Sampler
-from sam4mllm_tool.types import Box, Label, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
 
-MAX_EXPRESSION = 2000
-"""Characters; far above any referring expression, far below any context window."""
+__all__ = [
+    "MAX_EXPRESSION_LENGTH",
+    "PPG",
+    "PQPP",
+    "BoxOnly",
+    "Thresholds",
+    "validate_expression",
+]
+
+MAX_EXPRESSION_LENGTH = 2000
+"""In characters: far above any referring expression, far below any context window."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Which answers about points are kept: on the object above `on`, off it above `off`, else dropped. The paper's values."""
+    """Confidences above which an answer about a point is kept. The defaults are the paper's.
+
+    Args:
+        on: For points on the object, from 0 to 1.
+        off: For points off the object, from 0 to 1.
+    """
 
     on: float = 0.75
     off: float = 0.9
@@ -40,116 +54,39 @@ class Thresholds:
             raise ValueError(f"thresholds are probabilities from 0 to 1, not {self.on} and {self.off}")
 
     def keep(self, point: PointPrompt) -> bool:
-        """A point without a confidence is kept: there is nothing to judge it by."""
+        """Return whether the point is kept. One without a confidence is: there is nothing to judge it by."""
         return point.confidence is None or point.confidence > (self.on if point.label else self.off)
 
 
-@dataclass(frozen=True)
-class Exchange:
-    """One question and the reply it got."""
+def validate_expression(expression: object) -> str:
+    """Return the expression on one line, without invisible characters at its ends and without lone surrogates.
 
-    question: Question
-    reply: Reply
-
-
-Labelled = tuple[Label, float | None]
-"""The label of a point and its confidence."""
-
-
-class Dialogue(Protocol):
-    """What the pipeline, the tools and the training data builder drive."""
-
-    @property
-    def expression(self) -> str: ...
-
-    @property
-    def pending(self) -> tuple[Question, ...]:
-        """The questions to ask now, side by side; empty when the dialogue is done."""
-
-    @property
-    def prompts(self) -> tuple[ObjectPrompt, ...]:
-        """One per object, complete once nothing is pending; empty then: there is no such object."""
-
-    @property
-    def history(self) -> tuple[Exchange, ...]:
-        """Everything asked and replied so far."""
-
-    def answer(self, replies: Sequence[Reply]) -> Self:
-        """The next state. Raises ReplyError if a reply breaks the format; this state stays as it was."""
-
-    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        """For each pending question why its reply can't be read, None where it can."""
-
-    def without_points(self, replies: Sequence[Reply]) -> "Dialogue | None":
-        """The state to go on from when the pending replies stay unreadable, or None if there is none."""
-
-
-def turns(history: Iterable[Exchange]) -> tuple[Turn, ...]:
-    """The exchanges as one readable sequence; turns that an exchange shares with the one before it stand once.
-
-    One that takes up an exchange from further back, as a question that is asked again, repeats it.
-    """
-    told: list[Turn] = []
-    before: tuple[Turn, ...] = ()
-    for exchange in history:
-        *earlier, asked = exchange.question.turns
-        shared = len(list(takewhile(lambda pair: _same(*pair), zip(earlier, before, strict=False))))
-        replied = Turn("assistant", exchange.reply.text)
-        told += [*earlier[shared:], asked, replied]
-        before = (*earlier, asked, replied)
-    return tuple(told)
-
-
-def _same(a: Turn, b: Turn) -> bool:
-    """Whether they are one turn, but for how an answer starts."""
-    return a.role == b.role and a.text.strip() == b.text.strip()
-
-
-def _fault(read: Callable[[], object]) -> ReplyError | None:
-    try:
-        read()
-    except ReplyError as error:
-        return error
-    return None
-
-
-D = TypeVar("D", bound=Dialogue)
-
-
-def replay(dialogue: D, rounds: Iterable[Sequence[Reply]]) -> D:
-    """The state after these rounds of replies; inverse of keeping nothing but the replies."""
-    for replies in rounds:
-        dialogue = dialogue.answer(replies)
-    return dialogue
-
-
-def checked_expression(expression: object) -> str:
-    """The expression on one line, half characters replaced, none at its ends that can't be seen.
-
-    Raises ExpressionError if it is no text, empty or over the limit.
+    Raises:
+        ExpressionError: It is not text, is empty, or is longer than `MAX_EXPRESSION_LENGTH`.
     """
     if not isinstance(expression, str):
         raise ExpressionError(f"expected the expression as text, got {type(expression).__name__}")
-    whole = expression.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # tokenizers refuse lone surrogates
-    seen = [place for place, character in enumerate(whole) if not _is_blank(character)]
-    if not seen:
+    text = expression.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # tokenizers refuse lone surrogates
+    visible = [index for index, character in enumerate(text) if not _is_invisible(character)]
+    if not visible:
         raise ExpressionError("the expression is empty: say what to segment, as in 'the red ring'")
-    tidy = " ".join(whole[seen[0] : seen[-1] + 1].split())
-    if len(tidy) > MAX_EXPRESSION:
-        raise ExpressionError(f"the expression has {len(tidy):,} characters; at most {MAX_EXPRESSION:,} are allowed")
-    return tidy
+    line = " ".join(text[visible[0] : visible[-1] + 1].split())
+    if len(line) > MAX_EXPRESSION_LENGTH:
+        raise ExpressionError(f"the expression has {len(line):,} characters; at most {MAX_EXPRESSION_LENGTH:,} are allowed")
+    return line
 
 
-def _is_blank(character: str) -> bool:
-    """Blanks, and what only tells how its neighbours are set: a blank of no width, a mark of direction."""
+def _is_invisible(character: str) -> bool:
+    """Blanks, and format characters such as zero-width joiners and direction marks."""
     return character.isspace() or unicodedata.category(character) == "Cf"
 
 
-def _check_count(pending: Sequence[Question], replies: Sequence[Reply]) -> None:
-    if not pending:
-        raise ValueError("the dialogue is done: nothing is pending")
-    if len(replies) != len(pending):
-        raise ValueError(f"{len(pending)} questions are pending, got {len(replies)} replies")
+def _catch_reply_error(parse: Callable[[], object]) -> ReplyError | None:
+    try:
+        parse()
+    except ReplyError as error:
+        return error
+    return None
 
 
 @dataclass(frozen=True)
@@ -164,7 +101,8 @@ class BoxOnly:
 
     @classmethod
     def start(cls, expression: str, size: Size, *, dialect: Dialect) -> "BoxOnly":
-        return cls(checked_expression(expression), size, dialect)
+        """Return the first state. Raises ExpressionError."""
+        return cls(validate_expression(expression), size, dialect)
 
     @property
     def pending(self) -> tuple[Question, ...]:
@@ -175,15 +113,15 @@ class BoxOnly:
         return tuple(ObjectPrompt(box) for box in self.boxes or ())
 
     def answer(self, replies: Sequence[Reply]) -> "BoxOnly":
-        _check_count(self.pending, replies)
+        check_reply_count(self.pending, replies)
         (question,), (reply,) = self.pending, replies
-        boxes = self.dialect.read_boxes(question, reply, self.size)
+        boxes = self.dialect.parse_boxes(question, reply, self.size)
         return replace(self, boxes=boxes, history=(Exchange(question, reply),))
 
     def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        return (_fault(lambda: self.answer(replies)),)
+        return (_catch_reply_error(lambda: self.answer(replies)),)
 
-    def without_points(self, replies: Sequence[Reply]) -> None:  # noqa: ARG002
+    def drop_unreadable_points(self, replies: Sequence[Reply]) -> None:  # noqa: ARG002
         return None
 
 
@@ -196,7 +134,7 @@ class PPG:
     dialect: Dialect
     on: int = 2
     off: int = 1
-    answered: tuple[ObjectPrompt, ...] | None = None
+    parsed_prompts: tuple[ObjectPrompt, ...] | None = None
     history: tuple[Exchange, ...] = ()
 
     def __post_init__(self) -> None:
@@ -205,37 +143,50 @@ class PPG:
 
     @classmethod
     def start(cls, expression: str, size: Size, *, dialect: Dialect, on: int = 2, off: int = 1) -> "PPG":
-        return cls(checked_expression(expression), size, dialect, on, off)
+        """Return the first state. Raises ExpressionError."""
+        return cls(validate_expression(expression), size, dialect, on, off)
 
     @property
     def pending(self) -> tuple[Question, ...]:
-        return (self.dialect.ask_prompt(self.expression, self.on, self.off),) if self.answered is None else ()
+        return (self.dialect.ask_prompts(self.expression, self.on, self.off),) if self.parsed_prompts is None else ()
 
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
-        return self.answered or ()
+        return self.parsed_prompts or ()
 
     def answer(self, replies: Sequence[Reply]) -> "PPG":
-        _check_count(self.pending, replies)
+        check_reply_count(self.pending, replies)
         (question,), (reply,) = self.pending, replies
-        prompts = self.dialect.read_prompt(question, reply, self.size)
+        prompts = self.dialect.parse_prompts(question, reply, self.size)
         for prompt in prompts:
-            counts = tuple(sum(p.label == label for p in prompt.points) for label in (1, 0))
-            if counts != (self.on, self.off):
+            on, off = (sum(point.label == label for point in prompt.points) for label in (1, 0))
+            if (on, off) != (self.on, self.off):
                 expected = f"{self.on} points on and {self.off} off"
-                raise ReplyError(f"expected {expected} each object, got {counts[0]} and {counts[1]}", question, reply)
-        return replace(self, answered=prompts, history=(Exchange(question, reply),))
+                raise ReplyError(f"expected {expected} each object, got {on} and {off}", question, reply)
+        return replace(self, parsed_prompts=prompts, history=(Exchange(question, reply),))
 
     def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        return (_fault(lambda: self.answer(replies)),)
+        return (_catch_reply_error(lambda: self.answer(replies)),)
 
-    def without_points(self, replies: Sequence[Reply]) -> Dialogue:  # noqa: ARG002
+    def drop_unreadable_points(self, replies: Sequence[Reply]) -> Dialogue:  # noqa: ARG002
+        """Return a dialogue that asks for boxes alone."""
         return BoxOnly.start(self.expression, self.size, dialect=self.dialect)
 
 
 @dataclass(frozen=True)
 class PQPP:
-    """Two rounds: boxes; then, for every box side by side, whether the sampler's points are on the object."""
+    """Two rounds: boxes; then, for all boxes at once, whether the sampler's points are on the object.
+
+    Args:
+        expression: On one line, as `validate_expression` returns it.
+        size: Of the image, in pixels.
+        dialect: Writes the questions and parses the replies.
+        sampler: Chooses the points of round 2.
+        thresholds: Decide which answered points become prompts.
+        boxes: What round 1 named, in pixels; None before it.
+        answers: For each box all answered points; None before round 2.
+        history: The exchanges so far.
+    """
 
     expression: str
     size: Size
@@ -256,13 +207,24 @@ class PQPP:
         sampler: Sampler = Grid(),
         thresholds: Thresholds = Thresholds(),
     ) -> "PQPP":
-        return cls(checked_expression(expression), size, dialect, sampler, thresholds)
+        """Return the first state. Raises ExpressionError."""
+        return cls(validate_expression(expression), size, dialect, sampler, thresholds)
 
     @property
     def points(self) -> tuple[tuple[Point, ...], ...]:
-        """For each box, the points of round 2, on the steps that the dialect can write."""
-        snap = self.dialect.snap
-        return tuple(tuple(snap(point, self.size) for point in self.sampler(box)) for box in self.boxes or ())
+        """For each box the points of round 2, in pixels, moved to coordinates that the dialect can write."""
+        snap_point = self.dialect.snap_point
+        return tuple(tuple(snap_point(point, self.size) for point in self.sampler(box)) for box in self.boxes or ())
+
+    @property
+    def point_answers(self) -> tuple[tuple[PointPrompt, ...], ...]:
+        """For each box all answered points in order, also those that the thresholds keep out of `prompts`."""
+        return self.answers or ((),) * len(self.boxes or ())
+
+    @property
+    def prompts(self) -> tuple[ObjectPrompt, ...]:
+        pairs = zip(self.boxes or (), self.point_answers, strict=True)
+        return tuple(ObjectPrompt(box, tuple(filter(self.thresholds.keep, points))) for box, points in pairs)
 
     @property
     def pending(self) -> tuple[Question, ...]:
@@ -270,63 +232,62 @@ class PQPP:
             return (self.dialect.ask_boxes(self.expression),)
         if self.answers is not None:
             return ()
-        return tuple(question for group in self._point_questions() for question in group)
-
-    def _point_questions(self) -> list[tuple[Question, ...]]:
-        """The questions of round 2, grouped by box."""
-        first = self.history[0]
-        so_far = (*first.question.turns, Turn("assistant", self.dialect.as_taught(first.reply.text)))
-        boxes = zip(self.boxes or (), self.points, strict=True)
-        return [self.dialect.ask_points(so_far, box, points, self.size) for box, points in boxes]
-
-    @property
-    def prompts(self) -> tuple[ObjectPrompt, ...]:
-        answers = self.answers or ((),) * len(self.boxes or ())
-        keep = self.thresholds.keep
-        kept = (tuple(point for point in points if keep(point)) for points in answers)
-        return tuple(ObjectPrompt(box, points) for box, points in zip(self.boxes or (), kept, strict=True))
+        return tuple(question for questions in self._ask_points() for question, _ in questions)
 
     def answer(self, replies: Sequence[Reply]) -> "PQPP":
-        _check_count(self.pending, replies)
+        check_reply_count(self.pending, replies)
         if self.boxes is None:
-            (question,), (reply,) = self.pending, replies
-            boxes = self.dialect.read_boxes(question, reply, self.size)
-            return replace(self, boxes=boxes, answers=None if boxes else (), history=(Exchange(question, reply),))
-        return self._with_answers(replies, self.dialect.read_labels)
+            return self._answer_boxes(replies)
+        return self._answer_points(replies, self.dialect.parse_labels)
 
     def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        _check_count(self.pending, replies)
-        if self.boxes is None:
-            return (_fault(lambda: self.answer(replies)),)
-        pairs = zip(self.pending, replies, strict=True)
-        return tuple(_fault(partial(self.dialect.read_labels, question, reply)) for question, reply in pairs)
+        pending = self.pending
+        check_reply_count(pending, replies)
+        parse = self._parse_boxes if self.boxes is None else self.dialect.parse_labels
+        return tuple(_catch_reply_error(partial(parse, *pair)) for pair in zip(pending, replies, strict=True))
 
-    def without_points(self, replies: Sequence[Reply]) -> "PQPP | None":
-        """In round 2: the points whose answers can be read, the others dropped; at worst the boxes alone."""
-        _check_count(self.pending, replies)
-        if self.boxes is None:
-            return None
+    def drop_unreadable_points(self, replies: Sequence[Reply]) -> "PQPP | None":
+        """Keep the points whose answers can be parsed; at worst the boxes alone. None in round 1."""
+        check_reply_count(self.pending, replies)
+        return None if self.boxes is None else self._answer_points(replies, self._parse_labels_or_none)
 
-        def read_or_drop(question: Question, reply: Reply) -> Sequence[Labelled]:
-            try:
-                return self.dialect.read_labels(question, reply)
-            except ReplyError:
-                return ()
+    def _parse_boxes(self, question: Question, reply: Reply) -> tuple[Box, ...]:
+        return self.dialect.parse_boxes(question, reply, self.size)
 
-        return self._with_answers(replies, read_or_drop)
+    def _parse_labels_or_none(self, question: Question, reply: Reply) -> Sequence[LabelAndConfidence]:
+        try:
+            return self.dialect.parse_labels(question, reply)
+        except ReplyError:
+            return ()
 
-    def _with_answers(self, replies: Sequence[Reply], read: Callable[[Question, Reply], Sequence[Labelled]]) -> "PQPP":
+    def _ask_points(self) -> list[list[tuple[Question, tuple[Point, ...]]]]:
+        """For each box the questions of round 2, each with the points that it asks about: one of them, or all."""
+        first = self.history[0]
+        turns = (*first.question.turns, Turn("assistant", self.dialect.restore_answer_start(first.reply.text)))
+        groups = []
+        for box, points in zip(self.boxes or (), self.points, strict=True):
+            questions = self.dialect.ask_points(turns, box, points, self.size)
+            count = len(points) // max(1, len(questions))
+            groups.append([(question, points[n * count : (n + 1) * count]) for n, question in enumerate(questions)])
+        return groups
+
+    def _answer_boxes(self, replies: Sequence[Reply]) -> "PQPP":
+        (question,), (reply,) = self.pending, replies
+        boxes = self._parse_boxes(question, reply)
+        return replace(self, boxes=boxes, answers=None if boxes else (), history=(Exchange(question, reply),))
+
+    def _answer_points(
+        self, replies: Sequence[Reply], parse: Callable[[Question, Reply], Sequence[LabelAndConfidence]]
+    ) -> "PQPP":
         remaining = iter(replies)
         exchanges: list[Exchange] = []
         answers: list[tuple[PointPrompt, ...]] = []
-        for group, points in zip(self._point_questions(), self.points, strict=True):
-            places = iter(points)
-            told: list[PointPrompt] = []
-            for question in group:
-                reply = next(remaining)
-                count = len(points) // len(group)
-                asked = [next(places) for _ in range(count)]
-                told += [PointPrompt(x, y, *label) for (x, y), label in zip(asked, read(question, reply), strict=False)]
-                exchanges.append(Exchange(question, reply))
-            answers.append(tuple(told))
+        for questions in self._ask_points():
+            answered: list[PointPrompt] = []
+            for question, points in questions:
+                exchange = Exchange(question, next(remaining))
+                labels = parse(exchange.question, exchange.reply)  # none if the reply is unreadable
+                answered += [PointPrompt(*point, *label) for point, label in zip(points, labels, strict=False)]
+                exchanges.append(exchange)
+            answers.append(tuple(answered))
         return replace(self, answers=tuple(answers), history=(*self.history, *exchanges))

@@ -1,4 +1,4 @@
-"""Where points are asked."""
+"""Samplers: where points are asked about."""
 
 import math
 from statistics import mean
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sam4mllm_tool.protocol import FixedList, Grid, PoissonDisk, Sampler
+from sam4mllm_tool.protocol import FixedList, Grid, PointsByBox, PoissonDisk, Sampler
 from sam4mllm_tool.types import Box, Point
 
 BOX = Box(100, 200, 200, 300)
@@ -19,7 +19,7 @@ def boxes(draw: st.DrawFn) -> Box:
     return Box(x, y, x + width, y + height)
 
 
-def test_the_papers_grid_is_the_centres_of_25_cells_row_by_row() -> None:
+def test_the_papers_grid_is_the_centers_of_25_cells_row_by_row() -> None:
     points = Grid()(BOX)
     assert points[:6] == ((110, 210), (130, 210), (150, 210), (170, 210), (190, 210), (110, 230))
     assert points[-1] == (190, 290)
@@ -49,22 +49,32 @@ def test_points_lie_inside_the_box_and_stay_the_same(sampler: Sampler, box: Box)
 
 
 @given(st.integers(0, 2**31), boxes())
-def test_poisson_disk_points_keep_their_distance_and_their_bounds(seed: int, box: Box) -> None:
+def test_poisson_disk_points_keep_their_distance_and_number(seed: int, box: Box) -> None:
     points = PoissonDisk(seed)(box)
     assert 1 <= len(points) <= 20
-    unit = [Point((p.x - box.x1) / (box.x2 - box.x1), (p.y - box.y1) / (box.y2 - box.y1)) for p in points]
+    unit = [Point((p.x - box.x1) / box.width, (p.y - box.y1) / box.height) for p in points]
     assert all(math.dist(a, b) >= 0.1 - 1e-6 for i, a in enumerate(unit) for b in unit[:i])
 
 
 def test_poisson_disk_counts_follow_the_recipe() -> None:
     counts = [len(PoissonDisk(seed)(BOX)) for seed in range(1500)]
     assert mean(counts) == pytest.approx(10, abs=0.4)  # N(10, 4), clipped to 1..20
-    assert {1, 20} <= set(counts), "both bounds are met now and then"
+    assert {1, 20} <= set(counts), "both bounds are reached"
 
 
 def test_seed_and_box_decide_the_poisson_disk_points() -> None:
     assert PoissonDisk(1)(BOX) != PoissonDisk(2)(BOX)
     assert PoissonDisk(1)(BOX) != PoissonDisk(1)(BOX._replace(x2=201))
-    assert PoissonDisk(1)(BOX) == PoissonDisk(1)(Box(100.0, 200.0, 200.0, 300.0)), "whole numbers are floats too"
+    assert PoissonDisk(1)(BOX) == PoissonDisk(1)(Box(100.0, 200.0, 200.0, 300.0)), "integers and floats give the same points"
     first = PoissonDisk(0, most=1)(BOX)[0]
-    assert first == pytest.approx((101.6193, 286.6477), abs=1e-3), "the same in every process and on every machine"
+    assert first == pytest.approx((101.6193, 286.6477), abs=1e-3), (
+        "the seed gives the same points in every process and on every machine"
+    )
+
+
+def test_points_by_box_are_those_chosen_for_the_box() -> None:
+    sampler = PointsByBox(((BOX, (Point(120, 220),)), (Box(0, 0, 5, 5), ())))
+    assert sampler(BOX) == (Point(120, 220),)
+    assert sampler(Box(0, 0, 5, 5)) == ()
+    with pytest.raises(ValueError, match="no points were chosen"):
+        sampler(Box(0, 0, 6, 6))

@@ -1,0 +1,152 @@
+"""Read boxes, points and labels out of a model's reply.
+
+Models are talkative, so prose, lists and JSON around an answer are accepted. Nothing is guessed: a reply that is cut off, out
+of the frame, or of another count raises ReplyError, whose reason may be sent back to the model.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeAlias, TypeVar
+
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
+from sam4mllm_tool.types import Box, Label, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
+
+__all__ = ["MAX_OBJECTS", "LabelAndConfidence", "ReplyParser"]
+
+MAX_OBJECTS = 100
+"""Boxes in one reply. A model that names more is repeating itself, and each box would cost a mask."""
+
+LabelAndConfidence: TypeAlias = tuple[Label, float | None]
+"""The answer to one yes-or-no question, and its probability in [0, 1]; None where the reply has no probabilities."""
+
+T = TypeVar("T")
+
+_TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b", re.IGNORECASE)
+_BOX_STARTS = re.compile(r"\[(?!\s*[\[{\"])")
+"""A bracket that should begin a box: one that does not merely open a JSON list."""
+
+
+@dataclass(frozen=True)
+class ReplyParser:
+    """Read replies that use these words and this codec.
+
+    Args:
+        codec: Converts the numbers of boxes and points to pixels.
+        yes: The word for a point on the object, or for a box that is what was meant.
+        no: The word for the opposite.
+        none_text: What a reply says where there is no such object. Case and punctuation don't matter.
+    """
+
+    codec: CoordinateCodec
+    yes: str
+    no: str
+    none_text: str
+
+    def __post_init__(self) -> None:
+        yes, no, none = (_normalize(text) for text in (self.yes, self.no, self.none_text))
+        if not (yes and no and none) or yes == no:
+            raise ValueError(f"expected words for yes, no and none_text, got {self.yes!r}, {self.no!r} and {self.none_text!r}")
+
+    def parse_boxes(self, question: Question, reply: Reply, size: Size) -> tuple[Box, ...]:
+        """Return the distinct boxes that the reply names, in pixels; points are ignored.
+
+        Returns:
+            No boxes if the reply says that there is no such object.
+
+        Raises:
+            ReplyError: A box is malformed, or the reply names neither boxes nor their absence.
+        """
+        tokens = (token for token in _TOKENS.finditer(reply.text) if token.lastgroup == "box")
+        return self._check_complete([self._parse_box(token, question, reply, size) for token in tokens], question, reply)
+
+    def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
+        """Return the boxes with the points that follow each, in pixels; none if there is no such object.
+
+        A point is on the object unless the last word among "on" and "off" since its box is "off".
+
+        Raises:
+            ReplyError: As for `parse_boxes`, or a point is malformed.
+        """
+        prompts: list[ObjectPrompt] = []
+        label: Label = 1
+        for token in _TOKENS.finditer(reply.text):
+            if token.lastgroup == "box":
+                prompts.append(ObjectPrompt(self._parse_box(token, question, reply, size)))
+                label = 1
+            elif token.lastgroup == "word":
+                label = 1 if token["word"].lower() == "on" else 0
+            elif prompts:
+                point = PointPrompt(*self._parse_point(token, question, reply, size), label)
+                prompts[-1] = ObjectPrompt(prompts[-1].box, (*prompts[-1].points, point))
+        return self._check_complete(prompts, question, reply)
+
+    def parse_labels(self, question: Question, reply: Reply) -> tuple[LabelAndConfidence, ...]:
+        """Return label and confidence for each point of the question.
+
+        Probabilities decide where the reply has them, else the words of its text.
+
+        Raises:
+            ReplyError: The reply holds more or fewer answers than the question asks for.
+        """
+        answer = question.answer
+        if not isinstance(answer, Labels):
+            raise ValueError(f"labels are read from a question that expects labels, not {answer}")
+        if reply.label_probabilities is not None:
+            if len(reply.label_probabilities) != answer.count:
+                raise ReplyError(f"expected {answer.count} answers, got {len(reply.label_probabilities)}", question, reply)
+            return tuple((1, yes) if yes >= no else (0, no) for yes, no in reply.label_probabilities)
+        words = _find_words(reply.text, self.yes, self.no)
+        if len(words) != answer.count:
+            raise ReplyError(f"expected {answer.count} answers of {self.yes} or {self.no}, got {len(words)}", question, reply)
+        return tuple((1 if word.casefold() == self.yes.casefold() else 0, None) for word in words)
+
+    def _parse_box(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
+        try:
+            box = self.codec.decode_box(token["box"], size)
+        except ValueError as error:
+            raise ReplyError(str(error), question, reply) from error
+        if box.width <= 0 or box.height <= 0:
+            raise ReplyError(f"the box {token[0]} is empty", question, reply)
+        return box
+
+    def _parse_point(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Point:
+        try:
+            return self.codec.decode_point(token["point"], size)
+        except ValueError as error:
+            raise ReplyError(str(error), question, reply) from error
+
+    def _check_complete(self, parsed: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
+        """Return what was parsed, each once, if the reply holds nothing that looks like a box and was not parsed."""
+        text, distinct = reply.text, tuple(dict.fromkeys(parsed))
+        if len(parsed) != len(_BOX_STARTS.findall(text)) or text.count("[") > text.count("]"):
+            raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
+        if len(distinct) > MAX_OBJECTS:
+            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
+        if not parsed and f" {_normalize(self.none_text)} " not in f" {_normalize(text)} ":
+            raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
+        return distinct
+
+
+def _find_words(text: str, yes: str, no: str) -> list[str]:
+    """Find every yes and no of the text: "NoNoYes" holds three, "not" holds none."""
+    word, run = _word_patterns(yes, no)
+    return [match for words in run.findall(text) for match in word.findall(words)]
+
+
+@cache
+def _word_patterns(yes: str, no: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """Return a pattern of one word and one of a run of words.
+
+    The run never backtracks (`++`), so a hostile reply takes linear time however the words overlap.
+    """
+    word = "|".join(re.escape(word) for word in sorted((yes, no), key=len, reverse=True))
+    run = rf"\b(?:(?:{word})(?=\b|{word}))++\b"
+    return re.compile(word, re.IGNORECASE), re.compile(run, re.IGNORECASE)
+
+
+def _normalize(text: str) -> str:
+    """Keep letters and digits alone, so that case and punctuation don't decide whether an object exists."""
+    return " ".join(re.findall(r"\w+", text.casefold()))
