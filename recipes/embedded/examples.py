@@ -18,8 +18,8 @@ from recipes.embedded.architecture import CELLS, GRID, vocabulary
 from sam4mllm_tool.embedded.expressions import PLURALS, Expression, Kind, noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
 from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, build_true_dialogue
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Label, Mask, Point, PointPrompt, Size, Turn
 
 _IDS = {word: i for i, word in enumerate(vocabulary())}
@@ -90,7 +90,7 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
     if rng.random() < 0.3:
         order = sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].centre[0])
         inventory = (scene.objects[i] for i in order)
-        listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.write_box(o.box, size)}" for o in inventory)
+        listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.encode_box(o.box, size)}" for o in inventory)
         yield _ask("list", " ".join(listed), "list", tuple(i for i in order for _ in range(3 + _BOX)))
     yield from _what(scene, rng, size)
     yield from _existence(scene, rng)
@@ -103,19 +103,19 @@ def base_examples(scene: Scene, rng: Random) -> Iterator[Example]:
         if not boxes:
             continue
         chosen = rng.randrange(len(boxes))
-        written, mask = EMBEDDED.write_box(boxes[chosen], size), scene.mask(expression.targets[chosen])
+        written, mask = EMBEDDED.encode_box(boxes[chosen], size), scene.mask(expression.targets[chosen])
         for point in _points_in(boxes[chosen], rng, 8):
-            point = EMBEDDED.snap(point, size)
+            point = EMBEDDED.snap_point(point, size)
             turns = (
                 Turn("user", question),
                 Turn("assistant", told),
-                Turn("user", f"inside {written} {EMBEDDED.write_point(point, size)}"),
+                Turn("user", f"inside {written} {EMBEDDED.encode_point(point, size)}"),
             )
-            yield example(turns, "inside" if label_at(mask, point) else "outside", "inside", (at_cell(point, size),))
+            yield example(turns, "inside" if label_point(mask, point) else "outside", "inside", (at_cell(point, size),))
 
 
 def _written(scene: Scene, targets: Sequence[int], size: Size) -> str:
-    return " ".join(EMBEDDED.write_box(scene.objects[i].box, size) for i in targets) or "nothing"
+    return " ".join(EMBEDDED.encode_box(scene.objects[i].box, size) for i in targets) or "nothing"
 
 
 def _locate(scene: Scene, expression: str, targets: Sequence[int], size: Size) -> Example:
@@ -141,11 +141,11 @@ def _what(scene: Scene, rng: Random, size: Size) -> Iterator[Example]:
     everywhere = (0.0, 0.0, float(size.width), float(size.height))
     for _ in range(4):
         box = rng.choice(scene.objects).box if rng.random() < 0.7 else everywhere
-        point = EMBEDDED.snap(_points_in(box, rng, 1)[0], size)
+        point = EMBEDDED.snap_point(_points_in(box, rng, 1)[0], size)
         on = int(scene.instances[int(point.y), int(point.x)])
         thing = scene.objects[on - 1]
         told = f"{thing.size} {thing.colour} {thing.shape}" if on else "ground"
-        yield _ask(f"what is at {EMBEDDED.write_point(point, size)}", told, "what", (at_cell(point, size),) * 3)
+        yield _ask(f"what is at {EMBEDDED.encode_point(point, size)}", told, "what", (at_cell(point, size),) * 3)
 
 
 def _existence(scene: Scene, rng: Random) -> Iterator[Example]:
@@ -182,7 +182,7 @@ def dialogue_examples(scene: Scene, rng: Random) -> Iterator[Example]:
             yield from _two_rounds(scene, expression, rng, size)
         if number == 6:
             truth = [_with_points(scene, i) for i in expression.targets]
-            history = true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
+            history = build_true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)
             yield _exchange(history[0], "prompt")
         if number < 5:
             yield from _whether(scene, expression, rng, size)
@@ -202,7 +202,7 @@ def _two_rounds(scene: Scene, expression: Expression, rng: Random, size: Size) -
     truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
     sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
     dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
-    history = true_dialogue(dialogue, truth)
+    history = build_true_dialogue(dialogue, truth)
     dialogue = dialogue.answer([history[0].reply])
     asked = _exchange(history[0], "boxes", tuple(i for i in expression.targets for _ in range(_BOX)))
     yield _reading(asked, expression.text)
@@ -234,9 +234,9 @@ def _whether(scene: Scene, expression: Expression, rng: Random, size: Size) -> I
         box = scene.objects[index].box
         if rng.random() < 0.3:
             box = _rough(box, rng, size)
-        question = EMBEDDED.ask_whether(expression.text, box, size)
+        question = EMBEDDED.ask_verification(expression.text, box, size)
         assert question is not None
-        told = EMBEDDED.tell_labels([1 if index in expression.targets else 0])
+        told = EMBEDDED.format_labels([1 if index in expression.targets else 0])
         yield _reading(example(question.turns, told, "whether", (index,)), expression.text)
 
 
@@ -257,9 +257,9 @@ def _left_out(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
 
 def _other(scene: Scene, text: str, meant: Sequence[int], left_out: Sequence[int], size: Size) -> Example:
     remain = [i for i in meant if i not in left_out]
-    question = EMBEDDED.ask_other(text, [scene.objects[i].box for i in left_out], size)
+    question = EMBEDDED.ask_other_boxes(text, [scene.objects[i].box for i in left_out], size)
     assert question is not None
-    told = EMBEDDED.tell_boxes([scene.objects[i].box for i in remain], size)
+    told = EMBEDDED.format_boxes([scene.objects[i].box for i in remain], size)
     return _reading(example(question.turns, told, "other", tuple(i for i in remain for _ in range(_BOX))), text)
 
 

@@ -127,10 +127,10 @@ def _at_least(least: int) -> Any:
 def _segment(arguments: argparse.Namespace) -> None:
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
     from sam4mllm_tool.images.load import load_image
-    from sam4mllm_tool.protocol.dialogues import checked_expression
+    from sam4mllm_tool.protocol.dialogues import validate_expression
 
     # What costs nothing to check is checked before any model is loaded.
-    image, expression = load_image(arguments.image), checked_expression(arguments.expression)
+    image, expression = load_image(arguments.image), validate_expression(arguments.expression)
     if arguments.out:
         make_folder(arguments.out)
     if arguments.trace:

@@ -12,7 +12,7 @@ from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import Conversation, Kind
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.protocol import PPG, PQPP, Dialect, Exchange, PoissonDisk, TrueObject, true_dialogue
+from sam4mllm_tool.protocol import PPG, PQPP, Dialect, Exchange, PoissonDisk, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Image, Segmenter, Turn
 
 __all__ = ["Recipe", "converse"]
@@ -139,7 +139,7 @@ def _pqpp(sample: Sample, truth: Sequence[TrueObject], recipe: Recipe, rng: Rand
         most=recipe.point_most,
     )
     dialogue = PQPP.start(sample.expression, sample.size, dialect=recipe.dialect, sampler=sampler)
-    return _conversation(true_dialogue(dialogue, truth), "pqpp", sample)
+    return _conversation(build_true_dialogue(dialogue, truth), "pqpp", sample)
 
 
 def _ppg(
@@ -167,7 +167,7 @@ def _ppg(
         things = [replace(thing, points=group.points) for thing, group in zip(truth, chosen, strict=True)]
         dialogue = PPG.start(sample.expression, sample.size, dialect=recipe.dialect, on=recipe.on, off=recipe.off)
         mean_iou = sum(group.iou for group in chosen) / len(chosen) if chosen else None
-        yield replace(_conversation(true_dialogue(dialogue, things), "ppg", sample), iou=mean_iou)
+        yield replace(_conversation(build_true_dialogue(dialogue, things), "ppg", sample), iou=mean_iou)
 
 
 def _conversation(history: Sequence[Exchange], kind: Kind, sample: Sample) -> Conversation:

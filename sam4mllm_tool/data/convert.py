@@ -21,7 +21,7 @@ from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["IMAGES_FOLDER", "Record", "Written", "checked_size", "read_json", "write_records"]
@@ -131,7 +131,7 @@ def _checked(records: Iterable[Record], problems: Problems) -> Iterator[Record]:
     """Those that can be written, with tidy expressions; the objects from left to right."""
     for record in records:
         try:
-            expression = checked_expression(record.expression)
+            expression = validate_expression(record.expression)
         except ExpressionError as error:
             problems.add("dropped", "the expression is empty or too long", f"{record.where}: {error}")
             continue

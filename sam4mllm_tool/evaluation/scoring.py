@@ -20,7 +20,7 @@ from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import Counts, Protocol, count_pixels
 from sam4mllm_tool.evaluation.records import ObjectAnswer, PointAnswer, Record, size_bucket
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Mask, Point, PointPrompt, Segmentation, SegmentedObject
 
 __all__ = ["Truth", "judge_failure", "judge_mask", "judge_segmentation"]
@@ -109,8 +109,8 @@ def _judge_points(truth: Truth, found: Sequence[SegmentedObject], asked: Asked) 
         best = max(range(len(fits)), key=fits.__getitem__) if fits else None
         meant = truth.union if best is None or not fits[best] else truth.masks[best]
         place = Point(point.x, point.y)
-        skipped = truth.ignored is not None and label_at(truth.ignored, place)
-        label = None if skipped else label_at(meant, place)
+        skipped = truth.ignored is not None and label_point(truth.ignored, place)
+        label = None if skipped else label_point(meant, place)
         right_box = best is not None and fits[best] >= _HIT
         is_kept = (point.x, point.y, point.label) in kept
         judged.append(PointAnswer(point.x, point.y, point.label, point.confidence, label, is_kept, right_box))

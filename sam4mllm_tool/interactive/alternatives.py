@@ -1,6 +1,6 @@
 """Find what else may be meant: other objects that match an expression, the object under a click, other masks of an object.
 
-The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other`). Where the dialect has none, or the reply
+The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other_boxes`). Where the dialect has none, or the reply
 names no new box, the rejected objects are painted over in the colour of their surroundings, and the first question is asked
 about that image, which any model can answer. Masks are always made on the original image.
 """
@@ -66,7 +66,7 @@ def segment_with_points(run: RunContext, expression: str, boxes: Sequence[Box]) 
         return []
     config = run.config
     start = PQPP.start(expression, run.size, dialect=run.dialect, sampler=config.sampler, thresholds=config.thresholds)
-    boxes_given = start.answer([Reply(run.dialect.tell_boxes(boxes, run.size))])
+    boxes_given = start.answer([Reply(run.dialect.format_boxes(boxes, run.size))])
     dialogue = yield from run.run_dialogue(boxes_given)
     return (yield from run.segment_prompts(dialogue.prompts))
 

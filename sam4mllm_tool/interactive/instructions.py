@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 
 __all__ = ["Action", "Instruction", "read_instruction"]
 
@@ -68,7 +68,7 @@ def read_instruction(text: object) -> Instruction:
     Raises:
         ExpressionError: `text` is not a string, or it is empty or too long.
     """
-    expression = checked_expression(text)
+    expression = validate_expression(text)
     stripped = expression.strip(" .,;!?\"'")
     for action, pattern in _COMPILED:
         if match := pattern.fullmatch(stripped):

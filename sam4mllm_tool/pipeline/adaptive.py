@@ -16,12 +16,12 @@ Step 4 is skipped where nothing is in doubt, and no more points are asked about 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sam4mllm_tool.geometry.boxes import distinct_boxes, format_box, mask_iou
+from sam4mllm_tool.geometry.boxes import format_box, mask_iou, select_new_boxes
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.point_selection import pick_better, point_agreement, select_medoid, select_points, tighten_box
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, Exchange, Placed, Verified
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, Exchange, PointsByBox, Verified
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject
 
@@ -113,7 +113,7 @@ def segment_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flo
     if not boxes:
         return []
     start = BoxOnly.start(expression, run.size, dialect=run.dialect)
-    first = Exchange(start.pending[0], Reply(run.dialect.tell_boxes(boxes, run.size)))
+    first = Exchange(start.pending[0], Reply(run.dialect.format_boxes(boxes, run.size)))
     candidates = yield from _examine_boxes(run, start.expression, boxes, first)
     return (yield from _finish(run, candidates))
 
@@ -125,7 +125,7 @@ def _examine_boxes(run: RunContext, expression: str, boxes: Sequence[Box], first
     from_points = yield from run.segment_prompts(verified.prompts)
     objects = [pick_better(select_medoid(pointed), bare) for pointed, bare in zip(from_points, from_boxes, strict=True)]
     objects = yield from _retry_tight_boxes(run, objects)
-    opinions = (verified.opinions if isinstance(verified, Verified) else None) or (None,) * len(objects)
+    opinions = (verified.verifications if isinstance(verified, Verified) else None) or (None,) * len(objects)
     return [_weigh(run, segmented, opinion) for segmented, opinion in zip(objects, opinions, strict=True)]
 
 
@@ -134,10 +134,10 @@ def _ask_about(
 ) -> Flow[Verified | Dialogue]:
     """Step 2: ask about points and boxes in one round."""
     start = PQPP.start(expression, run.size, dialect=run.dialect, thresholds=run.config.thresholds)
-    places = Placed(_plan_points(run, boxes, from_boxes))
+    places = PointsByBox(_plan_points(run, boxes, from_boxes))
     points = replace(start, boxes=tuple(boxes), history=(first,), sampler=places)
     better = tuple(_better_box(run, segmented) for segmented in from_boxes)
-    return (yield from run.run_dialogue(Verified(points, better=better)))
+    return (yield from run.run_dialogue(Verified(points, replacement_boxes=better)))
 
 
 def _retry_tight_boxes(run: RunContext, objects: Sequence[SegmentedObject]) -> Flow[list[SegmentedObject]]:
@@ -155,7 +155,7 @@ def _reconsider(run: RunContext, expression: str, candidates: list[_Candidate]) 
     """Step 4: ask for other boxes, and keep the more probable objects."""
     boxes = [candidate.segmented.prompt.box for candidate in candidates]
     other_boxes = yield from run.find_other_boxes(expression, boxes)
-    new_boxes = distinct_boxes(other_boxes or (), boxes, _SAME_BOX_IOU)[: MAX_OBJECTS - len(boxes)]
+    new_boxes = select_new_boxes(other_boxes or (), boxes, _SAME_BOX_IOU)[: MAX_OBJECTS - len(boxes)]
     if not new_boxes:
         return _choose(run, candidates, [])
     others = yield from _examine_boxes(run, expression, new_boxes, run.transcript.exchanges[-1])

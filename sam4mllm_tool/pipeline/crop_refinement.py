@@ -55,11 +55,11 @@ def _refine_object(run: RunContext, segmented: SegmentedObject) -> Flow[Segmente
         if crop is None:
             continue
         try:
-            in_crop_run = run.for_size(crop.shown)
-            (in_crop,) = yield from on_crop(crop, in_crop_run.segment_prompts([crop.prompt_in(prompt)]))
+            in_crop_run = run.for_size(crop.output_size)
+            (in_crop,) = yield from on_crop(crop, in_crop_run.segment_prompts([crop.to_crop_prompt(prompt)]))
         except OverBudgetError:  # the crops so far count
             break
-        in_crops.append(crop.object_out(select_medoid(in_crop)))
+        in_crops.append(crop.to_image_object(select_medoid(in_crop)))
     return _vote(segmented, in_crops)
 
 

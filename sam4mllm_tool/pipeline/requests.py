@@ -101,7 +101,7 @@ def on_crop(transform: ImageTransform, flow: Flow[T]) -> Flow[T]:
             try:
                 if request.transform is not None:
                     raise ValueError(
-                        f"the flow is about {request.transform.words} already, it can't be about {transform.words}"
+                        f"the flow is about {request.transform.description} already, it can't be about {transform.description}"
                     )
                 response = yield replace(request, transform=transform)
             except Sam4MllmError as error:  # a hook refused the request: the flow decides what then

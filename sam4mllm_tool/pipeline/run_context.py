@@ -9,7 +9,7 @@ from sam4mllm_tool.config import Method, SegmentationConfig
 from sam4mllm_tool.errors import BackendError, ReplyError
 from sam4mllm_tool.pipeline.calibration import Calibration
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, SegmentRequest
-from sam4mllm_tool.protocol import PLAIN, PQPP, Dialect, Dialogue, Exchange, Verified, turns
+from sam4mllm_tool.protocol import PLAIN, Dialect, Dialogue, Exchange, flatten_turns
 from sam4mllm_tool.types import (
     Box,
     ObjectPrompt,
@@ -159,12 +159,12 @@ class RunContext:
             try:
                 state = state.answer(replies)
             except ReplyError as error:
-                without_points = state.without_points(replies)
+                without_points = state.drop_unreadable_points(replies)
                 if without_points is None:
                     raise
                 self.note(f"{WITHOUT_POINTS}: {error.reason}")
                 state = without_points
-        self.transcript.point_answers += _collect_point_answers(state)
+        self.transcript.point_answers += state.point_answers
         return state
 
     def verify_boxes(self, expression: str, boxes: Sequence[Box]) -> Flow[list[float | None]]:
@@ -173,7 +173,7 @@ class RunContext:
         Returns:
             A probability per box; None where the dialect has no words for the question or the model gives no probabilities.
         """
-        questions = [self.dialect.ask_whether(expression, box, self.size) for box in boxes]
+        questions = [self.dialect.ask_verification(expression, box, self.size) for box in boxes]
         pending = [question for question in questions if question is not None]
         if not pending:
             return [None] * len(boxes)
@@ -186,12 +186,12 @@ class RunContext:
         Returns:
             The boxes; none where the reply stays unreadable; None where the dialect has no words for the question.
         """
-        question = self.dialect.ask_other(expression, boxes, self.size)
+        question = self.dialect.ask_other_boxes(expression, boxes, self.size)
         tries_left = self.config.retries
         while question is not None:
             (reply,) = yield from self.ask([question])
             try:
-                return self.dialect.read_boxes(question, reply, self.size)
+                return self.dialect.parse_boxes(question, reply, self.size)
             except ReplyError as error:
                 correction = self.dialect.ask_again(question, reply, error.reason)
                 if not tries_left or self._is_vain(correction, question):
@@ -224,7 +224,7 @@ class RunContext:
             expression,
             self.size,
             tuple(objects),
-            turns(transcript.exchanges),
+            flatten_turns(transcript.exchanges),
             usage,
             tuple(transcript.notes),
             confidence,
@@ -269,12 +269,3 @@ class RunContext:
 def yes_probability(reply: Reply) -> float | None:
     """The probability of the first of the asked words, which is yes; None where the model gives none."""
     return reply.label_probabilities[0][0] if reply.label_probabilities else None
-
-
-def _collect_point_answers(dialogue: Dialogue) -> list[PointAnswer]:
-    state = dialogue.inner if isinstance(dialogue, Verified) else dialogue
-    if not isinstance(state, PQPP) or state.answers is None:
-        return []
-    keep = state.thresholds.keep
-    pairs = zip(state.boxes or (), state.answers, strict=True)
-    return [PointAnswer(box, point, keep(point)) for box, points in pairs for point in points]

@@ -403,7 +403,7 @@ def _count_items(request: Request) -> int:
 
 
 def _transform(image: Image, request: Request) -> Image:
-    return image if request.transform is None else request.transform.picture(image)
+    return image if request.transform is None else request.transform.apply(image)
 
 
 def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:

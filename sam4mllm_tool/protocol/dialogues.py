@@ -22,7 +22,7 @@ from sam4mllm_tool.protocol.dialect import Dialect
 from sam4mllm_tool.protocol.exchanges import Dialogue, Exchange, check_reply_count
 from sam4mllm_tool.protocol.reply_parser import LabelAndConfidence
 from sam4mllm_tool.protocol.samplers import Grid, Sampler
-from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointAnswer, PointPrompt, Question, Reply, Size, Turn
 
 __all__ = [
     "MAX_EXPRESSION_LENGTH",
@@ -109,6 +109,10 @@ class BoxOnly:
         return (self.dialect.ask_boxes(self.expression),) if self.boxes is None else ()
 
     @property
+    def point_answers(self) -> tuple[PointAnswer, ...]:
+        return ()
+
+    @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
         return tuple(ObjectPrompt(box) for box in self.boxes or ())
 
@@ -149,6 +153,10 @@ class PPG:
     @property
     def pending(self) -> tuple[Question, ...]:
         return (self.dialect.ask_prompts(self.expression, self.on, self.off),) if self.parsed_prompts is None else ()
+
+    @property
+    def point_answers(self) -> tuple[PointAnswer, ...]:
+        return ()
 
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
@@ -217,13 +225,18 @@ class PQPP:
         return tuple(tuple(snap_point(point, self.size) for point in self.sampler(box)) for box in self.boxes or ())
 
     @property
-    def point_answers(self) -> tuple[tuple[PointPrompt, ...], ...]:
-        """For each box all answered points in order, also those that the thresholds keep out of `prompts`."""
+    def point_answers(self) -> tuple[PointAnswer, ...]:
+        """All answers about points in order, also those that the thresholds keep out of `prompts`."""
+        keep, pairs = self.thresholds.keep, zip(self.boxes or (), self._answers_by_box, strict=True)
+        return tuple(PointAnswer(box, point, keep(point)) for box, points in pairs for point in points)
+
+    @property
+    def _answers_by_box(self) -> tuple[tuple[PointPrompt, ...], ...]:
         return self.answers or ((),) * len(self.boxes or ())
 
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
-        pairs = zip(self.boxes or (), self.point_answers, strict=True)
+        pairs = zip(self.boxes or (), self._answers_by_box, strict=True)
         return tuple(ObjectPrompt(box, tuple(filter(self.thresholds.keep, points))) for box, points in pairs)
 
     @property

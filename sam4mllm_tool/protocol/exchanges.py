@@ -6,7 +6,7 @@ from itertools import takewhile
 from typing import Protocol, Self, TypeVar
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.types import ObjectPrompt, Question, Reply, Turn
+from sam4mllm_tool.types import ObjectPrompt, PointAnswer, Question, Reply, Turn
 
 __all__ = ["Dialogue", "Exchange", "check_reply_count", "flatten_turns", "replay"]
 
@@ -32,6 +32,10 @@ class Dialogue(Protocol):
     @property
     def prompts(self) -> tuple[ObjectPrompt, ...]:
         """One prompt per object, complete when nothing is pending; none then means that there is no such object."""
+
+    @property
+    def point_answers(self) -> tuple[PointAnswer, ...]:
+        """All answers about points in order, also those that the thresholds keep out of `prompts`."""
 
     @property
     def history(self) -> tuple[Exchange, ...]:

@@ -11,7 +11,7 @@ from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.dialogues import PQPP
 from sam4mllm_tool.protocol.exchanges import Exchange, check_reply_count
 from sam4mllm_tool.protocol.reply_parser import LabelAndConfidence
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Question, Reply
+from sam4mllm_tool.types import Box, ObjectPrompt, PointAnswer, Question, Reply
 
 __all__ = ["Verified"]
 
@@ -59,8 +59,8 @@ class Verified:
         return tuple(replace(prompt, box=box) for prompt, box in pairs)
 
     @property
-    def point_answers(self) -> tuple[tuple[PointPrompt, ...], ...]:
-        """For each box all answered points in order, also those that the thresholds keep out of `prompts`."""
+    def point_answers(self) -> tuple[PointAnswer, ...]:
+        """All answers about points in order, also those that the thresholds keep out of `prompts`."""
         return self.pqpp.point_answers
 
     @property

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
-from sam4mllm_tool.geometry.boxes import distinct_boxes
-from sam4mllm_tool.geometry.crops import Crop, crop_around, quadrants
+from sam4mllm_tool.geometry.boxes import select_new_boxes
+from sam4mllm_tool.geometry.crops import Crop, crop_around, crop_quadrants
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.pipeline.point_selection import pick_better, select_points
 from sam4mllm_tool.pipeline.requests import Flow, on_crop
 from sam4mllm_tool.pipeline.run_context import RunContext, yes_probability
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Placed, Verified
+from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox, Verified
 from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, choose_best
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
 
@@ -87,7 +87,7 @@ class ReasoningStrategies:
             boxes, checks = (yield from self._ask_in_crop(crop, known, run)) or ((), [])
             if best is not None and len(checks) == len(known):
                 extended[best] = extended[best].with_checks(checks)
-            new_boxes += distinct_boxes(map(crop.box_out, boxes), (*new_boxes, *_all_boxes(attempts)), _SAME_BOX_IOU)
+            new_boxes += select_new_boxes(map(crop.to_image_box, boxes), (*new_boxes, *_all_boxes(attempts)), _SAME_BOX_IOU)
         if not new_boxes:
             return extended
         new = yield from self._examine_boxes("zoom", self.expression, new_boxes, run)
@@ -141,7 +141,7 @@ class ReasoningStrategies:
         self, boxes: Sequence[Box], from_boxes: Sequence[SegmentedObject], run: RunContext
     ) -> Flow[tuple[list[SegmentedObject], list[float | None]]]:
         """Ask about points and boxes in one round; the boxes alone where the budget doesn't reach for the points."""
-        points = Placed(
+        points = PointsByBox(
             tuple(
                 (run.dialect.snap_box(box, self.size), select_points(segmented))
                 for box, segmented in zip(boxes, from_boxes, strict=True)
@@ -149,13 +149,13 @@ class ReasoningStrategies:
         )
         thresholds = run.config.thresholds
         start = PQPP.start(self.expression, self.size, dialect=run.dialect, sampler=points, thresholds=thresholds)
-        named = start.answer([Reply(run.dialect.tell_boxes(boxes, self.size))])
+        named = start.answer([Reply(run.dialect.format_boxes(boxes, self.size))])
         verified = yield from _within_budget(run.run_dialogue(Verified(named)))
         if verified is None:
             run.note("went on without points: the budget doesn't reach")
             meant = (yield from _within_budget(run.verify_boxes(self.expression, boxes))) or [None] * len(boxes)
             return list(from_boxes), meant
-        meant = list((verified.meant if isinstance(verified, Verified) else None) or [None] * len(boxes))
+        meant = list((verified.match_probabilities if isinstance(verified, Verified) else None) or [None] * len(boxes))
         from_points = (yield from _within_budget(run.segment_prompts(verified.prompts))) or from_boxes
         return [pick_better(pointed, bare) for pointed, bare in zip(from_points, from_boxes, strict=True)], meant
 
@@ -163,18 +163,18 @@ class ReasoningStrategies:
         self, crop: Crop, known: Sequence[Box], run: RunContext
     ) -> Flow[tuple[tuple[Box, ...], list[float]] | None]:
         """In one round on the crop, ask for boxes and whether each known one is meant; None beyond the budget."""
-        inside = [crop.prompt_in(ObjectPrompt(box)).box for box in known]
+        inside = [crop.to_crop_prompt(ObjectPrompt(box)).box for box in known]
         return (yield from _within_budget(on_crop(crop, self._ask_boxes_and_verify(inside, run))))
 
     def _ask_boxes_and_verify(self, boxes: Sequence[Box], run: RunContext) -> Flow[tuple[tuple[Box, ...], list[float]]]:
         start = BoxOnly.start(self.expression, self.size, dialect=run.dialect)
         questions = list(start.pending)
-        verifications = (run.dialect.ask_whether(start.expression, box, self.size) for box in boxes)
+        verifications = (run.dialect.ask_verification(start.expression, box, self.size) for box in boxes)
         questions += [question for question in verifications if question is not None]
         first, *rest = yield from run.ask(questions)
         checks = _known([yes_probability(reply) for reply in rest])
         try:
-            return run.dialect.read_boxes(questions[0], first, self.size), checks
+            return run.dialect.parse_boxes(questions[0], first, self.size), checks
         except ReplyError as error:
             run.note(f"went on without a crop: {error.reason}")
             return (), checks
@@ -192,10 +192,10 @@ class _AnswerOverlay:
     result: Segmentation
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return "the image with the answer drawn on it"
 
-    def picture(self, image: Image) -> Image:
+    def apply(self, image: Image) -> Image:
         return overlay(image, self.result)
 
 
@@ -214,7 +214,7 @@ def _known(probabilities: Sequence[float | None]) -> list[float]:
 
 def _all_boxes(attempts: Sequence[Attempt]) -> list[Box]:
     """All boxes so far, each object once."""
-    return distinct_boxes((box for attempt in attempts for box in attempt.boxes), (), _SAME_BOX_IOU)
+    return select_new_boxes((box for attempt in attempts for box in attempt.boxes), (), _SAME_BOX_IOU)
 
 
 def _add_new(attempts: Sequence[Attempt], new: Sequence[Attempt]) -> list[Attempt]:
@@ -241,7 +241,7 @@ def _best_with_objects(attempts: Sequence[Attempt]) -> int | None:
 
 def _crops_of(boxes: Sequence[Box], size: Size) -> tuple[Crop, ...]:
     if not boxes:
-        return quadrants(size)
+        return crop_quadrants(size)
     x1, y1, x2, y2 = zip(*boxes, strict=True)
     crop = crop_around(Box(min(x1), min(y1), max(x2), max(y2)), size, _OBJECT_SHARE)
     return () if crop is None else (crop,)

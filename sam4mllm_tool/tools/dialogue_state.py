@@ -10,7 +10,7 @@ from typing import Any
 
 from sam4mllm_tool.errors import ReplyError, Sam4MllmError
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Placed
+from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Reply, Size
 
 __all__ = ["DialogueError", "Round", "Rounds", "nearest"]
@@ -47,7 +47,7 @@ class Rounds:
 
     def _asking(self, flows: Flows, places: Sequence[tuple[Point, ...]]) -> PQPP:
         """The dialogue with these points pending."""
-        sampler = Placed(tuple(zip(self.boxes(flows), places, strict=True)))
+        sampler = PointsByBox(tuple(zip(self.boxes(flows), places, strict=True)))
         asked = PQPP.start(self.expression, self.size, dialect=flows.dialect, sampler=sampler, thresholds=flows.thresholds)
         return asked.answer([self.said])
 
@@ -65,7 +65,7 @@ class Rounds:
             try:
                 done = asked.answer(one.replies)
             except ReplyError:
-                done = asked.without_points(one.replies) or asked
+                done = asked.drop_unreadable_points(one.replies) or asked
             told = [(*before, *new) for before, new in zip(told, done.answers or (), strict=True)]
         return tuple(told)
 

@@ -17,7 +17,7 @@ from sam4mllm_tool.interactive.state import point_to
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.tools import inputs
 from sam4mllm_tool.tools.artifacts import Artifact, dialogue_artifact
 from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
@@ -56,7 +56,7 @@ class ProposeBoxesTool(Sam4MllmTool):
     def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
         """arguments: expression, image."""
         name, picture = self.picture(arguments.get("image", "latest"), runtime)
-        talk, expression = Transcript(), checked_expression(arguments["expression"])
+        talk, expression = Transcript(), validate_expression(arguments["expression"])
         flow = self._boxes(models.flows, name, expression, Size(*picture.size), talk, self.tells(runtime))
         return Work(picture, flow, talk)
 

@@ -79,6 +79,6 @@ class EventHook(RunHook):
         if not response.replies or not isinstance(request.questions[0].answer, FreeText):
             return None
         try:
-            return self._run.dialect.read_boxes(request.questions[0], response.replies[0], self._run.size)
+            return self._run.dialect.parse_boxes(request.questions[0], response.replies[0], self._run.size)
         except ReplyError:
             return None

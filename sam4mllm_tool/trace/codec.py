@@ -13,12 +13,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from sam4mllm_tool.protocol import FixedList, Grid, Placed, PoissonDisk, Sampler
+from sam4mllm_tool.protocol import FixedList, Grid, PointsByBox, PoissonDisk, Sampler
 from sam4mllm_tool.trace.schema import TraceError
 
 __all__ = ["from_plain", "to_plain"]
 
-_SAMPLERS: dict[str, type] = {"grid": Grid, "fixed list": FixedList, "placed": Placed, "poisson disk": PoissonDisk}
+_SAMPLERS: dict[str, type] = {"grid": Grid, "fixed list": FixedList, "placed": PointsByBox, "poisson disk": PoissonDisk}
 _EXPECTED = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.errors import ExpressionError, quote_text
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.trace.files import load, picture_png, seal
 from sam4mllm_tool.trace.schema import Runs, Trace, TraceError
 from sam4mllm_tool.trace.verdicts import read_answer
@@ -81,7 +81,7 @@ def lesson(trace: Trace, path: Path) -> dict[str, Any]:
 def _expression(trace: Trace, where: str) -> str:
     told = trace.expression if trace.result is None else trace.result.get("expression")
     try:
-        return checked_expression(told)
+        return validate_expression(told)
     except ExpressionError as error:
         raise TraceError(f"{where}: {error}") from error
 

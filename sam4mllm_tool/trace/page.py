@@ -106,7 +106,7 @@ class _View:
         close = [(step.view, step.found) for step in self.trace.steps if isinstance(step, Prompted) and step.view is not None]
         for view, found in close if objects else ():
             for one in found:
-                fits = [thing.box.iou(view.box_out(one.prompt.box)) for thing in objects]
+                fits = [thing.box.iou(view.to_image_box(one.prompt.box)) for thing in objects]
                 inks[one.mask.counts] = self.inks[fits.index(max(fits))]
         return inks
 

@@ -24,7 +24,7 @@ from sam4mllm_tool.interactive import RefinementResult
 from sam4mllm_tool.pipeline.methods import Method, Methods
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.protocol import Exchange, FixedList, Grid, Placed, PoissonDisk, Sampler
+from sam4mllm_tool.protocol import Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Sampler
 from sam4mllm_tool.trace.files import save
 from sam4mllm_tool.trace.schema import Asked, Failure, Found, Picture, Prompted, Step, Trace
 from sam4mllm_tool.types import Box, Image, Point, Reply, Segmentation, SegmentedObject, Size
@@ -32,7 +32,7 @@ from sam4mllm_tool.types import Box, Image, Point, Reply, Segmentation, Segmente
 __all__ = ["Recorder", "recorded"]
 
 T = TypeVar("T")
-_KNOWN = (Grid, FixedList, PoissonDisk, Placed)
+_KNOWN = (Grid, FixedList, PoissonDisk, PointsByBox)
 """Samplers that can be written down; of another, the points that it gave are."""
 
 
@@ -254,7 +254,7 @@ class _Overheard(Generator[Request, Any, T]):
         self._over = True
         settings = self._settings
         if type(settings.sampler) not in _KNOWN:
-            settings = replace(settings, sampler=Placed(tuple(getattr(settings.sampler, "given", {}).items())))
+            settings = replace(settings, sampler=PointsByBox(tuple(getattr(settings.sampler, "given", {}).items())))
         trace = Trace(
             picture=self._recorder._picture(self.picture),
             settings=settings,

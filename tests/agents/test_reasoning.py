@@ -47,7 +47,7 @@ Says = Callable[[Question], Reply]
 
 
 def told(*boxes: Box, likely: float = 0.9) -> Reply:
-    return Reply(EMBEDDED.tell_boxes(boxes, SIZE), log_probability=math.log(likely))
+    return Reply(EMBEDDED.format_boxes(boxes, SIZE), log_probability=math.log(likely))
 
 
 def about(question: Question) -> str:
@@ -144,7 +144,7 @@ def box_of(reasoned: Reasoned) -> Box:
 
 def only(box: Box, yes: float = 0.99, no: float = 0.05) -> Callable[[str], float]:
     """Of this box it thinks `yes`, of any other `no`."""
-    written = EMBEDDED.write_box(box, SIZE)
+    written = EMBEDDED.encode_box(box, SIZE)
     return lambda text: yes if written in text else no
 
 

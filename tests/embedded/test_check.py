@@ -65,7 +65,7 @@ def test_unreadable_replies_count_as_misses_and_none_is_dropped(scenes: list[Sce
 
 def test_the_whole_picture_as_a_box_scores_the_objects_share_of_it(scenes: list[Scene]) -> None:
     size = Size(256, 256)
-    figures = measure(_models(EMBEDDED.write_box(Box(0, 0, 256, 256), size)), scenes)
+    figures = measure(_models(EMBEDDED.encode_box(Box(0, 0, 256, 256), size)), scenes)
     assert figures["absent"]["refused"] == 0
     assert 0 < figures["implicit"]["box_cIoU"] < 0.3
     rendered = table(figures)
@@ -73,7 +73,7 @@ def test_the_whole_picture_as_a_box_scores_the_objects_share_of_it(scenes: list[
 
 
 def test_ppg_without_points_counts_as_fallen_back_and_no_question_is_asked_twice(scenes: list[Scene]) -> None:
-    models = _models(EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256)))
+    models = _models(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256)))
     assert measure(models, scenes[:1])["all"]["ppg_fallback"] == 1
     assert isinstance(models.mllm, ScriptedMLLM)
     assert len(set(models.mllm.questions)) == len(models.mllm.questions)
@@ -84,7 +84,7 @@ def test_points_pass_the_thresholds_that_the_models_are_used_with(scenes: list[S
     def answer(question: Question) -> Reply:
         if isinstance(question.answer, Labels):
             return Reply("yes", ((0.8, 0.2),))
-        return Reply(EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256)))
+        return Reply(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256)))
 
     for thresholds, share in ((Thresholds(), 1), (Thresholds(0.85, 0.9), 0)):
         models = Sam4Mllm(ScriptedMLLM(answer), BoxSegmenter(), dialect=EMBEDDED, thresholds=thresholds, retries=0)
@@ -92,6 +92,6 @@ def test_points_pass_the_thresholds_that_the_models_are_used_with(scenes: list[S
 
 
 def test_every_bar_reads_a_figure_that_is_measured(scenes: list[Scene]) -> None:
-    figures = measure(_models(EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256))), scenes)
+    figures = measure(_models(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256))), scenes)
     figures["segmenter"] = {"mean_iou": 0.5}
     assert all(np.isfinite(figure(figures)) for _, figure, _, _ in BARS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool.pipeline.point_selection import pick_better, select_medoid, select_points, select_stable_points, tighten_box
-from sam4mllm_tool.protocol import Grid, Placed
+from sam4mllm_tool.protocol import Grid, PointsByBox
 from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
 
 BOX = Box(20, 20, 116, 116)
@@ -108,7 +108,7 @@ def test_what_is_masked_besides_an_object_does_not_make_its_box() -> None:
 
 
 def test_points_that_were_not_chosen_are_a_mistake() -> None:
-    sampler = Placed(((BOX, (Point(1, 2),)),))
+    sampler = PointsByBox(((BOX, (Point(1, 2),)),))
     assert sampler(BOX) == (Point(1, 2),)
     with pytest.raises(ValueError, match="no points were chosen"):
         sampler(Box(0, 0, 1, 1))

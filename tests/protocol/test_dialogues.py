@@ -236,21 +236,24 @@ def test_thresholds_can_be_set_and_leave_answers_of_unknown_probability_alone() 
 def test_with_every_point_dropped_the_box_alone_remains() -> None:
     done = start_round_two(JOINT, BOX).answer([reply_with_probabilities(0.6, 0.6, 0.4, 0.4)])
     assert done.prompts == (ObjectPrompt(BOXES[0]),)
-    assert [point.label for point in done.point_answers[0]] == [1, 1, 0, 0], "dropped answers stay available"
+    assert [answer.point.label for answer in done.point_answers] == [1, 1, 0, 0], "dropped answers stay available"
 
 
 def test_point_answers_keep_what_the_thresholds_drop() -> None:
     done = start_round_two(JOINT, BOX, OTHER).answer(
         [reply_with_probabilities(0.9, 0.6, 0.3, 0.05), reply_with_probabilities(0.99, 0.99, 0.99, 0.99)]
     )
-    assert [[point.label for point in points] for points in done.point_answers] == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    assert [point.confidence for point in done.point_answers[0]] == pytest.approx([0.9, 0.6, 0.7, 0.95])
-    assert [(p.x, p.y) for p in done.point_answers[0]] == [(125.5, 125.5), (175.5, 125.5), (125.5, 175.5), (175.5, 175.5)]
+    points = [answer.point for answer in done.point_answers]
+    assert [point.label for point in points] == [1, 1, 0, 0, 1, 1, 1, 1]
+    assert [answer.kept for answer in done.point_answers] == [True, False, False, True, True, True, True, True]
+    assert [answer.box for answer in done.point_answers] == [done.prompts[0].box] * 4 + [done.prompts[1].box] * 4
+    assert [point.confidence for point in points[:4]] == pytest.approx([0.9, 0.6, 0.7, 0.95])
+    assert [(p.x, p.y) for p in points[:4]] == [(125.5, 125.5), (175.5, 125.5), (125.5, 175.5), (175.5, 175.5)]
     assert [len(prompt.points) for prompt in done.prompts] == [2, 4]
 
 
 def test_before_the_second_round_no_point_is_answered() -> None:
-    assert start_round_two(JOINT, BOX, OTHER).point_answers == ((), ())
+    assert start_round_two(JOINT, BOX, OTHER).point_answers == ()
     assert PQPP.start("the ring", SIZE, dialect=JOINT).point_answers == ()
 
 
@@ -271,7 +274,7 @@ def test_boxes_are_verified_in_the_round_about_points() -> None:
     assert done.pending == ()
     assert done.verifications == ((1, 0.8), (0, 0.7))
     assert done.match_probabilities == (0.8, pytest.approx(0.3))
-    assert [len(points) for points in done.point_answers] == [2, 2]
+    assert len(done.point_answers) == 4
     assert len(done.history) == 1 + 4 + 2
 
 
@@ -290,7 +293,7 @@ def test_an_unreadable_verification_leaves_its_box_unverified() -> None:
     done = dialogue.drop_unreadable_points(replies)
     assert done is not None
     assert done.verifications == ((1, None), None)
-    assert [len(points) for points in done.point_answers] == [2, 1]
+    assert len(done.point_answers) == 3, "one of four could not be parsed"
 
 
 # Falling back -------------------------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ from recipes.embedded.world import World
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, true_dialogue
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
 UNKNOWN = encode("xylophone")[0]
@@ -75,7 +75,7 @@ def test_every_round_is_taught_in_the_tokens_that_are_read_and_written_later(met
                 TrueObject(mask, drawn.objects[i].box, telling_points(mask, tuple(int(v) for v in drawn.objects[i].box)))
                 for i, mask in ((i, drawn.mask(i)) for i in asked.targets)
             ]
-            for exchange in true_dialogue(method.start(asked.text, size, dialect=EMBEDDED), truth):
+            for exchange in build_true_dialogue(method.start(asked.text, size, dialect=EMBEDDED), truth):
                 turns, reply = exchange.question.turns, exchange.reply.text
                 taught = example(turns, reply, "")
                 assert taught.ids[: taught.answer] == list(prompter.write(picture, turns).ids)
@@ -111,7 +111,7 @@ def test_looks_name_the_object_whose_box_is_told(scene: Scene) -> None:
         if one.task != "locate" or NOWHERE in one.looks or not one.looks:
             continue
         for number, told in zip(one.looks[::6], _boxes(one), strict=True):
-            assert told == encode(EMBEDDED.write_box(scene.objects[number].box, size))
+            assert told == encode(EMBEDDED.encode_box(scene.objects[number].box, size))
 
 
 def _boxes(one: Example) -> list[list[int]]:
@@ -167,7 +167,7 @@ def _alone(student: Student, owner: int, one: Example) -> torch.Tensor:
 
 
 def test_the_dialect_s_wording_is_in_the_vocabulary() -> None:
-    turns = (Turn("user", EMBEDDED.ask_prompt("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
+    turns = (Turn("user", EMBEDDED.ask_prompts("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
     points = EMBEDDED.ask_points(turns, draw_scene(1).objects[0].box, [Point(3, 4)], Size(256, 256))
     texts = [turn.text for question in points for turn in question.turns] + [EMBEDDED.yes, EMBEDDED.no]
     assert not [word for text in texts for word in re.findall(r"\w+|[^\w\s]", text) if encode(word) == [UNKNOWN]]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from sam4mllm_tool.pipeline.methods import Methods
-from sam4mllm_tool.protocol import DIALECTS, Exchange, FixedList, Grid, Placed, PoissonDisk, Thresholds
+from sam4mllm_tool.protocol import DIALECTS, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, save
 from sam4mllm_tool.trace.files import from_json, seal, to_json
 from sam4mllm_tool.trace.schema import Asked, Candidate, Failure, Found, Picture, Prompted, Runs
@@ -56,7 +56,7 @@ samplers = st.one_of(
     st.builds(Grid, st.integers(1, 9), st.integers(1, 9)),
     st.just(FixedList()),
     st.builds(PoissonDisk, st.integers(0, 9), share),
-    st.builds(Placed, st.lists(st.tuples(box, st.just((Point(1.5, 2.5),))), max_size=2).map(tuple)),
+    st.builds(PointsByBox, st.lists(st.tuples(box, st.just((Point(1.5, 2.5),))), max_size=2).map(tuple)),
 )
 settings = st.builds(
     Methods,

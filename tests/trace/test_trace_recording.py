@@ -14,7 +14,7 @@ from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.pipeline.requests import Flow, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.protocol import RELEASED, BoxOnly, Placed
+from sam4mllm_tool.protocol import RELEASED, BoxOnly, PointsByBox
 from sam4mllm_tool.trace import Recorder, load, recorded, replay, replaying, save
 from sam4mllm_tool.trace.schema import Asked, Failure, Prompted, Trace
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Point, Question, Reply, Segmentation, SegmentedObject, Size
@@ -215,7 +215,7 @@ def test_a_sampler_of_ones_own_is_kept_as_the_points_that_it_gave() -> None:
     models = scripted(BOX, Reply("Yes", ((0.95, 0.05),)))
     models.sampler = lambda box: (Point(box.x1 + 3, box.y1 + 4),)
     trace = traced(models)
-    assert isinstance(trace.settings.sampler, Placed)
+    assert isinstance(trace.settings.sampler, PointsByBox)
     assert replay(trace).difference == ""
 
 

@@ -12,7 +12,7 @@ from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FIL
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
-from sam4mllm_tool.protocol.oracle import TrueObject, true_dialogue
+from sam4mllm_tool.protocol.oracle import TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Size, Turn
 
 
@@ -43,13 +43,13 @@ def write_lessons(
 def _conversations(scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int) -> list[Conversation]:
     size = Size(*scene.instances.shape[::-1])
     truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in targets]
-    first, *rounds = true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
+    first, *rounds = build_true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
     shared = (*first.question.turns, Turn("assistant", first.reply.text))
     branches = tuple(
         (exchange.question.turns[-1], Turn("assistant", exchange.reply.text)) for exchange in rounds[: points * len(targets)]
     )
     pointed = [TrueObject(t.mask, t.box, telling_points(t.mask, tuple(map(int, t.box)))) for t in truth]
-    (ppg,) = true_dialogue(PPG.start(text, size, dialect=dialect), pointed)
+    (ppg,) = build_true_dialogue(PPG.start(text, size, dialect=dialect), pointed)
     return [
         Conversation(shared, branches, "pqpp"),
         Conversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
