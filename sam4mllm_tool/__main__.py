@@ -1,4 +1,4 @@
-"""`python -m sam4mllm_tool` is the command."""
+"""Run the command line as `python -m sam4mllm_tool`."""
 
 import sys
 

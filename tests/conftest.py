@@ -11,12 +11,12 @@ from sam4mllm_tool.cli.main import main
 
 Run = Callable[..., tuple[int, str, str]]
 
-settings.register_profile("patient", deadline=None)  # how long an example takes says how busy the machine is
+settings.register_profile("patient", deadline=None)  # the time that an example takes depends on the machine's load
 settings.load_profile("patient")
 
 if find_spec("torchvision") is not None and "+cpu" in torch.__version__ and "+cpu" not in version("torchvision"):
-    # A torchvision built for CUDA beside a torch that is not: its operators can't be loaded, and its import fails unless they
-    # are at least declared. Processors only resize, which is Python.
+    # A torchvision built for CUDA does not fit a torch built for the CPU: its operators can't be loaded, and importing it
+    # fails unless they are at least declared. Image processors only resize, which needs no operator.
     _declared = torch.library.Library("torchvision", "DEF")
     _declared.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _declared.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -24,14 +24,11 @@ if find_spec("torchvision") is not None and "+cpu" in torch.__version__ and "+cp
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives its exit code, stdout and stderr."""
+    """Run the command line in this process; return its exit code, stdout and stderr."""
 
     def run_command(*argv: str | Path) -> tuple[int, str, str]:
-        try:
-            code = main([str(word) for word in argv])
-        except SystemExit as done:
-            code = int(done.code or 0)
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        code = main([str(word) for word in argv])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run_command

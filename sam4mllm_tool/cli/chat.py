@@ -1,14 +1,16 @@
-"""`sam4mllm chat`: puts models, graph, history and terminal together. Imports what it needs when it runs."""
+"""The command `sam4mllm chat`: connects models, chat graph, history and terminal. Imports what it needs when it runs."""
 
-import argparse
 import asyncio
 import os
 import sqlite3
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
+import typer
+
+from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, shown
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -16,54 +18,54 @@ if TYPE_CHECKING:
 
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-__all__ = ["add_commands", "hold"]
+__all__ = ["chat", "run_conversation"]
 
 
-def add_commands(commands: Any) -> None:
-    """Registers `chat` on the parser's subcommands."""
-    chat = commands.add_parser("chat", help="segment in conversation: 'the red ring', 'no, the other one', /undo, /save")
-    chat.add_argument("image", metavar="IMAGE", nargs="?", help="the picture: a path or a data URI; /image opens more")
-    chat.add_argument(
-        "--mllm", metavar="SPEC", help="embedded, a folder or a hub id, +ADAPTER (default: $SAM4MLLM_MLLM or embedded)"
-    )
-    chat.add_argument(
-        "--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: $SAM4MLLM_SEGMENTER or embedded)"
-    )
-    chat.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
-    chat.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
-    )
-    chat.add_argument(
-        "--chat-model",
-        metavar="SPEC",
-        help="PROVIDER:MODEL for what is no plain request, as LangChain has it (default: $SAM4MLLM_CHAT_MODEL or none)",
-    )
-    chat.add_argument(
-        "--out", metavar="DIR", type=Path, help="where the newest result is (default: beside the picture, its name and -chat)"
-    )
-    chat.add_argument(
-        "--history", metavar="FILE", type=Path, help="SQLite file that keeps conversations; their pictures in FILE.pictures"
-    )
-    chat.add_argument("--thread", metavar="ID", default="chat", help="which conversation of the history (default: %(default)s)")
-    chat.set_defaults(run=_chat)
+def chat(
+    image: Annotated[
+        str | None, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI. /image opens more of them.")
+    ] = None,
+    mllm: MllmOption = None,
+    segmenter: SegmenterOption = None,
+    dialect: DialectOption = None,
+    device: DeviceOption = None,
+    chat_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROVIDER:MODEL",
+            help="LangChain chat model for what is not a plain request, as in openai:gpt-5.",
+            show_default="$SAM4MLLM_CHAT_MODEL, or else none",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the newest result.", show_default="IMAGE's name with -chat, beside it"),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="SQLite file that keeps conversations; their images go to FILE.pictures."),
+    ] = None,
+    thread: Annotated[str, typer.Option(metavar="ID", help="Conversation of the history to continue or to begin.")] = "chat",
+) -> None:
+    """Segment in conversation: 'the red ring', 'no, the other one', /undo, /save.
 
-
-def _chat(arguments: argparse.Namespace) -> None:
+    Type /help in the conversation for its commands.
+    """
     from sam4mllm_tool.images.load import load_image
 
-    if arguments.image is not None:  # what costs nothing to check is checked before any model is loaded
-        load_image(arguments.image)
-    model = _chat_model(arguments.chat_model)
-    if arguments.history:
-        _check_history(arguments.history)
+    if image is not None:  # whatever costs nothing to check is checked before the models are loaded
+        load_image(image)
+    model = _load_chat_model(chat_model)
+    if history:
+        _check_history(history)
 
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter, dialect=arguments.dialect, device=arguments.device)
-    hold(models, arguments.image, model=model, history=arguments.history, thread=arguments.thread, out=arguments.out)
+    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
+    run_conversation(models, image, model=model, history=history, thread=thread, out=out)
 
 
-def hold(
+def run_conversation(
     models: "Sam4Mllm",
     image: str | None = None,
     *,
@@ -72,12 +74,21 @@ def hold(
     thread: str = "chat",
     out: Path | None = None,
 ) -> None:
-    """Holds a conversation in this terminal, or through a pipe, until it is left.
+    """Run a conversation in this terminal, or through a pipe, until the user leaves it.
 
-    The arguments are those of the command. Raises Sam4MllmError where it can't begin.
+    Args:
+        models: The pair that segments.
+        image: Path or data URI of the first image.
+        model: Chat model for what is not a plain request.
+        history: SQLite file that keeps the conversation; in memory by default.
+        thread: Id of the conversation in the history.
+        out: Folder of the newest result; beside the image by default.
+
+    Raises:
+        Sam4MllmError: The conversation can't begin.
     """
     from sam4mllm_tool.agents.chat import NoChatModel, build_chat_graph
-    from sam4mllm_tool.cli.conversation import Conversation
+    from sam4mllm_tool.cli.conversation import ChatThread
     from sam4mllm_tool.cli.result_files import ResultFiles
     from sam4mllm_tool.cli.terminal import Terminal
     from sam4mllm_tool.tools import Sam4MllmToolkit
@@ -89,15 +100,15 @@ def hold(
         stack = AsyncExitStack()
         try:
             graph = build_chat_graph(model or NoChatModel(), toolkit, runner.run(_open_history(stack, history)))
-            terminal = Terminal(Conversation(graph, store, thread), runner, ResultFiles(out or _beside(image)))
+            terminal = Terminal(ChatThread(graph, store, thread), runner, ResultFiles(out or _result_folder(image)))
             terminal.begin(image)
             terminal.run()
         finally:
             runner.run(stack.aclose())
 
 
-def _chat_model(spec: str | None) -> "BaseChatModel | None":
-    """Raises MissingExtraError, SpecError."""
+def _load_chat_model(spec: str | None) -> "BaseChatModel | None":
+    """Load the chat model of a spec, or of the environment. Raises MissingExtraError, SpecError."""
     try:
         from sam4mllm_tool.agents.chat import load_chat_model
     except ModuleNotFoundError as error:
@@ -109,18 +120,16 @@ def _chat_model(spec: str | None) -> "BaseChatModel | None":
 
 
 def _check_history(file: Path) -> None:
-    """Raises Sam4MllmError where the file can't be used."""
+    """Raise Sam4MllmError if the file is not a database."""
     try:
-        with closing(sqlite3.connect(file)) as tried:
-            tried.execute("PRAGMA schema_version")
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
-        raise Sam4MllmError(
-            f"the history {quote_text(str(file))} can't be used: {error}; give a file that chat wrote"
-        ) from error
+        raise Sam4MllmError(f"the history {shown(str(file))} can't be used: {error}; give a file that chat wrote") from error
 
 
 async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckpointSaver[Any]":
-    """Raises MissingExtraError, or Sam4MllmError where the file can't be used."""
+    """Open the history and leave its closing to the stack. Raises MissingExtraError, Sam4MllmError."""
     if file is None:
         from langgraph.checkpoint.memory import InMemorySaver
 
@@ -129,12 +138,12 @@ async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckp
         from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
     except ModuleNotFoundError as error:
         raise MissingExtraError("langgraph-checkpoint-sqlite", "agents") from error
-    _check_history(file)  # a thread of aiosqlite would tell a file that can't be opened in its own way
+    _check_history(file)  # otherwise aiosqlite's thread reports a file that can't be opened, in its own words
     return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(file)))
 
 
-def _beside(image: str | None) -> Path:
-    """A folder beside the picture, or in the current one where there is none to be beside."""
+def _result_folder(image: str | None) -> Path:
+    """Return a folder beside the image, or in the current folder if the image is not a file."""
     if image is None or image.strip().lower().startswith("data:"):
         return Path("chat")
     path = Path(image)

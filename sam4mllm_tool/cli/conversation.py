@@ -1,13 +1,13 @@
-"""A conversation with the chat graph: its pictures, its turns, and the way back. No terminal in it.
+"""A conversation with the chat graph: its images, its turns, and undo. Independent of the terminal.
 
-The conversation itself is the graph's: what is here is read from its checkpoints, so it goes on in another process. A turn
-that is stopped or fails is taken back whole, because a tool call without its answer is something no chat model takes.
+The graph's checkpoints are the only state, so that another process can continue the conversation. A turn that is interrupted
+or fails is removed as a whole, because chat models refuse a tool call without its result.
 """
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
@@ -21,15 +21,23 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, load_image
 from sam4mllm_tool.tools.image_store import FACTS_KEY, PICTURES_KEY, PictureStore, is_picture_id, known_pictures
 from sam4mllm_tool.types import Image
 
-__all__ = ["Conversation", "Event", "Picture"]
+__all__ = ["ChatEvent", "ChatImage", "ChatThread"]
 
 MAX_STEPS = 40
-"""Of the graph in one turn: some 20 calls of a chat model."""
+"""Steps of the graph in one turn, which are about 20 calls of a chat model."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """name: of its file, as the person gave it. width, height: in pixels. kept: whether it can still be opened."""
+class ChatImage:
+    """An image of the conversation.
+
+    Attributes:
+        id: Its id in the image store, as in "img-0123456789ab".
+        name: The name of its file, as the user gave it.
+        width: In pixels.
+        height: In pixels.
+        kept: Whether the store still has it.
+    """
 
     id: str
     name: str
@@ -39,17 +47,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Event:
-    """What happens in a turn. kind: "step", told is a tool's progress; "result", its artifact; "text", what is said."""
+class ChatEvent:
+    """What happens during a turn.
 
-    kind: str
-    told: Any
+    Attributes:
+        kind: "step" for a tool's progress, "result" for a tool's result, "text" for a message to the user.
+        content: The progress or the result's artifact as plain JSON, or the text.
+    """
+
+    kind: Literal["step", "result", "text"]
+    content: Any
 
 
-class Conversation:
-    """One thread of a chat graph whose checkpointer is async.
+class ChatThread:
+    """One thread of a chat graph.
 
-    graph, store: of the same toolkit. policy: what pictures the person may open.
+    Args:
+        graph: A chat graph with an asynchronous checkpointer.
+        store: The image store of the graph's toolkit.
+        thread: The thread's id.
+        policy: Limits of the images that the user may open.
     """
 
     def __init__(
@@ -62,71 +79,80 @@ class Conversation:
     ) -> None:
         self._graph, self._store, self._policy = graph, store, policy
         self._config: RunnableConfig = {"configurable": {"thread_id": thread}, "recursion_limit": MAX_STEPS}
-        self._waiting: dict[str, Any] = {}  # pictures that go with the next message, by id
+        self._pending: dict[str, Any] = {}  # by id, sizes and names of images that go with the next message
 
     async def messages(self) -> list[BaseMessage]:
-        """All that was said, oldest first."""
-        return _said(await self._graph.aget_state(self._config))
+        """Return all messages, oldest first."""
+        return _messages_of(await self._graph.aget_state(self._config))
 
-    async def turns(self) -> int:
-        """How often the person has said something."""
+    async def count_requests(self) -> int:
+        """Return the number of the user's messages."""
         return sum(isinstance(message, HumanMessage) for message in await self.messages())
 
-    async def result(self) -> dict[str, Any] | None:
-        """The newest result's artifact, whatever picture it is of; None where there is none."""
-        return next(filter(None, map(_result, reversed(await self.messages()))), None)
+    async def last_result(self) -> dict[str, Any] | None:
+        """Return the newest result's artifact, whichever image it is of; None if there is no result."""
+        return next(filter(None, map(_result_of, reversed(await self.messages()))), None)
 
-    # Pictures -----------------------------------------------------------------------------------------------------------
+    # Images -------------------------------------------------------------------------------------------------------------
 
-    async def open(self, source: str) -> Picture:
-        """Another picture: what comes next is about it. source: a path or a data URI, or the id of one that was here before.
+    async def open(self, source: str) -> ChatImage:
+        """Make an image the current one, which the next message is about. It is sent with that message.
 
-        It goes with the next message. Raises ImageError, Sam4MllmError where it can't be kept.
+        Args:
+            source: A path, a data URI, or the id of an earlier image of this conversation.
+
+        Raises:
+            ImageError: The image can't be read.
+            Sam4MllmError: The image can't be kept.
         """
-        known = await self._known()
-        if is_picture_id(source) and source in known:
-            name, image, facts = source, self._store.get(source), known[source]
+        facts_by_id = await self._image_facts()
+        if is_picture_id(source) and source in facts_by_id:
+            image_id, image, facts = source, self._store.get(source), facts_by_id[source]
         else:
             image = load_image(source, policy=self._policy)
-            name = self._store.put(image, policy=self._policy)
-            called = "" if source.strip().lower().startswith("data:") else Path(source).name
-            facts = {"width": image.width, "height": image.height, "name": called}
-        if [*known][-1:] != [name]:
-            self._waiting.pop(name, None)
-            self._waiting[name] = facts
-        return _picture(name, facts, kept=True)
+            image_id = self._store.put(image, policy=self._policy)
+            name = "" if source.strip().lower().startswith("data:") else Path(source).name
+            facts = {"width": image.width, "height": image.height, "name": name}
+        if [*facts_by_id][-1:] != [image_id]:
+            self._pending.pop(image_id, None)
+            self._pending[image_id] = facts
+        return _chat_image(image_id, facts, kept=True)
 
-    async def pictures(self) -> list[Picture]:
-        """In the order of their last arrival; the last is the one that is spoken about."""
-        return [_picture(name, facts, kept=name in self._store) for name, facts in (await self._known()).items()]
+    async def images(self) -> list[ChatImage]:
+        """Return the images in the order in which they were last opened; the last one is the current one."""
+        facts_by_id = await self._image_facts()
+        return [_chat_image(image_id, facts, kept=image_id in self._store) for image_id, facts in facts_by_id.items()]
 
-    async def _known(self) -> dict[str, Any]:
+    async def _image_facts(self) -> dict[str, Any]:
         messages = await self.messages()
         facts: dict[str, Any] = {}
         for message in messages:
             facts |= message.additional_kwargs.get(FACTS_KEY, {})
-        said = {name: facts.get(name, {}) for name in known_pictures(messages) if name not in self._waiting}
-        return said | self._waiting
+        sent = {image_id: facts.get(image_id, {}) for image_id in known_pictures(messages) if image_id not in self._pending}
+        return sent | self._pending
 
-    def picture_of(self, result: Mapping[str, Any]) -> Image:
-        """The picture that a result's artifact is about, RGB. Raises LostPictureError."""
+    def image_of(self, result: Mapping[str, Any]) -> Image:
+        """Return the image of a result's artifact, RGB. Raises LostPictureError."""
         return self._store.get(str(result["picture"]))
 
     # Turns --------------------------------------------------------------------------------------------------------------
 
-    async def say(self, text: str) -> AsyncIterator[Event]:
-        """One turn: what happens, as it happens.
+    async def send(self, text: str) -> AsyncIterator[ChatEvent]:
+        """Run one turn and yield its events as they happen.
 
-        A turn that fails is taken back, and raises Sam4MllmError in one line; so is one that is cancelled, by `recover`.
+        A turn that fails is removed from the conversation. So is one that is cancelled, once `recover` is called.
+
+        Raises:
+            Sam4MllmError: The turn failed; the message is one line.
         """
         message = self._message(text)
         try:
             stream: Any = self._graph.astream({"messages": [message]}, self._config, stream_mode=["custom", "updates"])
-            async for mode, told in stream:
+            async for mode, content in stream:
                 if mode == "custom":
-                    yield Event("step", told)
+                    yield ChatEvent("step", content)
                 else:
-                    for event in _events(told):
+                    for event in _read_events(content):
                         yield event
         except GraphRecursionError as error:
             await self.recover()
@@ -136,37 +162,37 @@ class Conversation:
         except Sam4MllmError:
             await self.recover()
             raise
-        except Exception as error:  # a chat model's server raises what it likes
+        except Exception as error:  # servers of chat models raise exceptions of any kind
             await self.recover()
             raise BackendError(f"{type(error).__name__}: {error}") from error
-        self._waiting.clear()
+        self._pending.clear()
 
     def _message(self, text: str) -> HumanMessage:
-        if not self._waiting:
+        if not self._pending:
             return HumanMessage(text)
-        labels = [{"type": "text", "text": label(name, facts)} for name, facts in self._waiting.items()]
-        about = {PICTURES_KEY: [*self._waiting], FACTS_KEY: dict(self._waiting)}
-        return HumanMessage([*labels, {"type": "text", "text": text}], additional_kwargs=about)
+        labels = [{"type": "text", "text": label(image_id, facts)} for image_id, facts in self._pending.items()]
+        metadata = {PICTURES_KEY: [*self._pending], FACTS_KEY: dict(self._pending)}
+        return HumanMessage([*labels, {"type": "text", "text": text}], additional_kwargs=metadata)
 
     async def recover(self) -> bool:
-        """Takes back a turn that never ended, here or in a process that is gone; says whether there was one."""
+        """Remove a turn that never ended, in this process or an earlier one; return whether there was one."""
         state = await self._graph.aget_state(self._config)
-        if state.tasks:  # `next` leaves out what was done and not yet taken over, where a process ended in between
-            await self._branch_off_before(state)
+        if state.tasks:  # `next` misses tasks that were done but not yet committed when their process ended
+            await self._restore_state_before(state)
         return bool(state.tasks)
 
     async def undo(self) -> str | None:
-        """Takes back the last turn, and gives the words it began with; None where there is none. Its pictures stay open."""
+        """Remove the last turn and return the user's words in it; None if there is no turn. Its images stay open."""
         state = await self._graph.aget_state(self._config)
-        last = next((message for message in reversed(_said(state)) if isinstance(message, HumanMessage)), None)
+        last = next((message for message in reversed(_messages_of(state)) if isinstance(message, HumanMessage)), None)
         if last is None:
             return None
-        await self._branch_off_before(state)
+        await self._restore_state_before(state)
         text = last.content[-1] if isinstance(last.content, list) else last.content
         return text if isinstance(text, str) else str(text.get("text", ""))
 
-    async def _branch_off_before(self, state: StateSnapshot) -> None:
-        """From the end of the turn before. What is left behind stays in the history, but on no way to what comes next."""
+    async def _restore_state_before(self, state: StateSnapshot) -> None:
+        """Branch off from the end of the turn before; what is left behind stays in the history alone."""
         before: StateSnapshot | None = None
         config = state.parent_config
         while config is not None and (before is None or before.tasks):
@@ -175,34 +201,37 @@ class Conversation:
         if before is None or before.tasks:
             checkpointer: Any = self._graph.checkpointer
             await checkpointer.adelete_thread(self._config["configurable"]["thread_id"])
-            kept = 0
+            remaining = 0
         else:
             await self._graph.aupdate_state(before.config, None, as_node="__copy__")
-            kept = len(_said(before))
-        for message in _said(state)[kept:]:
-            brought = message.additional_kwargs.get(FACTS_KEY, {})
-            self._waiting = {name: facts for name, facts in brought.items() if name not in self._waiting} | self._waiting
+            remaining = len(_messages_of(before))
+        for message in _messages_of(state)[remaining:]:
+            facts_by_id = message.additional_kwargs.get(FACTS_KEY, {})
+            removed = {image_id: facts for image_id, facts in facts_by_id.items() if image_id not in self._pending}
+            self._pending = removed | self._pending
 
 
-def _picture(name: str, facts: Mapping[str, Any], *, kept: bool) -> Picture:
-    return Picture(name, str(facts.get("name") or "a picture"), int(facts.get("width", 0)), int(facts.get("height", 0)), kept)
+def _chat_image(image_id: str, facts: Mapping[str, Any], *, kept: bool) -> ChatImage:
+    name = str(facts.get("name") or "an image")
+    return ChatImage(image_id, name, int(facts.get("width", 0)), int(facts.get("height", 0)), kept)
 
 
-def _said(state: StateSnapshot) -> list[BaseMessage]:
+def _messages_of(state: StateSnapshot) -> list[BaseMessage]:
     return list(state.values.get("messages", []))
 
 
-def _result(message: BaseMessage) -> dict[str, Any] | None:
+def _result_of(message: BaseMessage) -> dict[str, Any] | None:
     artifact = message.artifact if isinstance(message, ToolMessage) else None
     return artifact if isinstance(artifact, dict) and artifact.get("kind") == "result" else None
 
 
-def _events(update: Mapping[str, Any]) -> list[Event]:
-    events: list[Event] = []
-    for told in update.values():
-        for message in (told or {}).get("messages", []) if isinstance(told, dict) else []:
+def _read_events(updates: Mapping[str, Any]) -> list[ChatEvent]:
+    """Return the texts and results among the updates of the graph's nodes."""
+    events: list[ChatEvent] = []
+    for update in updates.values():
+        for message in (update or {}).get("messages", []) if isinstance(update, dict) else []:
             if isinstance(message, AIMessage) and message.text:
-                events.append(Event("text", str(message.text)))
-            elif result := _result(message):
-                events.append(Event("result", result))
+                events.append(ChatEvent("text", str(message.text)))
+            elif result := _result_of(message):
+                events.append(ChatEvent("result", result))
     return events

@@ -1,108 +1,170 @@
-"""The commands `sam4mllm data check | convert | show`: what a user types, and what is told.
+"""The commands `sam4mllm data ...`: draw, check, convert and show datasets; build training conversations and verify them.
 
-Exit codes: 0 all is well; 1 something was dropped, mended or missing, and what was good was kept; 2 what was asked can't be
-done. Results go to stdout; progress and what was dropped to stderr.
+Exit codes: 0 all is well; 1 something was dropped, repaired or missing, and the rest was kept; 2 the request is invalid.
+Results go to stdout; progress and what was dropped go to stderr. Commands import what they need when they run.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from sam4mllm_tool.cli.help_page import CommandGroup
+from sam4mllm_tool.cli.options import Command, complete_from, config_options, with_options
+from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.protocol import DIALECTS
 
 if TYPE_CHECKING:
     from sam4mllm_tool.data.sample import Problems
 
-__all__ = ["add_commands"]
+__all__ = ["data_app"]
 
-_NAMES = "refcoco, refcoco+, refcocog, grefcoco, reasonseg, vqa, ade20k, paco, partimagenet or jsonl"
-_COLUMN = (
-    "the annotation's field that holds the expression (coco: default expression, caption, text or sentence, what there is)"
-)
+data_app = typer.Typer(cls=CommandGroup, help="Draw, check, convert and show datasets; build training conversations from them.")
 
+_RECIPE = {
+    "Recipe": {
+        "pqpp": "Share of the samples that get a PQPP conversation, from 0 to 1.",
+        "ppg": "Share of the samples that get a PPG conversation, from 0 to 1.",
+        "point_mean": "Mean number of points to label per box in PQPP.",
+        "point_deviation": "Standard deviation of that number of points.",
+        "point_least": "Smallest number of points per box.",
+        "point_most": "Largest number of points per box.",
+        "groups": "Number of random point groups that PPG tries on the segmenter, per object.",
+        "keep": "Number of those groups that PPG keeps: the ones with the highest IoU.",
+        "on": "Number of points on the object in a PPG group.",
+        "off": "Number of points off the object in a PPG group.",
+        "references": "Largest number of samples of one image in a conversation.",
+        "tokens": "Largest number of text tokens in a conversation, by estimate.",
+        "vqa": "Share of the images that come from the --vqa-data sets, from 0 to below 1.",
+        "segmenter": "Segment Anything model that PPG's point groups are tried on: 'embedded', a local folder or a Hugging "
+        "Face model id.",
+        "seed": "Seed of all random choices.",
+    }
+}
+_SPLIT_SOURCE = "NAME:ROOT[:SPLIT]"
 
-def add_commands(kinds: Any) -> None:
-    """Adds the commands to `sam4mllm data`. kinds: its subparsers, of argparse."""
-    _add_check(kinds)
-    _add_convert(kinds)
-    _add_show(kinds)
-
-
-def _add_check(kinds: Any) -> None:
-    check = kinds.add_parser(
-        "check", help="what is there of a data set, against the published counts, and what is wrong with it"
-    )
-    _add_dataset(check)
-    check.add_argument("--deep", action="store_true", help="decode every picture too, which takes longer")
-    check.set_defaults(run=_check)
-
-
-def _add_convert(kinds: Any) -> None:
-    convert = kinds.add_parser("convert", help="write your own data as JSONL, which training reads")
-    convert.add_argument("format", metavar="FORMAT", choices=("coco", "labelme", "folder"), help="coco, labelme or folder")
-    convert.add_argument(
-        "source", metavar="SOURCE", type=Path, help="COCO's json; LabelMe's folder; a folder of name.jpg, name.png and name.txt"
-    )
-    convert.add_argument("--out", metavar="PATH", type=Path, required=True, help="a file.jsonl, or a folder for scenes.jsonl")
-    convert.add_argument(
-        "--copy", action="store_true", help="copy the pictures to images/ beside it (default: name their place)"
-    )
-    convert.add_argument("--column", metavar="NAME", help=_COLUMN + "; labelme: label or description")
-    convert.add_argument("--images", metavar="DIR", type=Path, help="coco: where the pictures are")
-    convert.add_argument(
-        "--values", choices=("any", "each"), help="folder: all that is not black is one object (default), or each value is one"
-    )
-    convert.set_defaults(run=_convert)
-
-
-def _add_show(kinds: Any) -> None:
-    show = kinds.add_parser("show", help="draw samples with their masks into one picture")
-    _add_dataset(show)
-    show.add_argument("--out", metavar="FILE", type=Path, required=True, help="the picture, a PNG or JPEG")
-    show.add_argument("--count", metavar="N", type=_count, default=12, help="how many (default: %(default)s)")
-    show.add_argument("--seed", metavar="S", type=int, default=0, help="which (default: %(default)s)")
-    show.set_defaults(run=_show)
+_NAMES = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "vqa", "ade20k", "paco", "partimagenet", "jsonl")
+NameArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help=f"Kind of dataset: {', '.join(_NAMES[:-1])} or jsonl.", autocompletion=complete_from(_NAMES)
+    ),
+]
+RootArgument = Annotated[Path, typer.Argument(metavar="ROOT", help="Folder that holds the dataset.")]
+ReaderOption = Annotated[
+    list[str],
+    typer.Option("--option", metavar="KEY=VALUE", help="Setting of the dataset's reader, as in images=DIR. Repeatable."),
+]
+HeldOutOption = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="ROOT",
+        help="Folder of the RefCOCO family, whose validation and test images are left out; needed where it is not in a "
+        "dataset's own folder. Repeatable.",
+    ),
+]
+JsonlOption = Annotated[Path, typer.Option(metavar="PATH", help="File NAME.jsonl, or a folder for scenes.jsonl.")]
 
 
-def _add_dataset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help=_NAMES)
-    parser.add_argument("root", metavar="ROOT", type=Path, help="the folder that holds it")
-    parser.add_argument("--split", metavar="S", help="train, val, testA, ... (default: all that are there; show: the first)")
-    parser.add_argument("--option", metavar="KEY=VALUE", action="append", default=[], help="of its reader, as images=DIR")
+# Datasets ---------------------------------------------------------------------------------------------------------------
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 200:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to 200, got {text!r}")
-    return int(text)
+@data_app.command(cls=Command)
+def scenes(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images and scenes.jsonl.")],
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=10**9, help="Number of scenes.")],
+    seed: Annotated[
+        int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene; the next one has the next seed.")
+    ] = 0,
+) -> None:
+    """Draw scenes with expressions and exact masks."""
+    from sam4mllm_tool.embedded.files import write_scenes
+
+    print(f"wrote {write_scenes(out, count, seed)}")
 
 
-def _check(arguments: argparse.Namespace) -> int:
+@data_app.command(cls=Command)
+def check(
+    name: NameArgument,
+    root: RootArgument,
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Split, as in train, val or testA.", show_default="every split")
+    ] = None,
+    option: ReaderOption = [],  # noqa: B006 - Typer copies it
+    deep: Annotated[bool, typer.Option("--deep", help="Decode every image too, which takes longer.")] = False,
+) -> int:
+    """Compare a dataset with its published counts and report what is wrong with it.
+
+    Exit code 1 if a split has faults.
+    """
     from sam4mllm_tool.data.split_report import check_split
     from sam4mllm_tool.data.splits import open_splits, read_options
-    from sam4mllm_tool.errors import DataError
 
-    there = open_splits(arguments.name, arguments.root, arguments.split, read_options(arguments.name, arguments.option))
-    print(f"{arguments.name} in {arguments.root}")
+    splits = open_splits(name, root, split, read_options(name, option))
+    print(f"{name} in {root}")
     good = True
-    for split, dataset in there.found.items():
+    for split_name, dataset in splits.found.items():
         try:
-            report = check_split(dataset, deep=arguments.deep)
+            report = check_split(dataset, deep=deep)
         except DataError as error:
-            if len(there.found) == 1:
+            if len(splits.found) == 1:
                 raise
-            print(f"{split}: {error}")
+            print(f"{split_name}: {error}")
             good = False
             continue
         print("\n".join(report.lines()))
         good = good and report.good
-    for split, why in there.missing.items():
-        print(f"{split}: not there ({why})")
+    for split_name, reason in splits.missing.items():
+        print(f"{split_name}: not there ({reason})")
     print("all is well" if good else "not all is well")
     return 0 if good else 1
 
 
-def _convert(arguments: argparse.Namespace) -> int:
+@data_app.command(cls=Command)
+def convert(
+    kind: Annotated[
+        Literal["coco", "labelme", "folder"],
+        typer.Argument(metavar="FORMAT", help="Format of the source: coco, labelme or folder."),
+    ],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="coco: the JSON file; labelme: the folder; folder: one with NAME.jpg, NAME.png and NAME.txt."
+        ),
+    ],
+    out: JsonlOption,
+    copy: Annotated[
+        bool,
+        typer.Option(
+            "--copy", help="Copy the images to images/ beside the file. Without it, the file refers to them where they are."
+        ),
+    ] = False,
+    column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Annotation field that holds the expression, for coco (by default the first of expression, caption, text and "
+            "sentence that exists) and labelme (label or description).",
+        ),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the images, for coco.")] = None,
+    values: Annotated[
+        Literal["any", "each"] | None,
+        typer.Option(
+            metavar="any|each",
+            help="For folder: 'any' takes all pixels that are not black as one object, 'each' takes every pixel value as an "
+            "object of its own.",
+            show_default="any",
+        ),
+    ] = None,
+) -> int:
+    """Convert your own data to JSONL, which 'data build' and 'train' read.
+
+    Exit code 1 if an annotation was dropped.
+    """
     from sam4mllm_tool.data.convert import write_records
     from sam4mllm_tool.data.from_coco import read_coco
     from sam4mllm_tool.data.from_folder import read_folder
@@ -110,51 +172,116 @@ def _convert(arguments: argparse.Namespace) -> int:
     from sam4mllm_tool.data.sample import Problems
 
     problems = Problems()
-    source, given = arguments.source, _given(arguments, ("column", "images", "values"))
-    if arguments.format == "coco":
-        records = read_coco(source, problems, **_only(given, "coco", "column", "images"))
-    elif arguments.format == "labelme":
-        records = read_labelme(source, problems, **_only(given, "labelme", "column"))
-    else:
-        records = read_folder(source, problems, **_only(given, "folder", "values"))
-    written = write_records(records, arguments.out, problems, copy=arguments.copy)
+    options = {key: value for key, value in (("column", column), ("images", images), ("values", values)) if value is not None}
+    known = {"coco": ("column", "images"), "labelme": ("column",), "folder": ("values",)}[kind]
+    _check_options(options, kind, known)
+    readers: dict[str, Any] = {"coco": read_coco, "labelme": read_labelme, "folder": read_folder}
+    written = write_records(readers[kind](source, problems, **options), out, problems, copy=copy)
     print(written.summary())
-    _tell(problems)
+    _print_problems(problems)
     return 1 if any(fate == "dropped" for fate, _ in problems.counts) else 0
 
 
-def _given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-
-
-def _only(given: dict[str, Any], kind: str, *known: str) -> dict[str, Any]:
-    """The options, all of which the converter has to know."""
-    from sam4mllm_tool.errors import DataError
-
-    if unknown := [f"--{name}" for name in given if name not in known]:
+def _check_options(options: dict[str, Any], kind: str, known: Sequence[str]) -> None:
+    """Raise DataError for options that the converter of this format doesn't know."""
+    if unknown := [f"--{name}" for name in options if name not in known]:
         raise DataError(f"{' and '.join(unknown)} is not for {kind}, which has {', '.join(f'--{name}' for name in known)}")
-    return given
 
 
-def _show(arguments: argparse.Namespace) -> int:
+def _print_problems(problems: "Problems") -> None:
+    for line in [*problems.lines(), *(f"  {record}" for record in problems.first)]:
+        print(line, file=sys.stderr)
+
+
+@data_app.command(cls=Command)
+def show(
+    name: NameArgument,
+    root: RootArgument,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Image to write, a PNG or JPEG file.")],
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Split, as in train, val or testA.", show_default="the first one there is"),
+    ] = None,
+    option: ReaderOption = [],  # noqa: B006 - Typer copies it
+    count: Annotated[int, typer.Option(metavar="N", min=1, max=200, help="Number of samples, from 1 to 200.")] = 12,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random choice of samples.")] = 0,
+) -> int:
+    """Draw samples with their masks into one image.
+
+    Exit code 1 if a sample could not be drawn.
+    """
     from tqdm import tqdm
 
     from sam4mllm_tool.data.contact_sheet import contact_sheet, pick, save_sheet
     from sam4mllm_tool.data.splits import open_splits, read_options
 
-    there = open_splits(arguments.name, arguments.root, arguments.split, read_options(arguments.name, arguments.option))
-    dataset = next(iter(there.found.values()))
-    samples = pick(tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample"), arguments.count, arguments.seed)
-    sheet = contact_sheet(samples, f"{dataset.name} {dataset.split}, {len(samples)} samples")
-    save_sheet(sheet.image, arguments.out)
-    print(f"wrote {arguments.out}: {len(samples)} samples of {dataset.name} {dataset.split}")
+    dataset = next(iter(open_splits(name, root, split, read_options(name, option)).found.values()))
+    title = f"{dataset.name} {dataset.split}"
+    samples = pick(tqdm(dataset, desc=title, unit="sample"), count, seed)
+    sheet = contact_sheet(samples, f"{title}, {len(samples)} samples")
+    save_sheet(sheet.image, out)
+    print(f"wrote {out}: {len(samples)} samples of {title}")
     for fault in sheet.faults:
         print(f"not drawn: {fault}", file=sys.stderr)
     return 1 if sheet.faults else 0
 
 
-def _tell(problems: "Problems") -> None:
-    for line in problems.lines():
+# Training conversations -------------------------------------------------------------------------------------------------
+
+
+@data_app.command(cls=Command)
+@with_options(config_options(Recipe, _RECIPE, {"segmenter": "SPEC"}))
+def build(
+    data: Annotated[list[str], typer.Option(metavar=_SPLIT_SOURCE, help="Dataset with masks. Repeatable.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for lessons.jsonl and manifest.json.")],
+    vqa_data: Annotated[
+        list[str],
+        typer.Option(metavar=_SPLIT_SOURCE, help="Dataset of conversations to mix in, in the share --vqa. Repeatable."),
+    ] = [],  # noqa: B006 - Typer copies it
+    option: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Setting of all datasets' readers, as in images=DIR; for one of them, "
+            "NAME:ROOT:SPLIT?images=DIR&split_by=google. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
+    held_out: HeldOutOption = [],  # noqa: B006
+    dialect: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help=f"Wording and coordinate format of the questions: {', '.join(sorted(DIALECTS))}.",
+            autocompletion=complete_from(sorted(DIALECTS)),
+        ),
+    ] = "joint",
+    processes: Annotated[int, typer.Option(metavar="N", help="Number of processes that build at the same time.")] = 1,
+    **settings: Any,
+) -> int:
+    """Build training conversations from datasets, for 'sam4mllm train --lessons DIR'.
+
+    Exit code 1 if a sample was dropped or repaired.
+    """
+    from sam4mllm_tool.data.build import Source, build_lessons
+    from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
+
+    if dialect not in DIALECTS:
+        raise DataError(f"no such dialect: expected one of {', '.join(sorted(DIALECTS))}, got {dialect!r}")
+    sources, vqa = ([Source.parse(text).with_options(option) for text in texts] for texts in (data, vqa_data))
+    recipe = Recipe.of(DIALECTS[dialect], settings)
+    build_lessons(sources, out, recipe, vqa=vqa, held_out=held_out, processes=processes)
+    print("\n".join(verify_lessons(out, held_out)))
+    for line in told(out):
         print(line, file=sys.stderr)
-    for told in problems.first:
-        print(f"  {told}", file=sys.stderr)
+    return 0 if is_clean(out) else 1
+
+
+@data_app.command(cls=Command)
+def verify(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that 'data build' wrote.")],
+    held_out: HeldOutOption = [],  # noqa: B006
+) -> None:
+    """Check that training conversations are complete, match their manifest, and use no held-out image."""
+    from sam4mllm_tool.data.verify import verify_lessons
+
+    print("\n".join(verify_lessons(folder, held_out)))

@@ -1,27 +1,26 @@
-"""What `sam4mllm doctor` says: versions, extras, devices, and whether the embedded pair really segments.
+"""The command `sam4mllm doctor`: report versions, extras, devices, and whether the embedded pair segments.
 
-Each backend's classes and processors are really imported. Whatever breaks stays in its own line, so that the others are
-told too: here alone every error is caught.
+Every backend's classes and processors are imported for real. A failure becomes the text of its own line, so that the other
+lines are still printed: only here is every exception caught.
 """
 
 import platform
+import re
 import time
 from importlib import import_module, metadata
 from importlib.util import find_spec
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.optional_dependencies import root_message
+from sam4mllm_tool.optional_dependencies import root_reason
+
+__all__ = ["doctor", "list_extras"]
 
 _BASE = (
     *("torch", "transformers", "peft", "safetensors", "tokenizers", "huggingface-hub"),
     *("langchain-core", "pillow", "numpy", "pydantic"),
 )
-EXTRAS = {
-    "sam": ("torchvision",),
-    "train": ("accelerate", "pycocotools", "tensorboard"),
-    "agents": ("langchain", "langgraph", "langgraph-checkpoint-sqlite"),
-}
-"""The optional packages by extra, without those for working on this project."""
+_FOR_DEVELOPMENT = ("all", "dev", "docs", "test")
+_REQUIREMENT = re.compile(r'(?P<name>[\w.-]+).*extra == ["\'](?P<extra>[\w-]+)["\']')
 
 _MLLM, _SEGMENTER = "sam4mllm_tool.models.mllm.transformers", "sam4mllm_tool.models.segmenter.transformers"
 _BACKENDS = {
@@ -42,21 +41,39 @@ _BACKENDS = {
         "Sam2Model Sam2Processor Sam2ImageProcessor EdgeTamModel Sam3TrackerModel Sam3TrackerProcessor Sam3ImageProcessor",
     ),
 }
-"""What can be loaded: our file that does it, and the classes of transformers behind it."""
+"""Title -> the module that loads these models, and the classes of transformers that it uses."""
 
 
-def report() -> tuple[list[str], bool]:
-    """The lines to print, and whether everything that is always needed works."""
-    lines = [f"sam4mllm-tool {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}"]
-    missing = [name for name in _BASE if _version(name) is None]
-    lines += [f"  {name:15} {_version(name) or 'MISSING: install sam4mllm-tool again'}" for name in _BASE]
-    lines += ["extras:", *(_extra(extra, name) for extra, names in EXTRAS.items() for name in names)]
-    if missing:
-        return lines, False
-    lines += ["backends:", *(f"  {_backend(what, module, names)}" for what, (module, names) in _BACKENDS.items())]
-    lines.append(f"device: {_devices()}")
-    works, sentence = _try_embedded()
-    return [*lines, f"embedded pair: {sentence}"], works
+def doctor() -> int:
+    """Report which packages are installed, which models can be loaded and on which device.
+
+    Exit code 1 if something that is always needed does not work.
+    """
+    print(f"sam4mllm-tool {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
+    for name in _BASE:
+        print(f"  {name:15} {_version(name) or 'MISSING: install sam4mllm-tool again'}")
+    print("extras:")
+    for extra, names in list_extras().items():
+        for name in names:
+            print(_extra_line(extra, name))
+    if None in map(_version, _BASE):
+        return 1
+    print("backends:")
+    for title, (module, classes) in _BACKENDS.items():
+        print(f"  {_backend_line(title, module, classes.split())}")
+    print(f"device: {_describe_device()}")
+    works, outcome = _try_embedded()
+    print(f"embedded pair: {outcome}")
+    return 0 if works else 1
+
+
+def list_extras() -> dict[str, tuple[str, ...]]:
+    """Return the packages of each extra that users install, as the installed distribution declares them."""
+    extras: dict[str, tuple[str, ...]] = {}
+    for match in filter(None, map(_REQUIREMENT.match, metadata.requires("sam4mllm-tool") or ())):
+        if match["extra"] not in _FOR_DEVELOPMENT and match["name"] != "sam4mllm-tool":
+            extras[match["extra"]] = (*extras.get(match["extra"], ()), match["name"])
+    return extras
 
 
 def _version(name: str) -> str | None:
@@ -66,25 +83,25 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _extra(extra: str, name: str) -> str:
+def _extra_line(extra: str, name: str) -> str:
     version = _version(name)
     return f"  {name:15} {version} ({extra})" if version else f'  {name:15} not installed: pip install "sam4mllm-tool[{extra}]"'
 
 
-def _backend(what: str, module: str, names: str) -> str:
+def _backend_line(title: str, module: str, classes: list[str]) -> str:
     try:
         import_module(module)
         transformers = import_module("transformers")
-        for name in names.split():
+        for name in classes:
             _ = getattr(transformers, name).from_pretrained  # the stand-in for a class that lacks a library raises here
-    except Exception as error:  # noqa: BLE001 - this line says it
+    except Exception as error:  # noqa: BLE001 - printed in this line
         if isinstance(error, ImportError) and "torchvision" in str(error).lower() and find_spec("torchvision") is None:
-            return f'lacking  {what} (needs torchvision: pip install "sam4mllm-tool[sam]")'
-        return f"FAILS    {what}: {root_message(error)}"
-    return f"ready    {what}"
+            return f'lacking  {title} (needs torchvision: pip install "sam4mllm-tool[sam]")'
+        return f"FAILS    {title}: {root_reason(error)}"
+    return f"ready    {title}"
 
 
-def _devices() -> str:
+def _describe_device() -> str:
     try:
         import torch
 
@@ -93,25 +110,25 @@ def _devices() -> str:
         device = choose_device(None)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
         return f"{device} ({name}), precision {str(choose_dtype(None, device)).removeprefix('torch.')}"
-    except Exception as error:  # noqa: BLE001 - this line says it
-        return f"FAILS: {root_message(error)}"
+    except Exception as error:  # noqa: BLE001 - printed in this line
+        return f"FAILS: {root_reason(error)}"
 
 
 def _try_embedded() -> tuple[bool, str]:
-    """Segments one drawn scene and compares with its truth."""
+    """Segment one drawn scene with the embedded pair and compare the mask with the true one."""
     from sam4mllm_tool.embedded.expressions import expressions
     from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
     scene = draw_scene(TEST_SEEDS)
-    asked = next(e for e in expressions(scene) if e.kind == "attribute")
+    expression = next(e for e in expressions(scene) if e.kind == "attribute")
     try:
         models = Sam4Mllm.load("embedded", "embedded")
         began = time.perf_counter()
-        found = models.segment(scene.image, asked.text).mask
-    except Exception as error:  # noqa: BLE001 - this line says it
+        mask = models.segment(scene.image, expression.text).mask
+    except Exception as error:  # noqa: BLE001 - printed in this line
         return False, f"FAILS: {' '.join(str(error).split()) or type(error).__name__}"
-    seconds, truth = time.perf_counter() - began, scene.mask(asked.targets[0])
-    overlap = (found & truth).sum() / (found | truth).sum()
-    result = f'"{asked.text}" on a drawn scene in {seconds:.2f} s, IoU with the truth {overlap:.2f}'
-    return bool(overlap > 0.5), f"{'works' if overlap > 0.5 else 'FAILS'}: {result}"
+    seconds, true_mask = time.perf_counter() - began, scene.mask(expression.targets[0])
+    iou = (mask & true_mask).sum() / (mask | true_mask).sum()
+    outcome = f'"{expression.text}" on a drawn scene in {seconds:.2f} s, IoU with the true mask {iou:.2f}'
+    return bool(iou > 0.5), f"{'works' if iou > 0.5 else 'FAILS'}: {outcome}"

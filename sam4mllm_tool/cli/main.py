@@ -1,176 +1,137 @@
-"""The command: `sam4mllm segment | chat | data | train | export | evaluate | doctor`. A thin skin over the commands.
+"""The command line `sam4mllm`: the application, its exit codes, and its errors, each of which is one line on stderr.
 
-Exit codes: 0 done ("no such object" is an answer too), 1 the models failed, 2 what was asked cannot be done (a bad picture,
-spec or argument). Errors are one line on stderr; results alone go to stdout.
+Exit codes: 0 done (a result of no object included), 1 the models failed, 2 the image, a spec or an argument is invalid, 130
+interrupted. Results alone go to stdout. Commands import what they need when they run, so that help and shell completion
+load no model library.
 """
 
-import argparse
 import io
-import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from difflib import get_close_matches
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.cli import chat as chat_command
-from sam4mllm_tool.cli import data as data_command
-from sam4mllm_tool.cli import data_build
-from sam4mllm_tool.cli import evaluate as evaluation_command
-from sam4mllm_tool.cli import trace as trace_command
-from sam4mllm_tool.cli import train as training_command
-from sam4mllm_tool.cli.evaluate import probability
+from sam4mllm_tool.cli.chat import chat
+from sam4mllm_tool.cli.data import data_app
+from sam4mllm_tool.cli.doctor import doctor
+from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
+from sam4mllm_tool.cli.help_page import CommandGroup
+from sam4mllm_tool.cli.options import Command
+from sam4mllm_tool.cli.segment import segment
+from sam4mllm_tool.cli.trace import trace_app
+from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
-from sam4mllm_tool.pipeline.sam4mllm import METHODS
 
-_MOST = 10**9
-"""Of scenes, and of a seed."""
+__all__ = ["app", "main", "run_command"]
+
+_ORDER = ("segment", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+_MAX_MESSAGE = 600
+"""Characters of a usage error, which may quote a whole argument."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {' '.join(message.split())}; see {self.prog} --help\n")
+class _RootGroup(CommandGroup):
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands in the order of their work; Typer lists groups last."""
+        return sorted(super().list_commands(ctx), key=_ORDER.index)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; end quietly where the reader of stdout has left, as `head` does."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:  # Typer would make it exit code 1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to be flushed at the end
+            return 0
+        return result
+
+
+app = typer.Typer(cls=_RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
+_SEGMENT, _TUNE, _INSPECT = "Segment", "Prepare data and tune models", "Measure and inspect"
+app.command(cls=Command, rich_help_panel=_SEGMENT)(segment)
+app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
+app.add_typer(data_app, name="data", rich_help_panel=_TUNE)
+app.command(cls=Command, rich_help_panel=_TUNE)(train)
+app.command(cls=Command, rich_help_panel=_TUNE)(export)
+app.command(cls=Command, rich_help_panel=_INSPECT, epilog=EPILOG)(evaluate)
+app.add_typer(trace_app, name="trace", rich_help_panel=_INSPECT)
+app.command(cls=Command, rich_help_panel=_INSPECT)(doctor)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"sam4mllm {__version__}")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="Each command has a help page: sam4mllm COMMAND --help. For example:\n\n"
+    'sam4mllm segment photo.jpg "the mug behind the laptop" --mllm Qwen/Qwen2.5-VL-7B-Instruct --segmenter '
+    "facebook/sam2.1-hiera-large --out result"
+)
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Segment what an expression means in an image: say what you mean, get the exact pixels."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit code."""
+    """Run the command line and return its exit code; print an error as one line on stderr.
+
+    Args:
+        argv: The words after the program's name; those of this process by default.
+    """
     for stream in (sys.stdout, sys.stderr):  # a terminal that can't write a letter gets its escape, as \u043a
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    arguments = _parser().parse_args(argv)
     try:
-        code = int(arguments.run(arguments) or 0)
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
+        return run_command(argv)
+    except typer.TyperException as error:
+        return _fail(2, _describe_usage_error(error))
+    except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
-    except BrokenPipeError:  # the reader of stdout went away, as `head` does; nothing is left to be flushed at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (Sam4MllmError, OSError) as error:
-        print(f"sam4mllm: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, ReplyError | BackendError) else 2
+        return _fail(1 if isinstance(error, ReplyError | BackendError) else 2, f"sam4mllm: {error}")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="sam4mllm", description="Say what you mean, get the exact pixels.")
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_segment(commands)
-    chat_command.add_commands(commands)
-    _add_data(commands)
-    training_command.add_commands(commands)
-    evaluation_command.add_commands(commands)
-    trace_command.add_commands(commands)
-    doctor = commands.add_parser("doctor", help="what is installed, which models and backends work, on which device")
-    doctor.set_defaults(run=_doctor)
-    return parser
+def run_command(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; raise what it refuses.
+
+    Raises:
+        typer.TyperException: The arguments are invalid.
+        Sam4MllmError: The image, a spec, the data or a model failed.
+    """
+    words = None if argv is None else list(argv)
+    return int(get_command(app).main(args=words, prog_name="sam4mllm", standalone_mode=False) or 0)
 
 
-def _add_segment(commands: Any) -> None:
-    segment = commands.add_parser("segment", help="segment what an expression means in a picture")
-    segment.add_argument("image", metavar="IMAGE", help="the picture: a path or a data URI")
-    segment.add_argument("expression", metavar="EXPRESSION", help="what to segment, as in 'the red ring'")
-    segment.add_argument(
-        "--mllm", metavar="SPEC", help="embedded, a folder or a hub id, +ADAPTER (default: $SAM4MLLM_MLLM or embedded)"
-    )
-    segment.add_argument(
-        "--segmenter", metavar="SPEC", help="embedded, a folder or a hub id (default: $SAM4MLLM_SEGMENTER or embedded)"
-    )
-    segment.add_argument("--method", choices=METHODS, default="pqpp", help="default: %(default)s")
-    segment.add_argument(
-        "--abstain",
-        metavar="P",
-        type=probability,
-        default=0.0,
-        help="leave out objects of a confidence below P; with --method adaptive, which asks for it (default: 0)",
-    )
-    segment.add_argument(
-        "--closer",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="with --method adaptive, mask small objects from close by, which shows the segmenter three views of each",
-    )
-    segment.add_argument("--dialect", metavar="NAME", help="how the MLLM is spoken to (default: its dialect.json, else plain)")
-    segment.add_argument(
-        "--device", metavar="NAME", help="cpu, cuda, cuda:1 and so on (default: the first CUDA device, else the CPU)"
-    )
-    segment.add_argument("--out", metavar="DIR", type=Path, help="write mask.png, overlay.png and result.json here")
-    segment.add_argument("--trace", metavar="FILE", type=Path, help="record the whole run here, for 'sam4mllm trace'")
-    segment.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
-    segment.set_defaults(run=_segment)
+def _describe_usage_error(error: typer.TyperException) -> str:
+    """Return what is wrong, the option that was perhaps meant, and the command whose help to read."""
+    from pydantic import ValidationError  # which Typer's own is made from
+
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "sam4mllm"
+    options = getattr(error, "possibilities", None)
+    reason = " ".join((error.message if options else error.format_message()).split()).rstrip(".")
+    reason = reason.replace("Value error, ", "")  # how pydantic begins what Typer says
+    if isinstance(error.__cause__, ValidationError) and (value := repr(error.__cause__.errors()[0]["input"])) not in reason:
+        reason += f", got {value}"
+    reason = reason if len(reason) <= _MAX_MESSAGE else f"{reason[:_MAX_MESSAGE]}..."
+    visible = [name for name in options or () if not name.endswith("closer")]
+    for name in get_close_matches(getattr(error, "option_name", ""), visible, n=1, cutoff=0.75):
+        reason += f". Did you mean '{name}'?"
+    return f"{command}: {reason[:1].lower()}{reason[1:]}{'' if reason.endswith('?') else ';'} see {command} --help"
 
 
-def _add_data(commands: Any) -> None:
-    data = commands.add_parser("data", help="make, read, check and convert data sets; build training lessons from them")
-    kinds = data.add_subparsers(required=True, metavar="WHAT")
-    scenes = kinds.add_parser("scenes", help="draw scenes with expressions and exact masks")
-    scenes.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder for the pictures and scenes.jsonl")
-    scenes.add_argument("--count", metavar="N", type=_at_least(1), required=True, help="how many scenes")
-    scenes.add_argument("--seed", metavar="S", type=_at_least(0), default=0, help="seed of the first (default: %(default)s)")
-    scenes.set_defaults(run=_scenes)
-    data_command.add_commands(kinds)
-    data_build.add_build(kinds)
-
-
-def _at_least(least: int) -> Any:
-    def whole_number(text: str) -> int:
-        if not text.isdecimal() or len(text) > 20 or not least <= int(text) <= _MOST:
-            got = text if len(text) <= 40 else f"{text[:40]}..."
-            raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {_MOST:,}, got {got!r}")
-        return int(text)
-
-    return whole_number
-
-
-def _segment(arguments: argparse.Namespace) -> None:
-    from sam4mllm_tool.images.export import make_folder, summary, write_outputs
-    from sam4mllm_tool.images.load import load_image
-    from sam4mllm_tool.protocol.dialogues import validate_expression
-
-    # What costs nothing to check is checked before any model is loaded.
-    image, expression = load_image(arguments.image), validate_expression(arguments.expression)
-    if arguments.out:
-        make_folder(arguments.out)
-    if arguments.trace:
-        make_folder(arguments.trace.parent)
-
-    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-    from sam4mllm_tool.trace import recorded
-
-    models = Sam4Mllm.load(
-        arguments.mllm,
-        arguments.segmenter,
-        dialect=arguments.dialect,
-        device=arguments.device,
-        abstain=arguments.abstain,
-        closer=arguments.closer,
-    )
-    with recorded(models, arguments.trace) as overheard:
-        result = overheard.segment(image, expression, method=arguments.method)
-    written = write_outputs(arguments.out, image, result) if arguments.out else []
-    written += [arguments.trace] if arguments.trace else []
-    if arguments.json:
-        print(json.dumps(result.to_dict()))
-        return
-    print(summary(result))
-    for path in written:
-        print(f"wrote {path}")
-
-
-def _scenes(arguments: argparse.Namespace) -> None:
-    from sam4mllm_tool.embedded.files import write_scenes
-
-    print(f"wrote {write_scenes(arguments.out, arguments.count, arguments.seed)}")
-
-
-def _doctor(_: argparse.Namespace) -> int:
-    from sam4mllm_tool.cli.doctor import report
-
-    lines, healthy = report()
-    print("\n".join(lines))
-    return 0 if healthy else 1
+def _fail(code: int, message: str) -> int:
+    print(" ".join(message.split()), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -1,86 +1,145 @@
-"""`sam4mllm train` and `sam4mllm export`: a thin skin, which imports what it needs when it runs."""
+"""The commands `sam4mllm train` and `sam4mllm export`. Import what they need when they run.
 
-import argparse
-from dataclasses import fields
+Every field of `TrainingConfig` but `recipe`, which is a table in a file, is an option of `train` with help in `_SETTINGS`.
+"""
+
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any
 
+import typer
+
+from sam4mllm_tool.cli.options import config_options, given_options, with_options
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.config import TrainingConfig, read_config
 
-__all__ = ["add_commands"]
+__all__ = ["export", "train"]
 
-_HELP = {
-    "mllm": "embedded, a folder or a hub id; +ADAPTER goes on from an adapter",
-    "lessons": "a folder that 'sam4mllm data build' wrote",
-    "data": "NAME:ROOT or NAME:ROOT:SPLIT to build the lessons from; may be given several times",
-    "vqa_data": "NAME:ROOT of conversations to mix in, in the recipe's share",
-    "held_out": "where the RefCOCO family lies whose val and test pictures are left out",
-    "build_processes": "how many processes build lessons from data",
-    "out": "the folder for the result; the same command after a cut goes on from its checkpoints",
-    "lora_targets": "names of layers inside the language model, or one regular expression for full names, told by its signs",
-    "projector": "whether the projector is trained too; names of other modules can be told in a file",
-    "eval_data": "NAME:ROOT of held-out samples that are segmented for real while it trains",
+_SETTINGS = {
+    "Model and data": {
+        "mllm": "Model to tune: 'embedded' (the built-in base), a local folder or a Hugging Face model id. Append "
+        "'+ADAPTER' to continue from a LoRA adapter.",
+        "lessons": "Folder of training conversations that 'sam4mllm data build' wrote. Required, unless --data is given.",
+        "data": "Dataset to build the training conversations from, in OUT/lessons. Repeatable.",
+        "vqa_data": "Dataset of conversations to mix in, in the share that CONFIG's table 'recipe' sets. Repeatable.",
+        "held_out": "Folder of the RefCOCO family, whose validation and test images are left out. Repeatable.",
+        "build_processes": "Number of processes that build training conversations from --data.",
+        "out": "Folder for the adapter, its checkpoints and metrics.jsonl. Required. After an interruption, the same command "
+        "continues from the last checkpoint.",
+        "dialect": "Wording and coordinate format of the questions; by default, the one of the training conversations.",
+        "init_adapter": "LoRA adapter to continue from, a folder.",
+        "device": "PyTorch device, as in cpu, cuda or cuda:1; by default, the first CUDA device, or else the CPU.",
+    },
+    "LoRA": {
+        "lora_r": "Rank of the LoRA matrices.",
+        "lora_alpha": "LoRA scaling: updates are multiplied by alpha / rank.",
+        "lora_dropout": "Dropout probability before the LoRA matrices, from 0 to below 1.",
+        "lora_targets": "Names of the language model's layers that get LoRA matrices, several in a row; or one regular "
+        "expression for full names. By default, attention and MLP projections, or all linear layers if none has those names.",
+        "projector": "Also train the projector between vision encoder and language model, in full.",
+    },
+    "Optimization": {
+        "learning_rate": "Peak learning rate.",
+        "projector_learning_rate": "Peak learning rate of modules trained in full; by default, --learning-rate.",
+        "weight_decay": "Weight decay factor.",
+        "schedule": "Learning rate schedule, as transformers names it: linear, cosine, constant and so on.",
+        "warmup": "Warm-up: a share of all steps if below 1, otherwise a number of steps.",
+        "optimiser": "Optimizer, as transformers' TrainingArguments names it.",
+        "adam_beta2": "Adam's beta2, from 0 to below 1.",
+        "max_grad_norm": "Largest norm of the gradient, beyond which it is clipped; 0 turns clipping off.",
+        "epochs": "Number of passes over the training conversations.",
+        "max_steps": "Number of optimizer steps; overrides --epochs.",
+        "batch": "Rows per forward pass on each device.",
+        "accumulation": "Forward passes per optimizer step.",
+        "max_tokens": "Largest number of text tokens per row, the image's not counted; longer conversations take several rows.",
+        "pack": "Put the answers of one conversation into one row, where the model supports it.",
+        "precision": "Number format of the computation; 'auto' is bf16 where the device computes in it, else float32.",
+        "attention": "Attention implementation, as in transformers; 'branches' is this package's own for packed rows; 'auto' "
+        "is 'branches' on a CPU with packed rows, else sdpa.",
+        "quantise": "Load the base model in 4 bits (QLoRA), with bitsandbytes.",
+        "gradient_checkpointing": "Recompute activations in the backward pass, which saves memory and takes longer.",
+        "seed": "Seed of all random choices.",
+        "workers": "Number of processes that load images; 0 loads them in the training process.",
+    },
+    "Checkpoints and logs": {
+        "save_every": "Optimizer steps between checkpoints.",
+        "keep": "Number of checkpoints to keep: the newest ones.",
+        "log_every": "Optimizer steps between lines of metrics.jsonl.",
+        "report_to": "Service that the metrics are logged to, besides metrics.jsonl.",
+    },
+    "Evaluation during training": {
+        "eval_data": "Held-out dataset whose samples are segmented with the model so far; no evaluation by default.",
+        "eval_split": "Split of --eval-data.",
+        "eval_count": "Number of samples to segment: the first ones of the split.",
+        "eval_methods": "Methods to segment with, several in a row: pqpp, ppg, box, adaptive.",
+        "eval_segmenter": "Segmenter of the evaluation: 'embedded', a local folder or a Hugging Face model id.",
+        "eval_every": "Optimizer steps between evaluations.",
+    },
+    "Several devices": {
+        "deepspeed": "DeepSpeed configuration, a JSON file.",
+        "fsdp": "FSDP options, as transformers' TrainingArguments takes them.",
+        "fsdp_config": "FSDP configuration, a JSON file.",
+    },
+}
+_METAVARS = {
+    **dict.fromkeys(("mllm", "eval_segmenter"), "SPEC"),
+    **dict.fromkeys(("lessons", "out", "init_adapter"), "DIR"),
+    **dict.fromkeys(("data", "vqa_data"), "NAME:ROOT[:SPLIT]"),
+    **dict.fromkeys(("deepspeed", "fsdp_config"), "FILE"),
+    **dict.fromkeys(("dialect", "device", "schedule", "optimiser", "eval_split"), "NAME"),
+    **dict.fromkeys(("lora_targets", "eval_methods"), "NAME..."),
+    "held_out": "ROOT",
+    "eval_data": "NAME:ROOT",
+    "fsdp": "OPTIONS",
 }
 
 
-def add_commands(commands: Any) -> None:
-    """Registers both on the parser's subcommands."""
-    train = commands.add_parser("train", help="tune a model on lessons: a LoRA adapter that --mllm BASE+ADAPTER loads")
-    train.add_argument(
-        "config", metavar="CONFIG", nargs="?", type=Path, help="settings as TOML, JSON or YAML; a flag overrides the file"
-    )
-    hints = get_type_hints(TrainingConfig)
-    for setting in fields(TrainingConfig):
-        if setting.name == "recipe":  # a table of its own, in a file alone
-            continue
-        _add_flag(train, setting.name, hints[setting.name], setting.default)
-    train.set_defaults(run=_train)
-    export = commands.add_parser("export", help="merge an adapter into its base: a folder that transformers and vLLM load")
-    export.add_argument("--mllm", metavar="SPEC", required=True, help="BASE+ADAPTER, or embedded")
-    export.add_argument("--out", metavar="DIR", type=Path, required=True, help="a new folder")
-    export.add_argument("--dialect", metavar="NAME", help="how it is spoken to (default: the dialect.json of the adapter)")
-    export.add_argument("--dtype", metavar="NAME", help="float32, bfloat16 or float16 (default: the base's)")
-    export.set_defaults(run=_export)
+@with_options(config_options(TrainingConfig, _SETTINGS, _METAVARS))
+def train(
+    ctx: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="Settings as a TOML, JSON or YAML file; an option overrides the file's setting."),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Tune a model on training conversations.
 
-
-def _add_flag(parser: argparse.ArgumentParser, name: str, hint: Any, default: Any) -> None:
-    """--name-of-setting; what is not given is not in the arguments, so that a file's setting stays."""
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if get_origin(hint) not in (None, tuple) else [hint]
-    flag = f"--{name.replace('_', '-')}"
-    told: dict[str, Any] = {"dest": f"setting_{name}", "default": argparse.SUPPRESS}
-    shown = " ".join(default) if isinstance(default, tuple) else default
-    about = _HELP.get(name, "") + (f" (default: {shown})" if default not in (None, "", ()) else "")
-    if str(get_origin(hint)) == "typing.Literal":
-        parser.add_argument(flag, choices=get_args(hint), help=about.strip(), **told)
-    elif bool in kinds:
-        parser.add_argument(flag, action=argparse.BooleanOptionalAction, help=about.strip(), **told)
-    elif name in ("data", "vqa_data", "held_out"):
-        parser.add_argument(flag, metavar="SET", action="append", help=about.strip(), **told)
-    elif any(get_origin(kind) is tuple for kind in kinds):
-        parser.add_argument(flag, metavar="NAME", nargs="+", help=about.strip(), **told)
-    else:
-        kind = next((kind for kind in (int, float) if kind in kinds), str)
-        parser.add_argument(flag, metavar={int: "N", float: "X"}.get(kind, "VALUE"), type=kind, help=about.strip(), **told)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    told = read_config(arguments.config) if arguments.config else {}
-    flags = {name.removeprefix("setting_"): value for name, value in vars(arguments).items() if name.startswith("setting_")}
-    match flags.get("lora_targets"):
-        case [str(one)] if not one.isidentifier():
-            flags["lora_targets"] = one
+    Writes a LoRA adapter, which --mllm BASE+ADAPTER loads. The defaults are the paper's recipe.
+    """
+    settings = read_config(config) if config else {}
+    given = given_options(ctx, options)
+    match given.get("lora_targets"):
+        case [str(pattern)] if not pattern.isidentifier():
+            given["lora_targets"] = pattern
     try:
-        config = TrainingConfig.from_dict({**told, **flags})
+        training = TrainingConfig.from_dict({**settings, **given})
     except ValueError as error:
-        raise DataError(f"{arguments.config}: {error}" if arguments.config else str(error)) from error
+        raise DataError(f"{config}: {error}" if config else str(error)) from error
 
-    from sam4mllm_tool.training.run import train
+    from sam4mllm_tool.training.run import train as run_training
 
-    print(f"wrote {train(config)}")
+    print(f"wrote {run_training(training)}")
 
 
-def _export(arguments: argparse.Namespace) -> None:
-    from sam4mllm_tool.training.merge_adapter import export
+def export(
+    mllm: Annotated[str, typer.Option(metavar="SPEC", help="Model with its adapter: BASE+ADAPTER, or 'embedded'.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to write, which must be new.")],
+    dialect: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Wording and coordinate format of the questions, to store with the model.",
+            show_default="the adapter's dialect.json",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Number format of the weights: float32, bfloat16 or float16.", show_default="the base model's"
+        ),
+    ] = None,
+) -> None:
+    """Merge an adapter into its base model: one folder, which transformers and vLLM load."""
+    from sam4mllm_tool.training.merge_adapter import export as merge_adapter
 
-    print(f"wrote {export(arguments.mllm, arguments.out, dialect=arguments.dialect, dtype=arguments.dtype)}")
+    print(f"wrote {merge_adapter(mllm, out, dialect=dialect, dtype=dtype)}")

@@ -117,10 +117,10 @@ class _ErasedObjects:
     masks: tuple[Mask, ...]
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return "the image with the rejected objects painted over"
 
-    def picture(self, image: Image) -> Image:
+    def apply(self, image: Image) -> Image:
         return erase_masks(image, self.masks)
 
 

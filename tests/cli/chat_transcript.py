@@ -1,50 +1,57 @@
-"""The conversation that docs/chat.md shows, held through a pipe: `python -m tests.cli.chat_transcript` writes it anew."""
+"""The conversation that docs/chat.md shows, replayed through a pipe. `python -m tests.cli.chat_transcript` rewrites it."""
 
+import contextlib
+import io
 import re
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+from sam4mllm_tool.cli.main import main
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "chat.md"
-_BLOCK = re.compile(r"(?<=```text\n\$ )(?P<command>sam4mllm chat[^\n]*)\n(?P<talk>.*?)(?=```)", re.DOTALL)
-
+_BLOCK = re.compile(r"(?<=```text\n\$ )(?P<command>sam4mllm chat[^\n]*)\n(?P<transcript>.*?)(?=```)", re.DOTALL)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _MARK = "/mark"
-"""Sent before each line; the answer to it, which is no command, tells where the answer to the line begins."""
+"""Sent before each line. It is not a command, and the refusal shows where the answer to the line begins."""
 
 
-def shown() -> list[tuple[str, str]]:
-    """The command and the conversation of each transcript on the page."""
-    return [(block["command"], block["talk"]) for block in _BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
+def documented_transcripts() -> list[tuple[str, str]]:
+    """Return the command and the text of each transcript on the page."""
+    return [(block["command"], block["transcript"]) for block in _BLOCK.finditer(PAGE.read_text(encoding="utf-8"))]
 
 
-def hold(command: str, talk: str, folder: Path) -> str:
-    """The conversation as it goes today, with the lines that the talk has after "> "."""
+def replay(command: str, transcript: str, folder: Path) -> str:
+    """Run the command in `folder` with the lines that follow "> " in the transcript; return the transcript of today."""
     (folder / "scene.png").write_bytes((ROOT / "examples" / "scene.png").read_bytes())
-    arguments = [sys.executable, "-m", "sam4mllm_tool", *command.split()[1:]]
-    lines = [line.removeprefix("> ") for line in talk.splitlines() if line.startswith("> ")]
-    given = "".join(f"{_MARK}\n{line}\n" for line in lines)
-    process = subprocess.run(arguments, cwd=folder, input=given, capture_output=True, text=True, check=True, timeout=300)
-    before, *answers = process.stdout.split(f"no such command: '{_MARK}'; /help lists them\n")
+    lines = [line.removeprefix("> ") for line in transcript.splitlines() if line.startswith("> ")]
+    output, stdin = io.StringIO(), sys.stdin
+    with contextlib.chdir(folder), contextlib.redirect_stdout(output):
+        sys.stdin = io.StringIO("".join(f"{_MARK}\n{line}\n" for line in lines))
+        try:
+            assert main(command.split()[1:]) == 0
+        finally:
+            sys.stdin = stdin
+    before, *answers = output.getvalue().split(f"no such command: '{_MARK}'; /help lists them\n")
     return before + "".join(f"> {line}\n{answer}" for line, answer in zip(lines, answers, strict=True))
 
 
-def alike(one: str, other: str) -> bool:
-    """Whether two conversations say the same, numbers apart by at most 5 % or 4: other machines round otherwise."""
-    ones, others = (list(map(float, _NUMBER.findall(text.replace(",", "")))) for text in (one, other))
-    near = all(abs(a - b) <= max(4, 0.05 * max(a, b)) for a, b in zip(ones, others, strict=False))
-    return near and _NUMBER.sub("#", one.replace(",", "")) == _NUMBER.sub("#", other.replace(",", ""))
+def are_similar(first: str, second: str) -> bool:
+    """Whether the texts are equal, with numbers that differ by at most 5 % or 4: other machines round otherwise."""
+    pairs = zip(*(map(float, _NUMBER.findall(text.replace(",", ""))) for text in (first, second)), strict=False)
+    near = all(abs(a - b) <= max(4, 0.05 * max(a, b)) for a, b in pairs)
+    return near and _NUMBER.sub("#", first.replace(",", "")) == _NUMBER.sub("#", second.replace(",", ""))
 
 
-def main() -> None:
+def rewrite_page() -> None:
+    """Replace each transcript on the page by that of today."""
     page = PAGE.read_text(encoding="utf-8")
-    for command, talk in shown():
+    for command, transcript in documented_transcripts():
         with tempfile.TemporaryDirectory() as folder:
-            page = page.replace(talk, hold(command, talk, Path(folder)))
+            page = page.replace(transcript, replay(command, transcript, Path(folder)))
     PAGE.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    rewrite_page()

@@ -1,6 +1,6 @@
-"""A chat in a process of its own whose MLLM takes its time: `python -m tests.cli.slow_chat PICTURE [HISTORY]`.
+"""A chat in its own process whose MLLM can hang: `python -m tests.cli.slow_chat IMAGE [HISTORY]`.
 
-Asked for anything "slow" it takes a minute; all else is found at once, in a box of its own.
+A request that contains "slow" never gets a reply; every other object is found at once, in the same box.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.cli.chat import hold
+from sam4mllm_tool.cli.chat import run_conversation
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import RELEASED
@@ -21,16 +21,16 @@ class SlowMLLM(ScriptedMLLM):
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         if "slow" in str(questions):
             print("(thinking)", flush=True)
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
         return await super().areply(image, questions)
 
 
-def knows(question: Question) -> str:
+def reply_with_one_box(question: Question) -> str:
     return "Yes" * question.answer.count if isinstance(question.answer, Labels) else "[100,100,500,600]"
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever starts the tests in the background has it ignored
-    models = Sam4Mllm(SlowMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background makes its children ignore it
+    models = Sam4Mllm(SlowMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
     history = Path(sys.argv[2]) if len(sys.argv) > 2 else None
-    hold(models, sys.argv[1], history=history, out=Path(sys.argv[1]).parent / "out")
+    run_conversation(models, sys.argv[1], history=history, out=Path(sys.argv[1]).parent / "out")

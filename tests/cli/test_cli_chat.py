@@ -1,4 +1,4 @@
-"""`sam4mllm chat` as a person or a program uses it: through a pipe, in a terminal, in one process after another."""
+"""`sam4mllm chat` as a user or a program uses it: through a pipe, in a terminal, in one process after another."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
 
 from sam4mllm_tool.agents.chat import build_chat_graph
-from sam4mllm_tool.cli.conversation import Conversation
+from sam4mllm_tool.cli.conversation import ChatThread
 from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import BackendError
@@ -31,10 +31,12 @@ from sam4mllm_tool.protocol import RELEASED
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
 from tests.cli import chat_transcript
-from tests.cli.slow_chat import knows
+from tests.cli.slow_chat import reply_with_one_box
 
 ROOT = Path(__file__).parents[2]
-Talk = Callable[..., str]
+RING = "segment the ring below the orange circle"
+Chat = Callable[..., str]
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -44,26 +46,29 @@ def scene(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Talk:
-    """Says lines to `sam4mllm chat ...` through a pipe; gives what was printed. The exit code is 0, nothing is on stderr."""
-    monkeypatch.delenv("SAM4MLLM_CHAT_MODEL", raising=False)
+@pytest.fixture(scope="module")
+def embedded() -> Sam4Mllm:
+    return Sam4Mllm.load("embedded", "embedded")
 
-    def say(lines: str, *arguments: object) -> str:
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], embedded: Sam4Mllm) -> Chat:
+    """Send lines to `sam4mllm chat ...` through a pipe; return its output. Exit code 0, nothing on stderr."""
+    monkeypatch.delenv("SAM4MLLM_CHAT_MODEL", raising=False)
+    monkeypatch.setattr(Sam4Mllm, "load", lambda *_, **__: embedded)  # loaded once for all tests here
+
+    def send(lines: str, *arguments: object) -> str:
         monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
         code = main(["chat", *map(str, arguments)])
-        told = capsys.readouterr()
-        assert (code, told.err) == (0, "")
-        return told.out
+        captured = capsys.readouterr()
+        assert (code, captured.err) == (0, "")
+        return captured.out
 
-    return say
-
-
-RING = "segment the ring below the orange circle"
+    return send
 
 
-def test_a_request_is_answered_step_by_step_and_its_files_lie_beside_the_picture(talk: Talk, scene: Path) -> None:
-    out = talk(f"{RING}\n", scene)
+def test_a_request_prints_its_steps_and_writes_files_beside_the_image(chat: Chat, scene: Path) -> None:
+    out = chat(f"{RING}\n", scene)
     lines = out.splitlines()
     assert lines[0] == "scene.png, 512 x 512 pixels"
     assert [line.split()[0] for line in lines[1:4]] == ["box", "points", "mask"]
@@ -75,50 +80,48 @@ def test_a_request_is_answered_step_by_step_and_its_files_lie_beside_the_picture
     result = json.loads((folder / "result.json").read_text())
     mask = np.asarray(Image.open(folder / "mask.png")) > 0
     assert np.array_equal(mask, rle.decode(result["objects"][0]["mask"]))
-    drawn, picture = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (folder / "overlay.png", scene))
-    assert (np.abs(drawn - picture).sum(-1)[mask] > 0).mean() > 0.9, "the mask is seen"
+    overlay, image = (np.asarray(Image.open(path).convert("RGB")).astype(int) for path in (folder / "overlay.png", scene))
+    assert (np.abs(overlay - image).sum(-1)[mask] > 0).mean() > 0.9, "the mask is visible"
 
 
-def test_undo_takes_back_turn_by_turn_and_the_files_follow(talk: Talk, scene: Path) -> None:
+def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path) -> None:
     out = scene.parent / "out"
-    first, after = out / "saved-1" / "result.json", out / "saved-3" / "result.json"
-    told = talk(
-        f"{RING}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n", scene, "--out", out
-    )
-    assert json.loads(first.read_text())["objects"] == json.loads(after.read_text())["objects"]
-    assert json.loads((out / "saved-2" / "result.json").read_text())["objects"] != json.loads(first.read_text())["objects"]
-    assert "took back 'no, the other one'" in told
-    assert "there is no result to save yet" in told
-    assert "there is nothing to undo" in told
-    assert "There is no result of this picture" in told.splitlines()[-1]
-    assert not (out / "mask.png").exists(), "there is no result any more"
+    lines = f"{RING}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n"
+    printed = chat(lines, scene, "--out", out)
+    first, second, third = (json.loads((out / f"saved-{n}" / "result.json").read_text())["objects"] for n in (1, 2, 3))
+    assert first == third != second
+    assert "took back 'no, the other one'" in printed
+    assert "there is no result to save yet" in printed
+    assert "there is nothing to undo" in printed
+    assert "There is no result of this" in printed.splitlines()[-1]
+    assert not (out / "mask.png").exists(), "the files of a result that was taken back are removed"
 
 
-def test_after_an_undo_the_conversation_goes_on_from_there(talk: Talk, scene: Path) -> None:
-    once = talk(f"{RING}\nno, the other one\n", scene)
-    again = talk(f"{RING}\nno, the other one\n/undo\nthanks\n/undo\nno, the other one\n", scene)
-    assert again.splitlines()[-8:] == once.splitlines()[-8:]
+def test_after_an_undo_the_conversation_continues_from_there(chat: Chat, scene: Path) -> None:
+    once = chat(f"{RING}\nno, the other one\n", scene)
+    twice = chat(f"{RING}\nno, the other one\n/undo\nthanks\n/undo\nno, the other one\n", scene)
+    assert twice.splitlines()[-8:] == once.splitlines()[-8:]
 
 
-def test_several_pictures_are_told_apart(talk: Talk, scene: Path) -> None:
-    other = scene.with_name("a picture.png")
+def test_requests_are_about_the_image_opened_last(chat: Chat, scene: Path) -> None:
+    other = scene.with_name("an image.png")
     drawn = draw_scene(200_777)
     Image.fromarray(drawn.image).save(other)
-    thing = f"the {drawn.objects[0].colour} {drawn.objects[0].shape}"
-    told = talk(f'{RING}\n/image "{other}"\n/images\nsegment {thing}\n/undo\n/images\n/image {scene}\n/images\n', scene)
-    one, two, three = _listings(told)
-    assert "a picture.png, 256 x 256" in one[-1]
-    assert [line[0] for line in one] == [" ", "*"]
-    assert two == one, "an undone request leaves its picture open"
-    assert [line[0] for line in three] == [" ", "*"]
-    assert "scene.png" in three[-1]
-    assert f'"{thing}": 1 object in the picture of 256 x 256 pixels' in told
+    expression = f"the {drawn.objects[0].colour} {drawn.objects[0].shape}"
+    printed = chat(f'{RING}\n/image "{other}"\n/images\nsegment {expression}\n/undo\n/images\n/image {scene}\n/images\n', scene)
+    first, second, third = _image_lists(printed)
+    assert "an image.png, 256 x 256" in first[-1]
+    assert [line[0] for line in first] == [" ", "*"]
+    assert second == first, "an undone request leaves its image open"
+    assert [line[0] for line in third] == [" ", "*"]
+    assert "scene.png" in third[-1]
+    assert re.search(f'"{expression}": 1 object in the (image|picture) of 256 x 256 pixels', printed)
 
 
-def _listings(told: str) -> list[list[str]]:
-    """The blocks of lines that list pictures."""
+def _image_lists(printed: str) -> list[list[str]]:
+    """Return the blocks of lines that list images."""
     blocks: list[list[str]] = [[]]
-    for line in told.splitlines():
+    for line in printed.splitlines():
         if line[2:6] == "img-":
             blocks[-1].append(line)
         elif blocks[-1]:
@@ -126,16 +129,16 @@ def _listings(told: str) -> list[list[str]]:
     return [block for block in blocks if block]
 
 
-UNDERSTOOD = {
+ODD_LINES = {
     "no such command": ("/frobnicate", "no such command: '/frobnicate'; /help lists them"),
-    "a command with a tail": ("/undo 3", "/undo takes nothing after it"),
-    "a picture without a path": ("/image", "/image takes the path of a picture"),
-    "no such picture": ("/image nowhere.png", "the image 'nowhere.png' does not exist"),
-    "a picture that is none": ("/image result.txt", "in none of the formats"),
-    "a folder that can't be": ("find the star\n/save result.txt/x", "can't be written|cannot be written"),
+    "a command with an argument too many": ("/undo 3", "/undo takes no argument"),
+    "an image without a path": ("/image", "/image takes the path of an image"),
+    "no such image": ("/image nowhere.png", "the image 'nowhere.png' does not exist"),
+    "a file that is not an image": ("/image result.txt", "in none of the formats"),
+    "a folder that can't be made": ("find the star\n/save result.txt/x", "can't be written|cannot be written"),
     "nothing to save": ("/save", "there is no result to save yet"),
-    "a terminal's escapes in a command": ("/\x1b[2J", "no such command: '/\\\\x1b"),
-    "a terminal's escapes in a request": ("segment the \x1b[2Jring\x07", '"the'),
+    "terminal escapes in a command": ("/\x1b[2J", "no such command: '/\\\\x1b"),
+    "terminal escapes in a request": ("segment the \x1b[2Jring\x07", '"the'),
     "a request that is too long": ("segment the " + "very " * 5000 + "long ring", "I find what you name"),
     "help": ("/help", "/image PATH"),
     "blank lines": ("\n  \n\n", "scene.png"),
@@ -143,204 +146,195 @@ UNDERSTOOD = {
 }
 
 
-@pytest.mark.parametrize(("line", "told"), UNDERSTOOD.values(), ids=UNDERSTOOD)
-def test_what_cannot_be_done_is_a_line_and_the_conversation_goes_on(
-    talk: Talk, scene: Path, monkeypatch: pytest.MonkeyPatch, line: str, told: str
+@pytest.mark.parametrize(("line", "answer"), ODD_LINES.values(), ids=ODD_LINES)
+def test_an_odd_line_is_answered_in_words_and_the_conversation_continues(
+    chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch, line: str, answer: str
 ) -> None:
     monkeypatch.chdir(scene.parent)
-    Path("result.txt").write_text("no picture")
-    out = talk(f"{line}\n{RING}\n", scene)
-    assert re.search(told, out)
+    Path("result.txt").write_text("not an image")
+    out = chat(f"{line}\n{RING}\n", scene)
+    assert re.search(answer, out)
     assert "\x1b" not in out
     assert "\x07" not in out
     assert '"the ring below the orange circle": 1 object' in out
     assert "Traceback" not in out
 
 
-def test_without_a_picture_one_can_be_opened_later(talk: Talk, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_image_one_can_be_opened_later(chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scene.parent)
-    out = talk(f"/images\n{RING}\n/image scene.png\n{RING}\n")
-    assert out.startswith("no picture yet; /image PATH opens one\n" * 2)
-    assert "there is no picture in this conversation yet" in out
+    out = chat(f"/images\n{RING}\n/image scene.png\n{RING}\n")
+    assert out.startswith("no image yet; /image PATH opens one\n" * 2)
+    assert re.search("there is no (image|picture) in this conversation yet", out)
     assert "1 object" in out
     assert (scene.parent / "chat" / "mask.png").exists()
 
 
 REFUSED = {
-    "no such picture": (["nowhere.png"], "does not exist"),
+    "no such image": (["nowhere.png"], "does not exist"),
     "a chat model without its package": (["--chat-model", "mistralai:x"], "pip install langchain-mistralai"),
     "a chat model without a provider": (["--chat-model", "x"], "PROVIDER:MODEL"),
-    "a history that is none": (["--history", "scene.png"], "can't be used"),
+    "a history that is not a database": (["--history", "scene.png"], "can't be used"),
     "a history in no folder": (["--history", "nowhere/history"], "can't be used"),
     "no such model": (["--mllm", "nowhere"], "nowhere"),
     "no such dialect": (["--dialect", "latin"], "no such dialect"),
 }
 
 
-@pytest.mark.parametrize(("arguments", "named"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_begin_is_refused_in_one_line(
-    scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], named: str
+@pytest.mark.parametrize(("arguments", "reason"), REFUSED.values(), ids=REFUSED)
+def test_a_chat_that_cannot_begin_is_refused_in_one_line(
+    run: Run, scene: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], reason: str
 ) -> None:
     monkeypatch.chdir(scene.parent)
     monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    code = main(["chat", *arguments])
-    told = capsys.readouterr()
-    assert (code, told.out, told.err.count("\n")) == (2, "", 1)
-    assert named in told.err
-    assert "Traceback" not in told.err
+    code, out, err = run("chat", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert reason in err
+    assert "Traceback" not in err
 
 
-def test_a_missing_extra_names_its_cure() -> None:
-    blocked = "import sys; sys.modules['langchain'] = None; from sam4mllm_tool.cli.main import main; sys.exit(main(['chat']))"
-    done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 2
-    assert done.stderr == 'sam4mllm: langchain is not installed: pip install "sam4mllm-tool[agents]"\n'
+def test_a_missing_extra_names_its_cure(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "langchain.agents", None)  # makes its import fail
+    monkeypatch.delitem(sys.modules, "sam4mllm_tool.agents.chat")
+    assert run("chat") == (2, "", 'sam4mllm: langchain is not installed: pip install "sam4mllm-tool[agents]"\n')
 
 
 # A chat model ---------------------------------------------------------------------------------------------------------
 
 
-def conversation(*answers: Any) -> Conversation:
-    """With a scripted chat model, about a grey picture in which everything is found in one box."""
-    models = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+def conversation_with(*answers: Any) -> ChatThread:
+    """Return a conversation with a scripted chat model and an MLLM that finds every object in one box."""
+    models = Sam4Mllm(ScriptedMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
     toolkit = Sam4MllmToolkit(sam4mllm=models)
     graph = build_chat_graph(ScriptedChatModel(answers=list(answers)), toolkit, InMemorySaver())
-    return Conversation(graph, toolkit.pictures, "one")
+    return ChatThread(graph, toolkit.pictures, "thread")
 
 
-async def said(conversation: Conversation, text: str) -> list[tuple[str, Any]]:
-    return [(event.kind, event.told) async for event in conversation.say(text)]
+async def events_of(conversation: ChatThread, text: str) -> list[tuple[str, Any]]:
+    return [(event.kind, event.content) async for event in conversation.send(text)]
 
 
-async def test_what_a_chat_model_says_and_its_tools_do_is_told_as_it_happens(scene: Path) -> None:
-    talk = conversation("A scene.", call("segment_image", expression="the ring"), "Found.")
-    await talk.open(str(scene))
-    assert await said(talk, "what is this?") == [("text", "A scene.")]
-    told = await said(talk, "cut it out and tell me when you are done")
-    assert [kind for kind, _ in told] == ["step", "step", "step", "result", "text"]
-    assert told[-1] == ("text", "Found.")
-    assert await talk.undo() == "cut it out and tell me when you are done"
-    assert await talk.undo() == "what is this?"
-    assert [picture.name for picture in await talk.pictures()] == ["scene.png"], "it stays open"
+async def test_texts_and_steps_of_tools_are_yielded_as_they_happen(scene: Path) -> None:
+    conversation = conversation_with("A scene.", call("segment_image", expression="the ring"), "Done.")
+    await conversation.open(str(scene))
+    assert await events_of(conversation, "what is this?") == [("text", "A scene.")]
+    events = await events_of(conversation, "cut it out and tell me when you are done")
+    assert [kind for kind, _ in events] == ["step", "step", "step", "result", "text"]
+    assert events[-1] == ("text", "Done.")
+    assert await conversation.undo() == "cut it out and tell me when you are done"
+    assert await conversation.undo() == "what is this?"
+    assert [image.name for image in await conversation.images()] == ["scene.png"], "it stays open"
 
 
-def fails(_: Any) -> str:
+def fail(_: Any) -> str:
     raise ConnectionError("the server\nis gone")
 
 
-FAILING = {
-    "its server fails": ([fails, "Hello."], "the server"),
-    "its server fails after a tool call": ([call("segment_image", expression="the ring"), fails, "Hello."], "the server"),
+FAILURES = {
+    "its server fails": ([fail, "Hello."], "the server"),
+    "its server fails after a tool call": ([call("segment_image", expression="the ring"), fail, "Hello."], "the server"),
     "it never ends": ([call("segment_image", expression="the ring") for _ in range(25)] + ["Hello."], "40 steps"),
 }
 
 
-@pytest.mark.parametrize(("answers", "named"), FAILING.values(), ids=FAILING)
-async def test_a_turn_in_which_the_chat_model_fails_is_taken_back_whole(scene: Path, answers: list[Any], named: str) -> None:
-    talk = conversation(*answers)
-    await talk.open(str(scene))
-    await said(talk, "segment the ring")
-    before = await talk.messages()
-    with pytest.raises(BackendError, match=named):
-        await said(talk, "what is this?")
-    assert await talk.messages() == before
-    assert not await talk.recover()
+@pytest.mark.parametrize(("answers", "reason"), FAILURES.values(), ids=FAILURES)
+async def test_a_turn_in_which_the_chat_model_fails_is_removed_as_a_whole(scene: Path, answers: list[Any], reason: str) -> None:
+    conversation = conversation_with(*answers)
+    await conversation.open(str(scene))
+    await events_of(conversation, "segment the ring")
+    before = await conversation.messages()
+    with pytest.raises(BackendError, match=reason):
+        await events_of(conversation, "what is this?")
+    assert await conversation.messages() == before
+    assert not await conversation.recover()
 
 
-# Processes ------------------------------------------------------------------------------------------------------------
+# Histories and processes ----------------------------------------------------------------------------------------------
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "sam4mllm_tool", "chat", *map(str, arguments)]
-
-
-@pytest.mark.slow
-def test_a_history_goes_on_in_another_process(talk: Talk, scene: Path) -> None:
+def test_a_history_is_continued_by_the_next_command(chat: Chat, scene: Path) -> None:
     history = scene.with_name("history.sqlite")
-    done = subprocess.run(
-        command(scene, "--history", history), input=f"{RING}\n", capture_output=True, text=True, check=True, timeout=120
-    )
-    once = talk(f"{RING}\nno, the other one\n", scene)
-    out = talk("no, the other one\n/undo\n/undo\n/undo\n", "--history", history, "--out", scene.parent / "scene-chat")
-    assert out.startswith("going on after 1 request\nscene.png, 512 x 512 pixels\n")
+    once = chat(f"{RING}\nno, the other one\n", scene)
+    chat(f"{RING}\n", scene, "--history", history)
+    out = chat("no, the other one\n/undo\n/undo\n/undo\n", "--history", history, "--out", scene.parent / "scene-chat")
+    assert out.startswith("continuing after 1 request\nscene.png, 512 x 512 pixels\n")
     assert once.splitlines()[-8:-1] == out.splitlines()[2:-5][-7:]
     assert out.splitlines()[-1] == "there is nothing to undo"
-    assert done.stderr == ""
-    fresh = talk("no, the other one\n", "--history", history, "--thread", "another")
-    assert fresh.startswith("no picture yet"), "a thread of its own"
+    other_thread = chat("no, the other one\n", "--history", history, "--thread", "other")
+    assert other_thread.startswith("no image yet")
 
 
 @pytest.fixture
-def slow(scene: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    """Starts tests.cli.slow_chat, and ends it."""
-    started: list[subprocess.Popen[str]] = []
+def start_slow_chat(scene: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """Start tests.cli.slow_chat in a process that ends with the test."""
+    processes: list[subprocess.Popen[str]] = []
 
     def start(*arguments: Path) -> "subprocess.Popen[str]":
-        line = [sys.executable, "-m", "tests.cli.slow_chat", str(scene), *map(str, arguments)]
+        command = [sys.executable, "-m", "tests.cli.slow_chat", str(scene), *map(str, arguments)]
         process = subprocess.Popen(
-            line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        started.append(process)
+        processes.append(process)
         return process
 
     yield start
-    for process in started:
+    for process in processes:
         process.kill()
         process.wait()
         for pipe in filter(None, (process.stdin, process.stdout)):
             pipe.close()
 
 
-def say(process: "subprocess.Popen[str]", text: str, until: str) -> str:
-    """Says a line, and reads up to the line that has `until` in it."""
+def send_line(process: "subprocess.Popen[str]", text: str, until: str) -> str:
+    """Send a line, and return the output up to the line that contains `until`."""
     assert process.stdin
+    process.stdin.write(f"{text}\n" if text else "")
+    process.stdin.flush()
+    return read_until(process, until)
+
+
+def read_until(process: "subprocess.Popen[str]", until: str) -> str:
     assert process.stdout
-    if text:
-        process.stdin.write(f"{text}\n")
-        process.stdin.flush()
-    told = ""
+    output = ""
     for line in process.stdout:
-        told += line
+        output += line
         if until in line:
-            return told
-    raise AssertionError(f"it ended with {told!r}")
+            return output
+    raise AssertionError(f"it ended with {output!r}")
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_a_request_at_once_and_keeps_the_conversation(slow: Callable[..., Any]) -> None:
-    process = slow()
-    say(process, "find the ring", "see ")
-    say(process, "find the slow ring", "(thinking)")
-    began = time.monotonic()
+def test_ctrl_c_stops_a_request_and_keeps_the_conversation(start_slow_chat: Callable[..., Any]) -> None:
+    process = start_slow_chat()
+    send_line(process, "find the ring", "see ")
+    send_line(process, "find the slow ring", "(thinking)")
     process.send_signal(signal.SIGINT)
-    told = say(process, "", "stopped")
-    assert time.monotonic() - began < 20, "not the minute that the model takes"
-    assert told == "stopped; what came before stands\n"
-    told = say(process, "/undo", "took back")
-    assert "took back 'find the ring'" in told, "the stopped one is not there to be taken back"
-    say(process, "find the star", "see ")
+    assert read_until(process, "stopped") == "stopped; earlier requests stand\n"
+    printed = send_line(process, "/undo", "took back")
+    assert "took back 'find the ring'" in printed, "the stopped request is not there to be taken back"
+    send_line(process, "find the star", "see ")
     process.stdin.close()
     assert process.wait(60) == 0
 
 
 @pytest.mark.slow
-def test_a_request_that_died_with_its_process_is_left_out_of_the_next(slow: Callable[..., Any], scene: Path) -> None:
+def test_a_request_that_died_with_its_process_is_left_out_by_the_next(start_slow_chat: Callable[..., Any], scene: Path) -> None:
     history = scene.with_name("history.sqlite")
-    process = slow(history)
-    say(process, "find the ring", "see ")
-    say(process, "find the slow ring", "(thinking)")
+    process = start_slow_chat(history)
+    send_line(process, "find the ring", "see ")
+    send_line(process, "find the slow ring", "(thinking)")
     process.kill()
     process.wait()
-    told, _ = slow(history).communicate("/undo\n/undo\n", timeout=60)
-    assert told.startswith("going on after 1 request, one that was cut off left out\n")
-    assert "took back 'find the ring'\nthere is nothing to undo\n" in told
+    printed, _ = start_slow_chat(history).communicate("/undo\n/undo\n", timeout=60)
+    assert printed.startswith("continuing after 1 request, leaving out one that was interrupted\n")
+    assert "took back 'find the ring'\nthere is nothing to undo\n" in printed
 
 
 @pytest.mark.slow
-def test_the_docs_show_the_conversation_as_it_goes(tmp_path: Path) -> None:
-    (shown,) = chat_transcript.shown()
-    held = chat_transcript.hold(*shown, tmp_path)
-    assert chat_transcript.alike(held, shown[1]), f"python -m tests.cli.chat_transcript writes it anew:\n{held}"
+def test_the_docs_show_the_conversation_as_it_is_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SAM4MLLM_CHAT_MODEL", raising=False)
+    (documented,) = chat_transcript.documented_transcripts()
+    today = chat_transcript.replay(*documented, tmp_path)
+    assert chat_transcript.are_similar(today, documented[1]), f"python -m tests.cli.chat_transcript rewrites it:\n{today}"
 
 
 # A terminal -----------------------------------------------------------------------------------------------------------
@@ -356,11 +350,11 @@ class Tmux:
     def run(self, *arguments: str) -> str:
         return subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True, timeout=30).stdout
 
-    def keys(self, *keys: str) -> None:
+    def type(self, *keys: str) -> None:
         self.run("send-keys", *keys)
 
-    def until(self, text: str, *, seconds: float = 90) -> str:
-        """The screen as soon as its last lines have the text in them."""
+    def wait_for(self, text: str, *, seconds: float = 90) -> str:
+        """Return the screen as soon as the text is on it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             screen = self.run("capture-pane", "-p").rstrip()
@@ -383,23 +377,24 @@ def terminal(tmp_path: Path) -> Iterator[Tmux]:
 
 
 @pytest.mark.slow
-def test_in_a_terminal_there_is_a_prompt_colour_and_a_history_of_lines(terminal: Tmux, scene: Path) -> None:
-    terminal.keys(f"PYTHONPATH={ROOT} {' '.join(command(scene.name))}; echo left with $?", "Enter")
-    screen = terminal.until("\n>")
+def test_a_terminal_has_a_prompt_dim_steps_and_a_line_history(terminal: Tmux, scene: Path) -> None:
+    command = f"{sys.executable} -m sam4mllm_tool chat {scene.name}"
+    terminal.type(f"PYTHONPATH={ROOT} {command}; echo left with $?", "Enter")
+    screen = terminal.wait_for("\n>")
     assert "/help lists the commands" in screen
-    terminal.keys("segment the ring below the orange circle", "Enter")
-    screen = terminal.until("see scene-chat/overlay.png\n>")
+    terminal.type("segment the ring below the orange circle", "Enter")
+    screen = terminal.wait_for("see scene-chat/overlay.png\n>")
     assert "> segment the ring below the orange circle\n  box (" in screen
     assert "\x1b[2m" in terminal.run("capture-pane", "-p", "-e"), "steps are dim"
-    terminal.keys("C-l", "no, the other one", "Enter")
-    terminal.until("left out:")
-    terminal.until("see scene-chat/overlay.png\n>")
-    terminal.keys("half a line", "C-c")
-    terminal.keys("C-l", "/undo", "Enter")
-    terminal.until("took back 'no, the other one'\nsee scene-chat/overlay.png\n>")
-    terminal.keys("C-l", "Up", "Up", "Enter")
-    assert "> no, the other one\n" in terminal.until("left out:"), "the line before /undo; the half one was thrown away"
-    terminal.until("see scene-chat/overlay.png\n>")
-    terminal.keys("C-d")
-    assert "left with 0" in terminal.until("left with")
+    terminal.type("C-l", "no, the other one", "Enter")
+    terminal.wait_for("left out:")
+    terminal.wait_for("see scene-chat/overlay.png\n>")
+    terminal.type("half a line", "C-c")
+    terminal.type("C-l", "/undo", "Enter")
+    terminal.wait_for("took back 'no, the other one'\nsee scene-chat/overlay.png\n>")
+    terminal.type("C-l", "Up", "Up", "Enter")
+    assert "> no, the other one\n" in terminal.wait_for("left out:"), "Ctrl-C removed the half line from the history"
+    terminal.wait_for("see scene-chat/overlay.png\n>")
+    terminal.type("C-d")
+    assert "left with 0" in terminal.wait_for("left with")
     assert (scene.parent / "scene-chat" / "overlay.png").exists()

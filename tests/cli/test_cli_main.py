@@ -1,93 +1,99 @@
-"""The command, in process, where no model is needed; test_embedded runs the rest."""
+"""The command line in process, where no model is needed; tests/test_embedded.py runs the rest."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
+from typer.main import get_command
 
 from sam4mllm_tool import __version__
+from sam4mllm_tool.cli.main import app, main
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.errors import BackendError, SpecError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 Run = Callable[..., tuple[int, str, str]]
+HEAVY = ("torch", "transformers", "peft", "langchain", "langchain_core", "langgraph", "pycocotools")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    path = tmp_path / "picture.png"
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "image.png"
     Image.new("RGB", (64, 48), "grey").save(path)
     return path
 
 
-def refused(told: tuple[int, str, str], named: str) -> None:
-    """Exit 2, one line on stderr that names what was wrong, nothing on stdout."""
-    code, out, err = told
+def assert_refused(outcome: tuple[int, str, str], reason: str) -> None:
+    """Exit code 2, one line on stderr that names what was wrong, nothing on stdout."""
+    code, out, err = outcome
     assert (code, out) == (2, "")
     assert err.endswith("\n")
     assert err.count("\n") == 1
     assert err.startswith("sam4mllm")
-    assert named in err
+    assert reason in err
     assert "Traceback" not in err
     assert len(err) < 1000
 
 
-# What cannot be done ------------------------------------------------------------------------------------------------
+# What is refused ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "reason"),
     [
         pytest.param(None, "does not exist", id="no file"),
         pytest.param(b"", "empty", id="empty file"),
-        pytest.param(b"hello, I am no picture", "formats", id="not a picture"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x01" * 40, "damaged", id="a damaged picture"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "is 0 x 0 pixels", id="a picture of 0 x 0"),
+        pytest.param(b"hello, I am not an image", "formats", id="not an image"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x01" * 40, "damaged", id="a damaged image"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "is 0 x 0 pixels", id="an image of 0 x 0"),
     ],
 )
-def test_a_bad_picture_is_refused_in_one_line(run: Run, tmp_path: Path, content: bytes | None, named: str) -> None:
+def test_a_bad_image_is_refused_in_one_line(run: Run, tmp_path: Path, content: bytes | None, reason: str) -> None:
     path = tmp_path / "it.png"
     if content is not None:
         path.write_bytes(content)
-    refused(run("segment", path, "the ring"), named)
+    assert_refused(run("segment", path, "the ring"), reason)
 
 
-def test_a_folder_and_a_name_with_a_line_break_are_no_pictures(run: Run, tmp_path: Path) -> None:
-    refused(run("segment", tmp_path, "the ring"), "is a folder")
-    refused(run("segment", "no\nsuch\nfile", "the ring"), "does not exist")
-    refused(run("segment", "https://example.com/a.png", "the ring"), "turned off")
+def test_a_folder_a_name_with_a_line_break_and_a_url_are_not_images(run: Run, tmp_path: Path) -> None:
+    assert_refused(run("segment", tmp_path, "the ring"), "is a folder")
+    assert_refused(run("segment", "no\nsuch\nfile", "the ring"), "does not exist")
+    assert_refused(run("segment", "https://example.com/a.png", "the ring"), "turned off")
 
 
-def test_bytes_that_are_no_text_are_no_picture(run: Run) -> None:
-    refused(run("segment", "data:image/png,\udcff", "the ring"), "half a character")
+def test_bytes_that_are_not_text_are_not_an_image(run: Run) -> None:
+    assert_refused(run("segment", "data:image/png,\udcff", "the ring"), "half a character")
 
 
-def test_a_truncated_picture_is_refused_in_one_line(run: Run, picture: Path) -> None:
-    Image.fromarray(draw_scene(1, 64).image).save(picture)
-    picture.write_bytes(picture.read_bytes()[:-2000])
-    refused(run("segment", picture, "the ring"), "cannot be decoded")
+def test_a_truncated_image_is_refused_in_one_line(run: Run, image: Path) -> None:
+    Image.fromarray(draw_scene(1, 64).image).save(image)
+    image.write_bytes(image.read_bytes()[:-2000])
+    assert_refused(run("segment", image, "the ring"), "cannot be decoded")
 
 
 @pytest.mark.parametrize(
-    ("expression", "named"),
+    ("expression", "reason"),
     [("", "empty"), (" \n", "empty"), ("\u200b", "empty"), ("x" * 10_000, "10,000 characters")],
     ids=["none", "blank", "of no width", "long"],
 )
-def test_a_bad_expression_is_refused_in_one_line(run: Run, picture: Path, expression: str, named: str) -> None:
-    refused(run("segment", picture, expression), named)
+def test_a_bad_expression_is_refused_in_one_line(run: Run, image: Path, expression: str, reason: str) -> None:
+    assert_refused(run("segment", image, expression), reason)
 
 
 @pytest.mark.parametrize(
-    ("options", "named"),
+    ("options", "reason"),
     [
-        pytest.param(["--mllm", "./nowhere"], "nowhere", id="an MLLM that is not there"),
+        pytest.param(["--mllm", "./nowhere"], "nowhere", id="an MLLM that does not exist"),
         pytest.param(["--mllm", ""], "a model spec is empty", id="no MLLM"),
         pytest.param(["--segmenter", "", "--dialect", "plain"], "a model spec is empty", id="no segmenter"),
         pytest.param(["--mllm", "x" * 5000], "can't be a folder: File name too long", id="an MLLM of 5,000 characters"),
@@ -95,13 +101,34 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, picture: Path, expres
         pytest.param(["--mllm", "./" + "n/" * 1500], "there is no folder", id="a path of 3,000 characters"),
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
         pytest.param(["--dialect", "klingon"], "there are embedded, joint, plain, released", id="an unknown dialect"),
-        pytest.param(["--method", "boxes"], "--method", id="an unknown method"),
+        pytest.param(["--method", "boxes"], "'boxes' is not one of 'pqpp', 'ppg', 'box'", id="an unknown method"),
+        pytest.param(["--abstain", "2"], "got '2'", id="a probability above 1"),
+        pytest.param(["--abstain", "nan"], "'--abstain'", id="a probability that is not a number"),
+        pytest.param(["--mllm"], "'--mllm' requires an argument", id="an option without its value"),
+        pytest.param(["--out", "--json"], "'--out': expected a value, got the option --json", id="an option as a value"),
         pytest.param(["--colour"], "--colour", id="an unknown option"),
-        pytest.param(["--\nodd"], "odd", id="an unknown option of two lines"),
+        pytest.param(["--col\nour"], "--col", id="an unknown option of two lines"),
+        pytest.param(["--" + "x" * 5000], "--xxx", id="an unknown option of 5,000 characters"),
+        pytest.param(["--meth", "box"], "--meth", id="an abbreviated option"),
     ],
 )
-def test_a_bad_option_is_refused_in_one_line(run: Run, picture: Path, options: list[str], named: str) -> None:
-    refused(run("segment", picture, "the ring", *options), named)
+def test_a_bad_option_is_refused_in_one_line(run: Run, image: Path, options: list[str], reason: str) -> None:
+    assert_refused(run("segment", image, "the ring", *options), reason)
+
+
+@pytest.mark.parametrize(
+    ("argv", "suggestion"),
+    [
+        (["segmant"], "Did you mean 'segment'? see sam4mllm --help"),
+        (["data", "chek"], "Did you mean 'check'? see sam4mllm data --help"),
+        (["segment", "a.png", "ring", "--refine-crop"], "Did you mean '--refine-crops'? see sam4mllm segment --help"),
+        (["train", "--eval-metods", "box"], "Did you mean '--eval-methods'? see sam4mllm train --help"),
+        (["trace", "accept", "x", "--coment", "a"], "Did you mean '--comment'? see sam4mllm trace accept --help"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_misspelled_command_or_option_gets_a_suggestion(run: Run, argv: list[str], suggestion: str) -> None:
+    assert_refused(run(*argv), suggestion)
 
 
 @pytest.mark.parametrize(
@@ -122,52 +149,142 @@ def test_a_bad_option_is_refused_in_one_line(run: Run, picture: Path, options: l
     ],
     ids=lambda argv: " ".join(argv)[:80] or "nothing",
 )
-def test_a_command_line_that_makes_no_sense_is_refused_in_one_line(run: Run, argv: Sequence[str]) -> None:
-    refused(run(*argv), "--help")
+def test_an_invalid_command_line_is_refused_in_one_line(run: Run, argv: Sequence[str]) -> None:
+    assert_refused(run(*argv), "--help")
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_the_models_run(
-    run: Run, picture: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_cannot_be_written_is_refused_before_the_models_are_loaded(
+    run: Run, image: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Sam4Mllm, "load", lambda *_, **__: pytest.fail("the models were loaded"))
-    for folder in (picture, picture / "below"):
-        refused(run("segment", picture, "the ring", "--out", folder), f"cannot be written to '{folder}'")
+    for folder in (image, image / "below"):
+        assert_refused(run("segment", image, "the ring", "--out", folder), f"cannot be written to '{folder}'")
 
 
-# Help ---------------------------------------------------------------------------------------------------------------
+class LoadedError(Exception):
+    """Raised in place of loading models, with the settings."""
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate"])
+@pytest.mark.parametrize(("old", "new"), [("--closer", "--refine-crops"), ("--no-closer", "--no-refine-crops")])
+def test_the_old_name_of_refine_crops_works_with_a_warning(
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    old: str,
+    new: str,
+) -> None:
+    def load(*_: object, **settings: object) -> None:
+        raise LoadedError(settings)
+
+    monkeypatch.setattr(Sam4Mllm, "load", load)
+    monkeypatch.setattr("sam4mllm_tool.evaluation.ModelSpec", load)
+    words = [str(image), "the ring"] if command == "segment" else ["jsonl", "--root", ".", "--out", "out"]
+    settings = []
+    for flag in (new, old):
+        with pytest.raises(LoadedError) as loaded:
+            main([command, *words, flag])
+        settings.append(loaded.value.args[0])
+    assert settings[0] == settings[1]
+    assert (not new.startswith("--no-")) in settings[0].values()
+    assert capsys.readouterr().err == f"sam4mllm: {old} is deprecated and will be removed; use {new}\n"
+    main([command, "--help"])
+    assert old not in capsys.readouterr().out
+
+
+# Help and completion ------------------------------------------------------------------------------------------------
+
+
+def list_commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    yield path, command
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from list_commands(subcommand, (*path, name))
+
+
+COMMANDS = dict(list_commands(get_command(app)))
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "sam4mllm")
+def test_help_names_every_option_with_its_meaning_in_full(
+    run: Run, path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = run(*path, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage: {' '.join(('sam4mllm', *path))}")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    for param in COMMANDS[path].params:
+        if not getattr(param, "hidden", False):
+            assert param.help, param.name
+            assert param.help.endswith("."), param.name
+            assert getattr(param, "is_flag", False) or param.metavar, param.name
+            assert all(name in out for name in (*param.opts, *param.secondary_opts) if name.startswith("-"))
+
+
+def test_help_lists_the_commands_in_the_order_of_their_work(run: Run) -> None:
+    out = run("-h")[1]
+    names = ("segment", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+    places = [out.index(f"\n  {name} ") for name in names]
+    assert places == sorted(places)
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ([], ["segment", "data", "doctor", "--version"]),
-        (["segment"], ["IMAGE", "EXPRESSION", "--mllm", "--segmenter", "--method", "pqpp", "--out", "--json", "SAM4MLLM_MLLM"]),
-        (["data"], ["scenes"]),
-        (["data", "scenes"], ["--out", "--count", "--seed", "scenes.jsonl"]),
-        (["doctor"], ["usage"]),
-    ],
-    ids=lambda value: " ".join(value) or "sam4mllm",
+    "environment",
+    [{}, {"_SAM4MLLM_COMPLETE": "complete_bash", "COMP_WORDS": "sam4mllm segment --me", "COMP_CWORD": "2"}],
+    ids=["help", "completion"],
 )
-def test_help_says_what_there_is(run: Run, command: list[str], words: list[str]) -> None:
-    code, out, err = run(*command, "--help")
-    assert (code, err) == (0, "")
-    assert [word for word in words if word not in out] == []
+def test_help_and_completion_load_no_model_library(environment: dict[str, str]) -> None:
+    program = (
+        "import atexit, sys; from sam4mllm_tool.cli.main import main\n"
+        f"atexit.register(lambda: print([name for name in {HEAVY} if name in sys.modules]))\n"
+        "main(['train', '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
+    assert ("--method" if environment else "--lora-r") in done.stdout
+    assert ast.literal_eval(done.stdout.splitlines()[-1]) == []
 
 
 def test_version_is_the_packages(run: Run) -> None:
     assert run("--version") == (0, f"sam4mllm {__version__}\n", "")
 
 
-def test_the_command_runs_as_a_module_and_minds_no_closed_pipe(tmp_path: Path) -> None:
+# Streams ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_runs_as_a_module_and_ends_quietly_when_its_pipe_is_closed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sam4mllm_tool", "data", "scenes", "--out", str(tmp_path), "--count", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
-        told = process.stderr.read()
+        stderr = process.stderr.read()
     assert process.returncode == 0
-    assert "Error" not in told
-    assert "Exception" not in told
+    assert "Error" not in stderr
+    assert "Exception" not in stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (BackendError("out of memory:\ntry a smaller model"), (1, "", "sam4mllm: out of memory: try a smaller model\n")),
+        (SpecError("no such model"), (2, "", "sam4mllm: no such model\n")),
+        (FileNotFoundError(2, "No such file", "x"), (2, "", "sam4mllm: [Errno 2] No such file: 'x'\n")),
+        (KeyboardInterrupt(), (130, "", "")),
+    ],
+    ids=["a model failed", "an invalid spec", "the system failed", "interrupted"],
+)
+def test_an_error_is_an_exit_code_and_one_line(
+    run: Run, image: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, outcome: tuple[int, str, str]
+) -> None:
+    def raise_error(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Sam4Mllm, "load", raise_error)
+    assert run("segment", image, "the ring") == outcome
 
 
 def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
@@ -188,10 +305,10 @@ def test_a_terminal_without_the_letters_gets_escapes(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
-def test_data_scenes_writes_pictures_and_lines_whose_masks_decode(run: Run, tmp_path: Path) -> None:
-    code, out, _ = run("data", "scenes", "--out", tmp_path / "new" / "set", "--count", "3", "--seed", "41")
-    assert (code, out) == (0, f"wrote {tmp_path / 'new' / 'set' / 'scenes.jsonl'}\n")
+def test_data_scenes_writes_images_and_lines_whose_masks_decode(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "set"
+    code, out, _ = run("data", "scenes", "--out", folder, "--count", "3", "--seed", "41")
+    assert (code, out) == (0, f"wrote {folder / 'scenes.jsonl'}\n")
     names = [f"scene-{seed:07d}.png" for seed in (41, 42, 43)]
     assert sorted(path.name for path in folder.iterdir()) == [*names, "scenes.jsonl"]
     lines = [json.loads(line) for line in (folder / "scenes.jsonl").read_text().splitlines()]
@@ -200,9 +317,8 @@ def test_data_scenes_writes_pictures_and_lines_whose_masks_decode(run: Run, tmp_
         assert set(line) == {"image", "expression", "kind", "objects"}
         assert line["kind"] in KINDS
         assert bool(line["objects"]) == (line["kind"] != "absent")
-        picture = np.asarray(Image.open(folder / line["image"]))
         scene = draw_scene(int(line["image"][6:13]))
-        assert np.array_equal(picture, scene.image)
+        assert np.array_equal(np.asarray(Image.open(folder / line["image"])), scene.image)
         for item in line["objects"]:
             mask = coco.decode(item["mask"]).astype(bool)
             ys, xs = np.nonzero(mask)
@@ -210,13 +326,14 @@ def test_data_scenes_writes_pictures_and_lines_whose_masks_decode(run: Run, tmp_
             assert any(np.array_equal(mask, scene.mask(i)) for i in range(len(scene.objects)))
 
 
-def test_data_scenes_is_the_same_every_time(run: Run, tmp_path: Path) -> None:
-    for name in ("one", "other"):
+def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) -> None:
+    contents = []
+    for name in ("first", "second"):
         run("data", "scenes", "--out", tmp_path / name, "--count", "2", "--seed", "7")
-    one, other = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "other"))
-    assert one == other
+        contents.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
+    assert contents[0] == contents[1]
 
 
-def test_data_scenes_says_why_it_cannot_write(run: Run, picture: Path) -> None:
-    refused(run("data", "scenes", "--out", picture, "--count", "1"), str(picture))
-    refused(run("data", "scenes", "--out", picture / "below", "--count", "1"), str(picture))
+def test_data_scenes_names_a_folder_that_it_cannot_write(run: Run, image: Path) -> None:
+    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), str(image))
+    assert_refused(run("data", "scenes", "--out", image / "below", "--count", "1"), str(image))

@@ -1,58 +1,103 @@
-"""`sam4mllm train` and `sam4mllm export`: settings from a file and flags, faults in one line, nothing heavy to say them."""
+"""`sam4mllm train` and `sam4mllm export`: settings from a file and from options."""
 
-import argparse
 import json
-import subprocess
-import sys
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from sam4mllm_tool.cli.train import add_commands
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.cli.main import app
+from sam4mllm_tool.training.config import TrainingConfig
 from tests.checkpoints import save_llava
 from tests.training.teaching import write_lessons
 
-
-def call(*words: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    arguments = parser.parse_args(words)
-    arguments.run(arguments)
+Run = Callable[..., tuple[int, str, str]]
 
 
-def test_flags_override_the_file_and_the_result_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    base, lessons, out = save_llava(tmp_path / "base"), write_lessons(tmp_path / "lessons", 2, points=1), tmp_path / "out"
-    settings = {"mllm": str(base), "lessons": str(lessons), "lora_r": 2, "max_steps": 9, "report_to": "none", "batch": 2}
-    (tmp_path / "c.json").write_text(json.dumps(settings))
-    call("train", str(tmp_path / "c.json"), "--out", str(out), "--max-steps", "1", "--no-projector", "--lora-targets", "q_proj")
-    told = json.loads((out / "training.json").read_text())["settings"]
-    assert (told["max_steps"], told["batch"], told["lora_targets"], told["projector"]) == (1, 2, ["q_proj"], False)
-    call("export", "--mllm", f"{base}+{out}", "--out", str(tmp_path / "merged"))
-    assert (tmp_path / "merged" / "model.safetensors").is_file()
-    assert capsys.readouterr().out.splitlines() == [f"wrote {out}", f"wrote {tmp_path / 'merged'}"]
+@pytest.fixture
+def recorded_settings(monkeypatch: pytest.MonkeyPatch) -> list[TrainingConfig]:
+    """Record the settings of each training in place of training."""
+    settings: list[TrainingConfig] = []
+
+    def record(config: TrainingConfig) -> str:
+        settings.append(config)
+        return config.out
+
+    monkeypatch.setattr("sam4mllm_tool.training.run.train", record)
+    return settings
 
 
-def test_a_wrong_setting_is_told_with_its_file(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('lessons = "x"\nout = "y"\nlr = 1.0\n')
-    with pytest.raises(DataError, match=r"c\.toml: there is no setting 'lr'"):
-        call("train", str(tmp_path / "c.toml"))
+def test_every_setting_is_an_option_with_its_default() -> None:
+    options = {param.name: param for param in get_command(app).commands["train"].params}
+    for field in fields(TrainingConfig):
+        if field.name != "recipe":
+            default = options.pop(field.name).default
+            assert (tuple(default) if isinstance(default, list) and default else default or None) == (field.default or None)
+    assert set(options) - {"help"} == {"config"}
 
 
-def test_one_value_with_signs_is_a_regular_expression(tmp_path: Path) -> None:
-    base, lessons, out = save_llava(tmp_path / "base"), write_lessons(tmp_path / "lessons", 1, points=1), tmp_path / "out"
-    words = ["--mllm", str(base), "--lessons", str(lessons), "--out", str(out), "--lora-r", "2", "--max-steps", "1"]
-    call("train", *words, "--report-to", "none", "--lora-targets", r".*language_model.*\.(q|v)_proj")
-    told = json.loads((out / "training.json").read_text())["settings"]["lora_targets"]
-    assert told == r".*language_model.*\.(q|v)_proj"
-
-
-def test_help_and_faults_come_without_torch() -> None:
-    program = (
-        "import argparse, sys\nfrom sam4mllm_tool.cli.train import add_commands\nparser = argparse.ArgumentParser()\n"
-        "add_commands(parser.add_subparsers())\nprint(parser.parse_args(['train', '--batch', '4']))\n"
-        "assert 'torch' not in sys.modules"
+def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path: Path) -> None:
+    base, out = save_llava(tmp_path / "base"), tmp_path / "out"
+    conversations = write_lessons(tmp_path / "conversations", 2, points=1)
+    file = tmp_path / "c.json"
+    file.write_text(
+        json.dumps(
+            {"mllm": str(base), "lessons": str(conversations), "lora_r": 2, "max_steps": 9, "report_to": "none", "batch": 2}
+        )
     )
-    assert (
-        "setting_batch=4" in subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    )
+    options = ("--out", out, "--max-steps", "1", "--no-projector", "--lora-targets", "q_proj")
+    assert run("train", file, *options)[:2] == (0, f"wrote {out}\n")
+    settings = json.loads((out / "training.json").read_text())["settings"]
+    assert (settings["max_steps"], settings["batch"], settings["lora_targets"]) == (1, 2, ["q_proj"])
+    assert settings["projector"] is False
+    merged = tmp_path / "merged"
+    assert run("export", "--mllm", f"{base}+{out}", "--out", merged)[:2] == (0, f"wrote {merged}\n")
+    assert (merged / "model.safetensors").is_file()
+
+
+def test_options_take_several_values_in_a_row_or_repeated(run: Run, recorded_settings: list[TrainingConfig]) -> None:
+    in_a_row = ("--lora-targets", "q_proj", "v_proj", "--eval-methods", "pqpp", "box", "--batch", "4")
+    repeated = ("--lora-targets", "q_proj", "--lora-targets=v_proj", "--eval-methods", "pqpp", "--eval-methods", "box")
+    data = ("--data", "jsonl:first", "--data", "jsonl:second")
+    assert run("train", *in_a_row, *data, "--out", "o")[0] == 0
+    assert run("train", *repeated, *data, "--out", "o", "--batch", "4")[0] == 0
+    first, second = recorded_settings
+    assert first == second
+    assert (first.lora_targets, first.eval_methods) == (("q_proj", "v_proj"), ("pqpp", "box"))
+    assert (first.data, first.batch) == (("jsonl:first", "jsonl:second"), 4)
+
+
+def test_a_single_value_that_is_not_a_name_is_a_regular_expression(run: Run, recorded_settings: list[TrainingConfig]) -> None:
+    pattern = r".*language_model.*\.(q|v)_proj"
+    assert run("train", "--lessons", "x", "--out", "y", "--lora-targets", pattern)[0] == 0
+    assert recorded_settings[0].lora_targets == pattern
+
+
+def test_a_setting_that_is_not_given_is_left_to_the_file(
+    run: Run, recorded_settings: list[TrainingConfig], tmp_path: Path
+) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('lessons = "x"\nout = "y"\nbatch = 7\npack = false\neval_methods = ["box"]\n')
+    assert run("train", file, "--seed", "0")[0] == 0
+    (settings,) = recorded_settings
+    assert (settings.batch, settings.pack, settings.eval_methods) == (7, False, ("box",))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "reason"),
+    [
+        ('lessons = "x"\nout = "y"\nlr = 1.0\n', (), "c.toml: there is no setting 'lr'"),
+        ("", ("--lessons", "x"), "'out'"),
+        ("", ("--batch", "many"), "'--batch'"),
+        ("", ("--precision", "fp8"), "'fp8' is not one of 'auto', 'bf16', 'float32'"),
+    ],
+)
+def test_a_wrong_setting_is_refused_in_one_line(
+    run: Run, tmp_path: Path, content: str, options: tuple[str, ...], reason: str
+) -> None:
+    (tmp_path / "c.toml").write_text(content)
+    code, out, err = run("train", tmp_path / "c.toml", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert reason in err

@@ -1,0 +1,205 @@
+"""Options that several commands share, and options made from the fields of a settings class.
+
+Typer reads a command's options from the signature of its function. `config_options` writes that part of the signature, so
+that a settings class and its command cannot drift apart.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from inspect import Parameter, Signature, signature
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import typer
+
+from sam4mllm_tool.cli.help_page import HelpCommand
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
+
+__all__ = [
+    "AbstainOption",
+    "CloserOption",
+    "Command",
+    "DeviceOption",
+    "DialectOption",
+    "MethodOption",
+    "MllmOption",
+    "RefineCropsOption",
+    "SegmenterOption",
+    "complete_from",
+    "config_options",
+    "given_options",
+    "read_refine_crops",
+    "with_options",
+]
+
+_SPEC = "'embedded' (built in, for drawn scenes only), a local folder, or a Hugging Face model id"
+MllmOption = Annotated[
+    str | None,
+    typer.Option(
+        "--mllm",
+        metavar="SPEC",
+        help=f"Multimodal language model: {_SPEC}. Append '+ADAPTER' to add a LoRA adapter.",
+        show_default="$SAM4MLLM_MLLM, or else embedded",
+    ),
+]
+SegmenterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--segmenter",
+        metavar="SPEC",
+        help=f"Segment Anything model: {_SPEC}.",
+        show_default="$SAM4MLLM_SEGMENTER, or else embedded",
+    ),
+]
+DialectOption = Annotated[
+    str | None,
+    typer.Option(
+        "--dialect",
+        metavar="NAME",
+        help="Wording and coordinate format of the questions to the MLLM.",
+        show_default="the dialect.json beside its weights, or else plain",
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="PyTorch device that runs the models, as in cpu, cuda or cuda:1.",
+        show_default="the first CUDA device, or else the CPU",
+    ),
+]
+MethodOption = Annotated[
+    Method,
+    typer.Option(
+        "--method",
+        metavar="|".join(METHODS),
+        help="How SAM is prompted: 'pqpp' lets the MLLM label points inside its box, 'ppg' lets it propose points, 'box' uses "
+        "its box alone, 'adaptive' verifies several candidates and gives a calibrated confidence.",
+    ),
+]
+AbstainOption = Annotated[
+    float,
+    typer.Option(
+        "--abstain",
+        metavar="P",
+        min=0,
+        max=1,
+        help="Drop objects whose confidence is below this probability, from 0 to 1. Needs --method adaptive.",
+        show_default="0, which keeps all",
+    ),
+]
+RefineCropsOption = Annotated[
+    bool,
+    typer.Option(
+        "--refine-crops/--no-refine-crops",
+        help="Segment small objects again on three enlarged crops of the image. Applies to --method adaptive.",
+    ),
+]
+CloserOption = Annotated[bool | None, typer.Option("--closer/--no-closer", hidden=True, help="Old name of --refine-crops.")]
+
+
+def read_refine_crops(refine_crops: bool, closer: bool | None) -> bool:
+    """Return the value of --refine-crops, or that of its deprecated name, with a warning on stderr."""
+    if closer is None:
+        return refine_crops
+    old, new = ("--closer", "--refine-crops") if closer else ("--no-closer", "--no-refine-crops")
+    print(f"sam4mllm: {old} is deprecated and will be removed; use {new}", file=sys.stderr)
+    return closer
+
+
+class Command(HelpCommand):
+    """A command whose options of metavar `NAME...` take several values in a row, as in `--eval-methods pqpp box`.
+
+    It also refuses an option in the place of another option's value, as in `--out --json`.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments with every repeated value behind a name of its own, which is what Typer understands."""
+        return super().parse_args(ctx, list(self._separate_values(ctx, args)))
+
+    def _separate_values(self, ctx: Any, args: list[str]) -> Iterator[str]:
+        names = {name for param in self.params for name in (*param.opts, *param.secondary_opts) if name[0] == "-"}
+        takes_value = {name for param in self.params if not getattr(param, "is_flag", False) for name in param.opts} & names
+        takes_several = {name for param in self.params if str(param.metavar).endswith("...") for name in param.opts} & names
+        previous = several = ""
+        for index, arg in enumerate(args):
+            if arg == "--":
+                yield from args[index:]
+                return
+            if previous in takes_value and arg in names:
+                raise typer.BadParameter(f"expected a value, got the option {arg}", ctx=ctx, param_hint=f"'{previous}'")
+            if arg[:1] == "-" and previous not in takes_value:
+                several = arg if arg in takes_several else ""
+            elif several and previous != several:
+                yield several
+            yield arg
+            previous = arg
+
+
+# Options made from a settings class -------------------------------------------------------------------------------------
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def config_options(config: type, panels: Mapping[str, Mapping[str, str]], metavars: Mapping[str, str]) -> list[Parameter]:
+    """Build one option per described field of a dataclass; its default is the field's.
+
+    Args:
+        config: A dataclass, every described field of which has a default.
+        panels: The options' help by field name, under the heading of each part of the help page.
+        metavars: Placeholders of values that are not numbers by field name; `NAME...` takes several values.
+    """
+    hints = get_type_hints(config)
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(config)}
+    parameters = []
+    for panel, helps in panels.items():
+        for name, text in helps.items():
+            kind, metavar = _option_type(hints[name])
+            flag = name.replace("_", "-")
+            names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
+            info = typer.Option(names, help=text, rich_help_panel=panel, metavar=metavars.get(name, metavar))
+            value = list(defaults[name] or ()) if kind == list[str] else defaults[name]
+            parameters.append(Parameter(name, Parameter.KEYWORD_ONLY, default=value, annotation=Annotated[kind, info]))
+    return parameters
+
+
+def _option_type(hint: Any) -> tuple[Any, str | None]:
+    """Return the one type that a field has on the command line, where a file may give several, and its placeholder."""
+    if get_origin(hint) is Literal:
+        return hint, "|".join(get_args(hint))
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if isinstance(hint, UnionType) else [hint]
+    if bool in kinds:
+        return bool, None
+    if any(get_origin(kind) is tuple for kind in kinds):
+        return list[str], "TEXT"
+    kind = next((kind for kind in (int, float) if kind in kinds), str)
+    return kind | None, {int: "N", float: "X"}.get(kind, "TEXT")
+
+
+def with_options(parameters: Sequence[Parameter]) -> Callable[[Function], Function]:
+    """Replace the `**options` in a command's signature with these parameters."""
+
+    def decorate(function: Function) -> Function:
+        own = [p for p in signature(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+        function.__signature__ = Signature([*own, *parameters])  # type: ignore[attr-defined] # what inspect looks for
+        return function
+
+    return decorate
+
+
+def given_options(ctx: typer.Context, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that stand on the command line, without those that have their default."""
+    return {name: value for name, value in options.items() if _source(ctx, name) == "COMMANDLINE"}
+
+
+def _source(ctx: typer.Context, name: str) -> str:
+    source = ctx.get_parameter_source(name)
+    return source.name if source else ""
+
+
+def complete_from(values: Sequence[str]) -> Callable[[], list[str]]:
+    """Return a shell completion that offers these values."""
+    return lambda: list(values)

@@ -1,0 +1,69 @@
+"""The command `sam4mllm segment`. Imports what it needs when it runs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sam4mllm_tool.cli.options import (
+    AbstainOption,
+    CloserOption,
+    DeviceOption,
+    DialectOption,
+    MethodOption,
+    MllmOption,
+    RefineCropsOption,
+    SegmenterOption,
+    read_refine_crops,
+)
+
+__all__ = ["segment"]
+
+
+def segment(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI.")],
+    expression: Annotated[str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'the red ring'.")],
+    mllm: MllmOption = None,
+    segmenter: SegmenterOption = None,
+    method: MethodOption = "pqpp",
+    abstain: AbstainOption = 0.0,
+    refine_crops: RefineCropsOption = True,
+    closer: CloserOption = None,
+    dialect: DialectOption = None,
+    device: DeviceOption = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write mask.png, overlay.png and result.json to.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File to record the whole run in, for 'sam4mllm trace'.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
+) -> None:
+    """Segment what an expression means in an image.
+
+    Prints each object's box, area, confidence and score. If the image has no such object, that is printed, with exit code 0.
+    """
+    from sam4mllm_tool.images.export import make_folder, summary, write_outputs
+    from sam4mllm_tool.images.load import load_image
+    from sam4mllm_tool.protocol.dialogues import checked_expression
+
+    # Whatever costs nothing to check is checked before the models are loaded.
+    refine_crops = read_refine_crops(refine_crops, closer)
+    loaded, expression = load_image(image), checked_expression(expression)
+    for folder in filter(None, (out, trace.parent if trace else None)):
+        make_folder(folder)
+
+    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+    from sam4mllm_tool.trace import recorded
+
+    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, closer=refine_crops)
+    with recorded(models, trace) as recorder:
+        result = recorder.segment(loaded, expression, method=method)
+    paths = write_outputs(out, loaded, result) if out else []
+    if as_json:
+        print(json.dumps(result.to_dict()))
+        return
+    print(summary(result))
+    for path in [*paths, *([trace] if trace else [])]:
+        print(f"wrote {path}")
