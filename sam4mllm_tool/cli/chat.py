@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, shown
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -125,7 +125,9 @@ def _check_history(file: Path) -> None:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA schema_version")
     except sqlite3.Error as error:
-        raise Sam4MllmError(f"the history {shown(str(file))} can't be used: {error}; give a file that chat wrote") from error
+        raise Sam4MllmError(
+            f"the history {quote_text(str(file))} can't be used: {error}; give a file that chat wrote"
+        ) from error
 
 
 async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckpointSaver[Any]":

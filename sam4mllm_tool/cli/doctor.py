@@ -11,7 +11,7 @@ from importlib import import_module, metadata
 from importlib.util import find_spec
 
 from sam4mllm_tool import __version__
-from sam4mllm_tool.optional_dependencies import root_reason
+from sam4mllm_tool.optional_dependencies import root_message
 
 __all__ = ["doctor", "list_extras"]
 
@@ -97,7 +97,7 @@ def _backend_line(title: str, module: str, classes: list[str]) -> str:
     except Exception as error:  # noqa: BLE001 - printed in this line
         if isinstance(error, ImportError) and "torchvision" in str(error).lower() and find_spec("torchvision") is None:
             return f'lacking  {title} (needs torchvision: pip install "sam4mllm-tool[sam]")'
-        return f"FAILS    {title}: {root_reason(error)}"
+        return f"FAILS    {title}: {root_message(error)}"
     return f"ready    {title}"
 
 
@@ -111,7 +111,7 @@ def _describe_device() -> str:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
         return f"{device} ({name}), precision {str(choose_dtype(None, device)).removeprefix('torch.')}"
     except Exception as error:  # noqa: BLE001 - printed in this line
-        return f"FAILS: {root_reason(error)}"
+        return f"FAILS: {root_message(error)}"
 
 
 def _try_embedded() -> tuple[bool, str]:

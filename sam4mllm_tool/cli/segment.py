@@ -46,11 +46,11 @@ def segment(
     """
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
     from sam4mllm_tool.images.load import load_image
-    from sam4mllm_tool.protocol.dialogues import checked_expression
+    from sam4mllm_tool.protocol.dialogues import validate_expression
 
     # Whatever costs nothing to check is checked before the models are loaded.
     refine_crops = read_refine_crops(refine_crops, closer)
-    loaded, expression = load_image(image), checked_expression(expression)
+    loaded, expression = load_image(image), validate_expression(expression)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
 

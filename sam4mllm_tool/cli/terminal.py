@@ -16,7 +16,7 @@ from typing import Any
 
 from sam4mllm_tool.cli.conversation import ChatEvent, ChatImage, ChatThread
 from sam4mllm_tool.cli.result_files import ResultFiles, choose_free_folder
-from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 
 __all__ = ["HELP", "Terminal"]
@@ -155,7 +155,7 @@ class Terminal:
             case (("/help" | "/undo" | "/images" | "/quit"), _):
                 self.print(f"{name} takes no argument")
             case _:
-                self.print(f"no such command: {shown(name)}; /help lists them")
+                self.print(f"no such command: {quote_text(name)}; /help lists them")
 
     def open(self, source: str) -> None:
         """Open an image: a path, a data URI or the id of an earlier one."""
@@ -174,7 +174,7 @@ class Terminal:
         if request is None:
             self.print("there is nothing to undo")
             return
-        self.print(f"took back {shown(request)}")
+        self.print(f"took back {quote_text(request)}")
         result = self._runner.run(self._conversation.last_result())
         if result is None:
             self._files.clear()
