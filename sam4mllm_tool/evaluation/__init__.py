@@ -1,11 +1,11 @@
-"""Evaluation under the published protocols: every sample kept, every figure with its interval.
+"""Evaluation with the published benchmarks' metrics, each with its bootstrap interval.
 
 ```python
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 
 evaluate(EvaluationConfig("refcoco", "data/coco", split="val", models=ModelSpec("embedded", "embedded")), "out")
 ```
-writes samples.jsonl, metrics.json, report.md and report.html into `out`. metrics.py defines the protocols.
+writes samples.jsonl, metrics.json, report.md and report.html into the folder `out`. metrics.py defines the metrics.
 """
 
 from sam4mllm_tool.evaluation.config import EvaluationConfig, ModelSpec

@@ -1,8 +1,8 @@
-"""How sure a figure is: percentile intervals by resampling the samples, and the difference of two runs on the same samples.
+"""Bootstrap intervals of metrics, and paired comparison of two runs over the same samples.
 
-A figure is a `Statistic`: columns of per-sample numbers, and a function of their sums. A resample draws as many samples as
-there are, with replacement; its sums are the columns weighted by how often each sample was drawn. Seeded: the same samples
-give the same intervals. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
+A metric is a `Statistic`: columns of per-sample numbers, and a function of the columns' sums. A resample draws as many samples
+as there are, with replacement; its sums are the columns weighted by how often each sample was drawn. The seed is fixed, so
+the same samples give the same intervals. Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,33 +12,39 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Difference", "Floats", "Interval", "Statistic", "differences", "intervals", "ratio"]
+__all__ = ["Floats", "Interval", "PairedDifference", "Statistic", "bootstrap_differences", "bootstrap_intervals", "ratio"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Interval: TypeAlias = tuple[float, float]
+"""The lower and the upper end."""
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_CELLS = 2**21  # of a block of weights: 16 MiB
-_DIGITS = 6  # of an interval: beyond them, the order of a sum shows
+_MAX_WEIGHTS = 2**21  # per block, 16 MiB
+_DIGITS = 6  # of an interval's ends; further digits depend on the order of summation
 
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """A figure over samples. columns: (samples, k). of_sums: from (..., k) sums to (...) values, NaN where there is none."""
+    """A metric that is a function of sums over samples.
+
+    Attributes:
+        columns: (samples, k).
+        of_sums: Maps (..., k) sums to (...) values, NaN where the value is undefined.
+    """
 
     columns: Floats
     of_sums: Callable[[Floats], Floats]
 
     @property
     def value(self) -> float | None:
-        """The figure; None where it has nothing to be computed from."""
+        """The metric over all samples; None where it is undefined."""
         value = float(self.of_sums(self.columns.sum(0)))
         return None if np.isnan(value) else value
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Statistic:
-    """A sum over samples divided by another, of (samples,) each."""
+    """Return the metric sum(numerator) / sum(denominator), undefined for a denominator of 0; both (samples,)."""
     return Statistic(np.stack([numerator, denominator], 1), _divide)
 
 
@@ -47,15 +53,24 @@ def _divide(sums: Floats) -> Floats:
         return np.asarray(np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan))
 
 
-def intervals(statistics: Mapping[str, Statistic], *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """The 95 % interval of each figure that has a value, all from the same resamples."""
-    drawn = _resampled(statistics, resamples, seed)
-    return {name: _interval(drawn[name]) for name, statistic in statistics.items() if statistic.value is not None}
+def bootstrap_intervals(
+    statistics: Mapping[str, Statistic], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, Interval]:
+    """Return the 95 % percentile interval of each metric that is defined, all from the same resamples."""
+    resampled = _resample(statistics, resamples, seed)
+    return {name: _interval(resampled[name]) for name, statistic in statistics.items() if statistic.value is not None}
 
 
 @dataclass(frozen=True)
-class Difference:
-    """A figure of two runs. difference: second less first, with its interval. p: two-sided, of no difference."""
+class PairedDifference:
+    """A metric of two runs over the same samples.
+
+    Attributes:
+        first: The first run's value.
+        second: The second run's value.
+        interval: The 95 % interval of `second - first`.
+        p: Two-sided p-value of no difference.
+    """
 
     first: float
     second: float
@@ -64,51 +79,62 @@ class Difference:
 
     @property
     def difference(self) -> float:
+        """`second - first`."""
         return self.second - self.first
 
 
-def differences(
+def bootstrap_differences(
     first: Mapping[str, Statistic], second: Mapping[str, Statistic], *, resamples: int = RESAMPLES, seed: int = 0
-) -> dict[str, Difference]:
-    """The figures that both runs have, compared over the same samples in the same order: both are resampled alike.
+) -> dict[str, PairedDifference]:
+    """Compare the metrics that both runs have, by resampling both with the same samples.
 
-    p: twice the share of resamples on the other side of 0, at least 1 / resamples. Raises ValueError where the numbers of
-    samples differ.
+    Args:
+        first: The first run's metrics by name; row i of every column belongs to sample i.
+        second: The second run's, over the same samples in the same order.
+        resamples: The number of resamples.
+        seed: The seed of the resampling.
+
+    Returns:
+        The differences by metric. p is twice the share of resamples on the other side of 0, at least 1 / resamples.
+
+    Raises:
+        ValueError: The runs have different numbers of samples.
     """
-    counts = {len(one.columns) for group in (first, second) for one in group.values()}
+    counts = {len(statistic.columns) for statistics in (first, second) for statistic in statistics.values()}
     if len(counts) > 1:
         raise ValueError(f"the runs are compared sample by sample, but have {' and '.join(map(str, sorted(counts)))} samples")
-    ours, theirs = (_resampled(group, resamples, seed) for group in (first, second))
-    found = {}
+    resampled_first, resampled_second = (_resample(statistics, resamples, seed) for statistics in (first, second))
+    differences = {}
     for name in [name for name in first if name in second]:
-        one, other = first[name].value, second[name].value
-        if one is None or other is None:
+        first_value, second_value = first[name].value, second[name].value
+        if first_value is None or second_value is None:
             continue
-        gaps = theirs[name] - ours[name]
+        gaps = resampled_second[name] - resampled_first[name]
         gaps = gaps[~np.isnan(gaps)]
         beyond = min(float((gaps <= 0).mean()), float((gaps >= 0).mean()))
-        found[name] = Difference(one, other, _interval(gaps), min(1.0, max(2 * beyond, 1 / resamples)))
-    return found
+        p = min(1.0, max(2 * beyond, 1 / resamples))
+        differences[name] = PairedDifference(first_value, second_value, _interval(gaps), p)
+    return differences
 
 
-def _resampled(statistics: Mapping[str, Statistic], resamples: int, seed: int) -> dict[str, Floats]:
-    """By name, the figure of each resample, (resamples,)."""
+def _resample(statistics: Mapping[str, Statistic], resamples: int, seed: int) -> dict[str, Floats]:
+    """Return each metric's values over the resamples, (resamples,), by name."""
     if not statistics:
         return {}
-    columns = np.concatenate([one.columns for one in statistics.values()], axis=1)
+    columns = np.concatenate([statistic.columns for statistic in statistics.values()], axis=1)
     sums = _resampled_sums(columns, resamples, seed)
-    ends = np.cumsum([one.columns.shape[1] for one in statistics.values()])[:-1]
+    ends = np.cumsum([statistic.columns.shape[1] for statistic in statistics.values()])[:-1]
     parts = np.split(sums, ends, axis=1)
-    return {name: one.of_sums(part) for (name, one), part in zip(statistics.items(), parts, strict=True)}
+    return {name: statistic.of_sums(part) for (name, statistic), part in zip(statistics.items(), parts, strict=True)}
 
 
 def _resampled_sums(columns: Floats, resamples: int, seed: int) -> Floats:
-    """(resamples, k): the sums of the columns, (n, k), over samples drawn with replacement."""
+    """Return the sums of the columns, (n, k), over samples drawn with replacement: (resamples, k)."""
     count = len(columns)
     if not count:
         return np.zeros((resamples, columns.shape[1]))
     rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS // count)
+    rows = max(1, _MAX_WEIGHTS // count)
     blocks = []
     for start in range(0, resamples, rows):
         height = min(rows, resamples - start)

@@ -1,60 +1,73 @@
-"""What an evaluation is told: which samples, who answers, and how it is counted."""
+"""The settings of an evaluation: which samples, which models, and which protocol."""
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from sam4mllm_tool.atomic_io import file_sha256
+from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol, default_protocol
+from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol, default_protocol
 from sam4mllm_tool.models.metadata import find_fingerprints
 from sam4mllm_tool.pipeline.calibration import find_calibration
-from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm
-from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 __all__ = ["EvaluationConfig", "ModelSpec"]
 
 _FORMAT = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class ModelSpec:
-    """How to load the models, as `Sam4Mllm.load` takes it; pickles, so that every process loads its own."""
+    """The arguments of `Sam4Mllm.load`. Can be pickled, so that each process loads its own models.
+
+    Args:
+        mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
+        segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
+        dialect: A name among `protocol.DIALECTS`.
+        device: Such as `cuda:0` or `cpu`.
+        dtype: `float32`, `bfloat16` or `float16`.
+        config: The settings of every run, but for the method, which `EvaluationConfig` names.
+        settings: Single settings that differ from `config`, as in `abstain=0.5`.
+    """
 
     mllm: str | None = None
     segmenter: str | None = None
     dialect: str | None = None
     device: str | None = None
     dtype: str | None = None
-    sampler: Sampler = Grid()
-    thresholds: Thresholds = Thresholds()
-    retries: int = 2
-    abstain: float = 0.0
-    closer: bool = True
+    config: SegmentationConfig = SegmentationConfig()
+
+    def __init__(
+        self,
+        mllm: str | None = None,
+        segmenter: str | None = None,
+        *,
+        dialect: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        config: SegmentationConfig = SegmentationConfig(),
+        **settings: Unpack[SettingsOverrides],
+    ) -> None:
+        values = (mllm, segmenter, dialect, device, dtype, config.override(settings))
+        for field_, value in zip(fields(self), values, strict=True):
+            object.__setattr__(self, field_.name, value)
 
     def load(self) -> Sam4Mllm:
-        """Raises SpecError, MissingExtraError."""
+        """Load the models. Raises SpecError, MissingExtraError."""
         return Sam4Mllm.load(
-            self.mllm,
-            self.segmenter,
-            dialect=self.dialect,
-            device=self.device,
-            dtype=self.dtype,
-            sampler=self.sampler,
-            thresholds=self.thresholds,
-            retries=self.retries,
-            abstain=self.abstain,
-            closer=self.closer,
+            self.mllm, self.segmenter, dialect=self.dialect, device=self.device, dtype=self.dtype, config=self.config
         )
 
     def describe(self) -> dict[str, Any]:
-        """As JSON, with the specs that the environment gives and what tells their weights from others.
+        """Return the settings as JSON values, with the specs that the environment gives and fingerprints of the weights.
 
-        Raises SpecError for a spec that names nothing, and a calibration that can't be read.
+        Raises:
+            SpecError: A spec names no model, or a calibration can't be read.
         """
         mllm = self.mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
         segmenter = self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
@@ -65,23 +78,30 @@ class ModelSpec:
             "dialect": self.dialect,
             "device": self.device,
             "dtype": self.dtype,
-            "sampler": repr(self.sampler),
-            "thresholds": asdict(self.thresholds),
-            "retries": self.retries,
-            "abstain": self.abstain,
-            "closer": self.closer,
+            **_describe_settings(self.config),
             "calibration": asdict(find_calibration(mllm)),
         }
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """An evaluation of models on a data set, or of somebody's predictions for it.
+    """An evaluation of models, or of another system's predictions, on a dataset.
 
-    dataset, root, split, options: as `load_dataset` takes them. protocol: a name among `PROTOCOLS`; without one, that of the
-    data set. models, method: who answers and how; not used where `predictions` names a file of masks. limit: the first so
-    many samples. threads: a process computes on, on a CPU; figures may differ in their last digit with another number, so it
-    is part of the order and not the machine's. Raises DataError for names that there are not.
+    Attributes:
+        dataset: A name that `load_dataset` takes.
+        root: The folder that holds the dataset.
+        split: The split to evaluate.
+        options: Further keyword arguments of `load_dataset`.
+        protocol: A name in `PROTOCOLS`; by default the one that the dataset's published results follow.
+        models: How to load the models; unused with `predictions`.
+        method: How the models are asked; unused with `predictions`.
+        predictions: A file of masks to score instead of models.
+        limit: Evaluate only this many samples, the first ones.
+        threads: CPU threads per process. Another number may change the last digit of a result, so it is part of what is
+            evaluated, unlike the number of processes.
+
+    Raises:
+        DataError: A name is unknown, or a number is below 1.
     """
 
     dataset: str
@@ -98,34 +118,39 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "protocol", self.protocol or default_protocol(self.dataset))
-        for what, name, known in (
-            ("data set", self.dataset, DATASETS),
+        for kind, name, known in (
+            ("dataset", self.dataset, DATASETS),
             ("protocol", self.protocol, PROTOCOLS),
             ("method", self.method, METHODS),
         ):
             if name not in known:
-                raise DataError(f"no {what} is called {name!r}; there are {', '.join(known)}")
+                raise DataError(f"no {kind} is called {name!r}; there are {', '.join(known)}")
         if (self.limit is not None and self.limit < 1) or self.threads < 1:
-            raise DataError(f"expected limit and threads from 1 on, got {self.limit} and {self.threads}")
+            raise DataError(f"expected limit and threads of at least 1, got {self.limit} and {self.threads}")
 
     @property
-    def counting(self) -> Protocol:
+    def scoring_protocol(self) -> EvaluationProtocol:
+        """The protocol that `protocol` names."""
         return PROTOCOLS[self.protocol]
 
     def open(self) -> Dataset:
-        """Raises what `load_dataset` raises."""
+        """Open the dataset. Raises what `load_dataset` raises."""
         return load_dataset(self.dataset, self.root, self.split, **self.options)
 
     def describe(self, models: Sam4Mllm | None = None) -> dict[str, Any]:
-        """The order as JSON: what makes two evaluations the same. models: where they were handed over, not loaded.
+        """Return the order as JSON values: evaluations with equal orders are the same.
 
-        Raises DataError where the file of predictions can't be read.
+        Args:
+            models: The models, where they were passed to `evaluate` instead of being loaded by this config.
+
+        Raises:
+            DataError: The file of predictions can't be read.
         """
         if self.predictions is not None:
-            answers: dict[str, Any] = {"predictions": {"file": self.predictions.name, "sha256": _digest(self.predictions)}}
+            source: dict[str, Any] = {"predictions": {"file": self.predictions.name, "sha256": _hash_file(self.predictions)}}
         else:
-            told = self.models.describe() if models is None else _describe(models)
-            answers = {"models": told, "method": self.method}
+            described_models = self.models.describe() if models is None else _describe_models(models)
+            source = {"models": described_models, "method": self.method}
         order = {
             "format": _FORMAT,
             "dataset": self.dataset,
@@ -135,28 +160,37 @@ class EvaluationConfig:
             "protocol": self.protocol,
             "limit": self.limit,
             "threads": self.threads,
-            **answers,
+            **source,
         }
-        described: dict[str, Any] = json.loads(json.dumps(order, default=str))
-        return described
+        plain: dict[str, Any] = json.loads(json.dumps(order, default=str))
+        return plain
 
 
-def _describe(models: Sam4Mllm) -> dict[str, Any]:
+def _describe_models(models: Sam4Mllm) -> dict[str, Any]:
     return {
         "mllm": models.mllm.name,
         "segmenter": models.segmenter.name,
         "by": getattr(models.segmenter, "by", None),
         "dialect": models.dialect.name,
-        "sampler": repr(models.sampler),
-        "thresholds": asdict(models.thresholds),
-        "retries": models.retries,
-        "abstain": models.abstain,
-        "closer": models.closer,
+        **_describe_settings(models.config),
         "calibration": asdict(models.calibration),
     }
 
 
-def _digest(path: Path) -> str:
+def _describe_settings(config: SegmentationConfig) -> dict[str, Any]:
+    """Return the settings under the keys that order.json has had since its first version, so that earlier runs resume."""
+    default = config.max_points == SegmentationConfig().max_points
+    return {
+        "sampler": repr(config.sampler),
+        "thresholds": asdict(config.thresholds),
+        "retries": config.retries,
+        "abstain": config.abstain,
+        "closer": config.refine_crops,
+        **({} if default else {"max_points": config.max_points}),
+    }
+
+
+def _hash_file(path: Path) -> str:
     try:
         return file_sha256(path)
     except OSError as error:

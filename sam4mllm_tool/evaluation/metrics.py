@@ -1,37 +1,50 @@
-"""The published protocols, each defined here and nowhere else: what a sample scores, and which figures are made of the scores.
+"""The metrics of the published benchmarks: gIoU, cIoU, mIoU, Pr@, N-acc and T-acc, each as its benchmark's code defines it.
 
-A sample is reduced to pixel counts (`Counts`); a protocol turns these into I, U and IoU (`Score`) and the scores of many
-samples into figures, each a sum over samples divided by another, so that intervals come from the same columns.
+A prediction is reduced to pixel counts (`PixelCounts`). A protocol turns these into intersection, union and IoU
+(`SampleScore`), and the scores of many samples into metrics. Each metric is one sum over samples divided by another, so that
+bootstrap intervals come from the same columns.
 
-What goes for every protocol:
-- All of the prediction is compared with all of the truth; a sample without a truth pixel that counts has no target.
-- A reply that could not be read, a crash or a missing prediction is a miss: I is 0, U the truth, IoU 0, also where there is
-  no target, and neither N-acc nor T-acc takes it for right. Published scripts have nothing to say about it, or drop it.
-- Pixels that a sample ignores count neither way, by LISA's rule, except under seg-zero, where they are target.
-- A figure of no samples (N-acc without no-target samples, cIoU where every U is 0) is absent.
+These rules hold for every protocol:
+- The union of all predicted objects is compared with the union of all true objects. A sample without a true pixel that counts
+  has no target.
+- An unreadable reply, a crash or a missing prediction is a miss: its intersection is 0, its union is the truth and its IoU is
+  0, even where there is no target; neither N-acc nor T-acc counts it as right. The published scripts drop such samples or
+  don't mention them.
+- Pixels that a sample ignores count neither way, as in LISA, except under seg-zero, where they belong to the target.
+- A metric without samples (N-acc without no-target samples, cIoU where every union is 0) is left out.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from sam4mllm_tool.evaluation.bootstrap import Statistic, ratio
 from sam4mllm_tool.types import Mask
 
-__all__ = ["DEFAULT_PROTOCOLS", "PROTOCOLS", "Counts", "Protocol", "Score", "count_pixels", "default_protocol", "statistics"]
-
-Column: TypeAlias = npt.NDArray[np.float64]
+__all__ = [
+    "DEFAULT_PROTOCOLS",
+    "PROTOCOLS",
+    "EvaluationProtocol",
+    "PixelCounts",
+    "SampleScore",
+    "compute_metrics",
+    "count_pixels",
+    "default_protocol",
+]
 
 
 @dataclass(frozen=True)
-class Counts:
-    """One prediction against its truth, in pixels that count.
+class PixelCounts:
+    """A prediction compared with the truth, in pixels that count.
 
-    intersection, predicted, truth: sizes of both together, of the prediction and of the truth. stated_none: the system said
-    that there is no such object. failed: there is no prediction, for whatever reason; it counts as a miss.
+    Attributes:
+        intersection: Pixels of both.
+        predicted: Pixels of the prediction.
+        truth: Pixels of the truth.
+        stated_none: Whether the system stated that there is no such object.
+        failed: Whether there is no prediction, for whatever reason; the sample is a miss.
     """
 
     intersection: int
@@ -42,17 +55,18 @@ class Counts:
 
     @property
     def union(self) -> int:
+        """Pixels of the prediction or the truth."""
         return self.predicted + self.truth - self.intersection
 
     @property
     def targeted(self) -> bool:
-        """Whether there is anything to be found."""
+        """Whether the sample has a target."""
         return self.truth > 0
 
 
 @dataclass(frozen=True)
-class Score:
-    """What a sample adds: I and U in pixels, and its IoU from 0 to 1, which is not always I / U."""
+class SampleScore:
+    """What a sample contributes: intersection and union in pixels, and its IoU in [0, 1], which a protocol may set."""
 
     intersection: int
     union: int
@@ -60,12 +74,17 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How one benchmark counts.
+class EvaluationProtocol:
+    """How one benchmark computes its metrics.
 
-    keys: its figures, by the names in metrics.json. inclusive: whether Pr@t counts an IoU of exactly t. stated: how "no such
-    object", said apart from the mask, is scored: by "rela", by "gsva", or not at all (""), the mask alone counting.
-    ignored: what becomes of ignored pixels. source: the code that defines it.
+    Attributes:
+        name: The name in `PROTOCOLS`.
+        keys: The metrics' names, as in metrics.json.
+        source: The code that defines the metrics.
+        inclusive: Whether Pr@t counts an IoU of exactly t.
+        stated: Whose rules decide how a stated "no such object" scores: ReLA's, GSVA's, or none (""), so that the mask
+            alone counts.
+        ignored: What becomes of the pixels that a sample ignores.
     """
 
     name: str
@@ -75,47 +94,51 @@ class Protocol:
     stated: Literal["", "rela", "gsva"] = ""
     ignored: Literal["skipped", "target"] = "skipped"
 
-    def score(self, counts: Counts) -> Score:
-        """I, U and IoU of a sample.
+    def score(self, counts: PixelCounts) -> SampleScore:
+        """Return intersection, union and IoU of a sample.
 
-        The mask alone: I / U; 1 where U is 0, so an empty truth rightly left empty adds 1 to gIoU and nothing to cIoU.
-        ReLA, GSVA: no target and stated so: I = U = 0, IoU 1. No target, not stated: U = |pred|, IoU 0, also for an empty
-        mask. A target but stated none: ReLA forces I and IoU to 0 and keeps U = |pred or gt| of the raw mask; without a raw
-        mask, as from our own pipeline, that is |gt|. GSVA keeps the raw mask's I and IoU.
+        By the mask alone, IoU is intersection / union, and 1 where the union is 0: an empty truth that is rightly left empty
+        adds 1 to gIoU and nothing to cIoU. Under ReLA and GSVA,
+        - without a target, stated so: intersection = union = 0, IoU = 1;
+        - without a target, not stated: union = |prediction|, IoU = 0, also for an empty mask;
+        - with a target, stated that there is none: ReLA sets intersection and IoU to 0 and keeps the union with the raw mask
+          (|truth| where there is no raw mask, as from `Sam4Mllm`); GSVA keeps the raw mask's intersection and IoU.
         """
         if counts.failed:
-            return Score(0, counts.truth, 0.0)
+            return SampleScore(0, counts.truth, 0.0)
         if not self.stated:
-            return Score(counts.intersection, counts.union, counts.intersection / counts.union if counts.union else 1.0)
+            return SampleScore(counts.intersection, counts.union, counts.intersection / counts.union if counts.union else 1.0)
         if not counts.targeted:
-            return Score(0, 0, 1.0) if counts.stated_none else Score(0, counts.predicted, 0.0)
-        shared = 0 if counts.stated_none and self.stated == "rela" else counts.intersection
-        return Score(shared, counts.union, shared / counts.union)
+            return SampleScore(0, 0, 1.0) if counts.stated_none else SampleScore(0, counts.predicted, 0.0)
+        intersection = 0 if counts.stated_none and self.stated == "rela" else counts.intersection
+        return SampleScore(intersection, counts.union, intersection / counts.union)
 
 
 def _precisions(*tenths: int) -> tuple[str, ...]:
     return tuple(f"Pr@0.{tenth}" for tenth in tenths)
 
 
-PROTOCOLS: Mapping[str, Protocol] = {
+PROTOCOLS: Mapping[str, EvaluationProtocol] = {
     protocol.name: protocol
     for protocol in (
-        Protocol(
+        EvaluationProtocol(
             "refcoco",
             ("cIoU", "gIoU", "mIoU", *_precisions(5, 6, 7, 8, 9)),
             "cIoU (oIoU): LAVT, test.py; mIoU and Pr@ with IoU > t: CRIS, engine/engine.py; gIoU: GRES, which on RefCOCO "
             "itself, where every sample has a target, is mIoU",
         ),
-        Protocol("lisa", ("cIoU", "gIoU"), "LISA, train_ds.py, validate, and utils/utils.py, intersectionAndUnionGPU"),
-        Protocol(
+        EvaluationProtocol(
+            "lisa", ("cIoU", "gIoU"), "LISA, train_ds.py, validate, and utils/utils.py, intersectionAndUnionGPU"
+        ),
+        EvaluationProtocol(
             "rela",
             ("cIoU", "gIoU", *_precisions(7, 8, 9), "N-acc", "T-acc"),
             "ReLA (GRES), gres_model/evaluation/refer_evaluation.py",
             inclusive=True,
             stated="rela",
         ),
-        Protocol("gsva", ("cIoU", "gIoU", "N-acc", "T-acc"), "GSVA, solver.py, eval_gres", stated="gsva"),
-        Protocol(
+        EvaluationProtocol("gsva", ("cIoU", "gIoU", "N-acc", "T-acc"), "GSVA, solver.py, eval_gres", stated="gsva"),
+        EvaluationProtocol(
             "seg-zero",
             ("cIoU", "gIoU"),
             "Seg-Zero, evaluation_scripts; its ReasonSeg has the ignored regions in the target, so that its figures don't "
@@ -126,21 +149,33 @@ PROTOCOLS: Mapping[str, Protocol] = {
 }
 
 DEFAULT_PROTOCOLS: Mapping[str, str] = {"grefcoco": "rela", "reasonseg": "lisa"}
-"""By data set, where it is not refcoco."""
+"""The protocol of each dataset whose protocol is not refcoco."""
 
 
 def default_protocol(dataset: str) -> str:
-    """The protocol that a data set's published figures follow."""
+    """Return the name of the protocol that a dataset's published results follow."""
     return DEFAULT_PROTOCOLS.get(dataset, "refcoco")
 
 
 def count_pixels(
-    protocol: Protocol, predicted: Mask | None, truth: Mask, ignored: Mask | None = None, *, stated_none: bool = False
-) -> Counts:
-    """The counts of a sample under a protocol.
+    protocol: EvaluationProtocol,
+    predicted: Mask | None,
+    truth: Mask,
+    ignored: Mask | None = None,
+    *,
+    stated_none: bool = False,
+) -> PixelCounts:
+    """Count a sample's pixels under a protocol.
 
-    predicted, truth, ignored: (H, W) bool on the picture; predicted None where there is no prediction, a miss. Raises
-    ValueError where the shapes differ.
+    Args:
+        protocol: Decides what becomes of the ignored pixels.
+        predicted: (H, W) bool on the image; None where there is no prediction, which is a miss.
+        truth: (H, W) bool.
+        ignored: (H, W) bool; None where no pixel is ignored.
+        stated_none: Whether the system stated that there is no such object.
+
+    Raises:
+        ValueError: The shapes differ.
     """
     if ignored is not None and ignored.shape != truth.shape:
         raise ValueError(f"the ignored pixels are {ignored.shape}, the truth is {truth.shape}")
@@ -152,29 +187,34 @@ def count_pixels(
         truth = truth & ~ignored
         predicted = None if predicted is None else predicted & ~ignored
     if predicted is None:
-        return Counts(0, 0, int(truth.sum()), failed=True)
-    return Counts(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()), stated_none)
+        return PixelCounts(0, 0, int(truth.sum()), failed=True)
+    return PixelCounts(int((predicted & truth).sum()), int(predicted.sum()), int(truth.sum()), stated_none)
 
 
-def statistics(protocol: Protocol, samples: Sequence[Counts]) -> dict[str, Statistic]:
-    """The protocol's figures over samples, by key; those of no samples are there, and have no value."""
+def compute_metrics(protocol: EvaluationProtocol, samples: Sequence[PixelCounts]) -> dict[str, Statistic]:
+    """Return the protocol's metrics over samples, by name; those without samples have no value.
+
+    cIoU: sum of intersections / sum of unions. gIoU: mean IoU over all samples. mIoU: mean IoU over samples with a target.
+    Pr@t: share of samples with a target whose IoU exceeds (ReLA: reaches) t. N-acc: share of no-target samples that were
+    stated to be so. T-acc: share of samples with a target that were not stated to have none. `EvaluationProtocol.source`
+    names the defining code.
+    """
     scores = [protocol.score(counts) for counts in samples]
-    shared, united, iou = (
+    intersection, union, iou = (
         np.array([getattr(score, name) for score in scores], np.float64) for name in ("intersection", "union", "iou")
     )
-    one = np.ones(len(samples))
-    targeted = np.array([counts.targeted for counts in samples], np.float64)
-    none = np.array([counts.stated_none for counts in samples], np.float64)
-    failed = np.array([counts.failed for counts in samples], np.float64)
-    found = {
-        "cIoU": ratio(shared, united),
-        "gIoU": ratio(iou, one),
+    targeted, stated_none, failed = (
+        np.array([getattr(counts, name) for counts in samples], np.float64) for name in ("targeted", "stated_none", "failed")
+    )
+    metrics = {
+        "cIoU": ratio(intersection, union),
+        "gIoU": ratio(iou, np.ones(len(samples))),
         "mIoU": ratio(iou * targeted, targeted),
-        "N-acc": ratio((1 - targeted) * none, 1 - targeted),
-        "T-acc": ratio(targeted * (1 - none) * (1 - failed), targeted),
+        "N-acc": ratio((1 - targeted) * stated_none, 1 - targeted),
+        "T-acc": ratio(targeted * (1 - stated_none) * (1 - failed), targeted),
     }
     for key in protocol.keys:
         if key.startswith("Pr@"):
             passes = iou >= float(key[3:]) if protocol.inclusive else iou > float(key[3:])
-            found[key] = ratio(passes * targeted, targeted)
-    return {key: found[key] for key in protocol.keys}
+            metrics[key] = ratio(passes * targeted, targeted)
+    return {key: metrics[key] for key in protocol.keys}

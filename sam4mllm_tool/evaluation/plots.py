@@ -1,109 +1,132 @@
-"""Three small plots as inline SVG: figures with their intervals, how IoU is distributed, a reliability curve.
+"""The report's charts as inline SVG, drawn by matplotlib: metrics with intervals, a histogram of IoU, reliability curves.
 
-Plain markup, so that a report needs no library and stands alone. Lengths are in the SVG's own pixels.
+The same values give the same bytes. Text stays text, so that a browser draws it in any script.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from html import escape
-from typing import Any
+from importlib.util import find_spec
+from io import StringIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["histogram", "interval_plot", "reliability_plot"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["can_plot", "plot_histogram", "plot_intervals", "plot_reliability"]
 
 _INK, _FAINT, _GRID, _BLUE, _ORANGE = "#18181c", "#686870", "#dcdcda", "#0072b2", "#d55e00"
-_STYLE = f"font-family:system-ui,sans-serif;font-size:12px;fill:{_INK}"
-_TICKS = (0, 0.25, 0.5, 0.75, 1)
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "sam4mllm-tool",  # element ids are random without it
+    "svg.fonttype": "none",
+    "text.parse_math": False,  # labels come from datasets and may hold a "$"
+    "text.usetex": False,
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _FAINT,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": _GRID,
+    "xtick.color": _FAINT,
+    "ytick.labelcolor": _INK,
+    "ytick.color": _GRID,
+}
+_TICKS = (0, 25, 50, 75, 100)
+_MAX_LABEL = 40  # letters
 
 
-def interval_plot(rows: Sequence[tuple[str, float, tuple[float, float]]], title: str) -> str:
-    """A line for each figure from 0 to 1: its name, a dot at its value, a bar from end to end of its interval."""
-    left, right, step = 190, 70, 26
-    width, top = 640, 34
-    bottom = top + step * len(rows)
-    scale = width - left - right
-    parts = [_text(8, 18, title, weight="600"), *_axis_x(left, scale, top - 4, bottom)]
-    for number, (name, value, (low, high)) in enumerate(rows):
-        y = top + step * number + step / 2
-        parts += [
-            _text(left - 10, y + 4, name, anchor="end"),
-            _line(left + low * scale, y, left + high * scale, y, _BLUE, 5, opacity=0.35),
-            f'<circle cx="{_n(left + value * scale)}" cy="{_n(y)}" r="4.5" fill="{_BLUE}"/>',
-            _text(left + scale + 12, y + 4, f"{100 * value:.1f}"),
-        ]
-    return _svg(width, bottom + 30, parts, title)
+def can_plot() -> bool:
+    """Return whether matplotlib is installed."""
+    return find_spec("matplotlib") is not None
 
 
-def histogram(values: Sequence[float], title: str, bins: int = 20) -> str:
-    """How many of the values, 0 to 1, fall into each of the equal bins."""
-    counts, _ = np.histogram(np.asarray(values, np.float64), bins, (0, 1))
-    width, left, top, height = 640, 60, 34, 170
-    scale, most = width - left - 30, max(1, int(counts.max(initial=0)))
-    parts = [_text(8, 18, title, weight="600"), *_axis_x(left, scale, top, top + height)]
-    for count in sorted({0, most // 2, most}):
-        y = top + height * (1 - count / most)
-        parts += [_line(left, y, left + scale, y, _GRID), _text(left - 8, y + 4, f"{count:,}", anchor="end")]
-    for index, count in enumerate(counts.tolist()):
-        tall = height * count / most
-        x, w = left + scale * index / bins, scale / bins
-        parts.append(_rect(x + 1, top + height - tall, w - 2, tall, _BLUE, f"{count:,} samples"))
-    return _svg(width, top + height + 30, parts, title)
+def plot_intervals(rows: Sequence[tuple[str, float, tuple[float, float]]], title: str) -> str:
+    """Draw one line per metric: a dot at its value and a bar over its interval, in percent.
+
+    Args:
+        rows: Name, value and interval of each metric, in [0, 1].
+        title: Stands above the chart.
+
+    Returns:
+        An `<svg>` element.
+    """
+    with _figure(title, 6.6, 0.8 + 0.28 * len(rows)) as (axes, svg):
+        axes.set_xlim(0, 100)
+        axes.set_xticks(_TICKS)
+        axes.set_yticks(range(len(rows)), [_label(name) for name, _, _ in rows])
+        axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        for row, (_, value, (low, high)) in enumerate(rows):
+            axes.hlines(row, 100 * low, 100 * high, color=_BLUE, alpha=0.35, linewidth=4, clip_on=False)
+            axes.plot(100 * value, row, "o", color=_BLUE, markersize=6, clip_on=False)
+            axes.text(1.03, row, f"{100 * value:.1f}", transform=axes.get_yaxis_transform(), va="center")
+    return svg.getvalue()
 
 
-def reliability_plot(bins: Sequence[Mapping[str, Any]], title: str) -> str:
-    """Share that is right over mean confidence, a dot a bin, as large as the bin has answers; the diagonal is perfect."""
-    side, left, top = 280, 60, 34
-    most = max((int(one["count"]) for one in bins), default=1)
-    parts = [_text(8, 18, title, weight="600"), *_axis_x(left, side, top, top + side)]
-    for tick in _TICKS:
-        y = top + side * (1 - tick)
-        parts += [_line(left, y, left + side, y, _GRID), _text(left - 8, y + 4, f"{100 * tick:.0f}", anchor="end")]
-    parts.append(_line(left, top + side, left + side, top, _FAINT, 1, dash=True))
-    places = [(left + side * one["confidence"], top + side * (1 - one["right"])) for one in bins]
-    path = " ".join(f"{_n(x)},{_n(y)}" for x, y in places)
-    parts.append(f'<polyline points="{path}" fill="none" stroke="{_ORANGE}" stroke-width="1.5"/>')
-    for (x, y), one in zip(places, bins, strict=True):
-        radius = 3 + 7 * (int(one["count"]) / most) ** 0.5
-        told = f"{one['count']:,} answers: confidence {one['confidence']:.3f}, right {one['right']:.3f}"
-        parts.append(
-            f'<circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(radius)}" fill="{_ORANGE}" fill-opacity="0.7">'
-            f"<title>{escape(told)}</title></circle>"
-        )
-    parts.append(_text(left + side / 2, top + side + 34, "confidence, %", anchor="middle", fill=_FAINT))
-    return _svg(left + side + 40, top + side + 44, parts, title)
+def plot_histogram(values: Sequence[float], title: str, bins: int = 20) -> str:
+    """Draw how many of the values, in [0, 1], fall into each of equal bins, in percent. Returns an `<svg>` element."""
+    counts, edges = np.histogram(np.asarray(values, np.float64), bins, (0, 1))
+    with _figure(title, 6.6, 2.6) as (axes, svg):
+        from matplotlib.ticker import MaxNLocator
+
+        axes.set_xlim(0, 100)
+        axes.set_xticks(_TICKS)
+        axes.bar(100 * edges[:-1], counts, width=0.9 * 100 / bins, align="edge", color=_BLUE)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return svg.getvalue()
 
 
-def _axis_x(left: float, scale: float, top: float, bottom: float) -> Iterable[str]:
-    for tick in _TICKS:
-        x = left + scale * tick
-        yield _line(x, top, x, bottom, _GRID)
-        yield _text(x, bottom + 16, f"{100 * tick:.0f}", anchor="middle", fill=_FAINT)
+def plot_reliability(bins: Sequence[Mapping[str, Any]], title: str) -> str:
+    """Draw the share of right answers over their mean confidence, in percent; the diagonal is perfect calibration.
+
+    Args:
+        bins: As in metrics.json: count, confidence and right of each bin. A dot's area grows with the bin's count.
+        title: Stands above the chart.
+
+    Returns:
+        An `<svg>` element.
+    """
+    largest = max((int(reliability_bin["count"]) for reliability_bin in bins), default=1)
+    confidences = [100 * reliability_bin["confidence"] for reliability_bin in bins]
+    shares = [100 * reliability_bin["right"] for reliability_bin in bins]
+    areas = [20 + 180 * reliability_bin["count"] / largest for reliability_bin in bins]
+    with _figure(title, 3.9, 3.9) as (axes, svg):
+        axes.set(xlim=(0, 100), ylim=(0, 100), xticks=_TICKS, yticks=_TICKS, aspect="equal", xlabel="confidence, %")
+        axes.plot((0, 100), (0, 100), color=_FAINT, linestyle="--", linewidth=1)
+        axes.plot(confidences, shares, color=_ORANGE, linewidth=1.2)
+        axes.scatter(confidences, shares, areas, color=_ORANGE, alpha=0.7, clip_on=False, zorder=3)
+    return svg.getvalue()
 
 
-def _svg(width: float, height: float, parts: Iterable[str], title: str) -> str:
-    size = f'width="{_n(width)}" height="{_n(height)}" viewBox="0 0 {_n(width)} {_n(height)}"'
-    body = "\n".join(parts)
-    names = f'role="img" aria-label="{escape(title)}" style="{_STYLE}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {names}>\n{body}\n</svg>'
+@contextmanager
+def _figure(title: str, width: float, height: float) -> Iterator[tuple["Axes", StringIO]]:
+    """Yield axes to draw on and a buffer that holds their SVG when the block ends. width and height are in inches."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # text stays text, the browser has the glyph
+        figure = Figure(figsize=(width, height), layout="constrained", facecolor="none")
+        axes = figure.subplots()
+        axes.set_facecolor("none")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_title(_label(title), pad=10)
+        svg, file = StringIO(), StringIO()
+        yield axes, svg
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    attributes = f'role="img" aria-label="{escape(title)}"'
+    svg.write(f"<svg {attributes} {file.getvalue().partition('<svg ')[2]}")  # without the XML prolog
 
 
-def _text(x: float, y: float, text: str, *, anchor: str = "start", weight: str = "400", fill: str = _INK) -> str:
-    place = f'x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}" font-weight="{weight}" fill="{fill}"'
-    return f"<text {place}>{escape(text)}</text>"
-
-
-def _line(
-    x1: float, y1: float, x2: float, y2: float, colour: str, width: float = 1, *, opacity: float = 1, dash: bool = False
-) -> str:
-    ends = f'x1="{_n(x1)}" y1="{_n(y1)}" x2="{_n(x2)}" y2="{_n(y2)}"'
-    dashes = ' stroke-dasharray="4 4"' if dash else ""
-    return f'<line {ends} stroke="{colour}" stroke-width="{_n(width)}" stroke-opacity="{opacity}"{dashes}/>'
-
-
-def _rect(x: float, y: float, width: float, height: float, colour: str, told: str) -> str:
-    place = f'x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}"'
-    return f'<rect {place} fill="{colour}"><title>{escape(told)}</title></rect>'
-
-
-def _n(value: float) -> str:
-    return f"{value:.1f}".rstrip("0").rstrip(".")
+def _label(text: str) -> str:
+    """Shorten a dataset's text, and escape what can't be encoded."""
+    encodable = text.encode("utf-8", "backslashreplace").decode()
+    return encodable if len(encodable) <= _MAX_LABEL else encodable[: _MAX_LABEL - 1] + "…"

@@ -37,8 +37,8 @@ class _Listening(Dialect):
             self.heard.setdefault(question, _Heard(box, group))
         return questions
 
-    def parse_labels(self, question: Question, reply: Reply) -> tuple[tuple[Label, float | None], ...]:
-        labels = super().parse_labels(question, reply)
+    def read_labels(self, question: Question, reply: Reply) -> tuple[tuple[Label, float | None], ...]:
+        labels = super().read_labels(question, reply)
         if question in self.heard:
             self.heard[question].labels = labels
         return labels

@@ -1,42 +1,60 @@
-"""What is kept of a sample: a line of samples.jsonl, from which alone every figure, interval and table is made.
+"""What an evaluation keeps of each sample: a line of samples.jsonl. Every metric, interval and table is computed from these.
 
-A line has, in this order: id, kind, size (of the object: small, medium, large, none); I, U and IoU as the protocol scores
-them; intersection, predicted and truth in pixels, stated_none; error, why there is no prediction, else null; dropped, why the
-truth can't be used, else null; box_hit; points and objects with their confidences and what they should have said; the
-confidence of the whole answer; questions and tokens; mask, the prediction as COCO RLE; seconds by model, the only part that
+A line has these keys, in this order: id; kind of expression; size of the object (small, medium, large, none); I, U and IoU as
+the protocol scores them; intersection, predicted and truth in pixels; stated_none; error (why there is no prediction, else
+null); dropped (why the truth can't be used, else null); box_hit; points and objects, with their confidences and the truth;
+confidence of the whole answer; questions; tokens; mask (the prediction as COCO RLE); seconds by model, the only key that
 differs from run to run.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.evaluation.metrics import Counts, Protocol
+from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, PixelCounts
 from sam4mllm_tool.types import Box, Label
 
-__all__ = ["SAMPLES_FILE", "SIZES", "ObjectAnswer", "PointAnswer", "Record", "read_records", "size_bucket"]
+__all__ = [
+    "METRICS_FILE",
+    "SAMPLES_FILE",
+    "SIZES",
+    "SampleRecord",
+    "ScoredObject",
+    "ScoredPoint",
+    "read_order",
+    "read_records",
+    "select_scored",
+    "size_bucket",
+]
 
 SAMPLES_FILE = "samples.jsonl"
+METRICS_FILE = "metrics.json"
 SIZES = ("small", "medium", "large", "none")
 _SMALL, _LARGE = 0.01, 0.10
 
 
 def size_bucket(share: float) -> str:
-    """By the target's share of the picture: small below 1 %, medium to 10 %, large above; none without a target."""
+    """Return the size class of a target by its share of the image: small below 1 %, medium to 10 %, large above; none for 0."""
     if not share:
         return "none"
     return "small" if share < _SMALL else "medium" if share <= _LARGE else "large"
 
 
 @dataclass(frozen=True, slots=True)
-class PointAnswer:
-    """An answer about a point in pixels.
+class ScoredPoint:
+    """The model's label of a point.
 
-    truth: the label that would be right, None where the point falls on an ignored pixel. kept: whether Segment Anything was
-    prompted with it. right_box: whether the box it was asked about has an IoU of at least 0.5 with a true one.
+    Attributes:
+        x: In pixels.
+        y: In pixels.
+        label: What the model answered: 1 on the object, 0 off it.
+        confidence: The probability of that label, None where the backend gave none.
+        truth: The right label, None where the point falls on an ignored pixel.
+        kept: Whether the segmenter was prompted with the point.
+        right_box: Whether the box of the question has an IoU of at least 0.5 with a true box.
     """
 
     x: float
@@ -49,10 +67,16 @@ class PointAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectAnswer:
-    """An object as predicted. score: Segment Anything's. iou: with the true object that it is paired with, 0 with none.
+class ScoredObject:
+    """A predicted object.
 
-    mask: COCO RLE, None where it is the only object and the record has its mask.
+    Attributes:
+        box: The prompt's box, in pixels.
+        confidence: The probability that the object was meant, None where it is unknown.
+        score: SAM's predicted IoU.
+        iou: With the true object that it is matched with; 0 without a match.
+        right: Whether `iou` is at least 0.5.
+        mask: COCO RLE; None for the only object of a record, whose mask the record has.
     """
 
     box: Box
@@ -64,26 +88,26 @@ class ObjectAnswer:
 
 
 @dataclass(frozen=True)
-class Record:
-    """A sample as evaluated; the fields are those of its line. box_hit: None but for a sample of a single object."""
+class SampleRecord:
+    """An evaluated sample; the fields are the keys of its line. box_hit is None unless the sample has exactly one object."""
 
     id: str
     kind: str
     size: str
-    counts: Counts
+    counts: PixelCounts
     error: str | None = None
     dropped: str | None = None
     box_hit: bool | None = None
-    points: tuple[PointAnswer, ...] = ()
-    objects: tuple[ObjectAnswer, ...] = ()
+    points: tuple[ScoredPoint, ...] = ()
+    objects: tuple[ScoredObject, ...] = ()
     confidence: float | None = None
     questions: int | None = None
     tokens: int | None = None
     mask: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] | None = None
 
-    def to_json(self, protocol: Protocol) -> str:
-        """The line, without its end."""
+    def to_json(self, protocol: EvaluationProtocol) -> str:
+        """Return the line, without its newline."""
         score = protocol.score(self.counts)
         return json.dumps(
             {
@@ -100,8 +124,8 @@ class Record:
                 "error": self.error,
                 "dropped": self.dropped,
                 "box_hit": self.box_hit,
-                "points": [asdict(point) for point in self.points],
-                "objects": [asdict(one) for one in self.objects],
+                "points": [asdict(answer) for answer in self.points],
+                "objects": [asdict(answer) for answer in self.objects],
                 "confidence": self.confidence,
                 "questions": self.questions,
                 "tokens": self.tokens,
@@ -111,30 +135,47 @@ class Record:
         )
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> "Record":
-        """Raises ValueError, KeyError or TypeError for what `to_json` did not write."""
-        told = {"confidence": None, **json.loads(line)}  # which older lines lack
-        failed = told["error"] is not None
-        counts = Counts(told["intersection"], told["predicted"], told["truth"], told["stated_none"], failed)
+    def from_json(cls, line: str | bytes) -> "SampleRecord":
+        """Parse a line. Raises ValueError, KeyError or TypeError for one that `to_json` did not write."""
+        fields = {"confidence": None, **json.loads(line)}  # older lines have no confidence
+        failed = fields["error"] is not None
+        counts = PixelCounts(fields["intersection"], fields["predicted"], fields["truth"], fields["stated_none"], failed)
         plain = ("id", "kind", "size", "error", "dropped", "box_hit", "confidence", "questions", "tokens", "mask", "seconds")
         return cls(
             counts=counts,
-            points=tuple(PointAnswer(**one) for one in told["points"]),
-            objects=tuple(ObjectAnswer(**{**one, "box": Box(*one["box"])}) for one in told["objects"]),
-            **{name: told[name] for name in plain},
+            points=tuple(ScoredPoint(**answer) for answer in fields["points"]),
+            objects=tuple(ScoredObject(**{**answer, "box": Box(*answer["box"])}) for answer in fields["objects"]),
+            **{name: fields[name] for name in plain},
         )
 
 
-def read_records(folder: Path) -> list[Record]:
-    """All lines of a finished evaluation. Raises DataError naming the file and the line."""
-    path, records, number = folder / SAMPLES_FILE, list[Record](), 0
+def read_records(folder: Path) -> list[SampleRecord]:
+    """Read all lines of a finished evaluation. Raises DataError naming the file and the line."""
+    path, records, number = folder / SAMPLES_FILE, list[SampleRecord](), 0
     try:
         with path.open("rb") as lines:
             for line in lines:
                 number += 1
-                records.append(Record.from_json(line))
+                records.append(SampleRecord.from_json(line))
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}; is the evaluation finished?") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}, line {number}, is not a sample's: {type(error).__name__}: {error}") from error
     return records
+
+
+def select_scored(records: Iterable[SampleRecord]) -> list[SampleRecord]:
+    """Return the records that count: all but those whose truth can't be read."""
+    return [record for record in records if record.dropped is None]
+
+
+def read_order(folder: Path) -> Mapping[str, Any]:
+    """Read what a finished evaluation evaluated, as `EvaluationConfig.describe` returned it. Raises DataError."""
+    path = folder / METRICS_FILE
+    try:
+        order = json.loads(path.read_text(encoding="utf-8"))["order"]
+        if not isinstance(order, dict):
+            raise TypeError(f"the order is {str(order)[:80]}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} can't be read ({error}): expected the folder of a finished evaluation") from error
+    return order

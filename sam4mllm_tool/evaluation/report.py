@@ -1,218 +1,233 @@
-"""The report for people: report.md with pictures/ beside it, and report.html, which stands alone.
+"""Write the report: report.md with images in pictures/ beside it, and report.html, a single file.
 
-Both say the same from the same tables; nothing in them is timed, so that two runs of an order give the same bytes.
+Both are rendered from the same sections. They hold no timings, so that two runs of the same order give the same bytes.
 """
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
+from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.evaluation.metrics import PROTOCOLS, Protocol
-from sam4mllm_tool.evaluation.plots import histogram, interval_plot, reliability_plot
-from sam4mllm_tool.evaluation.records import Record
-from sam4mllm_tool.evaluation.sample_images import Drawn, choose, draw
-from sam4mllm_tool.evaluation.summary import scored
+from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol
+from sam4mllm_tool.evaluation.plots import can_plot, plot_histogram, plot_intervals, plot_reliability
+from sam4mllm_tool.evaluation.records import SampleRecord, select_scored
+from sam4mllm_tool.evaluation.sample_images import SampleImage, draw_samples, select_samples
 
-__all__ = ["PLAIN_NUMBERS", "figure", "heading", "write_report"]
+__all__ = ["MEANS_PER_SAMPLE", "format_figure", "format_heading", "write_report"]
 
-PLAIN_NUMBERS = ("model calls", "point answers", "tokens")
-"""Figures that are no shares, but means per sample."""
-_DRAWN = 6
+MEANS_PER_SAMPLE = ("model calls", "point answers", "tokens")
+"""Metrics that are means per sample, not shares in [0, 1]."""
+_DRAWN_SAMPLES = 6
 _LEFT_OUT = ("mIoU", "Pr@0.6", "Pr@0.7", "Pr@0.8")  # of the tables by kind and size; metrics.json has all
 _COMMON = ("box Acc@0.5", "point accuracy", "model calls")
-_STYLE = """body{font-family:system-ui,sans-serif;color:#18181c;background:#fafaf8;max-width:900px;margin:2rem auto;
-padding:0 1rem}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-th,td{padding:.3rem .8rem;border-bottom:1px solid #dcdcda;text-align:right;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}
-svg{display:inline-block;vertical-align:top;margin:1rem 0;max-width:100%;height:auto}
-img{max-width:100%;display:block}
-figure{margin:1.5rem 0}figcaption,p.note{color:#55555c}code{background:#eeeeec;padding:0 .2rem}"""
+_COST_NOTES = (
+    "Box Acc@0.5: share of the samples with one object whose first box has an IoU of at least 0.5 with the true one. Point "
+    "accuracy: share of all point answers that are right; right box: of those whose box has an IoU of at least 0.5 with a true "
+    "one; kept: of those that SAM was prompted with. ECE: expected calibration error, 15 bins. Seconds per sample are in "
+    "timings.json, the only file that differs from run to run.",
+)
+_CALIBRATION_NOTE = (
+    "A point answer is right where it agrees with the truth at the point; an object where its mask has an IoU of at least 0.5 "
+    "with a true object that is matched with no other."
+)
 
 
 @dataclass(frozen=True)
-class _Table:
+class ReportTable:
+    """The cells of a table, as text."""
+
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def markdown(self) -> str:
-        lines = [self.head, ["---", *["---:"] * (len(self.head) - 1)], *self.rows]
-        return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-    def html(self) -> str:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.head)
-        rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in self.rows)
-        return f"<table>\n<tr>{head}</tr>\n{rows}</table>"
-
 
 @dataclass(frozen=True)
-class _Section:
-    """A part of the report. plots: SVG, for the HTML alone."""
+class ReportSection:
+    """A part of the report. charts: SVG elements, for report.html only."""
 
     title: str
     notes: Sequence[str] = ()
-    table: _Table | None = None
-    plots: Sequence[str] = ()
-    pictures: Sequence[Drawn] = ()
+    table: ReportTable | None = None
+    charts: Sequence[str] = ()
+    images: Sequence[SampleImage] = ()
 
 
-def write_report(out: Path, metrics: Mapping[str, Any], records: Sequence[Record], samples: Iterable[Sample]) -> None:
-    """Writes report.md, report.html and pictures/. samples: the data set's, where the drawn ones are looked for."""
-    protocol, counted = PROTOCOLS[metrics["protocol"]], scored(records)
-    chosen = choose(counted, protocol, _DRAWN)
-    drawn = {one.id: one for one in draw([one for some in chosen.values() for one in some], samples, protocol)}
-    pictures = {name: [drawn[one.id] for one in some if one.id in drawn] for name, some in chosen.items()}
-    sections = _sections(metrics, counted, protocol, pictures)
+def write_report(out: Path, metrics: Mapping[str, Any], records: Sequence[SampleRecord], samples: Iterable[Sample]) -> None:
+    """Write report.md, report.html and pictures/.
+
+    Args:
+        out: The folder of the evaluation.
+        metrics: The content of metrics.json.
+        records: All records of the evaluation.
+        samples: The dataset, in which the samples to draw are looked up.
+    """
+    protocol, scored = PROTOCOLS[metrics["protocol"]], select_scored(records)
+    selected = select_samples(scored, protocol, _DRAWN_SAMPLES)
+    drawn = draw_samples([record for group in selected.values() for record in group], samples, protocol)
+    images_by_id = {image.id: image for image in drawn}
+    images = {
+        name: [images_by_id[record.id] for record in group if record.id in images_by_id] for name, group in selected.items()
+    }
+    files = {
+        image.id: f"pictures/{name}-{number}.png"
+        for name, group in images.items()
+        for number, image in enumerate(group, start=1)
+    }
     (out / "pictures").mkdir(exist_ok=True)
-    for name, some in pictures.items():
-        for number, one in enumerate(some, start=1):
-            (out / "pictures" / f"{name}-{number}.png").write_bytes(one.png)
-    files = {one.id: f"pictures/{name}-{number}.png" for name, some in pictures.items() for number, one in enumerate(some, 1)}
-    title = heading(metrics["order"])
-    _write(out / "report.md", _markdown(title, sections, files))
-    _write(out / "report.html", _html(title, sections))
+    for image in drawn:
+        (out / files[image.id]).write_bytes(image.png)
+    title, sections = format_heading(metrics["order"]), _build_sections(metrics, scored, protocol, images)
+    _write(out / "report.md", _render_markdown(title, sections, files))
+    _write(out / "report.html", _html_template().render(title=title, sections=sections, charts=can_plot()))
 
 
-def heading(order: Mapping[str, Any]) -> str:
-    """What was evaluated, in a line."""
-    what = f"{order['dataset']}:{order['split']}"
+def format_heading(order: Mapping[str, Any]) -> str:
+    """Return what was evaluated, in a line."""
+    dataset = f"{order['dataset']}:{order['split']}"
     if "predictions" in order:
-        return f"{what}, predictions of {order['predictions']['file']}"
+        return f"{dataset}, predictions of {order['predictions']['file']}"
     models = order["models"]
     abstaining = f", abstaining below {models['abstain']:g}" if models.get("abstain") else ""
-    far = ", no masks from close by" if order["method"] == "adaptive" and not models.get("closer", True) else ""
-    return f"{what}, {models['mllm']} with {models['segmenter']}, {order['method']}{abstaining}{far}"
+    refined = models.get("closer", True) or order["method"] != "adaptive"
+    unrefined = "" if refined else ", without crop refinement"
+    return f"{dataset}, {models['mllm']} with {models['segmenter']}, {order['method']}{abstaining}{unrefined}"
 
 
-def figure(name: str, figures: Mapping[str, Any]) -> str:
-    """A value with its interval as text, shares in percent; a dash where it is absent."""
+def format_figure(name: str, figures: Mapping[str, Any]) -> str:
+    """Return a metric and its interval as text, shares in percent; a dash where the metric is absent."""
     if name not in figures:
         return "-"
-    scale = 1 if name in PLAIN_NUMBERS else 100
+    scale = 1 if name in MEANS_PER_SAMPLE else 100
     low, high = figures["intervals"][name]
     return f"{scale * figures[name]:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
-def _sections(
-    metrics: Mapping[str, Any], records: Sequence[Record], protocol: Protocol, pictures: Mapping[str, Sequence[Drawn]]
-) -> list[_Section]:
-    ious = [protocol.score(record.counts).iou for record in records]
-    keys = [key for key in protocol.keys if key in metrics]
-    plots = [
-        interval_plot(
-            [(key, metrics[key], tuple(metrics["intervals"][key])) for key in keys], "figures, %, with 95 % intervals"
+# Sections -----------------------------------------------------------------------------------------------------------
+
+
+def _build_sections(
+    metrics: Mapping[str, Any],
+    records: Sequence[SampleRecord],
+    protocol: EvaluationProtocol,
+    images: Mapping[str, Sequence[SampleImage]],
+) -> list[ReportSection]:
+    others = [name for name in metrics["intervals"] if name not in protocol.keys]
+    cost_rows = [(name, format_figure(name, metrics)) for name in others]
+    titles = {"worst": "Worst samples", "median": "Median samples"}
+    return [
+        _build_figures(metrics, records, protocol),
+        ReportSection(
+            "Boxes, points, calls", _COST_NOTES, ReportTable(("% (calls, answers, tokens: per sample)", "value"), cost_rows)
         ),
-        histogram(ious, "samples by IoU, %"),
+        _build_groups("By kind of expression", metrics["by_kind"], protocol),
+        _build_groups(
+            "By size of object",
+            metrics["by_size"],
+            protocol,
+            notes=("small: below 1 % of the image, medium: to 10 %, large: above; none: no target.",),
+        ),
+        _build_calibration(metrics),
+        *(ReportSection(titles[name], images=group) for name, group in images.items() if group),
     ]
-    about = [
+
+
+def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], protocol: EvaluationProtocol) -> ReportSection:
+    keys = [key for key in protocol.keys if key in metrics]
+    notes = [
         f"Protocol {protocol.name}: {protocol.source}.",
         f"{metrics['samples']:,} samples. 95 % bootstrap intervals over samples, {metrics['resamples']:,} resamples.",
-        *_warnings(metrics),
+        *_build_warnings(metrics),
     ]
-    others = [name for name in metrics["intervals"] if name not in protocol.keys]
-    sections = [
-        _Section(
-            "Figures", about, _Table(("%", "value [95 % interval]"), [(key, figure(key, metrics)) for key in keys]), plots
-        ),
-        _Section(
-            "Boxes, points, calls",
-            _COST_NOTES,
-            _Table(("% (calls, answers, tokens: per sample)", "value"), [(name, figure(name, metrics)) for name in others]),
-        ),
-    ]
-    for title, part in (("By kind of expression", "by_kind"), ("By size of object", "by_size")):
-        sections.append(_grouped(title, metrics[part], protocol))
-    sections.append(_calibration(metrics))
-    told = {"worst": "Worst samples", "median": "Median samples"}
-    sections += [_Section(told[name], pictures=some) for name, some in pictures.items() if some]
-    return sections
+    table = ReportTable(("%", "value [95 % interval]"), [(key, format_figure(key, metrics)) for key in keys])
+    charts = []
+    if can_plot():
+        rows = [(key, metrics[key], tuple(metrics["intervals"][key])) for key in keys]
+        ious = [protocol.score(record.counts).iou for record in records]
+        charts = [plot_intervals(rows, "metrics, %, with 95 % intervals"), plot_histogram(ious, "samples by IoU, %")]
+    return ReportSection("Figures", notes, table, charts)
 
 
-_COST_NOTES = (
-    "Box Acc@0.5: samples of one object whose first box has an IoU of at least 0.5 with the true one. Point accuracy: of all "
-    "answers about points; right box: of those asked about a box that fits a true one; kept: of those that Segment Anything "
-    "was prompted with. ECE: expected calibration error, 15 bins. Seconds per sample are in timings.json, which alone differs "
-    "from run to run.",
-)
-
-
-def _warnings(metrics: Mapping[str, Any]) -> list[str]:
-    told = []
+def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
+    warnings = []
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
-        told.append(f"{count:,} samples have no prediction and count as misses: {kinds}.")
-    if metrics["dropped"]:
-        told.append(f"{len(metrics['dropped']):,} samples can't be scored, their truth is broken: {metrics['dropped'][0]}.")
-    told += [f"The reader of the data set: {line}." for line in metrics["read"]["counts"]]
-    return told
+        warnings.append(f"{count:,} samples have no prediction and count as misses: {kinds}.")
+    if dropped := metrics["dropped"]:
+        warnings.append(f"{len(dropped):,} samples can't be scored, because their truth can't be read, such as {dropped[0]}.")
+    warnings += [f"The dataset's reader: {line}." for line in metrics["read"]["counts"]]
+    return warnings
 
 
-def _grouped(title: str, groups: Mapping[str, Any], protocol: Protocol) -> _Section:
+def _build_groups(
+    title: str, groups: Mapping[str, Any], protocol: EvaluationProtocol, notes: Sequence[str] = ()
+) -> ReportSection:
     names = [*(key for key in protocol.keys if key not in _LEFT_OUT), *_COMMON]
     names = [name for name in names if any(name in figures for figures in groups.values())]
-    rows = [(key, f"{figures['samples']:,}", *(figure(name, figures) for name in names)) for key, figures in groups.items()]
-    note = "small: below 1 % of the picture, medium: to 10 %, large: above; none: no target." if "size" in title else ""
-    first = "gIoU"
-    plotted = [
-        (f"{key} ({figures['samples']:,})", figures[first], tuple(figures["intervals"][first]))
-        for key, figures in groups.items()
-        if first in figures
+    rows = [
+        (key, f"{figures['samples']:,}", *(format_figure(name, figures) for name in names)) for key, figures in groups.items()
     ]
-    plots = [interval_plot(plotted, f"{first}, %, {title.lower()}")]
-    return _Section(title, [note] if note else [], _Table(("", "samples", *names), rows), plots)
+    charts = []
+    if can_plot():
+        plotted = [
+            (f"{key} ({figures['samples']:,})", figures["gIoU"], tuple(figures["intervals"]["gIoU"]))
+            for key, figures in groups.items()
+            if "gIoU" in figures
+        ]
+        charts = [plot_intervals(plotted, f"gIoU, %, {title.lower()}")]
+    return ReportSection(title, notes, ReportTable(("", "samples", *names), rows), charts)
 
 
-def _calibration(metrics: Mapping[str, Any]) -> _Section:
-    rows, plots = [], []
-    for name, told in metrics["calibration"].items():
-        rows.append((f"{name} answers", f"{told['answers']:,}", figure(f"{name} ECE", metrics)))
-        if told["bins"]:
-            plots.append(reliability_plot(told["bins"], f"{name} answers that are right, %"))
-    note = (
-        "A point answer is right where it agrees with the truth at the point; an object where its mask has an IoU of at "
-        "least 0.5 with a true object that no other has."
+def _build_calibration(metrics: Mapping[str, Any]) -> ReportSection:
+    curves = metrics["calibration"]
+    rows = [
+        (f"{name} answers", f"{curve['answers']:,}", format_figure(f"{name} ECE", metrics)) for name, curve in curves.items()
+    ]
+    charts = [
+        plot_reliability(curve["bins"], f"{name} answers that are right, %")
+        for name, curve in curves.items()
+        if curve["bins"] and can_plot()
+    ]
+    table = ReportTable(("", "with a confidence", "ECE, % [95 % interval]"), rows)
+    return ReportSection("Calibration", [_CALIBRATION_NOTE], table, charts)
+
+
+# Rendering ----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _html_template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("sam4mllm_tool.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    return _Section("Calibration", [note], _Table(("", "with a confidence", "ECE, % [95 % interval]"), rows), plots)
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    return environment.get_template("report.html")
 
 
-def _markdown(title: str, sections: Sequence[_Section], files: Mapping[str, str]) -> str:
+def _render_markdown(title: str, sections: Sequence[ReportSection], files: Mapping[str, str]) -> str:
     parts = [f"# {title}"]
     for section in sections:
         parts += [f"## {section.title}", *section.notes]
-        parts += [section.table.markdown()] if section.table else []
-        parts += [f"![{_plain(one.title)}]({files[one.id]})\n\n`{one.id}`: {_plain(one.title)}" for one in section.pictures]
+        parts += [_markdown_table(section.table)] if section.table else []
+        parts += [
+            f"![{_plain(image.title)}]({files[image.id]})\n\n`{image.id}`: {_plain(image.title)}" for image in section.images
+        ]
     return "\n\n".join(parts) + "\n"
 
 
-def _html(title: str, sections: Sequence[_Section]) -> str:
-    parts = [f"<h1>{escape(title)}</h1>"]
-    for section in sections:
-        parts.append(f"<h2>{escape(section.title)}</h2>")
-        parts += [f'<p class="note">{escape(note)}</p>' for note in section.notes]
-        parts += [section.table.html()] if section.table else []
-        parts += section.plots
-        for one in section.pictures:
-            image = base64.b64encode(one.png).decode()
-            caption = f"<code>{escape(one.id)}</code> {escape(one.title)}"
-            parts.append(
-                f'<figure><img alt="{escape(one.title)}" src="data:image/png;base64,{image}">'
-                f"<figcaption>{caption}</figcaption></figure>"
-            )
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+def _markdown_table(table: ReportTable) -> str:
+    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _plain(text: str) -> str:
-    """Without what Markdown would take for its own."""
+    """Replace the characters that have a meaning in Markdown."""
     return "".join(" " if letter in "[]<>`|\n" else letter for letter in text)
 
 
 def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.tmp")
-    beside.write_bytes(text.encode("utf-8", "backslashreplace"))
-    beside.replace(path)
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # expressions may hold lone surrogates

@@ -1,8 +1,8 @@
-"""Runs an evaluation: resumable after any cut, the same report whoever shares the work.
+"""Run an evaluation, resuming an interrupted one.
 
-While it runs, samples.jsonl.part grows by a picture at a time and order.json says what is evaluated; the same command after
-a cut keeps the whole pictures that are there and goes on. Then come metrics.json, report.md and report.html with pictures/,
-all made of samples.jsonl, and timings.json, which alone differs from run to run.
+During a run, samples.jsonl.part grows by one image's lines at a time, and order.json says what is evaluated. After an
+interruption, the same command keeps the images that are complete and continues. At the end come metrics.json, report.md and
+report.html with pictures/, all computed from samples.jsonl, and timings.json, the only file that differs from run to run.
 """
 
 import json
@@ -21,141 +21,154 @@ from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
-from sam4mllm_tool.evaluation.predict import solve_all
+from sam4mllm_tool.evaluation.predict import predict_records
 from sam4mllm_tool.evaluation.predictions import read_predictions
-from sam4mllm_tool.evaluation.records import SAMPLES_FILE, Record, read_records
+from sam4mllm_tool.evaluation.records import METRICS_FILE, SAMPLES_FILE, SampleRecord, read_records
 from sam4mllm_tool.evaluation.report import write_report
-from sam4mllm_tool.evaluation.summary import METRICS_FILE, TIMINGS_FILE, summarise, timings
+from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, summarize_records, summarize_timings
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 __all__ = ["ORDER_FILE", "evaluate"]
 
 ORDER_FILE = "order.json"
-_PART = f"{SAMPLES_FILE}.part"
-_TOGETHER = 32
-"""Samples of a picture that are asked side by side: as many masks are held at once."""
+_PART_FILE = f"{SAMPLES_FILE}.part"
+_GROUP_SIZE = 32
+"""Samples of an image that are asked about side by side; as many results are held in memory at once."""
 _SYNC_SECONDS = 5.0
 
 
 def evaluate(
     config: EvaluationConfig, out: str | os.PathLike[str], *, processes: int = 1, models: Sam4Mllm | None = None
 ) -> dict[str, Any]:
-    """Evaluates and writes samples.jsonl, metrics.json, timings.json and the reports into `out`; returns the metrics.
+    """Evaluate and write samples.jsonl, metrics.json, timings.json and the reports.
 
-    out: made if need be; one that holds an unfinished run of the same order goes on, a finished one has its reports made
-    anew. processes: how many work at once, each with models of its own; a program that asks for several needs the usual
-    `if __name__ == "__main__":`. models: in place of the config's specs, in this process.
-    Raises DataError for data or predictions that can't be used, or where `out` holds another order; SpecError and
-    MissingExtraError for the models; BackendError where a process dies, or where no sample at all was answered.
+    Args:
+        config: What to evaluate.
+        out: The folder to write to, created if need be. An unfinished run of the same order in it continues; a finished
+            one only gets its reports written again.
+        processes: The number of processes, each with its own models. A script that asks for several needs the usual
+            `if __name__ == "__main__":`.
+        models: Used instead of the config's specs, in this process.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        DataError: The dataset or the predictions can't be used, or `out` holds another evaluation.
+        SpecError, MissingExtraError: The models can't be loaded.
+        BackendError: A process died, or every sample failed.
     """
     out = Path(out)
     order = config.describe(models)
-    _claim(out, order)
+    _claim_folder(out, order)
     dataset = config.open()
-    total = _survey(dataset, config)
+    total = _check_samples(dataset, config)
     problems = {"counts": dataset.problems.lines(), "first": dataset.problems.first}
     if not (out / SAMPLES_FILE).exists():
-        with _threads(config):
+        with _limit_threads(config):
             _run(dataset, config, out, total, processes=processes, models=models)
     records = read_records(out)
     if not any(record.error is None for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
-    metrics = summarise(records, config.counting, {"order": order, "read": problems})
+    metrics = summarize_records(records, config.scoring_protocol, {"order": order, "read": problems})
     write_json(out / METRICS_FILE, metrics, ensure_ascii=True)
-    write_json(out / TIMINGS_FILE, timings(records), ensure_ascii=True)
-    write_report(out, metrics, records, _samples(dataset, config))
+    write_json(out / TIMINGS_FILE, summarize_timings(records), ensure_ascii=True)
+    write_report(out, metrics, records, _iter_samples(dataset, config))
     return metrics
 
 
-def _claim(out: Path, order: dict[str, Any]) -> None:
-    """Makes the folder that of this order. Raises DataError where it holds samples of another.
+def _claim_folder(out: Path, order: dict[str, Any]) -> None:
+    """Write the order into the folder. Raises DataError where the folder holds samples of another order.
 
-    What was begun with a file of predictions is begun anew with another: it may be the mended one, and takes no model.
+    An unfinished run on a file of predictions starts again where the file has changed: the file may have been corrected, and
+    no model's work is lost.
     """
-    path, part, whole = out / ORDER_FILE, out / _PART, out / SAMPLES_FILE
+    path, part, whole = out / ORDER_FILE, out / _PART_FILE, out / SAMPLES_FILE
     out.mkdir(parents=True, exist_ok=True)
     if whole.exists() or (part.exists() and part.stat().st_size):
         try:
-            known = json.loads(path.read_text(encoding="utf-8"))
+            earlier = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{out} holds samples of an unknown evaluation ({error}): choose another folder") from error
-        differing = sorted(_differing(known, order))
-        if differing and (whole.exists() or "predictions" not in known):
+        differing = sorted(_differing_keys(earlier, order))
+        if differing and (whole.exists() or "predictions" not in earlier):
             raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
         if differing:
             part.unlink()
     write_json(path, order, ensure_ascii=True)
 
 
-def _differing(known: Mapping[str, Any], order: Mapping[str, Any]) -> list[str]:
-    """The keys that don't hold the same in both, those of mappings as key.key."""
-    found = []
-    for key in {**known, **order}:
-        ours, theirs = known.get(key), order.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            found += [f"{key}.{name}" for name in _differing(ours, theirs)]
-        elif ours != theirs:
-            found.append(key)
-    return found
+def _differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Return the keys whose values differ, those of nested mappings as key.key."""
+    keys = []
+    for key in {**first, **second}:
+        first_value, second_value = first.get(key), second.get(key)
+        if isinstance(first_value, dict) and isinstance(second_value, dict):
+            keys += [f"{key}.{name}" for name in _differing_keys(first_value, second_value)]
+        elif first_value != second_value:
+            keys.append(key)
+    return keys
 
 
-# The samples, in order ----------------------------------------------------------------------------------------------
+# Samples, in order --------------------------------------------------------------------------------------------------
 
 
-def _samples(dataset: Dataset, config: EvaluationConfig) -> Iterator[Sample]:
-    """Those with an expression, up to the limit."""
+def _iter_samples(dataset: Dataset, config: EvaluationConfig) -> Iterator[Sample]:
+    """Yield the samples that have an expression, up to the limit."""
     return islice((sample for sample in dataset if not sample.turns), config.limit)
 
 
-def _pictures(dataset: Dataset, config: EvaluationConfig) -> Iterator[list[Sample]]:
-    """Neighbouring samples of one picture, as lists of at most so many."""
-    for _, group in groupby(_samples(dataset, config), key=lambda sample: sample.image_path):
-        while some := list(islice(group, _TOGETHER)):
-            yield some
+def _iter_images(dataset: Dataset, config: EvaluationConfig) -> Iterator[list[Sample]]:
+    """Yield neighbouring samples of the same image, as lists of at most `_GROUP_SIZE`."""
+    for _, group in groupby(_iter_samples(dataset, config), key=lambda sample: sample.image_path):
+        while samples := list(islice(group, _GROUP_SIZE)):
+            yield samples
 
 
-def _survey(dataset: Dataset, config: EvaluationConfig) -> int:
-    """How many samples there are to evaluate. Raises DataError where ids repeat, or where a prediction is for none."""
+def _check_samples(dataset: Dataset, config: EvaluationConfig) -> int:
+    """Return the number of samples to evaluate. Raises DataError where an id repeats, or a prediction has no sample."""
     predictions = None if config.predictions is None else read_predictions(config.predictions)
-    known: set[str] = set()
-    read = _samples(dataset, config) if predictions is None else (sample for sample in dataset if not sample.turns)
-    for sample in read:
-        if sample.id in known:
+    ids: set[str] = set()
+    samples = _iter_samples(dataset, config) if predictions is None else (sample for sample in dataset if not sample.turns)
+    for sample in samples:
+        if sample.id in ids:
             raise DataError(
                 f"two samples of {config.dataset}:{config.split} have the id {sample.id!r}: give them different ones"
             )
-        known.add(sample.id)
-    if not known:
+        ids.add(sample.id)
+    if not ids:
         raise DataError(f"{config.dataset}:{config.split} has no expressions with masks: there is nothing to evaluate")
     for name, prediction in (predictions or {}).items():
-        if name not in known:
-            raise DataError(f"{prediction.where}: no sample of {config.dataset}:{config.split} has the id {name!r}")
-    return min(len(known), config.limit or len(known))
+        if name not in ids:
+            raise DataError(f"{prediction.location}: no sample of {config.dataset}:{config.split} has the id {name!r}")
+    return min(len(ids), config.limit or len(ids))
 
 
 # Running ------------------------------------------------------------------------------------------------------------
 
 
 def _run(dataset: Dataset, config: EvaluationConfig, out: Path, total: int, *, processes: int, models: Sam4Mllm | None) -> None:
-    """Evaluates what is not evaluated yet, and gives the file its name."""
-    pictures = _pictures(dataset, config)
-    with (out / _PART).open("a+b") as file:
-        done, first = _resume(file, pictures)
+    """Evaluate the samples that are not in the part file yet, and rename it when it is complete."""
+    images = _iter_images(dataset, config)
+    with (out / _PART_FILE).open("a+b") as file:
+        done, first = _resume(file, images)
         if first:
-            todo = chain([first], pictures)
-            every = 1 if sys.stderr.isatty() else 10
-            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=every)
-            for records in _synced(file, solve_all(todo, config, processes=processes, models=models), config):
+            interval = 1 if sys.stderr.isatty() else 10
+            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=interval)
+            predicted = predict_records(chain([first], images), config, processes=processes, models=models)
+            for records in _write_records(file, predicted, config):
                 bar.update(len(records))
             bar.close()
-    (out / _PART).replace(out / SAMPLES_FILE)
+    (out / _PART_FILE).replace(out / SAMPLES_FILE)
 
 
-def _synced(file: BinaryIO, solved: Iterator[list[Record]], config: EvaluationConfig) -> Iterator[list[Record]]:
-    """Writes each picture's records before it passes them on."""
+def _write_records(
+    file: BinaryIO, predicted: Iterator[list[SampleRecord]], config: EvaluationConfig
+) -> Iterator[list[SampleRecord]]:
+    """Write each image's records, then yield them."""
     last = time.monotonic()
-    for records in solved:
-        file.write("".join(record.to_json(config.counting) + "\n" for record in records).encode())
+    for records in predicted:
+        file.write("".join(record.to_json(config.scoring_protocol) + "\n" for record in records).encode())
         file.flush()
         if time.monotonic() - last > _SYNC_SECONDS:
             os.fsync(file.fileno())
@@ -165,43 +178,47 @@ def _synced(file: BinaryIO, solved: Iterator[list[Record]], config: EvaluationCo
     os.fsync(file.fileno())
 
 
-def _resume(file: BinaryIO, pictures: Iterator[list[Sample]]) -> tuple[int, list[Sample] | None]:
-    """How many samples are evaluated, and the first picture that isn't wholly; what is in the file of that one is cut off.
+def _resume(file: BinaryIO, images: Iterator[list[Sample]]) -> tuple[int, list[Sample] | None]:
+    """Cut the lines of an incomplete image off the file.
 
-    Raises DataError where the file tells of other samples.
+    Returns:
+        The number of samples that remain, and the samples of the first image that is to be evaluated.
+
+    Raises:
+        DataError: The file's samples are not the dataset's.
     """
     file.seek(0)
-    ends = _whole_lines(file)
-    done = sound = 0
-    for picture in pictures:
-        lines = ends[done : done + len(picture)]
-        for sample, (name, _) in zip(picture, lines, strict=False):
+    lines = _read_whole_lines(file)
+    done = end = 0
+    for samples in images:
+        image_lines = lines[done : done + len(samples)]
+        for sample, (name, _) in zip(samples, image_lines, strict=False):
             if name != sample.id:
-                raise DataError(f"{file.name} tells of {name!r} where the data set has {sample.id!r}: choose another folder")
-        if len(lines) < len(picture):
-            file.truncate(sound)
-            return done, picture
-        done, sound = done + len(picture), lines[-1][1]
-    file.truncate(sound)
+                raise DataError(f"{file.name} has {name!r} where the dataset has {sample.id!r}: choose another folder")
+        if len(image_lines) < len(samples):
+            file.truncate(end)
+            return done, samples
+        done, end = done + len(samples), image_lines[-1][1]
+    file.truncate(end)
     return done, None
 
 
-def _whole_lines(file: BinaryIO) -> list[tuple[str, int]]:
-    """The id of each whole line and the place of its end; a torn one, and what follows it, is not there."""
-    found: list[tuple[str, int]] = []
+def _read_whole_lines(file: BinaryIO) -> list[tuple[str, int]]:
+    """Return the sample id of each line and the offset of its end, up to the first line that is torn."""
+    lines: list[tuple[str, int]] = []
     for line in file:
         try:
             if not line.endswith(b"\n"):
                 break
-            found.append((Record.from_json(line).id, (found[-1][1] if found else 0) + len(line)))
+            lines.append((SampleRecord.from_json(line).id, (lines[-1][1] if lines else 0) + len(line)))
         except (ValueError, KeyError, TypeError):
             break
-    return found
+    return lines
 
 
 @contextmanager
-def _threads(config: EvaluationConfig) -> Iterator[None]:
-    """Computes on the config's number of threads, as other processes would, and then on as many as before."""
+def _limit_threads(config: EvaluationConfig) -> Iterator[None]:
+    """Compute on the config's number of threads, as the processes of a shared run do, and restore the number afterwards."""
     if config.predictions is not None:
         yield
         return

@@ -1,4 +1,4 @@
-"""The samples that say most, the worst and the median ones, each drawn with its truth and its prediction side by side."""
+"""Draw the worst and the median samples, each with its truth and its prediction side by side."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,23 +6,28 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
-import numpy as np
-
 from sam4mllm_tool.data.contact_sheet import contact_sheet
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.evaluation.metrics import Protocol
-from sam4mllm_tool.evaluation.records import Record
+from sam4mllm_tool.evaluation.metrics import EvaluationProtocol
+from sam4mllm_tool.evaluation.records import SampleRecord
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.types import Box, Mask, Size
+from sam4mllm_tool.geometry.boxes import mask_to_box
+from sam4mllm_tool.types import Mask, Size
 
-__all__ = ["Drawn", "choose", "draw"]
+__all__ = ["SampleImage", "draw_samples", "select_samples"]
 
-_COLOURS = 128  # of a PNG: a third of the bytes, and nobody sees it
+_COLOURS = 128  # of a PNG: a third of the bytes of a full palette, without a visible difference
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A drawn sample. png: the picture's bytes. title: what is seen, in a line."""
+class SampleImage:
+    """A drawn sample.
+
+    Attributes:
+        id: The sample's.
+        title: The expression and its score, in a line.
+        png: The file's bytes.
+    """
 
     id: str
     title: str
@@ -30,8 +35,8 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class _Predicted:
-    """The mask of a record as a region."""
+class _PredictedRegion:
+    """The mask of a record as a `Region` of a sample."""
 
     code: Mapping[str, Any]
 
@@ -41,52 +46,46 @@ class _Predicted:
         return mask
 
 
-def choose(records: Sequence[Record], protocol: Protocol, count: int) -> dict[str, list[Record]]:
-    """Up to so many "worst" and so many "median" samples by IoU; among equals as if by lot, the same at each call."""
-    ranked = sorted(records, key=lambda one: (protocol.score(one.counts).iou, _lot(one.id)))
+def select_samples(records: Sequence[SampleRecord], protocol: EvaluationProtocol, count: int) -> dict[str, list[SampleRecord]]:
+    """Return up to `count` "worst" and `count` "median" samples by IoU; equal ones are ordered by a hash of their ids."""
+    ranked = sorted(records, key=lambda record: (protocol.score(record.counts).iou, _hash(record.id)))
     worst = ranked[: min(count, len(ranked) // 2 or 1)]
-    middle = max(len(worst), len(ranked) // 2 - count // 2)
-    return {"worst": worst, "median": ranked[middle : middle + count]}
+    start = max(len(worst), len(ranked) // 2 - count // 2)
+    return {"worst": worst, "median": ranked[start : start + count]}
 
 
-def draw(chosen: Sequence[Record], samples: Iterable[Sample], protocol: Protocol) -> list[Drawn]:
-    """The records as pictures, in their order. samples: those of the data set, read up to the last that is needed."""
-    wanted = {record.id for record in chosen}
-    found: dict[str, Sample] = {}
+def draw_samples(records: Sequence[SampleRecord], samples: Iterable[Sample], protocol: EvaluationProtocol) -> list[SampleImage]:
+    """Draw the records in their order. `samples` is the dataset, which is read up to the last sample needed."""
+    missing = {record.id for record in records}
+    samples_by_id: dict[str, Sample] = {}
     for sample in samples:
-        if sample.id in wanted:
-            found[sample.id] = sample
-            if len(found) == len(wanted):
-                break
-    return [_draw(found[record.id], record, protocol) for record in chosen if record.id in found]
+        if sample.id in missing:
+            samples_by_id[sample.id] = sample
+            missing.remove(sample.id)
+        if not missing:
+            break
+    return [_draw(samples_by_id[record.id], record, protocol) for record in records if record.id in samples_by_id]
 
 
-def _draw(sample: Sample, record: Record, protocol: Protocol) -> Drawn:
+def _draw(sample: Sample, record: SampleRecord, protocol: EvaluationProtocol) -> SampleImage:
     iou = protocol.score(record.counts).iou
-    said = f"no prediction: {record.error}" if record.error is not None else f"IoU {100 * iou:.1f} %"
-    codes = [one.mask for one in record.objects if one.mask is not None] or ([record.mask] if record.mask else [])
-    seen = [(box, code) for code in codes if (box := _box(rle.decode(code)))]
+    outcome = f"no prediction: {record.error}" if record.error is not None else f"IoU {100 * iou:.1f} %"
+    codes = [answer.mask for answer in record.objects if answer.mask is not None] or ([record.mask] if record.mask else [])
+    regions = [(mask_to_box(mask), _PredictedRegion(code)) for code in codes if (mask := rle.decode(code)).any()]
     predicted = replace(
         sample,
-        boxes=tuple(box for box, _ in seen),
-        regions=tuple(_Predicted(code) for _, code in seen),
+        boxes=tuple(box for box, _ in regions),
+        regions=tuple(region for _, region in regions),
         ignored=None,
-        expression=f"prediction, {said}",
+        expression=f"prediction, {outcome}",
         kind="",
     )
     truth = replace(sample, expression=f"truth: {sample.expression}")
     sheet = contact_sheet([truth, predicted], sample.expression)
-    content = BytesIO()
-    sheet.image.quantize(_COLOURS).save(content, format="PNG", optimize=True)
-    return Drawn(record.id, f"{sample.expression} ({said})", content.getvalue())
+    png = BytesIO()
+    sheet.image.quantize(_COLOURS).save(png, format="PNG", optimize=True)
+    return SampleImage(record.id, f"{sample.expression} ({outcome})", png.getvalue())
 
 
-def _box(mask: Mask) -> Box | None:
-    if not mask.any():
-        return None
-    ys, xs = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    return Box(float(xs[0]), float(ys[0]), float(xs[-1] + 1), float(ys[-1] + 1))
-
-
-def _lot(name: str) -> bytes:
+def _hash(name: str) -> bytes:
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()

@@ -1,4 +1,4 @@
-"""From records to figures: overall, by kind of expression and by size of object, each with its interval, and calibration."""
+"""Compute metrics.json and timings.json from records: overall, by kind of expression, by object size, with intervals."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,68 +7,78 @@ from typing import Any
 
 import numpy as np
 
-from sam4mllm_tool.evaluation.bootstrap import RESAMPLES, Floats, Statistic, intervals, ratio
-from sam4mllm_tool.evaluation.metrics import Protocol, statistics
-from sam4mllm_tool.evaluation.records import SIZES, Record
-from sam4mllm_tool.evaluation.reliability import Graded, calibration_error, reliability
+from sam4mllm_tool.evaluation.bootstrap import RESAMPLES, Floats, Statistic, bootstrap_intervals, ratio
+from sam4mllm_tool.evaluation.calibration_fit import (
+    Graded,
+    compute_reliability,
+    expected_calibration_error,
+    grade_none,
+    grade_objects,
+    grade_points,
+)
+from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, compute_metrics
+from sam4mllm_tool.evaluation.records import SIZES, SampleRecord, select_scored
 
-__all__ = ["METRICS_FILE", "TIMINGS_FILE", "all_statistics", "scored", "summarise", "timings"]
+__all__ = ["TIMINGS_FILE", "compute_statistics", "summarize_records", "summarize_timings"]
 
-METRICS_FILE = "metrics.json"
 TIMINGS_FILE = "timings.json"
 SEED = 0
-_MOST_TOLD = 10
+_MAX_LISTED = 10
 
 
-def scored(records: Sequence[Record]) -> list[Record]:
-    """Those that count: all but the ones whose truth can't be read."""
-    return [record for record in records if record.dropped is None]
+def summarize_records(
+    records: Sequence[SampleRecord], protocol: EvaluationProtocol, extra: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the content of metrics.json: the protocol's metrics by name, then everything else but timings.
 
-
-def summarise(records: Sequence[Record], protocol: Protocol, about: Mapping[str, Any]) -> dict[str, Any]:
-    """What metrics.json holds: the protocol's figures by their names, then what else is known, none of it timed.
-
-    about: is added as it is.
+    Args:
+        records: One per sample.
+        protocol: How they are scored.
+        extra: Added to the result unchanged.
     """
-    counted = scored(records)
-    parts: dict[str, dict[str, list[Record]]] = {"by_kind": {}, "by_size": {size: [] for size in SIZES}}
-    for record in counted:
-        parts["by_kind"].setdefault(record.kind or "all", []).append(record)
-        parts["by_size"][record.size].append(record)
-    parts["by_kind"] = dict(sorted(parts["by_kind"].items()))
+    scored = select_scored(records)
+    groups: dict[str, dict[str, list[SampleRecord]]] = {"by_kind": {}, "by_size": {size: [] for size in SIZES}}
+    for record in scored:
+        groups["by_kind"].setdefault(record.kind or "all", []).append(record)
+        groups["by_size"][record.size].append(record)
+    groups["by_kind"] = dict(sorted(groups["by_kind"].items()))
     return {
-        **_figures(counted, protocol),
+        **_summarize_group(scored, protocol),
         "protocol": protocol.name,
         "protocol_source": protocol.source,
         "resamples": RESAMPLES,
-        "misses": _misses(counted),
+        "misses": _summarize_misses(scored),
         "dropped": [f"{record.id}: {record.dropped}" for record in records if record.dropped is not None],
-        "cost": _cost(counted),
-        "calibration": {name: _calibration(counted, answers) for name, answers in _GRADED.items()},
-        **{name: {key: _figures(some, protocol) for key, some in groups.items() if some} for name, groups in parts.items()},
-        **about,
+        "cost": _sum_cost(scored),
+        "calibration": {name: _summarize_calibration(scored, grade) for name, grade in _GRADES.items()},
+        **{
+            name: {key: _summarize_group(group, protocol) for key, group in parts.items() if group}
+            for name, parts in groups.items()
+        },
+        **extra,
     }
 
 
-def all_statistics(records: Sequence[Record], protocol: Protocol) -> dict[str, Statistic]:
-    """The protocol's figures, and those of boxes, points and confidences."""
-    found = statistics(protocol, [record.counts for record in records])
-    found["box Acc@0.5"] = _share(records, lambda one: [] if one.box_hit is None else [one.box_hit])
-    found["point accuracy"] = _share(records, _right_points)
-    found["point accuracy, right box"] = _share(records, lambda one: _right_points(one, right_box=True))
-    found["point accuracy, kept"] = _share(records, lambda one: _right_points(one, kept=True))
-    for name, answers in _GRADED.items():
-        found[f"{name} ECE"] = calibration_error([answers(record) for record in records])
-    found["model calls"] = _mean([record.questions for record in records])
-    found["point answers"] = _mean([None if record.questions is None else len(record.points) for record in records])
-    found["tokens"] = _mean([record.tokens for record in records])
-    return found
+def compute_statistics(records: Sequence[SampleRecord], protocol: EvaluationProtocol) -> dict[str, Statistic]:
+    """Return the protocol's metrics and those of boxes, points, confidences and cost, by name."""
+    statistics = compute_metrics(protocol, [record.counts for record in records])
+    statistics["box Acc@0.5"] = _share([[] if record.box_hit is None else [record.box_hit] for record in records])
+    statistics["point accuracy"] = _share([_point_hits(record) for record in records])
+    statistics["point accuracy, right box"] = _share([_point_hits(record, right_box=True) for record in records])
+    statistics["point accuracy, kept"] = _share([_point_hits(record, kept=True) for record in records])
+    for name, grade in _GRADES.items():
+        statistics[f"{name} ECE"] = expected_calibration_error([grade(record) for record in records])
+    statistics["model calls"] = _mean([record.questions for record in records])
+    statistics["point answers"] = _mean([None if record.questions is None else len(record.points) for record in records])
+    statistics["tokens"] = _mean([record.tokens for record in records])
+    return statistics
 
 
-def timings(records: Sequence[Record]) -> dict[str, Any]:
-    """Seconds per sample, by step and together: mean, median, 95th percentile."""
-    told = [record.seconds for record in records if record.seconds]
-    steps = {step: np.array([one.get(step, 0.0) for one in told]) for step in dict.fromkeys(key for one in told for key in one)}
+def summarize_timings(records: Sequence[SampleRecord]) -> dict[str, Any]:
+    """Return mean, median and 95th percentile of the seconds per sample, by step and in total ("all")."""
+    timed = [record.seconds for record in records if record.seconds]
+    names = dict.fromkeys(step for seconds in timed for step in seconds)
+    steps = {step: np.array([seconds.get(step, 0.0) for seconds in timed]) for step in names}
     if steps:
         steps["all"] = np.sum(list(steps.values()), axis=0)
     return {
@@ -77,29 +87,29 @@ def timings(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _figures(records: Sequence[Record], protocol: Protocol) -> dict[str, Any]:
-    """Values by name, those of no samples left out; their intervals; the number of samples."""
-    found = all_statistics(records, protocol)
-    values = {name: statistic.value for name, statistic in found.items()}
+def _summarize_group(records: Sequence[SampleRecord], protocol: EvaluationProtocol) -> dict[str, Any]:
+    """Return the defined metrics by name, their intervals and the number of samples."""
+    statistics = compute_statistics(records, protocol)
+    values = {name: statistic.value for name, statistic in statistics.items()}
     return {
         **{name: value for name, value in values.items() if value is not None},
-        "intervals": {name: list(interval) for name, interval in intervals(found, seed=SEED).items()},
+        "intervals": {name: list(interval) for name, interval in bootstrap_intervals(statistics, seed=SEED).items()},
         "samples": len(records),
     }
 
 
-def _misses(records: Sequence[Record]) -> dict[str, Any]:
-    """Samples without a prediction, by the first words of why."""
-    failed = [record for record in records if record.error is not None]
+def _summarize_misses(records: Sequence[SampleRecord]) -> dict[str, Any]:
+    """Count the samples without a prediction, by the error's type."""
+    missed = [record for record in records if record.error is not None]
     return {
-        "count": len(failed),
-        "by_error": dict(Counter((record.error or "").partition(":")[0][:100] for record in failed).most_common()),
-        "first": [f"{record.id}: {record.error}" for record in failed[:_MOST_TOLD]],
+        "count": len(missed),
+        "by_error": dict(Counter((record.error or "").partition(":")[0][:100] for record in missed).most_common()),
+        "first": [f"{record.id}: {record.error}" for record in missed[:_MAX_LISTED]],
     }
 
 
-def _cost(records: Sequence[Record]) -> dict[str, Any]:
-    """Sums over samples; None where no backend told."""
+def _sum_cost(records: Sequence[SampleRecord]) -> dict[str, Any]:
+    """Sum the cost over samples; None where no backend reported it."""
     questions = [record.questions for record in records if record.questions is not None]
     tokens = [record.tokens for record in records if record.tokens is not None]
     return {
@@ -109,45 +119,34 @@ def _cost(records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _right_points(record: Record, *, right_box: bool = False, kept: bool = False) -> list[bool]:
+def _point_hits(record: SampleRecord, *, right_box: bool = False, kept: bool = False) -> list[bool]:
+    """Return whether each point answer is right, where the truth is known; optionally only of right boxes or kept points."""
     return [
-        point.label == point.truth
-        for point in record.points
-        if point.truth is not None and point.right_box >= right_box and point.kept >= kept
+        answer.label == answer.truth
+        for answer in record.points
+        if answer.truth is not None and answer.right_box >= right_box and answer.kept >= kept
     ]
 
 
-def _graded_points(record: Record) -> list[Graded]:
-    return [
-        (point.confidence, point.label == point.truth)
-        for point in record.points
-        if point.confidence is not None and point.truth is not None
-    ]
+def _grade_objects_and_none(record: SampleRecord) -> list[Graded]:
+    return [*grade_objects(record), *grade_none(record)]
 
 
-def _graded_objects(record: Record) -> list[Graded]:
-    """An answer that there is no such object is graded as an object is."""
-    if not record.objects and record.counts.stated_none:
-        return [] if record.confidence is None else [(record.confidence, not record.counts.targeted)]
-    return [(one.confidence, one.right) for one in record.objects if one.confidence is not None]
+_GRADES: Mapping[str, Callable[[SampleRecord], list[Graded]]] = {"point": grade_points, "object": _grade_objects_and_none}
 
 
-_GRADED: Mapping[str, Callable[[Record], list[Graded]]] = {"point": _graded_points, "object": _graded_objects}
+def _summarize_calibration(records: Sequence[SampleRecord], grade: Callable[[SampleRecord], list[Graded]]) -> dict[str, Any]:
+    answers = [graded for record in records for graded in grade(record)]
+    return {"answers": len(answers), "bins": [asdict(reliability_bin) for reliability_bin in compute_reliability(answers)]}
 
 
-def _calibration(records: Sequence[Record], answers: Callable[[Record], list[Graded]]) -> dict[str, Any]:
-    graded = [one for record in records for one in answers(record)]
-    return {"answers": len(graded), "bins": [asdict(one) for one in reliability(graded)]}
-
-
-def _share(records: Sequence[Record], rights: Callable[[Record], Sequence[bool]]) -> Statistic:
-    """The share of answers that is right; a sample may have any number of them."""
-    told = [rights(record) for record in records]
-    return ratio(_floats([sum(one) for one in told]), _floats([len(one) for one in told]))
+def _share(hits: Sequence[Sequence[bool]]) -> Statistic:
+    """Return the share of answers that is right; each sample may have any number of answers."""
+    return ratio(_floats([sum(answers) for answers in hits]), _floats([len(answers) for answers in hits]))
 
 
 def _mean(values: Sequence[float | None]) -> Statistic:
-    """The mean over the samples where it is known."""
+    """Return the mean over the samples where the value is known."""
     return ratio(_floats([value or 0 for value in values]), _floats([value is not None for value in values]))
 
 

@@ -1,12 +1,14 @@
-"""What each part of the method is worth on the embedded world: `python -m tests.benchmarks.ablation --work DIR`.
+"""Measure what each part of the method contributes, on the embedded world: `python -m tests.benchmarks.ablation --work DIR`.
 
-Evaluates one setting after another on the same scenes of the test split and prints a table in Markdown: cIoU and gIoU with 95
-% intervals, the difference of cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) by paired bootstrap,
-point answers and questions an expression. With --tune it first tunes two adapters on the embedded base, on the same scenes
-with the same settings, one asked about each point alone, one about all points of a box at once, and compares these. With
---rough it tells every setting boxes that are moved by a tenth of their sides and scaled by a fifth instead of those that the
-model names, and, where these were asked before, by how much the gain of `adaptive` is larger. Everything stays in DIR and goes
-on from there when the command is run again; some 15 minutes on one core, 40 more with --tune.
+Evaluates one setting after another on the same scenes of the test split and prints a Markdown table: cIoU and gIoU, the
+difference in cIoU from the paper's setting (PQPP, 5 x 5, P(Yes) > 0.75, P(No) > 0.9) with its 95 % interval by paired
+bootstrap, and point answers, questions and tokens per expression.
+
+With --tune, it first tunes two adapters of the embedded base on the same scenes with the same settings, one asked about each
+point alone and one asked about all points of a box at once, and compares these. With --rough, every setting gets boxes that
+are moved by a tenth of their sides and scaled by a fifth instead of the model's boxes; if the exact boxes were evaluated
+before, it also prints by how much the gain of `adaptive` grows. Results stay in DIR, and a second run of the command resumes
+there. It takes some 15 minutes on one core, and 40 more with --tune.
 """
 
 import argparse
@@ -26,11 +28,11 @@ from sam4mllm_tool.data.conversations import Recipe
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
-from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, intervals
+from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, bootstrap_intervals
 from sam4mllm_tool.evaluation.comparison import compare
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
-from sam4mllm_tool.evaluation.records import read_records
-from sam4mllm_tool.evaluation.summary import all_statistics, scored
+from sam4mllm_tool.evaluation.records import read_records, select_scored
+from sam4mllm_tool.evaluation.summary import compute_statistics
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Dialect, Grid, Thresholds
@@ -40,7 +42,7 @@ from sam4mllm_tool.types import MLLM, Box, FreeText, Image, Question, Reply, Siz
 
 SETTINGS = Path(__file__).parents[2] / "examples" / "embedded.toml"
 TRAINED = 200_000
-"""First seed of the scenes tuned on."""
+"""First seed of the scenes for tuning."""
 JOINT = replace(
     EMBEDDED, name="embedded-joint", points="joint", ask_points_text="Are these points on the object in {box}? {points}"
 )
@@ -50,7 +52,14 @@ PAPER = "pqpp 5 x 5"
 
 @dataclass(frozen=True)
 class Setting:
-    """What differs from the paper's. by: SAM's own choice of mask is `score`, ours `both`."""
+    """A setting; the defaults are the paper's, except for the choice of mask.
+
+    Attributes:
+        method: The method.
+        grid: Points per side of the box.
+        thresholds: Which point answers are kept.
+        by: How SAM's mask is chosen: by its own `score`, or by `both` its score and the point answers.
+    """
 
     method: Method = "pqpp"
     grid: int = 5
@@ -74,7 +83,7 @@ ROUGH = {name: SHIPPED[name] for name in ("box", PAPER, "adaptive")}
 
 
 class RoughBoxes:
-    """An MLLM whose boxes are made rough, always the same way."""
+    """An MLLM whose boxes are moved and scaled at random, the same way every time."""
 
     greedy = True
 
@@ -84,31 +93,33 @@ class RoughBoxes:
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         replies = self._mllm.reply(image, questions)
-        return [self._rough(*pair, Size(*image.size)) for pair in zip(questions, replies, strict=True)]
+        size = Size(*image.size)
+        return [self._roughen(question, reply, size) for question, reply in zip(questions, replies, strict=True)]
 
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         return await asyncio.to_thread(self.reply, image, questions)
 
-    def _rough(self, question: Question, reply: Reply, size: Size) -> Reply:
+    def _roughen(self, question: Question, reply: Reply, size: Size) -> Reply:
         if not isinstance(question.answer, FreeText):
             return reply
         rng = Random(f"{question.turns[-1].text} {reply.text}")
-        boxes = [roughened(box, rng, size) for box in self._dialect.parse_boxes(question, reply, size)]
-        return replace(reply, text=self._dialect.format_boxes(boxes, size)) if boxes else reply
+        boxes = [roughen_box(box, rng, size) for box in self._dialect.read_boxes(question, reply, size)]
+        return replace(reply, text=self._dialect.tell_boxes(boxes, size)) if boxes else reply
 
 
-def roughened(box: Box, rng: Random, size: Size) -> Box:
-    """Its middle moved by a normal 10 % of each side, each side scaled log-normally by 20 %, within the picture."""
-    width, height = box.x2 - box.x1, box.y2 - box.y1
-    middle = ((box.x1 + box.x2) / 2 + rng.gauss(0, 0.1) * width, (box.y1 + box.y2) / 2 + rng.gauss(0, 0.1) * height)
-    reach = [side / 2 * math.exp(rng.gauss(0, math.log(1.2))) for side in (width, height)]
-    low, high = ([min(max(m + sign * r, 0), side) for m, r, side in zip(middle, reach, size, strict=True)] for sign in (-1, 1))
-    return Box(low[0], low[1], max(high[0], low[0] + 2), max(high[1], low[1] + 2))
+def roughen_box(box: Box, rng: Random, size: Size) -> Box:
+    """Move the center by a normal 10 % of each side, scale each side log-normally by 20 %, and clip to the image."""
+    (x, y), width, height = box.center, box.width, box.height
+    x, y = x + rng.gauss(0, 0.1) * width, y + rng.gauss(0, 0.1) * height
+    half_width, half_height = (side / 2 * math.exp(rng.gauss(0, math.log(1.2))) for side in (width, height))
+    x1, y1, x2, y2 = Box(x - half_width, y - half_height, x + half_width, y + half_height).clip(size)
+    return Box(x1, y1, max(x2, x1 + 2), max(y2, y1 + 2))
 
 
-def run(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path) -> Path:
+def run_setting(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path) -> Path:
+    """Evaluate a setting; return its folder."""
     models = copy.copy(models)
-    models.sampler, models.thresholds = Grid(setting.grid, setting.grid), setting.thresholds
+    models.config = replace(models.config, sampler=Grid(setting.grid, setting.grid), thresholds=setting.thresholds)
     if setting.by != "both":
         models.segmenter = load_segmenter("embedded", by=setting.by)
     config = EvaluationConfig(dataset="jsonl", root=data, split="val", protocol="rela", method=setting.method)
@@ -117,59 +128,61 @@ def run(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path) ->
     return folder
 
 
-def table(found: dict[str, Path], against: str) -> str:
-    """One line a setting."""
+def format_table(folders: dict[str, Path], baseline: str) -> str:
+    """Return the table, one line per setting."""
     lines = [
-        f"| | cIoU | gIoU | cIoU against {against} | N-acc | T-acc | object ECE | point answers | questions | tokens |",
+        f"| | cIoU | gIoU | cIoU against {baseline} | N-acc | T-acc | object ECE | point answers | questions | tokens |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, folder in found.items():
-        comparison = compare(found[against], folder).differences
-        told = {key: difference.second for key, difference in comparison.items()}
-        gap = comparison["cIoU"]
+    for name, folder in folders.items():
+        differences = compare(folders[baseline], folder).differences
+        values = {key: difference.second for key, difference in differences.items()}
+        gap = differences["cIoU"]
         low, high = gap.interval
         lines.append(
-            f"| {name} | {told['cIoU']:.4f} | {told['gIoU']:.4f} | "
-            + ("" if name == against else f"{gap.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
-            + f" | {told['N-acc']:.3f} | {told['T-acc']:.3f} | "
-            + (f"{told['object ECE']:.3f}" if told.get("object ECE") is not None else "")
-            + f" | {told['point answers']:.1f} | {told['model calls']:.1f} | {told['tokens']:.0f} |"
+            f"| {name} | {values['cIoU']:.4f} | {values['gIoU']:.4f} | "
+            + ("" if name == baseline else f"{gap.difference:+.4f} [{low:+.4f}, {high:+.4f}]")
+            + f" | {values['N-acc']:.3f} | {values['T-acc']:.3f} | "
+            + (f"{values['object ECE']:.3f}" if values.get("object ECE") is not None else "")
+            + f" | {values['point answers']:.1f} | {values['model calls']:.1f} | {values['tokens']:.0f} |"
         )
     return "\n".join(lines)
 
 
-def growth(exact: Path, rough: Path) -> str:
-    """How much larger the gain of `adaptive` over the paper's setting in cIoU is with rough boxes, by paired bootstrap."""
+def format_growth(exact: Path, rough: Path) -> str:
+    """Say how much larger the gain of `adaptive` over the paper's setting in cIoU is with rough boxes, by paired bootstrap."""
     folders = [folder / name for folder in (rough, exact) for name in (folder_name("adaptive"), folder_name(PAPER))]
-    runs = [sorted(scored(read_records(folder)), key=lambda record: record.id) for folder in folders]
-    ious = [all_statistics(run, PROTOCOLS["rela"])["cIoU"] for run in runs]
+    runs = [sorted(select_scored(read_records(folder)), key=lambda record: record.id) for folder in folders]
+    ious = [compute_statistics(run, PROTOCOLS["rela"])["cIoU"] for run in runs]
 
     def of_sums(sums: Floats) -> Floats:
-        ours, paper, ours_exact, paper_exact = (
+        adaptive, paper, adaptive_exact, paper_exact = (
             iou.of_sums(part) for iou, part in zip(ious, np.split(sums, 4, -1), strict=True)
         )
-        return np.asarray((ours - paper) - (ours_exact - paper_exact))
+        return np.asarray((adaptive - paper) - (adaptive_exact - paper_exact))
 
-    grown = Statistic(np.concatenate([iou.columns for iou in ious], 1), of_sums)
-    low, high = intervals({"growth": grown})["growth"]
-    return f"With rough boxes the gain of adaptive over {PAPER} is larger by {grown.value:+.4f} [{low:+.4f}, {high:+.4f}]."
+    growth = Statistic(np.concatenate([iou.columns for iou in ious], 1), of_sums)
+    low, high = bootstrap_intervals({"growth": growth})["growth"]
+    return f"With rough boxes the gain of adaptive over {PAPER} is larger by {growth.value:+.4f} [{low:+.4f}, {high:+.4f}]."
 
 
 def folder_name(setting: str) -> str:
+    """Return a setting's name with letters, digits and dashes only."""
     return "".join(letter if letter.isalnum() else "-" for letter in setting)
 
 
 def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int) -> Sam4Mllm:
-    """The embedded base with an adapter that was taught PQPP in that dialect."""
+    """Tune an adapter of the embedded base on PQPP conversations in this dialect."""
     data, recipe = [Source("jsonl", scenes)], Recipe(dialect=dialect, ppg=0)
-    lessons = build_lessons(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
+    conversations = build_lessons(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
     out = work / f"adapter-{dialect.name}-{steps}"
-    told = {**read_config(SETTINGS), "lessons": str(lessons), "out": str(out), "max_steps": steps}
-    told["dialect"] = None  # the lessons'
-    return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(told))}", dialect=dialect)
+    settings = {**read_config(SETTINGS), "lessons": str(conversations), "out": str(out), "max_steps": steps}
+    settings["dialect"] = None  # the conversations' own
+    return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(settings))}", dialect=dialect)
 
 
-def drawn(folder: Path, count: int, seed: int) -> Path:
+def draw_scenes(folder: Path, count: int, seed: int) -> Path:
+    """Write scenes into the folder unless it has them; return it."""
     if not (folder / SCENES_FILE).exists():
         write_scenes(folder, count, seed)
     return folder
@@ -177,24 +190,34 @@ def drawn(folder: Path, count: int, seed: int) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--scenes", type=int, default=300, help="with seven expressions each (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the test split's first)")
-    parser.add_argument("--only", nargs="+", choices=SHIPPED, metavar="SETTING", help="of the first table: %(choices)s")
-    parser.add_argument("--rough", action="store_true")
-    parser.add_argument("--tune", action="store_true")
-    parser.add_argument("--tuning-scenes", type=int, default=2000)
-    parser.add_argument("--tuning-steps", type=int, default=300)
-    parser.add_argument("--processes", type=int, default=2, help="that build lessons (default: %(default)s)")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="the folder for all results")
+    parser.add_argument(
+        "--scenes", type=int, default=300, help="number of scenes, with seven expressions each (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--first", type=int, default=TEST_SEEDS, help="seed of the first scene (default: the test split's first)"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=SHIPPED,
+        metavar="SETTING",
+        help="evaluate only these settings and the paper's: %(choices)s",
+    )
+    parser.add_argument("--rough", action="store_true", help="move and scale every box of the model at random")
+    parser.add_argument("--tune", action="store_true", help="tune and compare two adapters instead")
+    parser.add_argument("--tuning-scenes", type=int, default=2000, help="number of scenes to tune on (default: %(default)s)")
+    parser.add_argument("--tuning-steps", type=int, default=300, help="optimizer steps (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=2, help="processes that build training data (default: %(default)s)")
     arguments = parser.parse_args()
     work = arguments.work
-    data, models = drawn(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first), Sam4Mllm.load()
+    data, models = draw_scenes(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first), Sam4Mllm.load()
     if arguments.tune:
-        scenes, folders = drawn(work / "tuning-scenes", arguments.tuning_scenes, TRAINED), {}
+        scenes, folders = draw_scenes(work / "tuning-scenes", arguments.tuning_scenes, TRAINED), {}
         for name, dialect in (("each point alone", EMBEDDED), ("all points at once", JOINT)):
             tuned = tune(work, dialect, scenes, arguments.tuning_steps, arguments.processes)
-            folders[name] = run(f"tuned {name}", SHIPPED[PAPER], tuned, data, work)
-        print(table(folders, "each point alone"))
+            folders[name] = run_setting(f"tuned {name}", SHIPPED[PAPER], tuned, data, work)
+        print(format_table(folders, "each point alone"))
         return
     settings = ROUGH if arguments.rough else SHIPPED
     if arguments.only:
@@ -202,11 +225,11 @@ def main() -> None:
     if arguments.rough:
         models.mllm = RoughBoxes(models.mllm, models.dialect)
     out = work / ("rough" if arguments.rough else "shipped") / str(arguments.first)
-    folders = {name: run(name, setting, models, data, out) for name, setting in settings.items()}
-    print(table(folders, PAPER))
+    folders = {name: run_setting(name, setting, models, data, out) for name, setting in settings.items()}
+    print(format_table(folders, PAPER))
     exact = work / "shipped" / str(arguments.first)
     if arguments.rough and (exact / folder_name("adaptive")).exists():
-        print(f"\n{growth(exact, out)}")
+        print(f"\n{format_growth(exact, out)}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What share of objects `describe_image_region` names by their shape and colour, with the embedded pair.
+"""Measure how often `describe_image_region` names an object's shape and colour, with the embedded pair.
 
-    python -m tests.benchmarks.describing          # scenes that it was never trained or tuned on
+    python -m tests.benchmarks.describing          # scenes that the pair was neither trained nor tuned on
     python -m tests.benchmarks.describing --first 200000
 
-Once for the boxes that are drawn around the objects, once for the results of `segment_image`.
+Once for the true boxes of the objects, and once for the results of `segment_image`.
 """
 
 import argparse
@@ -24,55 +24,60 @@ from sam4mllm_tool.types import Box
 OBJECTS = 300
 
 
-def as_data_uri(scene: Scene) -> str:
+def encode_data_uri(scene: Scene) -> str:
+    """Return the scene's image as a PNG data URI."""
     file = BytesIO()
     PILImage.fromarray(scene.image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def objects(first: int) -> Iterator[tuple[str, Scene, SceneObject]]:
+def iter_objects(first: int) -> Iterator[tuple[str, Scene, SceneObject]]:
+    """Yield the objects of one scene after another, each with the image as a data URI and its scene."""
     for seed in count(first):
         scene = draw_scene(seed)
-        picture = as_data_uri(scene)
-        yield from ((picture, scene, thing) for thing in scene.objects)
+        image = encode_data_uri(scene)
+        yield from ((image, scene, target) for target in scene.objects)
 
 
-def artifact_of(tool: BaseTool, **arguments: Any) -> Any:
+def call_tool(tool: BaseTool, **arguments: Any) -> Any:
+    """Call the tool as an agent does; return its artifact."""
     return tool.invoke({"name": tool.name, "args": arguments, "id": "1", "type": "tool_call"}).artifact
 
 
-def named(text: str, thing: SceneObject) -> tuple[bool, bool]:
-    """Whether its shape and its colour are said."""
+def find_words(text: str, target: SceneObject) -> tuple[bool, bool]:
+    """Return whether the text has the word for the object's shape, and the one for its colour."""
     words = text.lower().replace(",", " ").split()
-    return thing.shape in words, thing.colour in words
+    return target.shape in words, target.colour in words
 
 
-def share(told: list[tuple[bool, bool]]) -> str:
-    shapes, colours = (sum(one[index] for one in told) / len(told) for index in range(2))
-    both = sum(shape and colour for shape, colour in told) / len(told)
-    return f"shape {shapes:.1%}, colour {colours:.1%}, both {both:.1%} of {len(told)} objects"
+def format_shares(outcomes: list[tuple[bool, bool]]) -> str:
+    """Return the shares of objects whose shape, whose colour and whose both are named."""
+    shapes, colours = (sum(outcome[index] for outcome in outcomes) / len(outcomes) for index in range(2))
+    both = sum(shape and colour for shape, colour in outcomes) / len(outcomes)
+    return f"shape {shapes:.1%}, colour {colours:.1%}, both {both:.1%} of {len(outcomes)} objects"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="seed of the first scene")
-    parser.add_argument("--objects", type=int, default=OBJECTS)
+    parser.add_argument("--objects", type=int, default=OBJECTS, help="number of objects (default: %(default)s)")
     options = parser.parse_args()
     tools = {tool.name: tool for tool in Sam4MllmToolkit(sam4mllm=Sam4Mllm.load()).get_tools()}
     describe, segment = tools["describe_image_region"], tools["segment_image"]
     boxes: list[tuple[bool, bool]] = []
     results: list[tuple[bool, bool]] = []
-    for picture, scene, thing in objects(options.first):
-        (region,) = artifact_of(describe, image=picture, box=list(thing.box))["regions"]
-        boxes.append(named(region["text"], thing))
-        result = artifact_of(segment, image=picture, expression=f"the {thing.colour} {thing.shape}")
-        for region in artifact_of(describe, result=result)["regions"]:
-            found = max(scene.objects, key=lambda one: one.box.iou(Box(*region["box"])))
-            results.append(named(region["text"], found))
+    for image, scene, target in iter_objects(options.first):
+        (region,) = call_tool(describe, image=image, box=list(target.box))["regions"]
+        boxes.append(find_words(region["text"], target))
+        result = call_tool(segment, image=image, expression=f"the {target.colour} {target.shape}")
+        for region in call_tool(describe, result=result)["regions"]:
+            box = Box(*region["box"])
+            nearest = max(scene.objects, key=lambda candidate: candidate.box.iou(box))
+            results.append(find_words(region["text"], nearest))
         if len(boxes) >= options.objects:
             break
-    print(f"boxes:   {share(boxes)}")
-    print(f"results: {share(results)}")
+    print(f"boxes:   {format_shares(boxes)}")
+    print(f"results: {format_shares(results)}")
 
 
 if __name__ == "__main__":

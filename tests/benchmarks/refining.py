@@ -1,22 +1,22 @@
-"""What refinement is worth on the embedded world: `python -m tests.benchmarks.refining`.
+"""Measure what refinement gains on the embedded world: `python -m tests.benchmarks.refining`.
 
-One click: of at least 1,000 expressions the 100 worst results get one click each, by the protocol of interactive segmentation:
-the place deepest inside the largest region in error, positive on what was missed, negative on what is wrong. Reported is the
-mean IoU before and after; an expression of nothing counts 1 where nothing is masked.
+One click: among at least 1,000 expressions, the 100 worst results get one click each, by the standard protocol of interactive
+segmentation: at the pixel deepest inside the largest wrong region, positive where the object was missed and negative where the
+mask is wrong. The mean IoU before and after is printed; an expression that means nothing has an IoU of 1 for an empty mask.
 
-"No, the other one": scenes in which a noun phrase such as "the ring" fits exactly two objects, and the first answer is one of
-them (IoU > 0.5); it is right when what comes next is the other one (IoU >= 0.5). Reported both ways: as shipped, in the
-dialect's words first, and by painting over alone, which is what models without such words get.
+"No, the other one": scenes in which a noun phrase such as "the ring" fits exactly two objects and the first answer is one of
+them (IoU > 0.5). The next answer is right if it is the other object (IoU >= 0.5). It is measured as shipped, which asks in the
+dialect's own words first, and by painting over the first answer alone, which is what models without such words get.
 
-    --method METHOD   how expressions are asked about (default: adaptive, as the toolkit does)
-    --first SEED   first scene (default: the test split's); tune on seeds from 200_000 on, never here
+    --method METHOD   how expressions are asked about (default: adaptive, as in the toolkit)
+    --first SEED   first scene (default: the test split's); tune on seeds from 200_000 on, never on the test split
 """
 
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from random import Random
 
 import numpy as np
@@ -26,21 +26,22 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive import InteractiveState, RefineError, refine, start
+from sam4mllm_tool.interactive import Found, RefineError, refine, start
 from sam4mllm_tool.pipeline.methods import METHODS, Method
-from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
 EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
 BAR_CLICK, BAR_OTHER = 0.10, 0.90
 
 
-def union(found: InteractiveState) -> Mask:
-    masks = [thing.mask for thing in found.objects]
-    return np.logical_or.reduce([np.zeros((found.size.height, found.size.width), np.bool_), *masks])
+def union_mask(state: Found) -> Mask:
+    """Return the union of the state's masks, (H, W) bool."""
+    masks = [segmented.mask for segmented in state.objects]
+    return np.logical_or.reduce([np.zeros((state.size.height, state.size.width), np.bool_), *masks])
 
 
-def truth_of(scene: Scene, targets: Sequence[int]) -> Mask:
+def target_mask(scene: Scene, targets: Sequence[int]) -> Mask:
+    """Return the union of the true masks of the targets, (H, W) bool."""
     return np.logical_or.reduce([np.zeros(scene.instances.shape, np.bool_), *(scene.mask(i) for i in targets)])
 
 
@@ -48,89 +49,89 @@ def truth_of(scene: Scene, targets: Sequence[int]) -> Mask:
 
 
 def largest_region(mask: Mask) -> Mask:
-    """The largest 4-connected part of a (H, W) mask."""
-    left, best = mask.copy(), np.zeros_like(mask)
-    while left.any():
+    """Return the largest 4-connected region of a mask, (H, W) bool."""
+    remaining, best = mask.copy(), np.zeros_like(mask)
+    while remaining.any():
         region = np.zeros_like(mask)
-        region[np.unravel_index(left.argmax(), left.shape)] = True
+        region[np.unravel_index(remaining.argmax(), remaining.shape)] = True
         while True:
             wide = np.pad(region, 1)
-            grown = (wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]) & left
+            grown = (wide[1:-1, 1:-1] | wide[:-2, 1:-1] | wide[2:, 1:-1] | wide[1:-1, :-2] | wide[1:-1, 2:]) & remaining
             if (grown == region).all():
                 break
             region = grown
-        left &= ~region
+        remaining &= ~region
         best = region if region.sum() > best.sum() else best
     return best
 
 
-def deepest(region: Mask) -> tuple[float, float]:
-    """x and y of the pixel that survives most erosions; beyond the picture's edge counts as outside."""
-    last = left = region
-    while left.any():
-        last = left
-        wide = np.pad(left, 1)
-        left = wide[1:-1, 1:-1] & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+def deepest_pixel(region: Mask) -> tuple[float, float]:
+    """Return x and y of the pixel that survives most erosions; pixels beyond the image's edge count as outside."""
+    last = remaining = region
+    while remaining.any():
+        last = remaining
+        wide = np.pad(remaining, 1)
+        remaining = wide[1:-1, 1:-1] & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     y, x = np.unravel_index(last.argmax(), last.shape)
     return float(x) + 0.5, float(y) + 0.5
 
 
-def click_for(masked: Mask, truth: Mask) -> PointPrompt:
-    """The standard simulated click."""
-    missed, wrong = largest_region(truth & ~masked), largest_region(masked & ~truth)
+def simulate_click(mask: Mask, truth: Mask) -> PointPrompt:
+    """Return the standard simulated click, in the larger of the missed and the wrong region."""
+    missed, wrong = largest_region(truth & ~mask), largest_region(mask & ~truth)
     region, label = (missed, 1) if missed.sum() >= wrong.sum() else (wrong, 0)
-    x, y = deepest(region)
+    x, y = deepest_pixel(region)
     return PointPrompt(x, y, 1 if label else 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
+    """A result with its truth and its IoU."""
+
     seed: int
     text: str
     truth: Mask
     result: Segmentation
-    before: float
+    iou: float
 
 
-def cases(models: Sam4Mllm, first: int, method: Method) -> Iterator[Case]:
-    """Every result; one that could not be read counts as none."""
+def iter_cases(models: Sam4Mllm, first: int, method: Method) -> Iterator[Case]:
+    """Yield every result; an unreadable reply counts as an empty one."""
     for seed in count(first):
         scene = draw_scene(seed)
-        asked = sample_expressions(scene, 4, Random(seed))
-        told = models.segment_group(PILImage.fromarray(scene.image), [one.text for one in asked], method=method)
-        for expression, result in zip(asked, told, strict=True):
+        samples = sample_expressions(scene, 4, Random(seed))
+        image = PILImage.fromarray(scene.image)
+        results = models.segment_group(image, [expression.text for expression in samples], method=method)
+        for expression, result in zip(samples, results, strict=True):
             if isinstance(result, Exception):
                 result = Segmentation(expression.text, Size(*scene.instances.shape[::-1]), ())
-            truth = truth_of(scene, expression.targets)
+            truth = target_mask(scene, expression.targets)
             yield Case(seed, expression.text, truth, result, mask_iou(result.mask, truth))
 
 
-def one_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> float:
-    """How much mean IoU rises by one click on the worst results."""
-    everything: list[Case] = []
-    for case in cases(models, first, method):
-        everything.append(case)
-        if len(everything) >= EXPRESSIONS:
-            break
-    worst = sorted(everything, key=lambda case: case.before)[:WORST]
+def measure_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> float:
+    """Return the gain in mean IoU from one click on each of the worst results."""
+    cases = list(islice(iter_cases(models, first, method), EXPRESSIONS))
+    worst = sorted(cases, key=lambda case: case.iou)[:WORST]
     after, refused = [], 0
     for case in worst:
-        picture = PILImage.fromarray(draw_scene(case.seed).image)
-        click = click_for(case.result.mask, case.truth)
-        found = start(case.result)
+        image = PILImage.fromarray(draw_scene(case.seed).image)
+        click = simulate_click(case.result.mask, case.truth)
+        state = start(case.result)
+        run = models.start_run(state.size)
         try:
-            found = models.run(picture, refine(models.flows, found, Transcript(), clicks=[click], method=method)).found
+            state = models.run(image, refine(run, state, clicks=[click], method=method), run).state
         except RefineError:
             refused += 1
-        after.append(mask_iou(union(found), case.truth))
+        after.append(mask_iou(union_mask(state), case.truth))
         if verbose and after[-1] < 0.8:
-            print(f"  {case.before:.2f} -> {after[-1]:.2f}  {case.seed} {case.text!r} label {click.label}")
-    before = float(np.mean([case.before for case in worst]))
+            print(f"  {case.iou:.2f} -> {after[-1]:.2f}  {case.seed} {case.text!r} label {click.label}")
+    before = float(np.mean([case.iou for case in worst]))
     gain = float(np.mean(after)) - before
-    all_before = np.mean([case.before for case in everything])
-    print(f"{len(everything)} expressions, mean IoU {all_before:.3f}; the worst {len(worst)}: {before:.3f}")
-    print(f"one click: {before + gain:.3f}, {gain:+.3f} (bar {BAR_CLICK:+.2f}), {refused} refused, "
-          f"{sum(b.before > a + 0.01 for b, a in zip(worst, after, strict=True))} worse")  # fmt: skip
+    mean_iou = np.mean([case.iou for case in cases])
+    worse = sum(case.iou > iou + 0.01 for case, iou in zip(worst, after, strict=True))
+    print(f"{len(cases)} expressions, mean IoU {mean_iou:.3f}; the worst {len(worst)}: {before:.3f}")
+    print(f"one click: {before + gain:.3f}, {gain:+.3f} (bar {BAR_CLICK:+.2f}), {refused} refused, {worse} worse")
     return gain
 
 
@@ -138,57 +139,61 @@ def one_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -> fl
 
 
 @dataclass(frozen=True, eq=False)
-class Pair:
+class TwoObjects:
+    """A scene with two objects of a noun, the state after the first answer, and the other object's mask."""
+
     seed: int
-    picture: Image
-    found: InteractiveState
+    image: Image
+    state: Found
     other: Mask
 
 
-def pairs(models: Sam4Mllm, first: int, method: Method) -> Iterator[Pair]:
+def iter_pairs(models: Sam4Mllm, first: int, method: Method) -> Iterator[TwoObjects]:
+    """Yield the pairs of which the first answer is one object."""
     for seed in count(first):
         scene = draw_scene(seed)
-        picture = PILImage.fromarray(scene.image)
-        twos = [(noun, members) for noun, members in noun_groups(scene.objects).items() if len(members) == 2]
-        for noun, members in twos[:2]:
-            (result,) = models.segment_group(picture, [f"the {noun}"], method=method)
+        image = PILImage.fromarray(scene.image)
+        pairs = [(noun, members) for noun, members in noun_groups(scene.objects).items() if len(members) == 2]
+        for noun, members in pairs[:2]:
+            (result,) = models.segment_group(image, [f"the {noun}"], method=method)
             if isinstance(result, Exception) or len(result.objects) != 1:
                 continue
-            fits = [mask_iou(result.mask, scene.mask(index)) for index in members]
-            if max(fits) > 0.5:
-                yield Pair(seed, picture, start(result), scene.mask(members[1 - int(np.argmax(fits))]))
+            ious = [mask_iou(result.mask, scene.mask(index)) for index in members]
+            if max(ious) > 0.5:
+                yield TwoObjects(seed, image, start(result), scene.mask(members[1 - int(np.argmax(ious))]))
 
 
-def the_other_one(models: Sam4Mllm, some: Sequence[Pair], name: str, method: Method, verbose: bool) -> float:
-    """The share of pairs of which the other one is got."""
+def measure_other(models: Sam4Mllm, pairs: Sequence[TwoObjects], name: str, method: Method, verbose: bool) -> float:
+    """Return the share of pairs whose other object is the next answer."""
     outcomes: Counter[str] = Counter()
-    for pair in some:
+    for pair in pairs:
+        run = models.start_run(pair.state.size)
         try:
-            flow = refine(models.flows, pair.found, Transcript(), instruction="no, the other one", method=method)
-            found = models.run(pair.picture, flow).found
-            outcome = "right" if mask_iou(union(found), pair.other) >= 0.5 else "wrong"
+            flow = refine(run, pair.state, instruction="no, the other one", method=method)
+            state = models.run(pair.image, flow, run).state
+            outcome = "right" if mask_iou(union_mask(state), pair.other) >= 0.5 else "wrong"
         except RefineError:
             outcome = "none found"
         outcomes[outcome] += 1
         if verbose and outcome != "right":
-            print(f"  {pair.seed} {pair.found.expression!r}: {outcome}")
-    share = outcomes["right"] / len(some)
-    print(f"the other one, {name}: {share:.1%} of {len(some)} ({dict(outcomes)}) (bar {BAR_OTHER:.0%})")
+            print(f"  {pair.seed} {pair.state.expression!r}: {outcome}")
+    share = outcomes["right"] / len(pairs)
+    print(f"the other one, {name}: {share:.1%} of {len(pairs)} ({dict(outcomes)}) (bar {BAR_OTHER:.0%})")
     return share
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--first", type=int, default=TEST_SEEDS, metavar="SEED")
-    parser.add_argument("--method", choices=METHODS, default="adaptive")
-    parser.add_argument("--verbose", action="store_true", help="name what stays wrong")
+    parser.add_argument("--first", type=int, default=TEST_SEEDS, metavar="SEED", help="seed of the first scene")
+    parser.add_argument("--method", choices=METHODS, default="adaptive", help="default: %(default)s")
+    parser.add_argument("--verbose", action="store_true", help="print the results that stay wrong")
     arguments = parser.parse_args()
     models, method = Sam4Mllm.load(), arguments.method
-    gain = one_click(models, arguments.first, method, arguments.verbose)
-    some = [pair for pair, _ in zip(pairs(models, arguments.first, method), range(PAIRS), strict=False)]
-    silent = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
-    the_other_one(silent, some, "by painting over alone", method, verbose=False)
-    share = the_other_one(models, some, "as shipped", method, arguments.verbose)
+    gain = measure_click(models, arguments.first, method, arguments.verbose)
+    pairs = list(islice(iter_pairs(models, arguments.first, method), PAIRS))
+    wordless = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
+    measure_other(wordless, pairs, "by painting over alone", method, verbose=False)
+    share = measure_other(models, pairs, "as shipped", method, arguments.verbose)
     raise SystemExit(0 if gain >= BAR_CLICK and share >= BAR_OTHER else 1)
 
 

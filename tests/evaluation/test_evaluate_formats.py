@@ -1,4 +1,4 @@
-"""A small file in each data set's real format, evaluated from the file to the report by the embedded pair."""
+"""A small file in each dataset's published format, evaluated from the file to the report by the embedded pair."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from sam4mllm_tool.evaluation import PROTOCOLS, EvaluationConfig, evaluate
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.data import drawn, layouts, test_ade20k, test_paco, test_partimagenet
-from tests.evaluation.evaluated import samples_of, write_lines
+from tests.evaluation.evaluation_helpers import read_samples, write_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 
@@ -21,7 +21,7 @@ ANNOTATIONS = [
 ]
 
 
-def family(name: str, file: str) -> Callable[[Path], Path]:
+def refcoco_writer(name: str, file: str) -> Callable[[Path], Path]:
     references = [
         layouts.reference(1, 101, 581857, "val", "the square", "the left one"),
         layouts.reference(2, 102, 581857, "val", "the tall one"),
@@ -29,7 +29,7 @@ def family(name: str, file: str) -> Callable[[Path], Path]:
     return lambda root: layouts.write_family(root, references, ANNOTATIONS, name=name, file=file)
 
 
-def grefcoco(root: Path) -> Path:
+def write_grefcoco(root: Path) -> Path:
     references = [
         layouts.reference(1, [101], 581857, "val", "the square"),
         layouts.reference(2, [101, 102], 581857, "val", "both"),
@@ -38,50 +38,50 @@ def grefcoco(root: Path) -> Path:
     return layouts.write_family(root, references, ANNOTATIONS, name="grefcoco", file="grefs(unc).json")
 
 
-def reasonseg(root: Path) -> Path:
+def write_reasonseg(root: Path) -> Path:
     def shape(label: str, *points: tuple[int, int]) -> dict:
         return {"label": label, "points": [list(point) for point in points], "shape_type": "polygon", "flags": {}}
 
     outer, inner = ((4, 4), (23, 4), (23, 19), (4, 19)), ((8, 8), (13, 8), (13, 12), (8, 12))
-    told = {"text": ["what would you drink from?"], "is_sentence": True, "shapes": [shape("target", *outer)]}
-    told["shapes"].append(shape("ignore", *inner))
-    layouts.write_json(root / "ReasonSeg" / "val" / "001.json", told)
+    annotation = {"text": ["what would you drink from?"], "is_sentence": True, "shapes": [shape("target", *outer)]}
+    annotation["shapes"].append(shape("ignore", *inner))
+    layouts.write_json(root / "ReasonSeg" / "val" / "001.json", annotation)
     layouts.write_picture(root / "ReasonSeg" / "val" / "001.jpg")
     return root
 
 
-def ade20k(root: Path) -> Path:
+def write_ade20k(root: Path) -> Path:
     return test_ade20k.write_scene(root, [test_ade20k.thing(0, test_ade20k.CAR, (20, 10, 30, 20))])
 
 
-def paco(root: Path) -> Path:
+def write_paco(root: Path) -> Path:
     return test_paco.write_paco(root, [test_paco.thing(5, 1, (20, 10, 30, 20)), test_paco.thing(7, 2, (0, 0, 20, 20))])
 
 
-def partimagenet(root: Path) -> Path:
+def write_partimagenet(root: Path) -> Path:
     return test_partimagenet.write_partimagenet(root, [drawn.annotation(1, 3, 0, (2, 3, 12, 13))])
 
 
-def own(root: Path) -> Path:
+def write_own(root: Path) -> Path:
     scene = draw_scene(5_000_001)
-    thing = scene.objects[0]
-    objects = [{"box": list(thing.box), "mask": rle.encode(scene.mask(0))}]
-    expression = f"the {thing.colour} {thing.shape}"
-    write_lines(root, {"image": "one.png", "expression": expression, "objects": objects, "id": "first"})
+    target = scene.objects[0]
+    objects = [{"box": list(target.box), "mask": rle.encode(scene.mask(0))}]
+    expression = f"the {target.colour} {target.shape}"
+    write_samples(root, {"image": "one.png", "expression": expression, "objects": objects, "id": "first"})
     Image.fromarray(scene.image).save(root / "one.png")
     return root
 
 
-SETS = [
-    pytest.param("refcoco", "val", "refcoco", family("refcoco", "refs(unc).p"), 3, id="refcoco"),
-    pytest.param("refcoco+", "val", "refcoco", family("refcoco+", "refs(unc).p"), 3, id="refcoco+"),
-    pytest.param("refcocog", "val", "refcoco", family("refcocog", "refs(umd).p"), 3, id="refcocog"),
-    pytest.param("grefcoco", "val", "rela", grefcoco, 3, id="grefcoco"),
-    pytest.param("reasonseg", "val", "lisa", reasonseg, 1, id="reasonseg"),
-    pytest.param("ade20k", "train", "refcoco", ade20k, 1, id="ade20k"),
-    pytest.param("paco", "train", "refcoco", paco, 2, id="paco"),
-    pytest.param("partimagenet", "train", "refcoco", partimagenet, 1, id="partimagenet"),
-    pytest.param("jsonl", "val", "refcoco", own, 1, id="jsonl"),
+DATASETS = [
+    pytest.param("refcoco", "val", "refcoco", refcoco_writer("refcoco", "refs(unc).p"), 3, id="refcoco"),
+    pytest.param("refcoco+", "val", "refcoco", refcoco_writer("refcoco+", "refs(unc).p"), 3, id="refcoco+"),
+    pytest.param("refcocog", "val", "refcoco", refcoco_writer("refcocog", "refs(umd).p"), 3, id="refcocog"),
+    pytest.param("grefcoco", "val", "rela", write_grefcoco, 3, id="grefcoco"),
+    pytest.param("reasonseg", "val", "lisa", write_reasonseg, 1, id="reasonseg"),
+    pytest.param("ade20k", "train", "refcoco", write_ade20k, 1, id="ade20k"),
+    pytest.param("paco", "train", "refcoco", write_paco, 2, id="paco"),
+    pytest.param("partimagenet", "train", "refcoco", write_partimagenet, 1, id="partimagenet"),
+    pytest.param("jsonl", "val", "refcoco", write_own, 1, id="jsonl"),
 ]
 
 
@@ -91,15 +91,15 @@ def embedded() -> Sam4Mllm:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "split", "protocol", "write", "count"), SETS)
+@pytest.mark.parametrize(("name", "split", "protocol", "write", "count"), DATASETS)
 def test_each_format_is_evaluated_by_the_embedded_pair(
     tmp_path: Path, embedded: Sam4Mllm, name: str, split: str, protocol: str, write: Callable[[Path], Path], count: int
 ) -> None:
     root, out = write(tmp_path / "data"), tmp_path / "out"
     metrics = evaluate(EvaluationConfig(name, root, split=split), out, models=embedded)
-    samples = samples_of(out)
+    samples = read_samples(out)
     assert (metrics["protocol"], metrics["samples"], len(samples)) == (protocol, count, count)
-    assert set(metrics["misses"]["by_error"]) <= {"ReplyError"}  # the pair has never seen such pictures
+    assert set(metrics["misses"]["by_error"]) <= {"ReplyError"}  # the pair was not trained on such images
     assert all((sample["truth"] > 0) == (sample["kind"] != "no-target") for sample in samples)
     keys = [key for key in PROTOCOLS[protocol].keys if key in metrics]
     assert "gIoU" in keys

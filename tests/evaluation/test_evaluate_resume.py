@@ -1,4 +1,4 @@
-"""However often it is cut and whoever shares the work, an evaluation comes to the same lines and the same report."""
+"""An evaluation gives the same records and reports however often it is interrupted and whichever processes share it."""
 
 import os
 import signal
@@ -10,89 +10,118 @@ from pathlib import Path
 import pytest
 
 from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
-from tests.evaluation.evaluated import line, reports_of, samples_of, scripted, told, write_lines
+from tests.evaluation.evaluation_helpers import (
+    box_reply,
+    read_reports,
+    read_samples,
+    sample_line,
+    scripted_models,
+    write_samples,
+)
 
-EVALUATE = """
-import sys, time
-from pathlib import Path
-from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
-from tests.evaluation.evaluated import scripted, told
-
-def boxes(expression):
-    time.sleep(0.002)
-    return told(4, 3, 24, 5 + int(expression.split()[1]) % 20)
-
-evaluate(EvaluationConfig("jsonl", Path(sys.argv[1])), sys.argv[2], models=scripted(boxes))
-"""
+EMBEDDED = ModelSpec("embedded", "embedded")
+LAST_SAMPLE = 90
+"""The sample at which the evaluation that is to be killed waits."""
 
 
-def many(root: Path, count: int) -> Path:
-    """Samples of which each picture has four, with different masks."""
-    lines = [line(f"sample {n}", (4, 3, 24, 10 + n % 15), image=f"picture-{n // 4}.png") for n in range(count)]
-    write_lines(root, *lines)
+def write_numbered_samples(root: Path, count: int) -> Path:
+    """Write samples with different masks, four to an image."""
+    lines = [sample_line(f"sample {n}", (4, 3, 24, 10 + n % 15), image=f"image-{n // 4}.png") for n in range(count)]
+    write_samples(root, *lines)
     for number in range(-(-count // 4)):
-        os.link(root / "one.png", root / f"picture-{number}.png")
+        os.link(root / "one.png", root / f"image-{number}.png")
     return root
 
 
+def numbered_reply(expression: str) -> str:
+    return box_reply(4, 3, 24, 5 + int(expression.split()[1]) % 20)
+
+
+def wait_at_last_sample(root: str, out: str) -> None:
+    """Evaluate up to an image in the middle, then wait to be killed."""
+
+    def reply(expression: str) -> str:
+        if expression == f"sample {LAST_SAMPLE}":
+            time.sleep(3600)
+        return numbered_reply(expression)
+
+    evaluate(EvaluationConfig("jsonl", Path(root)), out, models=scripted_models(reply))
+
+
+def assert_same_results(first: Path, second: Path) -> None:
+    assert read_samples(first) == read_samples(second)
+    assert read_reports(first) == read_reports(second)
+
+
 @pytest.mark.slow
-def test_1000_samples_with_a_kill_in_between_give_the_same_report(tmp_path: Path) -> None:
-    root = many(tmp_path / "data", 1000)
-    command = [sys.executable, "-c", EVALUATE, str(root)]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, stderr=subprocess.DEVNULL)
-    cut = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
-    part = tmp_path / "cut" / "samples.jsonl.part"
-    while cut.poll() is None and (not part.exists() or part.read_bytes().count(b"\n") < 300):
-        time.sleep(0.01)
-    os.kill(cut.pid, signal.SIGKILL)
-    assert cut.wait() == -signal.SIGKILL
-    assert not (tmp_path / "cut" / "samples.jsonl").exists()
-    kept = part.read_bytes().count(b"\n")
-    assert 300 <= kept < 1000
+def test_a_killed_run_resumes_to_the_same_results(tmp_path: Path) -> None:
+    root, out, part = write_numbered_samples(tmp_path / "data", 120), tmp_path / "cut", tmp_path / "cut" / "samples.jsonl.part"
+    script = f"from tests.evaluation.test_evaluate_resume import wait_at_last_sample as run; run({str(root)!r}, {str(out)!r})"
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    complete = LAST_SAMPLE // 4 * 4
+    while process.poll() is None and (not part.exists() or part.read_bytes().count(b"\n") < complete):
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert not (out / "samples.jsonl").exists()
+    assert part.read_bytes().count(b"\n") == complete
     with part.open("a") as torn:
         torn.write('{"id": "sample 3')
-    subprocess.run([*command, str(tmp_path / "cut")], check=True, stderr=subprocess.DEVNULL)
-    assert samples_of(tmp_path / "cut") == samples_of(tmp_path / "whole")
-    assert len(samples_of(tmp_path / "cut")) == 1000
-    assert reports_of(tmp_path / "cut") == reports_of(tmp_path / "whole")
+    models = scripted_models(numbered_reply)
+    evaluate(EvaluationConfig("jsonl", root), out, models=models)
+    assert len(models.mllm.questions) == 2 * (120 - complete)
     assert not part.exists()
+    evaluate(EvaluationConfig("jsonl", root), tmp_path / "whole", models=scripted_models(numbered_reply))
+    assert_same_results(out, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("kept", [0, 1, 3, 4, 6, 11, 12])
-def test_a_run_goes_on_from_wherever_it_was_cut(tmp_path: Path, kept: int) -> None:
-    root = many(tmp_path / "data", 12)
-    config = EvaluationConfig("jsonl", root)
-    evaluate(config, tmp_path / "whole", models=scripted(lambda _: told(4, 3, 24, 18)))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationConfig, Path]:
+    """An evaluation of eight samples and its folder."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = EvaluationConfig("jsonl", write_numbered_samples(folder / "data", 8))
+    evaluate(config, folder / "out", models=scripted_models(numbered_reply))
+    return config, folder / "out"
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 8])
+def test_a_run_resumes_after_the_last_complete_image(tmp_path: Path, whole: tuple[EvaluationConfig, Path], kept: int) -> None:
+    config, finished = whole
     cut = tmp_path / "cut"
     cut.mkdir()
-    (cut / "order.json").write_bytes((tmp_path / "whole" / "order.json").read_bytes())
-    lines = (tmp_path / "whole" / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    (cut / "order.json").write_bytes((finished / "order.json").read_bytes())
+    lines = (finished / "samples.jsonl").read_bytes().splitlines(keepends=True)
     (cut / "samples.jsonl.part").write_bytes(b"".join(lines[:kept]) + b"".join(lines[kept : kept + 1])[:-9])
-    models = scripted(lambda _: told(4, 3, 24, 18))
+    models = scripted_models(numbered_reply)
     evaluate(config, cut, models=models)
-    assert samples_of(cut) == samples_of(tmp_path / "whole")
-    assert reports_of(cut) == reports_of(tmp_path / "whole")
-    assert len(models.mllm.questions) == 2 * (12 - kept // 4 * 4)  # whole pictures alone are kept
+    assert_same_results(cut, finished)
+    assert len(models.mllm.questions) == 2 * (8 - kept // 4 * 4)
 
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
-    write_scenes(folder, 6, seed=5_000_100, per_scene=3)
+    write_scenes(folder, 6, seed=5_000_100, per_scene=2)
     return folder
 
 
+@pytest.fixture(scope="module")
+def one_process(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an evaluation of the scenes in this process."""
+    out = tmp_path_factory.mktemp("one-process") / "out"
+    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), out)
+    return out
+
+
 @pytest.mark.slow
-def test_two_processes_give_what_one_gives_to_the_last_digit(scenes: Path, tmp_path: Path) -> None:
-    config = EvaluationConfig("jsonl", scenes, models=ModelSpec("embedded", "embedded"))
-    evaluate(config, tmp_path / "one")
-    evaluate(config, tmp_path / "two", processes=2)
-    assert samples_of(tmp_path / "one") == samples_of(tmp_path / "two")
-    assert reports_of(tmp_path / "one") == reports_of(tmp_path / "two")
+def test_two_processes_give_the_same_results_as_one(scenes: Path, one_process: Path, tmp_path: Path) -> None:
+    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), tmp_path / "two", processes=2)
+    assert_same_results(one_process, tmp_path / "two")
 
 
-SHARED = """
+TWO_PROCESSES = """
 import sys
 from pathlib import Path
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
@@ -104,40 +133,34 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_run_that_is_killed_end_with_it(scenes: Path, tmp_path: Path) -> None:
-    script = tmp_path / "shared.py"
-    script.write_text(SHARED)
-    command = [sys.executable, str(script), str(scenes)]
-    cut = subprocess.Popen([*command, str(tmp_path / "cut")], stderr=subprocess.DEVNULL)
-    part = tmp_path / "cut" / "samples.jsonl.part"
-    while cut.poll() is None and (not part.exists() or not part.stat().st_size):
+def test_a_killed_run_takes_its_processes_with_it(scenes: Path, one_process: Path, tmp_path: Path) -> None:
+    script, out = tmp_path / "two_processes.py", tmp_path / "cut"
+    script.write_text(TWO_PROCESSES)
+    process = subprocess.Popen([sys.executable, str(script), str(scenes), str(out)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (out / "samples.jsonl.part").exists():
         time.sleep(0.02)
-    children = Path(f"/proc/{cut.pid}/task/{cut.pid}/children").read_text().split()
-    assert len(children) >= 2
-    os.kill(cut.pid, signal.SIGKILL)
-    cut.wait()
-    ends = time.monotonic() + 20
-    while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < ends:
+    children_file = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(children_file.read_text().split()) < 2:
+        time.sleep(0.02)
+    children = [Path(f"/proc/{child}") for child in children_file.read_text().split()]
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    while any(child.exists() for child in children):  # a process that stays hangs the test
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
-    subprocess.run([*command, str(tmp_path / "cut")], check=True, stderr=subprocess.DEVNULL)
-    config = EvaluationConfig("jsonl", scenes, models=ModelSpec("embedded", "embedded"))
-    evaluate(config, tmp_path / "whole")
-    assert samples_of(tmp_path / "cut") == samples_of(tmp_path / "whole")
-    assert reports_of(tmp_path / "cut") == reports_of(tmp_path / "whole")
+    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), out)
+    assert_same_results(out, one_process)
 
 
 @pytest.mark.slow
-def test_models_that_do_not_load_in_a_process_are_told_as_in_this_one(scenes: Path, tmp_path: Path) -> None:
-    from sam4mllm_tool.errors import SpecError
+@pytest.mark.parametrize("processes", [1, 2])
+def test_models_that_cannot_be_loaded_raise_the_same_error_in_any_process(tmp_path: Path, processes: int) -> None:
+    root = write_numbered_samples(tmp_path / "data", 1)
+    config = EvaluationConfig("jsonl", root, models=ModelSpec(str(tmp_path / "nothing"), "embedded"))
+    with pytest.raises(SpecError, match="nothing"):
+        evaluate(config, tmp_path / "out", processes=processes)
 
-    config = EvaluationConfig("jsonl", scenes, models=ModelSpec(str(tmp_path / "nothing"), "embedded"))
-    for processes in (1, 2):
-        with pytest.raises(SpecError, match="nothing"):
-            evaluate(config, tmp_path / "out", processes=processes)
 
-
-def test_models_of_this_process_are_not_shared(tmp_path: Path) -> None:
-    root = write_lines(tmp_path / "data", line("a", (4, 3, 24, 18)))
+def test_models_cannot_be_passed_to_several_processes(tmp_path: Path) -> None:
+    root = write_samples(tmp_path / "data", sample_line("a", (4, 3, 24, 18)))
     with pytest.raises(ValueError, match="processes=1"):
-        evaluate(EvaluationConfig("jsonl", root), tmp_path / "out", processes=2, models=scripted(lambda _: "hm"))
+        evaluate(EvaluationConfig("jsonl", root), tmp_path / "out", processes=2, models=scripted_models(numbered_reply))
