@@ -124,7 +124,7 @@ def evaluate(
         split=split or "val",
         options=read_options(name, option),
         protocol=protocol or "",
-        models=ModelSpec(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, closer=refine_crops),
+        models=ModelSpec(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, refine_crops=refine_crops),
         method=method,
         predictions=predictions,
         limit=limit,
@@ -142,10 +142,12 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
 
 
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:
-    from sam4mllm_tool.evaluation.report import figure, heading
+    from sam4mllm_tool.evaluation.report import format_figure, format_heading
 
-    lines = [f"{heading(metrics['order'])}: {metrics['samples']:,} samples, protocol {metrics['protocol']}, % [95 % interval]"]
-    lines += [f"  {name:26}{figure(name, metrics)}" for name in metrics["intervals"]]
+    lines = [
+        f"{format_heading(metrics['order'])}: {metrics['samples']:,} samples, protocol {metrics['protocol']}, % [95 % interval]"
+    ]
+    lines += [f"  {name:26}{format_figure(name, metrics)}" for name in metrics["intervals"]]
     if count := metrics["misses"]["count"]:
         first = " ".join(metrics["misses"]["first"][0].split())
         lines.append(f"  {count:,} without a prediction count as misses, as {first[:200]}")
@@ -182,16 +184,16 @@ def _compare(first: Path, second: Path, out: Path | None) -> None:
 
 
 def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> list[str]:
-    from sam4mllm_tool.evaluation.report import PLAIN_NUMBERS, heading
+    from sam4mllm_tool.evaluation.report import MEANS_PER_SAMPLE, format_heading
 
     lines = [
-        f"A {first}: {heading(comparison.orders[0])}",
-        f"B {second}: {heading(comparison.orders[1])}",
+        f"A {first}: {format_heading(comparison.orders[0])}",
+        f"B {second}: {format_heading(comparison.orders[1])}",
         f"{comparison.samples:,} samples, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
         f"  {'':26}{'A':>8}{'B':>8}   B - A [95 % interval]      p",
     ]
     for name, figure in comparison.differences.items():
-        scale = 1 if name in PLAIN_NUMBERS else 100
+        scale = 1 if name in MEANS_PER_SAMPLE else 100
         low, high = (scale * end for end in figure.interval)
         gap = f"{scale * figure.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
         lines.append(f"  {name:26}{scale * figure.first:8.2f}{scale * figure.second:8.2f}   {gap:26} {figure.p:.3g}")
@@ -200,11 +202,11 @@ def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> li
 
 def _calibrate(run: Path, out: Path) -> None:
     from sam4mllm_tool.atomic_io import write_json
-    from sam4mllm_tool.evaluation.fit_calibration import calibrate
+    from sam4mllm_tool.evaluation.calibration_fit import fit_calibration
 
     if out.is_dir():
         raise DataError(f"{out} is a folder: --out is the calibration.json to write")
-    fit = calibrate(run)
+    fit = fit_calibration(run)
     write_json(out, json.loads(fit.calibration.to_json()))
     for answer, (count, before, after) in fit.errors.items():
         errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"

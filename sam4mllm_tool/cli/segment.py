@@ -57,7 +57,7 @@ def segment(
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.trace import recorded
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, closer=refine_crops)
+    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, refine_crops=refine_crops)
     with recorded(models, trace) as recorder:
         result = recorder.segment(loaded, expression, method=method)
     paths = write_outputs(out, loaded, result) if out else []

@@ -16,7 +16,7 @@ from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, PixelCounts
 from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import SampleRecord
 from sam4mllm_tool.evaluation.scoring import GroundTruth, score_failure, score_mask, score_segmentation
-from sam4mllm_tool.parallel import in_processes
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.types import Segmentation
 
@@ -51,7 +51,7 @@ def predict_records(
         return
     if models is not None:
         raise ValueError("several processes load their own models: give their specs, or processes=1")
-    yield from in_processes(_predict, images, processes, prepare=_prepare, given=(config,), task="evaluation")
+    yield from map_in_processes(_predict, images, processes, prepare=_prepare, given=(config,), task="evaluation")
 
 
 _process_config: EvaluationConfig | None = None

@@ -20,7 +20,7 @@ from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, PixelCounts, count_pixels
 from sam4mllm_tool.evaluation.records import SampleRecord, ScoredObject, ScoredPoint, size_bucket
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Mask, Point, PointAnswer, Segmentation, SegmentedObject
 
 __all__ = ["GroundTruth", "score_failure", "score_mask", "score_segmentation"]
@@ -132,8 +132,8 @@ def _score_points(
         best = max(range(len(ious)), key=ious.__getitem__) if ious else None
         target = truth.union if best is None or not ious[best] else truth.masks[best]
         location = Point(point.x, point.y)
-        ignored = truth.ignored is not None and label_at(truth.ignored, location)
-        label = None if ignored else label_at(target, location)
+        ignored = truth.ignored is not None and label_point(truth.ignored, location)
+        label = None if ignored else label_point(target, location)
         right_box = best is not None and ious[best] >= _HIT_IOU
         is_kept = (point.x, point.y, point.label) in kept
         scored.append(ScoredPoint(point.x, point.y, point.label, point.confidence, label, is_kept, right_box))

@@ -103,8 +103,8 @@ class RoughBoxes:
         if not isinstance(question.answer, FreeText):
             return reply
         rng = Random(f"{question.turns[-1].text} {reply.text}")
-        boxes = [roughen_box(box, rng, size) for box in self._dialect.read_boxes(question, reply, size)]
-        return replace(reply, text=self._dialect.tell_boxes(boxes, size)) if boxes else reply
+        boxes = [roughen_box(box, rng, size) for box in self._dialect.parse_boxes(question, reply, size)]
+        return replace(reply, text=self._dialect.format_boxes(boxes, size)) if boxes else reply
 
 
 def roughen_box(box: Box, rng: Random, size: Size) -> Box:

@@ -26,7 +26,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive import Found, RefineError, refine, start
+from sam4mllm_tool.interactive import InteractiveState, RefineError, refine, start
 from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
@@ -34,7 +34,7 @@ EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
 BAR_CLICK, BAR_OTHER = 0.10, 0.90
 
 
-def union_mask(state: Found) -> Mask:
+def union_mask(state: InteractiveState) -> Mask:
     """Return the union of the state's masks, (H, W) bool."""
     masks = [segmented.mask for segmented in state.objects]
     return np.logical_or.reduce([np.zeros((state.size.height, state.size.width), np.bool_), *masks])
@@ -144,7 +144,7 @@ class TwoObjects:
 
     seed: int
     image: Image
-    state: Found
+    state: InteractiveState
     other: Mask
 
 

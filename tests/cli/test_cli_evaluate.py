@@ -8,7 +8,7 @@ import pytest
 
 from sam4mllm_tool.geometry import rle
 from tests.data.layouts import rectangle
-from tests.evaluation.evaluated import line, write_lines
+from tests.evaluation.evaluation_helpers import sample_line, write_samples
 
 Run = Callable[..., tuple[int, str, str]]
 SQUARE, TALL = (4, 3, 24, 18), (28, 3, 36, 27)
@@ -16,7 +16,7 @@ SQUARE, TALL = (4, 3, 24, 18), (28, 3, 36, 27)
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    return write_lines(tmp_path / "data", line("square", SQUARE), line("tall", TALL))
+    return write_samples(tmp_path / "data", sample_line("square", SQUARE), sample_line("tall", TALL))
 
 
 def write_predictions(path: Path, *boxes: tuple[int, int, int, int]) -> Path:
