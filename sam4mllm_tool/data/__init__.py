@@ -1,4 +1,4 @@
-"""Data sets of referring expressions, read one sample at a time.
+"""Datasets of referring expressions, read one sample at a time.
 
 ```python
 from sam4mllm_tool.data import load_dataset
@@ -6,7 +6,7 @@ from sam4mllm_tool.data import load_dataset
 for sample in load_dataset("refcoco", "/data", split="val"):
     sample.expression, sample.boxes, sample.mask()
 ```
-Each reader is a file of its own, opened when its data set is asked for; most need pycocotools, of the extra `train`.
+Each reader is a module of its own, imported when its dataset is loaded; most need pycocotools and ijson from the extra `train`.
 """
 
 import inspect
@@ -33,22 +33,31 @@ DATASETS: dict[str, tuple[str, str]] = {
     "partimagenet": ("partimagenet", "PartImageNet"),
     "jsonl": ("jsonl", "JsonLines"),
 }
-"""By name: the reader's module, and its class, which is made from a root, a split and its options."""
+"""Dataset name -> module and class of its reader, which is constructed from a root, a split and the reader's options."""
 
 
 def load_dataset(name: str, root: str | os.PathLike[str], split: str = "train", **options: Any) -> Dataset:
-    """The samples of a data set's split, to be iterated as often as wanted.
+    """Open one split of a dataset; the result can be iterated any number of times.
 
-    name: one of DATASETS. root: the folder that holds the data set as published; see the reader's module for its layout.
-    options: the reader's own, `images` for pictures in another place, for instance.
-    Raises DataError for an unknown name, split or option, a wrong root or a corrupt index; MissingExtraError.
+    Args:
+        name: One of `DATASETS`.
+        root: The folder that holds the dataset as published; the reader's module documents the layout.
+        split: The split's name, for example "train", "val" or "testA".
+        options: The reader's own options, for example `images` for the folder of the images.
+
+    Returns:
+        The samples of the split.
+
+    Raises:
+        DataError: The name, split or option is unknown, the root is wrong, or an index file is damaged.
+        MissingExtraError: A library that the reader needs is not installed.
     """
     if name not in DATASETS:
-        raise DataError(f"no data set is called {name!r}; there are {', '.join(DATASETS)}")
-    module, reader = DATASETS[name]
-    make = getattr(import_module(f"sam4mllm_tool.data.{module}"), reader)
-    known = [key for key in inspect.signature(make).parameters if key not in ("root", "split")]
+        raise DataError(f"unknown dataset {name!r}; expected one of {', '.join(DATASETS)}")
+    module, class_name = DATASETS[name]
+    reader = getattr(import_module(f"sam4mllm_tool.data.{module}"), class_name)
+    known = [key for key in inspect.signature(reader).parameters if key not in ("root", "split")]
     if unknown := [option for option in options if option not in known]:
-        raise DataError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
-    dataset: Dataset = make(Path(root), split, **options)
+        raise DataError(f"{name} has no option {', '.join(unknown)}; its options are {', '.join(known) or 'none'}")
+    dataset: Dataset = reader(Path(root), split, **options)
     return dataset

@@ -1,9 +1,8 @@
-"""Annotated areas as data sets write them: polygons, run lengths, several areas as one; and boxes that agree with them.
+"""Annotated areas as datasets store them (polygons, run lengths), and boxes that agree with them.
 
-Polygons are drawn by pycocotools, whose rules for a pixel on the edge are COCO's own; run lengths are decoded by `rle`, which
-gives what pycocotools gives, checks what it reads, and warns of nothing with NumPy 2. Nothing is decoded until asked for. A
-region is asked for its box once an iteration, to compare it with the annotated one: of polygons that takes no bitmap, about
-20 microseconds.
+pycocotools draws the polygons, because its rule for edge pixels is COCO's own. `geometry.rle` decodes run lengths: it gives
+pycocotools' result and validates its input. Nothing is decoded before it is needed. Every iteration compares each annotated
+box with its region's; for polygons that takes no bitmap, about 20 microseconds.
 """
 
 import math
@@ -21,27 +20,25 @@ from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask, Size
 
 __all__ = [
-    "BOXES_AGREE",
+    "MAX_COORDINATE",
     "Polygons",
     "RegionError",
     "RunLengths",
-    "Together",
-    "agreed_box",
-    "box_of_mask",
-    "box_of_region",
-    "box_xyxy",
-    "need_pycocotools",
+    "read_box_xywh",
     "read_segmentation",
+    "reconcile_box",
+    "region_box",
+    "require_pycocotools",
 ]
 
-BOXES_AGREE = 0.7
-"""An annotated box whose IoU with its mask's is below this is taken for wrong."""
-_ROUNDING = 1.0  # pixels by which a box may reach outside the picture before it counts as wrong
-_FARTHEST = 100_000.0  # pixels; pycocotools' memory grows with how far a corner lies
+_MIN_BOX_IOU = 0.7
+"""An annotated box whose IoU with its mask's box is lower is considered wrong."""
+_EDGE_TOLERANCE = 1.0  # pixels by which a box may exceed the image before it counts as wrong
+MAX_COORDINATE = 100_000.0  # pixels; the memory that drawing a polygon takes grows with its farthest corner
 
 
 class RegionError(DataError):
-    """An area that can't be used. what: in general, under which it is counted. detail: of this one."""
+    """An area can't be used. `what` is the fault in general, under which it is counted; `detail` describes this area."""
 
     def __init__(self, what: str, detail: str = "") -> None:
         super().__init__(f"{what}: {detail}" if detail else what)
@@ -52,8 +49,8 @@ class RegionError(DataError):
         return RegionError, (self.what, self.detail)
 
 
-def need_pycocotools() -> Any:
-    """Its module of masks. Raises MissingExtraError where it is not installed."""
+def require_pycocotools() -> Any:
+    """Return pycocotools' mask module. Raises MissingExtraError where it is not installed."""
     try:
         from pycocotools import mask
     except ImportError as error:
@@ -63,74 +60,53 @@ def need_pycocotools() -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Polygons:
-    """What any of the polygons covers, by COCO's rule for edges. parts: each x1, y1, x2, y2, ... in pixels, float64."""
+    """The union of polygons, by COCO's rule for edges. Each part is x1, y1, x2, y2, ... in pixels, float64."""
 
     parts: tuple[npt.NDArray[np.float64], ...]
 
     def mask(self, size: Size) -> Mask:
-        """(H, W) bool; what lies outside the picture is cut off."""
-        return rle.decode(self._drawn(size))
+        """Return the (H, W) bool mask, cut off at the image's edges."""
+        return rle.decode(self._encode(size))
 
     def box(self, size: Size) -> Box | None:
-        """The box of the mask, None of an empty one; without decoding it."""
-        drawn = self._drawn(size)
-        if not need_pycocotools().area(drawn):
+        """Return the mask's box without decoding the mask; None for an empty mask."""
+        code = self._encode(size)
+        if not require_pycocotools().area(code):
             return None
-        x, y, width, height = need_pycocotools().toBbox(drawn).tolist()
+        x, y, width, height = require_pycocotools().toBbox(code).tolist()
         return Box(x, y, x + width, y + height)
 
-    def _drawn(self, size: Size) -> Any:
-        cocomask = need_pycocotools()
-        # Lists of numbers are polygons to it; an array would be boxes, as would lists of four numbers, which are left out.
-        return cocomask.merge(cocomask.frPyObjects([part.tolist() for part in self.parts], size.height, size.width))
+    def _encode(self, size: Size) -> Any:
+        coco_mask = require_pycocotools()
+        # pycocotools takes an array, or a list of four numbers, for boxes; read_segmentation drops the latter.
+        return coco_mask.merge(coco_mask.frPyObjects([part.tolist() for part in self.parts], size.height, size.width))
 
 
 @dataclass(frozen=True, eq=False)
 class RunLengths:
-    """COCO's run-length code, compressed or a tuple of run lengths. size: that which it is written for."""
+    """COCO's RLE for an image of `size`: compressed, or a tuple of run lengths."""
 
     size: Size
     counts: str | bytes | tuple[int, ...]
 
     def mask(self, size: Size) -> Mask:
-        """(H, W) bool. Raises RegionError where the code is of another size, or malformed."""
+        """Return the (H, W) bool mask. Raises RegionError where the RLE has another size or is malformed."""
         if size != self.size:
-            raise RegionError(
-                "the RLE is of another size than the picture",
-                f"RLE {self.size.width} x {self.size.height}, picture {size.width} x {size.height}",
-            )
+            sizes = f"RLE {self.size.width} x {self.size.height}, image {size.width} x {size.height}"
+            raise RegionError("the RLE's size differs from the image's", sizes)
         try:
             return rle.decode({"size": [size.height, size.width], "counts": self.counts})
         except ValueError as error:
             raise RegionError("the RLE is malformed", str(error)) from error
 
 
-@dataclass(frozen=True, eq=False)
-class Together:
-    """The union of several regions, at least one."""
-
-    regions: tuple[Region, ...]
-
-    def mask(self, size: Size) -> Mask:
-        """(H, W) bool."""
-        union = self.regions[0].mask(size).copy()
-        for region in self.regions[1:]:
-            union |= region.mask(size)
-        return union
-
-    def box(self, size: Size) -> Box | None:
-        """The box around the regions' boxes."""
-        boxes = [box for region in self.regions if (box := box_of_region(region, size))]
-        if not boxes:
-            return None
-        x1, y1, x2, y2 = zip(*boxes, strict=True)
-        return Box(min(x1), min(y1), max(x2), max(y2))
-
-
 def read_segmentation(segmentation: Any) -> Region:
-    """The region of a COCO annotation's `segmentation`: a list of polygons, or an RLE of either form.
+    """Read the `segmentation` of a COCO annotation: a list of polygons, or an RLE in either form.
 
-    A polygon of fewer than three points covers nothing and is left out. Raises RegionError for anything else.
+    Polygons of fewer than three points cover nothing and are skipped.
+
+    Raises:
+        RegionError: The value is neither, or nothing is left of it.
     """
     if isinstance(segmentation, Mapping):
         return _read_rle(segmentation)
@@ -150,32 +126,30 @@ def _read_polygon(part: Any) -> npt.NDArray[np.float64]:
         raise RegionError("a polygon is not a list of numbers", repr(part)[:80]) from error
     if corners.ndim != 1 or corners.size % 2:
         raise RegionError("a polygon is not x, y, x, y, ...", f"shape {corners.shape}")
-    if not np.all(np.abs(corners) <= _FARTHEST):
-        raise RegionError("a polygon has a corner far outside any picture", f"{corners[np.argmax(np.abs(corners))]}")
+    if not np.all(np.abs(corners) <= MAX_COORDINATE):
+        raise RegionError("a polygon has a corner far outside the image", f"{corners[np.argmax(np.abs(corners))]}")
     return corners
 
 
 def _read_rle(code: Mapping[str, Any]) -> RunLengths:
     size, counts = code.get("size"), code.get("counts")
-    whole = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
-    if not whole or not isinstance(counts, str | bytes | list | tuple):
+    valid_size = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
+    if not valid_size or not isinstance(counts, str | bytes | list | tuple):
         raise RegionError("the RLE is malformed", f"expected size [H, W] and counts, got {code!r:.80}")
-    height, width = size  # type: ignore[misc]  # two whole numbers, as just checked
+    height, width = size  # type: ignore[misc]  # two integers, as checked above
     return RunLengths(Size(width, height), counts if isinstance(counts, str | bytes) else tuple(counts))
 
 
-def box_of_mask(mask: Mask) -> Box | None:
-    """The tightest box around a (H, W) mask; x2, y2 one past the last pixel. None of an empty mask."""
+def region_box(region: Region, size: Size) -> Box | None:
+    """Return the box of the region's mask, None for an empty one. The mask is decoded only if it has to be."""
+    if isinstance(region, Polygons):
+        return region.box(size)
+    mask = region.mask(size)
     return mask_to_box(mask) if mask.any() else None
 
 
-def box_of_region(region: Region, size: Size) -> Box | None:
-    """The box of the region's mask, None of an empty one; decodes it only where the region doesn't know better."""
-    return region.box(size) if isinstance(region, Polygons | Together) else box_of_mask(region.mask(size))
-
-
-def box_xyxy(box_xywh: Any) -> Box | None:
-    """COCO's box as ours; None where it is no box: not four finite numbers, or without an area."""
+def read_box_xywh(box_xywh: Any) -> Box | None:
+    """Convert COCO's [x, y, width, height]; return None for anything but four finite numbers with an area."""
     if not isinstance(box_xywh, list | tuple) or len(box_xywh) != 4:
         return None
     if not all(isinstance(number, int | float) and math.isfinite(number) for number in box_xywh):
@@ -184,34 +158,37 @@ def box_xyxy(box_xywh: Any) -> Box | None:
     return Box(x, y, x + width, y + height) if width > 0 and height > 0 else None
 
 
-def agreed_box(region: Region, annotated: Box | None, size: Size, problems: Problems, where: str) -> Box:
-    """The object's box inside the picture: the annotated one, or its mask's where they disagree, which counts as mended.
+def reconcile_box(region: Region, annotated: Box | None, size: Size, problems: Problems, where: str) -> Box:
+    """Return the annotated box clipped to the image, or the mask's box where the two disagree, which counts as corrected.
 
-    They disagree where their IoU is below BOXES_AGREE, or the annotated one reaches outside the picture by over a pixel (less
-    is cut off), or is no box. where: the file and the record.
-    Raises RegionError where the mask is empty or malformed: whoever needed the object drops and counts what needed it.
+    They disagree where their IoU is below 0.7, where the annotated box exceeds the image by more than a pixel, or where it is
+    no box (None).
+
+    Args:
+        region: The object's mask.
+        annotated: The object's box in pixels.
+        size: Of the image, in pixels.
+        problems: Gets the corrections.
+        where: The file and the record.
+
+    Raises:
+        RegionError: The mask is empty or malformed.
     """
-    tight = box_of_region(region, size)
+    tight = region_box(region, size)
     if tight is None:
         raise RegionError("the mask is empty")
     if annotated is None:
-        problems.add("mended", "the box is not a box; the mask's is used", where)
-        return tight
-    if _outside(annotated, size):
-        problems.add("mended", "the box reaches outside the picture; the mask's is used", where)
-        return tight
-    if annotated.iou(tight) < BOXES_AGREE:
-        problems.add("mended", "the box disagrees with the mask; the mask's is used", where)
-        return tight
-    return Box(
-        max(0.0, annotated.x1),
-        max(0.0, annotated.y1),
-        min(float(size.width), annotated.x2),
-        min(float(size.height), annotated.y2),
-    )
+        fault = "the box is not valid"
+    elif _exceeds(annotated, size):
+        fault = "the box exceeds the image"
+    elif annotated.iou(tight) < _MIN_BOX_IOU:
+        fault = "the box disagrees with the mask"
+    else:
+        return Box(*map(float, annotated.clip(size)))
+    problems.add("corrected", f"{fault}; the mask's box is used", where)
+    return tight
 
 
-def _outside(box: Box, size: Size) -> bool:
-    """Whether it reaches outside the picture by more than rounding."""
-    least, most = min(box.x1, box.y1), max(box.x2 - size.width, box.y2 - size.height)
-    return least < -_ROUNDING or most > _ROUNDING
+def _exceeds(box: Box, size: Size) -> bool:
+    lowest, highest = min(box.x1, box.y1), max(box.x2 - size.width, box.y2 - size.height)
+    return lowest < -_EDGE_TOLERANCE or highest > _EDGE_TOLERANCE

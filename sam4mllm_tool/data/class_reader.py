@@ -1,9 +1,9 @@
-"""What ADE20K, PACO and PartImageNet share: things of named classes, read as expressions that name the class.
+"""The base of ADE20K, PACO and PartImageNet: instances of named classes, read as expressions that name the class.
 
-"the mug" means every mug of a picture, "the handle of the mug" every mug's handle. An expression is kept or left out as a
-whole: with one of its objects missing, the truth would call a right answer wrong. Left out, as in the method's public code,
-are classes with many instances in a picture and things that are small in it; that is a choice, not a fault of the data set,
-so it is counted among the problems and never told among the first ones.
+"the mug" refers to every mug in an image, "the handle of the mug" to every mug's handle. An expression is kept or dropped as a
+whole: with one of its objects missing, a correct answer would be scored as wrong. As in the method's public code, classes with
+many instances in an image and classes with a small instance are left out. That is a choice and no fault of the dataset, so it
+is counted among the problems but never listed among the first ones.
 """
 
 from abc import abstractmethod
@@ -11,67 +11,76 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sam4mllm_tool.data.annotations import RegionError, agreed_box
-from sam4mllm_tool.data.reader import Reader, picture_size
+from sam4mllm_tool.data.annotations import RegionError, reconcile_box
+from sam4mllm_tool.data.reader import Reader, read_image_size
 from sam4mllm_tool.data.sample import Problems, Region, Sample
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Size
 
-__all__ = ["BY_CHOICE", "ClassName", "ClassReader", "Picture", "Thing"]
+__all__ = ["LEFT_OUT_BY_CHOICE", "AnnotatedImage", "ClassInstance", "ClassName", "ClassReader"]
 
-CROWDED = "the picture has too many of the class"
-SMALL = "a thing of the class is too small in the picture"
-NOT_ALL = "not all of the class are annotated in the picture"
-BY_CHOICE = frozenset({CROWDED, SMALL, NOT_ALL})
-"""What is left out of a sound data set."""
+_CROWDED = "the image has too many objects of the class"
+_SMALL = "an object of the class is too small in the image"
+_INCOMPLETE = "not all objects of the class are annotated in the image"
+_FORMER_WORDS = (
+    "the picture has too many of the class",
+    "a thing of the class is too small in the picture",
+    "not all of the class are annotated in the picture",
+)  # in manifests written before
+LEFT_OUT_BY_CHOICE = frozenset({_CROWDED, _SMALL, _INCOMPLETE, *_FORMER_WORDS})
+"""Reasons for which samples of a sound dataset are left out."""
 
 
 @dataclass(frozen=True)
 class ClassName:
-    """A class of things, of parts where `part` is not empty."""
+    """The name of an object's class, with a part's name for a class of parts."""
 
-    thing: str
+    whole: str
     part: str = ""
 
     @property
     def expression(self) -> str:
-        return f"the {self.part} of the {self.thing}" if self.part else f"the {self.thing}"
+        """The expression that refers to all instances of the class."""
+        return f"the {self.part} of the {self.whole}" if self.part else f"the {self.whole}"
 
 
 @dataclass(frozen=True, eq=False)
-class Thing:
-    """One annotated instance. box: as annotated. region: or why it can't be read; None of one that is too small to be used.
+class ClassInstance:
+    """One annotated object.
 
-    file, number: where it is annotated, for a message.
+    Attributes:
+        name: Its class.
+        box: As annotated, in pixels.
+        region: Its mask, or why the mask can't be read; None for an instance that is too small to be used.
+        where: The file and the record, for messages.
     """
 
     name: ClassName
     box: Box | None
     region: Region | RegionError | None
-    file: str = ""
-    number: object = None
-
-    @property
-    def where(self) -> str:
-        return f"{self.file} {self.number}"
+    where: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class Picture:
-    """A picture with all that is annotated in it. size: as annotated. unsure: classes of which more may be in it."""
+class AnnotatedImage:
+    """An image with all its annotated instances; the image may hold more instances of the classes in `incomplete`."""
 
     path: Path
     size: Size
     image_id: str
-    things: Iterable[Thing]
-    unsure: frozenset[ClassName] = frozenset()
+    instances: Iterable[ClassInstance]
+    incomplete: frozenset[ClassName] = frozenset()
 
 
 class ClassReader(Reader):
-    """Samples that name classes. A subclass gives the pictures.
+    """Samples whose expressions name classes. Subclasses yield the annotated images.
 
-    max_instances: of a class in a picture. min_area: of a thing's box, as a share of the picture's area. Both defaults are
-    the public code's.
+    Args:
+        root: The dataset's folder.
+        split: The split's name.
+        max_instances: Classes with more instances in an image are left out. The default is the public code's.
+        min_area: Classes with an instance whose box is smaller than this share of the image, in [0, 1), are left out. The
+            default is the public code's.
     """
 
     def __init__(self, root: Path, split: str = "train", *, max_instances: int = 5, min_area: float = 0.02) -> None:
@@ -83,83 +92,83 @@ class ClassReader(Reader):
         self.max_instances, self.min_area = max_instances, min_area
 
     @abstractmethod
-    def _pictures(self, problems: Problems) -> Iterator[Picture]:
-        """In the order of the files. What is wrong with a thing is raised as RegionError or counted here."""
+    def _annotated_images(self, problems: Problems) -> Iterator[AnnotatedImage]:
+        """Read the files in order and add their faults to `problems`."""
 
     def _samples(self, problems: Problems) -> Iterator[Sample]:
         sample: Sample | None = None
-        for sample in self._kept(problems):
-            yield sample
-        if sample is None and problems and all(what in BY_CHOICE for _, what in problems.counts):
+        for image in self._annotated_images(problems):
+            if self._check_size(image, problems):
+                for sample in self._image_samples(image, problems):
+                    yield sample
+        if sample is None and problems and all(what in LEFT_OUT_BY_CHOICE for _, what in problems.counts):
             raise DataError(
-                f"all of '{self.name}', split '{self.split}', is left out by choice ({', '.join(problems.lines())}); "
+                f"all samples of '{self.name}', split '{self.split}', are left out by choice ({', '.join(problems.lines())}); "
                 f"see the options max_instances, now {self.max_instances}, and min_area, now {self.min_area}"
             )
 
-    def _kept(self, problems: Problems) -> Iterator[Sample]:
-        for picture in self._pictures(problems):
-            size = picture_size(picture.path)
-            if isinstance(size, str):
-                problems.add("dropped", size, str(picture.path))
-            elif size != picture.size:
-                told = f"{picture.size.width} x {picture.size.height}"
-                where = f"{picture.path}, {size.width} x {size.height} pixels, {told} annotated"
-                problems.add("dropped", "the picture is of another size than annotated", where)
-            else:
-                yield from self._of_picture(picture, problems)
+    def _check_size(self, image: AnnotatedImage, problems: Problems) -> bool:
+        size = read_image_size(image.path)
+        if isinstance(size, str):
+            problems.add("dropped", size, str(image.path))
+        elif size != image.size:
+            annotated = f"{image.size.width} x {image.size.height}"
+            where = f"{image.path}, {size.width} x {size.height} pixels, {annotated} annotated"
+            problems.add("dropped", "the image's size differs from the annotated size", where)
+        return size == image.size
 
-    def _of_picture(self, picture: Picture, problems: Problems) -> Iterator[Sample]:
-        classes: dict[ClassName, list[Thing]] = {}
-        for thing in picture.things:
-            classes.setdefault(thing.name, []).append(thing)
-        for name, things in classes.items():
-            if (left_out := self._left_out(name, things, picture)) is not None:
-                problems.counts["dropped", left_out] += 1
-            elif objects := self._objects(things, picture.size, problems):
+    def _image_samples(self, image: AnnotatedImage, problems: Problems) -> Iterator[Sample]:
+        classes: dict[ClassName, list[ClassInstance]] = {}
+        for instance in image.instances:
+            classes.setdefault(instance.name, []).append(instance)
+        for name, instances in classes.items():
+            if (reason := self._reason_to_leave_out(name, instances, image)) is not None:
+                problems.counts["dropped", reason] += 1
+            elif objects := self._resolve_objects(instances, image.size, problems):
                 boxes, regions = zip(*objects, strict=True)
                 yield Sample(
-                    id=f"{picture.image_id}/{name.expression.removeprefix('the ')}",
-                    image_path=picture.path,
+                    id=f"{image.image_id}/{name.expression.removeprefix('the ')}",
+                    image_path=image.path,
                     expression=name.expression,
-                    size=picture.size,
+                    size=image.size,
                     boxes=boxes,
                     regions=regions,
                     kind="part" if name.part else "thing",
                     split=self.split,
-                    image_id=picture.image_id,
+                    image_id=image.image_id,
                     source=self.name,
                 )
 
-    def _left_out(self, name: ClassName, things: list[Thing], picture: Picture) -> str | None:
-        """Why the class is left out by choice, if it is."""
-        if name in picture.unsure:
-            return NOT_ALL
-        if len(things) > self.max_instances:
-            return CROWDED
-        return SMALL if any(thing.region is None or self.too_small(thing.box, picture.size) for thing in things) else None
+    def _reason_to_leave_out(self, name: ClassName, instances: list[ClassInstance], image: AnnotatedImage) -> str | None:
+        if name in image.incomplete:
+            return _INCOMPLETE
+        if len(instances) > self.max_instances:
+            return _CROWDED
+        small = any(instance.region is None or self._is_small(instance.box, image.size) for instance in instances)
+        return _SMALL if small else None
 
-    def too_small(self, box: Box | None, size: Size) -> bool:
-        """Whether a box is below the least share of the picture's area; what has no box is judged when its mask is."""
-        return box is not None and (box.x2 - box.x1) * (box.y2 - box.y1) < self.min_area * size.width * size.height
+    def _is_small(self, box: Box | None, size: Size) -> bool:
+        """Whether the box is below the minimum area. Without a box the mask decides later."""
+        return box is not None and box.area < self.min_area * size.width * size.height
 
-    def _objects(self, things: list[Thing], size: Size, problems: Problems) -> list[tuple[Box, Region]]:
-        """Boxes and regions from left to right; none where one of them can't be used, which is counted."""
+    def _resolve_objects(self, instances: list[ClassInstance], size: Size, problems: Problems) -> list[tuple[Box, Region]]:
+        """Return boxes and regions from left to right; none, which is counted, where one of them can't be used."""
         objects = list[tuple[Box, Region]]()
-        for thing in things:
+        for instance in instances:
             try:
-                box, region = _placed(thing, size, problems)
+                box, region = _resolve_object(instance, size, problems)
             except RegionError as error:
-                problems.add("dropped", error.what, f"{thing.where} ({error.detail})" if error.detail else thing.where)
+                problems.add("dropped", error.what, instance.where, error.detail)
                 return []
-            if self.too_small(box, size):  # its mask's box, where the annotated one was wrong
-                problems.counts["dropped", SMALL] += 1
+            if self._is_small(box, size):  # the mask's box, where the annotated one was wrong
+                problems.counts["dropped", _SMALL] += 1
                 return []
             objects.append((box, region))
-        return sorted(objects, key=lambda one: one[0])
+        return sorted(objects, key=lambda pair: pair[0])
 
 
-def _placed(thing: Thing, size: Size, problems: Problems) -> tuple[Box, Region]:
-    if isinstance(thing.region, RegionError):
-        raise thing.region
-    assert thing.region is not None, "what is too small was left out"
-    return agreed_box(thing.region, thing.box, size, problems, thing.where), thing.region
+def _resolve_object(instance: ClassInstance, size: Size, problems: Problems) -> tuple[Box, Region]:
+    if isinstance(instance.region, RegionError):
+        raise instance.region
+    assert instance.region is not None, "small instances were left out before"
+    return reconcile_box(instance.region, instance.box, size, problems, instance.where), instance.region

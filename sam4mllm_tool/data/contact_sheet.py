@@ -1,12 +1,11 @@
-"""A data set at a glance: some of its samples, drawn with their masks into one picture.
+"""A dataset at a glance: some of its samples, drawn with their masks into one image.
 
-Under each picture stands its expression, then what it means (how many objects, or none) and the sample's id. Objects are
-tinted and boxed as in the overlay of a segmentation, numbered in the order in which they are to be named; pixels that count
-neither way in evaluation are hatched. Lengths are in pixels of the sheet.
+Below each image stand its expression, then the number of objects and the sample's id. Objects are tinted and boxed as in the
+overlay of a segmentation, and numbered in the order in which a reply should list them; ignored pixels are hatched. Lengths are
+in pixels of the sheet.
 """
 
 import math
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,36 +16,37 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 from PIL import ImageDraw, ImageFont
 
+from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.data.reader import load_sample_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError, ImageError
-from sam4mllm_tool.images.draw import Colour, choose_colours, dilate_rounded, draw_box, draw_label, tint_mask
-from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.images.draw import Colour, choose_colours, draw_box, draw_label, grow, tint
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
-__all__ = ["Sheet", "contact_sheet", "pick", "save_sheet"]
+__all__ = ["ContactSheet", "draw_contact_sheet", "pick_samples", "save_sheet"]
 
-_PICTURE = Size(384, 288)
+_CELL_IMAGE = Size(384, 288)
 _GAP = 20
-_TITLE, _CAPTION, _NOTE = 22, 17, 13  # letters
-_LINES = 3  # of a caption
-_PAPER, _INK, _FAINT, _FAULT, _EMPTY = (250, 250, 248), (24, 24, 28), (104, 104, 112), (176, 32, 32), (226, 226, 224)
-_STRIPE = 5
-_SEEN = 0.6  # share of the picture's own colour within a tint
+_TITLE, _CAPTION, _NOTE = 22, 17, 13  # font sizes
+_MAX_LINES = 3
+_BACKGROUND, _TEXT, _GREY, _RED, _PLACEHOLDER = (250, 250, 248), (24, 24, 28), (104, 104, 112), (176, 32, 32), (226, 226, 224)
+_STRIPE_WIDTH = 5
+_IMAGE_SHARE = 0.6  # of the image's own colour in a tinted pixel
 _WHITE: Colour = (255, 255, 255)
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, eq=False)
-class Sheet:
-    """The picture, RGB, and what could not be drawn on it, a line each."""
+class ContactSheet:
+    """The sheet, RGB, and one line for each sample that could not be drawn."""
 
     image: Image
     faults: tuple[str, ...]
 
 
-def pick(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:
-    """Up to `count` samples, each as likely as any other, in the order of the data set; read once, in constant memory."""
+def pick_samples(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:
+    """Draw up to `count` samples, each with the same probability, by reservoir sampling; return them in their order."""
     random, kept = Random(seed), list[tuple[int, Sample]]()
     for number, sample in enumerate(samples):
         if number < count:
@@ -56,115 +56,121 @@ def pick(samples: Iterable[Sample], count: int, seed: int) -> list[Sample]:
     return [sample for _, sample in sorted(kept, key=lambda pair: pair[0])]
 
 
-def contact_sheet(samples: Sequence[Sample], title: str) -> Sheet:
-    """The samples side by side under a title. One that can't be drawn says why in its place, and in the faults."""
+def draw_contact_sheet(samples: Sequence[Sample], title: str) -> ContactSheet:
+    """Draw the samples side by side under a title.
+
+    A sample that can't be drawn is replaced by the reason, which is also in the sheet's faults.
+
+    Raises:
+        DataError: There is no sample.
+    """
     if not samples:
-        raise DataError(f"{title}: there is no sample to show")
+        raise DataError(f"{title}: there is no sample to draw")
     columns = min(len(samples), max(2, math.ceil(math.sqrt(len(samples)))))
     cells, faults = [], list[str]()
     for sample in samples:
         try:
-            cells.append(_cell(_picture(sample), _caption(sample), _note(sample)))
+            cells.append(_draw_cell(_draw_sample(sample), _caption(sample), _note(sample)))
         except (DataError, ImageError) as error:
             faults.append(f"{sample.id}: {error}")
-            cells.append(_cell(PILImage.new("RGB", _PICTURE, _EMPTY), _caption(sample), str(error), _FAULT))
-    hatched = " (hatched: counts neither way)" if any(sample.ignored for sample in samples) else ""
-    return Sheet(_arranged(cells, columns, title + hatched), tuple(faults))
+            cells.append(_draw_cell(PILImage.new("RGB", _CELL_IMAGE, _PLACEHOLDER), _caption(sample), str(error), _RED))
+    legend = " (hatched: ignored by evaluation)" if any(sample.ignored for sample in samples) else ""
+    return ContactSheet(_arrange_cells(cells, columns, title + legend), tuple(faults))
 
 
 def save_sheet(image: Image, path: Path) -> None:
-    """Writes it beside its place and moves it there. Raises DataError where that fails, or for a name of no format."""
-    beside = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    """Write the image atomically. Raises DataError where writing fails or the suffix names no image format."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(beside)
-        beside.replace(path)
-    except ValueError as error:  # Pillow's, of the suffix
-        raise DataError(f"{path} can't be written: name it .png or .jpg") from error
+        with atomic_path(path) as part:
+            image.save(part)
+    except ValueError as error:  # Pillow doesn't know the suffix
+        raise DataError(f"{path} can't be written: expected a name that ends in .png or .jpg") from error
     except OSError as error:
         raise DataError(f"{path} can't be written: {error.strerror or error}") from error
-    finally:
-        beside.unlink(missing_ok=True)
 
 
-def _arranged(cells: Sequence[Image], columns: int, title: str) -> Image:
+def _arrange_cells(cells: Sequence[Image], columns: int, title: str) -> Image:
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
-    width = columns * (_PICTURE.width + _GAP) + _GAP
+    width = columns * (_CELL_IMAGE.width + _GAP) + _GAP
     font = ImageFont.load_default(_TITLE)
-    heading = _wrapped(title, font, width - 2 * _GAP, 2)
+    heading = _wrap_text(title, font, width - 2 * _GAP, 2)
     top = _GAP + len(heading) * round(_TITLE * 1.3) + _GAP // 2
-    sheet = PILImage.new("RGB", (width, top + sum(heights) + _GAP * len(rows)), _PAPER)
-    _write(sheet, (_GAP, _GAP), heading, font, _TITLE, _INK)
+    sheet = PILImage.new("RGB", (width, top + sum(heights) + _GAP * len(rows)), _BACKGROUND)
+    _write_lines(sheet, (_GAP, _GAP), heading, font, _TITLE, _TEXT)
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
-            sheet.paste(cell, (_GAP + column * (_PICTURE.width + _GAP), top))
+            sheet.paste(cell, (_GAP + column * (_CELL_IMAGE.width + _GAP), top))
         top += height + _GAP
     return sheet
 
 
-def _cell(picture: Image, caption: str, note: str, ink: Colour = _FAINT) -> Image:
-    """The picture in the middle of its place, over the caption, over a note in small letters."""
+def _draw_cell(image: Image, caption: str, note: str, ink: Colour = _GREY) -> Image:
+    """Centre the image in its cell, above the caption and a note in small letters."""
     letters, small = ImageFont.load_default(_CAPTION), ImageFont.load_default(_NOTE)
-    lines, notes = _wrapped(caption, letters, _PICTURE.width, _LINES), _wrapped(note, small, _PICTURE.width, 3)
+    lines, notes = _wrap_text(caption, letters, _CELL_IMAGE.width, _MAX_LINES), _wrap_text(note, small, _CELL_IMAGE.width, 3)
     high, low = round(_CAPTION * 1.3), round(_NOTE * 1.35)
-    cell = PILImage.new("RGB", (_PICTURE.width, _PICTURE.height + 8 + high * len(lines) + 3 + low * len(notes)), _PAPER)
-    cell.paste(_EMPTY, (0, 0, _PICTURE.width, _PICTURE.height))
-    cell.paste(picture, ((_PICTURE.width - picture.width) // 2, (_PICTURE.height - picture.height) // 2))
-    _write(cell, (0, _PICTURE.height + 8), lines, letters, _CAPTION, _INK)
-    _write(cell, (0, _PICTURE.height + 8 + high * len(lines) + 3), notes, small, _NOTE, ink)
+    cell = PILImage.new(
+        "RGB", (_CELL_IMAGE.width, _CELL_IMAGE.height + 8 + high * len(lines) + 3 + low * len(notes)), _BACKGROUND
+    )
+    cell.paste(_PLACEHOLDER, (0, 0, _CELL_IMAGE.width, _CELL_IMAGE.height))
+    cell.paste(image, ((_CELL_IMAGE.width - image.width) // 2, (_CELL_IMAGE.height - image.height) // 2))
+    _write_lines(cell, (0, _CELL_IMAGE.height + 8), lines, letters, _CAPTION, _TEXT)
+    _write_lines(cell, (0, _CELL_IMAGE.height + 8 + high * len(lines) + 3), notes, small, _NOTE, ink)
     return cell
 
 
-def _picture(sample: Sample) -> Image:
-    """The sample's picture with what is marked on it, as large as its place allows. Raises DataError and ImageError."""
-    image = load_image(sample.image_path)
-    if image.size != sample.size:
-        told = f"{sample.size.width} x {sample.size.height}"
-        raise DataError(f"{sample.image_path} is {image.width} x {image.height} pixels, the data set says {told}")
-    scale = min(_PICTURE.width / image.width, _PICTURE.height / image.height)
+def _draw_sample(sample: Sample) -> Image:
+    """Draw the sample's image with its objects, scaled to its cell. Raises DataError and ImageError."""
+    image = load_sample_image(sample)
+    scale = min(_CELL_IMAGE.width / image.width, _CELL_IMAGE.height / image.height)
     size = Size(max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     pixels = np.array(image.resize(size, PILImage.Resampling.LANCZOS))
-    _hatch(pixels, _scaled(sample.ignore(), size))
+    _hatch(pixels, _scale_mask(sample.ignore(), size))
     objects = [
-        SegmentedObject(_scaled(mask, size), ObjectPrompt(Box(*(value * scale for value in box))), 1.0)
+        SegmentedObject(_scale_mask(mask, size), ObjectPrompt(Box(*(value * scale for value in box))), 1.0)
         for mask, box in zip(sample.masks(), sample.boxes, strict=True)
     ]
     coloured = choose_colours(pixels, objects)
-    seen = pixels.copy()
-    for found, colour in coloured:
-        tint_mask(pixels, found.mask, colour, 1)
-        within = found.mask & ~dilate_rounded(~found.mask, 3)  # an expression may name its colour
-        pixels[within] = np.rint(seen[within] * _SEEN + pixels[within] * (1 - _SEEN)).astype(np.uint8)
-    canvas = PILImage.fromarray(pixels)
-    for found, colour in coloured:
-        draw_box(canvas, found.prompt.box, colour, 1)
+    untinted = pixels.copy()
+    for obj, colour in coloured:
+        tint(pixels, obj.mask, colour, 1)
+        inside = obj.mask & ~grow(~obj.mask, 3)  # keeps some of the object's colour, which the expression may name
+        pixels[inside] = np.rint(untinted[inside] * _IMAGE_SHARE + pixels[inside] * (1 - _IMAGE_SHARE)).astype(np.uint8)
+    return _draw_labels(PILImage.fromarray(pixels), sample, coloured)
+
+
+def _draw_labels(canvas: Image, sample: Sample, coloured: Sequence[tuple[SegmentedObject, Colour]]) -> Image:
+    """Draw the objects' boxes and numbers, or that there is no such object; return the canvas."""
+    for obj, colour in coloured:
+        draw_box(canvas, obj.prompt.box, colour, 1)
     font = ImageFont.load_default(_NOTE)
     if len(coloured) > 1:
-        for number, (found, colour) in enumerate(coloured, start=1):
-            _stick(canvas, draw_label(str(number), colour, font), found.prompt.box.x1, found.prompt.box.y1)
-    if not objects and not sample.turns:
-        _stick(canvas, draw_label("no such object", _WHITE, font), 0, canvas.height)
+        for number, (obj, colour) in enumerate(coloured, start=1):
+            _paste_label(canvas, draw_label(str(number), colour, font), obj.prompt.box.x1, obj.prompt.box.y1)
+    if not coloured and not sample.turns:
+        _paste_label(canvas, draw_label("no such object", _WHITE, font), 0, canvas.height)
     return canvas
 
 
-def _stick(canvas: Image, label: Image, x: float, y: float) -> None:
-    """Pastes the label with its corner at a place, moved to where the picture has room for it."""
+def _paste_label(canvas: Image, label: Image, x: float, y: float) -> None:
+    """Paste the label with its corner at (x, y), shifted so that it lies inside the canvas."""
     left = max(0, min(math.floor(x), canvas.width - label.width))
     canvas.paste(label, (left, max(0, min(math.floor(y), canvas.height - label.height))))
 
 
-def _scaled(mask: Mask, size: Size) -> Mask:
-    """The mask on a grid of another size; what is too thin for it is thickened, not lost."""
-    cover = np.asarray(PILImage.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize(size, PILImage.Resampling.BOX))
-    solid: Mask = cover > 127
-    return solid if solid.any() else cover > 0
+def _scale_mask(mask: Mask, size: Size) -> Mask:
+    """Resample a mask to another size; a mask too thin for it is thickened rather than lost."""
+    coverage = np.asarray(PILImage.fromarray(mask.astype(np.uint8) * np.uint8(255)).resize(size, PILImage.Resampling.BOX))
+    solid: Mask = coverage > 127
+    return solid if solid.any() else coverage > 0
 
 
 def _hatch(pixels: npt.NDArray[np.uint8], mask: Mask) -> None:
-    """Grey slanted stripes over the mask, so that they differ from any tint. pixels: (H, W, 3), changed in place."""
+    """Draw grey slanted stripes, unlike any tint, over the mask. `pixels`, (H, W, 3) uint8, are changed in place."""
     rows, columns = np.nonzero(mask)
-    stripe = ((rows + columns) // _STRIPE % 2).astype(np.float64)[:, None]
+    stripe = ((rows + columns) // _STRIPE_WIDTH % 2).astype(np.float64)[:, None]
     grey = 90 + 110 * stripe
     pixels[rows, columns] = np.rint(pixels[rows, columns] * 0.35 + grey * 0.65).astype(np.uint8)
 
@@ -181,22 +187,22 @@ def _note(sample: Sample) -> str:
     return ", ".join(part for part in (what, sample.kind, sample.id) if part)
 
 
-def _wrapped(text: str, font: _Font, width: int, lines: int) -> list[str]:
-    """The text in up to so many lines of that width, broken between words, within one that is too long; cut with dots."""
-    broken, rest = list[str](), " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
-    while rest and len(broken) < lines:
-        fit = _fitting(rest, font, width)
+def _wrap_text(text: str, font: _Font, width: int, lines: int) -> list[str]:
+    """Break the text between words, or within a word that is too long, into lines of that width; cut it with dots."""
+    wrapped, rest = list[str](), " ".join("".join(c if c.isprintable() else " " for c in text[:2000]).split())
+    while rest and len(wrapped) < lines:
+        fit = _count_fitting(rest, font, width)
         space = rest.rfind(" ", 0, fit + 1)
         end = fit if fit == len(rest) or space <= 0 else space
-        broken.append(rest[:end])
+        wrapped.append(rest[:end])
         rest = rest[end:].lstrip()
     if rest:
-        broken[-1] = broken[-1][: _fitting(broken[-1], font, width - math.ceil(font.getlength(" ...")))] + " ..."
-    return broken or [""]
+        wrapped[-1] = wrapped[-1][: _count_fitting(wrapped[-1], font, width - math.ceil(font.getlength(" ...")))] + " ..."
+    return wrapped or [""]
 
 
-def _fitting(text: str, font: _Font, width: int) -> int:
-    """How many of its first characters fit into the width, at least one."""
+def _count_fitting(text: str, font: _Font, width: int) -> int:
+    """Return how many of the first characters fit into the width, at least one."""
     least, most = 1, len(text)
     while least < most:
         middle = (least + most + 1) // 2
@@ -204,7 +210,7 @@ def _fitting(text: str, font: _Font, width: int) -> int:
     return least
 
 
-def _write(canvas: Image, place: tuple[int, int], lines: Sequence[str], font: _Font, letters: int, ink: Colour) -> None:
+def _write_lines(canvas: Image, place: tuple[int, int], lines: Sequence[str], font: _Font, letters: int, ink: Colour) -> None:
     draw = ImageDraw.Draw(canvas)
     step = round(letters * (1.35 if letters == _NOTE else 1.3))
     for number, line in enumerate(lines):

@@ -1,10 +1,10 @@
-"""COCO's instances with a column of expressions read into records.
+"""Convert COCO's instances with a field of expressions.
 
-An annotation says what it is in a field of its own, a text or a list of texts:
+Each annotation has its expression, a text or a list of texts, in a field of its own:
 
     {"id": 7, "image_id": 3, "segmentation": [[...]], "bbox": [...], "category_id": 1, "expression": "the cup on the left"}
 
-Annotations of one picture with the same text are the objects of one expression.
+Annotations of one image with the same text are the objects of one expression.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,96 +13,105 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.annotations import RegionError
-from sam4mllm_tool.data.convert import Record, checked_size
-from sam4mllm_tool.data.instances import Annotation, read_annotation
+from sam4mllm_tool.data.convert import ExpressionRecord, measure_image
+from sam4mllm_tool.data.instances import CocoAnnotation, read_annotation
 from sam4mllm_tool.data.json_stream import stream_arrays
-from sam4mllm_tool.data.reader import one_line
+from sam4mllm_tool.data.reader import normalize_expression
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask, Size
 
-__all__ = ["COLUMNS", "read_coco"]
+__all__ = ["read_coco"]
 
-COLUMNS = ("expression", "caption", "text", "sentence")
-"""Where the expression is looked for if no column is named: the first that an annotation has."""
+_DEFAULT_COLUMNS = ("expression", "caption", "text", "sentence")
 
 
 @dataclass(frozen=True)
-class _Picture:
+class _ImageExpressions:
+    """An image's record, and the annotations of each expression about it."""
+
     file_name: str
     size: Size
-    said: dict[str, list[Annotation]] = field(default_factory=dict)
+    expressions: dict[str, list[CocoAnnotation]] = field(default_factory=dict)
 
 
-def read_coco(source: Path, problems: Problems, *, column: str = "", images: Path | None = None) -> Iterator[Record]:
-    """A record per picture and expression, in the order of the pictures in the file.
+def read_coco(source: Path, problems: Problems, *, column: str = "", images: Path | None = None) -> Iterator[ExpressionRecord]:
+    """Yield one record per image and expression, in the order of the images in the file.
 
-    column: the annotation's field that holds the expression. images: the folder of the pictures; otherwise they are looked
-    for beside the file, in images/ beside it, and so in the folder above. The json is streamed; outlines are held, masks not.
-    An expression is dropped and counted, as a whole, where one of its objects can't be used (a crowd, an empty or malformed
-    mask) or its picture can't be; so are annotations without an expression. Raises DataError where there are no annotations.
+    The file is streamed; outlines are kept in memory, masks are not. An expression is dropped as a whole where one of its
+    objects can't be used (a crowd, an empty or malformed mask) or its image can't be.
+
+    Args:
+        source: The json.
+        problems: Gets what is dropped.
+        column: The annotations' field that holds the expression. The default is the first of expression, caption, text and
+            sentence that an annotation has.
+        images: The folder of the images. By default, they are searched beside the file, in images/ beside it, and in the same
+            places of the parent folder.
+
+    Raises:
+        DataError: There are no annotations.
     """
-    pictures = _read(source, column, problems)
-    folders = (
-        [images] if images else [above / place for above in (source.parent, source.parent.parent) for place in ("", "images")]
-    )
-    for picture in pictures.values():
-        if not picture.said:
+    parents = (source.parent, source.parent.parent)
+    folders = [images] if images else [parent / name for parent in parents for name in ("", "images")]
+    for image in _read_images(source, column, problems).values():
+        if not image.expressions:
             continue
-        path = next(
-            (found for folder in folders if (found := folder / picture.file_name).is_file()), folders[0] / picture.file_name
-        )
-        size = checked_size(path, problems)
+        paths = [folder / image.file_name for folder in folders]
+        path = next((path for path in paths if path.is_file()), paths[0])
+        size = measure_image(path, problems)
         if size is None:
             continue
-        if size != picture.size:
-            told = f"{path}, {size.width} x {size.height}, {source} says {picture.size.width} x {picture.size.height}"
-            problems.add("dropped", "the picture is of another size than annotated", told)
+        if size != image.size:
+            sizes = f"{size.width} x {size.height}, annotated as {image.size.width} x {image.size.height}"
+            problems.add("dropped", "the image's size differs from the annotated size", f"{source}, {path}, {sizes}")
             continue
-        for expression, annotations in picture.said.items():
+        for expression, annotations in image.expressions.items():
             where = f"{source}, {expression!r:.60}"
             try:
-                yield Record(path, expression, tuple(_mask(annotation, size) for annotation in annotations), where)
+                masks = tuple(_decode_mask(annotation, size) for annotation in annotations)
             except RegionError as error:
-                problems.add("dropped", error.what, f"{where} ({error.detail})")
+                problems.add("dropped", error.what, where, error.detail)
+            else:
+                yield ExpressionRecord(path, expression, masks, where)
 
 
-def _read(source: Path, column: str, problems: Problems) -> Mapping[int, _Picture]:
-    """The pictures with what is said of them. The annotations may come before the pictures."""
-    pictures: dict[int, _Picture] = {}
-    annotations = list[tuple[int, list[str], Annotation]]()
-    for number, (key, record) in enumerate(stream_arrays(source)):
+def _read_images(source: Path, column: str, problems: Problems) -> Mapping[int, _ImageExpressions]:
+    """Read the images with their expressions. In the file, annotations may precede the images."""
+    images: dict[int, _ImageExpressions] = {}
+    annotations = list[tuple[list[str], CocoAnnotation]]()
+    for key, record in stream_arrays(source, "images", "annotations"):
         try:
             if key == "images":
                 size = Size(int(record["width"]), int(record["height"]))
-                pictures[record["id"]] = _Picture(str(record["file_name"]), size)
-            elif key == "annotations":
-                annotation, said = read_annotation(record), _expressions(record, column)
-                annotations.append((annotation.image_id, said, annotation))
+                images[record["id"]] = _ImageExpressions(str(record["file_name"]), size)
+            else:
+                annotations.append((_read_expressions(record, column), read_annotation(record)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            where = f"{source}, record {number}, of '{key}' ({type(error).__name__}: {error})"
-            problems.add("dropped", "the record is malformed", where)
+            where = f"{source}, '{key}', record {record!r:.80}"
+            problems.add("dropped", "the record is malformed", where, f"{type(error).__name__}: {error}")
     if not annotations and not problems:
         raise DataError(f"{source} has no annotations: expected COCO's form, with 'images' and 'annotations'")
-    for image_id, said, annotation in annotations:
+    for expressions, annotation in annotations:
         where = f"{source}, annotation {annotation.id}"
-        if not said:
-            problems.add("dropped", f"the annotation has no {column or ' or '.join(COLUMNS)}", where)
-        elif image_id not in pictures:
-            problems.add("dropped", "the annotation is of an image that the file doesn't have", where)
+        if not expressions:
+            problems.add("dropped", f"the annotation has no {column or ' or '.join(_DEFAULT_COLUMNS)}", where)
+        elif annotation.image_id not in images:
+            problems.add("dropped", "the annotation's image is not in the file", where)
         else:
-            for expression in said:
-                pictures[image_id].said.setdefault(expression, []).append(annotation)
-    return pictures
+            for expression in expressions:
+                images[annotation.image_id].expressions.setdefault(expression, []).append(annotation)
+    return images
 
 
-def _expressions(record: Mapping[str, Any], column: str) -> list[str]:
-    told: Any = next((record[name] for name in ([column] if column else COLUMNS) if record.get(name)), [])
-    texts = told if isinstance(told, list) else [told]
-    return list(dict.fromkeys(text for text in map(one_line, texts) if text))
+def _read_expressions(record: Mapping[str, Any], column: str) -> list[str]:
+    columns = [column] if column else _DEFAULT_COLUMNS
+    value: Any = next((record[name] for name in columns if record.get(name)), [])
+    texts = value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(text for text in map(normalize_expression, texts) if text))
 
 
-def _mask(annotation: Annotation, size: Size) -> Mask:
+def _decode_mask(annotation: CocoAnnotation, size: Size) -> Mask:
     """Raises RegionError where the annotation can't be used."""
-    _, region = annotation.placed(size, Problems(), "")
+    _, region = annotation.resolve_object(size, Problems(), "")
     return region.mask(size)

@@ -1,7 +1,7 @@
-"""Pictures that nothing may be trained on: those of any val or test split of the RefCOCO family, whatever set they come from.
+"""Images that nothing may be trained on: those in the val and test splits of the RefCOCO family, in whichever dataset.
 
-The sets share COCO's pictures, so one's train split holds another's test pictures; they are known by COCO's number, whether
-a set tells it or the picture's file is named by it.
+The datasets share COCO's images, so that one's train split holds another's test images. Images are recognised by COCO's number,
+which either the dataset gives or the image's file name holds.
 """
 
 import hashlib
@@ -13,66 +13,71 @@ from typing import Any
 
 from sam4mllm_tool.atomic_io import file_sha256
 from sam4mllm_tool.data.reader import coco_image_id
-from sam4mllm_tool.data.refs import read_references
+from sam4mllm_tool.data.reference_files import read_references
 from sam4mllm_tool.errors import DataError
 
-__all__ = ["HeldOut", "held_out_images", "keep_out"]
+__all__ = ["HeldOut", "collect_held_out", "find_held_out"]
 
 _FOLDERS = ("refcoco", "refcoco+", "refcocog", "grefcoco")
-_FILES = ("refs(*).p", "grefs(*).json")
+_PATTERNS = ("refs(*).p", "grefs(*).json")
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """images: by `Sample.image_id`. files: those which named them, none where the root holds nothing of the family."""
+    """Held-out images by `Sample.image_id`, and the reference files that name them."""
 
     images: frozenset[str]
     files: tuple[Path, ...]
 
-    def holds(self, image_id: str, image: Path | str) -> bool:
-        """Whether the picture is held out, by its id or by its file's name: either may be wrong or say nothing."""
+    def contains(self, image_id: str, image: Path | str) -> bool:
+        """Whether the image is held out, by its id or its file name, either of which may be wrong or missing."""
         return image_id in self.images or coco_image_id(str(image)) in self.images
 
-    def described(self) -> dict[str, Any]:
-        """As JSON: the files with their hashes, the number of pictures and a hash of their ids."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON: the files with their hashes, the number of images and a hash of their ids."""
         ids = "\n".join(sorted(self.images)).encode()
         files = {str(file): file_sha256(file) for file in self.files}
         return {"files": files, "images": len(self.images), "sha256": hashlib.sha256(ids).hexdigest()}
 
 
-def held_out_images(*roots: Path) -> HeldOut:
-    """Of every reference file in the roots' folders of the family, or in a root itself, whoever divided it into splits.
+def find_held_out(*roots: Path) -> HeldOut:
+    """Collect the held-out images of every reference file in the roots and in the family's folders below and beside them.
 
-    Where a root is one set's own folder, its sisters beside it count too. What is no folder holds nothing. Raises DataError for
-    a corrupt file: a list with holes would let test pictures in.
+    A root may be one dataset's own folder. Roots without such files, or that don't exist, hold nothing out.
+
+    Raises:
+        DataError: A reference file is damaged. An incomplete list would let test images into the training data.
     """
-    places = dict.fromkeys(place for root in roots for place in _places(root))
-    folders = [place for place in places if place.is_dir()]
-    found = (path for folder in folders for pattern in _FILES for path in sorted(folder.glob(pattern)))
-    files = tuple(dict.fromkeys(path.resolve() for path in found))
-    images = {f"coco:{one.image_id}" for path in files for one in read_references(path) if one.split != "train"}
+    folders = [folder for folder in dict.fromkeys(place for root in roots for place in _places(root)) if folder.is_dir()]
+    paths = (path for folder in folders for pattern in _PATTERNS for path in sorted(folder.glob(pattern)))
+    files = tuple(dict.fromkeys(path.resolve() for path in paths))
+    images = {f"coco:{ref.image_id}" for path in files for ref in read_references(path) if ref.split != "train"}
     return HeldOut(frozenset(images), files)
 
 
-def keep_out(named: Sequence[Path], others: Sequence[Path]) -> HeldOut:
-    """What is held out by the roots that someone named for it, and by those where the family only may be.
+def collect_held_out(required: Sequence[Path], optional: Sequence[Path]) -> HeldOut:
+    """Collect the held-out images of both lists of roots.
 
-    Raises DataError where a named root holds no file of the family, and what `held_out_images` raises.
+    Args:
+        required: Roots that must hold a reference file.
+        optional: Roots that may hold one.
+
+    Raises:
+        DataError: A required root holds no reference file, or a reference file is damaged.
     """
-    for root in named:
-        if not held_out_images(root).files:
-            looked = ", ".join(f"{folder}/{pattern}" for folder in _FOLDERS[:1] for pattern in _FILES[:1])
+    for root in required:
+        if not find_held_out(root).files:
             raise DataError(
-                f"{root} holds nothing of the RefCOCO family to keep out: expected {looked} or the like in it "
+                f"{root} holds no reference file of the RefCOCO family: expected {_FOLDERS[0]}/{_PATTERNS[0]} or similar in it "
                 f"({', '.join(_FOLDERS)}), or one of these folders itself"
             )
-    return held_out_images(*named, *others)
+    return find_held_out(*required, *optional)
 
 
 def _places(root: Path) -> list[Path]:
-    """The root may be a link, and its sisters beside the link or beside what it leads to."""
+    """List the root and the family's folders around it; where the root is a link, also around the link's target."""
     places = []
     for home in dict.fromkeys((Path(os.path.abspath(root)), root.resolve())):  # noqa: PTH100  # absolute() keeps ".."
-        above = home.parent if home.name in _FOLDERS else home
-        places += [home, *(above / name for name in _FOLDERS)]
+        parent = home.parent if home.name in _FOLDERS else home
+        places += [home, *(parent / name for name in _FOLDERS)]
     return places

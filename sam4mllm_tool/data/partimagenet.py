@@ -1,80 +1,55 @@
-"""PartImageNet: parts of animals, vehicles and bottles in pictures of ImageNet.
+"""PartImageNet: parts of animals, vehicles and bottles in images of ImageNet.
 
-Layout, as published, and as it was at first:
+Layout, as published now and in the first release:
 ```
 root/annotations/train/train.json       or root/train.json
 root/images/train/n01440764_10029.JPEG  or root/train/n01440764/n01440764_10029.JPEG
 ```
-and the same of val and test; root may also hold all that in PartImageNet/ or partimagenet/. The splits train_whole, val_whole
-and test_whole have the whole things. COCO's form, with categories "Quadruped Head" of the supercategory "Quadruped".
-Source of the format: TACJu/PartImageNet, README, and the loaders of facebookresearch/VLPart.
+The splits val and test are alike; root may also hold all that in PartImageNet/ or partimagenet/. The splits train_whole,
+val_whole and test_whole annotate whole objects. The file is in COCO's form, with categories "Quadruped Head" of the
+supercategory "Quadruped". Source of the format: TACJu/PartImageNet, README, and the loaders of facebookresearch/VLPart.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.data.annotations import need_pycocotools
-from sam4mllm_tool.data.class_reader import ClassName, Picture
-from sam4mllm_tool.data.coco_like import CocoLikeReader, find_file
-from sam4mllm_tool.data.reader import first_folder
-from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.data.class_reader import ClassName
+from sam4mllm_tool.data.coco_like import CocoImage, CocoLikeReader
 
 __all__ = ["PartImageNet"]
 
-_SPELT = {"tier": "tire"}  # the data set's own slip, which is not to be learnt
+_SPELLING = {"tier": "tire"}  # the dataset's own mistake, which a model should not learn
 
 
 class PartImageNet(CocoLikeReader):
-    """PartImageNet.
-
-    max_instances, min_area: see ClassReader. images, annotations: the folder of the split's pictures, and the json, where
-    they are not in the layout's places. Raises DataError where either is not there; MissingExtraError.
-    """
+    """PartImageNet; the splits are train, val and test, and each of them with `_whole`."""
 
     name = "partimagenet"
 
-    def __init__(
-        self,
-        root: Path,
-        split: str = "train",
-        *,
-        max_instances: int = 5,
-        min_area: float = 0.02,
-        images: Path | str | None = None,
-        annotations: Path | str | None = None,
-    ) -> None:
-        super().__init__(root, split, max_instances=max_instances, min_area=min_area)
-        need_pycocotools()
+    def _annotation_files(self, root: Path, split: str) -> list[Path]:
         plain = split.removesuffix("_whole")
-        folders = (root, root / "PartImageNet", root / "partimagenet", root / "partimagenet/PartImageNet")
-        files = (
-            f"annotations/{split}/{split}.json",
-            f"annotations/{split}/{plain}.json",
-            f"annotations/{split}.json",
-            f"{split}.json",
-        )
-        candidates = [folder / file for folder in folders for file in files]
-        self.path = find_file(Path(annotations)) if annotations else find_file(*candidates)
-        places = [folder / place for folder in folders for place in (f"images/{plain}", plain, "images")]
-        self._images = first_folder(Path(images)) if images else first_folder(*places)
+        names = (f"annotations/{split}/{split}.json", f"annotations/{split}/{plain}.json", f"annotations/{split}.json")
+        return [folder / name for folder in _roots(root) for name in (*names, f"{split}.json")]
+
+    def _image_folders(self, root: Path, split: str) -> list[Path]:
+        plain = split.removesuffix("_whole")
+        return [folder / name for folder in _roots(root) for name in (f"images/{plain}", plain, "images")]
 
     def _class_name(self, category: Mapping[str, Any]) -> ClassName:
-        """Of a category's record: "Car Side Mirror" of the supercategory "Car" is the side mirror of the car."""
+        """Read "Car Side Mirror" of the supercategory "Car" as the side mirror of the car."""
         words = category["name"].lower().split()
-        thing = str(category.get("supercategory") or words[0]).lower()
-        part = " ".join(_SPELT.get(word, word) for word in (words[1:] if words[0] == thing else words))
-        return ClassName(thing, "" if part == thing else part)
+        whole = str(category.get("supercategory") or words[0]).lower()
+        part = " ".join(_SPELLING.get(word, word) for word in (words[1:] if words[0] == whole else words))
+        return ClassName(whole, "" if part == whole else part)
 
-    def _pictures(self, problems: Problems) -> Iterator[Picture]:
-        self._index.tell(problems)
-        for image in self._index.images.values():
-            stem = Path(image.file_name).stem
-            yield Picture(
-                self._picture(image.file_name), image.size, f"partimagenet:{stem}", self._index.things(image, problems)
-            )
+    def _locate_image(self, image: CocoImage) -> tuple[Path, str]:
+        """Look in the folder, then in the folder of the ImageNet class, with which the file's name begins."""
+        path = self._images / image.file_name
+        if not path.is_file():
+            path = self._images / image.file_name.split("_")[0] / image.file_name
+        return path, f"partimagenet:{Path(image.file_name).stem}"
 
-    def _picture(self, file_name: str) -> Path:
-        """In the folder, or in the folder of its ImageNet class, with which its name begins."""
-        path = self._images / file_name
-        return path if path.is_file() else self._images / file_name.split("_")[0] / file_name
+
+def _roots(root: Path) -> tuple[Path, ...]:
+    return root, root / "PartImageNet", root / "partimagenet", root / "partimagenet/PartImageNet"

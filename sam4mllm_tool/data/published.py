@@ -1,46 +1,46 @@
-"""How large the published data sets are, split by split: what a copy on disk is checked against.
+"""The sizes of the published datasets, split by split, against which a copy on disk is checked.
 
-Sources: RefCOCO and RefCOCO+ by `refs(unc).p`, RefCOCOg by `refs(umd).p`, counted in references (an object with its
-sentences); gRefCOCO by the entries of `grefs(unc).json`; ReasonSeg, ADE20K (2021_17_01), PACO-LVIS and PartImageNet by their
-annotated pictures. A reader's `units()` counts the same of what is there.
+RefCOCO and RefCOCO+ by `refs(unc).p` and RefCOCOg by `refs(umd).p` are counted in references (an object with its sentences),
+gRefCOCO in the entries of `grefs(unc).json`, and ReasonSeg, ADE20K (2021_17_01), PACO-LVIS and PartImageNet in annotated
+images. A reader's `units()` counts the same on disk.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED_COUNTS", "Published", "published_count"]
+__all__ = ["PUBLISHED_COUNTS", "PublishedCount", "published_count"]
 
 
 @dataclass(frozen=True)
-class Published:
-    """A published count. unit: what is counted, in the plural."""
+class PublishedCount:
+    """A published count and what is counted, in the plural."""
 
     unit: str
     count: int
 
 
-def _counted(unit: str, **splits: int) -> dict[str, Published]:
-    return {split: Published(unit, count) for split, count in splits.items()}
+def _counts(unit: str, **splits: int) -> dict[str, PublishedCount]:
+    return {split: PublishedCount(unit, count) for split, count in splits.items()}
 
 
-PUBLISHED_COUNTS: Mapping[str, Mapping[str, Published]] = {
-    "refcoco": _counted("references", train=42404, val=3811, testA=1975, testB=1810),
-    "refcoco+": _counted("references", train=42278, val=3805, testA=1975, testB=1798),
-    "refcocog": _counted("references", train=42226, val=2573, test=5023),
-    "grefcoco": _counted("references", train=78930, val=8163, testA=6266, testB=4618),
-    "reasonseg": _counted("pictures", train=239, val=200, test=779),
-    "ade20k": _counted("pictures", train=25574, val=2000),
-    "paco": _counted("pictures", train=45790, val=2410, test=9443),
-    "partimagenet": _counted("pictures", train=16540, val=2957, test=4598),
+PUBLISHED_COUNTS: Mapping[str, Mapping[str, PublishedCount]] = {
+    "refcoco": _counts("references", train=42404, val=3811, testA=1975, testB=1810),
+    "refcoco+": _counts("references", train=42278, val=3805, testA=1975, testB=1798),
+    "refcocog": _counts("references", train=42226, val=2573, test=5023),
+    "grefcoco": _counts("references", train=78930, val=8163, testA=6266, testB=4618),
+    "reasonseg": _counts("images", train=239, val=200, test=779),
+    "ade20k": _counts("images", train=25574, val=2000),
+    "paco": _counts("images", train=45790, val=2410, test=9443),
+    "partimagenet": _counts("images", train=16540, val=2957, test=4598),
 }
-"""By data set and split; RefCOCO and RefCOCO+ as divided by unc, RefCOCOg by umd."""
+"""Dataset name -> split -> count; the RefCOCO family as divided by `_SPLIT_BY`."""
 
-_DIVIDED_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
+_SPLIT_BY = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd", "grefcoco": "unc"}
 
 
-def published_count(dataset: object) -> Published | None:
-    """What the split of a reader should have; None where nothing is published of it, or of that division into splits."""
+def published_count(dataset: object) -> PublishedCount | None:
+    """Return the published count of a reader's split; None where there is none for the split or its division."""
     name, split = getattr(dataset, "name", ""), getattr(dataset, "split", "")
-    if getattr(dataset, "split_by", None) not in (None, _DIVIDED_BY.get(name)):
+    if getattr(dataset, "split_by", None) not in (None, _SPLIT_BY.get(name)):
         return None
     return PUBLISHED_COUNTS.get(name, {}).get(split)

@@ -1,7 +1,7 @@
-"""What a data set is made of: a picture, an expression, and the objects that it means.
+"""The sample: an image, an expression, and the objects that it refers to.
 
-Masks are kept as they are annotated (polygons, RLE, a bitmap's value) and decoded when asked for, so that a data set of a
-hundred thousand samples is read in the memory of one.
+Masks are kept as they are annotated (polygons, RLE, a bitmap's path) and decoded on request, so that memory doesn't grow with
+the number of pixels of a dataset.
 """
 
 from collections import Counter
@@ -18,22 +18,31 @@ __all__ = ["Dataset", "Problems", "Region", "Sample"]
 
 
 class Region(Protocol):
-    """An annotated area; pickles, so that another process can decode it."""
+    """An annotated area. It can be pickled, so that another process can decode it."""
 
     def mask(self, size: Size) -> Mask:
-        """(H, W) bool on the original picture. Raises DataError where the annotation does not fit the size."""
+        """Return the (H, W) bool mask on the original image. Raises DataError where the annotation doesn't fit `size`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """An expression about a picture, with the objects it means; no objects: there is no such object.
+    """An expression about an image, with the objects that it refers to. No objects means that there is no such object.
 
-    id: unique in the data set. size, boxes: in pixels of the original picture; one box an object, in the order in which the
-    objects are to be named, left to right where the data set knows no order. regions: one an object. ignored: pixels that
-    count neither way in evaluation. kind: of expression, where the data set tells them apart. image_id: the picture's name
-    across data sets, `coco:581857` for instance, by which the held-out ones are known. turns: a conversation without
-    masks, for a VQA set; such a sample has no expression and no objects. explanation: the answer in words that ReasonSeg
-    gives to some expressions.
+    Attributes:
+        id: Unique in the dataset.
+        image_path: The image's file.
+        expression: The referring expression; empty for a conversation without masks.
+        size: Of the upright image, in pixels.
+        boxes: One box per object, in pixels, in the order in which a reply should list the objects; from left to right where
+            the dataset has no order.
+        regions: One region per object, in the order of `boxes`.
+        ignored: Pixels that evaluation skips.
+        kind: The kind of expression, where the dataset distinguishes kinds.
+        split: The split that the sample was read from.
+        image_id: The image's name across datasets, for example `coco:581857`, by which held-out images are recognised.
+        source: The dataset's name.
+        turns: A conversation without masks, from a VQA dataset.
+        explanation: The answer in words that ReasonSeg has for some expressions.
     """
 
     id: str
@@ -51,54 +60,71 @@ class Sample:
     explanation: str = ""
 
     def masks(self) -> tuple[Mask, ...]:
-        """One (H, W) bool per object, in the order of the boxes; decoded anew at each call."""
+        """Decode one (H, W) bool mask per object, in the order of the boxes."""
         return tuple(region.mask(self.size) for region in self.regions)
 
     def mask(self) -> Mask:
-        """The union of the objects' masks, (H, W) bool."""
+        """Return the union of the objects' masks, (H, W) bool."""
         union = np.zeros((self.size.height, self.size.width), np.bool_)
         for mask in self.masks():
             union |= mask
         return union
 
     def ignore(self) -> Mask:
-        """The pixels that count neither way, (H, W) bool."""
+        """Return the pixels that evaluation skips, (H, W) bool."""
         if self.ignored is None:
             return np.zeros((self.size.height, self.size.width), np.bool_)
         return self.ignored.mask(self.size)
 
 
-Fate = Literal["dropped", "mended"]
+Fate = Literal["dropped", "corrected"]
 
 
 @dataclass
 class Problems:
-    """What was wrong in a data set and what became of it; counted by what was wrong, the first ten told in full."""
+    """Faults found in a dataset, and whether the record was dropped or corrected.
+
+    Attributes:
+        counts: How often each fault occurred, by fate and general description.
+        first: The first `MAX_EXAMPLES` faults in full.
+    """
 
     counts: Counter[tuple[Fate, str]] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
 
-    MOST_TOLD = 10
+    MAX_EXAMPLES = 10
 
-    def add(self, fate: Fate, what: str, where: str) -> None:
-        """what: in general ("the mask is empty"). where: which file and record."""
+    def add(self, fate: Fate, what: str, where: str, detail: str = "") -> None:
+        """Count a fault.
+
+        Args:
+            fate: What became of the record.
+            what: The fault in general ("the mask is empty").
+            where: The file and the record.
+            detail: What is special about this record.
+        """
         self.counts[fate, what] += 1
-        if len(self.first) < self.MOST_TOLD:
-            self.first.append(f"{where}: {what} ({fate})")
+        if len(self.first) < self.MAX_EXAMPLES:
+            self.first.append(f"{where}{f' ({detail})' if detail else ''}: {what} ({fate})")
+
+    def extend(self, other: "Problems") -> None:
+        """Add another list of faults to this one."""
+        self.counts.update(other.counts)
+        self.first.extend(other.first[: self.MAX_EXAMPLES - len(self.first)])
 
     def __bool__(self) -> bool:
         return bool(self.counts)
 
     def lines(self) -> list[str]:
-        """For a person: each kind with its count, the most frequent first."""
+        """Return one line per kind of fault with its count, the most frequent first."""
         return [f"{count:,} {fate}: {what}" for (fate, what), count in self.counts.most_common()]
 
 
 class Dataset(Protocol):
-    """Samples of one data set's split, in the order of its files; may be iterated any number of times.
+    """The samples of one split, in the order of its files. It can be iterated any number of times.
 
-    problems: what the last iteration met, filled as it goes. What can't be used is dropped and counted, never silently;
-    only what leaves nothing to read (a wrong root, a corrupt index) raises DataError.
+    `problems` holds the faults of the last iteration and is filled during it. Records that can't be used are dropped and
+    counted; DataError is raised only where nothing can be read (a wrong root, a damaged index).
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What is there of a data set, and what is wrong with it: every sample is read as training would read it."""
+"""Check a split of a dataset: every sample is read as training would read it, and faults and counts are reported."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -8,12 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from sam4mllm_tool.data import Dataset, Problems, Sample
-from sam4mllm_tool.data.class_reader import BY_CHOICE
+from sam4mllm_tool.data.class_reader import LEFT_OUT_BY_CHOICE
 from sam4mllm_tool.data.published import published_count
-from sam4mllm_tool.data.reader import picture_size
+from sam4mllm_tool.data.reader import read_image_size
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.protocol.dialogues import checked_expression
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
@@ -21,10 +21,15 @@ __all__ = ["SplitReport", "check_split"]
 
 @dataclass
 class SplitReport:
-    """What was found in a split. counts: of samples, objects, pictures, samples without an object, conversations.
+    """The content of a split and its faults.
 
-    problems: what the reader met and what was found beyond it. published: a line about the published count, and whether the
-    split agrees with it; both empty where nothing is published.
+    Attributes:
+        split: The split's name.
+        place: The file or folder that the split was read from.
+        counts: Samples, objects, samples without an object, conversations and images.
+        problems: The faults that the reader met, and those that the check found in its samples.
+        published: A line about the published count; empty where nothing is published.
+        complete: Whether the split has the published count.
     """
 
     split: str
@@ -36,11 +41,11 @@ class SplitReport:
 
     @property
     def good(self) -> bool:
-        """Nothing is missing or wrong; what a reader leaves out by choice is not wrong."""
-        return self.complete and all(what in BY_CHOICE for _, what in self.problems.counts)
+        """Whether nothing is missing or wrong, apart from what a reader leaves out by choice."""
+        return self.complete and all(what in LEFT_OUT_BY_CHOICE for _, what in self.problems.counts)
 
     def lines(self) -> Iterator[str]:
-        """For a person."""
+        """Yield the report's lines for people."""
         yield f"{self.split}: {self.place}"
         yield "  " + ", ".join(f"{count:,} {what}" for what, count in self.counts.items())
         if self.published:
@@ -48,19 +53,24 @@ class SplitReport:
         for line in self.problems.lines():
             yield f"  {line}"
         if self.problems.first:
-            yield f"  the first {len(self.problems.first)}:" if len(self.problems.first) > 1 else "  it is:"
-            yield from (f"    {told}" for told in self.problems.first)
+            yield f"  the first {len(self.problems.first)}:"
+            yield from (f"    {example}" for example in self.problems.first)
 
 
 def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
-    """Reads every sample: its picture's header, its boxes, its masks. deep: decodes the pictures too.
+    """Read every sample's image header, boxes and masks.
 
-    Raises DataError where the split can't be read to its end, or nothing in it can be used.
+    Args:
+        dataset: The split.
+        deep: Also decode the images.
+
+    Raises:
+        DataError: The split can't be read to its end, or no sample can be used.
     """
     report = SplitReport(dataset.split, str(getattr(dataset, "path", "")))
-    found = Problems()
-    pictures: dict[Path, Size | str] = {}
-    regions: tuple[int, ...] = ()
+    faults = Problems()
+    image_sizes: dict[Path, Size | str] = {}
+    checked_regions: tuple[int, ...] = ()
     counts = report.counts
     counts.update({"samples": 0})
     for sample in tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample"):
@@ -68,73 +78,66 @@ def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
         counts["objects"] += len(sample.regions)
         counts["samples with no such object"] += not sample.regions and not sample.turns
         counts["conversations"] += bool(sample.turns)
-        if sample.image_path not in pictures:
-            pictures[sample.image_path] = _look(sample.image_path, deep)
-            counts["pictures"] += 1
+        if sample.image_path not in image_sizes:
+            image_sizes[sample.image_path] = _measure_image(sample.image_path, deep)
+            counts["images"] += 1
         if not sample.turns:
-            _check_expression(sample, found)
-        fits = _check_picture(sample, pictures[sample.image_path], found)
-        same = tuple(map(id, (*sample.regions, sample.ignored)))
-        if fits and same != regions:  # the sentences of one reference share its regions
-            _check_masks(sample, found)
-        regions = same
-    report.problems = _together(dataset.problems, found)
-    _compare(report, dataset)
+            _check_expression(sample, faults)
+        size_matches = _check_image(sample, image_sizes[sample.image_path], faults)
+        regions = tuple(map(id, (*sample.regions, sample.ignored)))
+        if size_matches and regions != checked_regions:  # the sentences of one reference share its regions
+            _check_masks(sample, faults)
+        checked_regions = regions
+    report.problems.extend(dataset.problems)
+    report.problems.extend(faults)
+    _compare_with_published(report, dataset)
     return report
 
 
-def _look(path: Path, deep: bool) -> Size | str:
-    """The picture's size, or what is wrong with it."""
-    size = picture_size(path)
+def _measure_image(path: Path, deep: bool) -> Size | str:
+    """Return the image's size, or what is wrong with it."""
+    size = read_image_size(path)
     if deep and not isinstance(size, str):
         try:
             return Size(*load_image(path).size)
         except ImageError:
-            return "the picture is damaged"
+            return "the image is damaged"
     return size
 
 
-def _check_picture(sample: Sample, size: Size | str, found: Problems) -> bool:
+def _check_image(sample: Sample, size: Size | str, faults: Problems) -> bool:
     if isinstance(size, str):
-        found.add("dropped", size, f"{sample.id}, {sample.image_path}")
+        faults.add("dropped", size, f"{sample.id}, {sample.image_path}")
     elif size != sample.size:
-        told = f"{size.width} x {size.height} pixels, {sample.size.width} x {sample.size.height} expected"
-        found.add("dropped", "the picture is of another size than annotated", f"{sample.id}, {sample.image_path}, {told}")
+        sizes = f"{size.width} x {size.height} pixels, {sample.size.width} x {sample.size.height} expected"
+        where = f"{sample.id}, {sample.image_path}, {sizes}"
+        faults.add("dropped", "the image's size differs from the annotated size", where)
     return size == sample.size
 
 
-def _check_expression(sample: Sample, found: Problems) -> None:
+def _check_expression(sample: Sample, faults: Problems) -> None:
     try:
-        validate_expression(sample.expression)
+        checked_expression(sample.expression)
     except ExpressionError as error:
-        found.add("dropped", "the expression can't be asked", f"{sample.id}: {error}")
+        faults.add("dropped", "the expression is not valid", f"{sample.id}: {error}")
 
 
-def _check_masks(sample: Sample, found: Problems) -> None:
+def _check_masks(sample: Sample, faults: Problems) -> None:
     try:
         masks = sample.masks()
         sample.ignore()
     except DataError as error:
-        found.add("dropped", "a mask can't be decoded", f"{sample.id}: {error}")
+        faults.add("dropped", "a mask can't be decoded", f"{sample.id}: {error}")
         return
     if not all(mask.any() for mask in masks):
-        found.add("dropped", "a mask is empty", sample.id)
+        faults.add("dropped", "a mask is empty", sample.id)
 
 
-def _together(*several: Problems) -> Problems:
-    together = Problems()
-    for problems in several:
-        together.counts.update(problems.counts)
-        together.first.extend(problems.first[: together.MOST_TOLD - len(together.first)])
-    return together
-
-
-def _compare(report: SplitReport, dataset: Dataset) -> None:
-    """With what is published of the split."""
+def _compare_with_published(report: SplitReport, dataset: Dataset) -> None:
     published, units = published_count(dataset), getattr(dataset, "units", None)
     if published is None or units is None:
         return
-    there = units()
-    report.complete = there == published.count
+    count = units()
+    report.complete = count == published.count
     verdict = "as published" if report.complete else f"{published.count:,} are published"
-    report.published = f"{there:,} {published.unit}, {verdict}"
+    report.published = f"{count:,} {published.unit}, {verdict}"

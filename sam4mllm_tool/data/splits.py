@@ -1,4 +1,4 @@
-"""Which splits of a data set are on disk, and the options that a command line gives its reader."""
+"""The splits of a dataset on disk, and the reader options of a command line."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -10,36 +10,51 @@ from typing import Any
 from sam4mllm_tool.data import DATASETS, PUBLISHED_COUNTS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 
-__all__ = ["There", "open_splits", "read_options"]
+__all__ = ["AvailableSplits", "open_splits", "read_options"]
 
 _SPLITS = ("train", "val", "test")
-_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
-class There:
-    """The splits that can be opened, and of the others why not."""
+class AvailableSplits:
+    """The splits that can be read, and the reason for each that can't, by name."""
 
-    found: Mapping[str, Dataset]
+    opened: Mapping[str, Dataset]
     missing: Mapping[str, str]
 
+    @property
+    def found(self) -> Mapping[str, Dataset]:
+        """Former name of `opened`."""
+        return self.opened
 
-def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, Any]) -> There:
-    """The named split, or all that are there. Raises DataError where none is, for the reason that the first one gave."""
-    found: dict[str, Dataset] = {}
+
+def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, Any]) -> AvailableSplits:
+    """Open one split of a dataset, or all of them.
+
+    Args:
+        name: The dataset's name for `load_dataset`.
+        root: The dataset's folder.
+        split: The split's name; None for all that exist.
+        options: The reader's options.
+
+    Raises:
+        DataError: No split can be opened; the message is that of the first one.
+    """
+    opened: dict[str, Dataset] = {}
     missing: dict[str, DataError] = {}
-    for one in [split] if split else _splits(name, root):
+    for candidate in [split] if split else _split_names(name, root):
         try:
-            found[one] = load_dataset(name, root, one, **options)
+            opened[candidate] = load_dataset(name, root, candidate, **options)
         except DataError as error:
-            missing[one] = error
-    if not found:
+            missing[candidate] = error
+    if not opened:
         raise next(iter(missing.values()))
-    return There(found, {one: str(error) for one, error in missing.items()})
+    return AvailableSplits(opened, {candidate: str(error) for candidate, error in missing.items()})
 
 
-def _splits(name: str, root: Path) -> Sequence[str]:
-    """Those that the data set has. Own data may be divided into files of any name; a file alone is all there is."""
+def _split_names(name: str, root: Path) -> Sequence[str]:
+    """List the dataset's splits. Users' own splits are files of any name, unless the data is not divided."""
     if name == "jsonl":
         files = [path.stem for path in sorted(root.glob("*.jsonl"))]
         return files if len(files) > 1 and "scenes" not in files else ["train"]
@@ -47,31 +62,31 @@ def _splits(name: str, root: Path) -> Sequence[str]:
 
 
 def read_options(name: str, pairs: Sequence[str]) -> dict[str, Any]:
-    """A reader's options out of `key=value` words, each of the type of its default.
+    """Parse a reader's options from `key=value` texts, each to the type of its default.
 
-    What the reader doesn't know is passed on for `load_dataset` to refuse. Raises DataError for a word of another form.
+    Unknown options are kept as text, for `load_dataset` to refuse. Raises DataError for text of another form.
     """
     options: dict[str, Any] = {}
-    known = _parameters(name)
+    known = _reader_parameters(name)
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
             raise DataError(f"expected an option as key=value, got {pair!r}")
-        options[key] = _typed(key, value, known[key].default if key in known else "")
+        options[key] = _convert_option(key, value, known[key].default if key in known else "")
     return options
 
 
-def _parameters(name: str) -> Mapping[str, inspect.Parameter]:
+def _reader_parameters(name: str) -> Mapping[str, inspect.Parameter]:
     if name not in DATASETS:
         return {}
     module, reader = DATASETS[name]
     return inspect.signature(getattr(import_module(f"sam4mllm_tool.data.{module}"), reader)).parameters
 
 
-def _typed(key: str, value: str, default: object) -> object:
+def _convert_option(key: str, value: str, default: object) -> object:
     try:
         if isinstance(default, bool):
-            return _WORDS[value.lower()]
+            return _BOOLEANS[value.lower()]
         return type(default)(value) if isinstance(default, int | float) else value
     except (KeyError, ValueError) as error:
-        raise DataError(f"the option {key} is like {default!r}, got {value!r}") from error
+        raise DataError(f"expected the option {key} as a {type(default).__name__}, got {value!r}") from error

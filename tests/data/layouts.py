@@ -1,4 +1,4 @@
-"""Small data sets in the published files' own formats and layouts, written by the tests that read them."""
+"""Write small datasets in the formats and layouts of the published files."""
 
 import json
 import pickle
@@ -15,11 +15,11 @@ SQUARE_XYWH = [5.0, 5.0, 10.0, 10.0]
 TALL = [30.0, 2.0, 36.0, 2.0, 36.0, 22.0, 30.0, 22.0]
 
 
-_PythonPickler: Any = pickle._Pickler  # type: ignore[attr-defined]  # typed nowhere
+_PythonPickler: Any = pickle._Pickler  # type: ignore[attr-defined]  # it has no type annotations
 
 
-class _AsPython2(_PythonPickler):  # type: ignore[misc]
-    """Writes strings as Python 2 wrote its byte strings, as in the published refs files."""
+class _Python2Pickler(_PythonPickler):  # type: ignore[misc]
+    """Pickles strings as Python 2 pickled byte strings, as in the published refs files."""
 
     dispatch: ClassVar[dict[Any, Any]] = dict(_PythonPickler.dispatch)
 
@@ -34,17 +34,20 @@ class _AsPython2(_PythonPickler):  # type: ignore[misc]
 def write_pickle(path: Path, value: Any, *, python2: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
-        (_AsPython2 if python2 else pickle.Pickler)(file, protocol=2).dump(value)
+        (_Python2Pickler if python2 else pickle.Pickler)(file, protocol=2).dump(value)
 
 
-def write_json(path: Path, value: Any, encoding: str = "utf-8") -> None:
+def write_json(path: Path, value: Any, encoding: str = "utf-8") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False), encoding=encoding)
+    return path
 
 
-def write_picture(path: Path, width: int = WIDTH, height: int = HEIGHT) -> None:
+def write_image(path: Path, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Write a grey image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (width, height), "grey").save(path)
+    return path
 
 
 def coco_name(image_id: int) -> str:
@@ -52,7 +55,7 @@ def coco_name(image_id: int) -> str:
 
 
 def reference(ref_id: int, ann_id: Any, image_id: int, split: str, *sentences: str) -> dict[str, Any]:
-    """As refs(unc).p has it; its file_name is not the picture's, it ends with the annotation's number."""
+    """Return a reference as in refs(unc).p, whose file_name is not the image's but ends with the annotation's number."""
     sent_ids = [10 * ref_id + number for number in range(len(sentences))]
     return {
         "ref_id": ref_id,
@@ -87,7 +90,7 @@ def write_instances(path: Path, annotations: list[dict[str, Any]], image_ids: It
         for image_id in image_ids
     ]
     info = {"description": "This is dev 1.0 version of the 2014 MS COCO dataset.", "version": "1.0"}
-    categories = [{"id": 1, "name": "thing", "supercategory": "things"}]
+    categories = [{"id": 1, "name": "cup", "supercategory": "kitchen"}]
     licenses = [{"id": 1, "name": "none"}]
     write_json(
         path,
@@ -104,20 +107,20 @@ def write_family(
     file: str = "refs(unc).p",
     python2: bool = True,
 ) -> Path:
-    """A set of the RefCOCO family with its pictures; returns the root."""
+    """Write a dataset of the RefCOCO family with its images; return the root."""
     if file.endswith(".p"):
         write_pickle(root / name / file, references, python2=python2)
     else:
         write_json(root / name / file, references)
-    image_ids = sorted({one["image_id"] for one in references})
+    image_ids = sorted({ref["image_id"] for ref in references})
     write_instances(root / name / "instances.json", annotations, image_ids)
     for image_id in image_ids:
-        write_picture(root / "images" / "train2014" / coco_name(image_id))
+        write_image(root / "images" / "train2014" / coco_name(image_id))
     return root
 
 
 def rectangle(x1: int, y1: int, x2: int, y2: int, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """(H, W) bool, x2 and y2 one past the last pixel."""
+    """Return a (H, W) bool mask; x2 and y2 are one past the last pixel."""
     mask = np.zeros((height, width), np.bool_)
     mask[y1:y2, x1:x2] = True
     return mask

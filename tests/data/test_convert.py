@@ -1,8 +1,7 @@
-"""People's own formats, written as JSONL and read back."""
+"""Users' own formats, written as JSONL and read back."""
 
 import base64
 import json
-import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -14,10 +13,10 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from sam4mllm_tool.data import Problems, Sample, load_dataset
-from sam4mllm_tool.data.convert import Record, write_records
+from sam4mllm_tool.data.convert import ExpressionRecord, write_records
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box
-from tests.data.drawn import annotation, filled, outline, picture, run_data, write_json
+from tests.data.drawn import annotation, filled, full_disk, outline, run_data, write_image, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 
@@ -33,13 +32,13 @@ def converted(out: Path) -> dict[str, Sample]:
 
 
 def write_coco(root: Path, annotations: list[Any], name: str = "a.jpg") -> Path:
-    picture(root / "images" / name)
+    write_image(root / "images" / name)
     images = [{"id": 1, "file_name": name, "width": 40, "height": 30}]
     categories = [{"id": 1, "name": "cup"}]
     return write_json(root / "instances.json", {"images": images, "annotations": annotations, "categories": categories})
 
 
-def test_annotations_of_a_picture_with_one_text_are_objects_of_one_line(
+def test_annotations_of_an_image_with_the_same_text_are_objects_of_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_coco(
@@ -55,7 +54,7 @@ def test_annotations_of_a_picture_with_one_text_are_objects_of_one_line(
     assert samples["the cups"].boxes == (Box(2, 3, 12, 13), Box(20, 10, 30, 20))
     assert np.array_equal(samples["the cups"].mask(), filled(40, 30, (2, 3, 12, 13), (20, 10, 30, 20)))
     assert samples["the cups"].image_path.resolve() == tmp_path / "images/a.jpg"
-    assert "2 expressions, 3 objects, 1 pictures" in capsys.readouterr().out
+    assert "2 expressions, 3 objects, 1 images" in capsys.readouterr().out
 
 
 def test_coco_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_coco_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
         assert np.array_equal(sample.mask(), coco.decode(drawn).astype(np.bool_))
 
 
-def test_the_column_and_the_folder_of_pictures_may_be_named(tmp_path: Path) -> None:
+def test_the_column_and_the_folder_of_images_are_options(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "here", [annotation(1, 1, 1, (2, 3, 12, 13), phrase="a", caption="b")])
     (tmp_path / "here/images").rename(tmp_path / "there")
     words = ("convert", "coco", source, "--out", tmp_path / "mine", "--column", "phrase", "--images", tmp_path / "there")
@@ -85,33 +84,33 @@ def test_the_column_and_the_folder_of_pictures_may_be_named(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("bad", "what"),
     [
-        pytest.param(annotation(1, 1, 1, (50, 50, 70, 70), caption="bad"), "the mask is empty", id="outside the picture"),
+        pytest.param(annotation(1, 1, 1, (50, 50, 70, 70), caption="bad"), "the mask is empty", id="outside the image"),
         pytest.param(annotation(1, 1, 1, (2, 3, 12, 13), caption="bad", iscrowd=1), "crowd", id="a crowd"),
         pytest.param(annotation(1, 1, 1, (2, 3, 12, 13)), "no expression or caption", id="without a text"),
-        pytest.param(annotation(1, 9, 1, (2, 3, 12, 13), caption="bad"), "doesn't have", id="of no picture"),
+        pytest.param(annotation(1, 9, 1, (2, 3, 12, 13), caption="bad"), "not in the file", id="of a missing image"),
         pytest.param(annotation(1, 1, 1, (2, 3, 12, 13), caption="x" * 5000), "too long", id="a long text"),
         pytest.param(
             annotation(1, 1, 1, (2, 3, 12, 13), caption="bad", segmentation={"size": [40, 30], "counts": "0"}),
-            "another size",
+            "size differs",
             id="an RLE of another size",
         ),
         pytest.param({"id": 1, "caption": "bad"}, "malformed", id="half a record"),
         pytest.param("bad", "malformed", id="no record"),
     ],
 )
-def test_a_bad_annotation_is_told_and_the_others_are_kept(
+def test_an_invalid_annotation_is_reported_and_the_others_are_kept(
     tmp_path: Path, bad: Any, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = write_coco(tmp_path, [bad, annotation(2, 1, 1, (2, 3, 12, 13), caption="good")])
     assert run_data("convert", "coco", source, "--out", tmp_path / "mine") == 1
     assert list(converted(tmp_path / "mine")) == ["good"]
-    told = capsys.readouterr().err
-    assert what in told
-    assert "instances.json" in told
+    errors = capsys.readouterr().err
+    assert what in errors
+    assert "instances.json" in errors
 
 
-def test_an_expression_is_dropped_whole_when_one_of_its_objects_is_bad(tmp_path: Path) -> None:
-    """With the other alone, the truth of 'the cups' would call a right answer wrong."""
+def test_an_expression_is_dropped_when_one_of_its_objects_is_invalid(tmp_path: Path) -> None:
+    """With the other object alone, a correct answer to 'the cups' would be scored as wrong."""
     bad, good = annotation(1, 1, 1, (50, 50, 70, 70)), annotation(2, 1, 1, (2, 3, 12, 13))
     source = write_coco(tmp_path, [{**bad, "caption": "the cups"}, {**good, "caption": ["the cups", "the cup"]}])
     assert run_data("convert", "coco", source, "--out", tmp_path / "mine") == 1
@@ -121,15 +120,15 @@ def test_an_expression_is_dropped_whole_when_one_of_its_objects_is_bad(tmp_path:
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
-        pytest.param(lambda root: (root / "images/a.jpg").unlink(), "not there", id="a missing picture"),
-        pytest.param(lambda root: (root / "images/a.jpg").write_bytes(b"GIF89a"), "can't be read", id="a damaged picture"),
-        pytest.param(lambda root: picture(root / "images/a.jpg", 30, 40), "another size", id="a picture of another size"),
+        pytest.param(lambda root: (root / "images/a.jpg").unlink(), "does not exist", id="a missing image"),
+        pytest.param(lambda root: (root / "images/a.jpg").write_bytes(b"GIF89a"), "can't be read", id="a damaged image"),
+        pytest.param(lambda root: write_image(root / "images/a.jpg", 30, 40), "size differs", id="an image of another size"),
         pytest.param(lambda root: (root / "instances.json").write_text('{"images": ['), "instances.json", id="half a json"),
         pytest.param(lambda root: (root / "instances.json").write_text("{}"), "no annotations", id="another json"),
         pytest.param(lambda root: (root / "instances.json").unlink(), "instances.json", id="no json"),
     ],
 )
-def test_when_nothing_is_left_nothing_is_written(tmp_path: Path, spoil: Callable[[Path], Any], what: str) -> None:
+def test_without_a_valid_record_no_file_is_written(tmp_path: Path, spoil: Callable[[Path], Any], what: str) -> None:
     source = write_coco(tmp_path, [annotation(2, 1, 1, (2, 3, 12, 13), caption="good")])
     spoil(tmp_path)
     with pytest.raises(DataError, match=what):
@@ -145,7 +144,7 @@ def shape(label: str, points: list[list[float]], kind: str = "polygon", **more: 
 
 
 def write_labelme(folder: Path, shapes: list[Any], name: str = "a", **more: Any) -> Path:
-    picture(folder / f"{name}.jpg")
+    write_image(folder / f"{name}.jpg")
     content = {"version": "5.5.0", "flags": {}, "shapes": shapes, "imagePath": f"{name}.jpg", "imageData": None}
     write_json(folder / f"{name}.json", {**content, "imageHeight": 30, "imageWidth": 40, **more})
     return folder
@@ -157,7 +156,7 @@ def png(mask: np.ndarray) -> str:
     return base64.b64encode(written.getvalue()).decode()
 
 
-def test_labelme_shapes_cover_what_labelme_draws(tmp_path: Path) -> None:
+def test_labelme_shapes_cover_the_pixels_that_labelme_draws(tmp_path: Path) -> None:
     cropped = filled(5, 4, (1, 0, 5, 3))
     shapes = [
         shape("polygon", [[2, 3], [11, 3], [11, 12], [2, 12]]),
@@ -177,7 +176,7 @@ def test_labelme_shapes_cover_what_labelme_draws(tmp_path: Path) -> None:
     assert abs(circle.mask().sum() - np.pi * 5.5**2) < 8
 
 
-def test_one_text_is_one_line_and_one_group_is_one_object(tmp_path: Path) -> None:
+def test_shapes_with_one_text_share_a_line_and_shapes_of_one_group_are_one_object(tmp_path: Path) -> None:
     square = [[2.0, 3.0], [6.0, 3.0], [6.0, 7.0], [2.0, 7.0]]
     far, further = ([[x + shift, y] for x, y in square] for shift in (15, 30))
     shapes = [
@@ -195,18 +194,18 @@ def test_one_text_is_one_line_and_one_group_is_one_object(tmp_path: Path) -> Non
     assert {name: len(sample.boxes) for name, sample in converted(tmp_path / "other").items()} == {"cup": 3}
 
 
-def test_a_picture_named_on_windows_or_moved_beside_its_json_is_found(tmp_path: Path) -> None:
+def test_an_image_named_on_windows_or_moved_beside_its_json_is_found(tmp_path: Path) -> None:
     square = [[2.0, 3.0], [6.0, 3.0], [6.0, 7.0]]
     write_labelme(tmp_path / "in", [shape("cup", square)], imagePath="..\\pictures\\a.jpg")
     assert run_data("convert", "labelme", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert converted(tmp_path / "mine")["cup"].image_path.resolve() == tmp_path / "in/a.jpg"
 
 
-def test_a_polygon_that_reaches_outside_is_cut_off_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_polygon_that_exceeds_the_image_is_clipped_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_labelme(tmp_path, [shape("cup", [[-20, -20], [5, -20], [5, 4], [-20, 4]])])
     assert run_data("convert", "labelme", tmp_path, "--out", tmp_path / "mine") == 0
     assert np.array_equal(converted(tmp_path / "mine")["cup"].mask(), filled(40, 30, (0, 0, 6, 5)))
-    assert "1 mended: the shape reaches outside the picture" in capsys.readouterr().err
+    assert "1 corrected: the shape exceeds the image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -214,11 +213,11 @@ def test_a_polygon_that_reaches_outside_is_cut_off_and_counted(tmp_path: Path, c
     [
         pytest.param(shape("bad", [[1, 2]], "point"), "a point has no area", id="a point"),
         pytest.param(shape("bad", [[1, 2], [3, 4]]), "of 2 points", id="a polygon of two points"),
-        pytest.param(shape("bad", [[1, 2], [3, 4], [5, float("nan")]]), "not in any picture", id="not a number"),
+        pytest.param(shape("bad", [[1, 2], [3, 4], [5, float("nan")]]), "not finite", id="not a number"),
         pytest.param(shape("bad", [[1, 2], [3, 4], [5, 10**400]]), r"not a list of [x, y]", id="a number too large"),
-        pytest.param(shape("bad", [[1, 2], [3, 4], [5, 1e9]]), "not in any picture", id="far away"),
+        pytest.param(shape("bad", [[1, 2], [3, 4], [5, 1e9]]), "far outside the image", id="far away"),
         pytest.param(shape("bad", "nonsense"), "not a list of [x, y]", id="no points"),
-        pytest.param(shape("bad", [[60, 50], [70, 50], [70, 60]]), "the mask is empty", id="outside the picture"),
+        pytest.param(shape("bad", [[60, 50], [70, 50], [70, 60]]), "the mask is empty", id="outside the image"),
         pytest.param(shape(" ", [[1, 2], [3, 4], [5, 2]]), "no description or label", id="no text"),
         pytest.param(shape("bad", [[1, 2], [3, 4]], "mask", mask="?"), "base64", id="a mask that is no base64"),
         pytest.param(shape("bad", [[1, 2], [3, 4]], "mask", mask=png(filled(9, 9))), "corners", id="a mask of another size"),
@@ -226,18 +225,18 @@ def test_a_polygon_that_reaches_outside_is_cut_off_and_counted(tmp_path: Path, c
         pytest.param("bad", "expected an object", id="no shape"),
     ],
 )
-def test_a_bad_shape_is_told_and_the_others_are_kept(
+def test_an_invalid_shape_is_reported_and_the_others_are_kept(
     tmp_path: Path, bad: Any, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_labelme(tmp_path, [bad, shape("good", [[1, 2], [13, 2], [5, 12]])])
     assert run_data("convert", "labelme", tmp_path, "--out", tmp_path / "mine") == 1
     assert list(converted(tmp_path / "mine")) == ["good"]
-    told = capsys.readouterr().err
-    assert what in told
-    assert "a.json" in told
+    errors = capsys.readouterr().err
+    assert what in errors
+    assert "a.json" in errors
 
 
-def test_a_bad_file_is_told_and_the_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_file_is_reported_and_the_others_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = [shape("good", [[1, 2], [13, 2], [5, 12]])]
     write_labelme(tmp_path, good)
     (tmp_path / "b.json").write_text('{"shapes": [')
@@ -247,15 +246,15 @@ def test_a_bad_file_is_told_and_the_others_are_kept(tmp_path: Path, capsys: pyte
     (tmp_path / "e.jpg").unlink()
     assert run_data("convert", "labelme", tmp_path, "--out", tmp_path / "mine") == 1
     assert len(converted(tmp_path / "mine")) == 1
-    told = capsys.readouterr().err
-    assert [name for name in ("b.json", "c.json", "d.json", "e.jpg") if name not in told] == []
+    errors = capsys.readouterr().err
+    assert [name for name in ("b.json", "c.json", "d.json", "e.jpg") if name not in errors] == []
 
 
-# A folder of picture, mask and text ---------------------------------------------------------------------------------
+# A folder of images, masks and texts ---------------------------------------------------------------------------------
 
 
 def write_triple(folder: Path, drawn: np.ndarray, text: str, name: str = "cup", mode: str | None = None) -> Path:
-    picture(folder / f"{name}.jpg")
+    write_image(folder / f"{name}.jpg")
     mask = Image.fromarray(drawn.astype(np.uint8))
     (mask.convert(mode) if mode else mask).save(folder / f"{name}.png")
     (folder / f"{name}.txt").write_text(text, "utf-8")
@@ -272,14 +271,14 @@ def test_each_line_of_text_is_an_expression_of_the_mask(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [None, "P", "1", "RGB", "RGBA", "LA", "I;16"])
-def test_a_mask_of_any_kind_of_picture_is_on_where_it_is_not_black(tmp_path: Path, mode: str | None) -> None:
+def test_a_mask_in_any_image_mode_is_on_where_it_is_not_black(tmp_path: Path, mode: str | None) -> None:
     mask = filled(40, 30, (2, 3, 12, 13))
     write_triple(tmp_path / "in", mask * 255, "the cup", mode=mode)
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert np.array_equal(converted(tmp_path / "mine")["the cup"].mask(), mask)
 
 
-def test_values_of_a_mask_are_one_object_or_one_each(tmp_path: Path) -> None:
+def test_mask_values_are_one_object_or_one_object_each(tmp_path: Path) -> None:
     drawn = filled(40, 30, (2, 3, 12, 13)) * 1 + filled(40, 30, (20, 3, 32, 13)) * 200
     write_triple(tmp_path / "in", drawn, "the cups")
     for values, count in (("any", 1), ("each", 2)):
@@ -287,18 +286,18 @@ def test_values_of_a_mask_are_one_object_or_one_each(tmp_path: Path) -> None:
         assert len(converted(tmp_path / values)["the cups"].boxes) == count
 
 
-def test_a_black_mask_says_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_black_mask_means_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_triple(tmp_path / "in", filled(40, 30), "the cup")
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert converted(tmp_path / "mine")["the cup"].boxes == ()
     assert "1 of them with no such object" in capsys.readouterr().out
 
 
-def test_a_png_has_its_mask_by_another_name(tmp_path: Path) -> None:
+def test_the_mask_of_a_png_has_the_suffix_mask(tmp_path: Path) -> None:
     write_triple(tmp_path / "in", filled(40, 30, (2, 3, 12, 13)), "the cup")
     (tmp_path / "in/cup.png").rename(tmp_path / "in/cup_mask.png")
     (tmp_path / "in/cup.jpg").unlink()
-    picture(tmp_path / "in/cup.png")
+    write_image(tmp_path / "in/cup.png")
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert converted(tmp_path / "mine")["the cup"].mask().sum() == 100
 
@@ -307,15 +306,15 @@ def test_a_png_has_its_mask_by_another_name(tmp_path: Path) -> None:
     ("spoil", "what"),
     [
         pytest.param(lambda folder: (folder / "bad.png").unlink(), "no mask beside it", id="no mask"),
-        pytest.param(lambda folder: (folder / "bad.jpg").unlink(), "no mask beside it", id="the mask is taken for the picture"),
+        pytest.param(lambda folder: (folder / "bad.jpg").unlink(), "no mask beside it", id="the mask is taken for the image"),
         pytest.param(lambda folder: (folder / "bad.png").write_bytes(b"x"), "read as a mask", id="a damaged mask"),
-        pytest.param(lambda folder: picture(folder / "bad.jpg", 30, 40), "pixels", id="a mask of another size"),
-        pytest.param(lambda folder: (folder / "bad.jpg").write_bytes(b"x"), "can't be read", id="a damaged picture"),
+        pytest.param(lambda folder: write_image(folder / "bad.jpg", 30, 40), "pixels", id="a mask of another size"),
+        pytest.param(lambda folder: (folder / "bad.jpg").write_bytes(b"x"), "can't be read", id="a damaged image"),
         pytest.param(lambda folder: (folder / "bad.txt").write_text(" \n"), "no expression", id="no text"),
         pytest.param(lambda folder: (folder / "bad.txt").write_bytes(b"\xff\xfe\xfa"), "UTF-8", id="a text that is none"),
     ],
 )
-def test_what_does_not_go_together_is_told_and_the_others_are_kept(
+def test_files_that_do_not_match_are_reported_and_the_others_are_kept(
     tmp_path: Path, spoil: Callable[[Path], Any], what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("bad", "good"):
@@ -323,15 +322,15 @@ def test_what_does_not_go_together_is_told_and_the_others_are_kept(
     spoil(tmp_path / "in")
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 1
     assert list(converted(tmp_path / "mine")) == ["good"]
-    told = capsys.readouterr().err
-    assert what in told
-    assert "bad." in told
+    errors = capsys.readouterr().err
+    assert what in errors
+    assert "bad." in errors
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_are_copied_if_asked_for_and_two_of_one_name_stay_two(tmp_path: Path) -> None:
+def test_copied_images_of_the_same_name_are_kept_apart(tmp_path: Path) -> None:
     for place, value in (("x", 10), ("y", 20)):
         write_triple(tmp_path / "in" / place, filled(40, 30, (2, 3, 12, 13)), place)
         Image.new("RGB", (40, 30), (value,) * 3).save(tmp_path / f"in/{place}/cup.jpg")
@@ -342,7 +341,7 @@ def test_pictures_are_copied_if_asked_for_and_two_of_one_name_stay_two(tmp_path:
     assert sorted(path.name for path in (tmp_path / "mine").rglob("*.*")) == ["cup-2.jpg", "cup.jpg", "scenes.jsonl"]
 
 
-def test_paths_are_relative_so_that_the_whole_can_be_moved(tmp_path: Path) -> None:
+def test_paths_are_relative_so_that_everything_can_be_moved(tmp_path: Path) -> None:
     write_triple(tmp_path / "all/in", filled(40, 30, (2, 3, 12, 13)), "the cup")
     assert run_data("convert", "folder", tmp_path / "all/in", "--out", tmp_path / "all/out") == 0
     (tmp_path / "all").rename(tmp_path / "moved")
@@ -351,35 +350,36 @@ def test_paths_are_relative_so_that_the_whole_can_be_moved(tmp_path: Path) -> No
     assert line["image"] == "../in/cup.jpg"
 
 
-def record(tmp_path: Path, **more: Any) -> Record:
-    told = {"image": picture(tmp_path / "a.jpg"), "expression": "it", "masks": (filled(40, 30, (2, 3, 12, 13)),), "where": "a"}
-    return Record(**{**told, **more})
+def record(tmp_path: Path, **more: Any) -> ExpressionRecord:
+    masks = (filled(40, 30, (2, 3, 12, 13)),)
+    return ExpressionRecord(
+        **{"image": write_image(tmp_path / "a.jpg"), "expression": "it", "masks": masks, "where": "a", **more}
+    )
 
 
-def test_a_full_disk_is_told_and_leaves_neither_half_a_file_nor_spoils_the_last(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_error_and_keeps_the_previous_file(tmp_path: Path) -> None:
     out = tmp_path / "mine.jsonl"
     write_records([record(tmp_path)], out, Problems())
-    before = out.read_bytes()
-    (tmp_path / f".mine.jsonl.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(DataError, match=r"mine\.jsonl.*No space left"):
-        write_records([record(tmp_path)] * 2, out, Problems())
+    before, records = out.read_bytes(), [record(tmp_path)] * 2
+    with full_disk(), pytest.raises(DataError, match=r"mine\.jsonl.*File too large"):
+        write_records(records, out, Problems())
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "mine.jsonl"]
 
 
-def test_a_run_cut_short_leaves_the_last_file_as_it_was(tmp_path: Path) -> None:
-    def cut_short() -> Any:
+def test_an_interrupted_run_keeps_the_previous_file(tmp_path: Path) -> None:
+    def interrupted() -> Any:
         yield record(tmp_path)
         raise KeyboardInterrupt
 
     out = tmp_path / "mine.jsonl"
     write_records([record(tmp_path)], out, Problems())
     with pytest.raises(KeyboardInterrupt):
-        write_records(cut_short(), out, Problems())
+        write_records(interrupted(), out, Problems())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "mine.jsonl"]
 
 
-def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
+def test_a_path_that_can_not_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file"):
         write_records([record(tmp_path)], tmp_path / "file/mine", Problems())
@@ -397,7 +397,7 @@ def test_a_place_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_what_can_not_be_done_is_said(tmp_path: Path, words: list[str], what: str) -> None:
+def test_an_invalid_command_is_an_error(tmp_path: Path, words: list[str], what: str) -> None:
     (tmp_path / "IN").mkdir()
     with pytest.raises(DataError, match=what):
         run_data("convert", words[0], tmp_path / words[1], *words[2:], "--out", tmp_path / "mine")

@@ -1,18 +1,18 @@
-"""No picture of a val or test split of the RefCOCO family is trained on."""
+"""No image of a val or test split of the RefCOCO family is trained on."""
 
 from pathlib import Path
 
 import pytest
 
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.data.heldout import held_out_images
+from sam4mllm_tool.data.heldout import find_held_out
 from sam4mllm_tool.errors import DataError
 from tests.data.layouts import SQUARE, SQUARE_XYWH, annotation, reference, write_family, write_json, write_pickle
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Each file of the family holds out another picture; RefCOCO trains on all of them."""
+    """Each file of the family holds out another image; RefCOCO trains on all of them."""
     write_family(
         tmp_path,
         [reference(number, number, number, "train", "it") for number in range(1, 9)],
@@ -26,8 +26,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_file_of_the_family_counts_whoever_divided_it(root: Path) -> None:
-    held_out = held_out_images(root)
+def test_every_reference_file_of_the_family_counts_whatever_its_division(root: Path) -> None:
+    held_out = find_held_out(root)
     assert held_out.images == {f"coco:{number}" for number in (1, 2, 3, 4, 5, 6)}
     assert [f"{path.parent.name}/{path.name}" for path in held_out.files] == [
         "refcoco/refs(google).p",
@@ -39,38 +39,38 @@ def test_every_file_of_the_family_counts_whoever_divided_it(root: Path) -> None:
     ]
 
 
-def test_one_sets_training_pictures_are_anothers_held_out_ones(root: Path) -> None:
-    held_out = held_out_images(root).images
+def test_training_images_of_one_dataset_are_held_out_by_another(root: Path) -> None:
+    held_out = find_held_out(root).images
     assert [sample.image_id for sample in load_dataset("refcoco", root) if sample.image_id not in held_out] == [
         "coco:7",
         "coco:8",
     ]
 
 
-def test_a_sets_own_folder_knows_its_sisters(root: Path) -> None:
-    assert held_out_images(root / "refcocog").images == held_out_images(root).images
+def test_a_datasets_own_folder_finds_the_rest_of_the_family(root: Path) -> None:
+    assert find_held_out(root / "refcocog").images == find_held_out(root).images
 
 
-def test_the_folder_one_stands_in_and_a_link_know_the_sisters(
+def test_the_working_directory_and_a_link_find_the_rest_of_the_family(
     root: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    everything = {file.parent.name for file in held_out_images(root).files}, held_out_images(root).images
+    everything = {file.parent.name for file in find_held_out(root).files}, find_held_out(root).images
     monkeypatch.chdir(root / "refcocog")
     for here in (Path(), Path("../refcoco")):
-        assert ({file.parent.name for file in held_out_images(here).files}, held_out_images(here).images) == everything
+        assert ({file.parent.name for file in find_held_out(here).files}, find_held_out(here).images) == everything
     link = tmp_path_factory.mktemp("elsewhere") / "data"
     link.symlink_to(root / "refcocog")
-    assert held_out_images(link).images == everything[1]
+    assert find_held_out(link).images == everything[1]
 
 
-def test_a_root_without_the_family_holds_nothing_out(tmp_path: Path) -> None:
+def test_a_root_without_reference_files_holds_nothing_out(tmp_path: Path) -> None:
     (tmp_path / "scenes.jsonl").write_text("")
     for root in (tmp_path, tmp_path / "scenes.jsonl", tmp_path / "nowhere"):
-        assert held_out_images(root).files == ()
-        assert held_out_images(root).images == frozenset()
+        assert find_held_out(root).files == ()
+        assert find_held_out(root).images == frozenset()
 
 
-def test_a_damaged_file_stops_it_rather_than_letting_pictures_through(root: Path) -> None:
+def test_a_damaged_reference_file_is_an_error(root: Path) -> None:
     (root / "refcocog" / "refs(umd).p").write_bytes(b"half")
     with pytest.raises(DataError, match=r"refs\(umd\)\.p"):
-        held_out_images(root)
+        find_held_out(root)

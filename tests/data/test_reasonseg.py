@@ -1,4 +1,4 @@
-"""ReasonSeg's masks are LISA's, pixel by pixel, and each of its files is read or told."""
+"""ReasonSeg's masks equal LISA's pixel by pixel, and every file is read or reported."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from sam4mllm_tool.data.published import published_count
 from sam4mllm_tool.data.rasterize import fill_outline
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Box, Size
-from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_json, write_picture
+from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_image, write_json
 
-OUTER = [[4, 4], [23, 4], [23, 19], [4, 19]]  # its outline is drawn too: pixels 4..23 and 4..19
-INNER = [[8.9, 8.2], [13.7, 8.2], [13.7, 12.9], [8.9, 12.9]]  # cut to 8..13 and 8..12
+OUTER = [[4, 4], [23, 4], [23, 19], [4, 19]]  # its outline is drawn as well: pixels 4..23 and 4..19
+INNER = [[8.9, 8.2], [13.7, 8.2], [13.7, 12.9], [8.9, 12.9]]  # truncated to 8..13 and 8..12
 CORE = [[10, 10], [11, 10], [11, 11], [10, 11]]
 
 
@@ -25,9 +25,9 @@ def shape(label: str, points: Any) -> dict[str, Any]:
 
 def write_sample(root: Path, stem: str, shapes: list[Any], *texts: str, encoding: str = "utf-8", sentence: bool = True) -> None:
     folder = root / "ReasonSeg" / "val"
-    told = {"text": list(texts), "is_sentence": sentence, "shapes": shapes}
-    write_json(folder / f"{stem}.json", told, encoding)
-    write_picture(folder / f"{stem}.jpg")
+    annotation = {"text": list(texts), "is_sentence": sentence, "shapes": shapes}
+    write_json(folder / f"{stem}.json", annotation, encoding)
+    write_image(folder / f"{stem}.jpg")
 
 
 def test_smaller_shapes_are_drawn_over_larger_ones_whatever_their_order(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_smaller_shapes_are_drawn_over_larger_ones_whatever_their_order(tmp_path
     assert sample.size == (WIDTH, HEIGHT)
 
 
-def test_the_targets_of_a_picture_are_one_object_under_one_box(tmp_path: Path) -> None:
+def test_all_targets_of_an_image_are_one_object_with_one_box(tmp_path: Path) -> None:
     write_sample(tmp_path, "001", [shape("target", CORE), shape("target", [[30, 2], [35, 2], [35, 5], [30, 5]])], "it")
     (sample,) = load_dataset("reasonseg", tmp_path, "val")
     assert sample.boxes == (Box(10, 2, 36, 12),)
@@ -50,7 +50,7 @@ def test_the_targets_of_a_picture_are_one_object_under_one_box(tmp_path: Path) -
     assert not sample.ignore().any()
 
 
-def test_a_picture_of_ignored_pixels_alone_has_no_object(tmp_path: Path) -> None:
+def test_an_image_with_ignored_pixels_only_has_no_object(tmp_path: Path) -> None:
     write_sample(tmp_path, "001", [shape("ignore", OUTER)], "it")
     (sample,) = load_dataset("reasonseg", tmp_path, "val")
     assert sample.boxes == ()
@@ -58,11 +58,11 @@ def test_a_picture_of_ignored_pixels_alone_has_no_object(tmp_path: Path) -> None
     assert int(sample.ignore().sum()) == 20 * 16
 
 
-def test_each_text_is_a_sample_or_the_first_alone(tmp_path: Path) -> None:
-    write_sample(tmp_path, "001", [shape("target", OUTER)], "the cup", "a thing to  drink from", sentence=False)
+def test_every_text_is_a_sample_or_only_the_first(tmp_path: Path) -> None:
+    write_sample(tmp_path, "001", [shape("target", OUTER)], "the cup", "a cup to  drink from", sentence=False)
     assert [(sample.expression, sample.kind) for sample in load_dataset("reasonseg", tmp_path, "val")] == [
         ("the cup", "phrase"),
-        ("a thing to drink from", "phrase"),
+        ("a cup to drink from", "phrase"),
     ]
     assert [sample.expression for sample in load_dataset("reasonseg", tmp_path, "val", text="first")] == ["the cup"]
     with pytest.raises(DataError, match="'all' or 'first'"):
@@ -76,7 +76,7 @@ def test_a_file_is_utf_8_or_else_cp1252(tmp_path: Path, encoding: str) -> None:
     assert sample.expression == "the dog\u2019s caf\xe9"
 
 
-def test_the_train_split_has_the_explanations_of_its_pictures(tmp_path: Path) -> None:
+def test_samples_of_the_train_split_have_explanations(tmp_path: Path) -> None:
     write_sample(tmp_path, "001", [shape("target", OUTER)], "a drink?")
     write_sample(tmp_path, "002", [shape("target", OUTER)], "a seat?")
     (tmp_path / "ReasonSeg" / "val").rename(tmp_path / "ReasonSeg" / "train")
@@ -102,43 +102,43 @@ def test_the_train_split_has_the_explanations_of_its_pictures(tmp_path: Path) ->
             b'{"text": ["a"], "shapes": [{"label": "t", "points": [[1]]}]}', "a shape is malformed", id="half a point"
         ),
         pytest.param(
-            b'{"text": ["a"], "shapes": [{"label": "t", "points": [[1, NaN]]}]}', "a shape is malformed", id="no number"
+            b'{"text": ["a"], "shapes": [{"label": "t", "points": [[1, NaN]]}]}', "a shape is malformed", id="not a number"
         ),
         pytest.param(
-            b'{"text": ["a"], "shapes": [{"label": "t", "points": [[1, 1e9]]}]}', "a polygon has a corner", id="far off"
+            b'{"text": ["a"], "shapes": [{"label": "t", "points": [[1, 1e9]]}]}', "a polygon has a corner", id="far away"
         ),
         pytest.param(b'{"text": [" "], "shapes": []}', "the expression is empty or not a text", id="an empty text"),
     ],
 )
-def test_a_damaged_file_is_dropped_and_named_and_the_others_are_kept(tmp_path: Path, content: bytes, what: str) -> None:
+def test_a_damaged_file_is_reported_and_the_others_are_kept(tmp_path: Path, content: bytes, what: str) -> None:
     write_sample(tmp_path, "001", [shape("target", OUTER)], "it")
     write_sample(tmp_path, "002", [shape("target", OUTER)], "it")
     (tmp_path / "ReasonSeg" / "val" / "001.json").write_bytes(content)
     dataset = load_dataset("reasonseg", tmp_path, "val")
     assert [sample.image_id for sample in dataset] == ["reasonseg:002"]
-    ((fate, told), count) = next(iter(dataset.problems.counts.items()))
-    assert (fate, count, told[: len(what)]) == ("dropped", 1, what)
+    ((fate, fault), count) = next(iter(dataset.problems.counts.items()))
+    assert (fate, count, fault[: len(what)]) == ("dropped", 1, what)
     assert "001.json" in dataset.problems.first[0]
 
 
-def test_a_missing_or_unreadable_picture_drops_its_samples(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_image_drops_its_samples(tmp_path: Path) -> None:
     for stem in ("001", "002", "003"):
         write_sample(tmp_path, stem, [shape("target", OUTER)], "it")
     (tmp_path / "ReasonSeg" / "val" / "001.jpg").unlink()
-    (tmp_path / "ReasonSeg" / "val" / "002.jpg").write_bytes(b"no picture")
+    (tmp_path / "ReasonSeg" / "val" / "002.jpg").write_bytes(b"not an image")
     dataset = load_dataset("reasonseg", tmp_path, "val")
     assert [sample.image_id for sample in dataset] == ["reasonseg:003"]
-    assert sorted(what for _, what in dataset.problems.counts) == ["the picture can't be read", "the picture is not there"]
+    assert sorted(what for _, what in dataset.problems.counts) == ["the image can't be read", "the image does not exist"]
     assert "001.jpg" in dataset.problems.first[0]
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+def test_a_missing_split_is_an_error_that_lists_the_splits(tmp_path: Path) -> None:
     write_sample(tmp_path, "001", [shape("target", OUTER)], "it")
     with pytest.raises(DataError, match=r"test holds no \*\.json; .*ReasonSeg has val"):
         load_dataset("reasonseg", tmp_path, "test")
 
 
-def test_the_root_may_be_the_sets_own_folder_and_units_are_its_pictures(tmp_path: Path) -> None:
+def test_the_root_may_be_the_datasets_own_folder_and_units_are_images(tmp_path: Path) -> None:
     write_sample(tmp_path, "001", [shape("target", OUTER)], "one", "two")
     dataset = load_dataset("reasonseg", tmp_path / "ReasonSeg", "val")
     assert (dataset.units(), len(list(dataset))) == (1, 2)
@@ -170,7 +170,7 @@ BY_OPENCV = [
 @pytest.mark.parametrize(
     ("corners", "rows"),
     BY_OPENCV,
-    ids=["a triangle", "a crossed one, by the even-odd rule", "one corner", "two corners", "one that leaves the picture"],
+    ids=["a triangle", "self-crossing, by the even-odd rule", "one corner", "two corners", "exceeding the image"],
 )
 def test_polygons_are_filled_as_opencv_fills_them(corners: list[tuple[int, int]], rows: str) -> None:
     filled = fill_outline(corners, Size(12, 9))

@@ -1,4 +1,4 @@
-"""What is there of a data set: counts, problems, exit codes."""
+"""Checking a dataset: counts, problems, exit codes."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from sam4mllm_tool.data.published import PUBLISHED_COUNTS, Published
+from sam4mllm_tool.data.published import PUBLISHED_COUNTS, PublishedCount
 from sam4mllm_tool.data.splits import read_options
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.geometry.rle import encode
-from tests.data.drawn import annotation, filled, picture, run_data, write_json
+from tests.data.drawn import annotation, filled, run_data, write_image, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 
@@ -21,68 +21,68 @@ def line(**more: Any) -> dict[str, Any]:
 
 
 def write_lines(root: Path, *lines: object, name: str = "scenes.jsonl") -> Path:
-    picture(root / "a.png")
+    write_image(root / "a.png")
     (root / name).write_text("".join(json.dumps(each) + "\n" for each in lines))
     return root
 
 
-def test_a_sound_data_set_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_valid_dataset_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_lines(tmp_path, line(), line(expression="the plate", objects=[]))
     assert run_data("check", "jsonl", root) == 0
-    told = capsys.readouterr()
-    assert "train: " in told.out
-    assert "scenes.jsonl" in told.out
-    assert "2 samples, 1 objects, 1 samples with no such object, 1 pictures" in told.out.replace("0 conversations, ", "")
-    assert told.out.endswith("all is well\n")
-    assert "jsonl train" in told.err  # the progress
+    output = capsys.readouterr()
+    assert "train: " in output.out
+    assert "scenes.jsonl" in output.out
+    assert "2 samples, 1 objects, 1 samples with no such object, 1 images" in output.out.replace("0 conversations, ", "")
+    assert output.out.endswith("all is well\n")
+    assert "jsonl train" in output.err  # the progress
 
 
-def test_the_first_ten_problems_are_named_and_all_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_ten_problems_are_listed_and_all_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_data("check", "jsonl", write_lines(tmp_path, line(), *[line(expression="")] * 12)) == 1
-    told = capsys.readouterr().out
-    assert "12 dropped: the expression is empty" in told
-    assert [f"line {number}:" in told for number in range(2, 14)] == [True] * 10 + [False] * 2
-    assert told.endswith("not all is well\n")
+    output = capsys.readouterr().out
+    assert "12 dropped: the expression is empty" in output
+    assert [f"line {number}:" in output for number in range(2, 14)] == [True] * 10 + [False] * 2
+    assert output.endswith("not all is well\n")
 
 
-def test_masks_are_decoded_and_pictures_are_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_masks_are_decoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cut = {"size": [30, 40], "counts": "0"}
     assert run_data("check", "jsonl", write_lines(tmp_path, line(), line(objects=[{"mask": cut}]))) == 1
     assert "line 2" in capsys.readouterr().out
 
 
-def test_a_picture_cut_short_is_found_when_looked_at_deeply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_truncated_image_is_found_by_a_deep_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = write_lines(tmp_path, line())
     whole = (root / "a.png").read_bytes()
     (root / "a.png").write_bytes(whole[:-30])
     assert run_data("check", "jsonl", root) == 0
     assert run_data("check", "jsonl", root, "--deep") == 1
-    assert "a.png: the picture is damaged" in capsys.readouterr().out
+    assert "a.png: the image is damaged" in capsys.readouterr().out
 
 
-def test_every_split_that_is_there_is_read_and_the_others_are_told(
+def test_every_existing_split_is_read_and_the_others_are_listed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(PUBLISHED_COUNTS, "partimagenet")  # type: ignore[arg-type]
     write_lines(tmp_path, line(), name="train.jsonl")
     write_lines(tmp_path, line(), line(expression="it"), name="held-out.jsonl")
     assert run_data("check", "jsonl", tmp_path) == 0
-    told = capsys.readouterr().out
-    assert "held-out: " in told
-    assert "2 samples" in told
+    output = capsys.readouterr().out
+    assert "held-out: " in output
+    assert "2 samples" in output
     assert run_data("check", "jsonl", tmp_path, "--split", "train") == 0
     assert "held-out" not in capsys.readouterr().out
     root = partimagenet(tmp_path / "parts")
     assert run_data("check", "partimagenet", root) == 0
-    assert "val: not there (the annotations are not there" in capsys.readouterr().out
+    assert "val: not there (the annotations do not exist" in capsys.readouterr().out
 
 
 def partimagenet(root: Path, *more: dict[str, Any]) -> Path:
     image = {"id": 1, "file_name": "n01_1.JPEG", "width": 40, "height": 30}
     category = {"id": 1, "name": "Bird Wing", "supercategory": "Bird"}
-    things = [annotation(7, 1, 1, (2, 3, 12, 13)), *more]
-    write_json(root / "train.json", {"images": [image], "annotations": things, "categories": [category]})
-    picture(root / "images/train/n01_1.JPEG")
+    annotations = [annotation(7, 1, 1, (2, 3, 12, 13)), *more]
+    write_json(root / "train.json", {"images": [image], "annotations": annotations, "categories": [category]})
+    write_image(root / "images/train/n01_1.JPEG")
     return root
 
 
@@ -90,13 +90,13 @@ def test_counts_are_compared_with_the_published_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = partimagenet(tmp_path)
-    for count, code, told in ((1, 0, "1 pictures, as published"), (16540, 1, "1 pictures, 16,540 are published")):
-        monkeypatch.setitem(PUBLISHED_COUNTS, "partimagenet", {"train": Published("pictures", count)})  # type: ignore[arg-type]
+    for count, code, line_written in ((1, 0, "1 images, as published"), (16540, 1, "1 images, 16,540 are published")):
+        monkeypatch.setitem(PUBLISHED_COUNTS, "partimagenet", {"train": PublishedCount("images", count)})  # type: ignore[arg-type]
         assert run_data("check", "partimagenet", root) == code
-        assert told in capsys.readouterr().out
+        assert line_written in capsys.readouterr().out
 
 
-def test_what_is_left_out_by_choice_is_counted_and_no_problem(
+def test_samples_left_out_by_choice_are_counted_and_no_problem(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(PUBLISHED_COUNTS, "partimagenet")  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_what_is_left_out_by_choice_is_counted_and_no_problem(
     content = json.loads((root / "train.json").read_text())
     write_json(root / "train.json", {**content, "categories": [*content["categories"], category]})
     assert run_data("check", "partimagenet", root) == 0
-    assert "1 dropped: a thing of the class is too small in the picture" in capsys.readouterr().out
+    assert "1 dropped: an object of the class is too small in the image" in capsys.readouterr().out
     assert run_data("check", "partimagenet", root, "--option", "min_area=0.005") == 0
     assert "2 samples" in capsys.readouterr().out
 
@@ -116,20 +116,20 @@ def test_what_is_left_out_by_choice_is_counted_and_no_problem(
         (["jsonl", "NOWHERE"], "NOWHERE"),
         (["jsonl", "."], "neither train.jsonl nor scenes.jsonl"),
         (["refcoco", "."], r"refs\(unc\)\.p"),
-        (["ade20k", "."], "looked for"),
-        (["pascal", "."], "no data set is called 'pascal'"),
+        (["ade20k", "."], "searched"),
+        (["pascal", "."], "unknown dataset 'pascal'"),
         (["jsonl", ".", "--option", "colour=red"], "no option colour"),
         (["jsonl", ".", "--option", "file"], "key=value"),
         (["partimagenet", ".", "--option", "max_instances=many"], "max_instances"),
     ],
     ids=" ".join,
 )
-def test_what_can_not_be_read_at_all_is_refused(tmp_path: Path, words: list[str], what: str) -> None:
+def test_a_dataset_that_can_not_be_read_is_an_error(tmp_path: Path, words: list[str], what: str) -> None:
     with pytest.raises(DataError, match=what):
         run_data("check", words[0], tmp_path / words[1], *words[2:])
 
 
-def test_a_split_of_which_nothing_can_be_used_is_refused_alone_and_told_among_others(
+def test_a_split_without_valid_samples_is_an_error_alone_and_a_line_among_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_lines(tmp_path, line(expression=""), name="val.jsonl")
@@ -140,6 +140,6 @@ def test_a_split_of_which_nothing_can_be_used_is_refused_alone_and_told_among_ot
     assert "val: no sample of 'jsonl'" in capsys.readouterr().out
 
 
-def test_options_are_of_their_defaults_type() -> None:
-    told = read_options("paco", ["max_instances=7", "min_area=0.5", "images=/a=b"])
-    assert told == {"max_instances": 7, "min_area": 0.5, "images": "/a=b"}
+def test_options_have_the_type_of_their_default() -> None:
+    options = read_options("paco", ["max_instances=7", "min_area=0.5", "images=/a=b"])
+    assert options == {"max_instances": 7, "min_area": 0.5, "images": "/a=b"}

@@ -1,4 +1,4 @@
-"""Refs pickles are read without running anything that they say."""
+"""Reference pickles are read without running any code that they name."""
 
 import os
 import pickle
@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from sam4mllm_tool.data.pickles import load_plain_pickle
+from sam4mllm_tool.data.reference_files import load_plain_pickle
 from sam4mllm_tool.errors import DataError
 from tests.data.layouts import reference, write_pickle
 
 REFERENCES = [reference(1, 7, 3, "val", "the caf\xe9 sign"), reference(2, [4, -1], 3, "testA")]
 
 
-class Runs:
-    """Says on being read: make this folder."""
+class FolderCreator:
+    """Creates a folder when unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ def test_plain_values_come_back_in_every_protocol(tmp_path: Path, protocol: int)
     assert load_plain_pickle(tmp_path / "plain.p") == value
 
 
-def test_python_2s_own_names_of_builtins_are_known(tmp_path: Path) -> None:
+def test_python_2s_names_of_builtins_are_known(tmp_path: Path) -> None:
     (tmp_path / "old.p").write_bytes(b"c__builtin__\nset\n((lI1\naI2\natR.")
     assert load_plain_pickle(tmp_path / "old.p") == {1, 2}
 
@@ -48,31 +48,31 @@ def test_python_2s_own_names_of_builtins_are_known(tmp_path: Path) -> None:
     [
         pytest.param(b"cos\nsystem\n(S'echo'\ntR.", "os.system", id="a command"),
         pytest.param(b"c__builtin__\neval\n(S'1'\ntR.", "__builtin__.eval", id="a dangerous builtin"),
-        pytest.param(b"cbuiltins\ngetattr\n(S'a'\nS'b'\ntR.", "builtins.getattr", id="a way to any other"),
+        pytest.param(b"cbuiltins\ngetattr\n(S'a'\nS'b'\ntR.", "builtins.getattr", id="a way to any other function"),
         pytest.param(b"cbuiltins\nbytearray\n(I99999999999999\ntR.", "builtins.bytearray", id="all of the memory"),
-        pytest.param(b"cno.such.module\nThing\n.", "no.such.module.Thing", id="what is not there"),
+        pytest.param(b"cno.such.module\nName\n.", "no.such.module.Name", id="a module that does not exist"),
     ],
 )
-def test_any_other_class_is_named_and_not_called(tmp_path: Path, content: bytes, named: str) -> None:
+def test_any_other_class_is_an_error_and_is_not_called(tmp_path: Path, content: bytes, named: str) -> None:
     (tmp_path / "refs.p").write_bytes(content)
-    with pytest.raises(DataError, match=named) as told:
+    with pytest.raises(DataError, match=named) as caught:
         load_plain_pickle(tmp_path / "refs.p")
-    assert "refs.p" in str(told.value)
+    assert "refs.p" in str(caught.value)
 
 
-def test_a_pickle_that_would_act_does_not(tmp_path: Path) -> None:
-    write_pickle(tmp_path / "refs.p", [*REFERENCES, Runs(tmp_path / "made")])
+def test_a_pickle_that_names_a_function_does_not_run_it(tmp_path: Path) -> None:
+    write_pickle(tmp_path / "refs.p", [*REFERENCES, FolderCreator(tmp_path / "made")])
     with pytest.raises(DataError, match="mkdir"):
         load_plain_pickle(tmp_path / "refs.p")
     assert not (tmp_path / "made").exists()
 
 
-def test_every_cut_of_a_pickle_is_told_as_damage(tmp_path: Path) -> None:
+def test_every_truncation_of_a_pickle_is_an_error(tmp_path: Path) -> None:
     write_pickle(tmp_path / "whole.p", REFERENCES)
     whole = (tmp_path / "whole.p").read_bytes()
     for length in range(0, len(whole), 7):
         (tmp_path / "cut.p").write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"cut\.p is no whole pickle"):
+        with pytest.raises(DataError, match=r"cut\.p is damaged or no pickle"):
             load_plain_pickle(tmp_path / "cut.p")
 
 
@@ -81,20 +81,20 @@ def test_every_cut_of_a_pickle_is_told_as_damage(tmp_path: Path) -> None:
     [
         pytest.param(b"<html>Not found</html>", id="a web page"),
         pytest.param(b"version https://git-lfs.github.com/spec/v1\n", id="a pointer to the file"),
-        pytest.param(b"\x80\x63.", id="a protocol to come"),
+        pytest.param(b"\x80\x63.", id="a future protocol"),
         pytest.param(b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7f", id="bytes without end"),
         pytest.param(b"0.", id="an empty stack"),
         pytest.param(b"I1\n(I1\nI2\nu.", id="entries of a number"),
         pytest.param(b"cset\n", id="half a name"),
-        pytest.param(b"h\x05.", id="a memory that was never made"),
+        pytest.param(b"h\x05.", id="a memo entry that does not exist"),
     ],
 )
-def test_what_is_no_pickle_is_told_as_damage(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_pickle_is_an_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "refs.p").write_bytes(content)
-    with pytest.raises(DataError, match=r"refs\.p is no whole pickle"):
+    with pytest.raises(DataError, match=r"refs\.p is damaged or no pickle"):
         load_plain_pickle(tmp_path / "refs.p")
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"refs\.p is not there"):
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"refs\.p does not exist"):
         load_plain_pickle(tmp_path / "refs.p")
