@@ -13,7 +13,7 @@ import typer
 
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command, complete_from, config_options, with_options
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.protocol import DIALECTS
 
@@ -212,13 +212,13 @@ def show(
     """
     from tqdm import tqdm
 
-    from sam4mllm_tool.data.contact_sheet import contact_sheet, pick, save_sheet
+    from sam4mllm_tool.data.contact_sheet import draw_contact_sheet, pick_samples, save_sheet
     from sam4mllm_tool.data.splits import open_splits, read_options
 
     dataset = next(iter(open_splits(name, root, split, read_options(name, option)).found.values()))
     title = f"{dataset.name} {dataset.split}"
-    samples = pick(tqdm(dataset, desc=title, unit="sample"), count, seed)
-    sheet = contact_sheet(samples, f"{title}, {len(samples)} samples")
+    samples = pick_samples(tqdm(dataset, desc=title, unit="sample"), count, seed)
+    sheet = draw_contact_sheet(samples, f"{title}, {len(samples)} samples")
     save_sheet(sheet.image, out)
     print(f"wrote {out}: {len(samples)} samples of {title}")
     for fault in sheet.faults:
@@ -262,16 +262,16 @@ def build(
 
     Exit code 1 if a sample was dropped or repaired.
     """
-    from sam4mllm_tool.data.build import Source, build_lessons
-    from sam4mllm_tool.data.verify import is_clean, told, verify_lessons
+    from sam4mllm_tool.data.build import Source, build_conversations
+    from sam4mllm_tool.data.verify import describe_problems, is_clean, verify_conversations
 
     if dialect not in DIALECTS:
         raise DataError(f"no such dialect: expected one of {', '.join(sorted(DIALECTS))}, got {dialect!r}")
     sources, vqa = ([Source.parse(text).with_options(option) for text in texts] for texts in (data, vqa_data))
     recipe = Recipe.of(DIALECTS[dialect], settings)
-    build_lessons(sources, out, recipe, vqa=vqa, held_out=held_out, processes=processes)
-    print("\n".join(verify_lessons(out, held_out)))
-    for line in told(out):
+    build_conversations(sources, out, recipe, vqa=vqa, held_out=held_out, processes=processes)
+    print("\n".join(verify_conversations(out, held_out)))
+    for line in describe_problems(out):
         print(line, file=sys.stderr)
     return 0 if is_clean(out) else 1
 
@@ -282,6 +282,6 @@ def verify(
     held_out: HeldOutOption = [],  # noqa: B006
 ) -> None:
     """Check that training conversations are complete, match their manifest, and use no held-out image."""
-    from sam4mllm_tool.data.verify import verify_lessons
+    from sam4mllm_tool.data.verify import verify_conversations
 
-    print("\n".join(verify_lessons(folder, held_out)))
+    print("\n".join(verify_conversations(folder, held_out)))

@@ -12,7 +12,7 @@ from sam4mllm_tool.data.reader import load_sample_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import ConversationKind, TrainingConversation
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
-from sam4mllm_tool.protocol import PPG, PQPP, Dialect, Exchange, PoissonDisk, TrueObject, true_dialogue
+from sam4mllm_tool.protocol import PPG, PQPP, Dialect, Exchange, PoissonDisk, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Image, Segmenter, Turn
 
 __all__ = ["Recipe", "SampleConversations", "compose_conversations"]
@@ -152,7 +152,7 @@ def _compose_pqpp(sample: Sample, truth: Sequence[TrueObject], recipe: Recipe, r
         most=recipe.point_most,
     )
     dialogue = PQPP.start(sample.expression, sample.size, dialect=recipe.dialect, sampler=sampler)
-    return _join_exchanges(true_dialogue(dialogue, truth), "pqpp", sample)
+    return _join_exchanges(build_true_dialogue(dialogue, truth), "pqpp", sample)
 
 
 def _choose_points(
@@ -177,7 +177,7 @@ def _compose_ppg(
         targets = [replace(target, points=group.points) for target, group in zip(truth, chosen, strict=True)]
         dialogue = PPG.start(sample.expression, sample.size, dialect=recipe.dialect, on=recipe.on, off=recipe.off)
         mean_iou = sum(group.iou for group in chosen) / len(chosen) if chosen else None
-        yield replace(_join_exchanges(true_dialogue(dialogue, targets), "ppg", sample), iou=mean_iou)
+        yield replace(_join_exchanges(build_true_dialogue(dialogue, targets), "ppg", sample), iou=mean_iou)
 
 
 def _join_exchanges(history: Sequence[Exchange], kind: ConversationKind, sample: Sample) -> TrainingConversation:

@@ -22,7 +22,7 @@ from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["ConversionSummary", "ExpressionRecord", "measure_image", "write_records"]
@@ -117,7 +117,7 @@ def _validate(records: Iterable[ExpressionRecord], problems: Problems) -> Iterat
     """Yield the valid records with normalized expressions and their objects from left to right."""
     for record in records:
         try:
-            expression = checked_expression(record.expression)
+            expression = validate_expression(record.expression)
         except ExpressionError as error:
             problems.add("dropped", "the expression is empty or too long", f"{record.where}: {error}")
             continue

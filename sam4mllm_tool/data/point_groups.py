@@ -15,7 +15,7 @@ import numpy.typing as npt
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.validation import validate_objects
 from sam4mllm_tool.protocol import Dialect
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Image, Label, Mask, ObjectPrompt, Point, PointPrompt, Segmenter, Size
 
 __all__ = ["PointGroup", "draw_point_groups", "select_point_groups"]
@@ -135,8 +135,8 @@ def _draw_points(
     for _ in range(_ATTEMPTS * count if len(pixels) else 0):
         index = rng.randrange(len(pixels))
         point = Point(float(pixels.xs[index]) + 0.5, float(pixels.ys[index]) + 0.5)
-        x, y = dialect.snap(point, Size(width, height))
-        if label_at(mask, Point(x, y)) == label:
+        x, y = dialect.snap_point(point, Size(width, height))
+        if label_point(mask, Point(x, y)) == label:
             drawn.append(PointPrompt(x, y, label))
         if len(drawn) == count:
             break

@@ -13,7 +13,7 @@ from sam4mllm_tool.data.published import published_count
 from sam4mllm_tool.data.reader import read_image_size
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
@@ -117,7 +117,7 @@ def _check_image(sample: Sample, size: Size | str, faults: Problems) -> bool:
 
 def _check_expression(sample: Sample, faults: Problems) -> None:
     try:
-        checked_expression(sample.expression)
+        validate_expression(sample.expression)
     except ExpressionError as error:
         faults.add("dropped", "the expression is not valid", f"{sample.id}: {error}")
 

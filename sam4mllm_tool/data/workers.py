@@ -11,7 +11,7 @@ from pathlib import Path
 from sam4mllm_tool.data.conversation_builder import Recipe, compose_conversations
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
-from sam4mllm_tool.parallel import in_processes
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.types import Segmenter
 
 __all__ = ["BuiltImage", "ImageSamples", "build_images", "estimate_tokens"]
@@ -51,7 +51,7 @@ def build_images(images: Iterator[ImageSamples], out: Path, recipe: Recipe, proc
         yield from map(builder.build, images)
         return
     chunks = iter(lambda: list(islice(images, _IMAGES_PER_TASK)), [])
-    for chunk in in_processes(_build_chunk, chunks, processes, prepare=_prepare, given=(out, recipe), task="build"):
+    for chunk in map_in_processes(_build_chunk, chunks, processes, prepare=_prepare, given=(out, recipe), task="build"):
         yield from chunk
 
 

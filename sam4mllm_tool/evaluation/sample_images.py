@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
-from sam4mllm_tool.data.contact_sheet import contact_sheet
+from sam4mllm_tool.data.contact_sheet import draw_contact_sheet
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.evaluation.metrics import EvaluationProtocol
 from sam4mllm_tool.evaluation.records import SampleRecord
@@ -81,7 +81,7 @@ def _draw(sample: Sample, record: SampleRecord, protocol: EvaluationProtocol) ->
         kind="",
     )
     truth = replace(sample, expression=f"truth: {sample.expression}")
-    sheet = contact_sheet([truth, predicted], sample.expression)
+    sheet = draw_contact_sheet([truth, predicted], sample.expression)
     png = BytesIO()
     sheet.image.quantize(_COLOURS).save(png, format="PNG", optimize=True)
     return SampleImage(record.id, f"{sample.expression} ({outcome})", png.getvalue())

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.data.training_conversations import read_lessons
+from sam4mllm_tool.data.training_conversations import read_conversations
 from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
@@ -160,7 +160,7 @@ def require_held_out(samples: Sequence[Sample], lessons: Path) -> None:
         return
     ids = {sample.image_id: sample for sample in reversed(samples) if sample.image_id}
     files = {sample.image_path.resolve(): sample for sample in reversed(samples)}
-    for lesson in read_lessons(lessons):
+    for lesson in read_conversations(lessons):
         if same := ids.get(lesson.image_id) or files.get((lessons / lesson.image).resolve()):
             raise DataError(
                 f"evaluation sample {same.id!r} shows {same.image_path}, a picture of lesson {lesson.id!r}: hold pictures out, "

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.data.training_conversations import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError, ExpressionError
 from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds
@@ -54,7 +54,7 @@ class Row:
         return bool((self.parents == np.arange(-1, len(self) - 1)).all())
 
 
-def examples_of(prompter: PromptRenderer, picture: ImageInputs, conversation: Conversation) -> Iterator[Example]:
+def examples_of(prompter: PromptRenderer, picture: ImageInputs, conversation: TrainingConversation) -> Iterator[Example]:
     """Every assistant turn of the conversation once, shared turns before the branches.
 
     Raises ExpressionError, SpecError as the prompter does; DataError for an answer without a question.
@@ -83,7 +83,7 @@ class Maker:
         self.prompter, self.placeholder, self.packs, self.max_tokens = prompter, placeholder, packs, max_tokens
         self.dropped: Counter[str] = Counter()
 
-    def rows(self, lesson: Lesson, picture: ImageInputs) -> list[Row]:
+    def rows(self, lesson: ImageConversations, picture: ImageInputs) -> list[Row]:
         """The rows of a lesson, none where nothing of it fits. Raises what `examples_of` raises, except ExpressionError."""
         fitting = [example for conversation in lesson.conversations for example in self._fitting(picture, conversation)]
         by_picture: dict[TokenIds, list[Example]] = {}
@@ -92,7 +92,7 @@ class Maker:
             by_picture.setdefault(example.ids[:last], []).append(example)
         return [row for alike in by_picture.values() for row in self._packed(alike)]
 
-    def _fitting(self, picture: ImageInputs, conversation: Conversation) -> list[Example]:
+    def _fitting(self, picture: ImageInputs, conversation: TrainingConversation) -> list[Example]:
         try:
             examples = list(examples_of(self.prompter, picture, conversation))
         except ExpressionError:

@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm_tool.atomic_io import file_sha256, write_json
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE
+from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.config import TrainingConfig, differences
 
@@ -26,7 +26,7 @@ ADAPTER_FILE, RUN_FILE, TRAINING_FILE, METRICS_FILE = "adapter_config.json", "ru
 
 def order_of(config: TrainingConfig, lessons: Path, processes: int) -> dict[str, Any]:
     """What makes two runs the same."""
-    digest = file_sha256(lessons / LESSONS_FILE)
+    digest = file_sha256(lessons / CONVERSATIONS_FILE)
     return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from sam4mllm_tool.data.training_conversations import Lesson, read_lessons
+from sam4mllm_tool.data.training_conversations import ImageConversations, read_conversations
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, SpecError
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
@@ -50,7 +50,7 @@ def make_rows(lessons: Path, file: Path, maker: Maker) -> Counter[str]:
     data = sqlite3.connect(beside)
     try:
         data.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, rendered TEXT, tokens INTEGER, body BLOB)")
-        for lesson in tqdm(read_lessons(lessons), desc="lessons to tokens", unit="lesson", mininterval=2):
+        for lesson in tqdm(read_conversations(lessons), desc="lessons to tokens", unit="lesson", mininterval=2):
             counts["lessons"] += 1
             path = (lessons / lesson.image).resolve()
             made = _rows_of(lesson, path, maker, expansions, lessons)
@@ -72,7 +72,11 @@ def make_rows(lessons: Path, file: Path, maker: Maker) -> Counter[str]:
 
 
 def _rows_of(
-    lesson: Lesson, path: Path, maker: Maker, expansions: dict[tuple[int, int], list[PlaceholderExpansion]], lessons: Path
+    lesson: ImageConversations,
+    path: Path,
+    maker: Maker,
+    expansions: dict[tuple[int, int], list[PlaceholderExpansion]],
+    lessons: Path,
 ) -> list[Row]:
     try:
         image = load_image(path)

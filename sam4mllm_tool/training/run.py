@@ -21,11 +21,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.atomic_io import write_json
-from sam4mllm_tool.data.build import Source, build_lessons
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.build import Source, build_conversations
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE
-from sam4mllm_tool.data.verify import told
+from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.data.verify import describe_problems
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import choose_device, quiet_loading
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
@@ -76,7 +76,7 @@ def train(config: TrainingConfig) -> Path:
             return out
         if arguments.process_index == 0:
             if config.data:
-                for line in told(lessons):  # what was dropped or mended
+                for line in describe_problems(lessons):  # what was dropped or mended
                     print(f"lessons: {line}", file=sys.stderr)
             require_held_out(samples, lessons)
             take(out, order)
@@ -99,7 +99,7 @@ def lessons_for(config: TrainingConfig) -> Path:
         spoken = find_dialect(config.mllm, config.dialect)
         if spoken is PLAIN and config.dialect is None:
             spoken = JOINT  # a model that is to learn it needs no long instructions, and all points fit one question
-        return build_lessons(
+        return build_conversations(
             [Source.parse(one) for one in config.data],
             Path(config.out).expanduser() / LESSONS,
             Recipe.of(spoken, config.recipe or {}),
@@ -108,8 +108,10 @@ def lessons_for(config: TrainingConfig) -> Path:
             processes=config.build_processes,
         )
     folder = Path(config.lessons).expanduser()
-    if not (folder / LESSONS_FILE).is_file():
-        raise DataError(f"{folder / LESSONS_FILE} is not there: expected a folder that 'sam4mllm data build' wrote to its end")
+    if not (folder / CONVERSATIONS_FILE).is_file():
+        raise DataError(
+            f"{folder / CONVERSATIONS_FILE} is not there: expected a folder that 'sam4mllm data build' wrote to its end"
+        )
     return folder
 
 

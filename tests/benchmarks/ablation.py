@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from sam4mllm_tool.data.build import Source, build_lessons
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.build import Source, build_conversations
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
@@ -174,7 +174,7 @@ def folder_name(setting: str) -> str:
 def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int) -> Sam4Mllm:
     """Tune an adapter of the embedded base on PQPP conversations in this dialect."""
     data, recipe = [Source("jsonl", scenes)], Recipe(dialect=dialect, ppg=0)
-    conversations = build_lessons(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
+    conversations = build_conversations(data, work / f"lessons-{dialect.name}", recipe, processes=processes)
     out = work / f"adapter-{dialect.name}-{steps}"
     settings = {**read_config(SETTINGS), "lessons": str(conversations), "out": str(out), "max_steps": steps}
     settings["dialect"] = None  # the conversations' own

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.data.build import Source, build_lessons
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.build import Source, build_conversations
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
 from sam4mllm_tool.models.checkpoints import embedded_folder
@@ -75,7 +75,7 @@ def main() -> None:
 
     before = untuned(samples)
     show("before", before)
-    lessons = build_lessons(data, work / "lessons", both, processes=arguments.processes)
+    lessons = build_conversations(data, work / "lessons", both, processes=arguments.processes)
     after = tuned(settings(lessons, "adapter"), samples)
     show("after", after)
     print("gain: " + "  ".join(f"{method} {after[method] - before[method]:+.3f} (bar +0.200)" for method in METHODS))
@@ -83,7 +83,9 @@ def main() -> None:
     ppg: dict[int, float] = {}
     for groups in (64, 1):
         name = f"ppg-{groups}"
-        lessons = build_lessons(data, work / f"lessons-{name}", replace(best, groups=groups), processes=arguments.processes)
+        lessons = build_conversations(
+            data, work / f"lessons-{name}", replace(best, groups=groups), processes=arguments.processes
+        )
         on = {"mllm": f"embedded+{work / 'adapter'}", "learning_rate": 5e-4, "projector_learning_rate": 5e-5}
         models = Sam4Mllm.load(f"embedded+{train(settings(lessons, name, max_steps=arguments.ppg_steps, **on))}")
         ppg[groups] = measure(models, samples, "ppg")["eval_ppg_cIoU"]

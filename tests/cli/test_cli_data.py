@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.drawn import annotation, picture, write_json
+from tests.data.drawn import annotation, write_image, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
 
@@ -23,7 +23,7 @@ def run(run: Run) -> Run:
 @pytest.fixture
 def instances(tmp_path: Path) -> Path:
     """COCO's JSON of one image, with a good annotation and one without an area."""
-    picture(tmp_path / "in/a.jpg")
+    write_image(tmp_path / "in/a.jpg")
     annotations = [
         annotation(1, 1, 1, (2, 3, 12, 13), caption="the cup"),
         annotation(2, 1, 1, (50, 50, 60, 60), caption="the plate"),
@@ -52,14 +52,14 @@ def test_own_data_is_converted_checked_and_shown(run: Run, instances: Path, tmp_
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["check", "jsonl", "nowhere"], "nowhere is not there"),
+        (["check", "jsonl", "nowhere"], "nowhere does not exist"),
         (["check", "refcoco", "."], "refs(unc).p"),
         (["check", "pascal", "."], "'pascal'"),
         (["check", "jsonl", ".", "--option", "colour=red"], "no option colour"),
         (["show", "jsonl", ".", "--out", "sheet.png"], "neither train.jsonl nor scenes.jsonl"),
         (["show", "jsonl", ".", "--out", "sheet.png", "--count", "0"], "'--count'"),
         (["show", "jsonl", "."], "--out"),
-        (["convert", "coco", "none.json", "--out", "mine"], "none.json is not there"),
+        (["convert", "coco", "none.json", "--out", "mine"], "none.json does not exist"),
         (["convert", "folder", ".", "--out", "mine"], "holds no text"),
         (["convert", "folder", ".", "--out", "mine", "--column", "x"], "--column is not for folder"),
         (["convert", "voc", ".", "--out", "mine"], "voc"),
@@ -87,7 +87,7 @@ def test_a_device_is_not_a_target_of_a_conversion(run: Run, instances: Path) -> 
 
 
 def test_check_reports_an_expression_that_is_too_long(run: Run, tmp_path: Path) -> None:
-    picture(tmp_path / "a.jpg")
+    write_image(tmp_path / "a.jpg")
     line = {"image": "a.jpg", "expression": "x" * 5000, "objects": []}
     (tmp_path / "scenes.jsonl").write_text(json.dumps(line) + "\n")
     code, out, _ = run("check", "jsonl", tmp_path)

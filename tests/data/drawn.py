@@ -1,6 +1,5 @@
 """Small images, masks and outlines for the tests of datasets, and the command without its main program."""
 
-import argparse
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.cli.data import add_commands
+from sam4mllm_tool.cli.main import run_command
 from tests.data.layouts import write_image, write_json
 
 __all__ = ["annotation", "filled", "full_disk", "outline", "run_data", "write_image", "write_json"]
@@ -40,10 +39,7 @@ def annotation(number: int, image: int, category: int, box: tuple[int, int, int,
 
 def run_data(*words: str | Path) -> int:
     """Run `sam4mllm data WORDS` and return its exit code; errors are raised."""
-    parser = argparse.ArgumentParser()
-    add_commands(parser.add_subparsers(required=True))
-    arguments = parser.parse_args([str(word) for word in words])
-    return int(arguments.run(arguments))
+    return run_command(["data", *map(str, words)])
 
 
 @contextmanager

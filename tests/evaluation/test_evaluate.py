@@ -11,7 +11,7 @@ from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 from sam4mllm_tool.geometry import rle
-from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_json, write_picture
+from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_image, write_json
 from tests.evaluation.evaluation_helpers import (
     box_reply,
     read_reports,
@@ -271,7 +271,7 @@ def test_repeated_ids_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_dataset_without_masks_is_refused(tmp_path: Path) -> None:
-    write_picture(tmp_path / "000000000001.jpg")
+    write_image(tmp_path / "000000000001.jpg")
     turns = [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "that"}]
     write_json(tmp_path / "conversations.json", [{"id": "0", "image": "000000000001.jpg", "conversations": turns}])
     with pytest.raises(DataError, match="no expressions with masks"):

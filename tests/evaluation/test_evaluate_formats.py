@@ -46,16 +46,18 @@ def write_reasonseg(root: Path) -> Path:
     annotation = {"text": ["what would you drink from?"], "is_sentence": True, "shapes": [shape("target", *outer)]}
     annotation["shapes"].append(shape("ignore", *inner))
     layouts.write_json(root / "ReasonSeg" / "val" / "001.json", annotation)
-    layouts.write_picture(root / "ReasonSeg" / "val" / "001.jpg")
+    layouts.write_image(root / "ReasonSeg" / "val" / "001.jpg")
     return root
 
 
 def write_ade20k(root: Path) -> Path:
-    return test_ade20k.write_scene(root, [test_ade20k.thing(0, test_ade20k.CAR, (20, 10, 30, 20))])
+    return test_ade20k.write_scene(root, [test_ade20k.scene_object(0, test_ade20k.CAR, (20, 10, 30, 20))])
 
 
 def write_paco(root: Path) -> Path:
-    return test_paco.write_paco(root, [test_paco.thing(5, 1, (20, 10, 30, 20)), test_paco.thing(7, 2, (0, 0, 20, 20))])
+    return test_paco.write_paco(
+        root, [test_paco.paco_annotation(5, 1, (20, 10, 30, 20)), test_paco.paco_annotation(7, 2, (0, 0, 20, 20))]
+    )
 
 
 def write_partimagenet(root: Path) -> Path:

@@ -8,7 +8,12 @@ from random import Random
 from PIL import Image
 
 from recipes.embedded.examples import telling_points
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE, Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import (
+    CONVERSATIONS_FILE,
+    MANIFEST_FILE,
+    ImageConversations,
+    TrainingConversation,
+)
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
@@ -34,13 +39,15 @@ def write_lessons(
         Image.fromarray(scene.image).save(folder / f"{number}.png")
         drawn = sample_expressions(scene, expressions, Random(number))
         conversations = [one for e in drawn for one in _conversations(scene, e.text, e.targets, dialect, points)]
-        lessons.append(Lesson(f"scene-{number}", f"{number}.png", tuple(conversations)))
-    (folder / LESSONS_FILE).write_text("".join(f"{lesson.to_json()}\n" for lesson in lessons))
+        lessons.append(ImageConversations(f"scene-{number}", f"{number}.png", tuple(conversations)))
+    (folder / CONVERSATIONS_FILE).write_text("".join(f"{lesson.to_json()}\n" for lesson in lessons))
     (folder / MANIFEST_FILE).write_text(json.dumps({"dialect": asdict(dialect)}))
     return folder
 
 
-def _conversations(scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int) -> list[Conversation]:
+def _conversations(
+    scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
+) -> list[TrainingConversation]:
     size = Size(*scene.instances.shape[::-1])
     truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in targets]
     first, *rounds = build_true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
@@ -51,6 +58,6 @@ def _conversations(scene: Scene, text: str, targets: tuple[int, ...], dialect: D
     pointed = [TrueObject(t.mask, t.box, telling_points(t.mask, tuple(map(int, t.box)))) for t in truth]
     (ppg,) = build_true_dialogue(PPG.start(text, size, dialect=dialect), pointed)
     return [
-        Conversation(shared, branches, "pqpp"),
-        Conversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
+        TrainingConversation(shared, branches, "pqpp"),
+        TrainingConversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
     ]

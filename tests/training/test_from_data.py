@@ -54,7 +54,7 @@ def test_what_was_dropped_of_the_data_is_told(settings: Path, tmp_path: Path, ca
         lines.write('{"image": "lost.png", "expression": "it", "objects": []}\n')
     assert main(["train", str(settings), "--data", f"jsonl:{tmp_path / 'mine'}", "--out", str(tmp_path / "out")]) == 0
     error = capsys.readouterr().err
-    assert "1 dropped: the picture is not there" in error
+    assert "1 dropped: the image does not exist" in error
     assert "lost.png" in error
 
 
@@ -70,7 +70,7 @@ def test_a_folder_of_something_else_is_refused_before_anything_is_built(settings
     ("flags", "told"),
     [
         pytest.param(["--data", "jsonl"], "expected NAME:ROOT", id="no root"),
-        pytest.param(["--data", "cocoa:x"], "no data set is called 'cocoa'", id="no such data set"),
+        pytest.param(["--data", "cocoa:x"], "unknown dataset 'cocoa'", id="no such data set"),
         pytest.param(["--data", "jsonl:nowhere"], "nowhere", id="a wrong root"),
         pytest.param([], "either 'lessons'", id="nothing to learn from"),
     ],
@@ -86,4 +86,4 @@ def test_what_cannot_be_trained_on_is_one_line(settings: Path, tmp_path: Path, c
 def test_a_recipe_that_cannot_be_followed_is_one_line(settings: Path, tmp_path: Path, capsys) -> None:
     settings.write_text(SETTINGS.replace("groups = 2", "group = 2"))
     assert main(["train", str(settings), "--data", f"jsonl:{SCENES}", "--out", str(tmp_path / "out")]) == 2
-    assert "a recipe has no group; it has pqpp, ppg" in capsys.readouterr().err
+    assert "a recipe has no setting group; its settings are pqpp, ppg" in capsys.readouterr().err

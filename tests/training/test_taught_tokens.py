@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sam4mllm_tool.data.training_conversations import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.models.mllm.model_runner import can_pack
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
@@ -20,7 +20,7 @@ IMAGE = Image.new("RGB", (90, 50), "teal")
 SHARED = (Turn("system", "Be brief."), Turn("user", "ring?"), Turn("assistant", "[1,2]"))
 FIRST = (Turn("user", "on (3,4)?"), Turn("assistant", "Yes"))
 SECOND = (Turn("user", "on (5,6)?"), Turn("assistant", "No"))
-LESSON = Lesson("one", "one.png", (Conversation(SHARED, (FIRST, SECOND)),))
+LESSON = ImageConversations("one", "one.png", (TrainingConversation(SHARED, (FIRST, SECOND)),))
 
 BOX = ["[", "1", ",", "2", "]"]
 TAUGHT = {
@@ -46,7 +46,9 @@ def prompter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prompt
     return get
 
 
-def rows(prompter: PromptRenderer, *, packs: bool, max_tokens: int = 999, lesson: Lesson = LESSON) -> tuple[list[Row], Maker]:
+def rows(
+    prompter: PromptRenderer, *, packs: bool, max_tokens: int = 999, lesson: ImageConversations = LESSON
+) -> tuple[list[Row], Maker]:
     maker = Maker(prompter, prompter.processor.image_token_id, packs=packs, max_tokens=max_tokens)
     return maker.rows(lesson, ImageInputs(IMAGE)), maker
 
@@ -121,7 +123,7 @@ def test_an_answer_that_fits_in_no_row_is_dropped_and_counted(prompter: Callable
 
 
 def test_a_conversation_that_begins_with_the_answer_is_refused(prompter: Callable[[str], PromptRenderer]) -> None:
-    lesson = Lesson("x", "x.png", (Conversation((Turn("assistant", "Yes"),)),))
+    lesson = ImageConversations("x", "x.png", (TrainingConversation((Turn("assistant", "Yes"),)),))
     with pytest.raises(DataError, match="begins with the assistant"):
         rows(prompter("llava"), packs=True, lesson=lesson)
 
