@@ -1,1 +1,1 @@
-"""Ready agents built on the tools: a chat about pictures, and reasoning segmentation."""
+"""Ready agents built on the tools: a chat about images, and reasoning segmentation."""

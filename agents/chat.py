@@ -1,8 +1,9 @@
-"""An assistant that segments what it is asked for: a LangGraph graph, for a terminal, a server or a program of your own.
+"""An assistant that segments what it is asked for: a LangGraph graph for a terminal, a server or a program.
 
-Plain requests and follow-ups (plain.py) go straight to the tools, without a chat model and in the same messages that one would
-have written: a message with a tool call, the tool's with the result as its artifact, a closing one. So histories, checkpointers
-and a chat model that takes over later see one conversation. Everything else is for the chat model, which has the same tools.
+Plain requests and follow-ups (intent_parser.py) go straight to the tools without a chat model, in the messages that a chat
+model would have written: a message with a tool call, the tool's message with the result as its artifact, a closing message. So
+histories, checkpointers and a chat model that takes over later see one conversation. Everything else goes to the chat model,
+which has the same tools.
 """
 
 import os
@@ -22,36 +23,36 @@ from langchain_core.outputs import ChatGeneration, ChatResult
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from sam4mllm_tool.agents.image_middleware import PictureMiddleware
-from sam4mllm_tool.agents.image_rendering import PICTURE_LINE
-from sam4mllm_tool.agents.intent_parser import bare_expression, clicks, follow_up, plain_expression
-from sam4mllm_tool.errors import SpecError, quote_text
+from sam4mllm_tool.agents.image_middleware import ImageMiddleware
+from sam4mllm_tool.agents.image_rendering import IMAGE_LINE
+from sam4mllm_tool.agents.intent_parser import parse_bare_expression, parse_clicks, parse_follow_up, parse_request
+from sam4mllm_tool.errors import SpecError, shown
 from sam4mllm_tool.tools import Sam4MllmToolkit
-from sam4mllm_tool.tools.image_store import LATEST, known_pictures
+from sam4mllm_tool.tools.image_store import LATEST, list_image_ids
 
-__all__ = ["NoChatModel", "PlainRequests", "build_chat_graph", "graph", "last_result", "load_chat_model"]
+__all__ = ["NoChatModel", "PlainRequests", "build_chat_graph", "find_last_result", "graph", "load_chat_model"]
 
 SYSTEM_PROMPT = """\
-You help a person with the pictures of this conversation. Your tools find and cut out what an expression means; the exact \
+You help a person with the images of this conversation. Your tools find and cut out what an expression means; the exact \
 masks go to the person's program, which shows them, so never describe a mask pixel by pixel.
-- Ask for one thing at a time, in plain words, as in "the mug behind the laptop".
+- Ask for one object or group at a time, in plain words, as in "the mug behind the laptop".
 - A result has a handle. To change a result ("no, the other one", "also the left one", a click), refine it by its handle \
 rather than begin anew.
 - Check an unsure result with describe_image_region before you rely on it.
 - "There is no such object" is an answer: say so. Report what the tools found and never make up boxes or areas.
 Answer in the person's language, in a sentence or two."""
 
-WHAT_I_DO = (
-    'I find what you name in a picture, as in "segment the red ring", "where is the mug?" or "cut out all stars", and refine '
+CAPABILITIES = (
+    'I find what you name in an image, as in "segment the red ring", "where is the mug?" or "cut out all stars", and refine '
     'it: "no, the other one", "also the left one", "without the handle". For anything else I need a chat model: '
     "--chat-model PROVIDER:MODEL or SAM4MLLM_CHAT_MODEL."
 )
-NOTHING_TO_REFINE = 'There is no result of this picture to go on from yet: name something first, as in "segment the red ring".'
+NOTHING_TO_REFINE = 'There is no result of this image to refine yet: name an object first, as in "segment the red ring".'
 
-_CALL = "plain_"
-"""How the id of a call begins that no chat model wrote."""
-_REFUSED = re.compile(r'\[picture refused(?:, "(?P<name>[^"\[\n]*)")?: (?P<reason>[^\[\]\n]*)\]')
-_FOR_MODELS = re.compile(r"\n(?:result|dialogue) seg-[0-9a-f]+ \(picture img-[0-9a-f]+\)$")
+_CALL_PREFIX = "plain_"
+"""How the ids of calls begin that no chat model wrote."""
+_REFUSAL = re.compile(r'\[(?:image|picture) refused(?:, "(?P<name>[^"\[\n]*)")?: (?P<reason>[^\[\]\n]*)\]')
+_HANDLE_LINE = re.compile(r"\n(?:result|dialogue) seg-[0-9a-f]+ \((?:image|picture) img-[0-9a-f]+\)$")
 
 
 def build_chat_graph(
@@ -61,59 +62,67 @@ def build_chat_graph(
     *,
     system_prompt: str = SYSTEM_PROMPT,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The compiled graph; its state is `messages`, as any LangChain agent's.
+    """Build the chat graph; its state is `messages`, as any LangChain agent's.
 
-    model: a chat model, or its spec as in "openai:gpt-5"; by default the environment's SAM4MLLM_CHAT_MODEL, else none: then
-    plain requests are served, and for anything else it says what it can do. toolkit: by default one of the embedded pair or
-    what the environment names, loaded when first needed. Raises SpecError for a model that can't be had.
+    Args:
+        model: A chat model or its spec, as in "openai:gpt-5"; by default the environment's SAM4MLLM_CHAT_MODEL. Without any,
+            the graph serves plain requests and answers anything else with what it can do.
+        toolkit: The tools; by default with the models that the environment names, else the embedded pair, loaded on first use.
+        checkpointer: What keeps the conversations.
+        system_prompt: The chat model's instructions.
+
+    Raises:
+        SpecError: The chat model can't be loaded.
     """
     toolkit = Sam4MllmToolkit() if toolkit is None else toolkit
     spec = os.environ.get("SAM4MLLM_CHAT_MODEL") or None if model is None else model
-    chat = load_chat_model(spec) if isinstance(spec, str) else spec or NoChatModel()
-    pictures = PictureMiddleware(toolkit.pictures)
+    chat_model = load_chat_model(spec) if isinstance(spec, str) else spec or NoChatModel()
+    images = ImageMiddleware(toolkit.image_store)
     agent = create_agent(
-        chat,
+        chat_model,
         toolkit.get_tools(),
         system_prompt=system_prompt,
-        middleware=[PlainRequests(alone=isinstance(chat, NoChatModel)), pictures],
+        middleware=[PlainRequests(alone=isinstance(chat_model, NoChatModel)), images],
         checkpointer=checkpointer,
         name="chat",
     )
-    return pictures.guard(agent)
+    return images.guard(agent)
 
 
 def graph() -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The graph as LangGraph's server wants it: built when it is first asked for, with what the environment names."""
-    return _built()
+    """Return the graph for LangGraph's server: built on first use, with what the environment names."""
+    return _build_once()
 
 
-@cache  # the server asks for the graph with each request; its models are to be loaded once
-def _built() -> CompiledStateGraph[Any, Any, Any, Any]:
+@cache  # the server asks for the graph with each request, and its models are to be loaded once
+def _build_once() -> CompiledStateGraph[Any, Any, Any, Any]:
     return build_chat_graph()
 
 
 def load_chat_model(spec: str) -> BaseChatModel:
-    """The chat model of a spec such as "openai:gpt-5", as LangChain's `init_chat_model` has it.
+    """Load the chat model of a spec such as "openai:gpt-5", as LangChain's `init_chat_model` reads it.
 
-    Raises SpecError, in one line that says what to do, where its package or its key is missing.
+    Raises:
+        SpecError: Its package or its key is missing; one line says what to do.
     """
-    what = f"the chat model {quote_text(spec)}"
+    model_name = f"the chat model {shown(spec)}"
     try:
         model = init_chat_model(spec)
     except ImportError as error:
         package = re.search(r"pip install (?:-U )?([\w-]+)", str(error))
         cure = f"pip install {package[1]}" if package else str(error)
-        raise SpecError(f"{what} needs a package that is not installed: {cure}") from error
+        raise SpecError(f"{model_name} needs a package that is not installed: {cure}") from error
     except Exception as error:  # each provider raises its own where a key or a name is missing
-        said = " ".join(str(error).split()).partition(" Supported")[0].rstrip(".")  # a list of some 30 providers
-        raise SpecError(f"{what} can't be had: {said[:300]}; give PROVIDER:MODEL, as in openai:gpt-5") from error
+        reason = " ".join(str(error).split()).partition(" Supported")[0].rstrip(".")  # a list of some 30 providers follows
+        raise SpecError(f"{model_name} can't be loaded: {reason[:300]}; give PROVIDER:MODEL, as in openai:gpt-5") from error
     return model
 
 
 class PlainRequests(AgentMiddleware[Any, Any, Any]):
     """Answers in the chat model's place where no chat model is needed.
 
-    alone: there is none, so that a message that is nothing but an expression is a request as well.
+    Args:
+        alone: There is no chat model, so a message that is nothing but an expression counts as a request as well.
     """
 
     def __init__(self, *, alone: bool = False) -> None:
@@ -132,26 +141,27 @@ class PlainRequests(AgentMiddleware[Any, Any, Any]):
 
     def _answer(self, messages: Sequence[AnyMessage]) -> AIMessage | None:
         last = messages[-1] if messages else None
-        if isinstance(last, ToolMessage) and last.tool_call_id.startswith(_CALL):
-            return AIMessage(closing(last))
-        if isinstance(last, HumanMessage) and not refused(last) and (call := self._call(messages)):
+        if isinstance(last, ToolMessage) and last.tool_call_id.startswith(_CALL_PREFIX):
+            return AIMessage(format_closing(last))
+        if isinstance(last, HumanMessage) and not list_refusals(last) and (call := self._create_call(messages)):
             return AIMessage("", tool_calls=[call])
         return None
 
-    def _call(self, messages: Sequence[AnyMessage]) -> ToolCall | None:
-        words = _words(messages[-1])
-        result = last_result(messages)
-        if result and (given := clicks(words)):
-            return _tool_call("refine_segmentation", result=result["handle"], clicks=given)
-        if result and (instruction := follow_up(words)):
-            return _tool_call("refine_segmentation", result=result["handle"], instruction=instruction)
-        if expression := plain_expression(words) or (bare_expression(words) if self.alone else None):
-            return _tool_call("segment_image", image=(known_pictures(messages) or [LATEST])[-1], expression=expression)
+    def _create_call(self, messages: Sequence[AnyMessage]) -> ToolCall | None:
+        text = _get_text(messages[-1])
+        result = find_last_result(messages)
+        if result and (clicks := parse_clicks(text)):
+            return _create_tool_call("refine_segmentation", result=result["handle"], clicks=clicks)
+        if result and (instruction := parse_follow_up(text)):
+            return _create_tool_call("refine_segmentation", result=result["handle"], instruction=instruction)
+        if expression := parse_request(text) or (parse_bare_expression(text) if self.alone else None):
+            image_id = (list_image_ids(messages) or [LATEST])[-1]
+            return _create_tool_call("segment_image", image=image_id, expression=expression)
         return None
 
 
 class NoChatModel(BaseChatModel):
-    """In the place of a chat model where there is none: says what can be done without."""
+    """Stands in where there is no chat model: answers with what can be done without one."""
 
     @property
     def _llm_type(self) -> str:
@@ -167,38 +177,38 @@ class NoChatModel(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,  # noqa: ARG002
         **kwargs: Any,  # noqa: ARG002
     ) -> ChatResult:
-        words = _words(messages[-1])
-        early = (follow_up(words) or clicks(words)) and not last_result(messages)
-        told = refused(messages[-1]) or (NOTHING_TO_REFINE if early else WHAT_I_DO)
-        return ChatResult(generations=[ChatGeneration(message=AIMessage(told))])
+        text = _get_text(messages[-1])
+        too_early = (parse_follow_up(text) or parse_clicks(text)) and not find_last_result(messages)
+        answer = list_refusals(messages[-1]) or (NOTHING_TO_REFINE if too_early else CAPABILITIES)
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(answer))])
 
 
-def last_result(messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
-    """The artifact of the newest result, if it is one of the newest picture: what a follow-up goes on from."""
-    latest = known_pictures(messages)[-1:]
+def find_last_result(messages: Sequence[BaseMessage]) -> dict[str, Any] | None:
+    """Return the artifact of the newest result if it is of the newest image, so that a follow-up refines it."""
+    newest_image = list_image_ids(messages)[-1:]
     artifacts = (message.artifact for message in reversed(messages) if isinstance(message, ToolMessage))
-    found = next((told for told in artifacts if isinstance(told, dict) and told.get("kind") == "result"), None)
-    return found if found and [found.get("picture")] == latest else None
+    result = next((artifact for artifact in artifacts if isinstance(artifact, dict) and artifact.get("kind") == "result"), None)
+    return result if result and [result.get("picture")] == newest_image else None
 
 
-def closing(message: ToolMessage) -> str:
-    """What is told to the person after a call that no chat model made: what the tool told, less what it tells for models."""
-    return _FOR_MODELS.sub("", str(message.text))
+def format_closing(message: ToolMessage) -> str:
+    """Return what a person reads after a call that no chat model made: the tool's text without the handle."""
+    return _HANDLE_LINE.sub("", str(message.text))
 
 
-def refused(message: BaseMessage) -> str:
-    """Why pictures of a message were not taken, a line each; empty where all were.
+def list_refusals(message: BaseMessage) -> str:
+    """Return why images of a message were refused, a line each; empty where none was.
 
-    What is asked with such a picture is not asked of an earlier one.
+    What is asked with a refused image is never asked of an earlier one.
     """
-    lines = _REFUSED.finditer(str(message.text))
-    return "\n".join(f"The picture {line['name'] or 'sent'} can't be taken: {line['reason']}" for line in lines)
+    refusals = _REFUSAL.finditer(str(message.text))
+    return "\n".join(f"The image {refusal['name'] or 'sent'} can't be taken: {refusal['reason']}" for refusal in refusals)
 
 
-def _words(message: BaseMessage) -> str:
-    """What a person wrote, without what stands for pictures."""
-    return " ".join(PICTURE_LINE.sub(" ", str(message.text)).split(" ")).strip()
+def _get_text(message: BaseMessage) -> str:
+    """Return what a person wrote, without the lines that stand for images."""
+    return IMAGE_LINE.sub(" ", str(message.text)).strip()
 
 
-def _tool_call(name: str, **arguments: Any) -> ToolCall:
-    return ToolCall(name=name, args=arguments, id=f"{_CALL}{secrets.token_hex(8)}", type="tool_call")
+def _create_tool_call(name: str, **arguments: Any) -> ToolCall:
+    return ToolCall(name=name, args=arguments, id=f"{_CALL_PREFIX}{secrets.token_hex(8)}", type="tool_call")

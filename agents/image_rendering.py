@@ -1,8 +1,8 @@
-"""What a chat model is shown of a conversation's pictures: a line of text for each, copies of the newest, results drawn over.
+"""What a chat model is shown of a conversation's images: a line of text each, copies of the newest, results drawn over them.
 
-All of it is made for one call of the model and goes into no state. A model whose profile doesn't say that it sees pictures gets
-the lines alone; one that does, but takes no pictures from tools (`image_tool_message`), gets no overlays: a picture in a tool's
-message is an error with some providers, and so is a person's message between a tool's and the model's with others.
+All of it is made for one call of the model and goes into no state. A model whose profile doesn't say that it takes images gets
+the lines alone. One that does, but takes no images from tools (`image_tool_message`), gets no overlays: for some providers an
+image in a tool's message is an error, for others a person's message between a tool's and the model's.
 """
 
 import hashlib
@@ -15,180 +15,201 @@ from typing import Any
 
 from langchain_core.messages import AnyMessage, SystemMessage, ToolMessage
 
-from sam4mllm_tool.agents.image_blocks import image_block, readable_name
+from sam4mllm_tool.agents.image_blocks import clean_name, create_image_block
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.interactive.state import RefineError
-from sam4mllm_tool.tools.image_store import FACTS_KEY, PictureStore, known_pictures
-from sam4mllm_tool.types import Image, Segmentation
+from sam4mllm_tool.tools.artifacts import validate_extent
+from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, ImageStore, list_image_ids
+from sam4mllm_tool.types import Image, Segmentation, Size
 
-__all__ = ["PICTURE_LINE", "Showing", "label", "refusal"]
+__all__ = ["IMAGE_LINE", "ImageRenderer", "format_image_line", "format_refusal"]
 
 Block = dict[str, Any]
 
-PICTURE_LINE = re.compile(r"\[picture (?:img-[0-9a-f]{12}|refused)\b[^\[\]\n]*\]")
-"""What stands in a text for a picture: what `label` or `refusal` wrote."""
+IMAGE_LINE = re.compile(r"\[(?:image|picture) (?:img-[0-9a-f]{12}|refused)\b[^\[\]\n]*\]")
+"""A line that `format_image_line` or `format_refusal` wrote; conversations from before write "picture"."""
 
-_CACHED = 32  # blocks of some 100 kB
-_LISTED = 20
+_MAX_CACHED = 32  # blocks of some 100 kB
+_MAX_LISTED = 20
 _ASK_AGAIN = "no longer kept: ask for it to be sent again"
 
-_HOW = """\
-Pictures in this conversation have ids. Where a tool asks for an image, give an id, or "latest" for the newest. Coordinates \
-are pixels of a picture's full size given here, also where it is shown to you smaller."""
-_NONE_YET = "There is no picture in this conversation yet: where one is needed, ask the person to send it."
+_INSTRUCTIONS = """\
+Images in this conversation have ids. Where a tool asks for an image, give an id, or "latest" for the newest. Coordinates \
+are pixels of an image's full size given here, also where it is shown to you smaller."""
+_NO_IMAGE = "There is no image in this conversation yet: where one is needed, ask the person to send it."
 
 
-def label(name: str, facts: Mapping[str, Any]) -> str:
-    """The line that stands in a message for a picture: [picture img-0123456789ab, 640 x 480, "cat.jpg"]."""
-    return f"[picture {_described(name, facts)}]"
+def format_image_line(image_id: str, details: Mapping[str, Any]) -> str:
+    """Return the line that stands for an image in a message: [image img-0123456789ab, 640 x 480, "cat.jpg"]."""
+    return f"[image {_format_details(image_id, details)}]"
 
 
-def refusal(error: Sam4MllmError, name: str = "") -> str:
-    """The line that stands for a picture that could not be taken, with what to do about it."""
+def format_refusal(error: Sam4MllmError, name: str = "") -> str:
+    """Return the line that stands for an image that could not be taken, with what to do about it."""
     reason = " ".join(str(error).split()).replace("[", "(").replace("]", ")")
-    return f"[picture refused{_quoted(name)}: {reason}]"
+    return f"[image refused{_quote_name(name)}: {reason}]"
 
 
-def _described(name: str, facts: Mapping[str, Any]) -> str:
-    width, height = facts.get("width"), facts.get("height")
+def _format_details(image_id: str, details: Mapping[str, Any]) -> str:
+    width, height = details.get("width"), details.get("height")
     size = f", {width} x {height}" if isinstance(width, int) and isinstance(height, int) else ""
-    return f"{name}{size}{_quoted(facts.get('name'))}"
+    return f"{image_id}{size}{_quote_name(details.get('name'))}"
 
 
-def _quoted(name: object) -> str:
-    return f', "{readable}"' if name and (readable := readable_name(name)) else ""
+def _quote_name(name: object) -> str:
+    return f', "{cleaned}"' if name and (cleaned := clean_name(name)) else ""
 
 
-class Showing:
-    """Makes what the model sees. store: where the pictures are. shown, overlays: how many of the newest pictures and results.
-    longest: of a copy, the longer side in pixels. Safe for threads; a pickled one leaves its cache behind."""
+class ImageRenderer:
+    """Adds images and overlays to what a model is sent. Thread-safe; a pickled renderer leaves its cache behind.
 
-    def __init__(self, store: PictureStore, *, shown: int = 4, overlays: int = 2, longest: int = 1024) -> None:
-        if shown < 0 or overlays < 0 or longest < 1:
-            raise ValueError(f"expected shown and overlays from 0 and longest from 1, got {shown}, {overlays} and {longest}")
+    Args:
+        store: Where the images are kept.
+        max_images: How many of the newest images are shown.
+        max_overlays: How many of the newest results are drawn.
+        max_side: The longer side of a shown copy in pixels.
+    """
+
+    def __init__(self, store: ImageStore, *, max_images: int = 4, max_overlays: int = 2, max_side: int = 1024) -> None:
+        if max_images < 0 or max_overlays < 0 or max_side < 1:
+            raise ValueError(
+                "expected max_images and max_overlays from 0 and max_side from 1, "
+                f"got {max_images}, {max_overlays} and {max_side}"
+            )
         self.store = store
-        self.shown, self.overlays, self.longest = shown, overlays, longest
-        self._made: OrderedDict[str, Block] = OrderedDict()
+        self.max_images, self.max_overlays, self.max_side = max_images, max_overlays, max_side
+        self._cache: OrderedDict[str, Block] = OrderedDict()
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _showing, (self.store, self.shown, self.overlays, self.longest)
+        return _create_renderer, (self.store, self.max_images, self.max_overlays, self.max_side)
 
-    def instructions(self, system: SystemMessage | None, messages: Sequence[AnyMessage]) -> SystemMessage:
-        """The system message with a section on the pictures of the conversation."""
-        text = f"{_HOW}\n{self._listed(messages)}"
+    def extend_instructions(self, system: SystemMessage | None, messages: Sequence[AnyMessage]) -> SystemMessage:
+        """Return the system message with a section on the conversation's images."""
+        text = f"{_INSTRUCTIONS}\n{self._list_images(messages)}"
         if system is None:
             return SystemMessage(text)
         content = system.content
-        joined = f"{content}\n\n{text}" if isinstance(content, str) else [*content, {"type": "text", "text": text}]
-        return system.model_copy(update={"content": joined})
+        extended = f"{content}\n\n{text}" if isinstance(content, str) else [*content, {"type": "text", "text": text}]
+        return system.model_copy(update={"content": extended})
 
-    def _listed(self, messages: Sequence[AnyMessage]) -> str:
-        known = known_pictures(messages)
-        if not known:
-            return _NONE_YET
-        facts = _facts(messages)
-        lines = [f"- {_described(name, facts.get(name, {}))}{self._remark(name, known)}" for name in known[-_LISTED:]]
-        return "\n".join([f"- {len(known) - _LISTED} earlier ones"] * (len(known) > _LISTED) + lines)
+    def _list_images(self, messages: Sequence[AnyMessage]) -> str:
+        ids = list_image_ids(messages)
+        if not ids:
+            return _NO_IMAGE
+        details = _collect_details(messages)
+        lines = [f"- {_format_details(name, details.get(name, {}))}{self._remark(name, ids)}" for name in ids[-_MAX_LISTED:]]
+        return "\n".join([f"- {len(ids) - _MAX_LISTED} earlier ones"] * (len(ids) > _MAX_LISTED) + lines)
 
-    def _remark(self, name: str, known: Sequence[str]) -> str:
-        gone = "" if name in self.store else f" ({_ASK_AGAIN})"
-        return f" (latest){gone}" if name == known[-1] else gone
+    def _remark(self, image_id: str, ids: Sequence[str]) -> str:
+        missing = "" if image_id in self.store else f" ({_ASK_AGAIN})"
+        return f" (latest){missing}" if image_id == ids[-1] else missing
 
-    def show(self, messages: Sequence[AnyMessage], profile: Mapping[str, Any] | None) -> list[AnyMessage]:
-        """The messages as the model is to see them, new ones where a picture was added. profile: the model's, if it has one."""
+    def render(self, messages: Sequence[AnyMessage], profile: Mapping[str, Any] | None) -> list[AnyMessage]:
+        """Return the messages as the model is sent them, new ones where an image was added.
+
+        Args:
+            messages: The conversation.
+            profile: The model's profile, if it has one.
+        """
         profile = profile or {}
+        rendered = list(messages)
         if not profile.get("image_inputs"):
-            return list(messages)
-        told = list(messages)
-        for name in known_pictures(messages)[-self.shown :] if self.shown else []:
-            place = max(place for place, message in enumerate(messages) if name in known_pictures([message]))
-            told[place] = _beside_label(told[place], name, self._copy(name))
+            return rendered
+        for image_id in list_image_ids(messages)[-self.max_images :] if self.max_images else []:
+            index = max(index for index, message in enumerate(messages) if image_id in list_image_ids([message]))
+            rendered[index] = _insert_after_line(rendered[index], image_id, self._render_image(image_id))
         if profile.get("image_tool_message"):
-            self._add_overlays(told)
-        return told
+            self._add_overlays(rendered)
+        return rendered
 
     def _add_overlays(self, messages: list[AnyMessage]) -> None:
-        known = known_pictures(messages)
-        results = [place for place, message in enumerate(messages) if _is_result(message, known)]
-        for place in results[-self.overlays :] if self.overlays else []:
-            message = messages[place]
-            drawn = self._overlay(message.artifact)  # type: ignore[union-attr]
-            messages[place] = message.model_copy(update={"content": [*_blocks(message), drawn]})
+        ids = list_image_ids(messages)
+        results = [index for index, message in enumerate(messages) if _is_result(message, ids)]
+        for index in results[-self.max_overlays :] if self.max_overlays else []:
+            message = messages[index]
+            block = self._render_overlay(message.artifact)  # type: ignore[union-attr]
+            messages[index] = message.model_copy(update={"content": [*_list_blocks(message), block]})
 
-    def _copy(self, name: str) -> Block:
-        return self._once(name, lambda: self.store.get(name))
+    def _render_image(self, image_id: str) -> Block:
+        return self._render_once(image_id, lambda: self.store.get(image_id))
 
-    def _overlay(self, artifact: Mapping[str, Any]) -> Block:
-        drawn = json.dumps([artifact["picture"], artifact["objects"]], sort_keys=True).encode()
-        return self._once(hashlib.sha256(drawn).hexdigest(), lambda: self._draw(artifact))
-
-    def _draw(self, artifact: Mapping[str, Any]) -> Image:
-        image = self.store.get(artifact["picture"])
-        return overlay(image, _segmentation(artifact, image))
-
-    def _once(self, key: str, make: Callable[[], Image]) -> Block:
-        """The block of what `make` gives, made once for many calls of a model; a text block where it can't be made."""
-        with self._lock:
-            if key in self._made:
-                self._made.move_to_end(key)
-                return self._made[key]
+    def _render_overlay(self, artifact: Mapping[str, Any]) -> Block:
         try:
-            made = image_block(make(), self.longest)
-        except Sam4MllmError as error:  # not kept: the person may send the picture again
+            content = json.dumps([artifact["picture"], artifact["objects"]], sort_keys=True).encode()
+        except (TypeError, ValueError, RecursionError):  # a client wrote it
+            return {"type": "text", "text": "[can't be shown: the result is not plain JSON]"}
+        return self._render_once(hashlib.sha256(content).hexdigest(), lambda: self._draw_overlay(artifact))
+
+    def _draw_overlay(self, artifact: Mapping[str, Any]) -> Image:
+        image = self.store.get(artifact["picture"])
+        return overlay(image, _restore_segmentation(artifact, image))
+
+    def _render_once(self, key: str, create_image: Callable[[], Image]) -> Block:
+        """Return the cached block of an image; a text block where the image can't be made."""
+        with self._lock:
+            if key in self._cache:
+                self._cache.move_to_end(key)
+                return self._cache[key]
+        try:
+            block = create_image_block(create_image(), self.max_side)
+        except Sam4MllmError as error:  # not cached: the person may send the image again
             return {"type": "text", "text": f"[can't be shown: {error}]"}
         with self._lock:
-            self._made[key] = made
-            while len(self._made) > _CACHED:
-                self._made.popitem(last=False)
-        return made
+            self._cache[key] = block
+            while len(self._cache) > _MAX_CACHED:
+                self._cache.popitem(last=False)
+        return block
 
 
-def _showing(store: PictureStore, shown: int, overlays: int, longest: int) -> Showing:
-    return Showing(store, shown=shown, overlays=overlays, longest=longest)
+def _create_renderer(store: ImageStore, max_images: int, max_overlays: int, max_side: int) -> ImageRenderer:
+    """Rebuild a pickled renderer, whose arguments are keyword-only."""
+    return ImageRenderer(store, max_images=max_images, max_overlays=max_overlays, max_side=max_side)
 
 
-def _facts(messages: Sequence[AnyMessage]) -> dict[str, Mapping[str, Any]]:
-    """Sizes and names as they were noted when the pictures came."""
-    facts: dict[str, Mapping[str, Any]] = {}
+def _collect_details(messages: Sequence[AnyMessage]) -> dict[str, Mapping[str, Any]]:
+    """Return sizes and names by id, as they were noted when the images came in."""
+    collected: dict[str, Mapping[str, Any]] = {}
     for message in messages:
-        noted = message.additional_kwargs.get(FACTS_KEY)
+        noted = message.additional_kwargs.get(IMAGE_DETAILS_KEY)
         if isinstance(noted, Mapping):
-            facts |= {name: told for name, told in noted.items() if isinstance(told, Mapping)}
-    return facts
+            collected |= {image_id: details for image_id, details in noted.items() if isinstance(details, Mapping)}
+    return collected
 
 
-def _blocks(message: AnyMessage) -> list[Any]:
+def _list_blocks(message: AnyMessage) -> list[Any]:
     content = message.content
     return list(content) if isinstance(content, list) else [{"type": "text", "text": content}] if content else []
 
 
-def _beside_label(message: AnyMessage, name: str, block: Block) -> AnyMessage:
-    """The message with the block after the text that holds the picture's line, or else at its end."""
-    blocks = _blocks(message)
+def _insert_after_line(message: AnyMessage, image_id: str, block: Block) -> AnyMessage:
+    """Return the message with the block after the text that holds the image's line, or else at its end."""
+    blocks = _list_blocks(message)
     texts = [part if isinstance(part, str) else part.get("text") or "" for part in blocks]
-    place = next((place for place, text in enumerate(texts, start=1) if f"[picture {name}" in text), len(blocks))
-    return message.model_copy(update={"content": [*blocks[:place], block, *blocks[place:]]})
+    lines = (f"[image {image_id}", f"[picture {image_id}")
+    index = next((n for n, text in enumerate(texts, start=1) if any(line in text for line in lines)), len(blocks))
+    return message.model_copy(update={"content": [*blocks[:index], block, *blocks[index:]]})
 
 
-def _is_result(message: AnyMessage, known: Sequence[str]) -> bool:
-    """Whether a tool's message holds a result with masks of one of the known pictures."""
+def _is_result(message: AnyMessage, image_ids: Sequence[str]) -> bool:
+    """Whether a tool's message holds a result with masks of one of the images."""
     artifact = message.artifact if isinstance(message, ToolMessage) and message.status == "success" else None
-    if not isinstance(artifact, Mapping) or artifact.get("kind") != "result" or artifact.get("picture") not in known:
+    if not isinstance(artifact, Mapping) or artifact.get("kind") != "result" or artifact.get("picture") not in image_ids:
         return False
     return bool(artifact.get("objects"))
 
 
-def _segmentation(result: Mapping[str, Any], image: Image) -> Segmentation:
-    """The result of an artifact read back.
+def _restore_segmentation(result: Mapping[str, Any], image: Image) -> Segmentation:
+    """Rebuild the result of an artifact.
 
-    Raises RefineError where it is none, or not of this picture, before any mask is decoded.
+    Raises:
+        Sam4MllmError: It is none, or not of this image, or too large; before any mask is decoded.
     """
-    size = {"width": image.width, "height": image.height}
-    if result.get("size") != size:
-        raise RefineError(f"the result is not of a picture of {image.width} x {image.height} pixels: segment once more")
+    validate_extent(dict(result), Size(*image.size))
     try:
         return Segmentation.from_dict(result)
     except ValueError as error:
         raise RefineError(f"the result can't be read back ({error}): segment once more") from error
+    except (ArithmeticError, LookupError, RecursionError) as error:
+        raise RefineError("the result can't be read back: segment once more") from error

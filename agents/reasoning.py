@@ -1,9 +1,9 @@
-"""Reasoning segmentation as a LangGraph graph: look, doubt, look again within a budget, and say how sure the answer is.
+"""Reasoning segmentation as a LangGraph graph: answer, doubt the answer, try again within a budget, report the confidence.
 
-A query passes straight through the MLLM and the segmenter. Where the MLLM, asked whether that is what was meant, is not sure,
-the graph looks again: it shows the MLLM its own answer, asks for another box, has a chat model say it in other words, looks
-into a part of the picture. Each way is a node, each step an event of the custom stream; the state between them is plain JSON.
-How to look, what to make of it and what it may cost is sam4mllm_tool/looking's.
+A query goes through the MLLM and the segmenter. Where the MLLM, asked whether the object is the one that was meant, is not
+sure, the graph tries again: it shows the MLLM its own answer, asks for another box, has a chat model rephrase the expression,
+looks into a part of the image. Each way is a node, each step an event of the custom stream; the state between them is plain
+JSON. The strategies, their weighing and the budget are those of `sam4mllm_tool.reasoning`.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
-from sam4mllm_tool.agents.rephraser import Rephraser, Wordings
+from sam4mllm_tool.agents.rephraser import Rephraser, Rephrasings
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.requests import Flow, Transcript
@@ -30,19 +30,23 @@ from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.reasoning.attempts import Attempt, Ended, Looking, answer, next_step, stand
 from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
 from sam4mllm_tool.reasoning.strategies import Looker
-from sam4mllm_tool.tools.image_store import PictureStore, is_picture_id
-from sam4mllm_tool.types import Size
+from sam4mllm_tool.tools.deprecation import rename_arguments
+from sam4mllm_tool.tools.image_store import ImageStore, is_image_id
+from sam4mllm_tool.types import Image, Size
 
-__all__ = ["Asked", "Told", "build_reasoning_graph", "graph"]
+__all__ = ["ReasoningInput", "ReasoningOutput", "build_reasoning_graph", "graph"]
 
 _LOADING = threading.Lock()
 _ENDS: Mapping[str, Ended] = {"confident": "confident", "budget": "budget", "abstained": "abstained", "exhausted": "exhausted"}
 
 
-class Asked(TypedDict):
-    """The graph's input. image: the id of a picture in the graph's store, or what its policy opens: data URIs by default.
+class ReasoningInput(TypedDict):
+    """The graph's input.
 
-    budget: rounds, tokens, seconds; what there is of them and is less than the graph's own counts.
+    Attributes:
+        image: The id of an image in the graph's store, or what its policy opens: by default a data URI.
+        expression: What to segment.
+        budget: Limits of this run below the graph's own: `rounds`, `tokens`, `seconds`.
     """
 
     image: str
@@ -50,16 +54,13 @@ class Asked(TypedDict):
     budget: NotRequired[Mapping[str, Any] | None]
 
 
-class Told(TypedDict):
-    """The graph's output. answer: `Reasoned.to_dict()`, read by `Reasoned.from_dict`."""
+class ReasoningOutput(TypedDict):
+    """The graph's output: `answer` is `Reasoned.to_dict()`, which `Reasoned.from_dict` reads."""
 
     answer: dict[str, Any]
 
 
-class _State(TypedDict):
-    image: str
-    expression: str
-    budget: NotRequired[Mapping[str, Any] | None]
+class _State(ReasoningInput):
     tried: NotRequired[list[dict[str, Any]]]
     done: NotRequired[list[str]]
     spent: NotRequired[dict[str, Any]]
@@ -72,150 +73,196 @@ def build_reasoning_graph(
     checkpointer: Checkpointer = None,
     *,
     budget: Budget = Budget(),  # noqa: B008 - a frozen value
-    looking: Looking = Looking(),  # noqa: B008 - a frozen value
-    pictures: PictureStore | None = None,
+    config: Looking = Looking(),  # noqa: B008 - a frozen value
+    image_store: ImageStore | None = None,
     policy: ImagePolicy = TOOL_POLICY,
     clock: Callable[[], float] = time.monotonic,
+    **old_names: Any,
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The compiled graph: `Asked` in, `Told` out, an event of the custom stream for each step.
+    """Build the graph: `ReasoningInput` in, `ReasoningOutput` out, an event of the custom stream for each step.
 
-    models: by default what the environment names, else the embedded pair, loaded when first needed. chat_model: who finds
-    other words, or its spec as in "openai:gpt-5"; without one nothing is said in other words. budget: of each run. pictures:
-    where they lie; a store with a folder lets a run go on in another process. policy: what `image` may be besides an id.
-    clock: seconds. Raises SpecError for a chat model that can't be had.
+    Args:
+        models: By default those that the environment names, else the embedded pair, loaded on first use.
+        chat_model: What rephrases the expression, or its spec as in "openai:gpt-5"; without any that step is left out.
+        checkpointer: What keeps the state.
+        budget: What each run may cost.
+        config: When and how to try again.
+        image_store: Where the images are kept; in a folder if a run is to go on in another process.
+        policy: What `image` may be besides an id.
+        clock: Returns the time in seconds.
+        old_names: `image_store` and `config` by their deprecated names.
+
+    Raises:
+        SpecError: The chat model can't be loaded.
     """
     if isinstance(chat_model, str):
         from sam4mllm_tool.agents.chat import load_chat_model
 
         chat_model = load_chat_model(chat_model)
-    rephraser = None if chat_model is None else Rephraser(chat_model, looking.wordings, clock)
-    if rephraser is None:
-        looking = replace(looking, steps=tuple(step for step in looking.steps if step != "rephrase"))
-    store = PictureStore() if pictures is None else pictures
-    nodes = _Nodes(models, rephraser, budget, looking, store, policy, clock)
-    steps = ("look", *looking.steps)
-    built = StateGraph(_State, input_schema=Asked, output_schema=Told)
-    built.add_node("begin", RunnableLambda(nodes.begin, afunc=nodes.abegin))
-    built.add_edge(START, "begin")
-    for name in (*steps, "choose"):
-        built.add_node(name, nodes.node(name))
-    for name in ("begin", *steps):
-        built.add_conditional_edges(name, nodes.then, [*steps, "choose"])
-    built.add_edge("choose", END)
-    return built.compile(checkpointer=checkpointer, name="reasoning")
+    settings: dict[str, Any] = {"budget": budget, "config": config, "image_store": image_store, "policy": policy}
+    settings |= rename_arguments(old_names, "pictures image_store, looking config")
+    nodes = ReasoningNodes(models, chat_model, clock, **settings)
+    return nodes.build_graph().compile(checkpointer=checkpointer, name="reasoning")
 
 
 @cache
 def graph() -> CompiledStateGraph[Any, Any, Any, Any]:
-    """The graph as LangGraph's server wants it: built when it is asked for, with what the environment names.
+    """Return the graph for LangGraph's server, built on first use.
 
-    SAM4MLLM_MLLM and SAM4MLLM_SEGMENTER: the models; SAM4MLLM_CHAT_MODEL: who finds other words.
+    The environment names the models (SAM4MLLM_MLLM, SAM4MLLM_SEGMENTER) and the chat model (SAM4MLLM_CHAT_MODEL).
     """
     return build_reasoning_graph(chat_model=os.environ.get("SAM4MLLM_CHAT_MODEL") or None)
 
 
-@dataclass
-class _Nodes:
-    """The graph's nodes, blocking and async, and the one decision between them."""
+class ReasoningNodes:
+    """The graph's nodes, blocking and async, and the decision between them. Arguments as in `build_reasoning_graph`."""
 
-    models: Sam4Mllm | None
-    rephraser: Rephraser | None
-    budget: Budget
-    looking: Looking
-    pictures: PictureStore
-    policy: ImagePolicy
-    clock: Callable[[], float]
+    def __init__(
+        self,
+        models: Sam4Mllm | None,
+        chat_model: BaseChatModel | None,
+        clock: Callable[[], float],
+        *,
+        budget: Budget,
+        config: Looking,
+        image_store: ImageStore | None,
+        policy: ImagePolicy,
+    ) -> None:
+        self.models, self.clock, self.budget, self.policy = models, clock, budget, policy
+        self.image_store = ImageStore() if image_store is None else image_store
+        self.rephraser = None if chat_model is None else Rephraser(chat_model, config.wordings, clock)
+        steps = tuple(step for step in config.steps if step != "rephrase" or self.rephraser)
+        self.config = replace(config, steps=steps)
+
+    def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
+        """Connect the nodes: from each step to the next one, or to the choice of the answer."""
+        steps = ("look", *self.config.steps)
+        built = StateGraph(_State, input_schema=ReasoningInput, output_schema=ReasoningOutput)
+        built.add_node("begin", RunnableLambda(self.begin, afunc=self.abegin))
+        built.add_edge(START, "begin")
+        for name in (*steps, "choose"):
+            built.add_node(name, self.create_node(name))
+        for name in ("begin", *steps):
+            built.add_conditional_edges(name, self.select_node, [*steps, "choose"])
+        built.add_edge("choose", END)
+        return built
 
     def begin(self, state: _State) -> dict[str, Any]:
-        """The picture put where it stays, nothing tried and nothing spent, whatever the thread's last run left."""
-        self._meter(state)  # a budget that can't be is refused before anything is opened
+        """Keep the image, and reset what an earlier run of the thread left."""
+        self._create_meter(state)  # refuses an impossible budget before anything is opened
         image = state["image"]
-        name = image if is_picture_id(image) else self.pictures.put(image, policy=self.policy)
-        self.pictures.get(name)
-        self._loaded()  # here, where it keeps no event loop waiting
-        return {"image": name, "tried": [], "done": [], "spent": Spent().to_dict(), "answer": None}
+        image_id = image if is_image_id(image) else self.image_store.put(image, policy=self.policy)
+        self.image_store.get(image_id)
+        self._load_models()  # here, in a thread, where it blocks no event loop
+        return {"image": image_id, "tried": [], "done": [], "spent": Spent().to_dict(), "answer": None}
 
     async def abegin(self, state: _State) -> dict[str, Any]:
+        """Do what `begin` does, in a thread."""
         return await asyncio.to_thread(self.begin, state)
 
-    def then(self, state: _State) -> str:
-        """The node that comes next."""
-        step = self._next(state)
+    def select_node(self, state: _State) -> str:
+        """Return the name of the next node."""
+        step = self._select_step(state)
         return "choose" if step in _ENDS else step
 
-    def node(self, name: str) -> RunnableLambda[_State, dict[str, Any]]:
-        """The node of one way of looking, or of the choice."""
+    def create_node(self, name: str) -> RunnableLambda[_State, dict[str, Any]]:
+        """Create the node of a strategy, or of the choice."""
 
         def run(state: _State) -> dict[str, Any]:
-            meter, picture, models = self._meter(state), self.pictures.get(state["image"]), self._loaded()
-            said = self.rephraser.words(state["expression"], meter) if self.rephraser and name == "rephrase" else None
-            return models.run(picture, meter.metered(self._work(name, state, meter, Size(*picture.size), said)))
+            step, models = self._start_step(name, state), self._load_models()
+            if self.rephraser and name == "rephrase":
+                step.rephrasings = self.rephraser.rephrase(state["expression"], step.meter)
+            return models.run(step.image, step.meter.metered(step.run()))
 
         async def arun(state: _State) -> dict[str, Any]:
-            meter, picture = self._meter(state), await asyncio.to_thread(self.pictures.get, state["image"])
-            models = await asyncio.to_thread(self._loaded)
-            said = await self.rephraser.awords(state["expression"], meter) if self.rephraser and name == "rephrase" else None
-            return await models.arun(picture, meter.metered(self._work(name, state, meter, Size(*picture.size), said)))
+            step = await asyncio.to_thread(self._start_step, name, state)
+            models = await asyncio.to_thread(self._load_models)
+            if self.rephraser and name == "rephrase":
+                step.rephrasings = await self.rephraser.arephrase(state["expression"], step.meter)
+            return await models.arun(step.image, step.meter.metered(step.run()))
 
         return RunnableLambda(run, afunc=arun, name=name)
 
-    def _work(self, name: str, state: _State, meter: Meter, size: Size, said: Wordings | None) -> Flow[dict[str, Any]]:
-        looker, tried = Looker(self._loaded().flows, state["expression"], size, self.looking), _tried(state)
-        if name == "choose":
-            return (yield from self._choose(looker, state, meter))
-        if said is not None:
-            _tell("rephrase", meter, wordings=list(said.words), **({"fault": said.fault} if said.fault else {}))
-            tried = yield from looker.reword(tried, said.words)
-        else:
-            ways = {"look": looker.look, "verify": looker.verify, "other": looker.other, "zoom": looker.zoom}
-            tried = yield from ways[name](tried)
-        told = [attempt.to_dict() for attempt in tried]
-        new = [n for n, one in enumerate(told) if one not in state["tried"]]
-        _tell(name, meter, seen=[_short(n, tried[n]) for n in new], confidence=stand(tried).confidence)
-        return {"tried": told, "done": [*state["done"], name], "spent": meter.spent.to_dict()}
+    def _start_step(self, name: str, state: _State) -> "_Step":
+        image = self.image_store.get(state["image"])
+        looker = Looker(self._load_models().flows, state["expression"], Size(*image.size), self.config)
+        return _Step(name, state, image, self._create_meter(state), looker, _ENDS.get(self._select_step(state)))
 
-    def _choose(self, looker: Looker, state: _State, meter: Meter) -> Flow[dict[str, Any]]:
-        """The best answer, its masks made from close by."""
-        ended = _ENDS[self._next(state)]
-        reasoned = answer(state["expression"], looker.size, _tried(state), ended, meter.spent)
-        found = reasoned.segmentation
-        if found and found.objects and self.looking.closer:
-            objects = yield from refine_crops(looker.flows, found.objects, looker.size, Transcript())
-            found = replace(found, objects=tuple(objects))
-        told = replace(reasoned, segmentation=found, spent=meter.spent).to_dict()
-        boxes = None if found is None else [list(thing.prompt.box) for thing in found.objects]
-        _tell("chosen", meter, boxes=boxes, confidence=reasoned.confidence, ended=ended)
-        return {"answer": told, "spent": meter.spent.to_dict()}
+    def _select_step(self, state: _State) -> str:
+        meter, config = self._create_meter(state), self.config
+        reads_overlays = bool(self._load_models().dialect.ask_again_text) if config.overlay is None else config.overlay
+        if not reads_overlays:
+            config = replace(config, steps=tuple(step for step in config.steps if step != "verify"))
+        return next_step(_restore_attempts(state), state["done"], config, lambda rounds: meter.affords(rounds=rounds))
 
-    def _next(self, state: _State) -> str:
-        meter, looking = self._meter(state), self.looking
-        reads = bool(self._loaded().dialect.ask_again_text) if looking.overlay is None else looking.overlay
-        if not reads:
-            looking = replace(looking, steps=tuple(step for step in looking.steps if step != "verify"))
-        return next_step(_tried(state), state["done"], looking, lambda rounds: meter.affords(rounds=rounds))
-
-    def _meter(self, state: _State) -> Meter:
+    def _create_meter(self, state: _State) -> Meter:
         budget = self.budget.at_most(state.get("budget") or {})
         return Meter(budget, Spent(**state.get("spent") or {}), clock=self.clock)
 
-    def _loaded(self) -> Sam4Mllm:
+    def _load_models(self) -> Sam4Mllm:
         with _LOADING:
             if self.models is None:
                 self.models = Sam4Mllm.load()
             return self.models
 
 
-def _tried(state: _State) -> list[Attempt]:
-    return [Attempt.from_dict(told) for told in state["tried"]]
+@dataclass
+class _Step:
+    """One run of a node. `ended` says why the run ends, in the last step; `rephrasings` belong to the step `rephrase`."""
+
+    name: str
+    state: _State
+    image: Image
+    meter: Meter
+    looker: Looker
+    ended: Ended | None
+    rephrasings: Rephrasings | None = None
+
+    def run(self) -> Flow[dict[str, Any]]:
+        """Take the step; the result updates the graph's state."""
+        if self.name == "choose":
+            return (yield from self._choose())
+        attempts = yield from self._try_again(_restore_attempts(self.state))
+        tried = [attempt.to_dict() for attempt in attempts]
+        new = [_describe_attempt(n, attempts[n]) for n, attempt in enumerate(tried) if attempt not in self.state["tried"]]
+        self._write_event(self.name, seen=new, confidence=stand(attempts).confidence)
+        return {"tried": tried, "done": [*self.state["done"], self.name], "spent": self.meter.spent.to_dict()}
+
+    def _try_again(self, attempts: list[Attempt]) -> Flow[list[Attempt]]:
+        """Run the strategy of this step, and return the attempts with its own."""
+        looker, rephrasings = self.looker, self.rephrasings
+        if rephrasings is not None:
+            fault = {"fault": rephrasings.fault} if rephrasings.fault else {}
+            self._write_event("rephrase", wordings=list(rephrasings.phrases), **fault)
+            return (yield from looker.reword(attempts, rephrasings.phrases))
+        strategies = {"look": looker.look, "verify": looker.verify, "other": looker.other, "zoom": looker.zoom}
+        return (yield from strategies[self.name](attempts))
+
+    def _choose(self) -> Flow[dict[str, Any]]:
+        """Choose the best answer, and refine its masks on crops."""
+        looker, meter = self.looker, self.meter
+        ended = self.ended or "exhausted"
+        reasoned = answer(self.state["expression"], looker.size, _restore_attempts(self.state), ended, meter.spent)
+        segmentation = reasoned.segmentation
+        if segmentation and segmentation.objects and looker.settings.closer:
+            objects = yield from refine_crops(looker.flows, segmentation.objects, looker.size, Transcript())
+            segmentation = replace(segmentation, objects=tuple(objects))
+        boxes = None if segmentation is None else [list(segmented.prompt.box) for segmented in segmentation.objects]
+        self._write_event("chosen", boxes=boxes, confidence=reasoned.confidence, ended=ended)
+        result = replace(reasoned, segmentation=segmentation, spent=meter.spent).to_dict()
+        return {"answer": result, "spent": meter.spent.to_dict()}
+
+    def _write_event(self, event: str, **fields: Any) -> None:
+        spent = self.meter.spent
+        counts = {"rounds": spent.rounds, "tokens": spent.tokens, "seconds": round(spent.seconds, 3)}
+        get_stream_writer()({"event": event, **fields, "spent": counts})
 
 
-def _short(number: int, attempt: Attempt) -> dict[str, Any]:
-    """What an event tells of an attempt."""
-    told = {"attempt": number + 1, "expression": attempt.expression, "boxes": [list(box) for box in attempt.boxes]}
-    return {**told, "confidence": attempt.confidence, **({"note": attempt.note} if attempt.note else {})}
+def _restore_attempts(state: _State) -> list[Attempt]:
+    return [Attempt.from_dict(attempt) for attempt in state["tried"]]
 
 
-def _tell(event: str, meter: Meter, **what: Any) -> None:
-    spent = meter.spent
-    counts = {"rounds": spent.rounds, "tokens": spent.tokens, "seconds": round(spent.seconds, 3)}
-    get_stream_writer()({"event": event, **what, "spent": counts})
+def _describe_attempt(index: int, attempt: Attempt) -> dict[str, Any]:
+    """Return what an event says of an attempt."""
+    fields = {"attempt": index + 1, "expression": attempt.expression, "boxes": [list(box) for box in attempt.boxes]}
+    return {**fields, "confidence": attempt.confidence, **({"note": attempt.note} if attempt.note else {})}

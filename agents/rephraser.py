@@ -1,6 +1,6 @@
-"""Other words for an expression, from a chat model: asked for in plain text and read line by line, since all models can that.
+"""Other words for an expression from a chat model, in plain text that is read line by line, since every model can write that.
 
-Whatever a chat model does, a run survives it: lines that are no wording are left out, one that fails gives none.
+Whatever a chat model does, a run goes on: lines that are no phrase are left out, and a model that fails gives none.
 """
 
 import re
@@ -10,89 +10,105 @@ from dataclasses import dataclass
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from sam4mllm_tool.errors import quote_text
+from sam4mllm_tool.errors import shown
 from sam4mllm_tool.reasoning.budget import Meter
 
-__all__ = ["Rephraser", "Wordings", "read_wordings"]
+__all__ = ["Rephraser", "Rephrasings", "parse_rephrasings"]
 
 REQUEST = """\
 Somebody asks for something in a picture that you can't see. Say what is asked for in other words: the kind of object, its \
 colour, its shape, where it lies, so that somebody who takes everything literally finds it. Never add what the words don't \
 say. Write {count} short phrases, each on a line of its own, and nothing else."""
 
-_LONGEST = 200
-"""Characters of a wording; a longer line is no short phrase."""
+_MAX_LENGTH = 200
+"""Characters of a phrase."""
 _QUOTES = "\"'`*\u2018\u2019\u201c\u201d"
-_WRITTEN = 1024
-"""Tokens that a chat model is taken to write."""
+_ANSWER_TOKENS = 1024
+"""Tokens that a chat model is assumed to write, where it doesn't count them."""
+_MESSAGE_TOKENS = 16
+"""Tokens that a message takes besides its text."""
 
 
 @dataclass(frozen=True)
-class Wordings:
-    """What a chat model gave. fault: why there is nothing of it, empty where nothing went wrong."""
+class Rephrasings:
+    """The phrases that a chat model gave. `fault` says why there are none; empty where nothing went wrong."""
 
-    words: tuple[str, ...]
+    phrases: tuple[str, ...]
     fault: str = ""
 
 
 @dataclass(frozen=True)
 class Rephraser:
-    """Asks a chat model for at most `count` wordings; a call counts as a round."""
+    """Asks a chat model for other words; a call counts as a round of the budget.
+
+    Attributes:
+        chat_model: The chat model.
+        count: Phrases that are asked for.
+        clock: Returns the time in seconds.
+    """
 
     chat_model: BaseChatModel
     count: int
     clock: Callable[[], float]
 
-    def words(self, expression: str, meter: Meter) -> Wordings:
-        """Other words, none where the budget doesn't reach or the chat model fails."""
-        request, began, said = self._request(expression), self.clock(), None
-        if not meter.affords(rounds=1, tokens=_most(request)):
-            return Wordings((), "the budget doesn't reach")
+    def rephrase(self, expression: str, meter: Meter) -> Rephrasings:
+        """Return other words for the expression; none where the budget doesn't suffice or the chat model fails."""
+        request = self._create_request(expression)
+        if not meter.affords(rounds=1, tokens=_estimate_tokens(request)):
+            return _OVER_BUDGET
+        start = self.clock()
         try:
-            said = self.chat_model.invoke(request)
-        except Exception as error:  # noqa: BLE001 - each provider raises its own, and the run goes on without it
-            return self._read(expression, meter, began, error)
-        return self._read(expression, meter, began, said)
+            answer: AIMessage | Exception = self.chat_model.invoke(request)
+        except Exception as error:  # noqa: BLE001 - each provider raises its own, and the run goes on
+            answer = error
+        return self._parse_answer(expression, meter, start, answer)
 
-    async def awords(self, expression: str, meter: Meter) -> Wordings:
-        """As `words`, without blocking the event loop."""
-        request, began, said = self._request(expression), self.clock(), None
-        if not meter.affords(rounds=1, tokens=_most(request)):
-            return Wordings((), "the budget doesn't reach")
+    async def arephrase(self, expression: str, meter: Meter) -> Rephrasings:
+        """Return what `rephrase` returns, without blocking the event loop."""
+        request = self._create_request(expression)
+        if not meter.affords(rounds=1, tokens=_estimate_tokens(request)):
+            return _OVER_BUDGET
+        start = self.clock()
         try:
-            said = await self.chat_model.ainvoke(request)
+            answer: AIMessage | Exception = await self.chat_model.ainvoke(request)
         except Exception as error:  # noqa: BLE001 - as above
-            return self._read(expression, meter, began, error)
-        return self._read(expression, meter, began, said)
+            answer = error
+        return self._parse_answer(expression, meter, start, answer)
 
-    def _request(self, expression: str) -> list[BaseMessage]:
+    def _create_request(self, expression: str) -> list[BaseMessage]:
         return [SystemMessage(REQUEST.format(count=self.count)), HumanMessage(expression)]
 
-    def _read(self, expression: str, meter: Meter, began: float, said: AIMessage | Exception) -> Wordings:
-        usage = None if isinstance(said, Exception) else said.usage_metadata
-        tokens = usage["total_tokens"] if usage else _most(self._request(expression))
-        meter.took(self.clock() - began, rounds=1, tokens=tokens)
-        if isinstance(said, Exception):
-            return Wordings((), quote_text(f"{type(said).__name__}: {said}"))
-        return Wordings(tuple(read_wordings(str(said.text), expression, self.count)))
+    def _parse_answer(self, expression: str, meter: Meter, start: float, answer: AIMessage | Exception) -> Rephrasings:
+        """Count the call on the meter and read the answer."""
+        usage = None if isinstance(answer, Exception) else answer.usage_metadata
+        tokens = usage["total_tokens"] if usage else _estimate_tokens(self._create_request(expression))
+        meter.took(self.clock() - start, rounds=1, tokens=tokens)
+        if isinstance(answer, Exception):
+            return Rephrasings((), shown(f"{type(answer).__name__}: {answer}"))
+        return Rephrasings(tuple(parse_rephrasings(str(answer.text), expression, self.count)))
 
 
-def read_wordings(text: str, expression: str, most: int) -> list[str]:
-    """The wordings that a chat model wrote, a line each, as far as they are any: at most `most`, none of them twice.
+_OVER_BUDGET = Rephrasings((), "the budget doesn't suffice")
 
-    What stands around them is taken off: numbers, bullets, quotes. Lines that are too long, have no letter, end as a title
-    does or only repeat the expression are left out.
+
+def parse_rephrasings(text: str, expression: str, max_count: int) -> list[str]:
+    """Return the phrases that a chat model wrote, a line each: at most `max_count`, each once.
+
+    Numbers, bullets and quotes around them are removed. Lines that are too long, have no letter, end like a title or only
+    repeat the expression are left out.
     """
-    found: dict[str, str] = {}
+    phrases: dict[str, str] = {}
     for line in text.splitlines():
         bare = re.sub(r"^\s*(?:[-*\u2022\u2013]|\(?\d{1,2}[.):])\s*", "", line)
-        words = " ".join(bare.strip().strip(_QUOTES).split())
-        fits = len(words) <= _LONGEST and any(map(str.isalpha, words)) and words[-1] != ":" and words.isprintable()
-        if fits and words.casefold() != expression.strip().casefold():
-            found.setdefault(words.casefold(), words)
-    return list(found.values())[:most]
+        phrase = " ".join(bare.strip().strip(_QUOTES).split())
+        is_title = phrase.endswith(":")
+        is_phrase = len(phrase) <= _MAX_LENGTH and any(map(str.isalpha, phrase)) and phrase.isprintable() and not is_title
+        if is_phrase and phrase.casefold() != expression.strip().casefold():
+            phrases.setdefault(phrase.casefold(), phrase)
+    return list(phrases.values())[:max_count]
 
 
-def _most(request: list[BaseMessage]) -> int:
-    """More tokens than it can well take: a token is at least a byte."""
-    return sum(len(str(message.text).encode("utf-8", "replace")) + 16 for message in request) + _WRITTEN
+def _estimate_tokens(request: list[BaseMessage]) -> int:
+    """Return more tokens than the call can take: a token is at least a byte of text."""
+    texts = [str(message.text).encode("utf-8", "replace") for message in request]
+    return sum(len(text) + _MESSAGE_TOKENS for text in texts) + _ANSWER_TOKENS

@@ -1,4 +1,4 @@
-"""Calls the LangChain tool as an agent would, with a tool call, and reads the artifact."""
+"""Call the LangChain tool as an agent does, with a tool call, and read the artifact."""
 
 from pathlib import Path
 
@@ -9,4 +9,4 @@ tool = SegmentTool(policy=ImagePolicy(allow_paths=(here,)))  # the only folder t
 call = {"name": tool.name, "args": {"image": "scene.png", "expression": "all rings"}, "id": "1", "type": "tool_call"}
 message = tool.invoke(call)
 print(message.content)
-print([thing["box"] for thing in message.artifact["objects"]])
+print([segmented["box"] for segmented in message.artifact["objects"]])

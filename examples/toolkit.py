@@ -1,4 +1,4 @@
-"""Holds the protocol's three turns, one tool a turn, drops an answer about a point, and refines the result in words."""
+"""Take the dialogue's three turns, one tool call each, drop an answer about a point, and refine the result in words."""
 
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,15 @@ toolkit = Sam4MllmToolkit(policy=ImagePolicy(allow_paths=(here,)))  # the only f
 tools = {tool.name: tool for tool in toolkit.get_tools()}
 
 
-def use(name: str, **arguments: Any) -> dict[str, Any]:
-    """Calls a tool as an agent would; outside an agent an artifact stands for its handle."""
+def call_tool(name: str, **arguments: Any) -> dict[str, Any]:
+    """Call a tool as an agent does and return the artifact, which stands for its handle outside an agent."""
     message = tools[name].invoke({"name": name, "args": arguments, "id": "1", "type": "tool_call"})
     print(f"{name}: {message.content}\n")
     return message.artifact
 
 
-boxes = use("propose_boxes", image="scene.png", expression="the orange ring")
-points = use("check_points", dialogue=boxes, grid=[3, 3])
-result = use("segment_prompt", dialogue=points, drop=[1])
-use("refine_segmentation", result=result, instruction="also the orange circle")
-use("describe_image_region", result=result)
+boxes = call_tool("propose_boxes", image="scene.png", expression="the orange ring")
+points = call_tool("check_points", dialogue=boxes, grid=[3, 3])
+result = call_tool("segment_prompt", dialogue=points, drop=[1])
+call_tool("refine_segmentation", result=result, instruction="also the orange circle")
+call_tool("describe_image_region", result=result)

@@ -1,4 +1,4 @@
-"""From a picture and a sentence to a mask with the embedded pair, through every door of the package.
+"""From an image and an expression to a mask with the embedded pair: in Python, by the command, by the LangChain tool.
 
 Scenes are of the test split. `python -m sam4mllm_tool.embedded.check` measures how good the pair is; here it has to work.
 """
@@ -19,11 +19,11 @@ from PIL import Image
 
 from sam4mllm_tool import ReplyError, Sam4Mllm, Segmentation, SegmentTool
 from sam4mllm_tool.cli.main import main
-from sam4mllm_tool.embedded.expressions import Kind, expressions
+from sam4mllm_tool.embedded.expressions import Kind, list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import TransformersMLLM
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompts import Picture
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
@@ -37,20 +37,22 @@ def models() -> Sam4Mllm:
     return load()
 
 
-def of_kind(kind: Kind, count: int) -> list[tuple[Scene, str, Mask]]:
-    """One expression of this kind from each of the first scenes that have one, with the true mask."""
-    cases = []
-    for seed in range(TEST_SEEDS, TEST_SEEDS + 100):
+def draw_cases(kind: Kind, count: int) -> list[tuple[Scene, str, Mask]]:
+    """Return an expression of this kind from each of the first `count` scenes that have one, with its true mask."""
+    cases: list[tuple[Scene, str, Mask]] = []
+    seed = TEST_SEEDS
+    while len(cases) < count:
         scene = draw_scene(seed)
-        expression = next((e for e in expressions(scene) if e.kind == kind), None)
-        if expression and len(cases) < count:
+        expression = next((e for e in list_expressions(scene) if e.kind == kind), None)
+        if expression:
             truth = np.isin(scene.instances, [i + 1 for i in expression.targets])
             cases.append((scene, expression.text, truth))
+        seed += 1
     return cases
 
 
-def iou(one: Mask, other: Mask) -> float:
-    return float((one & other).sum() / (one | other).sum())
+def iou(mask: Mask, truth: Mask) -> float:
+    return float((mask & truth).sum() / (mask | truth).sum())
 
 
 def data_uri(scene: Scene) -> str:
@@ -60,80 +62,79 @@ def data_uri(scene: Scene) -> str:
 
 
 def without_seconds(result: Segmentation) -> dict[str, Any]:
-    """Everything but the seconds."""
+    """Return everything but the timings."""
     return {key: value for key, value in result.to_dict().items() if key != "seconds"}
 
 
-def alike(one: Segmentation, other: Segmentation) -> bool:
-    """The same to the last digit, but for the last ones of the scores.
+def are_equal_but_for_rounding(result: Segmentation, expected: Segmentation) -> bool:
+    """Compare all but the timings; scores may differ by rounding.
 
-    Segment Anything's decoder takes the prompts of all expressions about a picture in one run, and how many there are
-    decides how it rounds: about 2e-7.
+    Segment Anything's decoder runs the prompts of all expressions about an image at once, and rounds by their number: about
+    2e-7.
     """
-    results = without_seconds(one), without_seconds(other)
-    scores, others = ([thing.pop("score") for thing in result["objects"]] for result in results)
-    return results[0] == results[1] and scores == pytest.approx(others, abs=1e-6)
+    results = without_seconds(result), without_seconds(expected)
+    scores, expected_scores = ([segmented.pop("score") for segmented in plain["objects"]] for plain in results)
+    return results[0] == results[1] and scores == pytest.approx(expected_scores, abs=1e-6)
 
 
 # In Python ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_most_objects_are_found(models: Sam4Mllm, method: Method) -> None:
-    overlaps = [iou(models.segment(s.image, text, method=method).mask, truth) for s, text, truth in of_kind("attribute", 12)]
-    assert sum(overlap > 0.5 for overlap in overlaps) >= 10, overlaps
+def test_most_objects_are_segmented(models: Sam4Mllm, method: Method) -> None:
+    overlaps = [iou(models.segment(s.image, text, method=method).mask, truth) for s, text, truth in draw_cases("attribute", 8)]
+    assert sum(overlap > 0.5 for overlap in overlaps) >= 7, overlaps
 
 
 def test_points_carry_probabilities_and_most_pass_the_thresholds(models: Sam4Mllm) -> None:
-    for scene, text, _ in of_kind("attribute", 4):
+    for scene, text, _ in draw_cases("attribute", 4):
         result = models.segment(scene.image, text)
-        for found in result.objects:
-            assert 5 <= len(found.prompt.points) <= 25
-            assert all((p.confidence or 0) > (0.75 if p.label else 0.9) for p in found.prompt.points)
-            assert found.confidence is not None
-            assert 0 <= found.confidence <= 1
-            assert len(found.alternatives) == 2
+        for segmented in result.objects:
+            assert 5 <= len(segmented.prompt.points) <= 25
+            assert all((p.confidence or 0) > (0.75 if p.label else 0.9) for p in segmented.prompt.points)
+            assert segmented.confidence is not None
+            assert 0 <= segmented.confidence <= 1
+            assert len(segmented.alternatives) == 2
 
 
-def test_several_objects_are_found_together(models: Sam4Mllm) -> None:
-    cases = of_kind("plural", 8)
+def test_a_plural_expression_gives_several_objects(models: Sam4Mllm) -> None:
+    cases = draw_cases("plural", 5)
     results = [models.segment(scene.image, text) for scene, text, _ in cases]
-    assert sum(len(result.objects) >= 2 for result in results) >= 6
+    assert sum(len(result.objects) >= 2 for result in results) >= 4
     overlaps = [iou(result.mask, truth) for result, (_, _, truth) in zip(results, cases, strict=True)]
     assert np.mean(overlaps) > 0.5
 
 
-def test_what_is_not_there_is_not_found(models: Sam4Mllm) -> None:
-    results = [models.segment(scene.image, text) for scene, text, _ in of_kind("absent", 10)]
-    assert sum(not result.objects for result in results) >= 8
+def test_an_absent_object_gives_no_objects(models: Sam4Mllm) -> None:
+    results = [models.segment(scene.image, text) for scene, text, _ in draw_cases("absent", 6)]
+    assert sum(not result.objects for result in results) >= 5
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_sync_async_and_batched_are_equal(models: Sam4Mllm, method: Method) -> None:
-    pairs = [
-        (scene.image, e.text) for scene in map(draw_scene, range(TEST_SEEDS, TEST_SEEDS + 2)) for e in expressions(scene)[:3]
-    ]
-    one_by_one = [models.segment(image, text, method=method) for image, text in pairs]
-    waited_for = [await models.asegment(image, text, method=method) for image, text in pairs]
-    many = models.segment_many(pairs, method=method)
-    for one, other, third in zip(one_by_one, waited_for, many, strict=True):
-        assert without_seconds(one) == without_seconds(other)
-        assert alike(one, third)
+async def test_blocking_async_and_batched_calls_give_the_same_results(models: Sam4Mllm, method: Method) -> None:
+    scenes = draw_scene(TEST_SEEDS), draw_scene(TEST_SEEDS + 1)
+    pairs = [(scene.image, expression.text) for scene in scenes for expression in list_expressions(scene)[:2]]
+    blocking = [models.segment(image, text, method=method) for image, text in pairs]
+    awaited = [await models.asegment(image, text, method=method) for image, text in pairs]
+    batched = models.segment_many(pairs, method=method)
+    for expected, from_async, from_batch in zip(blocking, awaited, batched, strict=True):
+        assert without_seconds(from_async) == without_seconds(expected)
+        assert are_equal_but_for_rounding(from_batch, expected)
 
 
-def test_a_picture_is_the_same_however_it_comes_in(models: Sam4Mllm, tmp_path: Path) -> None:
-    ((scene, text, _),) = of_kind("attribute", 1)
-    picture = Image.fromarray(scene.image)
-    picture.save(tmp_path / "it.png")
-    sources = [picture, tmp_path / "it.png", str(tmp_path / "it.png"), (tmp_path / "it.png").read_bytes(), data_uri(scene)]
-    first = models.segment(scene.image, text)
-    assert all(without_seconds(models.segment(source, text)) == without_seconds(first) for source in sources)
+def test_an_image_gives_the_same_result_from_every_kind_of_source(models: Sam4Mllm, tmp_path: Path) -> None:
+    ((scene, text, _),) = draw_cases("attribute", 1)
+    image, path = Image.fromarray(scene.image), tmp_path / "scene.png"
+    image.save(path)
+    expected = without_seconds(models.segment(scene.image, text))
+    for source in (image, path, str(path), path.read_bytes(), data_uri(scene)):
+        assert without_seconds(models.segment(source, text)) == expected
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (300, 200), (60, 400), (8, 8), (1, 1)])
-def test_masks_are_of_the_pictures_own_size(models: Sam4Mllm, width: int, height: int) -> None:
-    picture = Image.fromarray(draw_scene(TEST_SEEDS, 512).image).resize((width, height))
-    (result,) = models.segment_group(picture, ["the red shape"])
+def test_masks_have_the_size_of_the_image(models: Sam4Mllm, width: int, height: int) -> None:
+    image = Image.fromarray(draw_scene(TEST_SEEDS, 512).image).resize((width, height))
+    (result,) = models.segment_group(image, ["the red shape"])
     assert isinstance(result, Segmentation)
     assert result.mask.shape == (height, width)
 
@@ -143,30 +144,30 @@ HOSTILE = {
     "a placeholder": "<image> the red ring",
     "many placeholders": "<image>" * 200,
     "braces": "the {red} {0} ring",
-    "what an answer looks like": "[000 000 191 191]",
+    "the form of a reply": "[000 000 191 191]",
     "another script": "красное кольцо 赤い輪",
-    "half a character": "the red ring \udcff",
-    "at the limit": "ring " * 400,
+    "a lone surrogate": "the red ring \udcff",
+    "at the length limit": "ring " * 400,
 }
 
 
 @pytest.mark.parametrize("expression", HOSTILE.values(), ids=HOSTILE)
 def test_any_expression_stays_text(models: Sam4Mllm, expression: str) -> None:
-    """It is answered, or the answer can't be read; nothing else comes of it."""
+    """The outcome is a result or an unreadable reply, and the expression adds no control token to the prompt."""
     (outcome,) = models.segment_group(draw_scene(TEST_SEEDS).image, [expression])
     assert isinstance(outcome, Segmentation | ReplyError)
-    assert control_tokens(models, expression) == control_tokens(models, "the red ring")
+    assert count_control_tokens(models, expression) == count_control_tokens(models, "the red ring")
 
 
-def control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
-    """How often each control token, the picture's placeholder among them, stands in the prompt of the first question."""
+def count_control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
+    """Count the control tokens, the image's placeholder included, in the prompt of the first question."""
     assert isinstance(models.mllm, TransformersMLLM)
-    prompter = models.mllm._renderer
-    picture = Image.fromarray(draw_scene(TEST_SEEDS).image)
-    (question,) = BoxOnly.start(expression, Size(*picture.size), dialect=models.dialect).pending
-    told = Counter(prompter.write(ImageInputs(picture), question.turns).ids)
-    assert told[prompter.tokenizer.convert_tokens_to_ids("<image>")] > 1, "the picture's own"
-    return Counter({i: told[i] for i in prompter.tokenizer.all_special_ids if i != prompter.tokenizer.unk_token_id})
+    prompter = models.mllm._prompter
+    image = Image.fromarray(draw_scene(TEST_SEEDS).image)
+    (question,) = BoxOnly.start(expression, Size(*image.size), dialect=models.dialect).pending
+    counts = Counter(prompter.write(Picture(image), question.turns).ids)
+    assert counts[prompter.tokenizer.convert_tokens_to_ids("<image>")] > 1, "the placeholders of the image itself"
+    return Counter({i: counts[i] for i in prompter.tokenizer.all_special_ids if i != prompter.tokenizer.unk_token_id})
 
 
 # The command --------------------------------------------------------------------------------------------------------
@@ -174,9 +175,9 @@ def control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Mask]:
-    """A picture's path, an expression and its true mask."""
-    ((scene, text, truth),) = of_kind("attribute", 1)
-    path = tmp_path_factory.mktemp("pictures") / "scene.png"
+    """An image file, an expression and its true mask."""
+    ((scene, text, truth),) = draw_cases("attribute", 1)
+    path = tmp_path_factory.mktemp("images") / "scene.png"
     Image.fromarray(scene.image).save(path)
     return path, text, truth
 
@@ -184,9 +185,10 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, Mask]:
 def test_segment_prints_a_short_summary(case: tuple[Path, str, Mask], capsys: pytest.CaptureFixture[str]) -> None:
     path, text, _ = case
     assert main(["segment", str(path), text]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert f'"{text}": 1 object in the picture of 256 x 256 pixels' in told.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert f'"{text}": 1 object in the ' in output.out
+    assert "of 256 x 256 pixels" in output.out
 
 
 def test_segment_json_prints_the_result_and_nothing_else(
@@ -194,9 +196,9 @@ def test_segment_json_prints_the_result_and_nothing_else(
 ) -> None:
     path, text, truth = case
     assert main(["segment", str(path), text, "--json"]) == 0
-    told = capsys.readouterr()
-    result = json.loads(told.out)
-    assert told.err == ""
+    output = capsys.readouterr()
+    result = json.loads(output.out)
+    assert output.err == ""
     assert result["expression"] == text
     assert result["models"] == {"mllm": "embedded", "segmenter": "embedded"}
     assert result["questions"] >= 26
@@ -220,29 +222,28 @@ def test_segment_out_writes_the_mask_the_overlay_and_the_result(
         assert overlay.size == (256, 256)
 
 
-def test_segment_says_when_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for scene, text, _ in of_kind("absent", 3):
+def test_segment_reports_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for scene, text, _ in draw_cases("absent", 3):
         Image.fromarray(scene.image).save(tmp_path / "scene.png")
         if main(["segment", str(tmp_path / "scene.png"), text]) == 0 and "no such object" in capsys.readouterr().out:
             return
-    pytest.fail("none of three absent objects was found absent")
+    pytest.fail("none of three absent objects was reported as absent")
 
 
-def test_segment_never_ends_in_a_traceback(case: tuple[Path, str, Mask], capsys: pytest.CaptureFixture[str]) -> None:
-    for expression in HOSTILE.values():
-        code = main(["segment", str(case[0]), expression])
-        told = capsys.readouterr()
-        assert code in (0, 1)
-        assert told.err.count("\n") == (0 if code == 0 else 1)
+@pytest.mark.parametrize("name", ["control tokens", "braces", "a lone surrogate"])
+def test_segment_never_ends_in_a_traceback(case: tuple[Path, str, Mask], capsys: pytest.CaptureFixture[str], name: str) -> None:
+    code = main(["segment", str(case[0]), HOSTILE[name]])
+    assert code in (0, 1)
+    assert capsys.readouterr().err.count("\n") == code
 
 
-def test_the_doctor_finds_the_pair_working(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_reports_a_working_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
-    told = capsys.readouterr().out
-    assert "embedded pair: works" in told
-    assert "ready    MLLM: LLaVA" in told
-    assert "ready    segmenter: SAM, SAM-HQ" in told
-    assert "FAILS" not in told
+    report = capsys.readouterr().out
+    assert "embedded pair: works" in report
+    assert "ready    MLLM: LLaVA" in report
+    assert "ready    segmenter: SAM, SAM-HQ" in report
+    assert "FAILS" not in report
 
 
 # The tool -----------------------------------------------------------------------------------------------------------
@@ -262,7 +263,7 @@ class TestLangchainIntegration(Suite, ToolsIntegrationTests):
 
 
 def test_the_tool_loads_the_pair_itself() -> None:
-    ((scene, text, truth),) = of_kind("attribute", 1)
+    ((scene, text, truth),) = draw_cases("attribute", 1)
     args = {"image": data_uri(scene), "expression": text}
     message = SegmentTool().invoke({"name": "segment_image", "args": args, "id": "1", "type": "tool_call"})
     assert message.status == "success"

@@ -1,9 +1,9 @@
-"""The small MLLM before training: tokenizer, processor, LLaVA configuration, and what its embeddings start from.
+"""The small MLLM before training: tokenizer, processor, LLaVA configuration, and the initial embeddings.
 
-Everything is a standard transformers class. What is particular is the start: the projector's output and the word
-embeddings share one orthonormal basis (`Codes`), in which a patch says what it shows ("red", "ring", where its object's box
-lies) along the same directions as the words and numbers that name it. The dense stage teaches the vision tower to speak that
-basis, so that the language model has to learn routing, not a dictionary.
+All classes are standard transformers classes. What is particular is the initialization: the projector's output and the word
+embeddings share one orthonormal basis (`EmbeddingCodes`), in which a patch encodes what it shows ("red", "ring", the box of its
+object) along the same directions as the words and numbers that name it. The vision stage teaches the vision tower that basis,
+so that the language model has to learn only which patches to attend to, not what their features mean.
 """
 
 import itertools
@@ -23,18 +23,18 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from recipes.embedded.world import MLLM_SIDE
+from recipes.embedded.scene_cache import MLLM_SIDE
 from sam4mllm_tool.embedded.expressions import IMPLICIT, PLURALS
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, SIZES
 
 WIDTH, PATCH = 192, 16
 GRID = MLLM_SIDE // PATCH
 CELLS = 4
-"""Each patch states its object's mask in CELLS x CELLS cells."""
-SCALE = 192
+"""A patch encodes its object's mask in CELLS x CELLS cells."""
+COORDINATES = 192
 """Coordinates are written 000 to 191."""
 RANKS = 4
-"""Ranks 1st, 2nd, 3rd, later; from the left, right, top and bottom; among the same shape and among the same colour."""
+"""Ranks 1st, 2nd, 3rd and later, from the left, right, top and bottom, among the same shape and among the same colour."""
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<user>", "<assistant>")
 CHAT_TEMPLATE = (
@@ -55,16 +55,16 @@ _WORDING = """
 """
 
 
-def vocabulary() -> list[str]:
-    """Special tokens, the numbers 000 to 191, then every word of the world, of its tasks and of the dialogue."""
+def build_vocabulary() -> list[str]:
+    """List the special tokens, the numbers 000 to 191, and every word of the scenes, of the tasks and of the dialogue."""
     phrases = itertools.chain(_WORDING.split(), COLOURS, SHAPES, PLURALS.values(), SIZES, *IMPLICIT.values())
     words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
-    return [*SPECIAL, *(f"{n:03d}" for n in range(SCALE)), *words]
+    return [*SPECIAL, *(f"{n:03d}" for n in range(COORDINATES)), *words]
 
 
 def build_processor() -> LlavaProcessor:
-    """Word-level tokenizer (lower case, punctuation apart), SigLIP image processor, chat template."""
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary())}, unk_token="<unk>"))
+    """Build a word-level tokenizer (lower case, punctuation separate), a SigLIP image processor and the chat template."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(build_vocabulary())}, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]"), behavior="removed", invert=True)
     fast = PreTrainedTokenizerFast(
@@ -89,8 +89,8 @@ def build_processor() -> LlavaProcessor:
 
 
 def build_mllm() -> LlavaForConditionalGeneration:
-    """LLaVA: a SigLIP tower of 6 layers and a Llama of 6 layers, both 192 wide; 5.5 million parameters, fresh."""
-    words = vocabulary()
+    """Build LLaVA from a SigLIP tower and a Llama of 6 layers each, both 192 wide: 5.5 million parameters."""
+    words = build_vocabulary()
     config = LlavaConfig(
         vision_config=SiglipVisionConfig(
             hidden_size=WIDTH,
@@ -121,25 +121,30 @@ def build_mllm() -> LlavaForConditionalGeneration:
         tie_word_embeddings=True,
     )
     model = LlavaForConditionalGeneration(config)
-    Codes().write_embeddings(model.get_input_embeddings())
+    EmbeddingCodes().write_embeddings(model.get_input_embeddings())
     return model
 
 
 FREQUENCIES = torch.tensor([0.375, 0.75, 1.5, 3.0, 6.0, 12.0, 24.0])
-"""Cycles over the picture's side; 12 is one a patch."""
+"""Cycles per side of the image; 12 is one per patch."""
 
 
-def fourier(x: Tensor) -> Tensor:
-    """(..., k) coordinates in [0, 1] -> (..., k * 14) sines and cosines."""
+def fourier_features(x: Tensor) -> Tensor:
+    """Encode coordinates in [0, 1], (..., k), as sines and cosines, (..., k * 14)."""
     angles = 2 * math.pi * x[..., None] * FREQUENCIES
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 
-class Codes:
-    """Which directions of the embedding space say what. `parts[name]` is a slice into the code of a patch."""
+class EmbeddingCodes:
+    """The meaning of directions of the embedding space.
 
-    VOLUME: ClassVar = {"colour": 1.6, "shape": 1.9, "size": 1.5, "rank": 0.3, "cells": 1.5, "box": 0.8}
-    GAIN = 0.1  # embeddings are a tenth of the codes, the size word embeddings usually start with
+    Attributes:
+        parts: Slices into the code of a patch, by what they encode.
+        basis: (codes, WIDTH), the orthonormal directions.
+    """
+
+    SCALES: ClassVar = {"colour": 1.6, "shape": 1.9, "size": 1.5, "rank": 0.3, "cells": 1.5, "box": 0.8}
+    GAIN = 0.1  # embeddings are a tenth of the codes, as large as word embeddings usually are before training
 
     def __init__(self) -> None:
         per_number = 2 * len(FREQUENCIES)
@@ -159,23 +164,23 @@ class Codes:
         generator = torch.Generator().manual_seed(0)
         self.basis = torch.linalg.qr(torch.randn(WIDTH, WIDTH, generator=generator))[0][: ends[-1]]
 
-    def read(self, embedded: Tensor) -> Tensor:
-        """(..., WIDTH) projector output -> (..., codes)."""
+    def decode(self, embedded: Tensor) -> Tensor:
+        """Convert the projector's output, (..., WIDTH), to codes, (..., codes)."""
         return embedded.float() @ self.basis.T / self.GAIN
 
-    def balance(self, projector: nn.Module) -> None:
-        """Evens out how loudly a trained projector says things; where its output is huge, what is quiet is learnt late."""
-        volume = torch.ones(len(self.basis))
-        for name, factor in self.VOLUME.items():
-            volume[self.parts[name]] = factor
-        change = torch.eye(WIDTH) + self.basis.T @ torch.diag(volume - 1) @ self.basis
+    def rescale_projector(self, projector: nn.Module) -> None:
+        """Scale the codes of a trained projector towards equal size; the language model learns codes that are small late."""
+        scales = torch.ones(len(self.basis))
+        for name, factor in self.SCALES.items():
+            scales[self.parts[name]] = factor
+        change = torch.eye(WIDTH) + self.basis.T @ torch.diag(scales - 1) @ self.basis
         with torch.no_grad():
             for parameter in projector.get_submodule("linear_2").parameters():
                 parameter.copy_(change @ parameter)
 
     def write_embeddings(self, embedding: nn.Module) -> None:
-        """Gives the words for colours, shapes, sizes and numbers the embeddings that patches will use."""
-        words, weight = vocabulary(), embedding.get_parameter("weight")
+        """Give the words for colours, shapes, sizes and numbers the embeddings that patches will use."""
+        words, weight = build_vocabulary(), embedding.get_parameter("weight")
         with torch.no_grad():
             weight.normal_(0, 0.02, generator=torch.Generator().manual_seed(1))
             for part, names in (("colour", list(COLOURS)), ("shape", list(SHAPES)), ("size", list(SIZES))):
@@ -183,5 +188,5 @@ class Codes:
                 for row, name in zip(rows, names, strict=True):
                     weight[words.index(name)] = 3 * self.GAIN * row
             first = words.index("000")
-            numbers = fourier((torch.arange(SCALE)[:, None] + 0.5) / SCALE)
-            weight[first : first + SCALE] = self.GAIN * numbers @ self.basis[self.parts["number"]]
+            numbers = fourier_features((torch.arange(COORDINATES)[:, None] + 0.5) / COORDINATES)
+            weight[first : first + COORDINATES] = self.GAIN * numbers @ self.basis[self.parts["number"]]

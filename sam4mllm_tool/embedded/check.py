@@ -1,35 +1,36 @@
-"""Measures the embedded pair on fresh test-split scenes: `python -m sam4mllm_tool.embedded.check`.
+"""Measures the embedded pair on new test-split scenes: `python -m sam4mllm_tool.embedded.check`.
 
-Prints, by kind of expression: box accuracy at IoU 0.5; point answers, all and those that pass the thresholds; how often "no
-such object" is said rightly and wrongly; cIoU and gIoU for box, PPG and PQPP; how often PPG fell back to the box; and the
-embedded Segment Anything alone, from true boxes and five true points.
+Prints by kind of expression: box accuracy at IoU 0.5; accuracy of the point answers, of all and of those that pass the
+thresholds; the share of replies "no such object"; cIoU and gIoU for box, PPG and PQPP; how often PPG fell back to the box; and
+the embedded Segment Anything alone, prompted with true boxes and five true points.
 
-How it counts. Box accuracy: single-object kinds; the first box named has IoU of at least 0.5 with the true one, anything else
-is a miss. Point answers: the question names a box, so the truth is the object of the scene that this box fits best. cIoU: sum
-of intersections over sum of unions; gIoU: mean IoU, 1 where truth and prediction are both empty. A reply that cannot be read
-counts as an empty prediction; nothing is dropped.
+Definitions. Box accuracy: over single-object kinds, the share whose first predicted box has an IoU of at least 0.5 with the
+true box. Point answers: the question names a box, so the true label is that of the scene's object with the highest box IoU.
+cIoU: sum of intersections over sum of unions. gIoU: mean IoU, 1 if truth and prediction are both empty. A reply that can't be
+read counts as an empty prediction; no sample is dropped.
 """
 
 import argparse
-import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
-from sam4mllm_tool.protocol.oracle import label_point
+from sam4mllm_tool.protocol.oracle import label_at
 from sam4mllm_tool.types import (
     MLLM,
     ObjectPrompt,
@@ -44,67 +45,80 @@ from sam4mllm_tool.types import (
 )
 
 METHODS: tuple[Method, ...] = ("box", "ppg", "pqpp")
+Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError
+Figures: TypeAlias = dict[str, dict[str, float]]
 
 
 @dataclass
-class Tally:
-    """Running sums for one kind of expression."""
+class KindTally:
+    """Results for one kind of expression.
 
-    boxes: list[bool] = field(default_factory=list)
+    Attributes:
+        box_hits: Per single-object expression, whether the first box has an IoU of at least 0.5.
+        refused: Per expression, whether the reply was that there is no such object.
+        fallbacks: Per expression, whether PPG fell back to the box alone.
+        points: Per point answer, whether it is right and whether it passes the thresholds.
+        areas: Per method and expression, the areas of intersection and union in pixels.
+    """
+
+    box_hits: list[bool] = field(default_factory=list)
     refused: list[bool] = field(default_factory=list)
     fallbacks: list[bool] = field(default_factory=list)
-    points: list[tuple[bool, bool]] = field(default_factory=list)  # (right, passes the thresholds)
-    overlaps: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {m: [] for m in METHODS})
+    points: list[tuple[bool, bool]] = field(default_factory=list)
+    areas: dict[str, list[tuple[int, int]]] = field(default_factory=lambda: {m: [] for m in METHODS})
 
-    def figures(self) -> dict[str, float]:
-        """What is printed; a figure that has no samples is absent."""
-        passed = [right for right, passes in self.points if passes]
+    def compute_figures(self) -> dict[str, float]:
+        """Compute the figures that are printed; a figure without samples is left out."""
         rates = {
-            "box_acc": self.boxes,
+            "box_acc": self.box_hits,
             "refused": self.refused,
             "ppg_fallback": self.fallbacks,
             "points": [right for right, _ in self.points],
             "passing": [passes for _, passes in self.points],
-            "right_of_passing": passed,
+            "right_of_passing": [right for right, passes in self.points if passes],
         }
         figures = {name: float(np.mean(values)) for name, values in rates.items() if values}
-        for method, pairs in self.overlaps.items():
+        for method, pairs in self.areas.items():
             intersections, unions = np.array(pairs).T
             figures[f"{method}_cIoU"] = float(intersections.sum() / max(unions.sum(), 1))
             figures[f"{method}_gIoU"] = float(np.mean(np.where(unions == 0, 1.0, intersections / np.maximum(unions, 1))))
         return figures
 
 
-def measure(models: Sam4Mllm, scenes: Iterable[Scene]) -> dict[str, dict[str, float]]:
-    """Figures by kind, and under `single` and `all` those of the single-object kinds and of everything together."""
-    tallies: dict[Kind, Tally] = {kind: Tally() for kind in KINDS}
+def measure_models(models: Sam4Mllm, scenes: Iterable[Scene]) -> Figures:
+    """Measure a pair of models on scenes.
+
+    Returns:
+        Figures by kind of expression, and for the kinds together: `single` (single-object kinds), `present`, `all`.
+    """
+    tallies: dict[Kind, KindTally] = {kind: KindTally() for kind in KINDS}
     for scene in scenes:
-        asked = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
-        for expression, result in zip(asked, _answers(models, scene, asked), strict=True):
-            _count(tallies[expression.kind], scene, expression, *result, models.thresholds)
-    figures: dict[str, dict[str, float]] = {kind: tally.figures() for kind, tally in tallies.items() if tally.refused}
+        expressions = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
+        for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions), strict=True):
+            _count(tallies[expression.kind], scene, expression, *outcomes, models.thresholds)
+    figures: Figures = {kind: tally.compute_figures() for kind, tally in tallies.items() if tally.refused}
     return {
         **figures,
-        "single": _merged(tallies[kind] for kind in SINGLE_OBJECT_KINDS).figures(),
-        "present": _merged(tallies[kind] for kind in KINDS if kind != "absent").figures(),
-        "all": _merged(tallies.values()).figures(),
+        "single": _merge(tallies[kind] for kind in SINGLE_OBJECT_KINDS).compute_figures(),
+        "present": _merge(tallies[kind] for kind in KINDS if kind != "absent").compute_figures(),
+        "all": _merge(tallies.values()).compute_figures(),
     }
 
 
-def _merged(tallies: Iterable[Tally]) -> Tally:
-    merged = Tally()
+def _merge(tallies: Iterable[KindTally]) -> KindTally:
+    merged = KindTally()
     for tally in tallies:
-        merged.boxes += tally.boxes
+        merged.box_hits += tally.box_hits
         merged.refused += tally.refused
         merged.fallbacks += tally.fallbacks
         merged.points += tally.points
         for method in METHODS:
-            merged.overlaps[method] += tally.overlaps[method]
+            merged.areas[method] += tally.areas[method]
     return merged
 
 
-class _Heard:
-    """An MLLM that remembers what it replied about a picture: asked the same once more, it says the same for nothing."""
+class _CachingMLLM:
+    """An MLLM that answers a repeated question about the same image from memory."""
 
     greedy = True
 
@@ -125,101 +139,142 @@ class _Heard:
         return self.reply(image, questions)
 
 
-class _Unmasked:
-    """A segmenter that hands its prompts back, without a mask."""
+class _MasklessSegmenter:
+    """A segmenter that returns its prompts with empty masks."""
 
     name = "none"
 
     def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        nothing = np.broadcast_to(np.False_, (image.height, image.width))
-        return [SegmentedObject(nothing, prompt, 0.0) for prompt in prompts]
+        empty = np.broadcast_to(np.False_, (image.height, image.width))
+        return [SegmentedObject(empty, prompt, 0.0) for prompt in prompts]
 
     async def asegment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         return self.segment(image, prompts)
 
 
-Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError
+def _segment_scene(
+    models: Sam4Mllm, scene: Scene, expressions: Sequence[Expression]
+) -> list[tuple[Outcome, dict[str, Outcome]]]:
+    """Return, per expression, PQPP's outcome with all point answers kept, and the outcome of each method."""
+    image, texts, mllm = (
+        Image.fromarray(scene.image),
+        [expression.text for expression in expressions],
+        _CachingMLLM(models.mllm),
+    )
 
-
-def _answers(models: Sam4Mllm, scene: Scene, asked: Sequence[Expression]) -> list[tuple[Outcome, dict[str, Outcome]]]:
-    """For each expression: all that the MLLM answered in PQPP, whatever the thresholds, and the result by each method."""
-    image, texts, heard = Image.fromarray(scene.image), [expression.text for expression in asked], _Heard(models.mllm)
-
-    def driven(segmenter: Segmenter, thresholds: Thresholds) -> Sam4Mllm:
+    def build(segmenter: Segmenter, thresholds: Thresholds) -> Sam4Mllm:
         dialect, sampler, retries = models.dialect, models.sampler, models.retries
-        return Sam4Mllm(heard, segmenter, dialect=dialect, sampler=sampler, thresholds=thresholds, retries=retries)
+        return Sam4Mllm(mllm, segmenter, dialect=dialect, sampler=sampler, thresholds=thresholds, retries=retries)
 
-    answered = driven(_Unmasked(), Thresholds(0, 0)).segment_group(image, texts)
-    whole = driven(models.segmenter, models.thresholds)
-    found = [whole.segment_group(image, texts, method=method) for method in METHODS]
-    by_expression = [dict(zip(METHODS, results, strict=True)) for results in zip(*found, strict=True)]
-    return list(zip(answered, by_expression, strict=True))
+    all_points = build(_MasklessSegmenter(), Thresholds(0, 0)).segment_group(image, texts)
+    pair = build(models.segmenter, models.thresholds)
+    by_method = [pair.segment_group(image, texts, method=method) for method in METHODS]
+    by_expression = [dict(zip(METHODS, outcomes, strict=True)) for outcomes in zip(*by_method, strict=True)]
+    return list(zip(all_points, by_expression, strict=True))
 
 
 def _count(
-    tally: Tally,
+    tally: KindTally,
     scene: Scene,
     expression: Expression,
-    answered: Outcome,
-    found: dict[str, Outcome],
+    all_points: Outcome,
+    outcomes: dict[str, Outcome],
     thresholds: Thresholds,
 ) -> None:
-    prompts = [thing.prompt for thing in answered.objects] if isinstance(answered, Segmentation) else []
+    prompts = [segmented.prompt for segmented in all_points.objects] if isinstance(all_points, Segmentation) else []
     tally.refused.append(not prompts)
-    tally.fallbacks.append(_fell_back(found["ppg"]))
+    tally.fallbacks.append(_fell_back(outcomes["ppg"]))
     truth = np.isin(scene.instances, [i + 1 for i in expression.targets])
-    for method, outcome in found.items():
+    for method, outcome in outcomes.items():
         mask = outcome.mask if isinstance(outcome, Segmentation) else np.zeros_like(truth)
-        tally.overlaps[method].append((int((mask & truth).sum()), int((mask | truth).sum())))
+        tally.areas[method].append((int((mask & truth).sum()), int((mask | truth).sum())))
     if expression.kind in SINGLE_OBJECT_KINDS:
-        meant = scene.objects[expression.targets[0]].box
-        tally.boxes.append(bool(prompts) and prompts[0].box.iou(meant) >= 0.5)
+        true_box = scene.objects[expression.targets[0]].box
+        tally.box_hits.append(bool(prompts) and prompts[0].box.iou(true_box) >= 0.5)
     for prompt in prompts:
-        fits = max(range(len(scene.objects)), key=lambda i: prompt.box.iou(scene.objects[i].box))
+        nearest = max(range(len(scene.objects)), key=lambda i: prompt.box.iou(scene.objects[i].box))
         for point in prompt.points:
-            right = label_point(scene.mask(fits), Point(point.x, point.y)) == point.label
+            right = label_at(scene.mask(nearest), Point(point.x, point.y)) == point.label
             tally.points.append((right, thresholds.keep(point)))
 
 
 def _fell_back(outcome: Outcome) -> bool:
-    """Whether PPG's points could not be read, so that the box alone was asked for."""
+    """Return whether PPG's points could not be read, so that only the box was requested."""
     return not isinstance(outcome, Segmentation) or any(note.startswith(WITHOUT_POINTS) for note in outcome.notes)
 
 
 def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
-    """Mean IoU over all objects, from the true box and five points drawn evenly in it with true labels."""
+    """Return the segmenter's mean IoU over all objects, from the true box and five uniform points in it with true labels."""
     ious: list[float] = []
     for scene in scenes:
         rng, prompts = Random(f"segmenter-{scene.seed}"), []
-        for index, thing in enumerate(scene.objects):
-            x1, y1, x2, y2 = thing.box
-            places = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
-            labelled = tuple(PointPrompt(*place, label_point(scene.mask(index), place), 1.0) for place in places)
-            prompts.append(ObjectPrompt(thing.box, labelled))
+        for index, shape in enumerate(scene.objects):
+            x1, y1, x2, y2 = shape.box
+            points = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
+            labelled = tuple(PointPrompt(*point, label_at(scene.mask(index), point), 1.0) for point in points)
+            prompts.append(ObjectPrompt(shape.box, labelled))
         image = Image.fromarray(scene.image)
         objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))
-        for index, found in enumerate(objects):
+        for index, segmented in enumerate(objects):
             truth = scene.mask(index)
-            ious.append(float((found.mask & truth).sum() / (found.mask | truth).sum()))
+            ious.append(float((segmented.mask & truth).sum() / (segmented.mask | truth).sum()))
     return float(np.mean(ious))
 
 
-BARS: tuple[tuple[str, Callable[[dict[str, Any]], float], str, float], ...] = (
-    ("box Acc@0.5, single-object kinds", lambda f: f["single"]["box_acc"], ">=", 0.90),
-    ("box Acc@0.5, worst of them", lambda f: min(f[k]["box_acc"] for k in SINGLE_OBJECT_KINDS if k in f), ">=", 0.80),
-    ("points that pass the thresholds, right", lambda f: f["present"]["right_of_passing"], ">=", 0.97),
-    ("points that pass the thresholds, share", lambda f: f["present"]["passing"], ">=", 0.50),
-    ("absent recognised", lambda f: f["absent"]["refused"], ">=", 0.90),
-    ("present refused", lambda f: f["present"]["refused"], "<=", 0.03),
-    ("pqpp cIoU", lambda f: f["all"]["pqpp_cIoU"], ">=", 0.80),
-    ("pqpp cIoU above box-only", lambda f: f["all"]["pqpp_cIoU"] - f["all"]["box_cIoU"], ">", 0.0),
-    ("segmenter alone, 5 true points, mean IoU", lambda f: f["segmenter"]["mean_iou"], ">=", 0.92),
+def measure_pair(models: Sam4Mllm, seeds: range) -> Figures:
+    """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds."""
+    progress = tqdm((draw_scene(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5)
+    figures = measure_models(models, progress)
+    return figures | {"segmenter": {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}}
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What the embedded pair must reach on the test split.
+
+    Attributes:
+        description: What is measured, in words.
+        read: Reads the figure from what `measure_pair` returns.
+        relation: How the figure must relate to the limit: >=, > or <=.
+        limit: The limit.
+    """
+
+    description: str
+    read: Callable[[Figures], float]
+    relation: str
+    limit: float
+
+    def value(self, figures: Figures) -> float:
+        """Return the figure, NaN where it has no samples."""
+        try:
+            return self.read(figures)
+        except KeyError:
+            return math.nan
+
+    def holds(self, figures: Figures) -> bool:
+        """Return whether the figures meet the requirement; a figure without samples doesn't."""
+        value = self.value(figures)
+        return {">=": value >= self.limit, ">": value > self.limit, "<=": value <= self.limit}[self.relation]
+
+
+REQUIREMENTS = (
+    Requirement("box Acc@0.5, single-object kinds", lambda f: f["single"]["box_acc"], ">=", 0.90),
+    Requirement(
+        "box Acc@0.5, worst of them", lambda f: min(f[k]["box_acc"] for k in SINGLE_OBJECT_KINDS if k in f), ">=", 0.80
+    ),
+    Requirement("points that pass the thresholds, right", lambda f: f["present"]["right_of_passing"], ">=", 0.97),
+    Requirement("points that pass the thresholds, share", lambda f: f["present"]["passing"], ">=", 0.50),
+    Requirement("absent recognised", lambda f: f["absent"]["refused"], ">=", 0.90),
+    Requirement("present refused", lambda f: f["present"]["refused"], "<=", 0.03),
+    Requirement("pqpp cIoU", lambda f: f["all"]["pqpp_cIoU"], ">=", 0.80),
+    Requirement("pqpp cIoU above box-only", lambda f: f["all"]["pqpp_cIoU"] - f["all"]["box_cIoU"], ">", 0.0),
+    Requirement("segmenter alone, 5 true points, mean IoU", lambda f: f["segmenter"]["mean_iou"], ">=", 0.92),
 )
-"""What the pair is held to: description, figure, which way, bar."""
+"""What the embedded pair must reach on 300 scenes."""
 
 
-def table(figures: dict[str, dict[str, float]]) -> str:
-    """The figures by kind as text."""
+def format_table(figures: Figures) -> str:
+    """Format the figures by kind as a table."""
     columns = ["box_acc", "refused", "points", "passing", "right_of_passing"]
     columns += [f"{method}_{metric}" for metric in ("cIoU", "gIoU") for method in METHODS]
     lines = [f"{'':10}" + "".join(f"{c.replace('right_of_passing', 'of_passing'):>11}" for c in columns)]
@@ -230,30 +285,25 @@ def table(figures: dict[str, dict[str, float]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the figures and whether each bar holds; the exit code is 1 where one does not."""
+    """Print the figures and whether each requirement is met; the exit code is 1 if one is not."""
     parser = argparse.ArgumentParser(prog="python -m sam4mllm_tool.embedded.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=300, help="how many (default: %(default)s)")
-    parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the test split's first)")
-    parser.add_argument("--mllm", default="embedded", help="another MLLM's spec")
-    parser.add_argument("--segmenter", default="embedded", help="another segmenter's spec")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here too")
+    parser.add_argument("--scenes", type=int, default=300, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")
+    parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
+    parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     models = Sam4Mllm.load(arguments.mllm, arguments.segmenter)
-    seeds = range(arguments.first, arguments.first + arguments.scenes)
-    progress = tqdm((draw_scene(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5)
-    figures = measure(models, progress)
-    figures["segmenter"] = {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}
-    print(table(figures))
+    figures = measure_pair(models, range(arguments.first, arguments.first + arguments.scenes))
+    print(format_table(figures))
     print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
-    held = True
-    for what, figure, way, bar in BARS:
-        value = figure(figures)
-        good = {">=": value >= bar, ">": value > bar, "<=": value <= bar}[way]
-        held &= good
-        print(f"{'ok  ' if good else 'MISS'}  {what}: {value:.3f} ({way} {bar:.2f})")
+    for requirement in REQUIREMENTS:
+        mark = "ok  " if requirement.holds(figures) else "MISS"
+        limit = f"{requirement.relation} {requirement.limit:.2f}"
+        print(f"{mark}  {requirement.description}: {requirement.value(figures):.3f} ({limit})")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    return 0 if held else 1
+        write_json(arguments.json, figures)
+    return 0 if all(requirement.holds(figures) for requirement in REQUIREMENTS) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What can be said about a drawn scene: referring expressions of every kind that are unambiguous in it, and absent ones."""
+"""Referring expressions about a drawn scene: all that are unambiguous in it, and some that fit none of its objects."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,41 +24,54 @@ IMPLICIT = {
 }
 PLURALS = {shape: "crosses" if shape == "cross" else shape + "s" for shape in SHAPES}
 
-_MARGIN = 0.05  # two centres nearer than this along an axis are not compared along it
+_MARGIN = 0.05  # centres closer than this along an axis are not compared along it
 
 
 @dataclass(frozen=True)
 class Expression:
-    """A referring expression, its kind, and the indices of the objects it means, from left to right."""
+    """A referring expression about a scene.
+
+    Attributes:
+        text: The expression.
+        kind: How it refers to its objects.
+        targets: Indices of the objects it refers to, from left to right.
+    """
 
     text: str
     kind: Kind
     targets: tuple[int, ...]
 
 
-def expressions(scene: Scene) -> list[Expression]:
-    """Every expression that is unambiguous in this scene, shuffled by its seed, absent ones included.
+def list_expressions(scene: Scene) -> list[Expression]:
+    """List every expression that is unambiguous in the scene, those that fit no object included, shuffled by the scene's seed.
 
     There are far more of some kinds than of others: `sample_expressions` draws a balanced handful.
     """
     rng = Random(f"expressions-{scene.seed}")
-    found = [
-        *_attributes(scene.objects),
-        *_implicits(scene.objects, rng),
-        *_positions(scene.objects),
-        *_ordinals(scene.objects),
-        *_relations(scene.objects),
-        *_plurals(scene.objects),
-        *_absents(scene.objects, rng),
+    expressions = [
+        *_attribute_expressions(scene.objects),
+        *_implicit_expressions(scene.objects, rng),
+        *_position_expressions(scene.objects),
+        *_ordinal_expressions(scene.objects),
+        *_relation_expressions(scene.objects),
+        *_plural_expressions(scene.objects),
+        *_absent_expressions(scene.objects, rng),
     ]
-    rng.shuffle(found)
-    return found
+    rng.shuffle(expressions)
+    return expressions
 
 
 def sample_expressions(scene: Scene, count: int, rng: Random, twice: tuple[Kind, ...] = ()) -> list[Expression]:
-    """Up to `count` different expressions, kinds drawn evenly among those the scene has; those in `twice`, twice as often."""
+    """Draw different expressions, kinds evenly among those that the scene has.
+
+    Args:
+        scene: What they are about.
+        count: Most expressions.
+        rng: Source of randomness.
+        twice: Kinds that are drawn twice as often.
+    """
     by_kind: dict[Kind, list[Expression]] = {}
-    for expression in expressions(scene):
+    for expression in list_expressions(scene):
         by_kind.setdefault(expression.kind, []).append(expression)
     chosen: list[Expression] = []
     while by_kind and len(chosen) < count:
@@ -85,28 +98,24 @@ _RELATIONS = {
 }
 
 
-def _reach(thing: SceneObject, side: str) -> float:
-    """How far towards `side` the centre lies; larger is further."""
-    x, y = thing.centre
+def _extent(shape: SceneObject, side: str) -> float:
+    """Return how far towards `side` the centre lies; larger is further."""
+    x, y = shape.centre
     return {"left": -x, "right": x, "top": -y, "bottom": y}[side]
 
 
-def _nouns(thing: SceneObject) -> tuple[str, str, str]:
-    return (thing.shape, f"{thing.colour} {thing.shape}", f"{thing.colour} shape")
-
-
-def noun_groups(objects: _Objects) -> dict[str, list[int]]:
-    """Noun -> the objects it names."""
+def group_by_noun(objects: _Objects) -> dict[str, list[int]]:
+    """Return the nouns for the objects, each with the indices of the objects it fits."""
     groups: dict[str, list[int]] = {}
-    for index, thing in enumerate(objects):
-        for noun in _nouns(thing):
+    for index, shape in enumerate(objects):
+        for noun in (shape.shape, f"{shape.colour} {shape.shape}", f"{shape.colour} shape"):
             groups.setdefault(noun, []).append(index)
     return groups
 
 
-def _attributes(objects: _Objects) -> Iterator[Expression]:
+def _attribute_expressions(objects: _Objects) -> Iterator[Expression]:
     sized: dict[str, list[int]] = {}
-    for noun, members in noun_groups(objects).items():
+    for noun, members in group_by_noun(objects).items():
         sized.setdefault(noun, []).extend(members)
         for index in members:
             sized.setdefault(f"{objects[index].size} {noun}", []).append(index)
@@ -115,37 +124,37 @@ def _attributes(objects: _Objects) -> Iterator[Expression]:
             yield Expression(f"the {noun}", "attribute", tuple(members))
 
 
-def _implicits(objects: _Objects, rng: Random) -> Iterator[Expression]:
-    for noun, members in noun_groups(objects).items():
+def _implicit_expressions(objects: _Objects, rng: Random) -> Iterator[Expression]:
+    for noun, members in group_by_noun(objects).items():
         if noun in IMPLICIT and len(members) == 1:
             yield Expression(rng.choice(IMPLICIT[noun]), "implicit", tuple(members))
 
 
-def _ranked(objects: _Objects, members: list[int], side: str) -> list[int] | None:
-    """members from the furthest towards `side` on, or None where two are too close to call."""
-    order = sorted(members, key=lambda i: -_reach(objects[i], side))
-    gaps = (_reach(objects[a], side) - _reach(objects[b], side) for a, b in pairwise(order))
+def _rank(objects: _Objects, members: list[int], side: str) -> list[int] | None:
+    """Order the members, the furthest towards `side` first; None if two are too close to call."""
+    order = sorted(members, key=lambda i: -_extent(objects[i], side))
+    gaps = (_extent(objects[a], side) - _extent(objects[b], side) for a, b in pairwise(order))
     return order if all(gap > _MARGIN for gap in gaps) else None
 
 
-def _positions(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in noun_groups(objects).items():
+def _position_expressions(objects: _Objects) -> Iterator[Expression]:
+    for noun, members in group_by_noun(objects).items():
         for side, templates in _EXTREMES.items():
-            if 2 <= len(members) <= 5 and (order := _ranked(objects, members, side)):
+            if 2 <= len(members) <= 5 and (order := _rank(objects, members, side)):
                 for template in templates:
                     yield Expression(template.format(noun), "position", (order[0],))
 
 
-def _ordinals(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in noun_groups(objects).items():
+def _ordinal_expressions(objects: _Objects) -> Iterator[Expression]:
+    for noun, members in group_by_noun(objects).items():
         for side in _EXTREMES:
-            if 2 <= len(members) <= 5 and (order := _ranked(objects, members, side)):
+            if 2 <= len(members) <= 5 and (order := _rank(objects, members, side)):
                 for place, index in list(zip(_ORDINALS, order, strict=False))[1:]:
                     yield Expression(f"the {place} {noun} from the {side}", "ordinal", (index,))
 
 
-def _relations(objects: _Objects) -> Iterator[Expression]:
-    groups = noun_groups(objects)
+def _relation_expressions(objects: _Objects) -> Iterator[Expression]:
+    groups = group_by_noun(objects)
     for anchor_index, anchor in enumerate(objects):
         name = f"{anchor.colour} {anchor.shape}"
         if len(groups[name]) > 1:
@@ -153,16 +162,16 @@ def _relations(objects: _Objects) -> Iterator[Expression]:
         for noun, members in groups.items():
             others = [i for i in members if i != anchor_index]
             for side, templates in _RELATIONS.items():
-                lead = {i: _reach(objects[i], side) - _reach(anchor, side) for i in others}
-                hits = [i for i in others if lead[i] > 0]
-                clear = all(abs(d) > _MARGIN for d in lead.values())
-                if len(others) > 1 and len(hits) == 1 and clear:
+                lead = {i: _extent(objects[i], side) - _extent(anchor, side) for i in others}
+                matches = [i for i in others if lead[i] > 0]
+                clear = all(abs(distance) > _MARGIN for distance in lead.values())
+                if len(others) > 1 and len(matches) == 1 and clear:
                     for template in templates:
-                        yield Expression(template.format(noun, name), "relation", (hits[0],))
+                        yield Expression(template.format(noun, name), "relation", (matches[0],))
 
 
-def _plurals(objects: _Objects) -> Iterator[Expression]:
-    for noun, members in noun_groups(objects).items():
+def _plural_expressions(objects: _Objects) -> Iterator[Expression]:
+    for noun, members in group_by_noun(objects).items():
         if 2 <= len(members) <= 4:
             *first, last = noun.split()
             many = " ".join([*first, PLURALS.get(last, "shapes")])
@@ -171,9 +180,9 @@ def _plurals(objects: _Objects) -> Iterator[Expression]:
                 yield Expression(template, "plural", targets)
 
 
-def _absents(objects: _Objects, rng: Random) -> Iterator[Expression]:
-    """Nothing in the scene fits these; half of the colour-and-shape ones have the colour and the shape on two objects."""
-    groups = noun_groups(objects)
+def _absent_expressions(objects: _Objects, rng: Random) -> Iterator[Expression]:
+    """Yield expressions that fit no object, many with a colour and a shape that are in the scene on different objects."""
+    groups = group_by_noun(objects)
     shapes, colours = [o.shape for o in objects], [o.colour for o in objects]
     for _ in range(8):
         near = rng.random() < 0.5

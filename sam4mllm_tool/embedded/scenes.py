@@ -1,25 +1,27 @@
-"""The embedded pair's world: drawn scenes with exact masks, all from a seed.
+"""The embedded pair's world: drawn scenes with exact masks, each from a seed.
 
-A scene is two to ten coloured shapes on a textured ground. Some shapes fill their box, some leave most of it empty (rings,
-crescents, crosses, stars), some are partly covered, so that a box alone does not say which pixels are meant. Seeds below
-`TEST_SEEDS` may be trained and tuned on; seeds from there on are the test split and are never trained on.
+A scene is two to ten coloured shapes on a textured background. Some shapes fill their box, some leave most of it empty (rings,
+crescents, crosses, stars), and some are partly covered, so that a box alone does not say which pixels are meant. Seeds below
+`TEST_SEEDS` may be used for training and tuning; seeds from there on are the test split and are never trained on.
 
-Geometry is kept in units of the picture's side, so one seed gives one scene at any resolution.
+Geometry is in units of the image's side, so a seed gives the same scene at any resolution.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from sam4mllm_tool.geometry.boxes import mask_to_box
-from sam4mllm_tool.types import Box
+from sam4mllm_tool.types import Box, Mask
 
 TEST_SEEDS = 1_000_000
-"""First seed of the test split."""
+"""The first seed of the test split."""
 
 COLOURS = {
     "red": (215, 40, 40),
@@ -33,17 +35,28 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "ring", "cross", "crescent", "heart")
 SIZES = {"small": (0.085, 0.105), "large": (0.14, 0.18)}
-"""Radius range of each size, in units of the picture's side."""
+"""Range of the radius of each size, in units of the image's side."""
 
-_SUPERSAMPLE = 3
-_MIN_VISIBLE = 0.65  # a shape covered more than this share leaves the referring expressions guessing
-
-BoolArray = npt.NDArray[np.bool_]
+_SUPERSAMPLING = 3
+_MIN_VISIBLE = 0.65  # if less of a shape were visible, its expressions could not be resolved
+_COUNTS = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
+_ATTEMPTS = 25  # to place one shape
+_FloatImage = npt.NDArray[np.float32]
+_Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One drawn shape. centre and radius in units of the side; box in pixels around what is visible."""
+    """One drawn shape.
+
+    Attributes:
+        shape: One of `SHAPES`.
+        colour: One of `COLOURS`.
+        size: One of `SIZES`.
+        centre: (x, y) in units of the image's side.
+        radius: In units of the image's side.
+        box: Around the visible pixels, in pixels.
+    """
 
     shape: str
     colour: str
@@ -55,9 +68,13 @@ class SceneObject:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A drawn picture with its truth.
+    """A drawn image with its true masks.
 
-    image: (side, side, 3) uint8 RGB. instances: (side, side) uint8, 0 the ground, i + 1 the visible pixels of objects[i].
+    Attributes:
+        seed: What it was drawn from.
+        image: (side, side, 3) uint8 RGB.
+        instances: (side, side) uint8; 0 is the background, i + 1 the visible pixels of objects[i].
+        objects: The shapes, in drawing order.
     """
 
     seed: int
@@ -65,61 +82,84 @@ class Scene:
     instances: npt.NDArray[np.uint8]
     objects: tuple[SceneObject, ...]
 
-    def mask(self, index: int) -> BoolArray:
-        """The visible pixels of objects[index], (side, side) bool."""
+    def mask(self, index: int) -> Mask:
+        """Return the visible pixels of objects[index], (side, side) bool."""
         return np.equal(self.instances, index + 1)
 
 
+class _Placement(NamedTuple):
+    """A shape before it is drawn, with the fields of `SceneObject`."""
+
+    shape: str
+    colour: str
+    size: str
+    centre: tuple[float, float]
+    radius: float
+
+
 def draw_scene(seed: int, side: int = 256) -> Scene:
-    """The scene of this seed, `side` pixels square."""
-    rng = Random(seed)
-    noise = np.random.default_rng(seed)
-    image = _ground(rng, noise, side)
+    """Draw the scene of a seed, `side` pixels square."""
+    rng, noise = Random(seed), np.random.default_rng(seed)
+    image = _draw_background(rng, noise, side)
     instances = np.zeros((side, side), np.uint8)
-    placed: list[tuple[str, str, str, tuple[float, float], float]] = []
-    full_areas: list[int] = []
-    wanted = rng.choice((2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10))
-    for _ in range(wanted):
-        for _attempt in range(25):
-            shape, colour = _choose_look(rng, placed)
-            size = "small" if rng.random() < 0.35 + 0.05 * wanted else "large"
-            radius = rng.uniform(*SIZES[size])
-            centre = (rng.uniform(radius, 1 - radius), rng.uniform(radius, 1 - radius))
-            if any(math.dist(centre, other[3]) < 0.8 * (radius + other[4]) for other in placed):
+    placed: list[_Placement] = []
+    areas: list[int] = []
+    count = rng.choice(_COUNTS)
+    for _ in range(count):
+        for _attempt in range(_ATTEMPTS):
+            new = _choose_placement(rng, placed, small_share=0.35 + 0.05 * count)
+            if any(math.dist(new.centre, other.centre) < 0.8 * (new.radius + other.radius) for other in placed):
                 continue
-            window, coverage = _rasterise(shape, centre, radius, _rotation(shape, rng), side)
+            window, coverage = _rasterize(new, _choose_rotation(new.shape, rng), side)
             solid = coverage > 0.5
-            hidden = np.bincount(instances[window][solid], minlength=len(placed) + 1)[1:]
-            visible = np.bincount(instances.ravel(), minlength=len(placed) + 1)[1:] - hidden
-            if any(seen < _MIN_VISIBLE * area for seen, area in zip(visible, full_areas, strict=True)):
+            if _hides_too_much(instances, window, solid, areas):
                 continue
-            _paint(image, window, coverage, COLOURS[colour], rng, noise)
-            placed.append((shape, colour, size, centre, radius))
-            full_areas.append(int(solid.sum()))
+            _paint(image, window, coverage, COLOURS[new.colour], rng, noise)
+            placed.append(new)
+            areas.append(int(solid.sum()))
             instances[window][solid] = len(placed)
             break
     pixels = np.clip(image, 0, 255).astype(np.uint8)
-    objects = tuple(SceneObject(*look, box=mask_to_box(instances == number)) for number, look in enumerate(placed, start=1))
+    objects = tuple(SceneObject(*shape, box=mask_to_box(instances == number)) for number, shape in enumerate(placed, start=1))
     return Scene(seed, pixels, instances, objects)
 
 
-# Looks and geometry -------------------------------------------------------------------------------------------------
+# Placement ----------------------------------------------------------------------------------------------------------
 
 
-def _choose_look(rng: Random, placed: list[tuple[str, str, str, tuple[float, float], float]]) -> tuple[str, str]:
-    """Shape and colour; shapes and colours repeat often enough that expressions have something to tell apart."""
+def _choose_placement(rng: Random, placed: Sequence[_Placement], small_share: float) -> _Placement:
+    shape, colour = _choose_shape_and_colour(rng, placed)
+    size = "small" if rng.random() < small_share else "large"
+    radius = rng.uniform(*SIZES[size])
+    centre = (rng.uniform(radius, 1 - radius), rng.uniform(radius, 1 - radius))
+    return _Placement(shape, colour, size, centre, radius)
+
+
+def _choose_shape_and_colour(rng: Random, placed: Sequence[_Placement]) -> tuple[str, str]:
+    """Choose at random, but often repeat another object's shape or colour, so that expressions have to tell them apart."""
     shape, colour = rng.choice(SHAPES), rng.choice(sorted(COLOURS))
     if placed and rng.random() < 0.5:
         other = rng.choice(placed)
         if rng.random() < 0.5:
-            shape = other[0]
+            shape = other.shape
         else:
-            colour = other[1]
+            colour = other.colour
     return shape, colour
 
 
-def _rotation(shape: str, rng: Random) -> float:
+def _choose_rotation(shape: str, rng: Random) -> float:
+    """Choose an angle in radians."""
     return rng.uniform(0, 2 * math.pi) if shape in ("star", "crescent") else rng.uniform(-0.4, 0.4)
+
+
+def _hides_too_much(instances: npt.NDArray[np.uint8], window: _Window, solid: Mask, areas: Sequence[int]) -> bool:
+    """Return whether drawing the pixels `solid` of `window` would leave too little of an earlier shape visible."""
+    hidden = np.bincount(instances[window][solid], minlength=len(areas) + 1)[1:]
+    visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)[1:] - hidden
+    return any(left < _MIN_VISIBLE * area for left, area in zip(visible, areas, strict=True))
+
+
+# Drawing ------------------------------------------------------------------------------------------------------------
 
 
 def _arc(cx: float, cy: float, radius: float, start: float, end: float, steps: int = 40) -> npt.NDArray[np.float64]:
@@ -133,7 +173,7 @@ def _spokes(radii: tuple[float, ...], first: float = -math.pi / 2) -> npt.NDArra
 
 
 def _outline(shape: str) -> npt.NDArray[np.float64]:
-    """(N, 2) polygon of the shape with radius 1 around (0, 0), y down."""
+    """Return the shape with radius 1 around (0, 0), y down, as an (n, 2) polygon."""
     match shape:
         case "circle" | "ring":
             return _arc(0, 0, 1, 0, 2 * math.pi, 60)
@@ -145,22 +185,11 @@ def _outline(shape: str) -> npt.NDArray[np.float64]:
             return _spokes((1.0, 0.45) * 5)
         case "cross":
             w = 0.32
-            corners = [
-                (w, -1),
-                (w, -w),
-                (1, -w),
-                (1, w),
-                (w, w),
-                (w, 1),
-                (-w, 1),
-                (-w, w),
-                (-1, w),
-                (-1, -w),
-                (-w, -w),
-                (-w, -1),
-            ]
-            return np.array(corners, float)
-        case "crescent":  # the unit circle less a circle of 0.8 around (0.5, 0); they meet at x = 0.61
+            quarter = [(w, -1.0), (w, -w), (1.0, -w)]
+            return np.array(
+                [*quarter, *((-y, x) for x, y in quarter), *((-x, -y) for x, y in quarter), *((y, -x) for x, y in quarter)]
+            )
+        case "crescent":  # the unit circle minus a circle of radius 0.8 around (0.5, 0); they meet at x = 0.61
             outer, inner = math.acos(0.61), math.acos(0.11 / 0.8)
             return np.concatenate([_arc(0, 0, 1, outer, 2 * math.pi - outer), _arc(0.5, 0, 0.8, 2 * math.pi - inner, inner)])
         case "heart":
@@ -170,33 +199,33 @@ def _outline(shape: str) -> npt.NDArray[np.float64]:
     raise ValueError(f"no such shape: {shape!r}; there are {', '.join(SHAPES)}")
 
 
-def _rasterise(
-    shape: str, centre: tuple[float, float], radius: float, rotation: float, side: int
-) -> tuple[tuple[slice, slice], npt.NDArray[np.float32]]:
-    """The window of the picture that the shape falls in and its coverage there, (h, w) float in [0, 1]."""
-    x1, y1 = (max(0, math.floor((c - radius) * side) - 1) for c in centre)
-    x2, y2 = (min(side, math.ceil((c + radius) * side) + 1) for c in centre)
+def _rasterize(placement: _Placement, rotation: float, side: int) -> tuple[_Window, _FloatImage]:
+    """Return the window of the image that the shape falls in, and its coverage there, (h, w) in [0, 1]."""
+    shape, (x, y), radius = placement.shape, placement.centre, placement.radius
+    x1, y1 = (max(0, math.floor((c - radius) * side) - 1) for c in (x, y))
+    x2, y2 = (min(side, math.ceil((c + radius) * side) + 1) for c in (x, y))
     turn = np.array([[math.cos(rotation), math.sin(rotation)], [-math.sin(rotation), math.cos(rotation)]])
-    points = (_outline(shape) @ turn * radius + centre) * side - (x1, y1)
-    canvas = Image.new("L", ((x2 - x1) * _SUPERSAMPLE, (y2 - y1) * _SUPERSAMPLE), 0)
+    points = (_outline(shape) @ turn * radius + (x, y)) * side - (x1, y1)
+    canvas = Image.new("L", ((x2 - x1) * _SUPERSAMPLING, (y2 - y1) * _SUPERSAMPLING), 0)
     draw = ImageDraw.Draw(canvas)
-    draw.polygon([tuple(p) for p in points * _SUPERSAMPLE], fill=255)
+    draw.polygon([tuple(p) for p in points * _SUPERSAMPLING], fill=255)
     if shape == "ring":
-        middle = np.array(centre) * side - (x1, y1)
-        draw.polygon([tuple(p) for p in (_arc(0, 0, 0.52 * radius * side, 0, 2 * math.pi, 60) + middle) * _SUPERSAMPLE], fill=0)
-    coverage = np.asarray(canvas.reduce(_SUPERSAMPLE), np.float32) / np.float32(255)
+        middle = np.array((x, y)) * side - (x1, y1)
+        hole = _arc(0, 0, 0.52 * radius * side, 0, 2 * math.pi, 60) + middle
+        draw.polygon([tuple(p) for p in hole * _SUPERSAMPLING], fill=0)
+    coverage = np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / np.float32(255)
     return (slice(y1, y2), slice(x1, x2)), coverage
 
 
 def _paint(
-    image: npt.NDArray[np.float32],
-    window: tuple[slice, slice],
-    coverage: npt.NDArray[np.float32],
+    image: _FloatImage,
+    window: _Window,
+    coverage: _FloatImage,
     colour: tuple[int, int, int],
     rng: Random,
     noise: np.random.Generator,
 ) -> None:
-    """Blends the colour in, jittered, shaded along a random direction and grained."""
+    """Blend the colour into the image, jittered, shaded along a random direction and with grain."""
     h, w = coverage.shape
     angle, depth = rng.uniform(0, 2 * math.pi), rng.uniform(0, 14)
     shade = depth * (math.cos(angle) * np.linspace(-1, 1, w)[None] + math.sin(angle) * np.linspace(-1, 1, h)[:, None])
@@ -206,8 +235,8 @@ def _paint(
     image[window] = image[window] * (1 - alpha) + (flat + shade[..., None]) * alpha
 
 
-def _ground(rng: Random, noise: np.random.Generator, side: int) -> npt.NDArray[np.float32]:
-    """(side, side, 3) float32: a dull colour under a gradient, stripes, tiles or clouds, and grain."""
+def _draw_background(rng: Random, noise: np.random.Generator, side: int) -> _FloatImage:
+    """Draw a dull colour with a gradient, stripes, tiles or clouds, and grain, (side, side, 3)."""
     tint = rng.uniform(70, 150) + np.array([rng.uniform(-18, 18) for _ in range(3)])
     axis = (np.arange(side, dtype=np.float32) + 0.5) / side
     x, y = axis[None, :], axis[:, None]

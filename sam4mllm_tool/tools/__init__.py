@@ -1,8 +1,8 @@
 """The LangChain tools: what an agent calls to segment, in one call or step by step, to refine, and to check.
 
-segment.py is the whole dialogue in one call; protocol.py the same one turn a call; refine.py corrects and describes; toolkit.py
-gives them all. Beneath them: base.py what they share, handles.py and rounds.py their state, inputs.py their arguments,
-progress.py their events, pictures.py the pictures of a conversation.
+segment_tool.py is the whole dialogue in one call; dialogue_tools.py the same one turn a call; refine_tools.py corrects and
+describes; toolkit.py returns them all. They share base.py (models, errors), artifacts.py and dialogue_state.py (state between
+calls), inputs.py (arguments), events.py (progress) and image_store.py (the images of a conversation).
 """
 
 from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool

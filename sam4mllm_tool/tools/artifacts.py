@@ -1,68 +1,86 @@
-"""What a tool did, as plain JSON that the conversation itself keeps, and how a later call finds it again.
+"""Results and dialogues as plain JSON that the conversation itself keeps, and how a later call finds them again.
 
-An artifact is the `artifact` of the ToolMessage that told its handle. There is no session: a handle is looked up among the
-messages of the conversation it is used in, so it survives whatever they survive (a checkpointer, a restart, a branch), and is
-worth nothing in any other conversation. Nothing here imports LangChain.
+An artifact is the `artifact` of the ToolMessage that carries its handle. There is no session: a handle is looked up among the
+messages of the conversation, so it survives what they survive (a checkpointer, a restart, a branch) and is worth nothing in any
+other conversation. Nothing here imports LangChain.
 """
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
-from sam4mllm_tool.interactive import InteractiveState
+from sam4mllm_tool.errors import Sam4MllmError, shown
+from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.pipeline.requests import MAX_MASK_BYTES
 from sam4mllm_tool.types import Segmentation, Size
 
 __all__ = [
+    "MAX_OBJECTS",
     "Artifact",
     "HandleError",
     "Kind",
-    "artifacts",
-    "check_size",
-    "dialogue_artifact",
+    "build_dialogue_artifact",
+    "build_result_artifact",
     "find_artifact",
-    "result_artifact",
+    "list_artifacts",
+    "restore_result",
+    "validate_extent",
 ]
 
 Kind: TypeAlias = Literal["dialogue", "result"]
 Artifact: TypeAlias = dict[str, Any]
 
+MAX_OBJECTS = 256
+"""Objects of a result, or boxes of a dialogue, that a tool reads back."""
+
 _MAKERS = {"dialogue": "propose_boxes", "result": "segment_image"}
-"""The tool that a conversation gets its first one of each kind from."""
-_SHOWN = 6
+"""The tool from which a conversation gets its first artifact of each kind."""
+_MAX_LISTED = 6
 """Handles that an error lists."""
 
 
 class HandleError(Sam4MllmError, LookupError):
-    """A handle that this conversation doesn't have, or that is of another kind."""
+    """A handle that this conversation doesn't have, that is of another kind, or whose artifact can't be used."""
 
 
-def new_handle() -> str:
-    """One that can't be guessed."""
+def create_handle() -> str:
+    """Return a new handle that can't be guessed."""
     return f"seg-{secrets.token_hex(8)}"
 
 
-def dialogue_artifact(picture: str, state: Mapping[str, Any], **told: Any) -> Artifact:
-    """Of a dialogue that goes on. told: what is of use to a program that reads it, beside the state."""
-    return {"handle": new_handle(), "kind": "dialogue", "picture": picture, "state": dict(state), **told}
+def build_dialogue_artifact(image_id: str, state: Mapping[str, Any], **details: Any) -> Artifact:
+    """Build the artifact of a dialogue that can go on. `details` are for programs that read it."""
+    return {"handle": create_handle(), "kind": "dialogue", "picture": image_id, "state": dict(state), **details}
 
 
-def result_artifact(picture: str, segmentation: Segmentation, found: InteractiveState, **told: Any) -> Artifact:
-    """Of masks: `Segmentation.to_dict`, and what it takes to refine them."""
-    own = {"handle": new_handle(), "kind": "result", "picture": picture, "state": found.state()}
-    return {**segmentation.to_dict(), **own, **told}
+def build_result_artifact(image_id: str, segmentation: Segmentation, refinable: Found, **details: Any) -> Artifact:
+    """Build the artifact of masks: `Segmentation.to_dict()`, and the state that refining them needs."""
+    fields = {"handle": create_handle(), "kind": "result", "picture": image_id, "state": refinable.state()}
+    return {**segmentation.to_dict(), **fields, **details}
 
 
-def artifacts(messages: Sequence[Any]) -> Iterator[Artifact]:
-    """Those of the tools' messages, oldest first. messages: LangChain's or their dicts; others are passed over."""
+def restore_result(artifact: Artifact) -> Found:
+    """Rebuild a result that can be refined from its artifact.
+
+    Raises:
+        Sam4MllmError: The artifact is not what `build_result_artifact` wrote.
+    """
+    try:
+        return Found.read(artifact, artifact["state"])
+    except (ArithmeticError, LookupError, RecursionError) as error:
+        raise HandleError(f"the result can't be read back: call {_MAKERS['result']} once more") from error
+
+
+def list_artifacts(messages: Sequence[Any]) -> Iterator[Artifact]:
+    """Yield the artifacts of tool messages, oldest first. Messages are LangChain's or their dicts; others are skipped."""
     for message in messages:
         fields: Mapping[str, Any] = message if isinstance(message, Mapping) else vars(message)
         artifact = fields.get("artifact")
-        if (fields.get("type") or fields.get("role")) == "tool" and isinstance(artifact, dict) and _is_whole(artifact):
+        if (fields.get("type") or fields.get("role")) == "tool" and isinstance(artifact, dict) and _is_complete(artifact):
             yield artifact
 
 
-def _is_whole(artifact: Mapping[str, Any]) -> bool:
+def _is_complete(artifact: Mapping[str, Any]) -> bool:
     texts = [artifact.get(key) for key in ("handle", "picture", "kind")]
     return all(isinstance(text, str) for text in texts) and texts[-1] in _MAKERS and isinstance(artifact.get("state"), dict)
 
@@ -82,31 +100,31 @@ def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequenc
     if isinstance(handle, Mapping):
         if messages is not None:
             raise HandleError(f"expected the handle of a {kind}, such as 'seg-0123456789abcdef', or 'latest', got an object")
-        return _of_kind(dict(handle), kind)
-    wanted = handle.strip().strip("[]'\"` ")
-    there = {artifact["handle"]: artifact for artifact in artifacts(messages or ())}
-    alike = [name for name, artifact in there.items() if artifact["kind"] == kind]
-    if wanted in there:
-        return _of_kind(there[wanted], kind)
-    if wanted.lower() == "latest" and alike:
-        return there[alike[-1]]
-    if not alike:
+        return _validate_kind(dict(handle), kind)
+    name = handle.strip().strip("[]'\"` ")
+    artifacts = {artifact["handle"]: artifact for artifact in list_artifacts(messages or ())}
+    of_kind = [other for other, artifact in artifacts.items() if artifact["kind"] == kind]
+    if name in artifacts:
+        return _validate_kind(artifacts[name], kind)
+    if not of_kind:
         raise HandleError(f"there is no {kind} in this conversation yet: call {_MAKERS[kind]} first")
-    names = ", ".join(alike[-_SHOWN:])
-    raise HandleError(f"no {kind} {quote_text(handle)} in this conversation; there is {names} (latest: {alike[-1]})")
+    if name.lower() == "latest":
+        return artifacts[of_kind[-1]]
+    listed = ", ".join(of_kind[-_MAX_LISTED:])
+    raise HandleError(f"no {kind} {shown(handle)} in this conversation; there is {listed} (latest: {of_kind[-1]})")
 
 
-def _of_kind(artifact: Artifact, kind: Kind) -> Artifact:
-    if not _is_whole(artifact):
-        raise HandleError(f"that is not the artifact of a {kind}: give the artifact of the tool's message as it was")
+def _validate_kind(artifact: Artifact, kind: Kind) -> Artifact:
+    if not _is_complete(artifact):
+        raise HandleError(f"that is not the artifact of a {kind}: give the artifact of the tool's message, unchanged")
     if artifact["kind"] != kind:
-        other = artifact["kind"]
-        raise HandleError(f"{artifact['handle']} is a {other}, not a {kind}: {_MAKERS[kind]} gives a {kind}")
+        handle, other = shown(artifact["handle"]), artifact["kind"]
+        raise HandleError(f"{handle} is a {other}, not a {kind}: {_MAKERS[kind]} gives a {kind}")
     return artifact
 
 
-def check_size(artifact: Artifact, size: Size) -> None:
-    """Check that an artifact is about an image of this size, before anything in it is decoded.
+def validate_extent(artifact: Artifact, size: Size) -> None:
+    """Check how large an artifact is, before anything in it is decoded.
 
     The image was held to the limits when it came in, so an artifact of its size is within them too.
 
@@ -115,12 +133,17 @@ def check_size(artifact: Artifact, size: Size) -> None:
         size: The size of the image that the artifact names.
 
     Raises:
-        HandleError: The artifact declares another size, or none.
+        HandleError: The artifact declares another size, or none, or its masks would take too much memory.
     """
     declared = (artifact["state"] if artifact["kind"] == "dialogue" else artifact).get("size")
     if declared != {"width": size.width, "height": size.height}:
-        maker = _MAKERS[artifact["kind"]]
         raise HandleError(
             f"the {artifact['kind']} is not of an image of {size.width} x {size.height} pixels, as {artifact['picture']} is: "
-            f"call {maker} once more"
+            f"call {_MAKERS[artifact['kind']]} once more"
         )
+    objects = artifact.get("objects", [])
+    if not isinstance(objects, list):
+        raise HandleError(f"the objects of the {artifact['kind']} are not a list: call {_MAKERS[artifact['kind']]} once more")
+    limit = min(MAX_OBJECTS, MAX_MASK_BYTES // (size.width * size.height))
+    if len(objects) > limit:
+        raise HandleError(f"the {artifact['kind']} has {len(objects):,} objects, at most {limit} can be used: name fewer")

@@ -1,66 +1,85 @@
-"""What all tools have in common: the models, the pictures, handles, progress, and how mistakes come back.
+"""What all tools share: the models, the image store, handles, progress events, and how errors come back.
 
-A tool says what it does as a flow (flows.py) about a picture, whichever driver serves it, one that blocks or one that awaits.
+A tool describes its work as a flow of requests (`ToolTask`); the base class drives it, blocking or async. Every input gets an
+answer: whatever goes wrong, from unreadable arguments to a bug, becomes a ToolMessage of status "error", since an agent's
+conversation can't go on from a tool call without an answer.
 """
 
 import asyncio
+import logging
+import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
+from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from typing_extensions import deprecated
 
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, Transcript
-from sam4mllm_tool.tools.artifacts import Artifact, Kind, artifacts, check_size, find_artifact
+from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, list_artifacts, validate_extent
+from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.events import Tell
 from sam4mllm_tool.tools.image_store import (
     LATEST,
-    PictureStore,
-    UnknownPictureError,
-    find_picture,
-    is_picture_id,
-    known_pictures,
+    ImageStore,
+    UnknownImageError,
+    find_image_id,
+    is_image_id,
+    list_image_ids,
 )
 from sam4mllm_tool.types import Image, Size
 
-__all__ = ["Result", "Sam4MllmTool", "SharedModels", "Work", "messages_of"]
+__all__ = ["Sam4MllmTool", "SharedModels", "ToolOutput", "ToolTask", "get_messages"]
 
-Result = tuple[str, dict[str, Any]]
-"""What the model reads, and the artifact."""
+logger = logging.getLogger(__name__)
+
+ToolOutput: TypeAlias = tuple[str, dict[str, Any]]
+"""The text that the model reads, and the artifact for the program."""
 Injected: TypeAlias = Annotated[Any, InjectedToolArg]
-"""What an agent gives beside the model's arguments. It has to be marked here and in the args_schema to arrive."""
+"""An argument that the agent injects. LangChain wants it marked both here and in the args_schema."""
+
+_MAX_FAULTS = 5
+"""Faults of the arguments that one message lists."""
 
 
-def _as_it_is(result: Result) -> Result:
-    return result
+def _return_unchanged(output: ToolOutput) -> ToolOutput:
+    return output
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a call comes to: `flow`, its questions and prompts about `picture`. talk: where its seconds go. told: what the tool
-    tells of what the flow came to."""
+class ToolTask:
+    """The work of one tool call.
 
-    picture: Image
+    Attributes:
+        image: The image that the flow is about.
+        flow: The requests to the models.
+        transcript: Where the driver counts seconds.
+        build_output: Turns the flow's result into text and artifact.
+    """
+
+    image: Image
     flow: Flow[Any]
-    talk: Transcript
-    told: Callable[[Any], Result] = _as_it_is
+    transcript: Transcript
+    build_output: Callable[[Any], ToolOutput] = _return_unchanged
 
 
 class SharedModels:
-    """The models, loaded when first asked for, once for all tools that hold this. Copies are the same; pickled, it is empty."""
+    """Models that several tools share, loaded on first use. Copies share them too; pickling leaves them behind."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: Sam4Mllm | None = None
 
     def get(self) -> Sam4Mllm:
-        """Loads them with `Sam4Mllm.load()` if need be. Raises what that raises."""
+        """Return the models; the first call loads them with `Sam4Mllm.load()` and raises what that raises."""
         with self._lock:
             if self._models is None:
                 self._models = Sam4Mllm.load()
@@ -76,102 +95,157 @@ class SharedModels:
         return SharedModels, ()
 
 
-def say_what_is_wrong(error: ValidationError) -> str:
-    """What a model can act on when it filled in the arguments wrongly."""
-    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+def describe_faults(error: ValidationError) -> str:
+    """Say in one line what is wrong with a tool's arguments, for the model that wrote them."""
+    faults = error.errors(include_input=False, include_url=False)
+    lines = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults[:_MAX_FAULTS]]
+    return "; ".join(lines + [f"and {len(faults) - _MAX_FAULTS} more"] * (len(faults) > _MAX_FAULTS))
 
 
-def messages_of(runtime: Any) -> Sequence[Any]:
-    """The conversation so far, from the state that an agent injects; none outside an agent."""
+def get_messages(runtime: Any) -> Sequence[Any]:
+    """Return the conversation so far from the state that an agent injects; empty outside an agent."""
     state = getattr(runtime, "state", None)
-    told = state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
-    return told if isinstance(told, list | tuple) else ()
+    messages = state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
+    return messages if isinstance(messages, list | tuple) else ()
+
+
+@contextmanager
+def _convert_errors() -> Iterator[None]:
+    """Turn the package's own errors into ToolException, whose message LangChain hands to the model."""
+    try:
+        yield
+    except Sam4MllmError as error:
+        raise ToolException(str(error)) from error
+    except ValidationError as error:  # a library's; LangChain would report it as a fault of the arguments
+        raise RuntimeError("a library failed to validate its own data while the tool ran") from error
+
+
+def _is_control_flow(error: Exception) -> bool:
+    """Whether LangGraph raised this to pause or redirect the graph. It can only have done so if it is loaded."""
+    langgraph = sys.modules.get("langgraph.errors")
+    return langgraph is not None and isinstance(error, langgraph.GraphBubbleUp)
 
 
 class Sam4MllmTool(BaseTool):
-    """The base of the tools.
+    """The base of the tools. Copies share the models; a pickled tool takes given models along and reloads its own.
 
-    sam4mllm: the loaded models; without them `Sam4Mllm.load()` is called on first use. method: how an expression is asked
-    about where a tool does so in one call. policy: what pictures may be opened. pictures: where those of the conversation lie.
-    What goes wrong with an argument comes back as a message of status "error" that the model can act on. Copies share the
-    models; a pickled tool leaves behind those that it loaded itself, and loads them again where it is needed.
+    Attributes:
+        sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
+        method: How an expression is asked about, in tools that do so in one call.
+        policy: Which images may be opened besides those of the conversation.
+        image_store: Where the conversation's images are kept.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
-    handle_validation_error: Any = say_what_is_wrong
+    handle_validation_error: Any = describe_faults
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
     method: Method = "pqpp"
     policy: ImagePolicy = TOOL_POLICY
-    pictures: PictureStore = Field(default_factory=PictureStore, exclude=True)
+    image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**rename_arguments(settings, "pictures image_store"))
+
+    @property
+    @deprecated("`pictures` is now `image_store`")
+    def pictures(self) -> ImageStore:
+        """The old name of `image_store`."""
+        return self.image_store
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "Sam4MllmTool":
         memo = {} if memo is None else memo
         return super().__deepcopy__(memo | {id(self.sam4mllm): self.sam4mllm})
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """What the tool does. arguments: as its args_schema has them."""
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Describe the work of one call. `arguments` are validated by the args_schema; raises Sam4MllmError."""
         raise NotImplementedError
 
-    def share(self, models: SharedModels) -> None:
-        """Takes what others load, too, and loads for them."""
+    def share_models(self, models: SharedModels) -> None:
+        """Use models that other tools load too."""
         self._shared = models
 
-    def _models(self) -> Sam4Mllm:
-        return self.sam4mllm or self._shared.get()
+    # Running. LangChain reads some of the input before its own error handling begins, and handles only two kinds of errors.
+
+    def run(self, tool_input: str | dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Run the tool as any LangChain tool; unexpected errors are logged and become the answer."""
+        try:
+            return super().run(tool_input, *args, **options)
+        except Exception as error:  # noqa: BLE001 - see the module's docstring
+            return self._answer_unexpected(error, options.get("tool_call_id"))
+
+    async def arun(self, tool_input: str | dict[str, Any], *args: Any, **options: Any) -> Any:
+        """Run the tool as `run` does, without blocking the event loop."""
+        try:
+            return await super().arun(tool_input, *args, **options)
+        except Exception as error:  # noqa: BLE001 - see the module's docstring
+            return self._answer_unexpected(error, options.get("tool_call_id"))
+
+    def _answer_unexpected(self, error: Exception, tool_call_id: str | None) -> Any:
+        """Log an unexpected error and return what LangChain returns for a handled one. Call it in the except block.
+
+        The text is our own: a library's may hold paths, secrets or pages of a traceback.
+        """
+        if _is_control_flow(error) or not self.handle_tool_error:
+            raise error
+        logger.exception("%s failed with an unexpected error", self.name)
+        text = f"{self.name} failed with an unexpected error, which was logged: check the arguments, or try another way"
+        return text if tool_call_id is None else ToolMessage(text, name=self.name, tool_call_id=tool_call_id, status="error")
 
     def _run(
         self,
         run_manager: CallbackManagerForToolRun | None = None,  # noqa: ARG002
         runtime: Injected = None,
         **arguments: Any,
-    ) -> Result:
-        try:
-            models = self._models()
-            work = self.work(models, runtime, **arguments)
-            return work.told(models.run(work.picture, work.flow, work.talk))
-        except Sam4MllmError as error:
-            raise ToolException(str(error)) from error
+    ) -> ToolOutput:
+        with _convert_errors():
+            models = self._load_models()
+            task = self.create_task(models, runtime, **arguments)
+            return task.build_output(models.run(task.image, task.flow, task.transcript))
 
     async def _arun(
         self,
         run_manager: AsyncCallbackManagerForToolRun | None = None,  # noqa: ARG002
         runtime: Injected = None,
         **arguments: Any,
-    ) -> Result:
-        try:
-            models = await asyncio.to_thread(self._models)  # loading them takes seconds
-            work = await asyncio.to_thread(self.work, models, runtime, **arguments)
-            found = await models.arun(work.picture, work.flow, work.talk)
-            return await asyncio.to_thread(work.told, found)
-        except Sam4MllmError as error:
-            raise ToolException(str(error)) from error
+    ) -> ToolOutput:
+        with _convert_errors():
+            models = await asyncio.to_thread(self._load_models)  # takes seconds
+            task = await asyncio.to_thread(self.create_task, models, runtime, **arguments)
+            result = await models.arun(task.image, task.flow, task.transcript)
+            return await asyncio.to_thread(task.build_output, result)
 
-    # For the tools -------------------------------------------------------------------------------------------------
+    def _load_models(self) -> Sam4Mllm:
+        return self.sam4mllm or self._shared.get()
 
-    def picture(self, image: str, runtime: Any) -> tuple[str, Image]:
-        """The id of the picture that an argument means, and the picture. Raises Sam4MllmError.
+    # For the tools
 
-        In a conversation an id has to be one of its pictures; what the store holds beside them is other people's.
+    def open_image(self, image: str, runtime: Any) -> tuple[str, Image]:
+        """Return the id and the pixels of the image that an argument means.
+
+        Args:
+            image: An id or "latest"; also what the policy opens. In a conversation an id has to be one of its own: what else
+                the store holds belongs to other people.
+            runtime: What the agent injects; None outside an agent.
+
+        Raises:
+            Sam4MllmError: There is no such image, or it can't be opened.
         """
-        wanted = image.strip()
-        if wanted.lower() != LATEST and not is_picture_id(wanted):
-            name = self.pictures.put(image, policy=self.policy)
-        elif runtime is None:
-            name = self._outside(wanted)
+        name = image.strip()
+        if name.lower() != LATEST and not is_image_id(name):
+            image_id = self.image_store.put(image, policy=self.policy)
+        elif runtime is not None:
+            image_id = _find_known_image(name, get_messages(runtime))
+        elif name.lower() == LATEST:
+            raise UnknownImageError("there is no conversation, so no latest image: give an image's id or a data URI")
         else:
-            name = _known(wanted, messages_of(runtime))
-        return name, self.pictures.get(name)
-
-    def _outside(self, wanted: str) -> str:
-        if wanted.lower() == LATEST:
-            raise UnknownPictureError("no conversation, no latest picture: give the picture's id, or the picture as a data URI")
-        return wanted
+            image_id = name
+        return image_id, self.image_store.get(image_id)
 
     def open_artifact(self, handle: Any, kind: Kind, runtime: Any) -> tuple[Artifact, Image]:
         """Return the artifact that an argument means, and the image it is about.
@@ -184,27 +258,27 @@ class Sam4MllmTool(BaseTool):
         Raises:
             Sam4MllmError: There is no such artifact or image, or the artifact is of another size than the image.
         """
-        artifact = find_artifact(handle, kind, None if runtime is None else messages_of(runtime))
-        image = self.pictures.get(artifact["picture"])
-        check_size(artifact, Size(*image.size))
+        artifact = find_artifact(handle, kind, None if runtime is None else get_messages(runtime))
+        image = self.image_store.get(artifact["picture"])
+        validate_extent(artifact, Size(*image.size))
         return artifact, image
 
-    def tells(self, runtime: Any) -> Tell:
-        """Takes events to the agent's custom stream; nowhere outside an agent."""
+    def get_event_writer(self, runtime: Any) -> Tell:
+        """Return a function that writes events to the agent's custom stream; outside an agent it does nothing."""
         writer: Callable[[Any], None] | None = getattr(runtime, "stream_writer", None)
 
-        def tell(event: dict[str, Any]) -> None:
+        def write(event: dict[str, Any]) -> None:
             if writer is not None:
                 writer({**event, "tool": self.name})
 
-        return tell
+        return write
 
 
-def _known(wanted: str, messages: Sequence[Any]) -> str:
-    """A picture that a person sent, or else one that a tool of this conversation opened."""
-    opened = [artifact["picture"] for artifact in artifacts(messages)]
-    if wanted in opened:
-        return wanted
-    if wanted.lower() == LATEST and opened and not known_pictures(messages):
+def _find_known_image(image_id: str, messages: Sequence[Any]) -> str:
+    """Return the id of an image that a person sent or that a tool of this conversation opened."""
+    opened = [artifact["picture"] for artifact in list_artifacts(messages)]
+    if image_id in opened:
+        return image_id
+    if image_id.lower() == LATEST and opened and not list_image_ids(messages):
         return str(opened[-1])
-    return find_picture(wanted, messages)
+    return find_image_id(image_id, messages)

@@ -1,128 +1,215 @@
-"""A dialogue between calls: the replies so far as small JSON, the protocol's state rebuilt from them at every call.
+"""A dialogue between two tool calls: the replies so far as small JSON, from which the protocol's state is rebuilt.
 
-Nothing is kept but what the MLLM said and where it was asked: `PQPP` is a value and is rebuilt from its replies alone, so that
-a dialogue can be taken up again after a restart, branched, or answered once more from an earlier turn.
+`PQPP` is a value that its replies alone determine, so nothing else is kept: a dialogue can be resumed after a restart,
+branched, or answered again from an earlier turn. The JSON comes back from a conversation, or from whoever wrote one, and is
+validated like any input.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
-from sam4mllm_tool.errors import ReplyError, Sam4MllmError
+from pydantic import BaseModel, Field, ValidationError
+
+from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
+from sam4mllm_tool.models.validation import validate_replies
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
-from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox
-from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Reply, Size
+from sam4mllm_tool.protocol import PQPP, BoxOnly, Placed
+from sam4mllm_tool.tools.artifacts import MAX_OBJECTS
+from sam4mllm_tool.types import Box, Point, PointPrompt, Reply, Size
 
-__all__ = ["DialogueError", "Round", "Rounds", "nearest"]
+__all__ = ["DialogueError", "DialogueState", "NumberedPoint", "PointRound", "find_nearest_box"]
+
+PointsByBox = tuple[tuple[Point, ...], ...]
+"""Points in pixels, grouped by the box that they are asked about in."""
 
 
 class DialogueError(Sam4MllmError, ValueError):
-    """A dialogue that can't go on as asked. It stays as it was."""
+    """A dialogue that can't go on as requested. It stays as it was."""
 
 
 @dataclass(frozen=True)
-class Round:
-    """One round of points: those asked about in each box, in the boxes' order, and the replies to the questions they became."""
+class PointRound:
+    """One round of points, and the replies to the questions about them."""
 
-    places: tuple[tuple[Point, ...], ...]
+    points: PointsByBox
     replies: tuple[Reply, ...]
 
 
+class NumberedPoint(NamedTuple):
+    """A point with its answer. Numbers count from 1 over all rounds, so they stay when more points are checked."""
+
+    number: int
+    box_index: int
+    point: PointPrompt
+
+
 @dataclass(frozen=True)
-class Rounds:
-    """said: the reply that named the boxes. confidences: for each box, the probability that it is meant, where known."""
+class DialogueState:
+    """What a dialogue consists of.
+
+    Attributes:
+        expression: What is looked for.
+        size: The image's size in pixels.
+        boxes_reply: The reply that named the boxes.
+        confidences: For each box, the probability that it is meant, in [0, 1]; None where unknown.
+        rounds: The rounds of points, oldest first.
+    """
 
     expression: str
     size: Size
-    said: Reply
+    boxes_reply: Reply
     confidences: tuple[float | None, ...] = ()
-    rounds: tuple[Round, ...] = ()
+    rounds: tuple[PointRound, ...] = ()
 
     def boxes(self, flows: Flows) -> tuple[Box, ...]:
-        """In pixels; none: there is no such object. Raises ReplyError where other models can't read what was said."""
-        return tuple(prompt.box for prompt in self._start(flows).prompts)
+        """Return the boxes in pixels; none mean that there is no such object.
 
-    def _start(self, flows: Flows) -> BoxOnly:
-        return BoxOnly.start(self.expression, self.size, dialect=flows.dialect).answer([self.said])
+        Raises:
+            ReplyError: The reply can't be read in this dialect.
+            DialogueError: There are more than `MAX_OBJECTS` boxes.
+        """
+        dialogue = BoxOnly.start(self.expression, self.size, dialect=flows.dialect).answer([self.boxes_reply])
+        if len(dialogue.prompts) > MAX_OBJECTS:
+            raise DialogueError(
+                f"the dialogue has {len(dialogue.prompts):,} boxes, at most {MAX_OBJECTS} can be used: name fewer"
+            )
+        return tuple(prompt.box for prompt in dialogue.prompts)
 
-    def _asking(self, flows: Flows, places: Sequence[tuple[Point, ...]]) -> PQPP:
-        """The dialogue with these points pending."""
-        sampler = PointsByBox(tuple(zip(self.boxes(flows), places, strict=True)))
-        asked = PQPP.start(self.expression, self.size, dialect=flows.dialect, sampler=sampler, thresholds=flows.thresholds)
-        return asked.answer([self.said])
+    def check_points(self, flows: Flows, points: Sequence[tuple[Point, ...]], transcript: Transcript) -> Flow["DialogueState"]:
+        """Ask about points and return the dialogue with that round added.
 
-    def check(self, flows: Flows, places: Sequence[tuple[Point, ...]], talk: Transcript) -> Flow["Rounds"]:
-        """The dialogue after one more round. places: the points to ask about in each box, at least one in all."""
-        done = yield from flows.settle(self._asking(flows, places), talk)
-        replies = tuple(exchange.reply for exchange in done.history[1:])
-        return replace(self, rounds=(*self.rounds, Round(tuple(places), replies)))
+        Args:
+            flows: The models' flows.
+            points: For each box its points, at least one in all.
+            transcript: Where the questions and replies are recorded.
+        """
+        dialogue = yield from flows.settle(self._ask_points(flows, tuple(points)), transcript)
+        replies = tuple(exchange.reply for exchange in dialogue.history[1:])
+        return replace(self, rounds=(*self.rounds, PointRound(tuple(points), replies)))
+
+    def numbered_points(self, flows: Flows) -> list[NumberedPoint]:
+        """Return every answered point, earlier rounds first, then box by box.
+
+        Raises:
+            DialogueError: The replies don't belong to the questions about the points.
+        """
+        numbered: list[NumberedPoint] = []
+        for point_round in self.rounds:
+            for box_index, points in enumerate(self._answer_points(flows, point_round).answers or ()):
+                numbered += [NumberedPoint(len(numbered) + n, box_index, point) for n, point in enumerate(points, start=1)]
+        return numbered
 
     def points(self, flows: Flows) -> tuple[tuple[PointPrompt, ...], ...]:
-        """For each box the points that were asked about, in order, with their answers."""
-        told: list[tuple[PointPrompt, ...]] = [() for _ in self.boxes(flows)]
-        for one in self.rounds:
-            asked = self._asking(flows, one.places)
-            try:
-                done = asked.answer(one.replies)
-            except ReplyError:
-                done = asked.drop_unreadable_points(one.replies) or asked
-            told = [(*before, *new) for before, new in zip(told, done.answers or (), strict=True)]
-        return tuple(told)
+        """Return the answered points of each box, in the order of their numbers. Raises DialogueError as `numbered_points`."""
+        numbered = self.numbered_points(flows)
+        return tuple(
+            tuple(entry.point for entry in numbered if entry.box_index == index) for index in range(len(self.boxes(flows)))
+        )
 
-    def prompts(self, flows: Flows) -> tuple[ObjectPrompt, ...]:
-        """What SAM would be prompted with: points that are sure enough."""
-        pairs = zip(self.boxes(flows), self.points(flows), strict=True)
-        return tuple(ObjectPrompt(box, tuple(filter(flows.thresholds.keep, points))) for box, points in pairs)
+    def _ask_points(self, flows: Flows, points: PointsByBox) -> PQPP:
+        """Return the protocol's state with these points pending."""
+        boxes = self.boxes(flows)
+        if len(points) != len(boxes) or not any(points):
+            raise DialogueError(f"the dialogue has points for {len(points)} boxes and {len(boxes)} boxes: {_CURE}")
+        sampler = Placed(tuple(zip(boxes, points, strict=True)))
+        dialogue = PQPP.start(self.expression, self.size, dialect=flows.dialect, sampler=sampler, thresholds=flows.thresholds)
+        return dialogue.answer([self.boxes_reply])
 
-    # As JSON -------------------------------------------------------------------------------------------------------
+    def _answer_points(self, flows: Flows, point_round: PointRound) -> PQPP:
+        dialogue = self._ask_points(flows, point_round.points)
+        try:
+            replies = validate_replies("the dialogue", dialogue.pending, point_round.replies)
+        except BackendError as error:
+            raise DialogueError(f"{error}: {_CURE}") from error
+        try:
+            return dialogue.answer(replies)
+        except ReplyError:
+            return dialogue.without_points(replies) or dialogue
 
-    def state(self) -> dict[str, Any]:
-        """Plain JSON; `read` is its inverse."""
+    # As JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON; `from_dict` is its inverse."""
         return {
             "expression": self.expression,
             "size": {"width": self.size.width, "height": self.size.height},
-            "said": _reply_to(self.said),
+            "said": _reply_to_dict(self.boxes_reply),
             "confidences": list(self.confidences),
             "rounds": [
-                {"places": [[list(p) for p in points] for points in one.places], "replies": [*map(_reply_to, one.replies)]}
-                for one in self.rounds
+                {
+                    "places": [[list(point) for point in points] for points in point_round.points],
+                    "replies": [_reply_to_dict(reply) for reply in point_round.replies],
+                }
+                for point_round in self.rounds
             ],
         }
 
     @classmethod
-    def read(cls, state: Mapping[str, Any]) -> "Rounds":
-        """Raises DialogueError where it is not what `state` wrote."""
+    def from_dict(cls, state: Mapping[str, Any]) -> "DialogueState":
+        """Rebuild a dialogue from its JSON. Raises DialogueError where it is not what `to_dict` wrote."""
         try:
-            rounds = tuple(
-                Round(
-                    tuple(tuple(Point(float(x), float(y)) for x, y in points) for points in one["places"]),
-                    tuple(map(_reply_from, one["replies"])),
-                )
-                for one in state["rounds"]
-            )
-            size = Size(int(state["size"]["width"]), int(state["size"]["height"]))
-            sure = tuple(None if value is None else float(value) for value in state["confidences"])
-            return cls(str(state["expression"]), size, _reply_from(state["said"]), sure, rounds)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            what = f"{type(error).__name__}: {error}"
-            raise DialogueError(f"the dialogue can't be read back ({what}): call propose_boxes once more") from error
+            fields = _StateFields.model_validate(state)
+        except ValidationError as error:
+            fault = error.errors(include_input=False, include_url=False)[0]
+            place = ".".join(map(str, fault["loc"]))
+            raise DialogueError(f"the dialogue can't be read back ({place}: {fault['msg']}): {_CURE}") from error
+        return cls(
+            fields.expression,
+            Size(fields.size.width, fields.size.height),
+            fields.boxes_reply.to_reply(),
+            tuple(fields.confidences),
+            tuple(point_round.to_round() for point_round in fields.rounds),
+        )
 
 
-def _reply_to(reply: Reply) -> dict[str, Any]:
+_CURE = "call propose_boxes once more"
+
+_Coordinate = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class _SizeFields(BaseModel):
+    width: Annotated[int, Field(ge=1)]
+    height: Annotated[int, Field(ge=1)]
+
+
+class _ReplyFields(BaseModel):
+    text: str
+    label_probabilities: list[list[_Probability]] | None
+
+    def to_reply(self) -> Reply:
+        rows = self.label_probabilities
+        return Reply(self.text, None if rows is None else tuple(map(tuple, rows)))
+
+
+class _RoundFields(BaseModel):
+    places: list[list[tuple[_Coordinate, _Coordinate]]]
+    replies: list[_ReplyFields]
+
+    def to_round(self) -> PointRound:
+        points = tuple(tuple(Point(x, y) for x, y in box_points) for box_points in self.places)
+        return PointRound(points, tuple(reply.to_reply() for reply in self.replies))
+
+
+class _StateFields(BaseModel):
+    expression: str
+    size: _SizeFields
+    boxes_reply: Annotated[_ReplyFields, Field(alias="said")]
+    confidences: list[_Probability | None]
+    rounds: list[_RoundFields]
+
+
+def _reply_to_dict(reply: Reply) -> dict[str, Any]:
     rows = reply.label_probabilities
     return {"text": reply.text, "label_probabilities": None if rows is None else [list(row) for row in rows]}
 
 
-def _reply_from(reply: Mapping[str, Any]) -> Reply:
-    rows = reply["label_probabilities"]
-    return Reply(str(reply["text"]), None if rows is None else tuple(tuple(map(float, row)) for row in rows))
+def find_nearest_box(boxes: Sequence[Box], x: float, y: float) -> int:
+    """Return the index of the smallest box that holds the point, else of the nearest one."""
 
-
-def nearest(boxes: Sequence[Box], x: float, y: float) -> int:
-    """The index of the smallest box that holds the point, else of the nearest one."""
-
-    def far(box: Box) -> tuple[float, float]:
+    def measure_distance(box: Box) -> tuple[float, float]:
         outside = max(box.x1 - x, x - box.x2, box.y1 - y, y - box.y2, 0.0)
-        return outside, (box.x2 - box.x1) * (box.y2 - box.y1)
+        return outside, box.area
 
-    return min(range(len(boxes)), key=lambda index: far(boxes[index]))
+    return min(range(len(boxes)), key=lambda index: measure_distance(boxes[index]))

@@ -1,42 +1,54 @@
-"""The protocol one turn a call: `propose_boxes`, `check_points`, `segment_prompt`.
+"""The dialogue one turn a call: `propose_boxes`, `check_points`, `segment_prompt`.
 
-Between the turns the agent is free to ask about points of its own, to drop answers, and to overrule them. Each call gives a new
-handle; the one before stays as it was and can be taken up again.
+Between the turns the agent can ask about points of its own, drop answers, and overrule them. Each call returns a new handle;
+the dialogue before it stays as it was and can be continued again.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import InteractiveState
+from sam4mllm_tool.interactive import Found
 from sam4mllm_tool.interactive.clicks import check_clicks
 from sam4mllm_tool.interactive.state import point_to
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
-from sam4mllm_tool.protocol.dialogues import validate_expression
-from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.artifacts import Artifact, dialogue_artifact
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
-from sam4mllm_tool.tools.dialogue_state import DialogueError, Rounds, nearest
+from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.tools.artifacts import build_dialogue_artifact
+from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
+from sam4mllm_tool.tools.dialogue_state import DialogueError, DialogueState, NumberedPoint, find_nearest_box
 from sam4mllm_tool.tools.events import Tell, boxes_event, points_event
-from sam4mllm_tool.tools.inputs import BoxField, Clicks, DialogueField, ImageField, Input, Places, prompts_of
-from sam4mllm_tool.tools.segment_tool import masks_result
+from sam4mllm_tool.tools.inputs import (
+    MAX_POINTS,
+    BoxField,
+    ClicksField,
+    DialogueField,
+    GridField,
+    ImageField,
+    PointsField,
+    ToolInput,
+    to_box,
+    to_point_prompts,
+)
+from sam4mllm_tool.tools.segment_tool import build_mask_output
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, Size
 
-__all__ = ["CheckPointsTool", "ProposeBoxesTool", "SegmentPromptTool"]
+__all__ = ["CheckPointsTool", "ProposeBoxesTool", "SegmentPromptTool", "clip_box"]
 
-_OVERRULED = 0.01
-"""How near a given point has to be to an answer to take its place, in units of the picture's longer side."""
+_OVERRULING_DISTANCE = 0.01
+"""How near a given point has to be to a checked one to overrule it, in units of the image's longer side."""
 _BOX_ONLY = "the object in the box"
-"""What a result is called that was made from a box without words."""
+"""The expression of a result that was made from a box without words."""
+_MAX_GRID_POINTS = 10 * MAX_POINTS
+_MAX_LISTED = 5
+"""Unknown numbers that an error lists."""
 
 
-class ProposeBoxesInput(Input):
-    """What the model fills in."""
+class ProposeBoxesInput(ToolInput):
+    """The arguments of `propose_boxes`."""
 
     expression: str = Field(description="What to look for, in plain words, as in 'the mug behind the laptop'.")
     image: ImageField = "latest"
@@ -47,89 +59,102 @@ class ProposeBoxesTool(Sam4MllmTool):
 
     name: str = "propose_boxes"
     description: str = (
-        "First step of segmenting step by step: asks the vision model where an expression is in a picture. Returns a "
+        "First step of segmenting step by step: asks the vision model where an expression is in an image. Returns a "
         "dialogue handle and the boxes in pixels with their confidence, or says that there is no such object. Next: "
         "check_points to have points in the boxes checked, or segment_prompt for the masks."
     )
     args_schema: type[BaseModel] = ProposeBoxesInput
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """arguments: expression, image."""
-        name, picture = self.picture(arguments.get("image", "latest"), runtime)
-        talk, expression = Transcript(), validate_expression(arguments["expression"])
-        flow = self._boxes(models.flows, name, expression, Size(*picture.size), talk, self.tells(runtime))
-        return Work(picture, flow, talk)
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Ask where `expression` is in `image`."""
+        image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
+        expression, size, transcript = checked_expression(arguments["expression"]), Size(*image.size), Transcript()
+        write_event = self.get_event_writer(runtime)
 
-    def _boxes(self, flows: Flows, name: str, expression: str, size: Size, talk: Transcript, tell: Tell) -> Flow[Result]:
-        asked = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), talk)
-        boxes = [prompt.box for prompt in asked.prompts]
-        tell(boxes_event([list(box) for box in boxes]))
-        sure = (yield from flows.whether(expression, boxes, size, talk)) if boxes else []
-        state = Rounds(expression, size, asked.history[0].reply, tuple(sure))
-        told = [{"box": list(box), "confidence": value} for box, value in zip(boxes, sure, strict=True)]
-        artifact = dialogue_artifact(name, state.state(), expression=expression, boxes=told, points=[], notes=talk.notes)
-        lines = [f"'{expression}': {_count(len(boxes), 'box', 'boxes')} in the picture of {size.width} x {size.height} pixels"]
-        if not boxes:
-            lines = [f"'{expression}': there is no such object in the picture of {size.width} x {size.height} pixels"]
-        lines += [
-            f"  box {n}: {format_box(box)}{_sure(value)}" for n, (box, value) in enumerate(zip(boxes, sure, strict=True), 1)
-        ]
-        return "\n".join([*lines, f"dialogue {artifact['handle']} (picture {name})"]), artifact
+        def build_output(state: DialogueState) -> ToolOutput:
+            return _describe_boxes(state, models.flows, image_id, transcript)
+
+        return ToolTask(
+            image, _propose_boxes(models.flows, expression, size, transcript, write_event), transcript, build_output
+        )
 
 
-class CheckPointsInput(Input):
-    """What the model fills in."""
+def _propose_boxes(flows: Flows, expression: str, size: Size, transcript: Transcript, write_event: Tell) -> Flow[DialogueState]:
+    """Ask where the expression is, and how likely each box is meant."""
+    dialogue = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), transcript)
+    boxes = [prompt.box for prompt in dialogue.prompts]
+    write_event(boxes_event([list(box) for box in boxes]))
+    confidences = (yield from flows.whether(expression, boxes, size, transcript)) if boxes else []
+    return DialogueState(expression, size, dialogue.history[0].reply, tuple(confidences))
+
+
+def _describe_boxes(state: DialogueState, flows: Flows, image_id: str, transcript: Transcript) -> ToolOutput:
+    rows = list(zip(state.boxes(flows), state.confidences, strict=True))
+    boxes = [{"box": list(box), "confidence": confidence} for box, confidence in rows]
+    details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": transcript.notes}
+    artifact = build_dialogue_artifact(image_id, state.to_dict(), **details)
+    count = _format_count(len(rows), "box", "boxes") if rows else "there is no such object"
+    lines = [f"'{state.expression}': {count} in the image of {state.size.width} x {state.size.height} pixels"]
+    lines += [f"  box {n}: {format_box(box)}{_format_confidence(sure)}" for n, (box, sure) in enumerate(rows, start=1)]
+    return "\n".join([*lines, f"dialogue {artifact['handle']} (image {image_id})"]), artifact
+
+
+class CheckPointsInput(ToolInput):
+    """The arguments of `check_points`."""
 
     dialogue: DialogueField = "latest"
     points: Annotated[
-        Places,
-        Field(description="Points to check, [[x, y], ...] in pixels of the picture.", examples=[[[120, 80], [60, 200]]]),
+        PointsField,
+        Field(description="Points to check, [[x, y], ...] in pixels of the image.", examples=[[[120, 80], [60, 200]]]),
     ] = None
     grid: Annotated[
-        inputs.Grid,
-        Field(
-            description="Instead of points: [columns, rows] of a grid that is laid into every box, up to 15.", examples=[[5, 5]]
-        ),
+        GridField,
+        Field(description="Instead of points: [columns, rows] of a grid in every box, up to 15 each.", examples=[[5, 5]]),
     ] = None
 
 
 class CheckPointsTool(Sam4MllmTool):
-    """A second turn: which points are on the object? May be repeated. See `Sam4MllmTool` for its settings."""
+    """The second turn, which may be repeated: which points are on the object? See `Sam4MllmTool` for its settings."""
 
     name: str = "check_points"
     description: str = (
-        "Second step of segmenting step by step: asks the vision model of points in the proposed boxes whether they are on the "
+        "Second step of segmenting step by step: asks the vision model whether points in the proposed boxes are on the "
         "object. Give points, or a grid; without either, a 5 x 5 grid. Returns a new dialogue handle and each point's number, "
         "place, label and confidence. Next: segment_prompt, where points can be dropped by number or overruled."
     )
     args_schema: type[BaseModel] = CheckPointsInput
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """arguments: dialogue, points, grid."""
-        artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
-        talk, state = Transcript(), Rounds.read(artifact["state"])
-        boxes = _boxes_of(state, models.flows)
-        places = _places(boxes, state.size, arguments.get("points"), arguments.get("grid"))
-        return Work(picture, self._points(models.flows, artifact, state, places, talk, self.tells(runtime)), talk)
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Ask about `points` or a `grid` in the boxes of `dialogue`."""
+        artifact, image = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+        flows, transcript, state = models.flows, Transcript(), DialogueState.from_dict(artifact["state"])
+        points = _select_points(_require_boxes(state, flows), state.size, arguments.get("points"), arguments.get("grid"))
+        earlier_count, write_event = len(state.numbered_points(flows)), self.get_event_writer(runtime)
 
-    def _points(
-        self, flows: Flows, artifact: Artifact, state: Rounds, places: list[tuple[Point, ...]], talk: Transcript, tell: Tell
-    ) -> Flow[Result]:
-        before = sum(map(len, state.points(flows)))
-        state = yield from state.check(flows, places, talk)
-        points = state.points(flows)
-        fresh = [numbered for numbered in _numbered(state, flows) if numbered[0] > before]
-        tell(points_event([point for _, _, point in fresh]))
-        told = {"expression": state.expression, "boxes": artifact.get("boxes", []), "notes": talk.notes}
-        listed = [[point_to(point) for point in group] for group in points]
-        after = dialogue_artifact(str(artifact["picture"]), state.state(), **told, points=listed)
-        lines = [f"'{state.expression}': {_count(len(fresh), 'point', 'points')} checked"]
-        lines += [_point_line(number, index, point, flows, len(places)) for number, index, point in fresh]
-        lines += [f"note: {note}" for note in talk.notes]
-        return "\n".join([*lines, f"dialogue {after['handle']} (picture {after['picture']})"]), after
+        def build_output(next_state: DialogueState) -> ToolOutput:
+            new_points = next_state.numbered_points(flows)[earlier_count:]
+            write_event(points_event([entry.point for entry in new_points]))
+            details = {"boxes": artifact.get("boxes", []), "notes": transcript.notes}
+            return _describe_points(next_state, flows, str(artifact["picture"]), new_points, details)
+
+        return ToolTask(image, state.check_points(flows, points, transcript), transcript, build_output)
 
 
-def _boxes_of(state: Rounds, flows: Flows) -> tuple[Box, ...]:
+def _describe_points(
+    state: DialogueState, flows: Flows, image_id: str, new_points: Sequence[NumberedPoint], details: dict[str, Any]
+) -> ToolOutput:
+    """Build the text and the artifact of a round of points. `details` are the artifact's boxes and notes."""
+    points_by_box = state.points(flows)
+    points = [[point_to(point) for point in points] for points in points_by_box]
+    fields = {"expression": state.expression, **details, "points": points}
+    artifact = build_dialogue_artifact(image_id, state.to_dict(), **fields)
+    lines = [f"'{state.expression}': {_format_count(len(new_points), 'point', 'points')} checked"]
+    lines += [_format_point(entry, flows, len(points_by_box)) for entry in new_points]
+    lines += [f"note: {note}" for note in details["notes"]]
+    return "\n".join([*lines, f"dialogue {artifact['handle']} (image {image_id})"]), artifact
+
+
+def _require_boxes(state: DialogueState, flows: Flows) -> tuple[Box, ...]:
     boxes = state.boxes(flows)
     if not boxes:
         raise DialogueError(
@@ -138,15 +163,15 @@ def _boxes_of(state: Rounds, flows: Flows) -> tuple[Box, ...]:
     return boxes
 
 
-def _places(
+def _select_points(
     boxes: Sequence[Box], size: Size, points: list[list[float]] | None, grid: list[int] | None
 ) -> list[tuple[Point, ...]]:
-    """The points to ask about in each box: the grid's, or each point in the box it lies in."""
+    """Return the points to ask about in each box: the grid's, or each given point in the box that holds it."""
     if points is not None and grid is not None:
         raise DialogueError("give points or a grid, not both")
     if points is None:
         sampler = Grid(*(grid or (5, 5)))
-        if len(boxes) * sampler.columns * sampler.rows > 10 * inputs.MAX_POINTS:
+        if len(boxes) * sampler.columns * sampler.rows > _MAX_GRID_POINTS:
             raise DialogueError(
                 f"a grid of {sampler.columns} x {sampler.rows} in {len(boxes)} boxes is too many points: take a smaller one"
             )
@@ -154,31 +179,22 @@ def _places(
     if not points:
         raise DialogueError("no points to check: give [[x, y], ...] in pixels, or a grid such as [5, 5]")
     check_clicks([PointPrompt(x, y, 1) for x, y in points], (), size)
-    places: list[list[Point]] = [[] for _ in boxes]
+    points_by_box: list[list[Point]] = [[] for _ in boxes]
     for x, y in points:
-        places[nearest(boxes, x, y)].append(Point(x, y))
-    return [tuple(group) for group in places]
+        points_by_box[find_nearest_box(boxes, x, y)].append(Point(x, y))
+    return [tuple(box_points) for box_points in points_by_box]
 
 
-def _numbered(state: Rounds, flows: Flows) -> list[tuple[int, int, PointPrompt]]:
-    """Every answered point as (number, index of its box, point): numbers from 1, earlier rounds first, so that they stay."""
-    numbered: list[tuple[int, int, PointPrompt]] = []
-    for end in range(1, len(state.rounds) + 1):
-        groups = replace(state, rounds=state.rounds[end - 1 : end]).points(flows)
-        for index, group in enumerate(groups):
-            numbered += [(len(numbered) + place, index, point) for place, point in enumerate(group, start=1)]
-    return numbered
+def _format_point(entry: NumberedPoint, flows: Flows, box_count: int) -> str:
+    point = entry.point
+    box = f" in box {entry.box_index + 1}" if box_count > 1 else ""
+    confidence = "" if point.confidence is None else f" {point.confidence:.0%}"
+    unused = "" if flows.thresholds.keep(point) else ", not sure enough to be used"
+    return f"  {entry.number}: ({point.x:.0f}, {point.y:.0f}){box} {'on' if point.label else 'off'}{confidence}{unused}"
 
 
-def _point_line(number: int, index: int, point: PointPrompt, flows: Flows, boxes: int) -> str:
-    where = f" in box {index + 1}" if boxes > 1 else ""
-    sure = f" {point.confidence:.0%}" if point.confidence is not None else ""
-    kept = "" if flows.thresholds.keep(point) else ", not sure enough to be used"
-    return f"  {number}: ({point.x:.0f}, {point.y:.0f}){where} {'on' if point.label else 'off'}{sure}{kept}"
-
-
-class SegmentPromptInput(Input):
-    """What the model fills in."""
+class SegmentPromptInput(ToolInput):
+    """The arguments of `segment_prompt`."""
 
     dialogue: DialogueField = "latest"
     drop: Annotated[
@@ -186,7 +202,7 @@ class SegmentPromptInput(Input):
         Field(description="Numbers of checked points that are not to be used, as check_points listed them.", examples=[[3, 7]]),
     ] = None
     points: Annotated[
-        Clicks,
+        ClicksField,
         Field(
             description="Points of your own; at the place of a checked one they overrule it. label 1: on the object, 0: not.",
             examples=[[{"x": 120, "y": 80, "label": 1}]],
@@ -207,73 +223,78 @@ class SegmentPromptTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = SegmentPromptInput
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """arguments: dialogue, drop, points; or box, image, points."""
-        given = prompts_of(arguments.get("points"))
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Segment by `dialogue`, `drop` and `points`; or by `box`, `image` and `points`."""
+        flows, transcript, write_event = models.flows, Transcript(), self.get_event_writer(runtime)
+        given = to_point_prompts(arguments.get("points"))
         drop: list[int] = arguments.get("drop") or []
-        flows = models.flows
-        if (box := inputs.box_of(arguments.get("box"))) is not None:
+        if (box := to_box(arguments.get("box"))) is not None:
             if drop:
                 raise DialogueError("a box has no checked points to drop: give a dialogue, or leave drop out")
-            name, picture = self.picture(arguments.get("image", "latest"), runtime)
-            size, expression = Size(*picture.size), _BOX_ONLY
+            image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
+            size, expression = Size(*image.size), _BOX_ONLY
             check_clicks(given, (), size)
-            prompts = [ObjectPrompt(check_box(box, size), tuple(given))]
+            prompts = [ObjectPrompt(clip_box(box, size), tuple(given))]
         else:
-            artifact, picture = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
-            name, state = artifact["picture"], Rounds.read(artifact["state"])
+            artifact, image = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
+            image_id, state = artifact["picture"], DialogueState.from_dict(artifact["state"])
             size, expression = state.size, state.expression
-            prompts = _chosen(state, flows, given, drop)
-        talk, tell = Transcript(), self.tells(runtime)
+            prompts = _select_prompts(state, flows, given, drop)
 
-        def flow() -> Flow[Segmentation]:
-            return flows.told(expression, size, (yield from flows.masks(prompts, size)), talk)
+        def segment() -> Flow[Segmentation]:
+            return flows.told(expression, size, (yield from flows.masks(prompts, size)), transcript)
 
-        def told(whole: Segmentation) -> Result:
-            return masks_result(name, whole, InteractiveState(expression, size, whole.objects, clicks=tuple(given)), tell)
+        def build_output(segmentation: Segmentation) -> ToolOutput:
+            refinable = Found(expression, size, segmentation.objects, clicks=tuple(given))
+            return build_mask_output(image_id, segmentation, refinable, write_event)
 
-        return Work(picture, flow(), talk, told)
+        return ToolTask(image, segment(), transcript, build_output)
 
 
-def check_box(box: Box, size: Size) -> Box:
-    """The box, cut to the picture. Raises DialogueError where it has no area there."""
-    cut = Box(max(box.x1, 0.0), max(box.y1, 0.0), min(box.x2, float(size.width)), min(box.y2, float(size.height)))
-    if not (cut.x1 < cut.x2 and cut.y1 < cut.y2):
+def clip_box(box: Box, size: Size) -> Box:
+    """Return the part of a box on the image. Raises DialogueError where it has no area there."""
+    clipped = box.clip(size)
+    if not (clipped.x1 < clipped.x2 and clipped.y1 < clipped.y2):
         raise DialogueError(
-            f"expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2 on the picture of {size.width} x {size.height} pixels, "
-            f"got {[round(v, 1) for v in box]}"
+            f"expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2 on the image of {size.width} x {size.height} pixels, "
+            f"got [{', '.join(f'{value:.6g}' for value in box)}]"
         )
-    return cut
+    return clipped
 
 
-def _chosen(state: Rounds, flows: Flows, given: Sequence[PointPrompt], drop: Sequence[int]) -> list[ObjectPrompt]:
-    """The prompts: sure answers less those dropped and overruled, and the given points, each in its box."""
-    boxes = _boxes_of(state, flows)
+def _select_prompts(
+    state: DialogueState, flows: Flows, given: Sequence[PointPrompt], drop: Sequence[int]
+) -> list[ObjectPrompt]:
+    """Return the prompts: sure answers that are neither dropped nor overruled, and each given point in its box."""
+    boxes = _require_boxes(state, flows)
     check_clicks(given, (), state.size)
-    numbered = _numbered(state, flows)
-    if unknown := sorted(set(drop) - {number for number, _, _ in numbered}):
-        there = f"1 to {len(numbered)}" if numbered else "none; call check_points first"
-        raise DialogueError(f"no checked point {', '.join(map(str, unknown))} to drop; there are {there}")
+    numbered = state.numbered_points(flows)
+    _validate_numbers(drop, len(numbered))
     points: list[list[PointPrompt]] = [[] for _ in boxes]
-    for number, index, point in numbered:
-        if (
-            number not in drop
-            and flows.thresholds.keep(point)
-            and not any(_same_place(point, one, state.size) for one in given)
-        ):
-            points[index].append(point)
+    for number, box_index, point in numbered:
+        overruled = any(_is_same_place(point, other, state.size) for other in given)
+        if number not in drop and flows.thresholds.keep(point) and not overruled:
+            points[box_index].append(point)
     for point in given:
-        points[nearest(boxes, point.x, point.y)].append(point)
-    return [ObjectPrompt(box, tuple(group)) for box, group in zip(boxes, points, strict=True)]
+        points[find_nearest_box(boxes, point.x, point.y)].append(point)
+    return [ObjectPrompt(box, tuple(box_points)) for box, box_points in zip(boxes, points, strict=True)]
 
 
-def _same_place(a: PointPrompt, b: PointPrompt, size: Size) -> bool:
-    return max(abs(a.x - b.x), abs(a.y - b.y)) <= _OVERRULED * max(size)
+def _validate_numbers(drop: Sequence[int], count: int) -> None:
+    unknown = sorted({number for number in drop if not 1 <= number <= count})[:_MAX_LISTED]
+    if unknown:
+        available = f"1 to {count}" if count else "none; call check_points first"
+        listed = ", ".join(str(number) if abs(number) < 10**9 else "a huge number" for number in unknown)
+        raise DialogueError(f"no checked point {listed} to drop; there are {available}")
 
 
-def _count(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+def _is_same_place(point: PointPrompt, other: PointPrompt, size: Size) -> bool:
+    return max(abs(point.x - other.x), abs(point.y - other.y)) <= _OVERRULING_DISTANCE * max(size)
 
 
-def _sure(value: float | None) -> str:
-    return "" if value is None else f", confidence {value:.0%}"
+def _format_count(count: int, singular: str, plural: str) -> str:
+    return f"{count} {singular if count == 1 else plural}"
+
+
+def _format_confidence(confidence: float | None) -> str:
+    return "" if confidence is None else f", confidence {confidence:.0%}"

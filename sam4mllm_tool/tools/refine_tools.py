@@ -1,32 +1,34 @@
-"""`refine_segmentation` corrects a result by words and clicks; `describe_image_region` says what the MLLM sees in a region."""
+"""`refine_segmentation` corrects a result by words and clicks; `describe_image_region` has the MLLM describe a region."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import InteractiveState, RefinementResult, refine
-from sam4mllm_tool.interactive.alternatives import deepest_point
+from sam4mllm_tool.interactive import Refined, refine
+from sam4mllm_tool.interactive.alternatives import deepest
 from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.tools import inputs
-from sam4mllm_tool.tools.base import Result, Sam4MllmTool, Work
-from sam4mllm_tool.tools.dialogue_tools import check_box
+from sam4mllm_tool.tools.artifacts import restore_result
+from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
+from sam4mllm_tool.tools.dialogue_tools import clip_box
 from sam4mllm_tool.tools.events import boxes_event, points_event
-from sam4mllm_tool.tools.inputs import BoxField, Clicks, ImageField, Input, ResultField, prompts_of
-from sam4mllm_tool.tools.segment_tool import masks_result
-from sam4mllm_tool.types import ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.tools.inputs import BoxField, ClicksField, ImageField, ResultField, ToolInput, to_box, to_point_prompts
+from sam4mllm_tool.tools.segment_tool import build_mask_output
+from sam4mllm_tool.types import Box, ObjectPrompt, SegmentedObject, Size
 
 __all__ = ["DescribeRegionTool", "RefineTool"]
 
-_NOTHING = "the result holds no object to describe (picture {})"
-_DESCRIBED = 5
-"""Objects of a result that are described, at most."""
+_MAX_DESCRIBED = 5
+"""Objects of a result that are described."""
+_MAX_DESCRIPTION_LENGTH = 500
+"""Characters of a description that the text shows."""
 
 
-class RefineInput(Input):
-    """What the model fills in."""
+class RefineInput(ToolInput):
+    """The arguments of `refine_segmentation`."""
 
     result: ResultField = "latest"
     instruction: str | None = Field(
@@ -36,7 +38,7 @@ class RefineInput(Input):
         examples=["no, the other one"],
     )
     clicks: Annotated[
-        Clicks,
+        ClicksField,
         Field(
             description="Points that are on the object (label 1) or not (label 0), in pixels; earlier ones still count.",
             examples=[[{"x": 120, "y": 80, "label": 1}]],
@@ -56,33 +58,32 @@ class RefineTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = RefineInput
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """arguments: result, instruction, clicks, forget_clicks."""
-        artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
-        flows, talk, tell = models.flows, Transcript(), self.tells(runtime)
-        before = InteractiveState.read(artifact, artifact["state"])
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Refine `result` by `instruction` and `clicks`."""
+        artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+        flows, transcript, write_event = models.flows, Transcript(), self.get_event_writer(runtime)
 
-        def told(refined: RefinementResult) -> Result:
-            objects = refined.found.objects
-            tell(boxes_event([list(thing.prompt.box) for thing in objects]))
-            tell(points_event([point for thing in objects for point in thing.prompt.points]))
-            whole = refined.segmentation(flows)
-            return masks_result(str(artifact["picture"]), whole, refined.found, tell, *refined.understood)
+        def build_output(refined: Refined) -> ToolOutput:
+            prompts = [segmented.prompt for segmented in refined.found.objects]
+            write_event(boxes_event([list(prompt.box) for prompt in prompts]))
+            write_event(points_event([point for prompt in prompts for point in prompt.points]))
+            segmentation = refined.segmentation(flows)
+            return build_mask_output(str(artifact["picture"]), segmentation, refined.found, write_event, *refined.understood)
 
         flow = refine(
             flows,
-            before,
-            talk,
+            restore_result(artifact),
+            transcript,
             instruction=arguments.get("instruction"),
-            clicks=prompts_of(arguments.get("clicks")),
+            clicks=to_point_prompts(arguments.get("clicks")),
             forget_clicks=arguments.get("forget_clicks", False),
             method=self.method,
         )
-        return Work(picture, flow, talk, told)
+        return ToolTask(image, flow, transcript, build_output)
 
 
-class DescribeRegionInput(Input):
-    """What the model fills in."""
+class DescribeRegionInput(ToolInput):
+    """The arguments of `describe_image_region`."""
 
     result: ResultField = "latest"
     box: BoxField = None
@@ -90,7 +91,7 @@ class DescribeRegionInput(Input):
 
 
 class DescribeRegionTool(Sam4MllmTool):
-    """What the MLLM says is in a region. See `Sam4MllmTool` for its settings."""
+    """Has the MLLM describe a region. See `Sam4MllmTool` for its settings."""
 
     name: str = "describe_image_region"
     description: str = (
@@ -99,52 +100,54 @@ class DescribeRegionTool(Sam4MllmTool):
     )
     args_schema: type[BaseModel] = DescribeRegionInput
 
-    def work(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> Work:
-        """arguments: result; or box, image."""
-        flows, talk = models.flows, Transcript()
-        expression: str | None = None
-        objects: list[SegmentedObject] = []
-        if (box := inputs.box_of(arguments.get("box"))) is not None:
-            name, picture = self.picture(arguments.get("image", "latest"), runtime)
-            prompts = [ObjectPrompt(check_box(box, Size(*picture.size)))]
+    def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
+        """Describe the objects of `result`; or what is in `box` of `image`."""
+        flows, transcript = models.flows, Transcript()
+        if (box := to_box(arguments.get("box"))) is not None:
+            image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
+            flow = _describe_box(flows, clip_box(box, Size(*image.size)), Size(*image.size), transcript)
         else:
-            artifact, picture = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
-            name = artifact["picture"]
-            found = InteractiveState.read(artifact, artifact["state"])
-            expression, objects, prompts = found.expression, list(found.objects[:_DESCRIBED]), []
-        size = Size(*picture.size)
+            artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
+            image_id, refinable = artifact["picture"], restore_result(artifact)
+            flow = _describe_objects(
+                flows, refinable.expression, refinable.objects[:_MAX_DESCRIBED], refinable.size, transcript
+            )
 
-        def flow() -> Flow[list[dict[str, Any]]]:
-            things = objects or (yield from flows.masks(prompts, size))
-            return (yield from _described(flows, expression, things, size, talk)) if things else []
+        def build_output(regions: list[dict[str, Any]]) -> ToolOutput:
+            nothing = f"the result holds no object to describe (image {image_id})"
+            text = "\n".join([*map(_format_region, regions), f"(image {image_id})"]) if regions else nothing
+            return text, {"picture": image_id, "regions": regions}
 
-        def told(regions: list[dict[str, Any]]) -> Result:
-            lines = [*map(_line, regions), f"(picture {name})"] if regions else [_NOTHING.format(name)]
-            return "\n".join(lines), {"picture": name, "regions": regions}
-
-        return Work(picture, flow(), talk, told)
+        return ToolTask(image, flow, transcript, build_output)
 
 
-def _described(
-    flows: Flows, expression: str | None, objects: list[SegmentedObject], size: Size, talk: Transcript
+def _describe_box(flows: Flows, box: Box, size: Size, transcript: Transcript) -> Flow[list[dict[str, Any]]]:
+    objects = yield from flows.masks([ObjectPrompt(box)], size)
+    return (yield from _describe_objects(flows, None, objects, size, transcript))
+
+
+def _describe_objects(
+    flows: Flows, expression: str | None, objects: Sequence[SegmentedObject], size: Size, transcript: Transcript
 ) -> Flow[list[dict[str, Any]]]:
-    """For each object its box, what the model says is there and, of an expression, the probability that this is meant."""
-    places = [deepest_point(thing) for thing in objects]
-    asked = [flows.dialect.ask_region(thing.prompt.box, place, size) for thing, place in zip(objects, places, strict=True)]
-    replies = yield from flows.ask(asked, talk)
-    boxes = [thing.prompt.box for thing in objects]
-    sure: list[float | None] = [None] * len(boxes)
+    """Return for each object its box, the MLLM's description and, given an expression, the probability that it is meant."""
+    if not objects:
+        return []
+    boxes = [segmented.prompt.box for segmented in objects]
+    places = [deepest(segmented) for segmented in objects]
+    questions = [flows.dialect.ask_region(box, place, size) for box, place in zip(boxes, places, strict=True)]
+    replies = yield from flows.ask(questions, transcript)
+    confidences: list[float | None] = [None] * len(boxes)
     if expression is not None:
-        sure = yield from flows.whether(expression, boxes, size, talk)
-    for question, reply in zip(asked, replies, strict=True):
+        confidences = yield from flows.whether(expression, boxes, size, transcript)
+    for question, reply in zip(questions, replies, strict=True):
         if not reply.text.strip():
             raise ReplyError("expected a few words about the region", question, reply)
     return [
-        {"box": list(box), "text": " ".join(reply.text.split()), "expression": expression, "confidence": value}
-        for box, reply, value in zip(boxes, replies, sure, strict=True)
+        {"box": list(box), "text": " ".join(reply.text.split()), "expression": expression, "confidence": confidence}
+        for box, reply, confidence in zip(boxes, replies, confidences, strict=True)
     ]
 
 
-def _line(region: dict[str, Any]) -> str:
-    sure = "" if region["confidence"] is None else f"; is it '{region['expression']}'? {region['confidence']:.0%}"
-    return f"{format_box(region['box'])}: {region['text'][:500]}{sure}"
+def _format_region(region: dict[str, Any]) -> str:
+    confidence = "" if region["confidence"] is None else f"; is it '{region['expression']}'? {region['confidence']:.0%}"
+    return f"{format_box(region['box'])}: {region['text'][:_MAX_DESCRIPTION_LENGTH]}{confidence}"

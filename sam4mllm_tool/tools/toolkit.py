@@ -1,15 +1,17 @@
-"""All tools, with one pair of models, one policy and one store of pictures between them."""
+"""All tools, sharing one pair of models, one policy and one image store."""
 
 from typing import Any
 
 from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr
+from typing_extensions import deprecated
 
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
+from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
-from sam4mllm_tool.tools.image_store import PictureStore
+from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.tools.refine_tools import DescribeRegionTool, RefineTool
 from sam4mllm_tool.tools.segment_tool import SegmentTool
 
@@ -26,11 +28,14 @@ _TOOLS: tuple[type[Sam4MllmTool], ...] = (
 
 
 class Sam4MllmToolkit(BaseToolkit):
-    """The tools for an agent that holds a conversation about pictures.
+    """The tools for an agent that holds a conversation about images. The models are loaded once, on first use.
 
-    sam4mllm, method, policy, pictures: see `Sam4MllmTool`; but the method is `adaptive` where none is given, since an agent has
-    to know how sure a result is, and the paper's methods don't tell it. The models are loaded once, on first use, however often
-    the tools are asked for. Give the store of the pictures' middleware (`sam4mllm_tool.agents.image_middleware`) as `pictures`.
+    Attributes:
+        sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
+        method: By default `adaptive`, unlike a single tool's: an agent has to know how sure a result is, which the paper's
+            methods don't say.
+        policy: Which images may be opened besides those of the conversation.
+        image_store: Where the conversation's images are kept: the store of its `ImageMiddleware`.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -38,19 +43,28 @@ class Sam4MllmToolkit(BaseToolkit):
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
-    pictures: PictureStore = Field(default_factory=PictureStore, exclude=True)
+    image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
 
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**rename_arguments(settings, "pictures image_store"))
+
+    @property
+    @deprecated("`pictures` is now `image_store`")
+    def pictures(self) -> ImageStore:
+        """The old name of `image_store`."""
+        return self.image_store
+
     def get_tools(self) -> list[BaseTool]:
-        """segment_image, propose_boxes, check_points, segment_prompt, refine_segmentation, describe_image_region."""
+        """Return segment_image, propose_boxes, check_points, segment_prompt, refine_segmentation, describe_image_region."""
         settings: dict[str, Any] = {
             "sam4mllm": self.sam4mllm,
             "method": self.method,
             "policy": self.policy,
-            "pictures": self.pictures,
+            "image_store": self.image_store,
         }
-        tools = [kind(**settings) for kind in _TOOLS]
+        tools = [tool_class(**settings) for tool_class in _TOOLS]
         for tool in tools:
-            tool.share(self._shared)
+            tool.share_models(self._shared)
         return list(tools)

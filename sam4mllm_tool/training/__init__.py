@@ -1,1 +1,1 @@
-"""Fine-tuning: any multimodal model learns the dialogue by LoRA, from lessons that data/ builds."""
+"""Fine-tuning: any multimodal model learns the dialogue by LoRA, from the training conversations that data/ builds."""

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar with the speed, lines of metrics, and the real cIoU on held-out samples."""
+"""What a person sees of a training run: a progress bar, a file of metrics, and the real cIoU on held-out samples."""
 
 import json
 import sys
@@ -15,18 +15,24 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState
 
+from sam4mllm_tool.atomic_io import write_text
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.data.training_conversations import read_conversations
+from sam4mllm_tool.data.training_conversations import read_lessons
 from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-__all__ = ["Bar", "Evaluation", "Journal", "held_out", "measure", "require_held_out"]
+__all__ = [
+    "HeldOutEvaluation",
+    "MetricsFile",
+    "ProgressBar",
+    "load_held_out_samples",
+    "measure_ciou",
+    "require_disjoint_images",
+]
 
-Log = Callable[[dict[str, float]], None]
 
-
-class Bar(TrainerCallback):
-    """Steps done, time left, loss and tokens per second."""
+class ProgressBar(TrainerCallback):
+    """Shows steps done, time left, loss and tokens per second."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -49,8 +55,11 @@ class Bar(TrainerCallback):
             self._bar.close()
 
 
-class Journal(TrainerCallback):
-    """Every figure as a line of JSON, with its step; of a run that goes on, what came after its checkpoint is taken out."""
+class MetricsFile(TrainerCallback):
+    """Writes every set of metrics as a line of JSON with its step.
+
+    A resumed run first removes the lines of steps after its checkpoint, which it will run again.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -58,10 +67,7 @@ class Journal(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and self._file.exists():
             lines = self._file.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= state.global_step]
-            beside = self._file.with_suffix(".tmp")
-            beside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            beside.replace(self._file)
+            write_text(self._file, "".join(f"{line}\n" for line in lines if _read_step(line) <= state.global_step))
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and logs:
@@ -72,8 +78,8 @@ class Journal(TrainerCallback):
                 raise OSError(f"the metrics can't be written to {self._file}: {error.strerror}") from error
 
 
-def _step(line: str) -> float:
-    """A line's step; one that was cut is of no step that was."""
+def _read_step(line: str) -> float:
+    """Return the step of a line; infinity for a line that was cut off."""
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
@@ -81,66 +87,89 @@ def _step(line: str) -> float:
 
 
 @dataclass(eq=False)
-class Evaluation(TrainerCallback):
-    """Segments held-out samples with the model under training, every so many steps and at the end.
+class HeldOutEvaluation(TrainerCallback):
+    """Segments held-out samples with the model under training, every `every` steps and at the end.
 
-    samples: what is segmented, by each of the methods. log: where the figures go. wait: returns when all processes have come
-    here. pause: called afterwards. inference: the context to compute in.
+    Attributes:
+        models: The pipeline around the model under training.
+        samples: What is segmented, by each of `methods`.
+        every: Steps between evaluations.
+        log: Receives the metrics.
+        wait_for_everyone: Returns once all processes have called it.
+        pause_clock: Called after an evaluation, so that its time doesn't count in tokens per second.
+        inference_context: Makes the context in which the model is evaluated.
     """
 
     models: Sam4Mllm
     samples: Sequence[Sample]
     methods: Sequence[str]
     every: int
-    log: Log = lambda _: None
-    wait: Callable[[], None] = lambda: None
-    pause: Callable[[], None] = lambda: None
-    inference: Callable[[], AbstractContextManager[Any]] = nullcontext
+    log: Callable[[dict[str, float]], None] = lambda _: None
+    wait_for_everyone: Callable[[], None] = lambda: None
+    pause_clock: Callable[[], None] = lambda: None
+    inference_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **told: Any) -> None:  # noqa: ARG002
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **context: Any) -> None:  # noqa: ARG002
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
         if state.is_world_process_zero:
-            model = told["model"]
-            model.eval()
-            with torch.random.fork_rng(devices=[]), self.inference():
-                figures = [measure(self.models, self.samples, method) for method in self.methods]
-            model.train()
-            self.log({name: value for one in figures for name, value in one.items()})
-        self.wait()
-        self.pause()
+            self._evaluate(context["model"])
+        self.wait_for_everyone()
+        self.pause_clock()
+
+    def _evaluate(self, model: Any) -> None:
+        metrics: dict[str, float] = {}
+        model.eval()
+        with torch.random.fork_rng(devices=[]), self.inference_context():
+            for method in self.methods:
+                metrics |= measure_ciou(self.models, self.samples, method)
+        model.train()
+        self.log(metrics)
 
 
-def measure(models: Sam4Mllm, samples: Sequence[Sample], method: Any) -> dict[str, float]:
-    """cIoU, sum of intersections over sum of unions, and the samples that could not be segmented, by their share.
+def measure_ciou(models: Sam4Mllm, samples: Sequence[Sample], method: Any) -> dict[str, float]:
+    """Segment the samples and compare with their true masks.
 
-    Pixels that a sample ignores count neither way; a sample without an answer, an unreadable reply for instance, counts as an
-    empty mask. Raises ValueError for no samples.
+    Pixels that a sample ignores don't count. A sample that can't be segmented, because a reply is unreadable for instance,
+    counts as an empty mask.
+
+    Returns:
+        `eval_{method}_cIoU`: sum of intersections over sum of unions. `eval_{method}_unread`: share of the samples that
+        could not be segmented. `eval_{method}_seconds`: mean time per sample.
+
+    Raises:
+        ValueError: There are no samples.
     """
     if not samples:
         raise ValueError("expected at least one sample to measure on, got none")
-    shared = united = unread = 0
+    intersection = union = unread = 0
     began = time.perf_counter()
     for sample in samples:
         counted, truth = ~sample.ignore(), sample.mask()
         try:
-            found = models.segment(sample.image_path, sample.expression, method=method).mask
+            mask = models.segment(sample.image_path, sample.expression, method=method).mask
         except Sam4MllmError:
-            found = np.zeros_like(truth)
+            mask = np.zeros_like(truth)
             unread += 1
-        shared += int((found & truth & counted).sum())
-        united += int(((found | truth) & counted).sum())
+        intersection += int((mask & truth & counted).sum())
+        union += int(((mask | truth) & counted).sum())
     return {
-        f"eval_{method}_cIoU": shared / united if united else 1.0,
+        f"eval_{method}_cIoU": intersection / union if union else 1.0,
         f"eval_{method}_unread": unread / len(samples),
         f"eval_{method}_seconds": (time.perf_counter() - began) / len(samples),
     }
 
 
-def held_out(data: str, split: str, count: int) -> list[Sample]:
-    """The first samples with an expression, at least one. data: NAME:ROOT.
+def load_held_out_samples(data: str, split: str, count: int) -> list[Sample]:
+    """Load the first `count` samples that have an expression.
 
-    Raises DataError where there is none, or where the first one's mask can't be decoded.
+    Args:
+        data: The dataset, as NAME:ROOT.
+        split: Its split.
+        count: Most samples.
+
+    Raises:
+        DataError: There is no such sample, or the first one's mask can't be decoded.
     """
     from sam4mllm_tool.data import load_dataset
 
@@ -148,21 +177,24 @@ def held_out(data: str, split: str, count: int) -> list[Sample]:
     dataset = load_dataset(name, Path(root).expanduser(), split=split)
     samples = list(islice((sample for sample in dataset if sample.expression), count))
     if not samples:
-        told = "; ".join(dataset.problems.lines())
-        raise DataError(f"eval_data {data} has no sample with an expression in split '{split}'{f': {told}' if told else ''}")
+        problems = "; ".join(dataset.problems.lines())
+        reason = f": {problems}" if problems else ""
+        raise DataError(f"eval_data {data} has no sample with an expression in split '{split}'{reason}")
     samples[0].mask()
     return samples
 
 
-def require_held_out(samples: Sequence[Sample], lessons: Path) -> None:
-    """Raises DataError naming the first sample whose picture is among the lessons, by its id or its file."""
+def require_disjoint_images(samples: Sequence[Sample], conversations_dir: Path) -> None:
+    """Raise DataError if an evaluation sample's image, by its id or its file, is also trained on."""
     if not samples:
         return
     ids = {sample.image_id: sample for sample in reversed(samples) if sample.image_id}
     files = {sample.image_path.resolve(): sample for sample in reversed(samples)}
-    for lesson in read_conversations(lessons):
-        if same := ids.get(lesson.image_id) or files.get((lessons / lesson.image).resolve()):
+    for conversations in read_lessons(conversations_dir):
+        file = (conversations_dir / conversations.image).resolve()
+        if sample := ids.get(conversations.image_id) or files.get(file):
             raise DataError(
-                f"evaluation sample {same.id!r} shows {same.image_path}, a picture of lesson {lesson.id!r}: hold pictures out, "
-                'by a "split" in the lines of a jsonl set, or name another split or data set in eval_split and eval_data'
+                f"evaluation sample {sample.id!r} shows {sample.image_path}, which training conversation {conversations.id!r} "
+                'is about: hold images out by a "split" in the lines of a jsonl dataset, or choose another dataset or split in '
+                "eval_data and eval_split"
             )

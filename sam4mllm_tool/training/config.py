@@ -1,9 +1,9 @@
-"""The settings of a training run: from a file, from flags, the paper's where nothing is said."""
+"""The settings of a training run: from a file or flags, with the paper's values as defaults."""
 
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -12,35 +12,70 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.pipeline.sam4mllm import METHODS
 
-__all__ = ["TrainingConfig", "differences", "read_config"]
+__all__ = ["TrainingConfig", "list_differences", "read_config"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How a model is tuned. The defaults are the paper's recipe; the rest is off or chosen for the machine.
+    """How a model is tuned. The defaults are the paper's; what the paper has no value for is off or chosen for the machine.
 
-    mllm: `embedded` (the base that comes with the package, without its adapter), a folder or a hub id; `BASE+ADAPTER` goes on
-    from an adapter, as `init_adapter` does. lessons: a folder that `sam4mllm data build` wrote; data: or data sets to build it
-    from, each NAME:ROOT or NAME:ROOT:SPLIT, into `out`/lessons, by the settings of `recipe` (those of `data build`), with
-    vqa_data, held_out and build_processes as there; for sets that take hours, build first. out: the folder for the result,
-    with `checkpoints` in it. dialect: a name; by default the one that the lessons were written in.
+    Attributes:
+        mllm: `embedded` (the base that comes with the package, without its adapter), a folder or a hub id. `BASE+ADAPTER`
+            continues training an adapter, as `init_adapter` does.
+        lessons: A folder of training conversations that `sam4mllm data build` wrote.
+        data: In place of `lessons`, datasets to build the training conversations from, each NAME:ROOT or NAME:ROOT:SPLIT.
+            They are built into `out`/lessons; for datasets that take hours, run `sam4mllm data build` first.
+        vqa_data: Conversations to mix in, NAME:ROOT, as in `sam4mllm data build`.
+        held_out: Roots of RefCOCO datasets whose val and test images are left out, as in `sam4mllm data build`.
+        recipe: Settings of `sam4mllm data build` for `data`.
+        build_processes: Processes that build training conversations from `data`.
+        out: The folder for the result; checkpoints are in its folder `checkpoints`.
+        dialect: A dialect's name, by default the one that the training conversations were built with.
+        init_adapter: The adapter to continue training.
+        device: As in torch, by default a GPU if there is one.
 
-    lora_targets: names of layers inside the language model, or a regular expression for full names. projector: whether the
-    projector is trained too, or full names of what is.
+        lora_r: Rank of LoRA.
+        lora_alpha: Scale of LoRA.
+        lora_dropout: Dropout of LoRA, in [0, 1).
+        lora_targets: Names of layers inside the language model, or a regular expression for full names.
+        projector: Whether the projector is trained too, or full names of the modules that are trained in full.
 
-    projector_learning_rate: another rate for what is trained whole. warmup: share of the steps, or from 1 on a number of
-    steps. max_grad_norm: 0 leaves gradients as long as they are. max_steps: stops there whatever `epochs` says. batch: rows a
-    pass, on each device; accumulation: passes a step. max_tokens: of a row, beside the picture's; a lesson that has more takes
-    several rows. pack: whether the answers of a lesson share a row, where the model can. precision: `auto` is bfloat16 where
-    the device computes in it. attention: as in transformers, or `branches`, ours for packed rows; `auto` is that on a CPU
-    where rows are packed, sdpa elsewhere.
-    quantise: the base in 4 bits (QLoRA), by bitsandbytes.
+        learning_rate: Peak learning rate.
+        projector_learning_rate: Learning rate of the modules that are trained in full, by default `learning_rate`.
+        weight_decay: As in AdamW.
+        schedule: Name of a learning-rate schedule of transformers.
+        warmup: Warm-up as a share of the steps if below 1, else as a number of steps.
+        optimiser: Name of an optimizer of transformers.
+        adam_beta2: As in Adam.
+        max_grad_norm: Largest norm of the gradient; 0 turns clipping off.
+        epochs: Passes over the data.
+        max_steps: Optimizer steps, whatever `epochs` is.
+        batch: Rows per pass and device.
+        accumulation: Passes per optimizer step.
+        max_tokens: Most tokens per row, not counting the image's. Longer training conversations take several rows.
+        pack: Whether all answers about an image share a row, where the model supports it.
+        precision: `auto` is bfloat16 where the device computes in it.
+        attention: As in transformers, or `branches`, this package's for packed rows. `auto` is `branches` for packed rows on a
+            CPU and `sdpa` elsewhere.
+        quantise: `4bit` loads the base in 4 bits with bitsandbytes (QLoRA).
+        gradient_checkpointing: Whether activations are recomputed in the backward pass to save memory.
+        seed: Of initialization, dropout and order.
 
-    save_every: steps between checkpoints; keep: how many stay. report_to: beside metrics.jsonl. workers: processes that open
-    pictures. eval_data: NAME:ROOT, whose `eval_split` gives the first `eval_count` samples that are segmented for real with
-    `eval_segmenter`, by each of `eval_methods`, every `eval_every` steps and at the end; their pictures may not be among the
-    lessons. deepspeed, fsdp_config: files or
-    tables, and fsdp: an option string, passed on to transformers' TrainingArguments.
+        save_every: Steps between checkpoints.
+        keep: Number of checkpoints that stay.
+        log_every: Steps between lines of metrics.jsonl.
+        report_to: Where metrics go besides metrics.jsonl.
+        workers: Processes that load images; 0 loads them in the training process.
+        eval_data: NAME:ROOT of samples to segment during training. Their images must not be trained on.
+        eval_split: Split of `eval_data`.
+        eval_count: Number of its samples.
+        eval_methods: Methods to segment them by.
+        eval_segmenter: Segmenter to segment them with.
+        eval_every: Steps between evaluations; the last step is always followed by one.
+
+        deepspeed: A file or table for transformers' TrainingArguments.
+        fsdp: An option string for TrainingArguments.
+        fsdp_config: A file or table for TrainingArguments.
     """
 
     mllm: str = "embedded"
@@ -99,17 +134,19 @@ class TrainingConfig:
     fsdp_config: str | dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for what could only fail later."""
+        """Raise ValueError for settings that would fail later."""
         if not self.out:
-            raise ValueError("a training needs 'out', the folder for its result")
+            raise ValueError("training needs 'out', the folder for its result")
         if bool(self.lessons) == bool(self.data):
-            raise ValueError("a training needs either 'lessons', a folder of them, or 'data' to build them from")
+            raise ValueError(
+                "training needs either 'lessons', a folder of training conversations, or 'data' to build them from"
+            )
         if self.init_adapter and "+" in self.mllm:
             raise ValueError(f"an adapter is given twice, in mllm {self.mllm!r} and as init_adapter {self.init_adapter!r}")
-        for name, low in _LEAST.items():
+        for name, minimum in _MINIMUMS.items():
             value = getattr(self, name)
-            if value is not None and value < low:
-                raise ValueError(f"expected {name} of at least {low}, got {value}")
+            if value is not None and value < minimum:
+                raise ValueError(f"expected {name} of at least {minimum}, got {value}")
         for name in ("learning_rate", "projector_learning_rate", "epochs"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -135,22 +172,22 @@ class TrainingConfig:
         if not self.eval_methods:
             raise ValueError(f"eval_data needs eval_methods: some of {', '.join(METHODS)}")
         if self.fsdp:
-            raise ValueError("eval_data needs whole weights on each device, and fsdp shards them: leave one of them out")
+            raise ValueError("eval_data needs all weights on each device, but fsdp shards them: leave out one of the two")
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> "TrainingConfig":
-        """Settings as a file or flags tell them. Raises ValueError naming the unknown one, or the one of a wrong type."""
+    def from_dict(cls, settings: Mapping[str, Any]) -> "TrainingConfig":
+        """Convert settings from a file or flags. Raises ValueError naming an unknown setting or one of the wrong type."""
         hints = get_type_hints(cls)
-        if unknown := sorted(set(told) - set(hints)):
+        if unknown := sorted(set(settings) - set(hints)):
             raise ValueError(f"there is no setting {unknown[0]!r}: the settings are {', '.join(hints)}")
-        return cls(**{name: _typed(name, value, hints[name]) for name, value in told.items()})
+        return cls(**{name: _convert(name, value, hints[name]) for name, value in settings.items()})
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON that `from_dict` reads."""
+        """Return plain JSON that `from_dict` reads."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-_LEAST = {
+_MINIMUMS = {
     "lora_r": 1,
     "lora_alpha": 1,
     "max_steps": 1,
@@ -166,9 +203,9 @@ _LEAST = {
     "workers": 0,
     "seed": 0,
 }
-"""The least that whole numbers may be."""
+"""Smallest allowed values of whole numbers."""
 
-_FREE = frozenset(
+_WITHOUT_EFFECT = frozenset(
     (
         "out",
         "save_every",
@@ -180,39 +217,33 @@ _FREE = frozenset(
         *(f.name for f in fields(TrainingConfig) if f.name[:5] == "eval_"),
     )
 )
-"""What may change between a run and its resumption, for it changes nothing of what is learnt."""
+"""Settings that may change when a run is resumed, because they have no effect on what is learnt."""
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What a resumed run would do otherwise, each as `name: before -> now`."""
-    names = sorted((set(before) | set(now)) - _FREE)
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """List the changed settings that would change what a resumed run learns, each as `name: before -> now`."""
+    names = sorted((set(before) | set(now)) - _WITHOUT_EFFECT)
     return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in names if before.get(name) != now.get(name)]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The settings in a TOML, JSON or YAML file. Raises DataError for a file that can't be read as what its name says."""
+    """Read the settings in a TOML, JSON or YAML file. Raises DataError if it can't be read as what its suffix says."""
+    parsers: dict[str, Callable[[str], Any]]
+    parsers = {".toml": tomllib.loads, ".json": json.loads, ".yaml": _parse_yaml, ".yml": _parse_yaml}
+    parse = parsers.get(path.suffix.lower())
+    if parse is None:
+        raise DataError(f"{path}: expected a file ending in .toml, .json or .yaml, got {path.suffix or 'no suffix'}")
     try:
-        text = path.read_text(encoding="utf-8")
-        match path.suffix.lower():
-            case ".toml":
-                told: Any = tomllib.loads(text)
-            case ".json":
-                told = json.loads(text)
-            case ".yaml" | ".yml":
-                told = _yaml(text)
-            case other:
-                raise DataError(f"{path}: expected a file ending in .toml, .json or .yaml, got {other or 'no ending'}")
+        settings = parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"the settings in {path} can't be read: {reason}") from error
-    if not isinstance(told, dict):
-        raise DataError(f"{path}: expected settings as names with values, got {type(told).__name__}")
-    return told
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: expected settings as names with values, got {type(settings).__name__}")
+    return settings
 
 
-def _yaml(text: str) -> Any:
+def _parse_yaml(text: str) -> Any:
     import yaml  # type: ignore[import-untyped] # comes with transformers
 
     try:
@@ -221,17 +252,17 @@ def _yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def _typed(name: str, value: Any, hint: Any) -> Any:
-    """The value as the setting's type has it: a list as a tuple, a whole number where one with a fraction may be."""
+def _convert(name: str, value: Any, hint: Any) -> Any:
+    """Convert a value to its setting's type: a list to a tuple, an int to a float."""
     for kind in get_args(hint) if get_origin(hint) in (UnionType,) or str(hint).startswith("typing.Union") else (hint,):
-        if (fitting := _as(value, kind)) is not None or (kind is NoneType and value is None):
-            return fitting
+        if (converted := _convert_to(kind, value)) is not None or (kind is NoneType and value is None):
+            return converted
     expected = getattr(hint, "__name__", None) if isinstance(hint, type) else str(hint).replace("typing.", "")
     raise ValueError(f"expected {name} as {expected}, got {value!r}")
 
 
-def _as(value: Any, kind: Any) -> Any:
-    """The value as one kind, None where it isn't of that kind."""
+def _convert_to(kind: Any, value: Any) -> Any:
+    """Convert a value to one type; None if it isn't of that type."""
     if get_origin(kind) is Literal:
         return value if value in get_args(kind) else None
     if get_origin(kind) is tuple:

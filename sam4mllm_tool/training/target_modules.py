@@ -1,7 +1,7 @@
-"""What of a model is trained: found by how it is put together, not by which family it belongs to.
+"""Which modules of a model are trained, derived from the model's structure, not from the family it belongs to.
 
-LoRA goes on the projections inside the language model, which is the module that holds the word embeddings. What carries the
-picture from the vision tower to it (a projector, merger, connector or resampler) is trained whole. All else stays frozen.
+LoRA goes on the projections inside the language model, which is the module that holds the word embeddings. The module between
+vision tower and language model (called projector, merger, connector or resampler) is trained in full. All else stays frozen.
 """
 
 import re
@@ -12,10 +12,10 @@ from torch import nn
 
 from sam4mllm_tool.errors import SpecError
 
-__all__ = ["PROJECTIONS", "PROJECTORS", "Structure", "examine"]
+__all__ = ["PROJECTIONS", "PROJECTORS", "TargetModules", "find_target_modules"]
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-"""A layer's projections, by the names that the Llama kind gives them; the paper tunes all seven."""
+"""The projections of a transformer layer, by their names in Llama-like models; the paper trains all seven."""
 PROJECTORS = (
     "multi_modal_projector",  # LLaVA, LLaVA-NeXT, InternVL, Gemma 3, Mistral 3
     "connector",  # Idefics3, SmolVLM
@@ -29,69 +29,76 @@ PROJECTORS = (
     "projector",
     "aligner",
 )
-"""What families call the way from the vision tower to the language model."""
+"""Names that model families give to the module between vision tower and language model."""
 
 
 @dataclass(frozen=True)
-class Structure:
-    """What is trained, by names of the model's modules.
+class TargetModules:
+    """The modules that are trained, by their full names.
 
-    language: the language model. projections: a regular expression that matches the full names of the layers that get LoRA,
-    as peft's `target_modules`. projector: full names of the modules that are trained whole, as `modules_to_save`.
+    Attributes:
+        language_model: The language model.
+        lora_pattern: A regular expression that matches the names of the layers that get LoRA, as peft's `target_modules`.
+        projector: The modules that are trained in full, as peft's `modules_to_save`.
     """
 
-    language: str
-    projections: str
+    language_model: str
+    lora_pattern: str
     projector: tuple[str, ...]
 
 
-def examine(
+def find_target_modules(
     model: nn.Module, *, targets: str | Sequence[str] | None = None, projector: bool | Sequence[str] = True
-) -> Structure:
-    """What of the model is trained.
+) -> TargetModules:
+    """Find the modules to train.
 
-    targets: names of layers inside the language model, or a regular expression for full names; by default `PROJECTIONS`, or,
-    in a language model that has none of them, all its linear layers. projector: whether it is trained too, or the full names
-    of what is. Raises SpecError where one of them finds nothing in the model.
+    Args:
+        model: A multimodal model of transformers.
+        targets: Names of layers inside the language model, or a regular expression for full names. By default `PROJECTIONS`,
+            or all linear layers of a language model that has none of them.
+        projector: Whether the projector is trained too, or full names of what is trained in full.
+
+    Raises:
+        SpecError: `targets` or `projector` name what the model doesn't have.
     """
-    language = _language_model(model)
-    projections = targets if isinstance(targets, str) else _projections(model, language, targets)
-    if not any(re.fullmatch(projections, name) for name in _linear(model)):
-        raise SpecError(f"lora_targets {targets!r} match none of the model's linear layers, {next(iter(_linear(model)))} first")
+    language_model = _find_language_model(model)
+    pattern = targets if isinstance(targets, str) else _build_lora_pattern(model, language_model, targets)
+    if not any(re.fullmatch(pattern, name) for name in _linear_layers(model)):
+        first = next(iter(_linear_layers(model)))
+        raise SpecError(f"lora_targets {targets!r} match none of the model's linear layers, of which the first is {first}")
     if isinstance(projector, bool):
-        return Structure(language, projections, _projector(model, language) if projector else ())
+        return TargetModules(language_model, pattern, _find_projector(model, language_model) if projector else ())
     known = {name for name, _ in model.named_modules()}
-    if absent := [name for name in projector if name not in known]:
-        raise SpecError(
-            f"the model has no module {absent[0]!r}: expected full names, found {sorted(_projector(model, language))}"
-        )
-    return Structure(language, projections, tuple(projector))
+    if missing := [name for name in projector if name not in known]:
+        own = sorted(_find_projector(model, language_model))
+        raise SpecError(f"the model has no module {missing[0]!r}: expected full names; its projector is {own}")
+    return TargetModules(language_model, pattern, tuple(projector))
 
 
-def _language_model(model: nn.Module) -> str:
-    """The full name of the module that holds the word embeddings."""
-    words = model.get_input_embeddings()  # type: ignore[operator]
-    return next(name for name, module in model.named_modules() if any(child is words for child in module.children()))
+def _find_language_model(model: nn.Module) -> str:
+    """Return the full name of the module that holds the word embeddings."""
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    return next(name for name, module in model.named_modules() if any(child is embeddings for child in module.children()))
 
 
-def _linear(model: nn.Module) -> dict[str, nn.Module]:
-    """Linear layers by their full names, quantised ones too."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+def _linear_layers(model: nn.Module) -> list[str]:
+    """Return the full names of all linear layers, quantised ones included."""
+    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _projections(model: nn.Module, language: str, targets: Sequence[str] | None) -> str:
-    inside = [name.rpartition(".")[2] for name in _linear(model) if name.startswith(f"{language}.")]
-    wanted = targets if targets is not None else [name for name in PROJECTIONS if name in inside]
-    leaves = "|".join(map(re.escape, wanted or sorted(set(inside))))
-    return rf"{re.escape(language)}\..*\.({leaves})"
+def _build_lora_pattern(model: nn.Module, language_model: str, targets: Sequence[str] | None) -> str:
+    inside = [name.rpartition(".")[2] for name in _linear_layers(model) if name.startswith(f"{language_model}.")]
+    names = targets if targets is not None else [name for name in PROJECTIONS if name in inside]
+    alternatives = "|".join(map(re.escape, names or sorted(set(inside))))
+    return rf"{re.escape(language_model)}\..*\.({alternatives})"
 
 
-def _projector(model: nn.Module, language: str) -> tuple[str, ...]:
-    """Full names, in the model's order; of a list of modules its members, for a list itself can't be run."""
-    found: list[str] = []
+def _find_projector(model: nn.Module, language_model: str) -> tuple[str, ...]:
+    """Return full names in the model's order; of a ModuleList its members, because peft can't wrap the list itself."""
+    names: list[str] = []
     for name, module in model.named_modules():
-        held = any(name.startswith(f"{outer}.") for outer in (language, *found))
-        if held or name.rpartition(".")[2] not in PROJECTORS or not any(True for _ in module.parameters()):
+        inside = any(name.startswith(f"{outer}.") for outer in (language_model, *names))
+        if inside or name.rpartition(".")[2] not in PROJECTORS or not any(True for _ in module.parameters()):
             continue
-        found += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
-    return tuple(found)
+        names += [f"{name}.{i}" for i in range(len(module))] if isinstance(module, nn.ModuleList) else [name]
+    return tuple(names)

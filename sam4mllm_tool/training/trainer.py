@@ -1,4 +1,4 @@
-"""transformers' Trainer with our loss, our order of rows, and checkpoints that are whole or not there."""
+"""transformers' Trainer with our loss, our order of rows, and checkpoints that are either complete or absent."""
 
 import math
 import shutil
@@ -12,42 +12,54 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
-from sam4mllm_tool.training.batches import Collator, LikeLengths
-from sam4mllm_tool.training.output_dir import WRITING, writing
-from sam4mllm_tool.training.rows import Rows
+from sam4mllm_tool.training.batches import Collator, LengthGroupedSampler
+from sam4mllm_tool.training.output_dir import WRITING, removing_on_failure
+from sam4mllm_tool.training.row_dataset import RowDataset
 
-__all__ = ["LessonTrainer", "loss_of", "newest_checkpoint"]
+__all__ = ["ConversationTrainer", "compute_loss_sum", "find_newest_checkpoint"]
 
 
-def loss_of(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The cross-entropy summed over the batch's `labels`, a scalar.
+def compute_loss_sum(model: nn.Module, batch: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Compute the cross-entropy summed over the batch's labels, a scalar.
 
-    batch: as the collator gives it. dtype: what the model computes in, for the mask.
+    Args:
+        model: The model under training.
+        batch: As `Collator` builds it.
+        dtype: What the model computes in, which its mask must have too.
     """
     inputs = dict(batch)
     rows, nodes, labels = (inputs.pop(name) for name in ("label_rows", "label_nodes", "labels"))
     if inputs["attention_mask"].ndim == 3:
-        unseen = ~inputs["attention_mask"][:, None]
-        inputs["attention_mask"] = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device).masked_fill_(
-            unseen, torch.finfo(dtype).min
+        hidden = ~inputs["attention_mask"][:, None]
+        inputs["attention_mask"] = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(
+            hidden, torch.finfo(dtype).min
         )
-    kept = nodes.contiguous().unique()  # sorted; logits only where some row has something to predict
+    kept = nodes.contiguous().unique()  # sorted; logits are computed only where some row has a token to predict
     logits = model(**inputs, logits_to_keep=kept, use_cache=False).logits
     return F.cross_entropy(logits[rows, torch.searchsorted(kept, nodes.contiguous())].float(), labels, reduction="sum")
 
 
-class LessonTrainer(Trainer):
-    """Trains on rows of lessons.
+class ConversationTrainer(Trainer):
+    """Trains on rows of training conversations.
 
-    The loss is the sum over the predicted tokens of a step, of all its passes and processes, divided by their number.
-    dtype: what the model computes in. projector_learning_rate: for what is trained whole, if another.
+    The loss is the sum over the predicted tokens of a step, over all its passes and processes, divided by their number.
+
+    Args:
+        model: The model with its adapter.
+        arguments: transformers' settings.
+        rows: What is trained on.
+        collator: Builds batches of them.
+        dtype: What the model computes in.
+        projector_learning_rate: Learning rate of the modules that are trained in full; None for the same as LoRA's.
+        keep: Number of checkpoints that stay.
+        callbacks: As Trainer's.
     """
 
     def __init__(
         self,
         model: nn.Module,
         arguments: TrainingArguments,
-        rows: Rows,
+        rows: RowDataset,
         collator: Collator,
         *,
         dtype: torch.dtype,
@@ -55,18 +67,18 @@ class LessonTrainer(Trainer):
         keep: int = 2,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
-        self._order = LikeLengths(rows.lengths, arguments.train_batch_size, arguments.seed)
+        self._sampler = LengthGroupedSampler(rows.lengths, arguments.train_batch_size, arguments.seed)
         self._dtype, self._projector_learning_rate, self._keep = dtype, projector_learning_rate, keep
         self._tokens, self._since = 0, time.perf_counter()
-        self._folder = Path(str(arguments.output_dir))
+        self._checkpoints_dir = Path(str(arguments.output_dir))
         super().__init__(
             model=model,
             args=arguments,
             data_collator=collator,
             train_dataset=rows,
-            callbacks=[_Epochs(self._order), *(callbacks or [])],
+            callbacks=[_EpochSetter(self._sampler), *(callbacks or [])],
         )
-        self.model_accepts_loss_kwargs = True  # the loss below is of the whole step already
+        self.model_accepts_loss_kwargs = True  # compute_loss divides by the whole step's tokens itself
         self._loss_shifts_labels = False
 
     def compute_loss(
@@ -76,91 +88,91 @@ class LessonTrainer(Trainer):
         return_outputs: bool = False,  # noqa: ARG002 - Trainer's signature
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """The share of this pass in the step's loss. num_items_in_batch: predicted tokens of the step, on all processes."""
-        read = inputs["position_ids"] > 0 if "position_ids" in inputs else inputs["attention_mask"]
-        self._tokens += int(read.sum()) * self.args.world_size
+        """Return this pass's share of the step's loss; `num_items_in_batch` is the step's tokens, of all processes."""
+        mask = inputs["position_ids"] > 0 if "position_ids" in inputs else inputs["attention_mask"]
+        self._tokens += int(mask.sum()) * self.args.world_size
         count = len(inputs["labels"]) if num_items_in_batch is None else num_items_in_batch
-        # Gradients are averaged over the processes afterwards, but the tokens are already those of all.
-        return loss_of(model, inputs, self._dtype) / count * self.accelerator.num_processes
+        # Gradients are averaged over the processes afterwards, but the count is already that of all of them.
+        return compute_loss_sum(model, inputs, self._dtype) / count * self.accelerator.num_processes
 
     def _get_train_sampler(self, _: Any = None) -> Sampler[int]:
-        return self._order
+        return self._sampler
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """Trainer's own, with the other rate for what is trained whole."""
+        """Create Trainer's optimizer; modules trained in full get their own learning rate."""
         optimizer = super().create_optimizer(model)
         if self._projector_learning_rate is not None:
             trainable: Any = model or self.model
-            trained = {id(p) for n, p in trainable.named_parameters() if "modules_to_save" in n}
+            in_full = {id(p) for n, p in trainable.named_parameters() if "modules_to_save" in n}
             for group in list(optimizer.param_groups):
-                whole = [p for p in group["params"] if id(p) in trained]
-                if whole:
-                    group["params"] = [p for p in group["params"] if id(p) not in trained]
-                    optimizer.add_param_group({**group, "params": whole, "lr": self._projector_learning_rate})
+                moved = [p for p in group["params"] if id(p) in in_full]
+                if moved:
+                    group["params"] = [p for p in group["params"] if id(p) not in in_full]
+                    optimizer.add_param_group({**group, "params": moved, "lr": self._projector_learning_rate})
             optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
         return optimizer
 
-    def _run_epoch(self, *seen: Any, **told: Any) -> None:
-        """Trainer's own, unless the checkpoint it goes on from was the last: Trainer looks for the end after a step only."""
+    def _run_epoch(self, *args: Any, **options: Any) -> None:
+        """Run Trainer's epoch unless the checkpoint was the last step's: Trainer checks for the end only after a step."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(*seen, **told)
+            super()._run_epoch(*args, **options)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens per second to the logs that hold a loss."""
         if "loss" in logs:
-            now = time.perf_counter()
-            logs["tokens_per_second"] = round(self._tokens / max(now - self._since, 1e-9), 1)
-            self._tokens, self._since = 0, now
+            logs["tokens_per_second"] = round(self._tokens / max(time.perf_counter() - self._since, 1e-9), 1)
+            self.restart_clock()
         super().log(logs, start_time)
 
-    def pause(self) -> None:
-        """What was done since the last log, other than training, doesn't count in the speed."""
+    def restart_clock(self) -> None:
+        """Measure tokens per second from now on."""
         self._tokens, self._since = 0, time.perf_counter()
 
     # Checkpoints ---------------------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:  # noqa: ARG002 - called by name
-        return str(self._folder / WRITING)
+        return str(self._checkpoints_dir / WRITING)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Written aside, then renamed, so that one with its name is whole; then the oldest go."""
-        folder, beside = self._folder, self._folder / WRITING
+        """Write into a temporary folder, then rename: a folder with a checkpoint's name is complete. Then delete old ones."""
+        part = self._checkpoints_dir / WRITING
         name = f"checkpoint-{self.state.global_step}"
-        with writing(beside, "a checkpoint", "the last whole one stays"):
+        with removing_on_failure(part, "a checkpoint", "the last complete one stays"):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                shutil.rmtree(folder / name, ignore_errors=True)
-                (beside / name).replace(folder / name)
-                for old in _checkpoints(folder)[: -self._keep]:
+                shutil.rmtree(self._checkpoints_dir / name, ignore_errors=True)
+                (part / name).replace(self._checkpoints_dir / name)
+                for old in _list_checkpoints(self._checkpoints_dir)[: -self._keep]:
                     shutil.rmtree(old)
-                shutil.rmtree(beside)
+                shutil.rmtree(part)
         self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """The adapter alone; peft would ask the hub whether the base's embeddings were changed."""
+        """Save the adapter alone; with embedding layers, peft would ask the hub whether the base's were changed."""
         if self.args.should_save:
             model: Any = self.accelerator.unwrap_model(self.model)
             model.save_pretrained(output_dir or self.args.output_dir, state_dict=state_dict, save_embedding_layers=False)
 
 
-class _Epochs(TrainerCallback):
-    """Tells the order of rows which epoch begins; accelerate's own way doesn't reach it in several processes."""
+class _EpochSetter(TrainerCallback):
+    """Tells the sampler which epoch begins; accelerate's own mechanism doesn't reach it in several processes."""
 
-    def __init__(self, order: LikeLengths) -> None:
-        self._order = order
+    def __init__(self, sampler: LengthGroupedSampler) -> None:
+        self._sampler = sampler
 
     def on_epoch_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
-        self._order.set_epoch(math.floor((state.epoch or 0) + 1e-6))
+        self._sampler.set_epoch(math.floor((state.epoch or 0) + 1e-6))
 
 
-def _checkpoints(folder: Path) -> list[Path]:
-    """The whole ones, the oldest first."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+def _list_checkpoints(folder: Path) -> list[Path]:
+    """Return the complete checkpoints, oldest first."""
+    paths = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    return sorted(paths, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint of a run; what a cut left half-written has another name."""
-    return next(reversed(_checkpoints(folder)), None)
+def find_newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint of a run, None if there is none."""
+    return next(reversed(_list_checkpoints(folder)), None)

@@ -1,6 +1,7 @@
-"""A chat model that says what a test wrote down: a real `BaseChatModel`, for real agents."""
+"""A chat model that gives scripted answers: a real `BaseChatModel`, for real agents."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
@@ -14,10 +15,12 @@ Answer = AIMessage | str | Callable[[list[BaseMessage]], AIMessage | str]
 
 
 class ScriptedChatModel(BaseChatModel):
-    """Gives its answers in order. Each is a message, a text, or a function of the messages that the model is sent.
+    """Gives its answers in order; a call beyond them is an AssertionError. `profile` is set as on any chat model.
 
-    requests: the messages of every call so far. tools: what was bound at every call. Raises AssertionError when it is asked
-    once more than it has answers. `profile` is set as on any chat model.
+    Attributes:
+        answers: Each is a message, a text, or a function of the messages that the model is sent.
+        requests: The messages of every call so far.
+        tools: The tools that were bound at every call.
     """
 
     answers: list[Any]
@@ -49,17 +52,17 @@ class ScriptedChatModel(BaseChatModel):
     ) -> ChatResult:
         self._requests.append(list(messages))
         self._tools.append(kwargs.get("tools", []))
-        assert len(self._requests) <= len(self.answers), f"asked more than the {len(self.answers)} times that were written down"
+        assert len(self._requests) <= len(self.answers), f"called more than the {len(self.answers)} times that were scripted"
         answer = self.answers[len(self._requests) - 1]
-        said = answer(list(messages)) if callable(answer) else answer
-        message = AIMessage(said) if isinstance(said, str) else said.model_copy(deep=True)
+        answer = answer(list(messages)) if callable(answer) else answer
+        message = AIMessage(answer) if isinstance(answer, str) else answer.model_copy(deep=True)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-_calls = iter(range(10**9))
+_call_numbers = count()
 
 
 def call(tool: str, **arguments: Any) -> AIMessage:
-    """A message that calls one tool."""
-    name = f"call-{next(_calls)}"
-    return AIMessage("", tool_calls=[{"name": tool, "args": arguments, "id": name, "type": "tool_call"}])
+    """Return a message that calls a tool."""
+    call_id = f"call-{next(_call_numbers)}"
+    return AIMessage("", tool_calls=[{"name": tool, "args": arguments, "id": call_id, "type": "tool_call"}])

@@ -1,10 +1,12 @@
 """Which requests are plain, and what they mean: tables, one row per shape of request."""
 
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 
-from sam4mllm_tool.agents.intent_parser import bare_expression, clicks, follow_up, plain_expression
+from sam4mllm_tool.agents.intent_parser import parse_bare_expression, parse_clicks, parse_follow_up, parse_request
 from sam4mllm_tool.embedded.expressions import expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 
@@ -71,7 +73,7 @@ NOT_PLAIN = {
     "a semicolon": "segment the ring; count the stars",
     "a format": "segment the ring as json",
     "a comparison": "where is the cat compared to the dog?",
-    "a question about what is seen": "what is this?",
+    "a question about the image": "what is this?",
     "a question for yes or no": "is there a cat?",
     "can you see": "can you see the cat?",
     "how many": "how many rings are there?",
@@ -119,12 +121,12 @@ NOT_PLAIN = {
 
 @pytest.mark.parametrize(("request_", "expression"), PLAIN.items(), ids=PLAIN)
 def test_a_plain_request_is_its_expression(request_: str, expression: str | None) -> None:
-    assert plain_expression(request_) == expression
+    assert parse_request(request_) == expression
 
 
 @pytest.mark.parametrize("request_", NOT_PLAIN.values(), ids=NOT_PLAIN)
-def test_what_is_in_doubt_is_not_plain(request_: str) -> None:
-    assert plain_expression(request_) is None
+def test_a_doubtful_request_is_not_plain(request_: str) -> None:
+    assert parse_request(request_) is None
 
 
 FOLLOW_UPS = {
@@ -189,12 +191,12 @@ NO_FOLLOW_UPS = {
 
 @pytest.mark.parametrize(("message", "instruction"), FOLLOW_UPS.items(), ids=FOLLOW_UPS)
 def test_a_follow_up_is_its_instruction(message: str, instruction: str) -> None:
-    assert follow_up(message) == instruction
+    assert parse_follow_up(message) == instruction
 
 
 @pytest.mark.parametrize("message", NO_FOLLOW_UPS.values(), ids=NO_FOLLOW_UPS)
-def test_what_may_be_no_follow_up_is_none(message: str) -> None:
-    assert follow_up(message) is None
+def test_a_doubtful_follow_up_is_none(message: str) -> None:
+    assert parse_follow_up(message) is None
 
 
 BARE = {
@@ -217,25 +219,36 @@ BARE = {
 
 @pytest.mark.parametrize(("message", "expression"), BARE.items(), ids=BARE)
 def test_a_message_that_is_nothing_but_an_expression(message: str, expression: str | None) -> None:
-    assert bare_expression(message) == expression
+    assert parse_bare_expression(message) == expression
 
 
-@pytest.mark.parametrize("asked", ["segment {}", "Cut out {}.", "could you find {}, please?", "where is {}?", "show me {}"])
-def test_everything_that_can_be_said_of_a_scene_is_plain(asked: str) -> None:
+@pytest.mark.parametrize("wording", ["segment {}", "Cut out {}.", "could you find {}, please?", "where is {}?", "show me {}"])
+def test_every_expression_of_a_drawn_scene_is_plain(wording: str) -> None:
     rng = Random(7)
-    for seed in range(200_000, 200_060):
-        for expression in rng.sample(found := expressions(draw_scene(seed)), min(20, len(found))):
-            assert plain_expression(asked.format(expression.text)) == expression.text
+    for seed in range(200_000, 200_020):
+        for expression in rng.sample(texts := expressions(draw_scene(seed)), min(10, len(texts))):
+            assert parse_request(wording.format(expression.text)) == expression.text
 
 
 @pytest.mark.parametrize(
-    "letters",
-    ["find " + "a " * 50_000, "the " * 50_000, "please " * 50_000, "find a" + "!" * 50_000 + "b", "find a" + "!" * 480 + "b"],
+    ("parse", "start", "unit", "count"),
+    [
+        (parse_request, "segment the ", "ring", 100),
+        (parse_bare_expression, "the ", "ring", 100),
+        (parse_follow_up, "also the ", "ring", 100),
+        (parse_clicks, "", "click 1 2 ", 50),
+    ],
 )
-def test_a_very_long_message_is_read_in_no_time(letters: str) -> None:
-    plain_expression(letters)
-    bare_expression(letters)
-    follow_up(letters)
+def test_a_message_of_more_than_500_characters_is_left_to_the_chat_model(
+    parse: Callable[[str], Any], start: str, unit: str, count: int
+) -> None:
+    assert parse(start + unit * count) is not None
+    assert parse(start + unit * (count + 25)) is None
+
+
+def test_signs_at_the_end_are_stripped_however_many_there_are() -> None:
+    assert parse_request("find a ring" + "!" * 480) == "a ring"
+    assert parse_request("find a ring" + " please!" * 50) == "a ring"
 
 
 @pytest.mark.parametrize(
@@ -265,5 +278,5 @@ def test_a_very_long_message_is_read_in_no_time(letters: str) -> None:
 def test_clicks_are_read_from_messages_that_are_nothing_else(
     text: str, expected: list[tuple[float, float, int]] | None
 ) -> None:
-    found = clicks(text)
-    assert (None if found is None else [(one["x"], one["y"], one["label"]) for one in found]) == expected
+    clicks = parse_clicks(text)
+    assert (None if clicks is None else [(click["x"], click["y"], click["label"]) for click in clicks]) == expected

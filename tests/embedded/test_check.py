@@ -1,9 +1,13 @@
 """The measurement of the embedded pair counts as its docstring says."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.check import BARS, METHODS, Tally, measure, table
+from sam4mllm_tool.embedded import check
+from sam4mllm_tool.embedded.check import METHODS, REQUIREMENTS, KindTally, format_table, measure_models
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -12,25 +16,13 @@ from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Thresholds
 from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
 
-
-@pytest.mark.parametrize(
-    ("a", "b", "iou"),
-    [
-        (Box(0, 0, 2, 2), Box(0, 0, 2, 2), 1.0),
-        (Box(0, 0, 2, 2), Box(1, 0, 3, 2), 1 / 3),
-        (Box(0, 0, 2, 2), Box(2, 0, 4, 2), 0.0),
-        (Box(0, 0, 4, 4), Box(1, 1, 2, 2), 1 / 16),
-    ],
-    ids=["same", "half over", "side by side", "inside"],
-)
-def test_box_iou(a: Box, b: Box, iou: float) -> None:
-    assert a.iou(b) == pytest.approx(iou)
+WHOLE_IMAGE = EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256))
 
 
-def test_tally_sums_for_ciou_and_averages_for_giou() -> None:
-    tally = Tally(boxes=[True, False], refused=[False, True], points=[(True, True), (False, True), (True, False)])
-    tally.overlaps = {method: [(50, 100), (0, 0), (0, 100)] for method in METHODS}
-    figures = tally.figures()
+def test_a_tally_sums_for_ciou_and_averages_for_giou() -> None:
+    tally = KindTally(box_hits=[True, False], refused=[False, True], points=[(True, True), (False, True), (True, False)])
+    tally.areas = {method: [(50, 100), (0, 0), (0, 100)] for method in METHODS}
+    figures = tally.compute_figures()
     assert figures["box_acc"] == 0.5
     assert figures["passing"] == pytest.approx(2 / 3)
     assert figures["right_of_passing"] == 0.5
@@ -38,7 +30,9 @@ def test_tally_sums_for_ciou_and_averages_for_giou() -> None:
     assert figures["pqpp_gIoU"] == pytest.approx((0.5 + 1 + 0) / 3)
 
 
-def _models(reply: str) -> Sam4Mllm:
+def build_models(reply: str) -> Sam4Mllm:
+    """Build a pair whose MLLM gives the same reply to every question but those about points."""
+
     def answer(question: Question) -> Reply:
         return Reply("yes" if "point on" in question.turns[-1].text else reply)
 
@@ -50,48 +44,61 @@ def scenes() -> list[Scene]:
     return [draw_scene(seed) for seed in range(6)]
 
 
-def test_a_model_that_never_finds_anything_is_right_on_absent_ones_alone(scenes: list[Scene]) -> None:
-    figures = measure(_models("no object"), scenes)
+def test_a_model_that_refuses_everything_is_right_on_absent_objects_alone(scenes: list[Scene]) -> None:
+    figures = measure_models(build_models("no object"), scenes)
     assert figures["absent"]["refused"] == figures["present"]["refused"] == 1
     assert figures["absent"]["pqpp_gIoU"] == 1
     assert figures["single"]["box_acc"] == figures["all"]["pqpp_cIoU"] == 0
 
 
 def test_unreadable_replies_count_as_misses_and_none_is_dropped(scenes: list[Scene]) -> None:
-    figures = measure(_models("gibberish"), scenes)
+    figures = measure_models(build_models("gibberish"), scenes)
     assert figures["single"]["box_acc"] == figures["all"]["box_cIoU"] == 0
     assert set(figures) >= set(KINDS)
 
 
-def test_the_whole_picture_as_a_box_scores_the_objects_share_of_it(scenes: list[Scene]) -> None:
-    size = Size(256, 256)
-    figures = measure(_models(EMBEDDED.encode_box(Box(0, 0, 256, 256), size)), scenes)
+def test_the_whole_image_as_box_scores_the_objects_share_of_it(scenes: list[Scene]) -> None:
+    figures = measure_models(build_models(WHOLE_IMAGE), scenes)
     assert figures["absent"]["refused"] == 0
     assert 0 < figures["implicit"]["box_cIoU"] < 0.3
-    rendered = table(figures)
-    assert all(kind in rendered for kind in KINDS)
+    table = format_table(figures)
+    assert all(kind in table for kind in KINDS)
 
 
-def test_ppg_without_points_counts_as_fallen_back_and_no_question_is_asked_twice(scenes: list[Scene]) -> None:
-    models = _models(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256)))
-    assert measure(models, scenes[:1])["all"]["ppg_fallback"] == 1
+def test_ppg_without_points_counts_as_a_fallback_and_no_question_is_repeated(scenes: list[Scene]) -> None:
+    models = build_models(WHOLE_IMAGE)
+    assert measure_models(models, scenes[:1])["all"]["ppg_fallback"] == 1
     assert isinstance(models.mllm, ScriptedMLLM)
     assert len(set(models.mllm.questions)) == len(models.mllm.questions)
-    assert measure(_models("no object"), scenes[:1])["all"]["ppg_fallback"] == 0
+    assert measure_models(build_models("no object"), scenes[:1])["all"]["ppg_fallback"] == 0
 
 
-def test_points_pass_the_thresholds_that_the_models_are_used_with(scenes: list[Scene]) -> None:
+@pytest.mark.parametrize(
+    ("thresholds", "share"),
+    [pytest.param(Thresholds(), 1, id="the paper's"), pytest.param(Thresholds(0.85, 0.9), 0, id="stricter than the replies")],
+)
+def test_points_are_kept_by_the_thresholds_of_the_models(scenes: list[Scene], thresholds: Thresholds, share: float) -> None:
     def answer(question: Question) -> Reply:
-        if isinstance(question.answer, Labels):
-            return Reply("yes", ((0.8, 0.2),))
-        return Reply(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256)))
+        return Reply("yes", ((0.8, 0.2),)) if isinstance(question.answer, Labels) else Reply(WHOLE_IMAGE)
 
-    for thresholds, share in ((Thresholds(), 1), (Thresholds(0.85, 0.9), 0)):
-        models = Sam4Mllm(ScriptedMLLM(answer), BoxSegmenter(), dialect=EMBEDDED, thresholds=thresholds, retries=0)
-        assert measure(models, scenes[:1])["all"]["passing"] == share
+    models = Sam4Mllm(ScriptedMLLM(answer), BoxSegmenter(), dialect=EMBEDDED, thresholds=thresholds, retries=0)
+    assert measure_models(models, scenes[:1])["all"]["passing"] == share
 
 
-def test_every_bar_reads_a_figure_that_is_measured(scenes: list[Scene]) -> None:
-    figures = measure(_models(EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256))), scenes)
+def test_every_requirement_reads_a_figure_that_is_measured(scenes: list[Scene]) -> None:
+    figures = measure_models(build_models(WHOLE_IMAGE), scenes)
     figures["segmenter"] = {"mean_iou": 0.5}
-    assert all(np.isfinite(figure(figures)) for _, figure, _, _ in BARS)
+    assert all(np.isfinite(requirement.value(figures)) for requirement in REQUIREMENTS)
+
+
+def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Sam4Mllm, "load", lambda *_: build_models("no object"))
+    assert check.main(["--scenes", "6", "--first", "0", "--json", str(tmp_path / "figures.json")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["box_acc", "refused", "points"]
+    assert "ok    absent recognised: 1.000 (>= 0.90)" in lines
+    assert "MISS  present refused: 1.000 (<= 0.03)" in lines
+    assert "MISS  points that pass the thresholds, right: nan (>= 0.97)" in lines, "no point was answered"
+    assert json.loads((tmp_path / "figures.json").read_text())["present"]["refused"] == 1

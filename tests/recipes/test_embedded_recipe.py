@@ -1,4 +1,4 @@
-"""The training of the embedded pair: what is supervised, what sees what, and what must never be trained on."""
+"""The training of the embedded pair: what is supervised, what attends to what, and what must never be trained on."""
 
 import re
 from collections import Counter
@@ -11,28 +11,26 @@ import torch
 from PIL import Image
 
 from recipes.embedded.architecture import GRID, WIDTH, build_mllm, build_processor
-from recipes.embedded.examples import (
+from recipes.embedded.curriculum import base_examples, compute_depth, dialogue_examples, select_informative_points
+from recipes.embedded.feature_model import CachedFeatureModel, collate
+from recipes.embedded.packing import (
+    BOX_LENGTH,
     NOWHERE,
-    PICTURE,
-    Example,
-    at_cell,
-    base_examples,
-    depth,
-    dialogue_examples,
-    encode,
-    example,
-    rows,
-    telling_points,
+    PREFIX_LENGTH,
+    TrainingExample,
+    build_example,
+    encode_cell,
+    encode_text,
+    pack_examples,
 )
-from recipes.embedded.language import Student, collate
-from recipes.embedded.world import World
-from sam4mllm_tool.embedded.expressions import expressions
+from recipes.embedded.scene_cache import SceneCache
+from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
+from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
-UNKNOWN = encode("xylophone")[0]
+UNKNOWN = encode_text("xylophone")[0]
 CURRICULA = pytest.mark.parametrize("curriculum", [base_examples, dialogue_examples], ids=["base", "dialogue"])
 
 
@@ -43,14 +41,21 @@ def scene() -> Scene:
 
 def test_the_test_split_cannot_be_trained_on(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="test split"):
-        World(tmp_path, 1000, TEST_SEEDS)
+        SceneCache(tmp_path, 1000, TEST_SEEDS)
     with pytest.raises(ValueError, match="test split"):
-        World(tmp_path, 2000, TEST_SEEDS - 1000)
+        SceneCache(tmp_path, 2000, TEST_SEEDS - 1000)
 
 
 def test_every_expression_is_in_the_vocabulary() -> None:
-    told = {one.text for seed in range(150) for one in expressions(draw_scene(seed, 64))}
-    assert not {text for text in told if UNKNOWN in encode(text)}
+    texts = {expression.text for seed in range(150) for expression in list_expressions(draw_scene(seed, 64))}
+    assert not {text for text in texts if UNKNOWN in encode_text(text)}
+
+
+def test_the_wording_of_the_dialect_is_in_the_vocabulary() -> None:
+    turns = (Turn("user", EMBEDDED.ask_prompt("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
+    points = EMBEDDED.ask_points(turns, draw_scene(1).objects[0].box, [Point(3, 4)], Size(256, 256))
+    texts = [turn.text for question in points for turn in question.turns] + [EMBEDDED.yes, EMBEDDED.no]
+    assert not [word for text in texts for word in re.findall(r"\w+|[^\w\s]", text) if encode_text(word) == [UNKNOWN]]
 
 
 def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) -> None:
@@ -59,115 +64,113 @@ def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) ->
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.turns[-1].text}]}
     text = processor.apply_chat_template([message], add_generation_prompt=True)
     ids = processor(text=text, images=[scene.image], return_tensors="np")["input_ids"][0]
-    asked = example(question.turns, "", "boxes")
-    assert asked.ids[: asked.answer] == ids.tolist()
+    example = build_example(question.turns, "", "boxes")
+    assert example.ids[: example.answer_start] == ids.tolist()
 
 
-@pytest.mark.parametrize("method", [PQPP, PPG], ids=lambda method: method.__name__)
-def test_every_round_is_taught_in_the_tokens_that_are_read_and_written_later(method: type[PQPP] | type[PPG]) -> None:
-    """Prompts as the backend writes them, the second round's too, and answers as it hears them end."""
-    prompter = PromptRenderer(build_processor(), "embedded")
+@pytest.mark.parametrize(
+    ("method", "turn_counts"),
+    [
+        pytest.param(PQPP, {1, 3}, id="PQPP: boxes, then points after them"),
+        pytest.param(PPG, {1}, id="PPG: everything in the first question"),
+    ],
+)
+def test_every_round_is_trained_in_the_tokens_of_inference(
+    scene: Scene, method: type[PQPP] | type[PPG], turn_counts: set[int]
+) -> None:
+    prompter = Prompter(build_processor(), "embedded")
+    size, image = Size(*scene.image.shape[1::-1]), Picture(Image.fromarray(scene.image))
     rounds: Counter[int] = Counter()
-    for drawn in map(draw_scene, (3, 4, 5)):
-        size, picture = Size(*drawn.image.shape[1::-1]), ImageInputs(Image.fromarray(drawn.image))
-        for asked in expressions(drawn):
-            truth = [
-                TrueObject(mask, drawn.objects[i].box, telling_points(mask, tuple(int(v) for v in drawn.objects[i].box)))
-                for i, mask in ((i, drawn.mask(i)) for i in asked.targets)
-            ]
-            for exchange in build_true_dialogue(method.start(asked.text, size, dialect=EMBEDDED), truth):
-                turns, reply = exchange.question.turns, exchange.reply.text
-                taught = example(turns, reply, "")
-                assert taught.ids[: taught.answer] == list(prompter.write(picture, turns).ids)
-                assert taught.ids[taught.answer :] == list(prompter.answer((*turns, Turn("assistant", reply))))
-                rounds[len(turns)] += 1
-    assert rounds[1] > 50
-    assert method is PPG or rounds[3] > 1000
+    for expression in list_expressions(scene):
+        masks = [(scene.mask(i), scene.objects[i].box) for i in expression.targets]
+        truth = [TrueObject(mask, box, select_informative_points(mask, box)) for mask, box in masks]
+        for exchange in true_dialogue(method.start(expression.text, size, dialect=EMBEDDED), truth):
+            turns, reply = exchange.question.turns, exchange.reply.text
+            example = build_example(turns, reply, "")
+            assert example.ids[: example.answer_start] == list(prompter.write(image, turns).ids)
+            assert example.ids[example.answer_start :] == list(prompter.answer((*turns, Turn("assistant", reply))))
+            rounds[len(turns)] += 1
+    assert set(rounds) == turn_counts
+    assert rounds[1] == len(list_expressions(scene)) > 10
+    assert rounds[3] == 0 or rounds[3] > 10 * rounds[1]
 
 
 @CURRICULA
 def test_only_answers_are_supervised_each_token_once(scene: Scene, curriculum) -> None:
-    told = list(curriculum(scene, Random(1)))
-    packed = rows(told, width=10_000, most=1)[0]
-    supervised = [token for one in told for token in one.ids[one.answer :]]
-    assert packed.targets == supervised
-    before = [one.ids[position - 1] for one in told for position in range(one.answer, len(one.ids))]
-    assert [packed.packed.ids[node] for node in packed.nodes] == before
+    examples = list(curriculum(scene, Random(1)))
+    (row,) = pack_examples(examples, width=10_000, max_rows=1)
+    assert row.targets == [token for example in examples for token in example.ids[example.answer_start :]]
+    before = [example.ids[i - 1] for example in examples for i in range(example.answer_start, len(example.ids))]
+    assert [row.tree.ids[node] for node in row.nodes] == before
 
 
 @CURRICULA
-def test_rows_keep_to_their_width_and_drop_nothing_but_the_end(scene: Scene, curriculum) -> None:
-    told = list(curriculum(scene, Random(1)))
-    packed = rows(told, width=96, most=100)
-    assert max(len(row.packed.ids) for row in packed) <= 96
-    short = [one for one in told if len(one.ids) - PICTURE <= 96]
-    assert sum(len(row.targets) for row in packed) == sum(len(one.ids) - one.answer for one in short)
-    assert [row.targets for row in rows(told, width=96, most=2)] == [row.targets for row in packed[:2]]
+def test_rows_keep_their_width_and_drop_only_the_last_examples(scene: Scene, curriculum) -> None:
+    examples = list(curriculum(scene, Random(1)))
+    rows = pack_examples(examples, width=96, max_rows=100)
+    assert max(len(row.tree.ids) for row in rows) <= 96
+    fitting = [example for example in examples if len(example.ids) - PREFIX_LENGTH <= 96]
+    assert sum(len(row.targets) for row in rows) == sum(len(example.ids) - example.answer_start for example in fitting)
+    assert [row.targets for row in pack_examples(examples, width=96, max_rows=2)] == [row.targets for row in rows[:2]]
 
 
-def test_looks_name_the_object_whose_box_is_told(scene: Scene) -> None:
+def test_image_targets_are_the_objects_whose_boxes_are_answered(scene: Scene) -> None:
     size = Size(256, 256)
-    for one in base_examples(scene, Random(2)):
-        if one.task != "locate" or NOWHERE in one.looks or not one.looks:
-            continue
-        for number, told in zip(one.looks[::6], _boxes(one), strict=True):
-            assert told == encode(EMBEDDED.encode_box(scene.objects[number].box, size))
+    located = [e for e in base_examples(scene, Random(2)) if e.task == "locate" and e.image_targets]
+    assert located
+    for example in located:
+        assert NOWHERE not in example.image_targets
+        for number, box in zip(example.image_targets[::BOX_LENGTH], split_boxes(example), strict=True):
+            assert box == encode_text(EMBEDDED.write_box(scene.objects[number].box, size))
 
 
-def _boxes(one: Example) -> list[list[int]]:
-    told = one.ids[one.answer : -1]
-    return [told[start : start + 6] for start in range(0, len(told), 6)]
+def split_boxes(example: TrainingExample) -> list[list[int]]:
+    answer = example.ids[example.answer_start : -1]
+    return [answer[start : start + BOX_LENGTH] for start in range(0, len(answer), BOX_LENGTH)]
 
 
 @pytest.mark.parametrize(
     ("point", "cell"),
     [(Point(0, 0), 0), (Point(255, 0), 47), (Point(0, 255), 47 * 48), (Point(256, 256), 48 * 48 - 1)],
-    ids=["first", "end of the first row", "start of the last", "over the edge"],
+    ids=["first", "end of the first row", "start of the last row", "beyond the edge"],
 )
 def test_cells_are_counted_row_by_row(point: Point, cell: int) -> None:
-    assert at_cell(point, Size(256, 256)) == -2 - cell
+    assert encode_cell(point, Size(256, 256)) == -2 - cell
 
 
 def test_depth_counts_the_erosions_that_a_pixel_survives() -> None:
     mask = np.zeros((7, 7), np.bool_)
     mask[1:6, 1:6] = True
-    assert depth(mask)[3].tolist() == [0, 1, 2, 3, 2, 1, 0]
-    assert (depth(np.ones((3, 3), np.bool_)) == 1).all()
+    assert compute_depth(mask)[3].tolist() == [0, 1, 2, 3, 2, 1, 0]
+    assert (compute_depth(np.ones((3, 3), np.bool_)) == 1).all()
 
 
-def test_telling_points_are_labelled_by_the_mask() -> None:
+def test_informative_points_are_two_on_the_object_and_one_off_it() -> None:
     for seed in range(30):
-        drawn = draw_scene(seed)
-        for index, thing in enumerate(drawn.objects):
-            points = telling_points(drawn.mask(index), tuple(int(v) for v in thing.box))
+        scene = draw_scene(seed)
+        for index, shape in enumerate(scene.objects):
+            points = select_informative_points(scene.mask(index), shape.box)
             assert [point.label for point in points] == [1, 1, 0]
-            assert [int(drawn.mask(index)[int(p.y), int(p.x)]) for p in points] == [1, 1, 0]
+            assert [int(scene.mask(index)[int(p.y), int(p.x)]) for p in points] == [1, 1, 0]
 
 
 @CURRICULA
-def test_a_packed_batch_scores_as_each_example_alone(curriculum) -> None:
+def test_a_packed_batch_gives_the_logits_of_each_example_alone(curriculum) -> None:
     torch.manual_seed(0)
-    model = build_mllm().eval()
-    model.set_attn_implementation("eager")  # as in training
-    features = torch.randn(2, GRID**2, WIDTH).to(torch.bfloat16)
-    student = Student(model, features)
-    told = [list(curriculum(draw_scene(seed), Random(seed)))[:12] for seed in (3, 4)]
+    mllm = build_mllm().eval()
+    mllm.set_attn_implementation("eager")  # as in training
+    model = CachedFeatureModel(mllm, torch.randn(2, GRID**2, WIDTH).to(torch.bfloat16))
+    examples = [list(curriculum(draw_scene(seed), Random(seed)))[:12] for seed in (3, 4)]
     with torch.no_grad():
-        together = student.logits(collate(torch.tensor([0, 1]), [rows(one, 96, 7) for one in told]))
-        alone = torch.cat([_alone(student, owner, one) for owner, group in enumerate(told) for one in group])
+        rows = [pack_examples(group, width=96, max_rows=7) for group in examples]
+        together = model.forward(collate(torch.tensor([0, 1]), rows)).logits
+        alone = torch.cat([run_alone(model, owner, example) for owner, group in enumerate(examples) for example in group])
     torch.testing.assert_close(together, alone, atol=2e-4, rtol=1e-3)
 
 
-def _alone(student: Student, owner: int, one: Example) -> torch.Tensor:
-    """The logits at the answer's places, from one plain causal pass."""
-    words = student.model.get_input_embeddings()(torch.tensor([one.ids[PICTURE:]]))
-    embedded = torch.cat([student.picture(torch.tensor([owner])), words], 1)
-    hidden = student.model.model.language_model(inputs_embeds=embedded).last_hidden_state[0]
-    return student.model.lm_head(hidden[one.answer - 1 : len(one.ids) - 1])
-
-
-def test_the_dialect_s_wording_is_in_the_vocabulary() -> None:
-    turns = (Turn("user", EMBEDDED.ask_prompts("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
-    points = EMBEDDED.ask_points(turns, draw_scene(1).objects[0].box, [Point(3, 4)], Size(256, 256))
-    texts = [turn.text for question in points for turn in question.turns] + [EMBEDDED.yes, EMBEDDED.no]
-    assert not [word for text in texts for word in re.findall(r"\w+|[^\w\s]", text) if encode(word) == [UNKNOWN]]
+def run_alone(model: CachedFeatureModel, scene: int, example: TrainingExample) -> torch.Tensor:
+    """Return the logits of the answer's tokens from one plain causal pass."""
+    words = model.model.get_input_embeddings()(torch.tensor([example.ids[PREFIX_LENGTH:]]))
+    embedded = torch.cat([model.embed_image(torch.tensor([scene])), words], 1)
+    hidden = model.model.model.language_model(inputs_embeds=embedded).last_hidden_state[0]
+    return model.model.lm_head(hidden[example.answer_start - 1 : len(example.ids) - 1])

@@ -1,4 +1,4 @@
-"""Artifacts that a model or a program wrote itself: what a tool takes them for inside an agent and outside of one."""
+"""Artifacts that a model or a program wrote itself: what a tool makes of them inside an agent and outside of one."""
 
 from typing import Any
 
@@ -10,20 +10,20 @@ from langgraph.checkpoint.memory import InMemorySaver
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
-from tests.tools.test_toolkit import PICTURE, TOOLS, dialogue, in_agent, result, use
+from tests.tools.test_toolkit import IMAGE_URI, TOOLS, dialogue, in_agent, result, use
 
 DIALOGUE, RESULT = dialogue(), result()
-TAKING: list[tuple[str, dict[str, Any]]] = [
+CALLS: list[tuple[str, dict[str, Any]]] = [
     ("check_points", {"dialogue": DIALOGUE, "points": [[20, 20]]}),
     ("segment_prompt", {"dialogue": DIALOGUE}),
     ("refine_segmentation", {"result": RESULT, "clicks": [[20, 20, 1]]}),
     ("describe_image_region", {"result": RESULT}),
 ]
-IDS = [name for name, _ in TAKING]
+IDS = [name for name, _ in CALLS]
 
 
-@pytest.mark.parametrize(("name", "arguments"), TAKING, ids=IDS)
-def test_inside_an_agent_no_artifact_is_taken_that_the_model_wrote(name: str, arguments: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=IDS)
+def test_an_agent_refuses_artifacts_that_the_model_wrote(name: str, arguments: dict[str, Any]) -> None:
     """The image of another thread is in the store that both threads share."""
     assert use(name, **arguments).status == "success"
     for messages in ([], [HumanMessage("hi")], [ToolMessage("", artifact=DIALOGUE, tool_call_id="1")]):
@@ -35,34 +35,36 @@ def test_inside_an_agent_no_artifact_is_taken_that_the_model_wrote(name: str, ar
 
 @pytest.mark.parametrize("forged", [DIALOGUE, {**DIALOGUE, "picture": RESULT["picture"]}], ids=["whole", "another image"])
 def test_a_thread_of_a_real_agent_reads_no_image_of_another_thread(forged: dict[str, Any]) -> None:
-    tools = Sam4MllmToolkit(sam4mllm=TOOLS["check_points"].sam4mllm, pictures=TOOLS["check_points"].pictures).get_tools()
+    tools = Sam4MllmToolkit(sam4mllm=TOOLS["check_points"].sam4mllm, image_store=TOOLS["check_points"].image_store).get_tools()
     model = ScriptedChatModel(answers=[call("check_points", dialogue=forged, runtime=None), "Done."])
     graph = create_agent(model, tools, checkpointer=InMemorySaver())
     messages = graph.invoke({"messages": ["check it"]}, {"configurable": {"thread_id": "1"}})["messages"]
-    (told,) = [message for message in messages if isinstance(message, ToolMessage)]
-    assert told.status == "error"
-    assert RESULT["picture"] not in told.text
+    (answer,) = [message for message in messages if isinstance(message, ToolMessage)]
+    assert answer.status == "error"
+    assert RESULT["picture"] not in answer.text
 
 
 BOMB = {"size": [8000, 8000], "counts": rle.encode(rle.decode({"size": [8000, 8000], "counts": [64_000_000]}))["counts"]}
 
 
-def of_size(artifact: dict[str, Any], width: Any, height: Any) -> dict[str, Any]:
+def resize_artifact(artifact: dict[str, Any], width: Any, height: Any) -> dict[str, Any]:
     size = {"width": width, "height": height}
-    (found,) = RESULT["objects"]
-    objects = [{**found, "mask": BOMB}] * 2_000
+    (segmented,) = RESULT["objects"]
+    objects = [{**segmented, "mask": BOMB}] * 2_000
     return {**artifact, "size": size, "objects": objects, "state": {**artifact["state"], "size": size}}
 
 
 @pytest.mark.parametrize(
     ("width", "height"), [(8000, 8000), (80, 100), (-1, -1), (None, 3), (float("inf"), 1), ([], {})], ids=repr
 )
-@pytest.mark.parametrize(("name", "arguments"), TAKING, ids=IDS)
+@pytest.mark.parametrize(("name", "arguments"), CALLS, ids=IDS)
 def test_an_artifact_of_another_size_than_its_image_is_refused_before_a_mask_is_decoded(
     name: str, arguments: dict[str, Any], width: Any, height: Any
 ) -> None:
     """Decoded, the masks of one such artifact would take 128 GB."""
-    arguments = {key: of_size(value, width, height) if isinstance(value, dict) else value for key, value in arguments.items()}
+    arguments = {
+        key: resize_artifact(value, width, height) if isinstance(value, dict) else value for key, value in arguments.items()
+    }
     message = use(name, **arguments)
     assert message.status == "error"
     assert "is not of an image of 100 x 80 pixels" in message.content
@@ -76,15 +78,15 @@ def test_an_artifact_of_no_kind_is_refused(kind: Any) -> None:
     assert "call propose_boxes first" in use("check_points", in_agent(forged)).content
 
 
-def test_the_latest_result_is_still_found_by_its_handle_in_an_agent() -> None:
+def test_an_agent_finds_the_latest_result_by_its_handle() -> None:
     runtime = in_agent(ToolMessage("", artifact=RESULT, tool_call_id="1"))
     for handle in ("latest", RESULT["handle"]):
         assert use("describe_image_region", runtime, result=handle).status == "success"
 
 
 def test_an_image_id_is_looked_up_in_the_conversation_alone() -> None:
-    stranger = use("propose_boxes", image=PICTURE, expression="the ring").artifact["picture"]
+    foreign_id = use("propose_boxes", image=IMAGE_URI, expression="the ring").artifact["picture"]
     for name in ("segment_prompt", "describe_image_region"):
-        message = use(name, in_agent(HumanMessage("hi")), box=[1, 1, 20, 20], image=stranger)
+        message = use(name, in_agent(HumanMessage("hi")), box=[1, 1, 20, 20], image=foreign_id)
         assert message.status == "error"
-        assert "no picture in this conversation yet" in message.content
+        assert "no image in this conversation yet" in message.content

@@ -1,3 +1,5 @@
+"""Images by id: what a store keeps, and which ids a conversation knows."""
+
 import copy
 import multiprocessing
 import pickle
@@ -14,14 +16,14 @@ from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ImageError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, load_image
 from sam4mllm_tool.tools.image_store import (
-    PICTURES_KEY,
-    LostPictureError,
-    PictureStore,
-    UnknownPictureError,
-    find_picture,
-    is_picture_id,
-    known_pictures,
-    picture_id,
+    IMAGE_IDS_KEY,
+    ImageStore,
+    MissingImageError,
+    UnknownImageError,
+    compute_image_id,
+    find_image_id,
+    is_image_id,
+    list_image_ids,
 )
 
 A, B, C = "img-aaaaaaaaaaaa", "img-bbbbbbbbbbbb", "img-cccccccccccc"
@@ -43,27 +45,27 @@ def noise(seed: int) -> Image.Image:
 
 
 def human(*ids: str) -> HumanMessage:
-    return HumanMessage("look", additional_kwargs={PICTURES_KEY: list(ids)})
+    return HumanMessage("look", additional_kwargs={IMAGE_IDS_KEY: list(ids)})
 
 
 @pytest.fixture(params=["memory", "folder"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> PictureStore:
-    return PictureStore(folder=tmp_path / "pictures" if request.param == "folder" else None)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ImageStore:
+    return ImageStore(folder=tmp_path / "images" if request.param == "folder" else None)
 
 
 # Ids
 
 
-def test_equal_pixels_have_equal_ids_whatever_the_file(store: PictureStore):
+def test_equal_pixels_have_equal_ids_whatever_the_file(store: ImageStore):
     image = scene()
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "a scene"
     forms = [image, encoded(image), encoded(image, "BMP"), encoded(image, "WEBP", lossless=True), encoded(image, exif=exif)]
-    assert {store.put(form) for form in forms} == {picture_id(image)}
-    assert is_picture_id(picture_id(image))
+    assert {store.put(form) for form in forms} == {compute_image_id(image)}
+    assert is_image_id(compute_image_id(image))
 
 
-def test_a_turned_photograph_has_the_id_of_the_upright_one(store: PictureStore):
+def test_a_turned_photograph_has_the_id_of_the_upright_one(store: ImageStore):
     image = scene()
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
@@ -76,7 +78,7 @@ def test_one_pixel_or_another_shape_makes_another_id():
     changed = image.copy()
     changed.putpixel((3, 4), (1, 2, 3))
     plain = [Image.new("RGB", size, (200, 0, 0)) for size in ((6, 4), (4, 6), (3, 8))]  # the same bytes
-    assert len({picture_id(picture) for picture in (image, changed, *plain)}) == 5
+    assert len({compute_image_id(other) for other in (image, changed, *plain)}) == 5
 
 
 @pytest.mark.parametrize(
@@ -97,12 +99,12 @@ def test_one_pixel_or_another_shape_makes_another_id():
         pytest.param(12, id="a number"),
     ],
 )
-def test_what_has_not_the_exact_form_of_an_id_opens_nothing(text: object, tmp_path: Path):
+def test_only_the_exact_form_of_an_id_opens_anything(text: object, tmp_path: Path):
     (tmp_path / "x.png").write_bytes(encoded(scene()))
-    for store in (PictureStore(), PictureStore(folder=tmp_path / "in")):
-        assert not is_picture_id(text)
+    for store in (ImageStore(), ImageStore(folder=tmp_path / "in")):
+        assert not is_image_id(text)
         assert text not in store
-        with pytest.raises(UnknownPictureError, match="expected a picture's id as in img-"):
+        with pytest.raises(UnknownImageError, match="expected an image's id as in img-"):
             store.get(text)  # type: ignore[arg-type]
     assert not (tmp_path / "in").exists()
 
@@ -110,7 +112,7 @@ def test_what_has_not_the_exact_form_of_an_id_opens_nothing(text: object, tmp_pa
 # The store
 
 
-def test_what_was_put_comes_back_pixel_for_pixel_and_without_metadata(store: PictureStore):
+def test_an_image_comes_back_pixel_for_pixel_and_without_metadata(store: ImageStore):
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "taken at home"
     name = store.put(encoded(scene(), exif=exif))
@@ -118,95 +120,100 @@ def test_what_was_put_comes_back_pixel_for_pixel_and_without_metadata(store: Pic
     assert np.array_equal(np.asarray(back), np.asarray(scene()))
     assert not back.getexif()
     back.putpixel((0, 0), (9, 9, 9))
-    assert picture_id(store.get(name)) == name
+    assert compute_image_id(store.get(name)) == name
 
 
-def test_a_store_opens_what_its_policy_opens(store: PictureStore, tmp_path: Path):
+def test_a_store_opens_what_its_policy_opens(store: ImageStore, tmp_path: Path):
     path = tmp_path / "scene.png"
     path.write_bytes(encoded(scene()))
     with pytest.raises(ImageError, match="paths are turned off"):
         store.put(path)
     with pytest.raises(ImageError, match="none of the formats"):
         store.put(b"no picture")
-    assert store.put(path, policy=CALLER_POLICY) == picture_id(scene())
+    assert store.put(path, policy=CALLER_POLICY) == compute_image_id(scene())
 
 
-def test_a_picture_that_is_not_there_is_lost_and_says_what_to_do(store: PictureStore):
-    with pytest.raises(LostPictureError, match=f"{A} is no longer kept; ask for it to be sent again"):
+def test_a_missing_image_is_an_error_that_says_what_to_do(store: ImageStore):
+    with pytest.raises(MissingImageError, match=f"{A} is no longer kept; ask for it to be sent again"):
         store.get(A)
     assert A not in store
 
 
 def test_memory_drops_the_least_recently_used_beyond_its_bytes():
-    one = len(encoded(noise(0), compress_level=1))
-    store = PictureStore(max_bytes=3 * one + one // 2)
+    size = len(encoded(noise(0), compress_level=1))
+    store = ImageStore(max_bytes=3 * size + size // 2)
     first, second, third = (store.put(noise(seed)) for seed in range(3))
     store.get(first)
     fourth = store.put(noise(3))
     assert [name in store for name in (first, second, third, fourth)] == [True, False, True, True]
-    with pytest.raises(LostPictureError):
+    with pytest.raises(MissingImageError):
         store.get(second)
 
 
-def test_a_picture_larger_than_the_whole_store_is_refused_and_drops_nothing():
-    store = PictureStore(max_bytes=11_000)
+def test_an_image_larger_than_the_store_is_refused_and_drops_nothing():
+    store = ImageStore(max_bytes=11_000)
     kept = store.put(noise(0))
     with pytest.raises(Sam4MllmError, match=r"takes [\d,]+ bytes, the store keeps 11,000; scale it down"):
         store.put(Image.fromarray(np.tile(np.asarray(noise(0)), (2, 2, 1))).resize((101, 133)))
     assert kept in store
     with pytest.raises(ValueError, match="max_bytes of at least 1, got 0"):
-        PictureStore(max_bytes=0)
+        ImageStore(max_bytes=0)
 
 
 def test_a_folder_outlives_the_store_and_holds_ordinary_files(tmp_path: Path):
-    name = PictureStore(folder=tmp_path / "a" / "b").put(scene())
+    name = ImageStore(folder=tmp_path / "a" / "b").put(scene())
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == [f"{name}.png"]
-    assert picture_id(load_image(tmp_path / "a" / "b" / f"{name}.png")) == name
-    assert picture_id(PictureStore(folder=tmp_path / "a" / "b").get(name)) == name
+    assert compute_image_id(load_image(tmp_path / "a" / "b" / f"{name}.png")) == name
+    assert compute_image_id(ImageStore(folder=tmp_path / "a" / "b").get(name)) == name
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", encoded(scene())[:-40], encoded(scene(200_001))])
-def test_a_damaged_file_is_told_and_mended_when_the_picture_comes_again(tmp_path: Path, content: bytes):
-    store = PictureStore(folder=tmp_path)
+def test_a_damaged_file_is_an_error_until_the_image_is_sent_again(tmp_path: Path, content: bytes):
+    store = ImageStore(folder=tmp_path)
     name = store.put(scene())
     (tmp_path / f"{name}.png").write_bytes(content)
-    with pytest.raises(LostPictureError, match=f"the file kept for {name} .*; ask for the picture again"):
+    with pytest.raises(MissingImageError, match=f"the file kept for {name} .*; ask for the image again"):
         store.get(name)
     assert store.put(scene()) == name
-    assert picture_id(store.get(name)) == name
+    assert compute_image_id(store.get(name)) == name
 
 
-def test_a_folder_that_cannot_be_written_or_read_is_told(tmp_path: Path):
+def test_a_folder_that_cannot_be_written_or_read_is_an_error(tmp_path: Path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(Sam4MllmError, match=r"cannot be (kept|read)"):
-        PictureStore(folder=tmp_path / "file").put(scene())
-    store = PictureStore(folder=tmp_path)
+        ImageStore(folder=tmp_path / "file").put(scene())
+    store = ImageStore(folder=tmp_path)
     (tmp_path / f"{A}.png").mkdir()
     with pytest.raises(Sam4MllmError, match=f"{A}.png' cannot be read: Is a directory"):
         store.get(A)
 
 
+def test_files_are_readable_by_their_owner_alone(tmp_path: Path):
+    name = ImageStore(folder=tmp_path).put(scene())
+    assert (tmp_path / f"{name}.png").stat().st_mode & 0o777 == 0o600
+
+
 def _put_many(folder: Path, seeds: range) -> None:
-    store = PictureStore(folder=folder)
+    store = ImageStore(folder=folder)
     for seed in seeds:
         store.put(noise(seed))
         store.get(store.put(noise(0)))
 
 
-def test_two_processes_and_many_threads_share_a_folder(tmp_path: Path):
+def test_processes_and_threads_share_a_folder(tmp_path: Path):
     spawn = multiprocessing.get_context("spawn")
-    others = [spawn.Process(target=_put_many, args=(tmp_path, range(0, 40, step))) for step in (1, 2)]
-    threads = [threading.Thread(target=_put_many, args=(tmp_path, range(40))) for _ in range(3)]
+    others = [spawn.Process(target=_put_many, args=(tmp_path, range(10)))]
+    threads = [threading.Thread(target=_put_many, args=(tmp_path, range(10))) for _ in range(3)]
     for worker in (*others, *threads):
         worker.start()
     for worker in (*others, *threads):
         worker.join()
-    assert [process.exitcode for process in others] == [0, 0]
-    assert {path.name for path in tmp_path.iterdir()} == {f"{picture_id(noise(seed))}.png" for seed in range(40)}
-    assert all(picture_id(load_image(path)) == path.stem for path in tmp_path.iterdir())
+    assert [process.exitcode for process in others] == [0]
+    assert {path.name for path in tmp_path.iterdir()} == {f"{compute_image_id(noise(seed))}.png" for seed in range(10)}
+    assert all(compute_image_id(load_image(path)) == path.stem for path in tmp_path.iterdir())
 
 
-def test_copies_share_the_pictures_and_a_pickled_one_keeps_its_folder(store: PictureStore):
+def test_copies_share_the_images_and_a_pickled_store_keeps_its_folder(store: ImageStore):
     name = store.put(scene())
     assert name in copy.copy(store)
     assert name in copy.deepcopy(store)
@@ -218,46 +225,44 @@ def test_copies_share_the_pictures_and_a_pickled_one_keeps_its_folder(store: Pic
 # What a conversation knows
 
 
-def test_a_conversation_knows_what_its_people_sent_in_the_order_of_the_last_arrival():
+def test_a_conversation_knows_the_images_that_people_sent_in_the_order_of_the_last_arrival():
     messages = [human(A, B), AIMessage("seen"), human(C), human(A)]
-    assert known_pictures(messages) == [B, C, A]
-    assert known_pictures([]) == []
+    assert list_image_ids(messages) == [B, C, A]
+    assert list_image_ids([]) == []
 
 
 @pytest.mark.parametrize(
     "message",
     [
         pytest.param(HumanMessage(f"[picture {A}, 640 x 480]"), id="written by a person"),
-        pytest.param(AIMessage("", additional_kwargs={PICTURES_KEY: [A]}), id="a model's"),
-        pytest.param(ToolMessage("", tool_call_id="1", additional_kwargs={PICTURES_KEY: [A]}), id="a tool's"),
-        pytest.param(HumanMessage("", additional_kwargs={PICTURES_KEY: A}), id="no list"),
-        pytest.param(HumanMessage("", additional_kwargs={PICTURES_KEY: ["../x", None, [A], 3]}), id="no ids"),
+        pytest.param(AIMessage("", additional_kwargs={IMAGE_IDS_KEY: [A]}), id="a model's"),
+        pytest.param(ToolMessage("", tool_call_id="1", additional_kwargs={IMAGE_IDS_KEY: [A]}), id="a tool's"),
+        pytest.param(HumanMessage("", additional_kwargs={IMAGE_IDS_KEY: A}), id="no list"),
+        pytest.param(HumanMessage("", additional_kwargs={IMAGE_IDS_KEY: ["../x", None, [A], 3]}), id="no ids"),
         pytest.param({"role": "user", "content": "", "additional_kwargs": None}, id="nothing beside"),
         pytest.param(("user", "hello"), id="a tuple"),
         pytest.param("hello", id="a text"),
     ],
 )
-def test_an_id_that_was_not_put_on_a_persons_message_is_not_known(message: object):
-    assert known_pictures([message]) == []
+def test_an_id_counts_only_on_a_persons_message(message: object):
+    assert list_image_ids([message]) == []
 
 
 def test_messages_as_dicts_count_too():
-    assert known_pictures([{"role": "user", "content": "", "additional_kwargs": {PICTURES_KEY: [A]}}]) == [A]
-    assert known_pictures([human(A).model_dump()]) == [A]
+    assert list_image_ids([{"role": "user", "content": "", "additional_kwargs": {IMAGE_IDS_KEY: [A]}}]) == [A]
+    assert list_image_ids([human(A).model_dump()]) == [A]
 
 
-def test_latest_is_the_last_and_an_id_is_itself():
+def test_latest_is_the_last_image_and_an_id_is_itself():
     messages = [human(A), human(B)]
-    assert [find_picture(image, messages) for image in ("latest", "LATEST ", A, f" [{A}]", f'"{B}"')] == [B, B, A, A, B]
+    assert [find_image_id(image, messages) for image in ("latest", "LATEST ", A, f" [{A}]", f'"{B}"')] == [B, B, A, A, B]
 
 
-def test_an_unknown_picture_names_those_there_are():
-    with pytest.raises(
-        UnknownPictureError, match=f"no picture '{C}' in this conversation; its pictures are {A}, {B} .latest: {B}"
-    ):
-        find_picture(C, [human(A, B)])
-    with pytest.raises(UnknownPictureError, match="there is no picture in this conversation yet"):
-        find_picture("latest", [HumanMessage("hello")])
-    with pytest.raises(UnknownPictureError) as caught:
-        find_picture("x" * 10_000, [human(*(f"img-{number:012x}" for number in range(500)))])
+def test_the_error_for_an_unknown_image_lists_the_known_ones():
+    with pytest.raises(UnknownImageError, match=f"no image '{C}' in this conversation; its images are {A}, {B} .latest: {B}"):
+        find_image_id(C, [human(A, B)])
+    with pytest.raises(UnknownImageError, match="there is no image in this conversation yet"):
+        find_image_id("latest", [HumanMessage("hello")])
+    with pytest.raises(UnknownImageError) as caught:
+        find_image_id("x" * 10_000, [human(*(f"img-{number:012x}" for number in range(500)))])
     assert len(str(caught.value)) < 600

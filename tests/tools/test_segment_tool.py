@@ -31,35 +31,35 @@ from tests.tool_suites import ToolSuite
 
 _file = BytesIO()
 Image.new("RGB", (100, 80), "grey").save(_file, "PNG")
-PICTURE = "data:image/png;base64," + base64.b64encode(_file.getvalue()).decode()
+IMAGE_URI = "data:image/png;base64," + base64.b64encode(_file.getvalue()).decode()
 
 
-def knows(question: Question) -> str:
+def reply_about_ring(question: Question) -> str:
     if isinstance(question.answer, Labels):
         return "Yes" * question.answer.count
-    asked = question.turns[-1].text
-    if "out of memory" in asked:
-        raise BackendError("the model ran out of memory; give a smaller picture")
-    return "[100,100,500,600]" if "ring" in asked else "hmm" if "gibberish" in asked else "No object found."
+    text = question.turns[-1].text
+    if "out of memory" in text:
+        raise BackendError("the model ran out of memory; give a smaller image")
+    return "[100,100,500,600]" if "ring" in text else "hmm" if "gibberish" in text else "No object found."
 
 
 def models() -> Sam4Mllm:
-    return Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    return Sam4Mllm(ScriptedMLLM(reply_about_ring), BoxSegmenter(), dialect=RELEASED)
 
 
-def told(message: ToolMessage) -> str:
-    """What the model reads but for the handle, which is new each time."""
+def hide_handle(message: ToolMessage) -> str:
+    """Return the text that the model reads, without the handle, which is new each time."""
     return re.sub(r"seg-[0-9a-f]{16}", "seg-", message.content)
 
 
-def call(image: object = PICTURE, expression: object = "the ring", **others: object) -> dict[str, Any]:
+def call(image: object = IMAGE_URI, expression: object = "the ring", **others: object) -> dict[str, Any]:
     args = {"image": image, "expression": expression, **others}
     return {"name": "segment_image", "args": args, "id": "1", "type": "tool_call"}
 
 
 class Suite(ToolSuite):
     models = staticmethod(models)
-    example: ClassVar = {"image": PICTURE, "expression": "the ring"}
+    example: ClassVar = {"image": IMAGE_URI, "expression": "the ring"}
 
 
 class TestLangchainUnit(Suite, ToolsUnitTests):
@@ -70,32 +70,32 @@ class TestLangchainIntegration(Suite, ToolsIntegrationTests):
     pass
 
 
-def test_a_model_sees_a_name_a_purpose_and_two_arguments() -> None:
+def test_the_schema_has_a_name_a_purpose_and_two_arguments() -> None:
     function = convert_to_openai_tool(SegmentTool(sam4mllm=models()))["function"]
     assert function["name"] == "segment_image"
     assert set(function["parameters"]["properties"]) == {"image", "expression"}
-    assert function["parameters"]["required"] == ["expression"], "the picture is the latest one, if not said otherwise"
+    assert function["parameters"]["required"] == ["expression"], "the image is the latest by default"
     assert all(field["description"] for field in function["parameters"]["properties"].values())
 
 
-def test_content_is_for_the_model_and_the_artifact_plain_json_for_the_program() -> None:
+def test_the_artifact_is_plain_json_with_the_exact_mask() -> None:
     message = SegmentTool(sam4mllm=models()).invoke(call())
     assert isinstance(message, ToolMessage)
     assert message.status == "success"
     assert "1 object" in message.content
     assert "box (10, 8) to (50, 48)" in message.content
     assert json.loads(json.dumps(message.artifact)) == message.artifact
-    (found,) = message.artifact["objects"]
+    (segmented,) = message.artifact["objects"]
     expected = np.zeros((80, 100), bool)
     expected[8:48, 10:50] = True
-    assert np.array_equal(rle.decode(found["mask"]), expected)
+    assert np.array_equal(rle.decode(segmented["mask"]), expected)
 
 
 async def test_async_gives_the_same() -> None:
     tool = SegmentTool(sam4mllm=models())
-    one, other = tool.invoke(call()), await tool.ainvoke(call())
-    assert told(one) == told(other)
-    assert one.artifact["objects"] == other.artifact["objects"]
+    blocking, awaited = tool.invoke(call()), await tool.ainvoke(call())
+    assert hide_handle(blocking) == hide_handle(awaited)
+    assert blocking.artifact["objects"] == awaited.artifact["objects"]
 
 
 def test_no_such_object_is_a_success() -> None:
@@ -113,23 +113,23 @@ def test_the_method_can_be_chosen_and_misspelt() -> None:
 
 
 WRONG = {
-    "a cut-off picture": (call(PICTURE[:80]), "data URI"),
-    "not a picture": (call("data:text/plain,hello"), "formats"),
-    "a picture with half a character": (call("data:image/png,\ud800"), "half a character"),
+    "a cut-off image": (call(IMAGE_URI[:80]), "data URI"),
+    "not an image": (call("data:text/plain,hello"), "formats"),
+    "an image with half a character": (call("data:image/png,\ud800"), "half a character"),
     "a path": (call("/etc/hostname"), "paths are turned off"),
     "a URL": (call("https://example.com/a.png"), "URLs are turned off"),
-    "an empty picture": (call(""), "empty"),
+    "an empty image": (call(""), "empty"),
     "an empty expression": (call(expression=" "), "expression is empty"),
     "a long expression": (call(expression="x" * 10_000), "10,000 characters"),
     "an unreadable reply": (call(expression="gibberish"), "hmm"),
     "a model that fails": (call(expression="out of memory"), "ran out of memory"),
-    "no expression": ({**call(), "args": {"image": PICTURE}}, "expression: Field required"),
+    "no expression": ({**call(), "args": {"image": IMAGE_URI}}, "expression: Field required"),
     "an expression that is no text": (call(expression=["the ring"]), "expression: Input should be a valid string"),
 }
 
 
 @pytest.mark.parametrize(("wrong", "named"), WRONG.values(), ids=WRONG)
-async def test_what_goes_wrong_is_a_message_that_the_model_can_act_on(wrong: dict[str, Any], named: str) -> None:
+async def test_an_error_is_a_message_that_the_model_can_act_on(wrong: dict[str, Any], named: str) -> None:
     tool = SegmentTool(sam4mllm=models())
     for message in (tool.invoke(wrong), await tool.ainvoke(wrong)):
         assert message.status == "error"
@@ -149,7 +149,7 @@ def test_paths_open_where_the_policy_says_so(tmp_path: Path) -> None:
         assert "not in a folder" in message.content
 
 
-async def test_models_are_loaded_once_and_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_models_are_loaded_once_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[str] = []
 
     def load() -> Sam4Mllm:
@@ -158,7 +158,7 @@ async def test_models_are_loaded_once_and_beside_the_event_loop(monkeypatch: pyt
 
     monkeypatch.setattr(Sam4Mllm, "load", load)
     tool = SegmentTool()
-    assert loaded == [], "not before the first use"
+    assert loaded == [], "loaded before the first use"
     messages = await asyncio.gather(*(tool.ainvoke(call()) for _ in range(3)))
     assert {message.status for message in messages} == {"success"}
     assert len(loaded) == 1
@@ -169,7 +169,7 @@ def test_a_copy_shares_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = SegmentTool(sam4mllm=models(), method="box")
     other = copy.deepcopy(tool)
     assert other.sam4mllm is tool.sam4mllm
-    assert told(other.invoke(call())) == told(tool.invoke(call()))
+    assert hide_handle(other.invoke(call())) == hide_handle(tool.invoke(call()))
     loaded = [models()]
     monkeypatch.setattr(Sam4Mllm, "load", loaded.pop)
     tool = SegmentTool()
@@ -179,7 +179,7 @@ def test_a_copy_shares_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_pickled_tool_takes_given_models_along_and_loads_its_own_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tool = SegmentTool(sam4mllm=models(), method="box")
-    assert told(pickle.loads(pickle.dumps(tool)).invoke(call())) == told(tool.invoke(call()))
+    assert hide_handle(pickle.loads(pickle.dumps(tool)).invoke(call())) == hide_handle(tool.invoke(call()))
     loaded: list[Sam4Mllm] = []
 
     def load() -> Sam4Mllm:
@@ -193,7 +193,7 @@ def test_a_pickled_tool_takes_given_models_along_and_loads_its_own_again(monkeyp
     assert len(loaded) == 2
 
 
-async def test_the_result_is_encoded_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_result_is_encoded_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     encoding: list[threading.Thread] = []
     encode = rle.encode
     monkeypatch.setattr(rle, "encode", lambda mask: encoding.append(threading.current_thread()) or encode(mask))

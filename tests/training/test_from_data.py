@@ -1,12 +1,13 @@
-"""One command from a data set to an adapter that segments."""
+"""One command from a dataset to an adapter that segments."""
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.cli.main import main
+from sam4mllm_tool.embedded.scene_files import SCENES_FILE
 from sam4mllm_tool.models.checkpoints import embedded_folder
 
 SCENES = Path(__file__).parents[2] / "examples" / "scenes"
@@ -20,6 +21,7 @@ max_steps = 2
 report_to = "none"
 recipe = { groups = 2, ppg = 0.2 }
 """
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -29,61 +31,79 @@ def settings(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_data_set_becomes_an_adapter_that_segments(settings: Path, tmp_path: Path, capsys) -> None:
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    """The first expressions about each of two example scenes."""
+    lines = [json.loads(line) for line in (SCENES / SCENES_FILE).read_text().splitlines()]
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    with (folder / SCENES_FILE).open("w") as file:
+        for image in sorted({line["image"] for line in lines})[:2]:
+            shutil.copy(SCENES / image, folder)
+            file.writelines(json.dumps(line) + "\n" for line in [line for line in lines if line["image"] == image][:3])
+    return folder
+
+
+def test_a_dataset_becomes_an_adapter_that_segments(settings: Path, dataset: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "adapter"
-    taught = f"embedded+{embedded_folder('adapter')}"  # in two steps, nothing is learnt from nothing
-    settings.write_text(SETTINGS.replace('"embedded"', f'"{taught}"', 1) + "learning_rate = 1e-6\n")
-    command = ["train", str(settings), "--data", f"jsonl:{SCENES}", "--out", str(out)]
-    assert main(command) == 0
+    trained = f"embedded+{embedded_folder('adapter')}"  # two steps are not enough to learn from nothing
+    settings.write_text(SETTINGS.replace('"embedded"', f'"{trained}"', 1) + "learning_rate = 1e-6\n")
+    command = ["train", settings, "--data", f"jsonl:{dataset}", "--out", out]
+    assert run(*command)[0] == 0
     recipe = json.loads((out / "manifest.json").read_text())["recipe"]
     assert (recipe["groups"], recipe["ppg"], recipe["dialect"]["name"]) == (2, 0.2, "embedded")
     weights = (out / "adapter_model.safetensors").read_bytes()
-    assert main(command) == 0  # it is there already
+    assert run(*command)[0] == 0, "a finished run is left as it is"
     assert (out / "adapter_model.safetensors").read_bytes() == weights
-    capsys.readouterr()
-    picture = str(sorted(SCENES.glob("*.png"))[0])
-    assert main(["segment", picture, "the green crescent", "--mllm", f"embedded+{out}", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["models"]["mllm"] == f"embedded+{out}"
-    assert told["objects"]
+    image = min(SCENES.glob("*.png"))
+    code, stdout, _ = run("segment", image, "the green crescent", "--mllm", f"embedded+{out}", "--json")
+    assert code == 0
+    result = json.loads(stdout)
+    assert result["models"]["mllm"] == f"embedded+{out}"
+    assert result["objects"]
 
 
-def test_what_was_dropped_of_the_data_is_told(settings: Path, tmp_path: Path, capsys) -> None:
-    shutil.copytree(SCENES, tmp_path / "mine")
-    with next((tmp_path / "mine").glob("*.jsonl")).open("a") as lines:
+def test_dropped_samples_of_the_dataset_are_reported(settings: Path, dataset: Path, tmp_path: Path, run: Run) -> None:
+    with (dataset / SCENES_FILE).open("a") as lines:
         lines.write('{"image": "lost.png", "expression": "it", "objects": []}\n')
-    assert main(["train", str(settings), "--data", f"jsonl:{tmp_path / 'mine'}", "--out", str(tmp_path / "out")]) == 0
-    error = capsys.readouterr().err
-    assert "1 dropped: the image does not exist" in error
-    assert "lost.png" in error
+    code, _, stderr = run("train", settings, "--data", f"jsonl:{dataset}", "--out", tmp_path / "out", "--max-steps", "1")
+    assert code == 0
+    assert "1 dropped: " in stderr
+    assert "lost.png" in stderr
 
 
-def test_a_folder_of_something_else_is_refused_before_anything_is_built(settings: Path, tmp_path: Path, capsys) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert main(["train", str(settings), "--data", f"jsonl:{SCENES}", "--out", str(tmp_path / "mine")]) == 2
-    assert "holds no training run" in capsys.readouterr().err
-    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+def test_a_folder_with_other_files_is_refused_before_anything_is_built(settings: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    code, _, stderr = run("train", settings, "--data", f"jsonl:{SCENES}", "--out", out)
+    assert code == 2
+    assert "holds no training run" in stderr
+    assert [file.name for file in out.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
-    ("flags", "told"),
+    ("flags", "message"),
     [
         pytest.param(["--data", "jsonl"], "expected NAME:ROOT", id="no root"),
-        pytest.param(["--data", "cocoa:x"], "unknown dataset 'cocoa'", id="no such data set"),
-        pytest.param(["--data", "jsonl:nowhere"], "nowhere", id="a wrong root"),
-        pytest.param([], "either 'lessons'", id="nothing to learn from"),
+        pytest.param(["--data", "cocoa:x"], "'cocoa'", id="unknown dataset"),
+        pytest.param(["--data", "jsonl:nowhere"], "nowhere", id="missing root"),
+        pytest.param([], "either 'lessons'", id="neither conversations nor data"),
     ],
 )
-def test_what_cannot_be_trained_on_is_one_line(settings: Path, tmp_path: Path, capsys, flags: list[str], told: str) -> None:
-    assert main(["train", str(settings), *flags, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert told in error
-    assert error.count("\n") == 1
+def test_unusable_data_is_reported_in_one_line(
+    settings: Path, tmp_path: Path, run: Run, flags: list[str], message: str
+) -> None:
+    code, _, stderr = run("train", settings, *flags, "--out", tmp_path / "out")
+    assert code == 2
+    assert message in stderr
+    assert stderr.count("\n") == 1
     assert not (tmp_path / "out" / "adapter_config.json").exists()
 
 
-def test_a_recipe_that_cannot_be_followed_is_one_line(settings: Path, tmp_path: Path, capsys) -> None:
+def test_an_unknown_recipe_setting_is_reported(settings: Path, tmp_path: Path, run: Run) -> None:
     settings.write_text(SETTINGS.replace("groups = 2", "group = 2"))
-    assert main(["train", str(settings), "--data", f"jsonl:{SCENES}", "--out", str(tmp_path / "out")]) == 2
-    assert "a recipe has no setting group; its settings are pqpp, ppg" in capsys.readouterr().err
+    code, _, stderr = run("train", settings, "--data", f"jsonl:{SCENES}", "--out", tmp_path / "out")
+    assert code == 2
+    assert "group" in stderr
+    assert "pqpp, ppg" in stderr

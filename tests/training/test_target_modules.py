@@ -1,4 +1,4 @@
-"""What of a model is trained, in every family: the language model's projections and the projector, never the vision tower."""
+"""Which modules are trained, in every family: the language model's projections and the projector, never the vision tower."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.training.target_modules import PROJECTIONS, examine
+from sam4mllm_tool.training.target_modules import PROJECTIONS, find_target_modules
 
 TEXT = {
     "hidden_size": 32,
@@ -50,38 +50,38 @@ PROJECTOR = {
 }
 
 
-def small(family: str) -> nn.Module:
+def build_small(family: str) -> nn.Module:
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **SMALL[family]))
 
 
 @pytest.mark.parametrize("family", SMALL)
-def test_every_family_trains_its_projections_and_its_projector(family: str) -> None:
-    model = small(family)
-    found = examine(model)
-    assert list(found.projector) == PROJECTOR[family]
-    matched = [name for name, _ in model.named_modules() if re.fullmatch(found.projections, name)]
+def test_the_projections_and_the_projector_are_the_targets_in_every_family(family: str) -> None:
+    model = build_small(family)
+    targets = find_target_modules(model)
+    assert list(targets.projector) == PROJECTOR[family]
+    matched = [name for name, _ in model.named_modules() if re.fullmatch(targets.lora_pattern, name)]
     assert len(matched) == 2 * len(PROJECTIONS), "seven projections in each of two layers"
     assert {name.rpartition(".")[2] for name in matched} == set(PROJECTIONS)
-    assert all(name.startswith(found.language) for name in matched)
+    assert all(name.startswith(targets.language_model) for name in matched)
     assert not [name for name in matched if "vision" in name or "visual" in name]
 
 
-def test_names_and_regular_expressions_choose_other_layers() -> None:
-    model = small("llava")
-    by_name = examine(model, targets=["q_proj"]).projections
+def test_names_or_a_regular_expression_choose_other_layers() -> None:
+    model = build_small("llava")
+    by_name = find_target_modules(model, targets=["q_proj"]).lora_pattern
     assert [n for n, _ in model.named_modules() if re.fullmatch(by_name, n)] == [
         f"model.language_model.layers.{i}.self_attn.q_proj" for i in (0, 1)
     ]
-    assert examine(model, targets=r".*layers\.1\..*v_proj").projections == r".*layers\.1\..*v_proj"
-    assert examine(model, projector=False).projector == ()
-    assert examine(model, projector=["model.multi_modal_projector.linear_2"]).projector == (
+    assert find_target_modules(model, targets=r".*layers\.1\..*v_proj").lora_pattern == r".*layers\.1\..*v_proj"
+    assert find_target_modules(model, projector=False).projector == ()
+    assert find_target_modules(model, projector=["model.multi_modal_projector.linear_2"]).projector == (
         "model.multi_modal_projector.linear_2",
     )
 
 
-def test_what_is_not_in_the_model_is_refused_by_name() -> None:
+def test_targets_that_the_model_does_not_have_are_refused_by_name() -> None:
     with pytest.raises(SpecError, match=r"lora_targets \['query'\] match none"):
-        examine(small("llava"), targets=["query"])
+        find_target_modules(build_small("llava"), targets=["query"])
     with pytest.raises(SpecError, match=r"no module 'connector'.*multi_modal_projector"):
-        examine(small("llava"), projector=["connector"])
+        find_target_modules(build_small("llava"), projector=["connector"])

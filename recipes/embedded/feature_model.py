@@ -1,0 +1,194 @@
+"""The MLLM on cached image features: batches of example rows, and the forward pass that shares the image among them.
+
+The vision tower is frozen when the language model learns, so its output is computed once. The image then runs through the
+language model once per scene, and the scene's rows attend to its keys and values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache, LlavaForConditionalGeneration
+
+from recipes.embedded.architecture import GRID, WIDTH, build_vocabulary
+from recipes.embedded.packing import PREFIX_LENGTH, ExampleRow
+from recipes.embedded.scene_cache import SceneCache
+from recipes.embedded.vision_stage import load_pixels
+from sam4mllm_tool.models.mllm.runner import cache_parameter
+
+_END = build_vocabulary().index("</s>")
+IMAGE_ATTENTION_LAYERS = (2, 3)
+"""The layers whose first head is taught where in the image to look."""
+WORD_ATTENTION_LAYERS = (0, 1)
+"""The layers whose second head is taught which words matter."""
+PROBED_LAYER = 4
+"""The layer whose input is probed for points' positions and cells."""
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleBatch:
+    """n rows of several scenes, padded to length l, with k tokens to predict.
+
+    Attributes:
+        scenes: (s,) indices of the scenes.
+        owner: (n,) each row's index in `scenes`.
+        ids: (n, l) tokens, without the image's.
+        positions: (n, l).
+        visible: (n, l, l) bool, which of the row's own tokens each token attends to.
+        row, node: (k,) where each token is predicted from.
+        target, task, image_target: (k,) see `ExampleRow`.
+        word_targets: (k, l) bool.
+    """
+
+    scenes: Tensor
+    owner: Tensor
+    ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    row: Tensor
+    node: Tensor
+    target: Tensor
+    task: Tensor
+    image_target: Tensor
+    word_targets: Tensor
+
+
+def collate(scenes: Tensor, rows_by_scene: Sequence[Sequence[ExampleRow]]) -> ExampleBatch:
+    """Build a batch of the rows of each scene."""
+    owners, rows = zip(*((owner, row) for owner, group in enumerate(rows_by_scene) for row in group), strict=True)
+    n, length = len(rows), max(len(row.tree.ids) for row in rows)
+    ids, positions = np.zeros((n, length), np.int64), np.zeros((n, length), np.int64)
+    visible = np.broadcast_to(np.eye(length, dtype=np.bool_), (n, length, length)).copy()
+    for number, row in enumerate(rows):
+        used = len(row.tree.ids)
+        ids[number, :used], positions[number, :used] = row.tree.ids, row.tree.positions + PREFIX_LENGTH
+        visible[number, :used, :used] = row.tree.sees()
+    columns = [
+        (number, *values)
+        for number, row in enumerate(rows)
+        for values in zip(row.nodes, row.targets, row.tasks, row.image_targets, strict=True)
+    ]
+    word_targets = torch.zeros(len(columns), length, dtype=torch.bool)
+    for number, nodes in enumerate(nodes for row in rows for nodes in row.word_targets):
+        word_targets[number, list(nodes)] = True
+    id_tensor, position_tensor, visible_tensor = (torch.from_numpy(array) for array in (ids, positions, visible))
+    row_index, node, target, task, image_target = torch.tensor(columns).T
+    return ExampleBatch(
+        scenes,
+        torch.tensor(owners),
+        id_tensor,
+        position_tensor,
+        visible_tensor,
+        row_index,
+        node,
+        target,
+        task,
+        image_target,
+        word_targets,
+    )
+
+
+def compute_features(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
+    """Compute the vision tower's output for all scenes, (scenes, 144, width) bfloat16, or load it from the working folder."""
+    file = folder / f"features-{cache.first}-{len(cache)}.pt"
+    if file.exists():
+        return torch.load(file, weights_only=True, mmap=True)
+    features = torch.empty(len(cache), GRID**2, WIDTH, dtype=torch.bfloat16)
+    layer = model.config.vision_feature_layer
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        for index in tqdm(torch.arange(len(cache)).split(200), desc="features", mininterval=20):
+            output = model.model.vision_tower(pixel_values=load_pixels(cache, index), output_hidden_states=True)
+            features[index] = output.hidden_states[layer].to(torch.bfloat16)
+    torch.save(features, file)
+    return features
+
+
+@dataclass(frozen=True, eq=False)
+class ForwardOutput:
+    """What a forward pass gives for the k tokens to predict.
+
+    Attributes:
+        logits: (k, vocabulary).
+        image_attention: (k, 144) per layer of IMAGE_ATTENTION_LAYERS; like the following, only with `details`.
+        word_attention: (k, l) per layer of WORD_ATTENTION_LAYERS.
+        hidden: (k, width), the input of PROBED_LAYER.
+    """
+
+    logits: Tensor
+    image_attention: list[Tensor] = field(default_factory=list)
+    word_attention: list[Tensor] = field(default_factory=list)
+    hidden: Tensor | None = None
+
+
+class CachedFeatureModel:
+    """The MLLM on cached features of the vision tower."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
+        self.model, self.features = model, features
+
+    def embed_image(self, scenes: Tensor) -> Tensor:
+        """Return (n, 145, width): the embeddings of the start token and the image."""
+        start = self.model.get_input_embeddings()(torch.ones(len(scenes), 1, dtype=torch.long))
+        image = self.model.model.multi_modal_projector(self.features[scenes].float())
+        return torch.cat([start, image.to(start.dtype)], 1)
+
+    def forward(self, batch: ExampleBatch, *, details: bool = False) -> ForwardOutput:
+        """Run a batch; `details` adds attention and hidden states to the logits."""
+        language = self.model.model.language_model
+        n, length = batch.ids.shape
+        visible = torch.cat([torch.ones(n, length, PREFIX_LENGTH, dtype=torch.bool), batch.visible], -1)[:, None]
+        out = language(
+            inputs_embeds=self.model.get_input_embeddings()(batch.ids),
+            attention_mask=torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill_(~visible, float("-inf")),
+            position_ids=batch.positions,
+            use_cache=True,
+            output_attentions=details,
+            output_hidden_states=details,
+            **{cache_parameter(language): self._run_image(batch)},
+        )
+        logits = self.model.lm_head(out.last_hidden_state[batch.row, batch.node]).float()
+        if not details:
+            return ForwardOutput(logits)
+        at = batch.row, batch.node
+        return ForwardOutput(
+            logits,
+            [out.attentions[layer][at[0], 0, at[1], 1:PREFIX_LENGTH].float() for layer in IMAGE_ATTENTION_LAYERS],
+            [out.attentions[layer][at[0], 1, at[1], PREFIX_LENGTH:].float() for layer in WORD_ATTENTION_LAYERS],
+            out.hidden_states[PROBED_LAYER][at].float(),
+        )
+
+    def _run_image(self, batch: ExampleBatch) -> DynamicCache:
+        """Run each scene's image once; return its keys and values for every row."""
+        language = self.model.model.language_model
+        by_scene, by_row = DynamicCache(), DynamicCache()
+        language(inputs_embeds=self.embed_image(batch.scenes), use_cache=True, **{cache_parameter(language): by_scene})
+        for number, layer in enumerate(by_scene.layers):
+            keys, values = (states.index_select(0, batch.owner) for states in (layer.keys, layer.values))  # type: ignore[union-attr]
+            by_row.update(keys, values, number)
+        return by_row
+
+    @torch.inference_mode()
+    def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
+        """Generate greedy answers of at most `tokens` tokens; prompts begin with the tokens of the image."""
+        length = max(map(len, prompts))
+        embed = self.model.get_input_embeddings()
+        embedded = [
+            torch.cat([embed(torch.zeros(length - len(p), dtype=torch.long)), image, embed(torch.tensor(p[PREFIX_LENGTH:]))])
+            for p, image in zip(prompts, self.embed_image(scenes), strict=True)
+        ]
+        model: Any = self.model  # only some versions of transformers type `generate`
+        out: Tensor = model.generate(
+            inputs_embeds=torch.stack(embedded),
+            attention_mask=torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts]),
+            max_new_tokens=tokens,
+            do_sample=False,
+            eos_token_id=_END,
+            pad_token_id=0,
+        )
+        words = build_vocabulary()
+        return [" ".join(words[t] for t in row if t > _END) for row in out.tolist()]

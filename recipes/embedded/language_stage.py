@@ -1,0 +1,245 @@
+"""Stages 2 and 3: the base language model learns the scenes, then a LoRA adapter with the projector learns the dialogue.
+
+Both stages share the step: the packed examples of a batch of scenes, one forward pass, cross-entropy on the answers' tokens
+and the auxiliary losses.
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from recipes.embedded.architecture import COORDINATES, build_vocabulary
+from recipes.embedded.auxiliary_losses import PointProbe, compute_image_attention_loss, compute_word_attention_loss
+from recipes.embedded.curriculum import base_examples, dialogue_examples
+from recipes.embedded.feature_model import CachedFeatureModel, ExampleBatch, collate, compute_features
+from recipes.embedded.packing import TASKS, TrainingExample, build_example, encode_text, pack_examples
+from recipes.embedded.scene_cache import SIDE, SceneCache
+from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, draw_batches, train
+from recipes.embedded.vision_stage import HELD_OUT, PatchTargets, compute_targets
+from sam4mllm_tool.embedded.expressions import KINDS, sample_expressions
+from sam4mllm_tool.embedded.scenes import Scene
+from sam4mllm_tool.protocol import EMBEDDED
+from sam4mllm_tool.types import Box, Turn
+
+TASK_WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "any": 0.5, "count": 0.5, "whether": 2.0}
+"""Weight of a task's tokens in the loss; 1 for the others."""
+AUXILIARY_WEIGHT = 0.5
+"""Weight of each auxiliary loss."""
+ROW_WIDTH, MAX_ROWS = 96, 10
+"""Tokens per row, rows per scene."""
+_RATED_TASKS = ("inside", "points", "what", "any", "count", "whether")  # their metric is accuracy, that of others the loss
+_FIRST_NUMBER = build_vocabulary().index("000")
+Curriculum = Callable[[Scene, Random], Iterator[TrainingExample]]
+
+
+def compute_answer_loss(logits: Tensor, batch: ExampleBatch, blur: float) -> tuple[Tensor, Metrics]:
+    """Compute the weighted cross-entropy and each task's metric.
+
+    Args:
+        logits: (k, vocabulary).
+        batch: What they were computed for.
+        blur: Standard deviation, in steps, of the normal distribution that replaces a coordinate as target; 0 for none.
+    """
+    losses = F.cross_entropy(logits, batch.target, reduction="none")
+    if blur:
+        number = (batch.target >= _FIRST_NUMBER) & (batch.target < _FIRST_NUMBER + COORDINATES)
+        steps = torch.arange(COORDINATES)[None] - (batch.target[number] - _FIRST_NUMBER)[:, None]
+        share = torch.softmax(-0.5 * (steps / blur) ** 2, -1)
+        log_p = logits[number].log_softmax(-1)[:, _FIRST_NUMBER : _FIRST_NUMBER + COORDINATES]
+        losses = losses.masked_scatter(number, -(share * log_p).sum(-1))
+    weights = torch.tensor([TASK_WEIGHTS.get(task, 1.0) for task in TASKS])[batch.task]
+    right = (logits.argmax(-1) == batch.target).float()
+    metrics = {}
+    for index, task in enumerate(TASKS):
+        if (at := batch.task == index).any():
+            metrics[task] = (right if task in _RATED_TASKS else losses)[at].mean().item()
+    return (losses * weights).sum() / weights.sum(), metrics
+
+
+@dataclass(eq=False)
+class LanguageTraining:
+    """Trains one of the two stages.
+
+    Attributes:
+        stage: What is trained.
+        cache: The training scenes.
+        model: The model that is trained.
+        probe: Its auxiliary probe.
+        targets: Where in the image answers are visible.
+        curriculum: Makes the examples of a scene.
+        box_question: Template of the question for boxes, in held-out generation.
+        point_task: Task of point answers, with the two words they may be.
+        batch_size: Scenes per step.
+        blur: See `compute_answer_loss`.
+    """
+
+    stage: Stage
+    cache: SceneCache
+    model: CachedFeatureModel
+    probe: PointProbe
+    targets: PatchTargets
+    curriculum: Curriculum
+    box_question: str
+    point_task: tuple[str, str, str]
+    batch_size: int = 16
+    blur: float = 0.0
+
+    def run(self) -> None:
+        """Train, resuming from the checkpoint."""
+        batches: Iterator[ExampleBatch] | None = None
+
+        def compute_loss(step: int) -> tuple[Tensor, Metrics]:
+            nonlocal batches
+            batches = batches or self._prefetch_batches(step)
+            return self._compute_loss(next(batches))
+
+        train(self.stage, compute_loss, self._evaluate)
+
+    def _prefetch_batches(self, first_step: int) -> Iterator[ExampleBatch]:
+        """Yield batches; a thread builds the next one while the model learns from this one."""
+        draw = draw_batches(len(self.cache) - HELD_OUT, self.batch_size, seed=40)
+        with ThreadPoolExecutor(1) as pool:
+            following = pool.submit(self._build_batch, first_step, next(draw))
+            for step in itertools.count(first_step + 1):
+                current, following = following, pool.submit(self._build_batch, step, next(draw))
+                yield current.result()
+
+    def _build_batch(self, step: int, scenes: Tensor) -> ExampleBatch:
+        name = self.stage.name
+        examples = (self.curriculum(self.cache.scene(i), Random(f"{name}-{step}-{i}")) for i in scenes.tolist())
+        return collate(scenes, [pack_examples(list(group), ROW_WIDTH, MAX_ROWS) for group in examples])
+
+    def _compute_loss(self, batch: ExampleBatch) -> tuple[Tensor, Metrics]:
+        with torch.autocast("cpu", torch.bfloat16):
+            out = self.model.forward(batch, details=True)
+        loss, metrics = compute_answer_loss(out.logits, batch, self.blur)
+        assert out.hidden is not None
+        auxiliary = {
+            "look": compute_image_attention_loss(out.image_attention, batch, self.targets.owner),
+            "read": compute_word_attention_loss(out.word_attention, batch),
+            "known": self.probe.compute_loss(out.hidden, batch, self.targets.cells),
+        }
+        loss = loss + AUXILIARY_WEIGHT * (auxiliary["look"] + auxiliary["read"] + auxiliary["known"])
+        return loss, metrics | {name: value.item() for name, value in auxiliary.items()}
+
+    def _evaluate(self) -> Metrics:
+        return {**measure_boxes(self.cache, self.model, self.box_question), **self.measure_points()}
+
+    @torch.inference_mode()
+    def measure_points(self, scenes: int = 80) -> Metrics:
+        """Measure the point answers after the true dialogue: accuracy of all and of those that pass the paper's thresholds."""
+        task, *words = self.point_task
+        yes, no = (encode_text(word)[0] for word in words)
+        hits, passing = [], []
+        first = len(self.cache) - HELD_OUT
+        for index in torch.arange(first, first + scenes).split(20):
+            examples = [list(self.curriculum(self.cache.scene(i), Random(i))) for i in index.tolist()]
+            batch = collate(index, [pack_examples(group, ROW_WIDTH, MAX_ROWS) for group in examples])
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = self.model.forward(batch).logits
+            at = (batch.task == TASKS.index(task)) & ((batch.target == yes) | (batch.target == no))
+            p = logits[at][:, [yes, no]].softmax(-1)[:, 0]
+            hits.append((p > 0.5) == (batch.target[at] == yes))
+            passing.append((p > 0.75) | (p < 0.1))
+        hit, passed = torch.cat(hits).float(), torch.cat(passing)
+        return {
+            "point": hit.mean().item(),
+            "passing": passed.float().mean().item(),
+            "right_of_passing": hit[passed].mean().item(),
+        }
+
+
+def measure_boxes(cache: SceneCache, model: CachedFeatureModel, question: str, scenes: int = 80) -> Metrics:
+    """Measure generated boxes on held-out scenes by kind: the share with an IoU of at least 0.5, or rightly with no box."""
+    cases: list[tuple[int, str, str, list[float]]] = []
+    rng = Random(7)
+    for i in range(len(cache) - scenes, len(cache)):
+        for expression in sample_expressions(cache.scene(i), 7, rng):
+            boxes = [cache.objects[i][k].box for k in expression.targets]
+            cases.append((i, question.format(expression.text), expression.kind, list(boxes[0]) if boxes else []))
+    cases.sort(key=lambda case: len(case[1]))
+    hits: dict[str, list[float]] = {}
+    refused: list[float] = []
+    for start in range(0, len(cases), 96):
+        chunk = cases[start : start + 96]
+        prompts = [build_example((Turn("user", text),), "", "locate") for _, text, _, _ in chunk]
+        with torch.autocast("cpu", torch.bfloat16):
+            replies = model.generate(torch.tensor([i for i, *_ in chunk]), [p.ids[: p.answer_start] for p in prompts], 7)
+        for (_, _, kind, box), reply in zip(chunk, replies, strict=True):
+            numbers = [(int(n) + 0.5) * SIDE / COORDINATES for n in re.findall(r"\d{3}", reply)[:4]]
+            hits.setdefault(kind, []).append(_is_hit(numbers, box) if box else not numbers)
+            if box:
+                refused.append(not numbers)
+    figures: Metrics = {kind: float(np.mean(hits[kind])) for kind in KINDS if kind in hits}
+    single = [hit for kind in figures if kind not in ("absent", "plural") for hit in hits[kind]]
+    return {**figures, "single": float(np.mean(single)), "refused": float(np.mean(refused))}
+
+
+def _is_hit(numbers: Sequence[float], box: Sequence[float]) -> bool:
+    return len(numbers) == 4 and Box(*numbers).iou(Box(*box)) >= 0.5
+
+
+def train_base(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path, steps: int) -> None:
+    """Train the language model in place (stage 2); checkpoint folder/base.pt.
+
+    The projector stays as the vision stage left it: trained along with a language model that knows nothing yet, it loses
+    colours and shapes within a few hundred steps, and they never come back.
+    """
+    model.model.multi_modal_projector.requires_grad_(False)
+    probe = PointProbe()
+    parts = nn.ModuleDict({"language": model.model.language_model, "probe": probe})
+    optimizer = MuonAdamW(parts.named_parameters(), rate=3e-3, weight_decay=0.01, adamw_rate=6e-4)
+    LanguageTraining(
+        Stage("base", folder, parts, optimizer, steps),
+        cache,
+        CachedFeatureModel(model, compute_features(cache, model, folder)),
+        probe,
+        compute_targets(cache, folder),
+        base_examples,
+        box_question="locate {}",
+        point_task=("inside", "inside", "outside"),
+        blur=1.0,
+    ).run()
+
+
+def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
+    """Add LoRA on every projection of the language model, and a trainable copy of the projector."""
+    config = LoraConfig(
+        r=32,
+        lora_alpha=64,
+        lora_dropout=0.0,
+        target_modules=r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
+        modules_to_save=["multi_modal_projector"],
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train_adapter(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path, steps: int) -> None:
+    """Train an adapter on the frozen base (stage 3); checkpoint folder/adapter.pt."""
+    features = compute_features(cache, model, folder)
+    adapted = add_adapter(model)  # in place: `model` has the adapter's layers from here on
+    probe = PointProbe()
+    parts = nn.ModuleDict({"adapted": adapted, "probe": probe})
+    optimizer = MuonAdamW(parts.named_parameters(), rate=2e-3, weight_decay=0.0, adamw_rate=2e-4)
+    LanguageTraining(
+        Stage("adapter", folder, parts, optimizer, steps),
+        cache,
+        CachedFeatureModel(model, features),
+        probe,
+        compute_targets(cache, folder),
+        dialogue_examples,
+        box_question=EMBEDDED.ask_boxes_text.replace("{expression}", "{}"),
+        point_task=("points", EMBEDDED.yes, EMBEDDED.no),
+    ).run()

@@ -1,0 +1,148 @@
+"""What the stages share: optimizer, learning-rate schedule, checkpoints, and a training loop that resumes."""
+
+import itertools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from sam4mllm_tool.atomic_io import atomic_path
+
+Metrics = dict[str, float]
+
+_SAVE_EVERY = 250
+_PRINT_EVERY = 50
+_WARMUP_STEPS = 100
+
+
+class MuonAdamW:
+    """Muon for the matrices inside transformer layers, AdamW for the rest: half the steps of AdamW alone on these models.
+
+    Args:
+        named: Parameters with their names; those that don't require a gradient are left out.
+        rate: Peak learning rate.
+        weight_decay: Of Muon; AdamW has none.
+        adamw_rate: Peak learning rate of AdamW, by default `rate`.
+    """
+
+    def __init__(
+        self,
+        named: Iterator[tuple[str, nn.Parameter]],
+        rate: float,
+        weight_decay: float = 0.02,
+        adamw_rate: float | None = None,
+    ) -> None:
+        parameters = [(name, p) for name, p in named if p.requires_grad]
+        matrices = [p for name, p in parameters if p.ndim == 2 and "layers." in name]
+        others = [p for name, p in parameters if not (p.ndim == 2 and "layers." in name)]
+        self.parameters = matrices + others
+        self._optimizers: list[torch.optim.Optimizer] = []
+        self._rates: list[float] = []
+        if matrices:
+            self._rates.append(rate)
+            self._optimizers.append(torch.optim.Muon(matrices, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+        if others:
+            self._rates.append(adamw_rate or rate)
+            self._optimizers.append(torch.optim.AdamW(others, rate, weight_decay=0.0, betas=(0.9, 0.98)))
+
+    def step(self, loss: Tensor, progress: float, step: int) -> None:
+        """Update the parameters; the learning rate warms up linearly, then falls by cosine as `progress` goes from 0 to 1."""
+        factor = min(1, (step + 1) / _WARMUP_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1, progress))))
+        for optimizer in self._optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What a stage trains.
+
+    Attributes:
+        name: Its checkpoint is NAME.pt.
+        folder: The working folder.
+        module: What is trained and saved.
+        optimizer: Updates it.
+        steps: Number of updates.
+    """
+
+    name: str
+    folder: Path
+    module: nn.Module
+    optimizer: MuonAdamW
+    steps: int
+
+    def load_checkpoint(self) -> int:
+        """Load the checkpoint if there is one; return the number of steps done."""
+        file = self.folder / f"{self.name}.pt"
+        if not file.exists():
+            return 0
+        checkpoint = torch.load(file, weights_only=True)
+        self.module.load_state_dict(checkpoint["model"], strict=False)
+        if "optimiser" in checkpoint:
+            self.optimizer.load_state_dict(checkpoint["optimiser"])
+        steps: int = checkpoint["step"]
+        return steps
+
+    def save_checkpoint(self, step: int) -> None:
+        """Write the checkpoint atomically."""
+        with atomic_path(self.folder / f"{self.name}.pt") as part:
+            checkpoint = {"model": self.module.state_dict(), "optimiser": self.optimizer.state_dict(), "step": step}
+            torch.save(checkpoint, part)
+
+
+def train(stage: Stage, compute_loss: Callable[[int], tuple[Tensor, Metrics]], evaluate: Callable[[], Metrics]) -> None:
+    """Run the stage, resuming from its checkpoint.
+
+    Args:
+        stage: What is trained.
+        compute_loss: Returns the loss of a step and its metrics.
+        evaluate: Returns held-out metrics; called after every checkpoint.
+    """
+    start = stage.load_checkpoint()
+    recent: dict[str, list[float]] = defaultdict(list)
+    began = time.monotonic()
+    for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=30):
+        stage.module.train()
+        loss, metrics = compute_loss(step)
+        stage.optimizer.step(loss, step / stage.steps, step)
+        for key, value in {"loss": loss.item(), **metrics}.items():
+            if not math.isnan(value):
+                recent[key].append(value)
+        if (step + 1) % _PRINT_EVERY == 0:
+            means = {key: sum(values) / len(values) for key, values in recent.items()}
+            tqdm.write(f"{stage.name} {step + 1}  {time.monotonic() - began:.0f}s  {_format_metrics(means)}")
+            recent.clear()
+        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == stage.steps:
+            stage.save_checkpoint(step + 1)
+            stage.module.eval()
+            tqdm.write(f"{stage.name} held out: {_format_metrics(evaluate())}")
+
+
+def _format_metrics(metrics: Metrics) -> str:
+    return "  ".join(f"{key} {value:.3f}" for key, value in metrics.items())
+
+
+def draw_batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
+    """Yield batches of indices below `count` without end, reshuffled every epoch."""
+    for epoch in itertools.count():
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
+        yield from order.split(size)[: count // size]

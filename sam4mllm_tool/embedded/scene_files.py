@@ -1,0 +1,55 @@
+"""Drawn scenes as files: PNG images and a line of JSON per expression, the format of a dataset of one's own."""
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.embedded.expressions import Expression, sample_expressions
+from sam4mllm_tool.embedded.scenes import Scene, draw_scene
+from sam4mllm_tool.geometry import rle
+
+SCENES_FILE = "scenes.jsonl"
+
+
+def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_scene: int = 7) -> Path:
+    """Draw scenes into a folder, with scenes.jsonl describing them.
+
+    Each line has image (a file name beside it), expression, kind and objects: [{box: [x1, y1, x2, y2] in pixels, mask: COCO
+    RLE}] from left to right, empty if the expression fits no object.
+
+    Args:
+        folder: Created if it is not there.
+        count: Number of scenes.
+        seed: Seed of the first scene; the others follow.
+        side: Width and height of the images in pixels.
+        per_scene: Most expressions per scene, kinds drawn evenly.
+
+    Returns:
+        The path of scenes.jsonl, which appears once it is complete.
+
+    Raises:
+        OSError: The folder can't be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
+        for number in tqdm(range(seed, seed + count), desc="scenes", unit="scene"):
+            scene = draw_scene(number, side)
+            name = f"scene-{number:07d}.png"
+            Image.fromarray(scene.image).save(folder / name)
+            for expression in sample_expressions(scene, per_scene, Random(f"files-{number}")):
+                lines.write(json.dumps(_describe_sample(name, scene, expression)) + "\n")
+    return folder / SCENES_FILE
+
+
+def _describe_sample(name: str, scene: Scene, expression: Expression) -> dict[str, Any]:
+    return {
+        "image": name,
+        "expression": expression.text,
+        "kind": expression.kind,
+        "objects": [{"box": list(scene.objects[i].box), "mask": rle.encode(scene.mask(i))} for i in expression.targets],
+    }

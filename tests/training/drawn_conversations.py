@@ -1,0 +1,58 @@
+"""Small training conversations about drawn scenes, led by the protocol on true answers."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+
+from PIL import Image
+
+from recipes.embedded.curriculum import select_informative_points
+from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE, Conversation, Lesson
+from sam4mllm_tool.embedded.expressions import sample_expressions
+from sam4mllm_tool.embedded.scenes import Scene, draw_scene
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
+from sam4mllm_tool.protocol.oracle import TrueObject, true_dialogue
+from sam4mllm_tool.types import Size, Turn
+
+
+def write_conversations(
+    folder: Path,
+    count: int,
+    *,
+    dialect: Dialect = EMBEDDED,
+    expressions: int = 2,
+    points: int = 3,
+    side: int = 256,
+) -> Path:
+    """Write PQPP and PPG for some expressions about each of `count` scenes, with at most `points` points per box."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for seed in range(count):
+        scene = draw_scene(seed, side)
+        Image.fromarray(scene.image).save(folder / f"{seed}.png")
+        conversations = [
+            conversation
+            for expression in sample_expressions(scene, expressions, Random(seed))
+            for conversation in _lead_conversations(scene, expression.text, expression.targets, dialect, points)
+        ]
+        lines.append(Lesson(f"scene-{seed}", f"{seed}.png", tuple(conversations)).to_json())
+    (folder / LESSONS_FILE).write_text("".join(f"{line}\n" for line in lines))
+    (folder / MANIFEST_FILE).write_text(json.dumps({"dialect": asdict(dialect)}))
+    return folder
+
+
+def _lead_conversations(scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int) -> list[Conversation]:
+    size = Size(*scene.instances.shape[::-1])
+    truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in targets]
+    first, *rounds = true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
+    shared = (*first.question.turns, Turn("assistant", first.reply.text))
+    branches = tuple(
+        (exchange.question.turns[-1], Turn("assistant", exchange.reply.text)) for exchange in rounds[: points * len(targets)]
+    )
+    with_points = [TrueObject(t.mask, t.box, select_informative_points(t.mask, t.box)) for t in truth]
+    (ppg,) = true_dialogue(PPG.start(text, size, dialect=dialect), with_points)
+    return [
+        Conversation(shared, branches, "pqpp"),
+        Conversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
+    ]
