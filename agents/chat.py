@@ -26,7 +26,7 @@ from langgraph.types import Checkpointer
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.agents.image_rendering import IMAGE_LINE
 from sam4mllm_tool.agents.intent_parser import parse_bare_expression, parse_clicks, parse_follow_up, parse_request
-from sam4mllm_tool.errors import SpecError, shown
+from sam4mllm_tool.errors import SpecError, quote_text
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import LATEST, list_image_ids
 
@@ -105,7 +105,7 @@ def load_chat_model(spec: str) -> BaseChatModel:
     Raises:
         SpecError: Its package or its key is missing; one line says what to do.
     """
-    model_name = f"the chat model {shown(spec)}"
+    model_name = f"the chat model {quote_text(spec)}"
     try:
         model = init_chat_model(spec)
     except ImportError as error:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool.errors import shown
+from sam4mllm_tool.errors import quote_text
 from sam4mllm_tool.types import Image
 
 __all__ = ["DATA_URI", "FileId", "SentImage", "clean_name", "create_image_block", "parse_block"]
@@ -34,7 +34,7 @@ class FileId(str):
 
     def describe(self) -> str:
         """Return the id for an error message."""
-        return f"the file {shown(str(self))}"
+        return f"the file {quote_text(str(self))}"
 
 
 class SentImage(NamedTuple):

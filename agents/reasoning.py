@@ -25,11 +25,18 @@ from langgraph.types import Checkpointer
 from sam4mllm_tool.agents.rephraser import Rephraser, Rephrasings
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
-from sam4mllm_tool.pipeline.requests import Flow, Transcript
+from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.reasoning.attempts import Attempt, Ended, Looking, answer, next_step, stand
+from sam4mllm_tool.reasoning.attempts import (
+    Attempt,
+    EndReason,
+    ReasoningConfig,
+    build_reasoning_result,
+    choose_best,
+    next_step,
+)
 from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
-from sam4mllm_tool.reasoning.strategies import Looker
+from sam4mllm_tool.reasoning.strategies import ReasoningStrategies
 from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.image_store import ImageStore, is_image_id
 from sam4mllm_tool.types import Image, Size
@@ -37,7 +44,12 @@ from sam4mllm_tool.types import Image, Size
 __all__ = ["ReasoningInput", "ReasoningOutput", "build_reasoning_graph", "graph"]
 
 _LOADING = threading.Lock()
-_ENDS: Mapping[str, Ended] = {"confident": "confident", "budget": "budget", "abstained": "abstained", "exhausted": "exhausted"}
+_ENDS: Mapping[str, EndReason] = {
+    "confident": "confident",
+    "budget": "budget",
+    "abstained": "abstained",
+    "exhausted": "exhausted",
+}
 
 
 class ReasoningInput(TypedDict):
@@ -55,7 +67,7 @@ class ReasoningInput(TypedDict):
 
 
 class ReasoningOutput(TypedDict):
-    """The graph's output: `answer` is `Reasoned.to_dict()`, which `Reasoned.from_dict` reads."""
+    """The graph's output: `answer` is `ReasoningResult.to_dict()`, which `ReasoningResult.from_dict` reads."""
 
     answer: dict[str, Any]
 
@@ -73,7 +85,7 @@ def build_reasoning_graph(
     checkpointer: Checkpointer = None,
     *,
     budget: Budget = Budget(),  # noqa: B008 - a frozen value
-    config: Looking = Looking(),  # noqa: B008 - a frozen value
+    config: ReasoningConfig = ReasoningConfig(),  # noqa: B008 - a frozen value
     image_store: ImageStore | None = None,
     policy: ImagePolicy = TOOL_POLICY,
     clock: Callable[[], float] = time.monotonic,
@@ -124,7 +136,7 @@ class ReasoningNodes:
         clock: Callable[[], float],
         *,
         budget: Budget,
-        config: Looking,
+        config: ReasoningConfig,
         image_store: ImageStore | None,
         policy: ImagePolicy,
     ) -> None:
@@ -172,32 +184,33 @@ class ReasoningNodes:
             step, models = self._start_step(name, state), self._load_models()
             if self.rephraser and name == "rephrase":
                 step.rephrasings = self.rephraser.rephrase(state["expression"], step.meter)
-            return models.run(step.image, step.meter.metered(step.run()))
+            return models.run(step.image, step.run(), step.strategies.run, hooks=[step.meter])
 
         async def arun(state: _State) -> dict[str, Any]:
             step = await asyncio.to_thread(self._start_step, name, state)
             models = await asyncio.to_thread(self._load_models)
             if self.rephraser and name == "rephrase":
                 step.rephrasings = await self.rephraser.arephrase(state["expression"], step.meter)
-            return await models.arun(step.image, step.meter.metered(step.run()))
+            return await models.arun(step.image, step.run(), step.strategies.run, hooks=[step.meter])
 
         return RunnableLambda(run, afunc=arun, name=name)
 
     def _start_step(self, name: str, state: _State) -> "_Step":
         image = self.image_store.get(state["image"])
-        looker = Looker(self._load_models().flows, state["expression"], Size(*image.size), self.config)
-        return _Step(name, state, image, self._create_meter(state), looker, _ENDS.get(self._select_step(state)))
+        run = self._load_models().start_run(Size(*image.size))
+        strategies = ReasoningStrategies(run, state["expression"], self.config)
+        return _Step(name, state, image, self._create_meter(state), strategies, _ENDS.get(self._select_step(state)))
 
     def _select_step(self, state: _State) -> str:
         meter, config = self._create_meter(state), self.config
         reads_overlays = bool(self._load_models().dialect.ask_again_text) if config.overlay is None else config.overlay
         if not reads_overlays:
-            config = replace(config, steps=tuple(step for step in config.steps if step != "verify"))
+            config = config.without("verify")
         return next_step(_restore_attempts(state), state["done"], config, lambda rounds: meter.affords(rounds=rounds))
 
     def _create_meter(self, state: _State) -> Meter:
         budget = self.budget.at_most(state.get("budget") or {})
-        return Meter(budget, Spent(**state.get("spent") or {}), clock=self.clock)
+        return Meter(budget, Spent(**state.get("spent") or {}))
 
     def _load_models(self) -> Sam4Mllm:
         with _LOADING:
@@ -214,8 +227,8 @@ class _Step:
     state: _State
     image: Image
     meter: Meter
-    looker: Looker
-    ended: Ended | None
+    strategies: ReasoningStrategies
+    ended: EndReason | None
     rephrasings: Rephrasings | None = None
 
     def run(self) -> Flow[dict[str, Any]]:
@@ -225,27 +238,33 @@ class _Step:
         attempts = yield from self._try_again(_restore_attempts(self.state))
         tried = [attempt.to_dict() for attempt in attempts]
         new = [_describe_attempt(n, attempts[n]) for n, attempt in enumerate(tried) if attempt not in self.state["tried"]]
-        self._write_event(self.name, seen=new, confidence=stand(attempts).confidence)
+        self._write_event(self.name, seen=new, confidence=choose_best(attempts).confidence)
         return {"tried": tried, "done": [*self.state["done"], self.name], "spent": self.meter.spent.to_dict()}
 
     def _try_again(self, attempts: list[Attempt]) -> Flow[list[Attempt]]:
         """Run the strategy of this step, and return the attempts with its own."""
-        looker, rephrasings = self.looker, self.rephrasings
+        strategies, rephrasings = self.strategies, self.rephrasings
         if rephrasings is not None:
             fault = {"fault": rephrasings.fault} if rephrasings.fault else {}
             self._write_event("rephrase", wordings=list(rephrasings.phrases), **fault)
-            return (yield from looker.reword(attempts, rephrasings.phrases))
-        strategies = {"look": looker.look, "verify": looker.verify, "other": looker.other, "zoom": looker.zoom}
-        return (yield from strategies[self.name](attempts))
+            return (yield from strategies.rephrase(attempts, rephrasings.phrases))
+        by_step = {
+            "look": strategies.first_attempt,
+            "verify": strategies.verify,
+            "other": strategies.find_others,
+            "zoom": strategies.zoom,
+        }
+        return (yield from by_step[self.name](attempts))
 
     def _choose(self) -> Flow[dict[str, Any]]:
         """Choose the best answer, and refine its masks on crops."""
-        looker, meter = self.looker, self.meter
-        ended = self.ended or "exhausted"
-        reasoned = answer(self.state["expression"], looker.size, _restore_attempts(self.state), ended, meter.spent)
+        strategies, meter = self.strategies, self.meter
+        ended, attempts = self.ended or "exhausted", _restore_attempts(self.state)
+        expression, size = self.state["expression"], strategies.size
+        reasoned = build_reasoning_result(expression, size, attempts, ended, meter.spent)
         segmentation = reasoned.segmentation
-        if segmentation and segmentation.objects and looker.settings.closer:
-            objects = yield from refine_crops(looker.flows, segmentation.objects, looker.size, Transcript())
+        if segmentation and segmentation.objects and strategies.config.closer:
+            objects = yield from refine_crops(strategies.run.with_new_transcript(), segmentation.objects)
             segmentation = replace(segmentation, objects=tuple(objects))
         boxes = None if segmentation is None else [list(segmented.prompt.box) for segmented in segmentation.objects]
         self._write_event("chosen", boxes=boxes, confidence=reasoned.confidence, ended=ended)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 
-from sam4mllm_tool.errors import shown
+from sam4mllm_tool.errors import quote_text
 from sam4mllm_tool.reasoning.budget import Meter
 
 __all__ = ["Rephraser", "Rephrasings", "parse_rephrasings"]
@@ -82,9 +82,9 @@ class Rephraser:
         """Count the call on the meter and read the answer."""
         usage = None if isinstance(answer, Exception) else answer.usage_metadata
         tokens = usage["total_tokens"] if usage else _estimate_tokens(self._create_request(expression))
-        meter.took(self.clock() - start, rounds=1, tokens=tokens)
+        meter.add(self.clock() - start, rounds=1, tokens=tokens)
         if isinstance(answer, Exception):
-            return Rephrasings((), shown(f"{type(answer).__name__}: {answer}"))
+            return Rephrasings((), quote_text(f"{type(answer).__name__}: {answer}"))
         return Rephrasings(tuple(parse_rephrasings(str(answer.text), expression, self.count)))
 
 

@@ -45,7 +45,7 @@ def test_the_embedded_pair_meets_the_requirement_on_300_scenes(requirement: Requ
 
 @pytest.mark.slow
 def test_one_segmentation_is_fast_and_small() -> None:
-    seconds, gigabytes = segment.whole_processes()
+    seconds, gigabytes = segment.measure_processes()
     assert statistics.median(seconds) < 10, "whole process"
     assert max(gigabytes) < 1.5
-    assert statistics.median(segment.after_loading()) < 1.5
+    assert statistics.median(segment.measure_calls()) < 1.5

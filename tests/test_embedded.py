@@ -23,7 +23,7 @@ from sam4mllm_tool.embedded.expressions import Kind, list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import TransformersMLLM
-from sam4mllm_tool.models.mllm.prompts import Picture
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
@@ -162,10 +162,10 @@ def test_any_expression_stays_text(models: Sam4Mllm, expression: str) -> None:
 def count_control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
     """Count the control tokens, the image's placeholder included, in the prompt of the first question."""
     assert isinstance(models.mllm, TransformersMLLM)
-    prompter = models.mllm._prompter
+    prompter = models.mllm._renderer
     image = Image.fromarray(draw_scene(TEST_SEEDS).image)
     (question,) = BoxOnly.start(expression, Size(*image.size), dialect=models.dialect).pending
-    counts = Counter(prompter.write(Picture(image), question.turns).ids)
+    counts = Counter(prompter.write(ImageInputs(image), question.turns).ids)
     assert counts[prompter.tokenizer.convert_tokens_to_ids("<image>")] > 1, "the placeholders of the image itself"
     return Counter({i: counts[i] for i in prompter.tokenizer.all_special_ids if i != prompter.tokenizer.unk_token_id})
 

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from recipes.embedded.packing import BOX_LENGTH, PREFIX_LENGTH, TrainingExample, build_example, encode_cell, encode_text
 from sam4mllm_tool.embedded.expressions import PLURALS, Expression, Kind, group_by_noun, sample_expressions
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, true_dialogue
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, build_true_dialogue
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Label, Mask, Point, PointPrompt, Size, Turn
 
 HARDEST: tuple[Kind, ...] = ("ordinal", "relation", "absent")
@@ -46,7 +46,7 @@ def _build_command(text: str, reply: str, task: str, image_targets: tuple[int, .
 def _list_example(scene: Scene, size: Size) -> TrainingExample:
     order = _sort_by_x(scene, range(len(scene.objects)))
     objects = (scene.objects[i] for i in order)
-    listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.write_box(o.box, size)}" for o in objects)
+    listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.encode_box(o.box, size)}" for o in objects)
     return _build_command("list", " ".join(listed), "list", tuple(i for i in order for _ in range(3 + BOX_LENGTH)))
 
 
@@ -55,14 +55,14 @@ def _inside_examples(scene: Scene, expression: Expression, rng: Random, size: Si
     box, mask = scene.objects[target].box, scene.mask(target)
     located = Turn("user", f"locate {expression.text}"), Turn("assistant", _format_boxes(scene, expression.targets, size))
     for point in _draw_points(box, rng, 8):
-        point = EMBEDDED.snap(point, size)
-        question = f"inside {EMBEDDED.write_box(box, size)} {EMBEDDED.write_point(point, size)}"
-        reply = "inside" if label_at(mask, point) else "outside"
+        point = EMBEDDED.snap_point(point, size)
+        question = f"inside {EMBEDDED.encode_box(box, size)} {EMBEDDED.encode_point(point, size)}"
+        reply = "inside" if label_point(mask, point) else "outside"
         yield build_example((*located, Turn("user", question)), reply, "inside", (encode_cell(point, size),))
 
 
 def _format_boxes(scene: Scene, targets: Sequence[int], size: Size) -> str:
-    return " ".join(EMBEDDED.write_box(scene.objects[i].box, size) for i in targets) or "nothing"
+    return " ".join(EMBEDDED.encode_box(scene.objects[i].box, size) for i in targets) or "nothing"
 
 
 def _locate_example(scene: Scene, expression: str, targets: Sequence[int], size: Size) -> TrainingExample:
@@ -96,11 +96,11 @@ def _what_examples(scene: Scene, rng: Random, size: Size) -> Iterator[TrainingEx
     whole_image = (0.0, 0.0, float(size.width), float(size.height))
     for _ in range(4):
         box = rng.choice(scene.objects).box if rng.random() < 0.7 else whole_image
-        point = EMBEDDED.snap(_draw_points(box, rng, 1)[0], size)
+        point = EMBEDDED.snap_point(_draw_points(box, rng, 1)[0], size)
         instance = int(scene.instances[int(point.y), int(point.x)])
         shape = scene.objects[instance - 1]
         reply = f"{shape.size} {shape.colour} {shape.shape}" if instance else "ground"
-        yield _build_command(f"what is at {EMBEDDED.write_point(point, size)}", reply, "what", (encode_cell(point, size),) * 3)
+        yield _build_command(f"what is at {EMBEDDED.encode_point(point, size)}", reply, "what", (encode_cell(point, size),) * 3)
 
 
 def _existence_examples(scene: Scene, rng: Random) -> Iterator[TrainingExample]:
@@ -153,7 +153,7 @@ def _pqpp_examples(scene: Scene, expression: Expression, rng: Random, size: Size
     truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
     sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
     dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
-    history = true_dialogue(dialogue, truth)
+    history = build_true_dialogue(dialogue, truth)
     dialogue = dialogue.answer([history[0].reply])
     boxes = _exchange_example(history[0], "boxes", tuple(i for i in expression.targets for _ in range(BOX_LENGTH)))
     yield _mark_expression(boxes, expression.text)
@@ -166,7 +166,7 @@ def _pqpp_examples(scene: Scene, expression: Expression, rng: Random, size: Size
 def _ppg_example(scene: Scene, expression: Expression, size: Size) -> TrainingExample:
     masks = [(scene.mask(i), scene.objects[i].box) for i in expression.targets]
     truth = [TrueObject(mask, box, select_informative_points(mask, box)) for mask, box in masks]
-    return _exchange_example(true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)[0], "prompt")
+    return _exchange_example(build_true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)[0], "prompt")
 
 
 def _mark_expression(example: TrainingExample, expression: str) -> TrainingExample:
@@ -192,9 +192,9 @@ def _verification_examples(scene: Scene, expression: Expression, rng: Random, si
         box = scene.objects[index].box
         if rng.random() < 0.3:
             box = _jitter(box, rng, size)
-        question = EMBEDDED.ask_whether(expression.text, box, size)
+        question = EMBEDDED.ask_verification(expression.text, box, size)
         assert question is not None
-        reply = EMBEDDED.tell_labels([1 if index in expression.targets else 0])
+        reply = EMBEDDED.format_labels([1 if index in expression.targets else 0])
         yield _mark_expression(build_example(question.turns, reply, "whether", (index,)), expression.text)
 
 
@@ -215,9 +215,9 @@ def _choose_left_out(scene: Scene, targets: Sequence[int], rng: Random) -> list[
 def _other_example(scene: Scene, text: str, targets: Sequence[int], left_out: Sequence[int], size: Size) -> TrainingExample:
     """Build the question what else is meant besides the objects that are left out."""
     remaining = [i for i in targets if i not in left_out]
-    question = EMBEDDED.ask_other(text, [scene.objects[i].box for i in left_out], size)
+    question = EMBEDDED.ask_other_boxes(text, [scene.objects[i].box for i in left_out], size)
     assert question is not None
-    reply = EMBEDDED.tell_boxes([scene.objects[i].box for i in remaining], size)
+    reply = EMBEDDED.format_boxes([scene.objects[i].box for i in remaining], size)
     image_targets = tuple(i for i in remaining for _ in range(BOX_LENGTH))
     return _mark_expression(build_example(question.turns, reply, "other", image_targets), text)
 

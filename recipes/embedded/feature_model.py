@@ -19,7 +19,7 @@ from recipes.embedded.architecture import GRID, WIDTH, build_vocabulary
 from recipes.embedded.packing import PREFIX_LENGTH, ExampleRow
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.vision_stage import load_pixels
-from sam4mllm_tool.models.mllm.runner import cache_parameter
+from sam4mllm_tool.models.mllm.model_runner import cache_parameter
 
 _END = build_vocabulary().index("</s>")
 IMAGE_ATTENTION_LAYERS = (2, 3)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from recipes.embedded.architecture import CELLS, GRID, build_vocabulary
-from sam4mllm_tool.models.mllm.prefix_tree import Packed, pack
+from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
 from sam4mllm_tool.types import Point, Size, Turn
 
 _TOKEN_IDS = {word: i for i, word in enumerate(build_vocabulary())}
@@ -80,7 +80,7 @@ class ExampleRow:
         word_targets: (k,) the nodes of the words that decide which object the token is about, where it matters.
     """
 
-    tree: Packed
+    tree: PrefixTree
     nodes: list[int]
     targets: list[int]
     tasks: list[int]
@@ -114,7 +114,7 @@ def pack_examples(examples: Sequence[TrainingExample], width: int, max_rows: int
 
 
 def _build_row(examples: Sequence[TrainingExample]) -> ExampleRow:
-    tree = pack([example.ids[PREFIX_LENGTH:] for example in examples])
+    tree = build_prefix_tree([example.ids[PREFIX_LENGTH:] for example in examples])
     row = ExampleRow(tree, [], [], [], [], [])
     for example, path in zip(examples, tree.paths, strict=True):
         for position in range(example.answer_start, len(example.ids)):

@@ -92,10 +92,10 @@ def run_conversation(
     from sam4mllm_tool.cli.result_files import ResultFiles
     from sam4mllm_tool.cli.terminal import Terminal
     from sam4mllm_tool.tools import Sam4MllmToolkit
-    from sam4mllm_tool.tools.image_store import PictureStore
+    from sam4mllm_tool.tools.image_store import ImageStore
 
-    store = PictureStore(folder=f"{history}.pictures") if history else PictureStore()
-    toolkit = Sam4MllmToolkit(sam4mllm=models, pictures=store)
+    store = ImageStore(folder=f"{history}.pictures") if history else ImageStore()
+    toolkit = Sam4MllmToolkit(sam4mllm=models, image_store=store)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:

@@ -15,10 +15,10 @@ from langgraph.errors import GraphRecursionError
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateSnapshot
 
-from sam4mllm_tool.agents.image_rendering import label
+from sam4mllm_tool.agents.image_rendering import format_image_line
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, load_image
-from sam4mllm_tool.tools.image_store import FACTS_KEY, PICTURES_KEY, PictureStore, is_picture_id, known_pictures
+from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore, is_image_id, list_image_ids
 from sam4mllm_tool.types import Image
 
 __all__ = ["ChatEvent", "ChatImage", "ChatThread"]
@@ -72,7 +72,7 @@ class ChatThread:
     def __init__(
         self,
         graph: CompiledStateGraph[Any, Any, Any, Any],
-        store: PictureStore,
+        store: ImageStore,
         thread: str,
         *,
         policy: ImagePolicy = CALLER_POLICY,
@@ -106,7 +106,7 @@ class ChatThread:
             Sam4MllmError: The image can't be kept.
         """
         facts_by_id = await self._image_facts()
-        if is_picture_id(source) and source in facts_by_id:
+        if is_image_id(source) and source in facts_by_id:
             image_id, image, facts = source, self._store.get(source), facts_by_id[source]
         else:
             image = load_image(source, policy=self._policy)
@@ -127,8 +127,8 @@ class ChatThread:
         messages = await self.messages()
         facts: dict[str, Any] = {}
         for message in messages:
-            facts |= message.additional_kwargs.get(FACTS_KEY, {})
-        sent = {image_id: facts.get(image_id, {}) for image_id in known_pictures(messages) if image_id not in self._pending}
+            facts |= message.additional_kwargs.get(IMAGE_DETAILS_KEY, {})
+        sent = {image_id: facts.get(image_id, {}) for image_id in list_image_ids(messages) if image_id not in self._pending}
         return sent | self._pending
 
     def image_of(self, result: Mapping[str, Any]) -> Image:
@@ -170,8 +170,8 @@ class ChatThread:
     def _message(self, text: str) -> HumanMessage:
         if not self._pending:
             return HumanMessage(text)
-        labels = [{"type": "text", "text": label(image_id, facts)} for image_id, facts in self._pending.items()]
-        metadata = {PICTURES_KEY: [*self._pending], FACTS_KEY: dict(self._pending)}
+        labels = [{"type": "text", "text": format_image_line(image_id, facts)} for image_id, facts in self._pending.items()]
+        metadata = {IMAGE_IDS_KEY: [*self._pending], IMAGE_DETAILS_KEY: dict(self._pending)}
         return HumanMessage([*labels, {"type": "text", "text": text}], additional_kwargs=metadata)
 
     async def recover(self) -> bool:
@@ -206,7 +206,7 @@ class ChatThread:
             await self._graph.aupdate_state(before.config, None, as_node="__copy__")
             remaining = len(_messages_of(before))
         for message in _messages_of(state)[remaining:]:
-            facts_by_id = message.additional_kwargs.get(FACTS_KEY, {})
+            facts_by_id = message.additional_kwargs.get(IMAGE_DETAILS_KEY, {})
             removed = {image_id: facts for image_id, facts in facts_by_id.items() if image_id not in self._pending}
             self._pending = removed | self._pending
 

@@ -81,7 +81,7 @@ def scenes(
     ] = 0,
 ) -> None:
     """Draw scenes with expressions and exact masks."""
-    from sam4mllm_tool.embedded.files import write_scenes
+    from sam4mllm_tool.embedded.scene_files import write_scenes
 
     print(f"wrote {write_scenes(out, count, seed)}")
 
@@ -106,11 +106,11 @@ def check(
     splits = open_splits(name, root, split, read_options(name, option))
     print(f"{name} in {root}")
     good = True
-    for split_name, dataset in splits.found.items():
+    for split_name, dataset in splits.opened.items():
         try:
             report = check_split(dataset, deep=deep)
         except DataError as error:
-            if len(splits.found) == 1:
+            if len(splits.opened) == 1:
                 raise
             print(f"{split_name}: {error}")
             good = False
@@ -215,7 +215,7 @@ def show(
     from sam4mllm_tool.data.contact_sheet import draw_contact_sheet, pick_samples, save_sheet
     from sam4mllm_tool.data.splits import open_splits, read_options
 
-    dataset = next(iter(open_splits(name, root, split, read_options(name, option)).found.values()))
+    dataset = next(iter(open_splits(name, root, split, read_options(name, option)).opened.values()))
     title = f"{dataset.name} {dataset.split}"
     samples = pick_samples(tqdm(dataset, desc=title, unit="sample"), count, seed)
     sheet = draw_contact_sheet(samples, f"{title}, {len(samples)} samples")

@@ -116,12 +116,12 @@ def _describe_device() -> str:
 
 def _try_embedded() -> tuple[bool, str]:
     """Segment one drawn scene with the embedded pair and compare the mask with the true one."""
-    from sam4mllm_tool.embedded.expressions import expressions
+    from sam4mllm_tool.embedded.expressions import list_expressions
     from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
     scene = draw_scene(TEST_SEEDS)
-    expression = next(e for e in expressions(scene) if e.kind == "attribute")
+    expression = next(e for e in list_expressions(scene) if e.kind == "attribute")
     try:
         models = Sam4Mllm.load("embedded", "embedded")
         began = time.perf_counter()

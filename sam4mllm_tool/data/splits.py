@@ -23,11 +23,6 @@ class AvailableSplits:
     opened: Mapping[str, Dataset]
     missing: Mapping[str, str]
 
-    @property
-    def found(self) -> Mapping[str, Dataset]:
-        """Former name of `opened`."""
-        return self.opened
-
 
 def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, Any]) -> AvailableSplits:
     """Open one split of a dataset, or all of them.

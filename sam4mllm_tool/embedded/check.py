@@ -30,7 +30,7 @@ from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
-from sam4mllm_tool.protocol.oracle import label_at
+from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import (
     MLLM,
     ObjectPrompt,
@@ -194,7 +194,7 @@ def _count(
     for prompt in prompts:
         nearest = max(range(len(scene.objects)), key=lambda i: prompt.box.iou(scene.objects[i].box))
         for point in prompt.points:
-            right = label_at(scene.mask(nearest), Point(point.x, point.y)) == point.label
+            right = label_point(scene.mask(nearest), Point(point.x, point.y)) == point.label
             tally.points.append((right, thresholds.keep(point)))
 
 
@@ -211,7 +211,7 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
         for index, shape in enumerate(scene.objects):
             x1, y1, x2, y2 = shape.box
             points = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
-            labelled = tuple(PointPrompt(*point, label_at(scene.mask(index), point), 1.0) for point in points)
+            labelled = tuple(PointPrompt(*point, label_point(scene.mask(index), point), 1.0) for point in points)
             prompts.append(ObjectPrompt(shape.box, labelled))
         image = Image.fromarray(scene.image)
         objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))

@@ -31,7 +31,6 @@ OBJECT_COLOURS: tuple[Colour, ...] = (
 )
 """Okabe and Ito's palette: one colour per object, starting again after the seventh."""
 ON_COLOUR, OFF_COLOUR = OBJECT_COLOURS[4], OBJECT_COLOURS[5]
-dilate_rounded = dilate_mask  # an earlier name, for callers that still use it
 _DARK: Colour = (18, 18, 22)
 _LIGHT: Colour = (255, 255, 255)
 

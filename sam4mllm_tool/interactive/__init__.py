@@ -14,7 +14,7 @@ be meant, clicks.py applies clicks by means of mask_candidates.py, refine.py put
 from sam4mllm_tool.interactive.instructions import Instruction, read_instruction
 from sam4mllm_tool.interactive.references import complete_expression
 from sam4mllm_tool.interactive.refine import RefinementResult, refine
-from sam4mllm_tool.interactive.state import InteractiveState, RefineError, start
+from sam4mllm_tool.interactive.state import InteractiveState, RefineError
 
 __all__ = [
     "Instruction",
@@ -24,5 +24,4 @@ __all__ = [
     "complete_expression",
     "read_instruction",
     "refine",
-    "start",
 ]

@@ -1,8 +1,8 @@
 """Find what else may be meant: other objects that match an expression, the object under a click, other masks of an object.
 
-The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other_boxes`). Where the dialect has none, or the reply
-names no new box, the rejected objects are painted over in the colour of their surroundings, and the first question is asked
-about that image, which any model can answer. Masks are always made on the original image.
+The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other_boxes`). Where the dialect has none, or the
+reply names no new box, the rejected objects are painted over in the colour of their surroundings, and the first question is
+asked about that image, which any model can answer. Masks are always made on the original image.
 """
 
 from collections.abc import Iterator, Sequence

@@ -76,8 +76,6 @@ class InteractiveState:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RefineError(f"the result can't be read back ({type(error).__name__}: {error}): segment once more") from error
 
-    state, read = to_dict, from_dict  # earlier names, for callers that still use them
-
     def reject(self, objects: Sequence[SegmentedObject]) -> "InteractiveState":
         """Return the state without these objects, whose prompts are kept as the latest rejected ones."""
         kept = tuple(segmented for segmented in self.objects if not any(segmented is other for other in objects))
@@ -96,8 +94,3 @@ def _prompt_to_dict(prompt: ObjectPrompt) -> dict[str, Any]:
 
 def _prompt_from_dict(fields: Mapping[str, Any]) -> ObjectPrompt:
     return ObjectPrompt(Box(*map(float, fields["box"])), tuple(map(PointPrompt.from_dict, fields["points"])))
-
-
-# Earlier names, for callers that still use them.
-start = InteractiveState.from_segmentation
-point_to = PointPrompt.to_dict

@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool.errors import Sam4MllmError, shown
-from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.pipeline.requests import MAX_MASK_BYTES
 from sam4mllm_tool.types import Segmentation, Size
 
@@ -53,20 +53,20 @@ def build_dialogue_artifact(image_id: str, state: Mapping[str, Any], **details: 
     return {"handle": create_handle(), "kind": "dialogue", "picture": image_id, "state": dict(state), **details}
 
 
-def build_result_artifact(image_id: str, segmentation: Segmentation, refinable: Found, **details: Any) -> Artifact:
+def build_result_artifact(image_id: str, segmentation: Segmentation, refinable: InteractiveState, **details: Any) -> Artifact:
     """Build the artifact of masks: `Segmentation.to_dict()`, and the state that refining them needs."""
-    fields = {"handle": create_handle(), "kind": "result", "picture": image_id, "state": refinable.state()}
+    fields = {"handle": create_handle(), "kind": "result", "picture": image_id, "state": refinable.to_dict()}
     return {**segmentation.to_dict(), **fields, **details}
 
 
-def restore_result(artifact: Artifact) -> Found:
+def restore_result(artifact: Artifact) -> InteractiveState:
     """Rebuild a result that can be refined from its artifact.
 
     Raises:
         Sam4MllmError: The artifact is not what `build_result_artifact` wrote.
     """
     try:
-        return Found.read(artifact, artifact["state"])
+        return InteractiveState.from_dict(artifact, artifact["state"])
     except (ArithmeticError, LookupError, RecursionError) as error:
         raise HandleError(f"the result can't be read back: call {_MAKERS['result']} once more") from error
 
@@ -111,14 +111,14 @@ def find_artifact(handle: str | Mapping[str, Any], kind: Kind, messages: Sequenc
     if name.lower() == "latest":
         return artifacts[of_kind[-1]]
     listed = ", ".join(of_kind[-_MAX_LISTED:])
-    raise HandleError(f"no {kind} {shown(handle)} in this conversation; there is {listed} (latest: {of_kind[-1]})")
+    raise HandleError(f"no {kind} {quote_text(handle)} in this conversation; there is {listed} (latest: {of_kind[-1]})")
 
 
 def _validate_kind(artifact: Artifact, kind: Kind) -> Artifact:
     if not _is_complete(artifact):
         raise HandleError(f"that is not the artifact of a {kind}: give the artifact of the tool's message, unchanged")
     if artifact["kind"] != kind:
-        handle, other = shown(artifact["handle"]), artifact["kind"]
+        handle, other = quote_text(artifact["handle"]), artifact["kind"]
         raise HandleError(f"{handle} is a {other}, not a {kind}: {_MAKERS[kind]} gives a {kind}")
     return artifact
 

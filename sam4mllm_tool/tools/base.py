@@ -22,11 +22,11 @@ from typing_extensions import deprecated
 
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline import Method, Sam4Mllm
-from sam4mllm_tool.pipeline.requests import Flow, Transcript
+from sam4mllm_tool.pipeline import Method, RunContext, Sam4Mllm
+from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, list_artifacts, validate_extent
 from sam4mllm_tool.tools.deprecation import rename_arguments
-from sam4mllm_tool.tools.events import Tell
+from sam4mllm_tool.tools.events import EventWriter
 from sam4mllm_tool.tools.image_store import (
     LATEST,
     ImageStore,
@@ -61,14 +61,16 @@ class ToolTask:
     Attributes:
         image: The image that the flow is about.
         flow: The requests to the models.
-        transcript: Where the driver counts seconds.
+        run: The run that the flow belongs to.
         build_output: Turns the flow's result into text and artifact.
+        hooks: Watch the run, for progress events.
     """
 
     image: Image
     flow: Flow[Any]
-    transcript: Transcript
+    run: RunContext
     build_output: Callable[[Any], ToolOutput] = _return_unchanged
+    hooks: tuple[RunHook, ...] = ()
 
 
 class SharedModels:
@@ -206,7 +208,7 @@ class Sam4MllmTool(BaseTool):
         with _convert_errors():
             models = self._load_models()
             task = self.create_task(models, runtime, **arguments)
-            return task.build_output(models.run(task.image, task.flow, task.transcript))
+            return task.build_output(models.run(task.image, task.flow, task.run, hooks=task.hooks))
 
     async def _arun(
         self,
@@ -217,7 +219,7 @@ class Sam4MllmTool(BaseTool):
         with _convert_errors():
             models = await asyncio.to_thread(self._load_models)  # takes seconds
             task = await asyncio.to_thread(self.create_task, models, runtime, **arguments)
-            result = await models.arun(task.image, task.flow, task.transcript)
+            result = await models.arun(task.image, task.flow, task.run, hooks=task.hooks)
             return await asyncio.to_thread(task.build_output, result)
 
     def _load_models(self) -> Sam4Mllm:
@@ -263,7 +265,7 @@ class Sam4MllmTool(BaseTool):
         validate_extent(artifact, Size(*image.size))
         return artifact, image
 
-    def get_event_writer(self, runtime: Any) -> Tell:
+    def get_event_writer(self, runtime: Any) -> EventWriter:
         """Return a function that writes events to the agent's custom stream; outside an agent it does nothing."""
         writer: Callable[[Any], None] | None = getattr(runtime, "stream_writer", None)
 

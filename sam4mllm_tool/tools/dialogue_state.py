@@ -13,14 +13,15 @@ from pydantic import BaseModel, Field, ValidationError
 
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 from sam4mllm_tool.models.validation import validate_replies
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
-from sam4mllm_tool.protocol import PQPP, BoxOnly, Placed
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox
 from sam4mllm_tool.tools.artifacts import MAX_OBJECTS
 from sam4mllm_tool.types import Box, Point, PointPrompt, Reply, Size
 
 __all__ = ["DialogueError", "DialogueState", "NumberedPoint", "PointRound", "find_nearest_box"]
 
-PointsByBox = tuple[tuple[Point, ...], ...]
+GroupedPoints = tuple[tuple[Point, ...], ...]
 """Points in pixels, grouped by the box that they are asked about in."""
 
 
@@ -32,7 +33,7 @@ class DialogueError(Sam4MllmError, ValueError):
 class PointRound:
     """One round of points, and the replies to the questions about them."""
 
-    points: PointsByBox
+    points: GroupedPoints
     replies: tuple[Reply, ...]
 
 
@@ -62,33 +63,32 @@ class DialogueState:
     confidences: tuple[float | None, ...] = ()
     rounds: tuple[PointRound, ...] = ()
 
-    def boxes(self, flows: Flows) -> tuple[Box, ...]:
+    def boxes(self, run: RunContext) -> tuple[Box, ...]:
         """Return the boxes in pixels; none mean that there is no such object.
 
         Raises:
             ReplyError: The reply can't be read in this dialect.
             DialogueError: There are more than `MAX_OBJECTS` boxes.
         """
-        dialogue = BoxOnly.start(self.expression, self.size, dialect=flows.dialect).answer([self.boxes_reply])
+        dialogue = BoxOnly.start(self.expression, self.size, dialect=run.dialect).answer([self.boxes_reply])
         if len(dialogue.prompts) > MAX_OBJECTS:
             raise DialogueError(
                 f"the dialogue has {len(dialogue.prompts):,} boxes, at most {MAX_OBJECTS} can be used: name fewer"
             )
         return tuple(prompt.box for prompt in dialogue.prompts)
 
-    def check_points(self, flows: Flows, points: Sequence[tuple[Point, ...]], transcript: Transcript) -> Flow["DialogueState"]:
+    def check_points(self, run: RunContext, points: Sequence[tuple[Point, ...]]) -> Flow["DialogueState"]:
         """Ask about points and return the dialogue with that round added.
 
         Args:
-            flows: The models' flows.
+            run: A run on the dialogue's image.
             points: For each box its points, at least one in all.
-            transcript: Where the questions and replies are recorded.
         """
-        dialogue = yield from flows.settle(self._ask_points(flows, tuple(points)), transcript)
+        dialogue = yield from run.run_dialogue(self._ask_points(run, tuple(points)))
         replies = tuple(exchange.reply for exchange in dialogue.history[1:])
         return replace(self, rounds=(*self.rounds, PointRound(tuple(points), replies)))
 
-    def numbered_points(self, flows: Flows) -> list[NumberedPoint]:
+    def numbered_points(self, run: RunContext) -> list[NumberedPoint]:
         """Return every answered point, earlier rounds first, then box by box.
 
         Raises:
@@ -96,28 +96,30 @@ class DialogueState:
         """
         numbered: list[NumberedPoint] = []
         for point_round in self.rounds:
-            for box_index, points in enumerate(self._answer_points(flows, point_round).answers or ()):
+            for box_index, points in enumerate(self._answer_points(run, point_round).answers or ()):
                 numbered += [NumberedPoint(len(numbered) + n, box_index, point) for n, point in enumerate(points, start=1)]
         return numbered
 
-    def points(self, flows: Flows) -> tuple[tuple[PointPrompt, ...], ...]:
+    def points(self, run: RunContext) -> tuple[tuple[PointPrompt, ...], ...]:
         """Return the answered points of each box, in the order of their numbers. Raises DialogueError as `numbered_points`."""
-        numbered = self.numbered_points(flows)
+        numbered = self.numbered_points(run)
         return tuple(
-            tuple(entry.point for entry in numbered if entry.box_index == index) for index in range(len(self.boxes(flows)))
+            tuple(entry.point for entry in numbered if entry.box_index == index) for index in range(len(self.boxes(run)))
         )
 
-    def _ask_points(self, flows: Flows, points: PointsByBox) -> PQPP:
+    def _ask_points(self, run: RunContext, points: GroupedPoints) -> PQPP:
         """Return the protocol's state with these points pending."""
-        boxes = self.boxes(flows)
+        boxes = self.boxes(run)
         if len(points) != len(boxes) or not any(points):
             raise DialogueError(f"the dialogue has points for {len(points)} boxes and {len(boxes)} boxes: {_CURE}")
-        sampler = Placed(tuple(zip(boxes, points, strict=True)))
-        dialogue = PQPP.start(self.expression, self.size, dialect=flows.dialect, sampler=sampler, thresholds=flows.thresholds)
+        sampler = PointsByBox(tuple(zip(boxes, points, strict=True)))
+        dialogue = PQPP.start(
+            self.expression, self.size, dialect=run.dialect, sampler=sampler, thresholds=run.config.thresholds
+        )
         return dialogue.answer([self.boxes_reply])
 
-    def _answer_points(self, flows: Flows, point_round: PointRound) -> PQPP:
-        dialogue = self._ask_points(flows, point_round.points)
+    def _answer_points(self, run: RunContext, point_round: PointRound) -> PQPP:
+        dialogue = self._ask_points(run, point_round.points)
         try:
             replies = validate_replies("the dialogue", dialogue.pending, point_round.replies)
         except BackendError as error:
@@ -125,7 +127,7 @@ class DialogueState:
         try:
             return dialogue.answer(replies)
         except ReplyError:
-            return dialogue.without_points(replies) or dialogue
+            return dialogue.drop_unreadable_points(replies) or dialogue
 
     # As JSON
 

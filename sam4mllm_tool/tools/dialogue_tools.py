@@ -10,17 +10,17 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import Found
+from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.interactive.clicks import check_clicks
-from sam4mllm_tool.interactive.state import point_to
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import BoxOnly, Grid
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.tools.artifacts import build_dialogue_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.dialogue_state import DialogueError, DialogueState, NumberedPoint, find_nearest_box
-from sam4mllm_tool.tools.events import Tell, boxes_event, points_event
+from sam4mllm_tool.tools.events import EventWriter, boxes_event, points_event
 from sam4mllm_tool.tools.inputs import (
     MAX_POINTS,
     BoxField,
@@ -68,30 +68,28 @@ class ProposeBoxesTool(Sam4MllmTool):
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Ask where `expression` is in `image`."""
         image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-        expression, size, transcript = checked_expression(arguments["expression"]), Size(*image.size), Transcript()
+        expression, run = validate_expression(arguments["expression"]), models.start_run(Size(*image.size))
         write_event = self.get_event_writer(runtime)
 
         def build_output(state: DialogueState) -> ToolOutput:
-            return _describe_boxes(state, models.flows, image_id, transcript)
+            return _describe_boxes(state, run, image_id)
 
-        return ToolTask(
-            image, _propose_boxes(models.flows, expression, size, transcript, write_event), transcript, build_output
-        )
+        return ToolTask(image, _propose_boxes(run, expression, write_event), run, build_output)
 
 
-def _propose_boxes(flows: Flows, expression: str, size: Size, transcript: Transcript, write_event: Tell) -> Flow[DialogueState]:
+def _propose_boxes(run: RunContext, expression: str, write_event: EventWriter) -> Flow[DialogueState]:
     """Ask where the expression is, and how likely each box is meant."""
-    dialogue = yield from flows.settle(BoxOnly.start(expression, size, dialect=flows.dialect), transcript)
+    dialogue = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     boxes = [prompt.box for prompt in dialogue.prompts]
-    write_event(boxes_event([list(box) for box in boxes]))
-    confidences = (yield from flows.whether(expression, boxes, size, transcript)) if boxes else []
-    return DialogueState(expression, size, dialogue.history[0].reply, tuple(confidences))
+    write_event(boxes_event(boxes))
+    confidences = (yield from run.verify_boxes(expression, boxes)) if boxes else []
+    return DialogueState(expression, run.size, dialogue.history[0].reply, tuple(confidences))
 
 
-def _describe_boxes(state: DialogueState, flows: Flows, image_id: str, transcript: Transcript) -> ToolOutput:
-    rows = list(zip(state.boxes(flows), state.confidences, strict=True))
+def _describe_boxes(state: DialogueState, run: RunContext, image_id: str) -> ToolOutput:
+    rows = list(zip(state.boxes(run), state.confidences, strict=True))
     boxes = [{"box": list(box), "confidence": confidence} for box, confidence in rows]
-    details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": transcript.notes}
+    details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": run.transcript.notes}
     artifact = build_dialogue_artifact(image_id, state.to_dict(), **details)
     count = _format_count(len(rows), "box", "boxes") if rows else "there is no such object"
     lines = [f"'{state.expression}': {count} in the image of {state.size.width} x {state.size.height} pixels"]
@@ -127,35 +125,36 @@ class CheckPointsTool(Sam4MllmTool):
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Ask about `points` or a `grid` in the boxes of `dialogue`."""
         artifact, image = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
-        flows, transcript, state = models.flows, Transcript(), DialogueState.from_dict(artifact["state"])
-        points = _select_points(_require_boxes(state, flows), state.size, arguments.get("points"), arguments.get("grid"))
-        earlier_count, write_event = len(state.numbered_points(flows)), self.get_event_writer(runtime)
+        state = DialogueState.from_dict(artifact["state"])
+        run = models.start_run(state.size)
+        points = _select_points(_require_boxes(state, run), state.size, arguments.get("points"), arguments.get("grid"))
+        earlier_count, write_event = len(state.numbered_points(run)), self.get_event_writer(runtime)
 
         def build_output(next_state: DialogueState) -> ToolOutput:
-            new_points = next_state.numbered_points(flows)[earlier_count:]
+            new_points = next_state.numbered_points(run)[earlier_count:]
             write_event(points_event([entry.point for entry in new_points]))
-            details = {"boxes": artifact.get("boxes", []), "notes": transcript.notes}
-            return _describe_points(next_state, flows, str(artifact["picture"]), new_points, details)
+            details = {"boxes": artifact.get("boxes", []), "notes": run.transcript.notes}
+            return _describe_points(next_state, run, str(artifact["picture"]), new_points, details)
 
-        return ToolTask(image, state.check_points(flows, points, transcript), transcript, build_output)
+        return ToolTask(image, state.check_points(run, points), run, build_output)
 
 
 def _describe_points(
-    state: DialogueState, flows: Flows, image_id: str, new_points: Sequence[NumberedPoint], details: dict[str, Any]
+    state: DialogueState, run: RunContext, image_id: str, new_points: Sequence[NumberedPoint], details: dict[str, Any]
 ) -> ToolOutput:
     """Build the text and the artifact of a round of points. `details` are the artifact's boxes and notes."""
-    points_by_box = state.points(flows)
-    points = [[point_to(point) for point in points] for points in points_by_box]
+    points_by_box = state.points(run)
+    points = [[point.to_dict() for point in points] for points in points_by_box]
     fields = {"expression": state.expression, **details, "points": points}
     artifact = build_dialogue_artifact(image_id, state.to_dict(), **fields)
     lines = [f"'{state.expression}': {_format_count(len(new_points), 'point', 'points')} checked"]
-    lines += [_format_point(entry, flows, len(points_by_box)) for entry in new_points]
+    lines += [_format_point(entry, run, len(points_by_box)) for entry in new_points]
     lines += [f"note: {note}" for note in details["notes"]]
     return "\n".join([*lines, f"dialogue {artifact['handle']} (image {image_id})"]), artifact
 
 
-def _require_boxes(state: DialogueState, flows: Flows) -> tuple[Box, ...]:
-    boxes = state.boxes(flows)
+def _require_boxes(state: DialogueState, run: RunContext) -> tuple[Box, ...]:
+    boxes = state.boxes(run)
     if not boxes:
         raise DialogueError(
             f"'{state.expression}': there is no such object, so there is no box: call propose_boxes with other words"
@@ -185,11 +184,11 @@ def _select_points(
     return [tuple(box_points) for box_points in points_by_box]
 
 
-def _format_point(entry: NumberedPoint, flows: Flows, box_count: int) -> str:
+def _format_point(entry: NumberedPoint, run: RunContext, box_count: int) -> str:
     point = entry.point
     box = f" in box {entry.box_index + 1}" if box_count > 1 else ""
     confidence = "" if point.confidence is None else f" {point.confidence:.0%}"
-    unused = "" if flows.thresholds.keep(point) else ", not sure enough to be used"
+    unused = "" if run.config.thresholds.keep(point) else ", not sure enough to be used"
     return f"  {entry.number}: ({point.x:.0f}, {point.y:.0f}){box} {'on' if point.label else 'off'}{confidence}{unused}"
 
 
@@ -225,30 +224,30 @@ class SegmentPromptTool(Sam4MllmTool):
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Segment by `dialogue`, `drop` and `points`; or by `box`, `image` and `points`."""
-        flows, transcript, write_event = models.flows, Transcript(), self.get_event_writer(runtime)
+        write_event = self.get_event_writer(runtime)
         given = to_point_prompts(arguments.get("points"))
         drop: list[int] = arguments.get("drop") or []
         if (box := to_box(arguments.get("box"))) is not None:
             if drop:
                 raise DialogueError("a box has no checked points to drop: give a dialogue, or leave drop out")
             image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-            size, expression = Size(*image.size), _BOX_ONLY
-            check_clicks(given, (), size)
-            prompts = [ObjectPrompt(clip_box(box, size), tuple(given))]
+            run, expression = models.start_run(Size(*image.size)), _BOX_ONLY
+            check_clicks(given, (), run.size)
+            prompts = [ObjectPrompt(clip_box(box, run.size), tuple(given))]
         else:
             artifact, image = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
             image_id, state = artifact["picture"], DialogueState.from_dict(artifact["state"])
-            size, expression = state.size, state.expression
-            prompts = _select_prompts(state, flows, given, drop)
+            run, expression = models.start_run(state.size), state.expression
+            prompts = _select_prompts(state, run, given, drop)
 
         def segment() -> Flow[Segmentation]:
-            return flows.told(expression, size, (yield from flows.masks(prompts, size)), transcript)
+            return run.build_result(expression, (yield from run.segment_prompts(prompts)))
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            refinable = Found(expression, size, segmentation.objects, clicks=tuple(given))
+            refinable = InteractiveState(expression, run.size, segmentation.objects, clicks=tuple(given))
             return build_mask_output(image_id, segmentation, refinable, write_event)
 
-        return ToolTask(image, segment(), transcript, build_output)
+        return ToolTask(image, segment(), run, build_output)
 
 
 def clip_box(box: Box, size: Size) -> Box:
@@ -263,17 +262,17 @@ def clip_box(box: Box, size: Size) -> Box:
 
 
 def _select_prompts(
-    state: DialogueState, flows: Flows, given: Sequence[PointPrompt], drop: Sequence[int]
+    state: DialogueState, run: RunContext, given: Sequence[PointPrompt], drop: Sequence[int]
 ) -> list[ObjectPrompt]:
     """Return the prompts: sure answers that are neither dropped nor overruled, and each given point in its box."""
-    boxes = _require_boxes(state, flows)
+    boxes = _require_boxes(state, run)
     check_clicks(given, (), state.size)
-    numbered = state.numbered_points(flows)
+    numbered = state.numbered_points(run)
     _validate_numbers(drop, len(numbered))
     points: list[list[PointPrompt]] = [[] for _ in boxes]
     for number, box_index, point in numbered:
         overruled = any(_is_same_place(point, other, state.size) for other in given)
-        if number not in drop and flows.thresholds.keep(point) and not overruled:
+        if number not in drop and run.config.thresholds.keep(point) and not overruled:
             points[box_index].append(point)
     for point in given:
         points[find_nearest_box(boxes, point.x, point.y)].append(point)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.atomic_io import write_bytes
-from sam4mllm_tool.errors import ImageError, Sam4MllmError, shown
+from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.tools.deprecation import deprecated_names
 from sam4mllm_tool.types import Image
@@ -127,7 +127,7 @@ def find_image_id(image: str, messages: Sequence[Any]) -> str:
     if not known:
         raise UnknownImageError("there is no image in this conversation yet; ask for one to be sent with the next message")
     listed = ", ".join(known[-_MAX_LISTED:])
-    raise UnknownImageError(f"no image {shown(image)} in this conversation; its images are {listed} (latest: {known[-1]})")
+    raise UnknownImageError(f"no image {quote_text(image)} in this conversation; its images are {listed} (latest: {known[-1]})")
 
 
 class ImageStore:
@@ -179,7 +179,7 @@ class ImageStore:
             MissingImageError: The store has no such image.
         """
         if not is_image_id(image_id):
-            raise UnknownImageError(f"expected an image's id as in img-0123456789ab, got {shown(str(image_id))}")
+            raise UnknownImageError(f"expected an image's id as in img-0123456789ab, got {quote_text(str(image_id))}")
         content = self._read(image_id)
         if content is None:
             raise MissingImageError(f"the image {image_id} is no longer kept; ask for it to be sent again")
@@ -209,7 +209,7 @@ class ImageStore:
             except FileNotFoundError:
                 return None
             except OSError as error:
-                raise Sam4MllmError(f"{shown(str(path))} cannot be read: {error.strerror or error}") from error
+                raise Sam4MllmError(f"{quote_text(str(path))} cannot be read: {error.strerror or error}") from error
         with self._lock:
             if image_id in self._contents:
                 self._contents.move_to_end(image_id)
@@ -258,4 +258,4 @@ def _write_private(path: Path, content: bytes) -> None:
         with suppress(FileNotFoundError):  # deleted already
             path.chmod(0o600)
     except OSError as error:
-        raise Sam4MllmError(f"the image cannot be kept in {shown(str(path.parent))}: {error.strerror or error}") from error
+        raise Sam4MllmError(f"the image cannot be kept in {quote_text(str(path.parent))}: {error.strerror or error}") from error

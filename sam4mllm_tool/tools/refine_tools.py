@@ -7,9 +7,10 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import Refined, refine
-from sam4mllm_tool.interactive.alternatives import deepest
-from sam4mllm_tool.pipeline.requests import Flow, Flows, Transcript
+from sam4mllm_tool.interactive import RefinementResult, refine
+from sam4mllm_tool.interactive.alternatives import deepest_point
+from sam4mllm_tool.pipeline.requests import Flow
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import restore_result
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
@@ -61,25 +62,25 @@ class RefineTool(Sam4MllmTool):
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Refine `result` by `instruction` and `clicks`."""
         artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
-        flows, transcript, write_event = models.flows, Transcript(), self.get_event_writer(runtime)
+        state, write_event = restore_result(artifact), self.get_event_writer(runtime)
+        run = models.start_run(state.size)
 
-        def build_output(refined: Refined) -> ToolOutput:
-            prompts = [segmented.prompt for segmented in refined.found.objects]
-            write_event(boxes_event([list(prompt.box) for prompt in prompts]))
+        def build_output(refined: RefinementResult) -> ToolOutput:
+            prompts = [segmented.prompt for segmented in refined.state.objects]
+            write_event(boxes_event([prompt.box for prompt in prompts]))
             write_event(points_event([point for prompt in prompts for point in prompt.points]))
-            segmentation = refined.segmentation(flows)
-            return build_mask_output(str(artifact["picture"]), segmentation, refined.found, write_event, *refined.understood)
+            image_id = str(artifact["picture"])
+            return build_mask_output(image_id, refined.segmentation, refined.state, write_event, *refined.understood)
 
         flow = refine(
-            flows,
-            restore_result(artifact),
-            transcript,
+            run,
+            state,
             instruction=arguments.get("instruction"),
             clicks=to_point_prompts(arguments.get("clicks")),
             forget_clicks=arguments.get("forget_clicks", False),
             method=self.method,
         )
-        return ToolTask(image, flow, transcript, build_output)
+        return ToolTask(image, flow, run, build_output)
 
 
 class DescribeRegionInput(ToolInput):
@@ -102,43 +103,42 @@ class DescribeRegionTool(Sam4MllmTool):
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Describe the objects of `result`; or what is in `box` of `image`."""
-        flows, transcript = models.flows, Transcript()
         if (box := to_box(arguments.get("box"))) is not None:
             image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-            flow = _describe_box(flows, clip_box(box, Size(*image.size)), Size(*image.size), transcript)
+            run = models.start_run(Size(*image.size))
+            flow = _describe_box(run, clip_box(box, run.size))
         else:
             artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
             image_id, refinable = artifact["picture"], restore_result(artifact)
-            flow = _describe_objects(
-                flows, refinable.expression, refinable.objects[:_MAX_DESCRIBED], refinable.size, transcript
-            )
+            run = models.start_run(refinable.size)
+            flow = _describe_objects(run, refinable.expression, refinable.objects[:_MAX_DESCRIBED])
 
         def build_output(regions: list[dict[str, Any]]) -> ToolOutput:
             nothing = f"the result holds no object to describe (image {image_id})"
             text = "\n".join([*map(_format_region, regions), f"(image {image_id})"]) if regions else nothing
             return text, {"picture": image_id, "regions": regions}
 
-        return ToolTask(image, flow, transcript, build_output)
+        return ToolTask(image, flow, run, build_output)
 
 
-def _describe_box(flows: Flows, box: Box, size: Size, transcript: Transcript) -> Flow[list[dict[str, Any]]]:
-    objects = yield from flows.masks([ObjectPrompt(box)], size)
-    return (yield from _describe_objects(flows, None, objects, size, transcript))
+def _describe_box(run: RunContext, box: Box) -> Flow[list[dict[str, Any]]]:
+    objects = yield from run.segment_prompts([ObjectPrompt(box)])
+    return (yield from _describe_objects(run, None, objects))
 
 
 def _describe_objects(
-    flows: Flows, expression: str | None, objects: Sequence[SegmentedObject], size: Size, transcript: Transcript
+    run: RunContext, expression: str | None, objects: Sequence[SegmentedObject]
 ) -> Flow[list[dict[str, Any]]]:
     """Return for each object its box, the MLLM's description and, given an expression, the probability that it is meant."""
     if not objects:
         return []
     boxes = [segmented.prompt.box for segmented in objects]
-    places = [deepest(segmented) for segmented in objects]
-    questions = [flows.dialect.ask_region(box, place, size) for box, place in zip(boxes, places, strict=True)]
-    replies = yield from flows.ask(questions, transcript)
+    places = [deepest_point(segmented) for segmented in objects]
+    questions = [run.dialect.ask_region(box, place, run.size) for box, place in zip(boxes, places, strict=True)]
+    replies = yield from run.ask(questions)
     confidences: list[float | None] = [None] * len(boxes)
     if expression is not None:
-        confidences = yield from flows.whether(expression, boxes, size, transcript)
+        confidences = yield from run.verify_boxes(expression, boxes)
     for question, reply in zip(questions, replies, strict=True):
         if not reply.text.strip():
             raise ReplyError("expected a few words about the region", question, reply)

@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.interactive import Found, start
-from sam4mllm_tool.interactive.alternatives import offers
-from sam4mllm_tool.pipeline.requests import Transcript
+from sam4mllm_tool.interactive import InteractiveState
+from sam4mllm_tool.interactive.alternatives import resized_candidates
+from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
-from sam4mllm_tool.tools.events import Tell, mask_event, observe
+from sam4mllm_tool.tools.events import EventHook, EventWriter, mask_event
 from sam4mllm_tool.tools.inputs import ImageField, ToolInput
 from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
 
@@ -64,17 +64,18 @@ class SegmentTool(Sam4MllmTool):
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Segment `expression` in `image`."""
         image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-        transcript, size, write_event = Transcript(), Size(*image.size), self.get_event_writer(runtime)
+        expression, write_event = arguments["expression"], self.get_event_writer(runtime)
+        run = models.start_run(Size(*image.size), expression, self.method)
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            return build_mask_output(image_id, segmentation, start(segmentation), write_event)
+            return build_mask_output(image_id, segmentation, InteractiveState.from_segmentation(segmentation), write_event)
 
-        flow = models.flows.segment(arguments["expression"], size, self.method, transcript)
-        return ToolTask(image, observe(flow, write_event, models.dialect, size), transcript, build_output)
+        flow = segment_expression(run, expression, self.method)
+        return ToolTask(image, flow, run, build_output, hooks=(EventHook(write_event, run),))
 
 
 def build_mask_output(
-    image_id: str, segmentation: Segmentation, refinable: Found, write_event: Tell, *understood: str
+    image_id: str, segmentation: Segmentation, refinable: InteractiveState, write_event: EventWriter, *understood: str
 ) -> ToolOutput:
     """Build the text and the artifact of masks, and write them as the last event.
 
@@ -86,13 +87,13 @@ def build_mask_output(
         understood: How an instruction or clicks were understood; none for a first result.
     """
     artifact = build_result_artifact(image_id, segmentation, refinable, understood=list(understood))
-    write_event(mask_event(artifact))
+    write_event(mask_event(artifact, segmentation.objects))
     text = summary(segmentation, none="nothing is left") if understood else summary(segmentation)
     lines = [*(f"understood: {line}" for line in understood), text, *_list_alternatives(segmentation, refinable)]
     return "\n".join([*lines, f"result {artifact['handle']} (image {image_id})"]), artifact
 
 
-def _list_alternatives(segmentation: Segmentation, refinable: Found) -> list[str]:
+def _list_alternatives(segmentation: Segmentation, refinable: InteractiveState) -> list[str]:
     """Say what refine_segmentation could return instead."""
     lines = []
     for number, segmented in enumerate(segmentation.objects, start=1):
@@ -105,5 +106,5 @@ def _list_alternatives(segmentation: Segmentation, refinable: Found) -> list[str
 
 
 def _format_sizes(segmented: SegmentedObject) -> str:
-    candidates = offers(segmented)
+    candidates = resized_candidates(segmented)
     return ", ".join(f"{int(candidate.mask.sum()):,} pixels (score {candidate.score:.2f})" for candidate in candidates)

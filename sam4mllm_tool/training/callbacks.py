@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerState
 
 from sam4mllm_tool.atomic_io import write_text
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.data.training_conversations import read_lessons
+from sam4mllm_tool.data.training_conversations import read_conversations
 from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
@@ -190,7 +190,7 @@ def require_disjoint_images(samples: Sequence[Sample], conversations_dir: Path) 
         return
     ids = {sample.image_id: sample for sample in reversed(samples) if sample.image_id}
     files = {sample.image_path.resolve(): sample for sample in reversed(samples)}
-    for conversations in read_lessons(conversations_dir):
+    for conversations in read_conversations(conversations_dir):
         file = (conversations_dir / conversations.image).resolve()
         if sample := ids.get(conversations.image_id) or files.get(file):
             raise DataError(

@@ -8,7 +8,13 @@ import torch
 from transformers import AutoConfig
 
 from sam4mllm_tool.errors import DataError, SpecError
-from sam4mllm_tool.models.checkpoints import choose_dtype, embedded_folder, load_errors, quiet_loading, resolve_folder_or_hub_id
+from sam4mllm_tool.models.checkpoints import (
+    choose_dtype,
+    embedded_folder,
+    quiet_loading,
+    resolve_folder_or_hub_id,
+    wrap_load_errors,
+)
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.pipeline.sam4mllm import find_dialect
@@ -58,7 +64,7 @@ def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | Non
 
 
 def _read_dtype(base: str) -> torch.dtype:
-    with quiet_loading(), load_errors(base, extra="sam"):
+    with quiet_loading(), wrap_load_errors(base, extra="sam"):
         dtype = AutoConfig.from_pretrained(resolve_folder_or_hub_id(base), trust_remote_code=False).dtype
     return dtype if isinstance(dtype, torch.dtype) else torch.float32
 

@@ -16,14 +16,14 @@ from sam4mllm_tool.models.checkpoints import (
     choose_device,
     choose_dtype,
     embedded_folder,
-    load_errors,
     quiet_loading,
     resolve_folder_or_hub_id,
+    wrap_load_errors,
 )
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
-from sam4mllm_tool.models.mllm.prompts import Prompter
-from sam4mllm_tool.models.mllm.runner import Runner
+from sam4mllm_tool.models.mllm.model_runner import ModelRunner
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.target_modules import find_target_modules
@@ -48,7 +48,7 @@ class TrainableModel:
     base: str
     model: PeftModel
     processor: Any
-    prompter: Prompter
+    prompter: PromptRenderer
     placeholder: int
     packs: bool
     attention: str
@@ -98,9 +98,9 @@ def load_trainable_model(config: TrainingConfig) -> TrainableModel:
     placeholder = getattr(model.config, "image_token_id", None)
     if placeholder is None:
         raise SpecError(f"{base!r} has no token that stands for the image, so it can't be trained here")
-    runner = Runner(model, packs=config.pack)
+    runner = ModelRunner(model, packs=config.pack)
     attention = _choose_attention(config, runner.packs, model.device)
-    prompter = Prompter(processor, base, runner.longest)
+    prompter = PromptRenderer(processor, base, runner.longest)
     trainable = TrainableModel(base, adapted, processor, prompter, placeholder, runner.packs, attention)
     trainable.set_attention(attention)
     return trainable
@@ -126,7 +126,7 @@ def _load_base_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     path = resolve_folder_or_hub_id(folder)
-    with quiet_loading(), load_errors(folder, extra="sam"):
+    with quiet_loading(), wrap_load_errors(folder, extra="sam"):
         AutoConfig.from_pretrained(path, trust_remote_code=False)  # the first to refuse a checkpoint that needs its own code
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
         model = AutoModelForImageTextToText.from_pretrained(
@@ -155,7 +155,7 @@ def _add_adapter(model: Any, config: TrainingConfig, adapter: str | None, base: 
         if adapter is None:
             adapted: Any = get_peft_model(model, _build_lora_config(model, config))
         else:
-            with load_errors(adapter, extra="sam"):
+            with wrap_load_errors(adapter, extra="sam"):
                 path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json")
                 PeftConfig.from_pretrained(path)
                 adapted = PeftModel.from_pretrained(model, path, is_trainable=True)

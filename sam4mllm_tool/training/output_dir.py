@@ -14,7 +14,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sam4mllm_tool.atomic_io import file_sha256, write_json
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE
+from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.config import TrainingConfig, list_differences
 
@@ -26,7 +26,7 @@ ADAPTER_FILE, RUN_FILE, TRAINING_FILE, METRICS_FILE = "adapter_config.json", "ru
 
 def describe_run(config: TrainingConfig, conversations_dir: Path, processes: int) -> dict[str, Any]:
     """Describe what decides the result of a run, as run.json and training.json hold it."""
-    digest = file_sha256(conversations_dir / LESSONS_FILE)
+    digest = file_sha256(conversations_dir / CONVERSATIONS_FILE)
     return {"settings": config.to_dict(), "lessons_sha256": digest, "processes": processes}
 
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.data.training_conversations import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError, ExpressionError
-from sam4mllm_tool.models.mllm.prefix_tree import Packed, pack
-from sam4mllm_tool.models.mllm.prompts import Ids, Picture, Prompter
+from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds
 from sam4mllm_tool.types import Turn
 
 __all__ = ["AnswerTokens", "RowBuilder", "TokenRow", "tokenize_answers"]
@@ -32,7 +32,7 @@ class AnswerTokens:
         turns: The turns of the prompt.
     """
 
-    ids: Ids
+    ids: TokenIds
     start: int
     turns: tuple[Turn, ...]
 
@@ -57,7 +57,9 @@ class TokenRow:
         return len(self.ids)
 
 
-def tokenize_answers(prompter: Prompter, image: Picture, conversation: Conversation) -> Iterator[AnswerTokens]:
+def tokenize_answers(
+    prompter: PromptRenderer, image: ImageInputs, conversation: TrainingConversation
+) -> Iterator[AnswerTokens]:
     """Yield every assistant turn of the conversation once, shared turns before the branches.
 
     Raises:
@@ -90,25 +92,25 @@ class RowBuilder:
         dropped: How many answers or conversations were left out, by reason.
     """
 
-    def __init__(self, prompter: Prompter, placeholder: int, *, packs: bool, max_tokens: int) -> None:
+    def __init__(self, prompter: PromptRenderer, placeholder: int, *, packs: bool, max_tokens: int) -> None:
         self.prompter, self.placeholder, self.packs, self.max_tokens = prompter, placeholder, packs, max_tokens
         self.dropped: Counter[str] = Counter()
 
-    def build_rows(self, conversations: Lesson, image: Picture) -> list[TokenRow]:
+    def build_rows(self, conversations: ImageConversations, image: ImageInputs) -> list[TokenRow]:
         """Build the rows of all conversations about one image; none if no answer fits.
 
         Raises:
             SpecError, DataError: As `tokenize_answers` raises them.
         """
         answers = [answer for each in conversations.conversations for answer in self._fitting_answers(image, each)]
-        by_image_prefix: dict[Ids, list[AnswerTokens]] = {}
+        by_image_prefix: dict[TokenIds, list[AnswerTokens]] = {}
         for answer in answers:  # answers share a row only if they share everything up to the image's last token
             ids = answer.ids
             end = len(ids) - ids[::-1].index(self.placeholder) if self.placeholder in ids else 0
             by_image_prefix.setdefault(ids[:end], []).append(answer)
         return [row for group in by_image_prefix.values() for row in self._build_group(group)]
 
-    def _fitting_answers(self, image: Picture, conversation: Conversation) -> list[AnswerTokens]:
+    def _fitting_answers(self, image: ImageInputs, conversation: TrainingConversation) -> list[AnswerTokens]:
         try:
             answers = list(tokenize_answers(self.prompter, image, conversation))
         except ExpressionError:
@@ -119,14 +121,14 @@ class RowBuilder:
             self.dropped[f"answers that end after max_tokens={self.max_tokens}"] += len(answers) - len(fitting)
         return fitting
 
-    def _fits(self, ids: Ids) -> bool:
+    def _fits(self, ids: TokenIds) -> bool:
         longest = self.prompter.longest
         return len(ids) - ids.count(self.placeholder) <= self.max_tokens and (longest is None or len(ids) <= longest)
 
     def _build_group(self, answers: Sequence[AnswerTokens]) -> Iterator[TokenRow]:
         """Yield rows of answers that share their prefix; sorting them puts the tree's tokens in depth-first order."""
         answers = sorted(answers, key=lambda answer: answer.ids)
-        tree = pack([answer.ids for answer in answers])
+        tree = build_prefix_tree([answer.ids for answer in answers])
         predicted = np.zeros(len(tree.ids), np.bool_)
         for answer, path in zip(answers, tree.paths, strict=True):
             predicted[list(path[answer.start :])] = True
@@ -138,7 +140,7 @@ class RowBuilder:
                 predicted[nodes] = False  # each token is learnt in one row only
 
 
-def _group_paths(tree: Packed, budget: int) -> Iterator[list[int]]:
+def _group_paths(tree: PrefixTree, budget: int) -> Iterator[list[int]]:
     """Yield groups of consecutive path numbers, as many together as have at most `budget` tokens."""
     group: list[int] = []
     nodes: set[int] = set()
@@ -152,7 +154,7 @@ def _group_paths(tree: Packed, budget: int) -> Iterator[list[int]]:
         yield group
 
 
-def _complete_paths(tree: Packed) -> Iterator[list[int]]:
+def _complete_paths(tree: PrefixTree) -> Iterator[list[int]]:
     """Yield the number of each path that no other path continues."""
     inner = set(tree.parents.tolist())
     for number, end in enumerate(tree.ends):
@@ -160,7 +162,7 @@ def _complete_paths(tree: Packed) -> Iterator[list[int]]:
             yield [number]
 
 
-def _cut_row(tree: Packed, nodes: npt.NDArray[np.int64], predicted: npt.NDArray[np.bool_], rendered: str) -> TokenRow:
+def _cut_row(tree: PrefixTree, nodes: npt.NDArray[np.int64], predicted: npt.NDArray[np.bool_], rendered: str) -> TokenRow:
     """Return the part of the tree with these nodes, which include their parents."""
     parents = np.where(tree.parents[nodes] < 0, -1, np.searchsorted(nodes, tree.parents[nodes]))
     return TokenRow(tree.ids[nodes].astype(np.int32), parents.astype(np.int32), predicted[nodes].copy(), rendered)

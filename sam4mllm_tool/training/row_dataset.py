@@ -19,10 +19,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import atomic_path
-from sam4mllm_tool.data.training_conversations import read_lessons
+from sam4mllm_tool.data.training_conversations import read_conversations
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, SpecError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.models.mllm.prompts import Expansion, Picture, Prompter
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow
 
 __all__ = ["RowDataset", "RowWithImage", "write_rows"]
@@ -71,13 +71,15 @@ def write_rows(conversations_dir: Path, file: Path, builder: RowBuilder) -> Coun
 
 
 def _fill(database: sqlite3.Connection, conversations_dir: Path, builder: RowBuilder, counts: Counter[str]) -> None:
-    expansions: dict[tuple[int, int], list[Expansion]] = {}  # how many tokens an image takes depends on its size alone
+    expansions: dict[
+        tuple[int, int], list[PlaceholderExpansion]
+    ] = {}  # how many tokens an image takes depends on its size alone
     database.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, rendered TEXT, tokens INTEGER, body BLOB)")
-    for conversations in tqdm(read_lessons(conversations_dir), desc="tokenizing", unit="image", mininterval=2):
+    for conversations in tqdm(read_conversations(conversations_dir), desc="tokenizing", unit="image", mininterval=2):
         path = (conversations_dir / conversations.image).resolve()
         try:
             image = load_image(path)
-            rows = builder.build_rows(conversations, Picture(image, expansions=expansions.setdefault(image.size, [])))
+            rows = builder.build_rows(conversations, ImageInputs(image, expansions=expansions.setdefault(image.size, [])))
         except (ImageError, DataError, ExpressionError, SpecError) as error:
             raise DataError(f"{conversations_dir}, training conversations {conversations.id!r}: {error}") from error
         _insert_rows(database, counts["rows"], path, rows)
@@ -113,7 +115,7 @@ class RowDataset(Dataset[RowWithImage]):
         counts: Numbers of images, rows, predicted tokens, and of what was left out, by reason.
     """
 
-    def __init__(self, file: Path, prompter: Prompter, placeholder: int) -> None:
+    def __init__(self, file: Path, prompter: PromptRenderer, placeholder: int) -> None:
         self.file, self.prompter, self.placeholder = file, prompter, placeholder
         self._connections: dict[int, sqlite3.Connection] = {}
         self.counts: dict[str, int] = dict(self._database.execute("SELECT what, count FROM counts"))

@@ -19,11 +19,11 @@ from transformers import PrinterCallback, TrainingArguments
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.atomic_io import write_json
-from sam4mllm_tool.data.build import Source, build_lessons
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.build import Source, build_conversations
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE
-from sam4mllm_tool.data.verify import told
+from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
+from sam4mllm_tool.data.verify import describe_problems
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import quiet_loading
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
@@ -112,7 +112,7 @@ def prepare_conversations(config: TrainingConfig) -> Path:
         dialect = find_dialect(config.mllm, config.dialect)
         if dialect is PLAIN and config.dialect is None:
             dialect = JOINT  # a trained model needs no long instructions, and can answer all points in one reply
-        return build_lessons(
+        return build_conversations(
             [Source.parse(text) for text in config.data],
             Path(config.out).expanduser() / CONVERSATIONS,
             Recipe.of(dialect, config.recipe or {}),
@@ -121,13 +121,13 @@ def prepare_conversations(config: TrainingConfig) -> Path:
             processes=config.build_processes,
         )
     folder = Path(config.lessons).expanduser()
-    if not (folder / LESSONS_FILE).is_file():
-        raise DataError(f"{folder / LESSONS_FILE} is not there: expected a folder that 'sam4mllm data build' completed")
+    if not (folder / CONVERSATIONS_FILE).is_file():
+        raise DataError(f"{folder / CONVERSATIONS_FILE} is not there: expected a folder that 'sam4mllm data build' completed")
     return folder
 
 
 def _print_problems(conversations_dir: Path) -> None:
-    for line in told(conversations_dir):
+    for line in describe_problems(conversations_dir):
         print(f"training conversations: {line}", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sam4mllm_tool.agents.intent_parser import parse_bare_expression, parse_clicks, parse_follow_up, parse_request
-from sam4mllm_tool.embedded.expressions import expressions
+from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 
 PLAIN = {
@@ -226,7 +226,7 @@ def test_a_message_that_is_nothing_but_an_expression(message: str, expression: s
 def test_every_expression_of_a_drawn_scene_is_plain(wording: str) -> None:
     rng = Random(7)
     for seed in range(200_000, 200_020):
-        for expression in rng.sample(texts := expressions(draw_scene(seed)), min(10, len(texts))):
+        for expression in rng.sample(texts := list_expressions(draw_scene(seed)), min(10, len(texts))):
             assert parse_request(wording.format(expression.text)) == expression.text
 
 

@@ -22,7 +22,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents import reasoning
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.agents.rephraser import parse_rephrasings
-from sam4mllm_tool.embedded.expressions import expressions
+from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError, ImageError
 from sam4mllm_tool.images.load import ImagePolicy
@@ -46,7 +46,7 @@ ReplyFunction = Callable[[Question], Reply]
 
 
 def reply_boxes(*boxes: Box, likely: float = 0.9) -> Reply:
-    return Reply(EMBEDDED.tell_boxes(boxes, SIZE), log_probability=math.log(likely))
+    return Reply(EMBEDDED.format_boxes(boxes, SIZE), log_probability=math.log(likely))
 
 
 def classify_question(question: Question) -> str:
@@ -145,7 +145,7 @@ def box_of(reasoned: Reasoned) -> Box:
 
 def believe_box(box: Box, yes: float = 0.99, no: float = 0.05) -> Callable[[str], float]:
     """Return the probability `yes` for this box and `no` for any other."""
-    written = EMBEDDED.write_box(box, SIZE)
+    written = EMBEDDED.encode_box(box, SIZE)
     return lambda text: yes if written in text else no
 
 
@@ -583,7 +583,7 @@ def test_the_embedded_pair_segments_implicit_expressions(embedded: Sam4Mllm) -> 
     overlaps = []
     for seed in range(700_000, 700_008):
         scene = draw_scene(seed)
-        meant = next((text for text in expressions(scene) if text.kind == "implicit"), None)
+        meant = next((text for text in list_expressions(scene) if text.kind == "implicit"), None)
         if meant is None:
             continue
         output = graph.invoke({"image": store.put(Image.fromarray(scene.image)), "expression": meant.text})

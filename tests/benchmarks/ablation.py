@@ -25,7 +25,7 @@ import numpy as np
 
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.embedded.files import SCENES_FILE, write_scenes
+from sam4mllm_tool.embedded.scene_files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
 from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, bootstrap_intervals

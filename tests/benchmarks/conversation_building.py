@@ -21,7 +21,7 @@ from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.jsonl import JSONL_FILE
 from sam4mllm_tool.data.point_groups import draw_point_groups, select_point_groups
-from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter

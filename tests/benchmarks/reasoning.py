@@ -21,13 +21,13 @@ from tqdm import tqdm
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, expressions
+from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, bootstrap_differences, ratio
 from sam4mllm_tool.reasoning.attempts import ReasoningConfig, ReasoningResult
 from sam4mllm_tool.reasoning.budget import Budget
-from sam4mllm_tool.tools.image_store import PictureStore
+from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import MLLM, Question, Reply
 
 WORDINGS = frozenset(wording for wordings in IMPLICIT.values() for wording in wordings)
@@ -87,7 +87,7 @@ def iter_scenes(first: int, count: int) -> Iterator[tuple[Any, list[Expression]]
     seed = first
     while count > 0:
         scene = draw_scene(seed)
-        implicit = [expression for expression in expressions(scene) if expression.text in WORDINGS][:count]
+        implicit = [expression for expression in list_expressions(scene) if expression.text in WORDINGS][:count]
         if implicit:
             yield scene, implicit
         count, seed = count - len(implicit), seed + 1
@@ -99,7 +99,7 @@ def measure(
     """Return the scores of the single pass and of the agent, both by expression."""
     mllm = CountingMLLM(models.mllm)
     models.mllm = mllm
-    store = PictureStore()
+    store = ImageStore()
     graph = build_reasoning_graph(models, budget=budget, config=config, image_store=store)
     once, reasoned = [], []
     with tqdm(total=count, unit="expression", mininterval=5) as progress:

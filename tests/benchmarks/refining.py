@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.expressions import noun_groups, sample_expressions
+from sam4mllm_tool.embedded.expressions import group_by_noun, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive import InteractiveState, RefineError, refine, start
+from sam4mllm_tool.interactive import InteractiveState, RefineError, refine
 from sam4mllm_tool.pipeline.methods import METHODS, Method
 from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 
@@ -117,7 +117,7 @@ def measure_click(models: Sam4Mllm, first: int, method: Method, verbose: bool) -
     for case in worst:
         image = PILImage.fromarray(draw_scene(case.seed).image)
         click = simulate_click(case.result.mask, case.truth)
-        state = start(case.result)
+        state = InteractiveState.from_segmentation(case.result)
         run = models.start_run(state.size)
         try:
             state = models.run(image, refine(run, state, clicks=[click], method=method), run).state
@@ -153,14 +153,15 @@ def iter_pairs(models: Sam4Mllm, first: int, method: Method) -> Iterator[TwoObje
     for seed in count(first):
         scene = draw_scene(seed)
         image = PILImage.fromarray(scene.image)
-        pairs = [(noun, members) for noun, members in noun_groups(scene.objects).items() if len(members) == 2]
+        pairs = [(noun, members) for noun, members in group_by_noun(scene.objects).items() if len(members) == 2]
         for noun, members in pairs[:2]:
             (result,) = models.segment_group(image, [f"the {noun}"], method=method)
             if isinstance(result, Exception) or len(result.objects) != 1:
                 continue
             ious = [mask_iou(result.mask, scene.mask(index)) for index in members]
             if max(ious) > 0.5:
-                yield TwoObjects(seed, image, start(result), scene.mask(members[1 - int(np.argmax(ious))]))
+                state = InteractiveState.from_segmentation(result)
+                yield TwoObjects(seed, image, state, scene.mask(members[1 - int(np.argmax(ious))]))
 
 
 def measure_other(models: Sam4Mllm, pairs: Sequence[TwoObjects], name: str, method: Method, verbose: bool) -> float:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.data.build import Source, build_lessons
-from sam4mllm_tool.data.conversations import Recipe
+from sam4mllm_tool.data.build import Source, build_conversations
+from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.embedded.scene_files import SCENES_FILE, write_scenes
 from sam4mllm_tool.models.checkpoints import embedded_folder
@@ -75,7 +75,7 @@ def main() -> None:
 
     before = measure_base(samples)
     show("before", before)
-    conversations = build_lessons(data, work / "lessons", both, processes=arguments.processes)
+    conversations = build_conversations(data, work / "lessons", both, processes=arguments.processes)
     after = train_and_measure(build_config(conversations, "adapter"), samples)
     show("after", after)
     print("gain: " + "  ".join(f"{method} {after[method] - before[method]:+.3f} (expected +0.200)" for method in METHODS))
@@ -84,7 +84,7 @@ def main() -> None:
     for groups in (64, 1):
         name = f"ppg-{groups}"
         recipe = replace(best, groups=groups)
-        conversations = build_lessons(data, work / f"lessons-{name}", recipe, processes=arguments.processes)
+        conversations = build_conversations(data, work / f"lessons-{name}", recipe, processes=arguments.processes)
         others = {"mllm": f"embedded+{work / 'adapter'}", "learning_rate": 5e-4, "projector_learning_rate": 5e-5}
         models = Sam4Mllm.load(f"embedded+{train(build_config(conversations, name, max_steps=arguments.ppg_steps, **others))}")
         ppg[groups] = measure_ciou(models, samples, "ppg")["eval_ppg_cIoU"]

@@ -11,7 +11,7 @@ from typer.main import get_command
 from sam4mllm_tool.cli.main import app
 from sam4mllm_tool.training.config import TrainingConfig
 from tests.checkpoints import save_llava
-from tests.training.teaching import write_lessons
+from tests.training.drawn_conversations import write_conversations
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +40,7 @@ def test_every_setting_is_an_option_with_its_default() -> None:
 
 def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path: Path) -> None:
     base, out = save_llava(tmp_path / "base"), tmp_path / "out"
-    conversations = write_lessons(tmp_path / "conversations", 2, points=1)
+    conversations = write_conversations(tmp_path / "conversations", 2, points=1)
     file = tmp_path / "c.json"
     file.write_text(
         json.dumps(

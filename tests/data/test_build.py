@@ -30,7 +30,7 @@ from sam4mllm_tool.data.training_conversations import (
     read_lessons,
 )
 from sam4mllm_tool.data.verify import describe_problems, is_clean, verify_conversations, verify_lessons
-from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.geometry.boxes import mask_iou

@@ -10,7 +10,7 @@ from PIL import Image, ImageFont
 from sam4mllm_tool.data.annotations import RunLengths
 from sam4mllm_tool.data.contact_sheet import _hatch, _scale_mask, _wrap_text, draw_contact_sheet, pick_samples, save_sheet
 from sam4mllm_tool.data.sample import Sample
-from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.geometry.rle import encode
 from sam4mllm_tool.types import Box, Mask, Size, Turn

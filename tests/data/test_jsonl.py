@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.types import Box

@@ -16,7 +16,7 @@ from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Thresholds
 from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
 
-WHOLE_IMAGE = EMBEDDED.write_box(Box(0, 0, 256, 256), Size(256, 256))
+WHOLE_IMAGE = EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256))
 
 
 def test_a_tally_sums_for_ciou_and_averages_for_giou() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.embedded.files import write_scenes
+from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 from tests.evaluation.evaluation_helpers import (

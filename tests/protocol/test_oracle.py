@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.expressions import expressions
+from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
@@ -53,7 +53,7 @@ def draw_cases() -> Iterator[tuple[Scene, str, list[TrueObject]]]:
     """Yield expressions for one object, several and none."""
     for seed in range(4):
         scene = draw_scene(seed, SIDE)
-        by_count = {min(2, len(e.targets)): e for e in expressions(scene)}
+        by_count = {min(2, len(e.targets)): e for e in list_expressions(scene)}
         for expression in by_count.values():
             yield scene, expression.text, annotate(scene, expression.targets)
 

@@ -26,8 +26,8 @@ from recipes.embedded.packing import (
 from recipes.embedded.scene_cache import SceneCache
 from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, true_dialogue
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
 UNKNOWN = encode_text("xylophone")[0]
@@ -52,7 +52,7 @@ def test_every_expression_is_in_the_vocabulary() -> None:
 
 
 def test_the_wording_of_the_dialect_is_in_the_vocabulary() -> None:
-    turns = (Turn("user", EMBEDDED.ask_prompt("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
+    turns = (Turn("user", EMBEDDED.ask_prompts("the ring", 2, 1).turns[-1].text), Turn("user", EMBEDDED.none_text))
     points = EMBEDDED.ask_points(turns, draw_scene(1).objects[0].box, [Point(3, 4)], Size(256, 256))
     texts = [turn.text for question in points for turn in question.turns] + [EMBEDDED.yes, EMBEDDED.no]
     assert not [word for text in texts for word in re.findall(r"\w+|[^\w\s]", text) if encode_text(word) == [UNKNOWN]]
@@ -78,13 +78,13 @@ def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) ->
 def test_every_round_is_trained_in_the_tokens_of_inference(
     scene: Scene, method: type[PQPP] | type[PPG], turn_counts: set[int]
 ) -> None:
-    prompter = Prompter(build_processor(), "embedded")
-    size, image = Size(*scene.image.shape[1::-1]), Picture(Image.fromarray(scene.image))
+    prompter = PromptRenderer(build_processor(), "embedded")
+    size, image = Size(*scene.image.shape[1::-1]), ImageInputs(Image.fromarray(scene.image))
     rounds: Counter[int] = Counter()
     for expression in list_expressions(scene):
         masks = [(scene.mask(i), scene.objects[i].box) for i in expression.targets]
         truth = [TrueObject(mask, box, select_informative_points(mask, box)) for mask, box in masks]
-        for exchange in true_dialogue(method.start(expression.text, size, dialect=EMBEDDED), truth):
+        for exchange in build_true_dialogue(method.start(expression.text, size, dialect=EMBEDDED), truth):
             turns, reply = exchange.question.turns, exchange.reply.text
             example = build_example(turns, reply, "")
             assert example.ids[: example.answer_start] == list(prompter.write(image, turns).ids)
@@ -121,7 +121,7 @@ def test_image_targets_are_the_objects_whose_boxes_are_answered(scene: Scene) ->
     for example in located:
         assert NOWHERE not in example.image_targets
         for number, box in zip(example.image_targets[::BOX_LENGTH], split_boxes(example), strict=True):
-            assert box == encode_text(EMBEDDED.write_box(scene.objects[number].box, size))
+            assert box == encode_text(EMBEDDED.encode_box(scene.objects[number].box, size))
 
 
 def split_boxes(example: TrainingExample) -> list[list[int]]:

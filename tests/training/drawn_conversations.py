@@ -8,11 +8,16 @@ from random import Random
 from PIL import Image
 
 from recipes.embedded.curriculum import select_informative_points
-from sam4mllm_tool.data.training_conversations import LESSONS_FILE, MANIFEST_FILE, Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import (
+    CONVERSATIONS_FILE,
+    MANIFEST_FILE,
+    ImageConversations,
+    TrainingConversation,
+)
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
-from sam4mllm_tool.protocol.oracle import TrueObject, true_dialogue
+from sam4mllm_tool.protocol.oracle import TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Size, Turn
 
 
@@ -36,23 +41,25 @@ def write_conversations(
             for expression in sample_expressions(scene, expressions, Random(seed))
             for conversation in _lead_conversations(scene, expression.text, expression.targets, dialect, points)
         ]
-        lines.append(Lesson(f"scene-{seed}", f"{seed}.png", tuple(conversations)).to_json())
-    (folder / LESSONS_FILE).write_text("".join(f"{line}\n" for line in lines))
+        lines.append(ImageConversations(f"scene-{seed}", f"{seed}.png", tuple(conversations)).to_json())
+    (folder / CONVERSATIONS_FILE).write_text("".join(f"{line}\n" for line in lines))
     (folder / MANIFEST_FILE).write_text(json.dumps({"dialect": asdict(dialect)}))
     return folder
 
 
-def _lead_conversations(scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int) -> list[Conversation]:
+def _lead_conversations(
+    scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
+) -> list[TrainingConversation]:
     size = Size(*scene.instances.shape[::-1])
     truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in targets]
-    first, *rounds = true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
+    first, *rounds = build_true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
     shared = (*first.question.turns, Turn("assistant", first.reply.text))
     branches = tuple(
         (exchange.question.turns[-1], Turn("assistant", exchange.reply.text)) for exchange in rounds[: points * len(targets)]
     )
     with_points = [TrueObject(t.mask, t.box, select_informative_points(t.mask, t.box)) for t in truth]
-    (ppg,) = true_dialogue(PPG.start(text, size, dialect=dialect), with_points)
+    (ppg,) = build_true_dialogue(PPG.start(text, size, dialect=dialect), with_points)
     return [
-        Conversation(shared, branches, "pqpp"),
-        Conversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
+        TrainingConversation(shared, branches, "pqpp"),
+        TrainingConversation((*ppg.question.turns, Turn("assistant", ppg.reply.text)), kind="ppg"),
     ]

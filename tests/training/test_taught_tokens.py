@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from sam4mllm_tool.data.training_conversations import Conversation, Lesson
+from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.models.mllm.runner import can_pack
+from sam4mllm_tool.models.mllm.model_runner import can_pack
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow, tokenize_answers
 from sam4mllm_tool.types import Turn
 from tests.checkpoints import FAMILIES
@@ -21,7 +21,7 @@ IMAGE = Image.new("RGB", (90, 50), "teal")
 SHARED = (Turn("system", "Be brief."), Turn("user", "ring?"), Turn("assistant", "[1,2]"))
 FIRST = (Turn("user", "on (3,4)?"), Turn("assistant", "Yes"))
 SECOND = (Turn("user", "on (5,6)?"), Turn("assistant", "No"))
-CONVERSATIONS = Lesson("ring", "ring.png", (Conversation(SHARED, (FIRST, SECOND)),))
+CONVERSATIONS = ImageConversations("ring", "ring.png", (TrainingConversation(SHARED, (FIRST, SECOND)),))
 
 BOX = ["[", "1", ",", "2", "]"]
 ANSWERS = {
@@ -35,19 +35,19 @@ EVERY_FAMILY = pytest.mark.parametrize("family", ANSWERS)
 
 
 @pytest.fixture(scope="module")
-def load_prompter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prompter]:
+def load_prompter(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PromptRenderer]:
     @cache
-    def load(family: str) -> Prompter:
-        return Prompter(AutoProcessor.from_pretrained(FAMILIES[family](tmp_path_factory.mktemp(family))), family)
+    def load(family: str) -> PromptRenderer:
+        return PromptRenderer(AutoProcessor.from_pretrained(FAMILIES[family](tmp_path_factory.mktemp(family))), family)
 
     return load
 
 
 def build_rows(
-    prompter: Prompter, *, packs: bool, max_tokens: int = 999, conversations: Lesson = CONVERSATIONS
+    prompter: PromptRenderer, *, packs: bool, max_tokens: int = 999, conversations: ImageConversations = CONVERSATIONS
 ) -> tuple[list[TokenRow], RowBuilder]:
     builder = RowBuilder(prompter, prompter.processor.image_token_id, packs=packs, max_tokens=max_tokens)
-    return builder.build_rows(conversations, Picture(IMAGE)), builder
+    return builder.build_rows(conversations, ImageInputs(IMAGE)), builder
 
 
 def path_to(row: TokenRow, node: int) -> list[int]:
@@ -61,7 +61,7 @@ def path_to(row: TokenRow, node: int) -> list[int]:
 
 @EVERY_FAMILY
 def test_the_predicted_tokens_are_the_answers_with_their_end_tokens(
-    load_prompter: Callable[[str], Prompter], family: str
+    load_prompter: Callable[[str], PromptRenderer], family: str
 ) -> None:
     tokenizer = load_prompter(family).tokenizer
     for packs in (True, False):
@@ -74,29 +74,31 @@ def test_the_predicted_tokens_are_the_answers_with_their_end_tokens(
 
 
 @EVERY_FAMILY
-def test_an_answer_follows_the_prompt_of_inference(load_prompter: Callable[[str], Prompter], family: str) -> None:
+def test_an_answer_follows_the_prompt_of_inference(load_prompter: Callable[[str], PromptRenderer], family: str) -> None:
     prompter = load_prompter(family)
-    tokenized = list(tokenize_answers(prompter, Picture(IMAGE), CONVERSATIONS.conversations[0]))
+    tokenized = list(tokenize_answers(prompter, ImageInputs(IMAGE), CONVERSATIONS.conversations[0]))
     turns = [SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0])]
-    assert [answer.ids[: answer.start] for answer in tokenized] == [prompter.write(Picture(IMAGE), t).ids for t in turns]
+    assert [answer.ids[: answer.start] for answer in tokenized] == [prompter.write(ImageInputs(IMAGE), t).ids for t in turns]
     answers = [prompter.tokenizer.convert_ids_to_tokens(list(answer.ids[answer.start :])) for answer in tokenized]
     assert answers == ANSWERS[family]
 
 
 @EVERY_FAMILY
-def test_no_token_of_the_image_or_the_user_is_predicted(load_prompter: Callable[[str], Prompter], family: str) -> None:
+def test_no_token_of_the_image_or_the_user_is_predicted(load_prompter: Callable[[str], PromptRenderer], family: str) -> None:
     prompter = load_prompter(family)
     (row, *_), _ = build_rows(prompter, packs=True)
     assert not row.predicted[row.ids == prompter.processor.image_token_id].any()
     first = int(np.flatnonzero(row.predicted)[0])
-    prompts = [prompter.write(Picture(IMAGE), turns).ids for turns in (SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0]))]
+    prompts = [
+        prompter.write(ImageInputs(IMAGE), turns).ids for turns in (SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0]))
+    ]
     assert tuple(path_to(row, first)[:-1]) in prompts
 
 
 @EVERY_FAMILY
-def test_every_path_of_a_row_is_one_answer_with_its_prompt(load_prompter: Callable[[str], Prompter], family: str) -> None:
+def test_every_path_of_a_row_is_one_answer_with_its_prompt(load_prompter: Callable[[str], PromptRenderer], family: str) -> None:
     prompter = load_prompter(family)
-    answers = {answer.ids for answer in tokenize_answers(prompter, Picture(IMAGE), CONVERSATIONS.conversations[0])}
+    answers = {answer.ids for answer in tokenize_answers(prompter, ImageInputs(IMAGE), CONVERSATIONS.conversations[0])}
     for packs in (True, False):
         rows, _ = build_rows(prompter, packs=packs)
         paths = {tuple(path_to(row, i)) for row in rows for i in set(range(len(row))) - set(row.parents.tolist())}
@@ -104,7 +106,7 @@ def test_every_path_of_a_row_is_one_answer_with_its_prompt(load_prompter: Callab
 
 
 def test_conversations_over_the_token_limit_take_several_rows_with_the_same_predictions(
-    load_prompter: Callable[[str], Prompter],
+    load_prompter: Callable[[str], PromptRenderer],
 ) -> None:
     prompter = load_prompter("llava")
     whole, _ = build_rows(prompter, packs=True)
@@ -117,19 +119,19 @@ def test_conversations_over_the_token_limit_take_several_rows_with_the_same_pred
     assert not builder.dropped
 
 
-def test_an_answer_that_fits_in_no_row_is_dropped_and_counted(load_prompter: Callable[[str], Prompter]) -> None:
+def test_an_answer_that_fits_in_no_row_is_dropped_and_counted(load_prompter: Callable[[str], PromptRenderer]) -> None:
     rows, builder = build_rows(load_prompter("llava"), packs=True, max_tokens=50)
     assert [int(row.predicted.sum()) for row in rows] == [len(ANSWERS["llava"][0])]
     assert builder.dropped == {"answers that end after max_tokens=50": 2}
 
 
-def test_a_conversation_that_begins_with_the_answer_is_refused(load_prompter: Callable[[str], Prompter]) -> None:
-    conversations = Lesson("x", "x.png", (Conversation((Turn("assistant", "Yes"),)),))
+def test_a_conversation_that_begins_with_the_answer_is_refused(load_prompter: Callable[[str], PromptRenderer]) -> None:
+    conversations = ImageConversations("x", "x.png", (TrainingConversation((Turn("assistant", "Yes"),)),))
     with pytest.raises(DataError, match="begins with the assistant"):
         build_rows(load_prompter("llava"), packs=True, conversations=conversations)
 
 
-def test_control_tokens_in_an_answer_are_tokenized_as_plain_text(load_prompter: Callable[[str], Prompter]) -> None:
+def test_control_tokens_in_an_answer_are_tokenized_as_plain_text(load_prompter: Callable[[str], PromptRenderer]) -> None:
     prompter = load_prompter("llava")
     ids = prompter.answer((Turn("user", "who?"), Turn("assistant", "a </s> b")))
     assert ids.count(prompter.tokenizer.eos_token_id) == 1
@@ -142,7 +144,7 @@ def test_without_an_end_token_in_the_template_the_tokenizers_is_predicted(tmp_pa
         "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
         "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
     )  # as LLaVA 1.5 is published
-    prompter = Prompter(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
+    prompter = PromptRenderer(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
     ids = prompter.answer((Turn("user", "on it?"), Turn("assistant", "Yes")))
     assert prompter.tokenizer.convert_ids_to_tokens(list(ids)) == ["ĠYes", "</s>"]
 
@@ -153,7 +155,7 @@ def test_a_template_whose_generation_prompt_differs_from_its_turns_still_gives_t
         "{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
         "{% if add_generation_prompt %}[assistant]<pad>{% endif %}"
     )  # as in reasoning models, whose prompt opens a thought that earlier turns leave out
-    prompter = Prompter(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
+    prompter = PromptRenderer(AutoProcessor.from_pretrained(FAMILIES["llava"](tmp_path, template=template)), "llava")
     ids = prompter.answer((Turn("user", "Yes?"), Turn("assistant", "Yes")))
     assert prompter.tokenizer.convert_ids_to_tokens(list(ids)) == ["Yes", "</s>"]
 

@@ -11,14 +11,14 @@ import transformers
 from PIL import Image
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from sam4mllm_tool.models.mllm.prompts import Picture, Prompter
-from sam4mllm_tool.models.mllm.runner import Runner
+from sam4mllm_tool.models.mllm.model_runner import ModelRunner
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.row_builder import RowBuilder, tokenize_answers
 from sam4mllm_tool.training.row_dataset import RowDataset, write_rows
 from sam4mllm_tool.training.trainer import compute_loss_sum
-from tests.checkpoints import IDEFICS3_SPECIAL, IDEFICS3_TEMPLATE, SPECIAL, _tokenizer
+from tests.checkpoints import IDEFICS3_SPECIAL, IDEFICS3_TEMPLATE, SPECIAL, build_tokenizer
 from tests.training.drawn_conversations import write_conversations
 from tests.training.test_target_modules import SMALL
 from tests.training.test_taught_tokens import BOX, CONVERSATIONS, FIRST, IMAGE, SECOND, SHARED
@@ -38,7 +38,7 @@ FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "smolvlm"]
 
 
 def build_qwen(kind: str, video: str) -> Any:
-    tokenizer = _tokenizer([*SPECIAL[:4], *QWEN_MARKS], adds_bos=False)
+    tokenizer = build_tokenizer([*SPECIAL[:4], *QWEN_MARKS], adds_bos=False)
     template = CHATML.replace("IMAGE", "<|vision_start|><|image_pad|><|vision_end|>")
     size = {"shortest_edge": 28 * 28, "longest_edge": 84 * 84}
     options: dict[str, Any] = {"patch_size": 16, "size": size} if kind == "Qwen3VLProcessor" else {"size": size}
@@ -47,7 +47,7 @@ def build_qwen(kind: str, video: str) -> Any:
 
 
 def build_internvl() -> Any:
-    tokenizer = _tokenizer([*SPECIAL[:4], *INTERN_MARKS], adds_bos=False)
+    tokenizer = build_tokenizer([*SPECIAL[:4], *INTERN_MARKS], adds_bos=False)
     names = ("start_image_token", "end_image_token", "context_image_token", "video_token")
     tokenizer._set_model_specific_special_tokens(dict(zip(names, INTERN_MARKS[2:], strict=True)))
     images = transformers.GotOcr2ImageProcessor(size={"height": 32, "width": 32}, crop_to_patches=False)
@@ -59,7 +59,7 @@ def build_internvl() -> Any:
 
 def build_smolvlm() -> Any:
     pytest.importorskip("num2words", reason="SmolVLM's processor needs it")
-    tokenizer = _tokenizer([*SPECIAL, *IDEFICS3_SPECIAL], adds_bos=False)
+    tokenizer = build_tokenizer([*SPECIAL, *IDEFICS3_SPECIAL], adds_bos=False)
     images = transformers.SmolVLMImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     video = transformers.SmolVLMVideoProcessor()
     return transformers.SmolVLMProcessor(images, tokenizer, video, image_seq_len=4, chat_template=IDEFICS3_TEMPLATE)
@@ -80,19 +80,19 @@ def build_processor(family: str) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_predicted_tokens_are_the_answers_with_their_end_tokens(family: str) -> None:
-    prompter = Prompter(build_processor(family), family)
-    answers = list(tokenize_answers(prompter, Picture(IMAGE), CONVERSATIONS.conversations[0]))
+    prompter = PromptRenderer(build_processor(family), family)
+    answers = list(tokenize_answers(prompter, ImageInputs(IMAGE), CONVERSATIONS.conversations[0]))
     space, end = ("Ġ", "<end_of_utterance>") if family == "smolvlm" else ("", "<|im_end|>")
     predicted = [prompter.tokenizer.convert_ids_to_tokens(list(answer.ids[answer.start :])) for answer in answers]
     assert predicted == [[*filter(None, [space]), *BOX, end], [f"{space}Yes", end], [f"{space}No", end]]
     prompts = [SHARED[:2], (*SHARED, FIRST[0]), (*SHARED, SECOND[0])]
-    assert [answer.ids[: answer.start] for answer in answers] == [prompter.write(Picture(IMAGE), t).ids for t in prompts]
+    assert [answer.ids[: answer.start] for answer in answers] == [prompter.write(ImageInputs(IMAGE), t).ids for t in prompts]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_of_different_images_has_the_loss_of_its_rows_alone(family: str, tmp_path: Path) -> None:
     processor = build_processor(family)
-    prompter = Prompter(processor, family)
+    prompter = PromptRenderer(processor, family)
     tokenizer = prompter.tokenizer
     config = AutoConfig.for_model(family, **SMALL[family])
     config.get_text_config().vocab_size = len(tokenizer)
@@ -106,7 +106,7 @@ def test_a_batch_of_different_images_has_the_loss_of_its_rows_alone(family: str,
     model = AutoModelForImageTextToText.from_config(config).train()
     write_conversations(tmp_path, 2, dialect=PLAIN, expressions=1, points=1)
     Image.open(tmp_path / "1.png").resize((200, 120)).save(tmp_path / "1.png")
-    packs = Runner(model).packs
+    packs = ModelRunner(model).packs
     assert packs == (family in ("internvl", "smolvlm")), "three-dimensional positions can't be packed"
     write_rows(tmp_path, tmp_path / "rows.sqlite", RowBuilder(prompter, processor.image_token_id, packs=packs, max_tokens=4096))
     rows = RowDataset(tmp_path / "rows.sqlite", prompter, processor.image_token_id)
