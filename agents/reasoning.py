@@ -84,8 +84,8 @@ def build_reasoning_graph(
     chat_model: BaseChatModel | str | None = None,
     checkpointer: Checkpointer = None,
     *,
-    budget: Budget = Budget(),  # noqa: B008 - a frozen value
-    config: ReasoningConfig = ReasoningConfig(),  # noqa: B008 - a frozen value
+    budget: Budget = Budget(),
+    config: ReasoningConfig = ReasoningConfig(),
     image_store: ImageStore | None = None,
     policy: ImagePolicy = TOOL_POLICY,
     clock: Callable[[], float] = time.monotonic,
