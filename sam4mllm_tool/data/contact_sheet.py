@@ -20,7 +20,8 @@ from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.data.reader import load_sample_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError, ImageError
-from sam4mllm_tool.images.draw import Colour, choose_colours, dilate_rounded, draw_box, draw_label, tint_mask
+from sam4mllm_tool.geometry.morphology import dilate_mask
+from sam4mllm_tool.images.draw import Colour, choose_colours, draw_box, draw_label, tint_mask
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
 __all__ = ["ContactSheet", "draw_contact_sheet", "pick_samples", "save_sheet"]
@@ -136,7 +137,7 @@ def _draw_sample(sample: Sample) -> Image:
     untinted = pixels.copy()
     for obj, colour in coloured:
         tint_mask(pixels, obj.mask, colour, 1)
-        inside = obj.mask & ~dilate_rounded(~obj.mask, 3)  # keeps some of the object's colour, which the expression may name
+        inside = obj.mask & ~dilate_mask(~obj.mask, 3)  # keeps some of the object's colour, which the expression may name
         pixels[inside] = np.rint(untinted[inside] * _IMAGE_SHARE + pixels[inside] * (1 - _IMAGE_SHARE)).astype(np.uint8)
     return _draw_labels(PILImage.fromarray(pixels), sample, coloured)
 
