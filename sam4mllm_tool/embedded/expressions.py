@@ -58,7 +58,7 @@ def list_expressions(scene: Scene) -> list[Expression]:
         *_absent_expressions(scene.objects, rng),
     ]
     rng.shuffle(expressions)
-    return list_expressions
+    return expressions
 
 
 def sample_expressions(scene: Scene, count: int, rng: Random, twice: tuple[Kind, ...] = ()) -> list[Expression]:

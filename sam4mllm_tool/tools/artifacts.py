@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.interactive import InteractiveState
-from sam4mllm_tool.pipeline.requests import MAX_MASK_BYTES
+from sam4mllm_tool.pipeline.run_context import MAX_MASK_BYTES
 from sam4mllm_tool.types import Segmentation, Size
 
 __all__ = [
