@@ -210,7 +210,7 @@ class ReasoningNodes:
 
     def _create_meter(self, state: _State) -> Meter:
         budget = self.budget.at_most(state.get("budget") or {})
-        return Meter(budget, Spent(**state.get("spent") or {}))
+        return Meter(budget, Spent(**state.get("spent") or {}), clock=self.clock)
 
     def _load_models(self) -> Sam4Mllm:
         with _LOADING:

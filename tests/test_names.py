@@ -16,6 +16,7 @@ SHARED_STEMS = {
     "transformers": "the backends of the library of that name, one for MLLMs and one for segmenters",
     "chat": "the agent, and the command that talks to it",
     "trace": "the command is named like the package that it shows",
+    "pictures": "the old names of two modules, for one release",
 }
 """File names that may stand in two packages, with the reason."""
 

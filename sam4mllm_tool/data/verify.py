@@ -41,8 +41,8 @@ def verify_conversations(folder: Path, held_out: Sequence[Path] = ()) -> list[st
     counts = _count_conversations(folder, held_out_images)
     expected = manifest["counts"]
     if differing := [key for key in counts if counts[key] != expected.get(key)]:
-        found = ", ".join(f"{counts[key]} {key} instead of {expected.get(key)}" for key in differing)
-        raise DataError(f"{folder} differs from its manifest: {found}")
+        differences = ", ".join(f"{counts[key]} {key} instead of {expected.get(key)}" for key in differing)
+        raise DataError(f"{folder} differs from its manifest: {differences}")
     if file_sha256(folder / CONVERSATIONS_FILE) != manifest["sha256"]:
         raise DataError(f"{folder / CONVERSATIONS_FILE} differs from the file that {MANIFEST_FILE} describes: build it again")
     return _summarize(folder, manifest, counts, held_out_images)

@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_json
+from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import ExpressionError, ReplyError
@@ -95,7 +96,7 @@ def measure_models(models: Sam4Mllm, scenes: Iterable[Scene]) -> Figures:
     for scene in scenes:
         expressions = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
         for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions), strict=True):
-            _count(tallies[expression.kind], scene, expression, *outcomes, models.thresholds)
+            _count(tallies[expression.kind], scene, expression, *outcomes, models.config.thresholds)
     figures: Figures = {kind: tally.compute_figures() for kind, tally in tallies.items() if tally.refused}
     return {
         **figures,
@@ -156,18 +157,15 @@ def _segment_scene(
     models: Sam4Mllm, scene: Scene, expressions: Sequence[Expression]
 ) -> list[tuple[Outcome, dict[str, Outcome]]]:
     """Return, per expression, PQPP's outcome with all point answers kept, and the outcome of each method."""
-    image, texts, mllm = (
-        Image.fromarray(scene.image),
-        [expression.text for expression in expressions],
-        _CachingMLLM(models.mllm),
-    )
+    image, mllm = Image.fromarray(scene.image), _CachingMLLM(models.mllm)
+    texts = [expression.text for expression in expressions]
 
     def build(segmenter: Segmenter, thresholds: Thresholds) -> Sam4Mllm:
-        dialect, sampler, retries = models.dialect, models.sampler, models.retries
-        return Sam4Mllm(mllm, segmenter, dialect=dialect, sampler=sampler, thresholds=thresholds, retries=retries)
+        config = SegmentationConfig(sampler=models.config.sampler, thresholds=thresholds, retries=models.config.retries)
+        return Sam4Mllm(mllm, segmenter, dialect=models.dialect, config=config)
 
     all_points = build(_MasklessSegmenter(), Thresholds(0, 0)).segment_group(image, texts)
-    pair = build(models.segmenter, models.thresholds)
+    pair = build(models.segmenter, models.config.thresholds)
     by_method = [pair.segment_group(image, texts, method=method) for method in METHODS]
     by_expression = [dict(zip(METHODS, outcomes, strict=True)) for outcomes in zip(*by_method, strict=True)]
     return list(zip(all_points, by_expression, strict=True))

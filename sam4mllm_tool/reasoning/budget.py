@@ -4,7 +4,7 @@ Every request is weighed before it is served. One that could take more than is l
 the flow, which returns what it has. What was spent is a plain value that can be stored, and a later run goes on from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -87,12 +87,21 @@ class Meter(RunHook):
     Args:
         budget: What may be spent in all.
         spent: What was spent before.
+        clock: Returns the time in seconds; by default a request takes the seconds that its driver measured.
         image_tokens: What an image is assumed to cost until a reply tells.
     """
 
-    def __init__(self, budget: Budget, spent: Spent = Spent(), *, image_tokens: int = IMAGE_TOKENS) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        spent: Spent = Spent(),
+        *,
+        clock: Callable[[], float] | None = None,
+        image_tokens: int = IMAGE_TOKENS,
+    ) -> None:
         self.budget, self.spent = budget, spent
-        self._image_tokens = image_tokens
+        self._clock, self._image_tokens = clock, image_tokens
+        self._request_time = 0.0
 
     def affords(self, *, rounds: int = 0, tokens: int = 0) -> bool:
         """Return whether so many calls and tokens are left, and time for one more call twice as slow as any so far."""
@@ -122,13 +131,16 @@ class Meter(RunHook):
             is_affordable = self.affords()
         if not is_affordable:
             raise OverBudgetError("the next request could take more than what is left of the budget")
+        if self._clock is not None:
+            self._request_time = self._clock()
 
     def after_request(self, request: Request, response: Response) -> None:
         """Count a request that was served."""
+        seconds = response.seconds if self._clock is None else self._clock() - self._request_time
         if isinstance(request, MLLMRequest):
-            self._count_replies(request.questions, response.replies, response.seconds)
+            self._count_replies(request.questions, response.replies, seconds)
         else:
-            self.add(response.seconds)
+            self.add(seconds)
 
     def _count_replies(self, questions: Sequence[Question], replies: Sequence[Reply], seconds: float) -> None:
         counts = [reply.tokens for reply in replies if reply.tokens is not None]

@@ -29,10 +29,21 @@ from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.reasoning.attempts import Attempt, Looking, Reasoned, next_step, stand
+from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, ReasoningResult, next_step
 from sam4mllm_tool.reasoning.budget import Budget
 from sam4mllm_tool.tools.image_store import ImageStore
-from sam4mllm_tool.types import Box, FreeText, Labels, Question, Reply, Size, Tokens
+from sam4mllm_tool.types import (
+    Box,
+    FreeText,
+    Labels,
+    ObjectPrompt,
+    Question,
+    Reply,
+    Segmentation,
+    SegmentedObject,
+    Size,
+    Tokens,
+)
 from tests.agents.scripted_model import ScriptedChatModel
 from tests.tool_suites import load_embedded_models
 
@@ -120,7 +131,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def run_graph(
     graph: CompiledStateGraph[Any, Any, Any, Any], image: str, **others: Any
-) -> tuple[Reasoned, list[dict[str, Any]]]:
+) -> tuple[ReasoningResult, list[dict[str, Any]]]:
     """Run the graph; return the answer and the events on the way."""
     events, state = [], {}
     given = {"image": image, "expression": "the opener", **others}
@@ -130,14 +141,14 @@ def run_graph(
         else:
             state = part
     assert json.loads(json.dumps(events)) == events, "events are plain JSON"
-    return Reasoned.from_dict(json.loads(json.dumps(state["answer"]))), events
+    return ReasoningResult.from_dict(json.loads(json.dumps(state["answer"]))), events
 
 
 def list_event_names(events: list[dict[str, Any]]) -> list[str]:
     return [event["event"] for event in events]
 
 
-def box_of(reasoned: Reasoned) -> Box:
+def box_of(reasoned: ReasoningResult) -> Box:
     assert reasoned.segmentation is not None
     (segmented,) = reasoned.segmentation.objects
     return segmented.prompt.box
@@ -174,10 +185,10 @@ def test_a_sure_no_such_object_takes_one_round(image: str) -> None:
 
 def test_a_wrong_box_is_replaced_by_one_that_the_model_verifies(image: str) -> None:
     mllm = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(RIGHT), reply_boxes(RIGHT)))
-    reasoned, events = run_graph(graph_of(mllm, config=Looking(steps=("verify", "other"))), image)
+    reasoned, events = run_graph(graph_of(mllm, config=ReasoningConfig(steps=("verify", "other"))), image)
     assert list_event_names(events) == ["look", "verify", "other", "chosen"]
     assert box_of(reasoned) == pytest.approx(RIGHT, abs=1)
-    assert [attempt.step for attempt in reasoned.tried] == ["look", "other"]
+    assert [attempt.step for attempt in reasoned.attempts] == ["look", "other"]
     assert reasoned.ended == "confident"
 
 
@@ -186,7 +197,7 @@ def test_overlays_are_shown_only_to_models_that_can_read_them(image: str) -> Non
         graph = graph_of(
             CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(RIGHT), reply_boxes(RIGHT))),
             dialect=EMBEDDED,
-            config=Looking(overlay=overlay),
+            config=ReasoningConfig(overlay=overlay),
         )
         _, events = run_graph(graph, image)
         assert list_event_names(events).count("verify") == expected
@@ -231,19 +242,19 @@ def test_a_box_in_a_crop_is_mapped_back_to_the_image(image: str) -> None:
 def test_a_large_box_is_not_zoomed_into(image: str) -> None:
     large = Box(20.5, 20.5, 160.5, 160.5)
     mllm = CountingMLLM(script_replies(reply_boxes(large), lambda _: 0.6))
-    reasoned, _ = run_graph(graph_of(mllm, config=Looking(steps=("zoom",))), image)
+    reasoned, _ = run_graph(graph_of(mllm, config=ReasoningConfig(steps=("zoom",))), image)
     assert mllm.rounds == 2
     assert box_of(reasoned) == pytest.approx(large, abs=1)
 
 
 def test_it_abstains_below_the_threshold(image: str) -> None:
     mllm = CountingMLLM(script_replies(reply_boxes(LEFT), lambda _: 0.45, reply_boxes(RIGHT)))
-    reasoned, events = run_graph(graph_of(mllm, config=Looking(abstain=0.7, sure=0.9), budget=Budget(20)), image)
+    reasoned, events = run_graph(graph_of(mllm, config=ReasoningConfig(abstain=0.7, sure=0.9), budget=Budget(20)), image)
     assert reasoned.ended == "abstained"
     assert reasoned.segmentation is None
     assert reasoned.confidence is not None
     assert reasoned.confidence < 0.7
-    assert any(attempt.boxes for attempt in reasoned.tried), "the attempts are reported all the same"
+    assert any(attempt.boxes for attempt in reasoned.attempts), "the attempts are reported all the same"
     assert events[-1]["ended"] == "abstained"
 
 
@@ -261,14 +272,14 @@ def test_unreadable_replies_end_in_an_abstention_with_a_note(image: str) -> None
     reasoned, _ = run_graph(graph_of(CountingMLLM(lambda _: Reply("[1 2"))), image, budget={"rounds": 30})
     assert reasoned.ended == "abstained"
     assert reasoned.segmentation is None
-    assert "cut off" in reasoned.tried[0].note
+    assert "cut off" in reasoned.attempts[0].note
 
 
 def test_refining_masks_on_crops_asks_no_question(image: str) -> None:
     rounds, segmenter_calls = {}, {}
     for closer in (True, False):
         mllm, segmenter = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT))), BoxSegmenter()
-        run_graph(graph_of(mllm, config=Looking(closer=closer), segmenter=segmenter), image)
+        run_graph(graph_of(mllm, config=ReasoningConfig(closer=closer), segmenter=segmenter), image)
         rounds[closer], segmenter_calls[closer] = mllm.rounds, len(segmenter.calls)
     assert rounds[True] == rounds[False]
     assert segmenter_calls[True] == segmenter_calls[False] + 2, "the first crop would enlarge nothing"
@@ -276,7 +287,7 @@ def test_refining_masks_on_crops_asks_no_question(image: str) -> None:
 
 # Rephrasing ----------------------------------------------------------------------------------------------------------
 
-REPHRASE = Looking(steps=("rephrase",))
+REPHRASE = ReasoningConfig(steps=("rephrase",))
 
 
 def test_boxes_of_a_rephrased_expression_are_verified_by_the_original(image: str) -> None:
@@ -322,7 +333,7 @@ async def test_a_run_survives_junk_from_the_chat_model(junk: Any, image: str) ->
             assert events[1]["wordings"] == []
             assert ("429" in json.dumps(events[1])) == isinstance(junk, Exception)
         else:
-            reasoned = Reasoned.from_dict((await graph.ainvoke({"image": image, "expression": "the opener"}))["answer"])
+            reasoned = ReasoningResult.from_dict((await graph.ainvoke({"image": image, "expression": "the opener"}))["answer"])
         assert reasoned.ended == "exhausted"
         assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
 
@@ -403,7 +414,7 @@ def test_a_spent_budget_ends_with_the_answer_so_far(image: str) -> None:
         )
         assert reasoned.ended == ended
         assert (reasoned.segmentation is not None) == (boxes > 0)
-        assert sum(len(attempt.boxes) for attempt in reasoned.tried) == boxes
+        assert sum(len(attempt.boxes) for attempt in reasoned.attempts) == boxes
         assert reasoned.spent.rounds == rounds
 
 
@@ -414,7 +425,8 @@ def test_with_too_few_tokens_for_points_the_box_is_still_verified(image: str) ->
     mllm = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT)), image_tokens=1800)
     reasoned, _ = run_graph(graph_of(mllm), image, budget={"tokens": 5000})
     assert [classify_question(question) for question in mllm.questions] == ["boxes", "whether"]
-    assert "the budget doesn't reach" in " ".join(reasoned.tried[0].result["notes"])  # type: ignore[index]
+    assert reasoned.attempts[0].result is not None
+    assert "the budget doesn't reach" in " ".join(reasoned.attempts[0].result.notes)
     assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
 
 
@@ -471,9 +483,9 @@ def test_each_request_of_a_thread_starts_afresh(image: str) -> None:
     config: Any = {"configurable": {"thread_id": "1"}}
     for _ in range(3):
         output = graph.invoke({"image": image, "expression": "the opener", "budget": {"rounds": 2}}, config)
-        reasoned = Reasoned.from_dict(output["answer"])
+        reasoned = ReasoningResult.from_dict(output["answer"])
         assert reasoned.spent.rounds == 2
-        assert len(reasoned.tried) == 1
+        assert len(reasoned.attempts) == 1
 
 
 async def test_async_gives_the_same(image: str) -> None:
@@ -494,15 +506,16 @@ async def test_async_gives_the_same(image: str) -> None:
         assert events[0] == events[1]
 
 
-# Standing -------------------------------------------------------------------------------------------------------------
+# The best answer -------------------------------------------------------------------------------------------------------------
 
 
 def attempt_with_checks(*checks: float, none: float | None = None) -> Attempt:
-    fields = {"box": [0, 0, 9, 9]}
-    return Attempt("look", "x", {"objects": [fields for _ in checks]}, tuple((check,) for check in checks), none)
+    segmented = SegmentedObject(np.zeros((9, 9), bool), ObjectPrompt(Box(0, 0, 9, 9)), 0.9)
+    result = Segmentation("x", Size(9, 9), (segmented,) * len(checks))
+    return Attempt("look", "x", result, tuple((check,) for check in checks), none)
 
 
-STANDINGS = {
+BEST_ANSWERS = {
     "a single box": ([attempt_with_checks(0.9)], (0, False, 0.9)),
     "the likelier of two": ([attempt_with_checks(0.6), attempt_with_checks(0.8)], (1, False, 0.8)),
     "a box that is rather not meant": ([attempt_with_checks(0.2)], (None, True, 0.8)),
@@ -514,17 +527,17 @@ STANDINGS = {
 }
 
 
-@pytest.mark.parametrize(("tried", "expected"), STANDINGS.values(), ids=STANDINGS)
+@pytest.mark.parametrize(("tried", "expected"), BEST_ANSWERS.values(), ids=BEST_ANSWERS)
 def test_the_best_answer_follows_from_the_attempts(
     tried: list[Attempt], expected: tuple[int | None, bool, float | None]
 ) -> None:
-    standing = stand(tried)
-    assert (standing.best, standing.none) == expected[:2]
-    assert standing.confidence == (None if expected[2] is None else pytest.approx(expected[2]))
+    best = choose_best(tried)
+    assert (best.attempt, best.is_none) == expected[:2]
+    assert best.confidence == (None if expected[2] is None else pytest.approx(expected[2]))
 
 
 def test_a_step_over_budget_is_skipped_for_a_cheaper_one() -> None:
-    settings = Looking(steps=("rephrase", "verify"))
+    settings = ReasoningConfig(steps=("rephrase", "verify"))
     assert next_step([attempt_with_checks(0.6)], ["look"], settings, lambda rounds: rounds <= 1) == "verify"
     assert next_step([attempt_with_checks(0.6)], ["look"], settings, lambda rounds: rounds <= 0) == "budget"
     assert next_step([attempt_with_checks(0.6)], ["look", "verify", "rephrase"], settings, lambda _: False) == "exhausted"
@@ -534,8 +547,8 @@ def test_attempts_and_answers_are_read_back_from_json(image: str) -> None:
     reasoned, _ = run_graph(
         graph_of(CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(RIGHT), reply_boxes(RIGHT)))), image
     )
-    again = Reasoned.from_dict(json.loads(json.dumps(reasoned.to_dict())))
-    assert again.tried == reasoned.tried
+    again = ReasoningResult.from_dict(json.loads(json.dumps(reasoned.to_dict())))
+    assert [attempt.to_dict() for attempt in again.attempts] == [attempt.to_dict() for attempt in reasoned.attempts]
     assert again.spent == reasoned.spent
     assert again.segmentation is not None
     assert reasoned.segmentation is not None
@@ -545,7 +558,7 @@ def test_attempts_and_answers_are_read_back_from_json(image: str) -> None:
 @pytest.mark.parametrize("wrong", [{"sure": 0.4}, {"abstain": -0.1}, {"sure": 1.2}, {"steps": ("guess",)}])
 def test_impossible_settings_are_value_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"abstain|guess"):
-        Looking(**wrong)
+        ReasoningConfig(**wrong)
 
 
 # For LangGraph's server, and the embedded pair ------------------------------------------------------------------------
@@ -587,7 +600,7 @@ def test_the_embedded_pair_segments_implicit_expressions(embedded: Sam4Mllm) -> 
         if meant is None:
             continue
         output = graph.invoke({"image": store.put(Image.fromarray(scene.image)), "expression": meant.text})
-        reasoned = Reasoned.from_dict(output["answer"])
+        reasoned = ReasoningResult.from_dict(output["answer"])
         mask = reasoned.segmentation.mask if reasoned.segmentation else np.zeros((256, 256), bool)
         truth = scene.mask(meant.targets[0])
         overlaps.append((mask & truth).sum() / (mask | truth).sum())

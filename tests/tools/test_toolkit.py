@@ -21,7 +21,6 @@ from PIL import Image
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
-from sam4mllm_tool.pipeline.requests import Transcript
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.tools import (
     CheckPointsTool,
@@ -310,23 +309,27 @@ def test_all_objects_can_be_left_out_and_the_last_brought_back() -> None:
 # State -------------------------------------------------------------------------------------------------------------------
 
 
+RUN = SHARED.start_run(Size(100, 80))
+
+
 def state() -> DialogueState:
     start = DialogueState("all rings", Size(100, 80), Reply("[100,100,400,500] [500,100,900,500]"), (0.5, None))
-    return SHARED.run(Image.new("RGB", (100, 80)), start.check_points(SHARED.flows, [(Point(20, 20),), ()], Transcript()))
+    return SHARED.run(Image.new("RGB", (100, 80)), start.check_points(RUN, [(Point(20, 20),), ()]))
 
 
 def test_a_dialogue_is_rebuilt_from_its_json() -> None:
     again = DialogueState.from_dict(json.loads(json.dumps(state().to_dict())))
     assert again == state()
-    assert again.points(SHARED.flows) == state().points(SHARED.flows)
-    assert [len(group) for group in again.points(SHARED.flows)] == [1, 0]
+    assert again.points(RUN) == state().points(RUN)
+    assert [len(group) for group in again.points(RUN)] == [1, 0]
 
 
 def test_dropped_answers_about_points_stay_dropped() -> None:
     start = DialogueState("the ring", Size(100, 80), Reply("[100,100,400,500]"))
     mute = Sam4Mllm(ScriptedMLLM(lambda _: "hmm"), BoxSegmenter(), dialect=JOINT)
-    checked = mute.run(Image.new("RGB", (100, 80)), start.check_points(mute.flows, [(Point(20, 20),)], Transcript()))
-    assert checked.points(mute.flows) == ((),)
+    run = mute.start_run(Size(100, 80))
+    checked = mute.run(Image.new("RGB", (100, 80)), start.check_points(run, [(Point(20, 20),)]))
+    assert checked.points(run) == ((),)
 
 
 def test_handles_cannot_be_guessed_and_each_call_has_its_own() -> None:
