@@ -5,7 +5,7 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.trace import Recorder, load, replay, save
 
 recorder = Recorder(Sam4Mllm.load())
-recorder.models.segment("picture.png", "the red ring")
+recorder.models.segment("image.png", "the red ring")
 save(recorder.traces[-1], "ring.trace.json.gz")
 assert not replay(load("ring.trace.json.gz")).difference
 ```
@@ -14,6 +14,18 @@ assert not replay(load("ring.trace.json.gz")).difference
 from sam4mllm_tool.trace.files import load, save
 from sam4mllm_tool.trace.recording import Recorder, recorded
 from sam4mllm_tool.trace.replaying import Replay, replay, replaying
-from sam4mllm_tool.trace.schema import Trace, TraceError, Verdict
+from sam4mllm_tool.trace.schema import Trace, TraceError, TraceSettings, Verdict
 
-__all__ = ["Recorder", "Replay", "Trace", "TraceError", "Verdict", "load", "recorded", "replay", "replaying", "save"]
+__all__ = [
+    "Recorder",
+    "Replay",
+    "Trace",
+    "TraceError",
+    "TraceSettings",
+    "Verdict",
+    "load",
+    "recorded",
+    "replay",
+    "replaying",
+    "save",
+]

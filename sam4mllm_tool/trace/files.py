@@ -1,8 +1,8 @@
-"""A trace as one file: versioned JSON, gzipped where the name ends in .gz, whole or not there.
+"""A trace as one file: versioned JSON, gzipped where the name ends in .gz, written atomically.
 
-docs/trace.md describes the format. Reading is strict: what is cut off, foreign, of a newer version or at odds with itself is
-a TraceError that names the file and the place. A file that was changed by hand and still makes sense is read; its seal, the
-hash of everything but the verdict and the picture's encoding, no longer fits then (`Trace.altered`).
+docs/trace.md describes the format. Reading is strict: a file that is truncated, foreign, of a newer version or inconsistent is
+a `TraceError` that names the file and the place. A file that was edited and still makes sense is read; its seal, the hash of
+everything but the verdict and the image's encoding, no longer fits then (`Trace.altered`).
 """
 
 import base64
@@ -11,178 +11,212 @@ import gzip
 import hashlib
 import json
 import os
+import warnings
 import zlib
-from collections.abc import Mapping
-from dataclasses import fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.load import ImagePolicy, load_image
-from sam4mllm_tool.trace.codec import from_plain, to_plain
-from sam4mllm_tool.trace.schema import Picture, Trace, TraceError
-from sam4mllm_tool.trace.verdicts import read_answer
-from sam4mllm_tool.types import Image, Size
+from sam4mllm_tool.trace.codec import TraceError, from_plain, to_plain
+from sam4mllm_tool.trace.schema import RecordedImage, RunLengthMask, Trace, read_result
+from sam4mllm_tool.types import Image
 
-__all__ = ["FORMAT", "VERSION", "from_json", "load", "picture_png", "save", "seal", "to_json"]
+__all__ = ["FORMAT", "VERSION", "encode_png", "from_json", "load", "save", "seal", "to_json", "write_file"]
 
 FORMAT = "sam4mllm trace"
 VERSION = 1
 MAX_BYTES = 2**30
 """Of a file once it is unpacked."""
-_PICTURES = ImagePolicy(formats=("PNG",), allow_paths=False, max_bytes=MAX_BYTES)
-_KEPT_OUT = ("picture", "broken_seal", "verdict")  # of what the other fields are written as
+_SEALED_KEYS = ["picture", "settings", "expression", "method", "steps", "result", "error", "began", "seconds", "written_by"]
+"""Keys of the file besides format, version, seal and verdict; null where a trace has no value."""
+_PNG_POLICY = ImagePolicy(formats=("PNG",), allow_paths=False, max_bytes=MAX_BYTES)
 
 
-def save(trace: Trace, path: str | os.PathLike[str], *, picture: bool = True) -> None:
-    """Writes it beside its place and moves it there: a cut leaves what was there before.
+def save(trace: Trace, path: str | os.PathLike[str], *, include_image: bool = True, picture: bool | None = None) -> None:
+    """Write the trace to a file; a crash leaves what was there before.
 
-    picture: whether its pixels go in, as PNG; its hash and size always do. Raises TraceError where it can't be written.
+    Args:
+        trace: The trace.
+        path: Where to; gzipped where it ends in .gz. Missing folders are made.
+        include_image: Whether the image's pixels are saved, as PNG; its hash and size always are.
+        picture: Deprecated, the name of `include_image` before version 0.2.
+
+    Raises:
+        TraceError: The file can't be written, or the trace holds a number that is not finite.
     """
+    if picture is not None:
+        warnings.warn("picture= is deprecated: use include_image=", DeprecationWarning, stacklevel=2)
+        include_image = picture
     path = Path(path)
-    content = json.dumps(to_json(trace, picture=picture), indent=1, allow_nan=False).encode("ascii") + b"\n"
-    if path.suffix == ".gz":
-        content = gzip.compress(content, mtime=0)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_bytes(content)
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise TraceError(f"the trace can't be written to {quote_text(str(path))}: {error.strerror or error}") from error
+    content = json.dumps(to_json(trace, include_image=include_image), indent=1, allow_nan=False).encode("ascii") + b"\n"
+    write_file(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content, "the trace")
 
 
 def load(path: str | os.PathLike[str]) -> Trace:
-    """The trace of a file, gzipped or not, whatever its name. Raises TraceError naming the file and what is wrong with it."""
+    """Read a trace from a file, gzipped or not, whatever its name.
+
+    Raises:
+        TraceError: The file can't be read or holds no trace; the message names the file and the fault.
+    """
     path = Path(path)
     try:
-        return from_json(_parsed(_unpacked(path)))
+        return from_json(_parse(_read_unpacked(path)))
     except TraceError as error:
         raise TraceError(f"{quote_text(str(path))}: {error}") from error
 
 
-def to_json(trace: Trace, *, picture: bool = True) -> dict[str, Any]:
-    """As the file has it. Raises TraceError for a number that is not finite."""
-    told = _sealed_part(trace)
-    if picture and trace.picture.image is not None:
-        told["picture"]["png"] = base64.b64encode(picture_png(trace.picture.image)).decode("ascii")
-    return {**told, "seal": trace.broken_seal or _hash(told), "verdict": to_plain(trace.verdict)}
+def to_json(trace: Trace, *, include_image: bool = True) -> dict[str, Any]:
+    """Return the content of the trace's file.
+
+    Raises:
+        TraceError: The trace holds a number that is not finite.
+    """
+    sealed = _sealed_part(trace)
+    if include_image and trace.image.pixels is not None:
+        sealed["picture"]["png"] = base64.b64encode(encode_png(trace.image.pixels)).decode("ascii")
+    return {**sealed, "seal": trace.broken_seal or _hash(sealed), "verdict": to_plain(trace.verdict)}
 
 
-def from_json(told: Any) -> Trace:
-    """Inverse of `to_json`. Raises TraceError naming the place."""
-    _check_format(told)
-    body = {name: one for name, one in told.items() if name not in ("format", "version", "picture", "seal")}
-    trace: Trace = from_plain(Trace, {**body, "picture": _bare(told.get("picture"))}, "trace")
-    found = from_plain(str, told.get("seal"), "trace.seal")
-    _check_sense(trace)
-    fits = found == _hash({name: one for name, one in told.items() if name not in ("seal", "verdict")})
-    picture = _with_pixels(trace.picture, told["picture"].get("png"))
-    return replace(trace, picture=picture, broken_seal="" if fits else found or "none")
+def from_json(tree: Any) -> Trace:
+    """Read what `to_json` returned.
+
+    Raises:
+        TraceError: The tree is not a trace; the message names the place.
+    """
+    _check_format(tree)
+    recorded_seal = from_plain(str, tree.get("seal"), "trace.seal")
+    body = {key: value for key, value in tree.items() if key not in ("format", "version", "seal")}
+    trace = from_plain(Trace, _without_png(body), "trace")
+    _check_consistency(trace)
+    fits = recorded_seal == _hash({key: value for key, value in tree.items() if key not in ("seal", "verdict")})
+    image = _decode_pixels(trace.image, tree["picture"].get("png"))
+    return replace(trace, image=image, broken_seal="" if fits else recorded_seal or "none")
 
 
 def seal(trace: Trace) -> str:
-    """The hash, as hexadecimal digits, of all that was recorded: everything but the verdict."""
+    """Return the SHA-256, as hexadecimal digits, of all that was recorded: everything but the verdict."""
     return _hash(_sealed_part(trace))
 
 
-def picture_png(image: Image) -> bytes:
-    """The picture encoded without loss."""
+def encode_png(image: Image) -> bytes:
+    """Encode the image without loss."""
     file = BytesIO()
     image.save(file, "PNG")
     return file.getvalue()
 
 
+def write_file(path: Path, content: bytes, name: str) -> None:
+    """Write a file atomically, and the folders above it.
+
+    Raises:
+        TraceError: It can't be written; the message begins with `name`.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, content)
+    except OSError as error:
+        raise TraceError(f"{name} can't be written to {quote_text(str(path))}: {error.strerror or error}") from error
+
+
 def _sealed_part(trace: Trace) -> dict[str, Any]:
-    told = {one.name: getattr(trace, one.name) for one in fields(Trace) if one.name not in _KEPT_OUT}
-    picture = {"sha256": trace.picture.sha256, "size": list(trace.picture.size)}
-    return {"format": FORMAT, "version": VERSION, "picture": picture, **to_plain(told)}
+    body = to_plain(trace)
+    return {"format": FORMAT, "version": VERSION, **{key: body.get(key) for key in _SEALED_KEYS}}
 
 
-def _hash(told: Mapping[str, Any]) -> str:
-    bare = {**told, "picture": _bare(told["picture"])}
-    return hashlib.sha256(json.dumps(bare, sort_keys=True, separators=(",", ":")).encode("ascii")).hexdigest()
+def _hash(sealed: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(_without_png(sealed), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise TraceError("a trace can't hold the number nan or inf") from error
+    return hashlib.sha256(text.encode("ascii")).hexdigest()
 
 
-def _bare(picture: Any) -> Any:
-    return {name: one for name, one in picture.items() if name != "png"} if isinstance(picture, dict) else picture
+def _without_png(tree: Mapping[str, Any]) -> dict[str, Any]:
+    image = tree.get("picture")
+    if not isinstance(image, dict):
+        return dict(tree)
+    return {**tree, "picture": {key: value for key, value in image.items() if key != "png"}}
 
 
-def _unpacked(path: Path) -> bytes:
-    """The file's content, unzipped if need be, up to the limit."""
+def _read_unpacked(path: Path) -> bytes:
+    """Read the file's content, unzipped if need be, up to the limit."""
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if zipped else path.open("rb") as file:
+            is_zipped = raw.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if is_zipped else path.open("rb") as file:
             content: bytes = file.read(MAX_BYTES + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TraceError("the file is cut off or damaged") from error
+        raise TraceError("the file is truncated or damaged") from error
     except OSError as error:
         raise TraceError(f"can't be read: {error.strerror or error}") from error
     if len(content) > MAX_BYTES:
-        raise TraceError(f"the file is over the limit of {MAX_BYTES:,} bytes")
+        raise TraceError(f"the file exceeds the limit of {MAX_BYTES:,} bytes")
     return content
 
 
-def _parsed(content: bytes) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number of JSON")
+def _parse(content: bytes) -> Any:
+    def refuse_constant(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON number")
 
     if not content.strip():
         raise TraceError("the file is empty")
     try:
-        return json.loads(content, parse_constant=refuse)
+        return json.loads(content, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
-        whole = content.rstrip().endswith(b"}") or not content.lstrip().startswith(b"{")
-        raise TraceError("no trace: it is not JSON" if whole else "the file is cut off or damaged") from error
+        is_foreign = content.rstrip().endswith(b"}") or not content.lstrip().startswith(b"{")
+        raise TraceError("no trace: it is not JSON" if is_foreign else "the file is truncated or damaged") from error
 
 
-def _check_format(told: Any) -> None:
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+def _check_format(tree: Any) -> None:
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT:
         raise TraceError(f"no trace: 'format' is not {FORMAT!r}")
-    version = told.get("version")
+    version = tree.get("version")
     if type(version) is not int or version < 1:
         raise TraceError(f"no trace: 'version' is {version!r}")
     if version > VERSION:
         raise TraceError(f"the trace has version {version}, this program reads up to {VERSION}: update sam4mllm-tool")
 
 
-def _check_sense(trace: Trace) -> None:
-    """What the types alone don't say."""
-    size = trace.picture.size
+def _check_consistency(trace: Trace) -> None:
+    """Check what the types alone don't say: sizes and run lengths."""
+    size = trace.image.size
     if min(size) < 1:
-        raise TraceError(f"trace.picture.size is {tuple(size)}: there is nothing in it")
-    masks = [("trace.verdict.objects", runs) for runs in trace.verdict.objects or ()]
-    answer = None if trace.result is None else read_answer(trace.result)
-    if answer and answer.size != size:
-        raise TraceError(f"trace.result is of a picture of {tuple(answer.size)} pixels, trace.picture of {tuple(size)}")
-    masks += [("trace.result.objects", thing.mask) for thing in answer.objects] if answer else []
-    for found in trace.found:
-        masks += [("trace.steps", runs) for runs in (found.mask, *(other.mask for other in found.alternatives))]
-    for where, runs in masks:
-        if runs.size != (size.height, size.width):
-            raise TraceError(
-                f"{where}: a mask is {runs.size[1]} x {runs.size[0]} pixels, the picture {size.width} x {size.height}"
-            )
+        raise TraceError(f"trace.picture.size is {tuple(size)}: the image is empty")
+    result = None if trace.result is None else read_result(trace.result)
+    if result and result.size != size:
+        raise TraceError(f"trace.result is of an image of {tuple(result.size)} pixels, trace.picture of {tuple(size)}")
+    masks = [("trace.result.objects", segmented.mask) for segmented in result.objects] if result else []
+    for place, mask in (*_step_masks(trace), *masks):
+        if mask.size != (size.height, size.width):
+            shapes = f"a mask is {mask.size[1]} x {mask.size[0]} pixels, the image {size.width} x {size.height}"
+            raise TraceError(f"{place}: {shapes}")
         try:
-            runs.mask()
+            mask.mask()
         except ValueError as error:
-            raise TraceError(f"{where}: {error}") from error
+            raise TraceError(f"{place}: {error}") from error
 
 
-def _with_pixels(picture: Picture, png: Any) -> Picture:
+def _step_masks(trace: Trace) -> Iterator[tuple[str, RunLengthMask]]:
+    for mask in trace.verdict.objects or ():
+        yield "trace.verdict.objects", mask
+    for segmented in trace.objects:
+        for mask in (segmented.mask, *(candidate.mask for candidate in segmented.alternatives)):
+            yield "trace.steps", mask
+
+
+def _decode_pixels(image: RecordedImage, png: Any) -> RecordedImage:
     if png is None:
-        return picture
+        return image
     try:
-        content = base64.b64decode(png, validate=True)
-        image = load_image(content, policy=_PICTURES)
+        pixels = load_image(base64.b64decode(png, validate=True), policy=_PNG_POLICY)
     except (TypeError, binascii.Error, ValueError, ImageError) as error:
         raise TraceError(f"trace.picture.png: {error}") from error
-    held = Picture.of(image)
-    if held != Picture(picture.sha256, Size(*picture.size)):
-        raise TraceError("trace.picture.png holds another picture than the one that was asked about: its pixels' hash differs")
-    return held
+    decoded = RecordedImage.of(pixels)
+    if decoded != image:
+        raise TraceError("trace.picture.png holds another image than the run's: the hash of its pixels differs")
+    return decoded

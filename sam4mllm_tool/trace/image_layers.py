@@ -1,7 +1,7 @@
-"""A run's pictures as SVG: the picture once, and over it masks, boxes and points that stay sharp at any size.
+"""What a trace's page draws on the image: the values that templates/svg.html writes as SVG, which stays sharp at any size.
 
-A point on the object is a disc, one off it a cross, the fainter the less sure the model was; one whose answer was dropped is a
-ring. Lengths are in pixels of the picture, which is the SVG's own frame.
+A point on the object is a disc, one off it a cross, the fainter the less certain the model was; one whose answer was dropped is
+a ring. Lengths are in pixels of the image, which is the SVG's own frame.
 """
 
 import base64
@@ -16,172 +16,196 @@ from PIL import Image as PILImage
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.geometry.polygons import polygons
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR, Colour, choose_colours
-from sam4mllm_tool.trace.files import picture_png
-from sam4mllm_tool.trace.html import Html, tag
-from sam4mllm_tool.trace.schema import Picture
-from sam4mllm_tool.trace.verdicts import AnsweredObject
-from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, SegmentedObject, Size
+from sam4mllm_tool.trace.files import encode_png
+from sam4mllm_tool.trace.schema import RecordedImage, ResultObject
+from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointAnswer, PointPrompt, SegmentedObject, Size
 
-__all__ = ["Asking", "colours", "css", "overlay_svg", "photo", "thumbnail"]
+__all__ = ["ImageLayers", "choose_object_colors", "draw_layers", "draw_thumbnail", "embed_image", "format_css"]
 
-_LARGEST = 1400
-"""Pixels of the longer side, above which the shown picture is scaled down."""
+_MAX_SIDE = 1400
+"""Longer side, in pixels, above which the image is scaled down for the page."""
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A point that was asked about, its answer, and whether it came to the segmenter."""
+class MaskShape:
+    """A mask as SVG path data."""
+
+    path: str
+    color: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class BoxShape:
+    """A box outline."""
 
     box: Box
+    color: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class BoxLabel:
+    """The number of an object, on a colored ground at its box."""
+
+    text: str
+    x: float
+    y: float
+    width: float
+    height: float
+    color: str
+
+
+@dataclass(frozen=True)
+class PointMark:
+    """A point with its label."""
+
     point: PointPrompt
-    kept: bool
+    radius: float
+    is_kept: bool
+
+    @property
+    def color(self) -> str:
+        """The color of its label."""
+        return format_css(ON_COLOUR if self.point.label else OFF_COLOUR)
+
+    @property
+    def opacity(self) -> float:
+        """From 0.45 for a probability of one half to 1."""
+        if not self.is_kept:
+            return 0.9
+        certainty = 1.0 if self.point.confidence is None else max(0.0, min(1.0, (self.point.confidence - 0.5) * 2))
+        return 0.45 + 0.55 * certainty
+
+    @property
+    def title(self) -> str:
+        """The answer in words."""
+        point = self.point
+        confidence = "" if point.confidence is None else f", {point.confidence:.1%}"
+        label = f"{'on' if point.label else 'off'} the object"
+        return f"({point.x:.0f}, {point.y:.0f}): {label}{confidence}{'' if self.is_kept else ', dropped'}"
+
+    @property
+    def cross(self) -> str:
+        """SVG path data of a cross."""
+        arm = self.radius * 0.8
+        left, right, top = self.point.x - arm, self.point.x + arm, self.point.y - arm
+        return f"M{left:g} {top:g}l{2 * arm:g} {2 * arm:g}M{right:g} {top:g}l{-2 * arm:g} {2 * arm:g}"
 
 
-def css(colour: Colour) -> str:
-    """The colour as CSS writes it."""
-    return f"rgb({colour[0]} {colour[1]} {colour[2]})"
+@dataclass(frozen=True)
+class ImageLayers:
+    """An SVG: the image, moved by `transform`, under masks, boxes and points."""
+
+    view: Box
+    description: str
+    masks: Sequence[MaskShape]
+    boxes: Sequence[BoxShape]
+    points: Sequence[PointMark]
+    labels: Sequence[BoxLabel] = ()
+    transform: str | None = None
 
 
-def colours(picture: Picture, objects: Sequence[AnsweredObject]) -> list[Colour]:
-    """One an object, as the overlay of `sam4mllm segment` chooses them."""
-    if picture.image is None:
-        return [OBJECT_COLOURS[number % len(OBJECT_COLOURS)] for number in range(len(objects))]
-    things = (SegmentedObject(thing.mask.mask(), ObjectPrompt(thing.box), thing.score) for thing in objects)
-    return [colour for _, colour in choose_colours(np.array(picture.image), things)]
+def format_css(color: Colour) -> str:
+    """Return the color as CSS writes it."""
+    return f"rgb({color[0]} {color[1]} {color[2]})"
 
 
-def photo(picture: Picture) -> Html:
-    """The picture, once for the whole page, for `use`; a grey plane where it was not kept."""
-    width, height = picture.size
-    if picture.image is None:
-        shown = tag("rect", width=width, height=height, class_="unkept")
-    else:
-        scale = min(1.0, _LARGEST / max(width, height))
-        small = (max(1, round(width * scale)), max(1, round(height * scale)))
-        image = picture.image if scale == 1 else picture.image.resize(small, PILImage.Resampling.LANCZOS)
-        code = f"data:image/png;base64,{base64.b64encode(picture_png(image)).decode('ascii')}"
-        shown = tag("image", href=code, width=width, height=height, preserveAspectRatio="none")
-    defs = tag("defs", tag("g", shown, id="photo"))
-    return tag("svg", defs, width=0, height=0, class_="defs", aria_hidden="true")
+def choose_object_colors(image: RecordedImage, objects: Sequence[ResultObject]) -> list[Colour]:
+    """Choose a color per object, as the overlay of `sam4mllm segment` does."""
+    if image.pixels is None:
+        return [OBJECT_COLOURS[index % len(OBJECT_COLOURS)] for index in range(len(objects))]
+    decoded = (SegmentedObject(segmented.mask.mask(), ObjectPrompt(segmented.box), segmented.score) for segmented in objects)
+    return [color for _, color in choose_colours(np.array(image.pixels), decoded)]
 
 
-def overlay_svg(size: Size, objects: Sequence[AnsweredObject], inks: Sequence[Colour], asked: Sequence[Asking]) -> Html:
-    """The whole picture with the answer on it, in layers that the page can hide."""
+def embed_image(image: RecordedImage) -> str | None:
+    """Return the image as a data URI of a PNG, scaled down where it is large; None where its pixels were not saved."""
+    pixels = image.pixels
+    if pixels is None:
+        return None
+    scale = min(1.0, _MAX_SIDE / max(image.size))
+    if scale < 1:
+        width, height = (max(1, round(side * scale)) for side in image.size)
+        pixels = pixels.resize((width, height), PILImage.Resampling.LANCZOS)
+    return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode('ascii')}"
+
+
+def draw_layers(
+    size: Size, objects: Sequence[ResultObject], colors: Sequence[Colour], answers: Sequence[PointAnswer]
+) -> ImageLayers:
+    """Draw a result on the whole image."""
+    numbered = [(number, *pair) for number, pair in enumerate(zip(objects, map(format_css, colors), strict=True), start=1)]
     unit = math.sqrt(size.width * size.height)
-    numbered = list(enumerate(zip(objects, inks, strict=True), start=1))
-    masks = [_mask(thing.mask.mask(), ink, f"object {number}") for number, (thing, ink) in numbered]
-    boxes = [_box(thing.box, ink, f"object {number}: box") for number, (thing, ink) in numbered]
-    labels = [_label(str(number), thing.box, ink, size) for number, (thing, ink) in numbered if len(numbered) > 1]
-    spacing = _spacing([one.point for one in asked])
+    spacing = _min_distance(answer.point for answer in answers)
     radius = max(unit / 400, min(unit / 80, spacing * 0.27))
-    points = [_point(one, radius) for one in asked]
-    layers = (
-        tag("use", href="#photo"),
-        tag("g", *masks, class_="masks"),
-        tag("g", *boxes, *labels, class_="boxes"),
-        tag("g", *points, class_="points"),
+    return ImageLayers(
+        view=Box(0, 0, *size),
+        description=f"the image with {len(objects)} objects and {len(answers)} points",
+        masks=[_mask_shape(segmented.mask.mask(), color, f"object {number}") for number, segmented, color in numbered],
+        boxes=[BoxShape(segmented.box, color, f"object {number}: box") for number, segmented, color in numbered],
+        points=[PointMark(answer.point, radius, answer.kept) for answer in answers],
+        labels=[
+            _place_label(str(number), segmented.box, color, size) for number, segmented, color in numbered if len(objects) > 1
+        ],
     )
-    told = f"the picture with {len(objects)} objects and {len(asked)} points"
-    return tag("svg", *layers, viewBox=f"0 0 {size.width} {size.height}", class_="stage", role="img", aria_label=told)
 
 
-def thumbnail(shown: Crop | Size, mask: Mask, prompt: ObjectPrompt, ink: Colour, told: str) -> Html:
-    """What lies around the prompt's box, with one mask on it. shown: the part of the picture that both are of, or its size."""
-    x1, y1, x2, y2 = _around(prompt.box, shown.shown if isinstance(shown, Crop) else shown)
-    asked = [Asking(prompt.box, point, True) for point in prompt.points]
-    radius = max(x2 - x1, y2 - y1) / 45
-    parts = (
-        tag("use", href="#photo", **_moved(shown)),
-        tag("g", _mask(mask, ink, ""), class_="masks"),
-        tag("g", _box(prompt.box, ink, ""), class_="boxes"),
-        tag("g", *(_point(one, radius) for one in asked), class_="points"),
+def draw_thumbnail(shown: Crop | Size, mask: Mask, prompt: ObjectPrompt, color: Colour, description: str) -> ImageLayers:
+    """Draw one mask on the surroundings of the prompt's box.
+
+    Args:
+        shown: The crop that mask and prompt are of, or the size of the whole image.
+        mask: (H, W) bool.
+        prompt: What the segmenter was prompted with.
+        color: Of mask and box.
+        description: For people who can't see it.
+    """
+    view = _surroundings(prompt.box, shown.shown if isinstance(shown, Crop) else shown)
+    css = format_css(color)
+    radius = max(view.width, view.height) / 45
+    return ImageLayers(
+        view=view,
+        description=description,
+        masks=[_mask_shape(mask, css)],
+        boxes=[BoxShape(prompt.box, css)],
+        points=[PointMark(point, radius, True) for point in prompt.points],
+        transform=_crop_transform(shown) if isinstance(shown, Crop) else None,
     )
-    frame = f"{x1:g} {y1:g} {x2 - x1:g} {y2 - y1:g}"
-    return tag("svg", *parts, viewBox=frame, class_="thumb", role="img", aria_label=told)
 
 
-def _moved(shown: Crop | Size) -> dict[str, str]:
-    """What brings the part of the photo that a view shows to where the view shows it."""
-    if not isinstance(shown, Crop):
-        return {}
-    across, down = shown.shown.width / shown.width, shown.shown.height / shown.height
-    return {"transform": f"scale({across:g} {down:g}) translate({-shown.left} {-shown.top})"}
+def _crop_transform(crop: Crop) -> str:
+    """Move the part of the image that the crop shows to where the crop shows it."""
+    across, down = crop.shown.width / crop.width, crop.shown.height / crop.height
+    return f"scale({across:g} {down:g}) translate({-crop.left} {-crop.top})"
 
 
-def _around(box: Box, size: Size) -> tuple[float, float, float, float]:
-    """A square with some room, inside the picture where that is large enough."""
-    side = max(box.x2 - box.x1, box.y2 - box.y1) * 1.3
-    x, y = (box.x1 + box.x2 - side) / 2, (box.y1 + box.y2 - side) / 2
-    x, y = (max(0.0, min(low, whole - side)) for low, whole in ((x, size.width), (y, size.height)))
-    return x, y, x + side, y + side
+def _surroundings(box: Box, size: Size) -> Box:
+    """A square with a margin, inside the image where that is large enough."""
+    side = max(box.width, box.height) * 1.3
+    x, y = (max(0.0, min(middle - side / 2, length - side)) for middle, length in zip(box.center, size, strict=True))
+    return Box(x, y, x + side, y + side)
 
 
-def _mask(mask: Mask, ink: Colour, told: str) -> Html:
-    path = tag("path", d="".join(map(_ring, polygons(mask))), fill_rule="evenodd", fill=css(ink), stroke=css(ink))
-    return tag("g", path, tag("title", told)) if told else path
+def _mask_shape(mask: Mask, color: str, title: str = "") -> MaskShape:
+    return MaskShape("".join(map(_ring_path, polygons(mask))), color, title)
 
 
-def _ring(corners: Sequence[float]) -> str:
-    """An outline whose lines go across or down, in SVG's words."""
+def _ring_path(corners: Sequence[float]) -> str:
+    """SVG path data of an outline whose lines are horizontal or vertical."""
     points = list(zip(corners[::2], corners[1::2], strict=True))
     steps = (f"V{y:g}" if x == before[0] else f"H{x:g}" for before, (x, y) in pairwise(points))
     return f"M{points[0][0]:g} {points[0][1]:g}{''.join(steps)}Z"
 
 
-def _box(box: Box, ink: Colour, told: str) -> Html:
-    place = {"x": f"{box.x1:g}", "y": f"{box.y1:g}", "width": f"{box.x2 - box.x1:g}", "height": f"{box.y2 - box.y1:g}"}
-    under, over = tag("rect", class_="edge under", **place), tag("rect", class_="edge", stroke=css(ink), **place)
-    return tag("g", under, over, *([tag("title", told)] if told else []))
+def _place_label(text: str, box: Box, color: str, size: Size) -> BoxLabel:
+    height = math.sqrt(size.width * size.height) / 26
+    width = height * (0.55 + 0.6 * len(text))
+    return BoxLabel(text, max(0.0, min(box.x1, size.width - width)), max(0.0, box.y1 - height), width, height, color)
 
 
-def _label(text: str, box: Box, ink: Colour, size: Size) -> Html:
-    high = math.sqrt(size.width * size.height) / 26
-    wide = high * (0.55 + 0.6 * len(text))
-    x, y = max(0.0, min(box.x1, size.width - wide)), max(0.0, box.y1 - high)
-    ground = tag("rect", x=f"{x:g}", y=f"{y:g}", width=f"{wide:g}", height=f"{high:g}", rx=f"{high / 6:g}", fill=css(ink))
-    letters = {"x": f"{x + wide / 2:g}", "y": f"{y + high * 0.77:g}", "font_size": f"{high * 0.8:g}"}
-    return tag("g", ground, tag("text", text, **letters), class_="label")
-
-
-def _spacing(points: Iterable[PointPrompt]) -> float:
+def _min_distance(points: Iterable[PointPrompt]) -> float:
     places = sorted({(point.x, point.y) for point in points})
     if len(places) > 400:
         return 0.0
-    return min((math.dist(one, other) for n, one in enumerate(places) for other in places[:n]), default=math.inf)
-
-
-def _point(one: Asking, radius: float) -> Html:
-    point = one.point
-    sure = 1.0 if point.confidence is None else max(0.0, min(1.0, (point.confidence - 0.5) * 2))
-    ink = css(ON_COLOUR if point.label else OFF_COLOUR)
-    said = f"{'on' if point.label else 'off'} the object"
-    how = "" if point.confidence is None else f", {point.confidence:.1%}"
-    told = tag("title", f"({point.x:.0f}, {point.y:.0f}): {said}{how}{'' if one.kept else ', dropped'}")
-    marks = _marks(point, radius, ink, kept=one.kept)
-    return tag(
-        "g", told, *marks, opacity=f"{0.45 + 0.55 * sure if one.kept else 0.9:.2f}", class_="kept" if one.kept else "dropped"
-    )
-
-
-def _marks(point: PointPrompt, radius: float, ink: str, *, kept: bool) -> tuple[Html, ...]:
-    x, y = f"{point.x:g}", f"{point.y:g}"
-    if not kept:
-        ring = {"cx": x, "cy": y, "r": f"{radius * 0.75:g}", "fill": "none"}
-        return (
-            tag("circle", stroke="#111", stroke_width=f"{radius * 0.7:g}", **ring),
-            tag("circle", stroke=ink, stroke_width=f"{radius * 0.36:g}", **ring),
-        )
-    if point.label:
-        return (
-            tag("circle", cx=x, cy=y, r=f"{radius * 1.3:g}", fill="#111"),
-            tag("circle", cx=x, cy=y, r=f"{radius * 1.12:g}", fill="#fff"),
-            tag("circle", cx=x, cy=y, r=f"{radius * 0.85:g}", fill=ink),
-        )
-    arm = radius * 0.8
-    left, right, top = point.x - arm, point.x + arm, point.y - arm
-    cross = f"M{left:g} {top:g}l{2 * arm:g} {2 * arm:g}M{right:g} {top:g}l{-2 * arm:g} {2 * arm:g}"
-    widths = ((1.5, "#111"), (1.1, "#fff"), (0.65, ink))
-    return tuple(
-        tag("path", d=cross, fill="none", stroke=colour, stroke_width=f"{radius * wide:g}", stroke_linecap="round")
-        for wide, colour in widths
-    )
+    return min((math.dist(place, other) for index, place in enumerate(places) for other in places[:index]), default=math.inf)

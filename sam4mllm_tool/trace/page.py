@@ -1,247 +1,255 @@
-"""A trace as one page of HTML that needs nothing else: the picture with the answer, what was said, every point and mask.
+"""A trace as one page of HTML that needs nothing else: the image with the result, the conversation, every point and mask.
 
-The page has no script and its policy lets it load nothing. Points are told with the answers that were dropped, which a result
-doesn't have: the run is replayed for them, and the page says whether that gave the recorded result.
+The markup is in the templates folder. Expressions and replies are other people's text: Jinja2 escapes every value, and what is
+invisible (controls, marks of direction, lone surrogates) is written as its escape, so that no text looks like another. The
+page has no script, and its policy lets it load nothing.
 """
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
-from sam4mllm_tool.evaluation.point_recorder import Listener
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.geometry.boxes import format_box, mask_to_box
 from sam4mllm_tool.images.draw import Colour
-from sam4mllm_tool.pipeline.methods import METHODS
+from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.trace.codec import to_plain
-from sam4mllm_tool.trace.html import Html, seen, tag
-from sam4mllm_tool.trace.image_layers import Asking, colours, css, overlay_svg, photo
-from sam4mllm_tool.trace.replaying import picture_of, replay, replaying
-from sam4mllm_tool.trace.schema import Prompted, Runs, Trace, TraceError
-from sam4mllm_tool.trace.step_cards import percent, points_table, seconds, step_card, timings
-from sam4mllm_tool.trace.style import STYLE
-from sam4mllm_tool.trace.verdicts import Answer, AnsweredObject, read_answer
-from sam4mllm_tool.types import Box
-
-__all__ = ["page", "write_page"]
-
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-
-_LEGEND = (
-    "Discs are points that the model called on the object, crosses off it, rings answers that were dropped; the fainter, the "
-    "less sure it was."
+from sam4mllm_tool.trace.files import write_file
+from sam4mllm_tool.trace.image_layers import choose_object_colors, draw_layers, embed_image, format_css
+from sam4mllm_tool.trace.replaying import image_of, replay, replaying
+from sam4mllm_tool.trace.schema import (
+    RecordedPointAnswer,
+    RecordedResult,
+    ResultObject,
+    RunLengthMask,
+    SegmentStep,
+    Trace,
+    read_result,
 )
+from sam4mllm_tool.trace.step_cards import build_point_rows, build_step_cards, build_time_bars, format_percent
+from sam4mllm_tool.types import Box, PointAnswer, PointPrompt
+
+__all__ = ["escape_invisible", "page", "write_page"]
+
+_VISIBLE = "\n\u200c\u200d"
+"""Line breaks, and the joiners that scripts and emoji need."""
 
 
 def write_page(trace: Trace, path: str | os.PathLike[str]) -> Path:
-    """Writes the page beside its place and moves it there. Raises TraceError where that fails."""
+    """Write the page to a file and return its path.
+
+    Raises:
+        TraceError: The file can't be written.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside.write_text(page(trace), encoding="utf-8")
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        raise TraceError(f"the page can't be written to {quote_text(str(path))}: {error.strerror or error}") from error
+    write_file(path, page(trace).encode("utf-8"), "the page")
     return path
 
 
 def page(trace: Trace) -> str:
-    """The page as text."""
-    view = _View.of(trace)
-    title = _name(trace)
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", title),
-        tag("style", Html(STYLE)),
+    """Render the page."""
+    result = None if trace.result is None else read_result(trace.result)
+    colors = choose_object_colors(trace.image, result.objects) if result else []
+    view = _View(trace, result, colors)
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=trace.expression if trace.expression is not None else "a flow without an expression",
+            data_uri=embed_image(trace.image),
+            size=trace.image.size,
+            outcome=view.describe_outcome(),
+            chips=view.build_chips(),
+            warnings=view.build_warnings(),
+            layers=view.layer_names(),
+            drawing=draw_layers(trace.image.size, view.objects, colors, view.answers),
+            objects=view.build_object_cards(),
+            steps=build_step_cards(trace, view.colors_by_mask()),
+            points=build_point_rows(view.answers),
+            correction=_draw_correction(trace),
+            time_bars=build_time_bars(trace),
+            total_seconds=trace.seconds,
+            model_seconds=sum(step.seconds for step in trace.steps),
+            facts=_collect_facts(trace),
+            dialect=json.dumps(to_plain(trace.settings.dialect), indent=2),
+        )
     )
-    steps = [step_card(number, step, trace, view.inks_by_mask) for number, step in enumerate(trace.steps, start=1)]
-    parts = (
-        photo(trace.picture),
-        _heading(view, title),
-        _hero(view),
-        tag("h2", "What happened"),
-        *steps,
-        *_points(view),
-        *_right(trace),
-        tag("h2", "Time"),
-        timings(trace),
-        tag("h2", "The run"),
-        _run(trace),
-    )
-    return f"<!doctype html>\n{tag('html', head, tag('body', tag('main', *parts)), lang='en')}\n"
 
 
-@dataclass(frozen=True)
+def escape_invisible(text: str) -> str:
+    """Write what can't be seen in the text as its escape, as in \\u202e."""
+    return "".join(
+        character if character.isprintable() or character in _VISIBLE else character.encode("unicode_escape").decode("ascii")
+        for character in text
+    )
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sam4mllm_tool.trace"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: escape_invisible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+    )
+    environment.filters |= {"g": lambda value: f"{value:g}", "duration": _format_seconds}
+    return environment
+
+
+def _format_seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
+
+
+@dataclass
 class _View:
-    """The trace and what is worked out of it once."""
+    """What the page shows of a trace, with what a replay adds to it.
+
+    Args:
+        trace: The run.
+        result: Read from the trace.
+        colors: Of the result's objects.
+    """
 
     trace: Trace
-    answer: Answer | None
-    inks: tuple[Colour, ...]
-    asked: tuple[Asking, ...]
-    replayed: str | None
-    """What differs in a replay, "" where nothing, None where it can't be run again."""
+    result: RecordedResult | None
+    colors: Sequence[Colour]
+    answers: Sequence[PointAnswer] = field(init=False)
+    difference: str | None = field(init=False)
+    """Of a replay, "" where there is none; None where the run can't be replayed."""
 
-    @classmethod
-    def of(cls, trace: Trace) -> "_View":
-        answer = None if trace.result is None else read_answer(trace.result)
-        inks = tuple(colours(trace.picture, answer.objects)) if answer else ()
-        known = trace.expression is not None and trace.method in METHODS
-        return cls(trace, answer, inks, _asked(trace, answer), replay(trace).difference if known else None)
+    def __post_init__(self) -> None:
+        self.difference = replay(self.trace).difference if self.trace.is_of_method else None
+        self.answers = _collect_point_answers(self.trace, self.result)
 
     @property
-    def inks_by_mask(self) -> dict[str, Colour]:
-        """The colour of what was chosen in the end, by its run lengths, and of what was made of it from close by."""
-        objects = self.answer.objects if self.answer else ()
-        inks = {thing.mask.counts: ink for thing, ink in zip(objects, self.inks, strict=True)}
-        close = [(step.view, step.found) for step in self.trace.steps if isinstance(step, Prompted) and step.view is not None]
-        for view, found in close if objects else ():
-            for one in found:
-                fits = [thing.box.iou(view.to_image_box(one.prompt.box)) for thing in objects]
-                inks[one.mask.counts] = self.inks[fits.index(max(fits))]
-        return inks
+    def objects(self) -> Sequence[ResultObject]:
+        return self.result.objects if self.result else ()
 
+    def describe_outcome(self) -> str:
+        """Say in one line what the run gave."""
+        if self.trace.error is not None:
+            return f"It failed: {self.trace.error.type}: {self.trace.error.message}"
+        if self.result is None:
+            return "A step of a tool, whose result is not a segmentation."
+        confidence = self.result.confidence
+        suffix = "" if confidence is None else f", right with {format_percent(confidence)}"
+        return (_count_objects(self.objects) or "There is no such object") + suffix
 
-def _asked(trace: Trace, answer: Answer | None) -> tuple[Asking, ...]:
-    """Every point that was asked about; those of the answer alone where the run can't be followed."""
-    kept = (
-        {(point.x, point.y, point.label): (thing.box, point) for thing in answer.objects for point in thing.points}
-        if answer
-        else {}
-    )
-    listener = Listener(replaying(trace))
-    try:
-        if trace.expression is None or trace.method not in METHODS:
-            raise TraceError("no method's run")
-        listener.models.segment(picture_of(trace), trace.expression, method=trace.method)
-    except Sam4MllmError:  # what went wrong is told by the replay
-        pass
-    expression = answer.expression if answer else trace.expression
-    heard = listener.points(expression) if expression is not None else []
-    if not heard:
-        return tuple(Asking(box, point, True) for box, point in kept.values())
-    return tuple(Asking(box, point, (point.x, point.y, point.label) in kept) for box, point in heard)
+    def build_chips(self) -> list[tuple[str, str]]:
+        """The key facts, each with its CSS class."""
+        verdict = self.trace.verdict
+        chips = [{None: ("not judged", ""), True: ("accepted", "good"), False: ("rejected", "bad")}[verdict.accepted]]
+        if verdict.objects is not None:
+            chips = [("corrected: " + (_count_objects(verdict.objects) or "no such object"), "good")]
+        chips += [(self.trace.method or "a tool's flow", ""), (_format_seconds(self.trace.seconds), "")]
+        if self.difference is not None:
+            chips.append(("replay differs", "bad") if self.difference else ("replays to the same result", "good"))
+        count, (width, height) = len(list(self.trace.exchanges)), self.trace.image.size
+        return [*chips, (f"{count} question{'' if count == 1 else 's'}", ""), (f"{width} x {height} pixels", "")]
 
+    def build_warnings(self) -> list[str]:
+        """What the reader has to know: differences, a broken seal, notes, the comment."""
+        warnings = [self.difference] if self.difference else []
+        if self.trace.altered and "changed after it was recorded" not in (self.difference or ""):
+            warnings.append("the file was changed after it was recorded: its seal doesn't fit")
+        warnings += self.result.notes if self.result else ()
+        return [*warnings, *([f"comment: {self.trace.verdict.comment}"] if self.trace.verdict.comment else [])]
 
-def _name(trace: Trace) -> str:
-    return trace.expression if trace.expression is not None else "a flow without an expression"
-
-
-def _heading(view: _View, title: str) -> Html:
-    trace = view.trace
-    told = tag("p", _said(view), class_="answer")
-    verdict = {None: ("not judged", ""), True: ("accepted", "good"), False: ("rejected", "bad")}[trace.verdict.accepted]
-    if trace.verdict.objects is not None:
-        verdict = ("corrected: " + (_count(len(trace.verdict.objects)) or "no such object"), "good")
-    chips = [verdict, (trace.method or "a tool's flow", ""), (seconds(trace.seconds), "")]
-    if view.replayed is not None:
-        chips.append(("replay differs", "bad") if view.replayed else ("replays to the same result", "good"))
-    count = len(list(trace.exchanges))
-    chips += [(f"{count} question{'' if count == 1 else 's'}", ""), (" x ".join(map(str, trace.picture.size)) + " pixels", "")]
-    warnings = [view.replayed] if view.replayed else []
-    if trace.altered and "changed after it was recorded" not in (view.replayed or ""):
-        warnings.append("the file was changed after it was recorded: its seal doesn't fit")
-    warnings += view.answer.notes if view.answer else []
-    warnings += [f"comment: {trace.verdict.comment}"] if trace.verdict.comment else []
-    listed = tag("ul", *(tag("li", text, class_=kind or None) for text, kind in chips), class_="chips")
-    return tag("header", tag("h1", f"“{title}”"), told, listed, *(tag("p", one, class_="card warn") for one in warnings))
-
-
-def _said(view: _View) -> str:
-    if view.trace.error is not None:
-        return f"It failed: {view.trace.error.type}: {view.trace.error.message}"
-    if view.answer is None:
-        return "A step of a tool, whose result is not a segmentation."
-    sure = "" if view.answer.confidence is None else f", right with {percent(view.answer.confidence)}"
-    return (_count(len(view.answer.objects)) or "There is no such object") + sure
-
-
-def _count(objects: int) -> str:
-    return "" if not objects else f"{objects} object{'s' if objects > 1 else ''}"
-
-
-def _hero(view: _View) -> Html:
-    objects = view.answer.objects if view.answer else ()
-    layers = [name for name, there in _layers(view) if there]
-    toggles = [tag("input", type="checkbox", id=name, checked="", class_="toggle") for name in layers]
-    labels = tag("div", *(tag("label", name, for_=name) for name in layers), class_="layers")
-    stage = overlay_svg(view.trace.picture.size, objects, view.inks, view.asked)
-    told = [tag("p", _LEGEND, class_="legend")] if view.asked else []
-    if view.trace.picture.image is None:
-        told.append(tag("p", "The picture was not kept in the file.", class_="legend"))
-    seen_part = tag("div", *toggles, stage, *([labels] if layers else []), *told, class_="card seen")
-    return tag("section", seen_part, _things(view), class_="hero")
-
-
-def _layers(view: _View) -> Sequence[tuple[str, bool]]:
-    there = bool(view.answer and view.answer.objects)
-    dropped = any(not one.kept for one in view.asked)
-    return (("masks", there), ("boxes", there), ("points", bool(view.asked)), ("dropped", dropped))
-
-
-def _things(view: _View) -> Html:
-    if view.answer is None or not view.answer.objects:
-        return tag("div", tag("div", _said(view), class_="card"), class_="things")
-    cards = []
-    for number, (thing, ink) in enumerate(zip(view.answer.objects, view.inks, strict=True), start=1):
-        on = sum(point.label for point in thing.points)
-        pixels = int(thing.mask.mask().sum())
-        facts = {
-            "box": format_box(thing.box),
-            "mask": f"{pixels:,} pixels, {pixels / (view.trace.picture.size.width * view.trace.picture.size.height):.1%}",
-            "points": f"{on} on it, {len(thing.points) - on} off it",
-            "score": f"{thing.score:.3f}",
-            "confidence": "unknown" if thing.confidence is None else percent(thing.confidence),
+    def layer_names(self) -> list[str]:
+        """The layers of the drawing that the reader can hide."""
+        is_there = {
+            "masks": bool(self.objects),
+            "boxes": bool(self.objects),
+            "points": bool(self.answers),
+            "dropped": any(not answer.kept for answer in self.answers),
         }
-        heading = tag("h3", f"Object {number}")
-        cards.append(tag("div", heading, _facts(facts), class_="card thing", style=f"border-left-color:{css(ink)}"))
-    return tag("div", *cards, class_="things")
+        return [name for name, there in is_there.items() if there]
+
+    def build_object_cards(self) -> list[dict[str, Any]]:
+        """A card per object: its color and its facts."""
+        width, height = self.trace.image.size
+        cards = []
+        for segmented, color in zip(self.objects, self.colors, strict=True):
+            positives, pixels = sum(point.label for point in segmented.points), int(segmented.mask.mask().sum())
+            facts = {
+                "box": format_box(segmented.box),
+                "mask": f"{pixels:,} pixels, {pixels / (width * height):.1%}",
+                "points": f"{positives} on it, {len(segmented.points) - positives} off it",
+                "score": f"{segmented.score:.3f}",
+                "confidence": "unknown" if segmented.confidence is None else format_percent(segmented.confidence),
+            }
+            cards.append({"color": format_css(color), "facts": facts})
+        return cards
+
+    def colors_by_mask(self) -> dict[str, Colour]:
+        """The color of each mask in the result by its run lengths, and of those in crops that it was made from."""
+        colors = {segmented.mask.counts: color for segmented, color in zip(self.objects, self.colors, strict=True)}
+        for step in self.trace.steps if self.objects else ():
+            if isinstance(step, SegmentStep) and step.crop is not None:
+                for candidate in step.objects:
+                    ious = [segmented.box.iou(step.crop.box_out(candidate.prompt.box)) for segmented in self.objects]
+                    colors[candidate.mask.counts] = self.colors[ious.index(max(ious))]
+        return colors
 
 
-def _facts(facts: dict[str, str]) -> Html:
-    return tag("dl", *(one for name, told in facts.items() for one in (tag("dt", name), tag("dd", told))), class_="facts")
+def _count_objects(objects: Sequence[object]) -> str:
+    return "" if not objects else f"{len(objects)} object{'s' if len(objects) > 1 else ''}"
 
 
-def _points(view: _View) -> tuple[Html, ...]:
-    if not view.asked:
-        return ()
-    return tag("h2", "Points"), tag("div", points_table(view.asked), class_="card")
+def _collect_point_answers(trace: Trace, result: RecordedResult | None) -> Sequence[PointAnswer]:
+    """Every answer about a point: as recorded, else of a replay, else the points of the result."""
+    if result and result.point_answers is not None:
+        answers = [_read_point_answer(answer) for answer in result.point_answers]
+    else:  # the run failed, or the trace is from before version 0.2
+        answers = _replay_point_answers(trace)
+    if answers or not result:
+        return answers
+    return [PointAnswer(segmented.box, point) for segmented in result.objects for point in segmented.points]
 
 
-def _right(trace: Trace) -> tuple[Html, ...]:
-    """What a person said would be right."""
-    masks = [runs.mask() for runs in trace.verdict.objects or ()]
+def _read_point_answer(answer: RecordedPointAnswer) -> PointAnswer:
+    return PointAnswer(answer.box, PointPrompt(answer.x, answer.y, answer.label, answer.confidence), answer.kept)
+
+
+def _replay_point_answers(trace: Trace) -> list[PointAnswer]:
+    if trace.expression is None or not trace.is_of_method:
+        return []
+    models = replaying(trace)
+    context = models.start_run(trace.image.size, trace.expression)
+    flow = segment_expression(context, trace.expression, trace.method)  # type: ignore[arg-type]  # is_of_method checks it
+    with suppress(Sam4MllmError):  # the page says how the replay failed
+        models.run(image_of(trace), flow, context)
+    return context.transcript.point_answers
+
+
+def _draw_correction(trace: Trace) -> Any:
+    """Draw the masks that a person gave as correct; None if there are none."""
+    masks = [mask.mask() for mask in trace.verdict.objects or ()]
     if not masks:
-        return ()
+        return None
     boxes = (mask_to_box(mask) if mask.any() else Box(0, 0, 1, 1) for mask in masks)
-    things = [AnsweredObject(box, (), 1.0, Runs.of(mask)) for box, mask in zip(boxes, masks, strict=True)]
-    stage = overlay_svg(trace.picture.size, things, colours(trace.picture, things), ())
-    return tag("h2", "What would be right"), tag("div", stage, class_="card seen")
+    objects = [ResultObject(box, (), 1.0, RunLengthMask.of(mask)) for box, mask in zip(boxes, masks, strict=True)]
+    return draw_layers(trace.image.size, objects, choose_object_colors(trace.image, objects), ())
 
 
-def _run(trace: Trace) -> Html:
+def _collect_facts(trace: Trace) -> dict[str, str]:
     settings = trace.settings
-    facts = {
+    return {
         "began": trace.began,
         "MLLM": settings.mllm,
         "segmenter": settings.segmenter,
         "dialect": settings.dialect.name,
-        "sampler": json.dumps(to_plain(settings.sampler)),
+        "sampler": json.dumps(to_plain(settings)["sampler"]),
         "thresholds": f"on above {settings.thresholds.on:g}, off above {settings.thresholds.off:g}",
         "retries": str(settings.retries),
-        "picture": f"sha256 {trace.picture.sha256}",
+        "image": f"sha256 {trace.image.sha256}",
         "written by": f"sam4mllm-tool {trace.written_by}",
     }
-    wording = tag(
-        "details", tag("summary", "The dialect's wording"), tag("pre", json.dumps(asdict(settings.dialect), indent=2))
-    )
-    return tag("div", _facts({name: seen(told) for name, told in facts.items()}), wording, class_="card")

@@ -1,163 +1,221 @@
-"""A run's steps on its page: what was said, as turns; what the segmenter was shown and gave; how long each took."""
+"""The steps of a run as its page shows them: the conversation, what the segmenter was prompted with and gave, the points."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, Colour
 from sam4mllm_tool.protocol import Exchange
-from sam4mllm_tool.trace.html import Html, tag
-from sam4mllm_tool.trace.image_layers import Asking, thumbnail
-from sam4mllm_tool.trace.schema import Asked, Candidate, Found, Prompted, Step, Trace
-from sam4mllm_tool.types import Labels, Size, Turn
+from sam4mllm_tool.trace.image_layers import ImageLayers, draw_thumbnail
+from sam4mllm_tool.trace.schema import MLLMStep, RecordedCandidate, RecordedObject, Step, Trace
+from sam4mllm_tool.types import Labels, PointAnswer, Size, Turn
 
-__all__ = ["percent", "points_table", "seconds", "step_card", "timings"]
+__all__ = ["PointRow", "StepCard", "TimeBar", "build_point_rows", "build_step_cards", "build_time_bars", "format_percent"]
 
-_SPOKEN = 3
-"""Questions side by side that are shown as turns; of more, the first and a table."""
-_WHO = {"system": "system", "user": "asked", "assistant": "the model"}
+_MAX_BUBBLES = 3
+"""Questions asked at once that are shown as a conversation; of more, the first, and a table of all."""
 
 
-def percent(share: float) -> str:
-    """With a digit after the point, as 97.3 %."""
-    return f"{100 * share:.1f} %"
+@dataclass(frozen=True)
+class Bubble:
+    """One turn of the conversation; `note` stands beside its role."""
+
+    role: str
+    text: str
+    note: str = ""
 
 
-def seconds(value: float) -> str:
-    """In milliseconds below one."""
-    return f"{value:.2f} s" if value >= 1 else f"{1000 * value:.0f} ms"
+@dataclass(frozen=True)
+class ProbabilityBar:
+    """A probability from left to right, with the number that is written beside it."""
+
+    probability: float
+    text: str
+
+    @property
+    def percent(self) -> float:
+        """In [0, 100]."""
+        return 100 * max(0.0, min(1.0, self.probability))
 
 
-def step_card(number: int, step: Step, trace: Trace, inks: Mapping[str, Colour]) -> Html:
-    """One step. inks: the colours of the masks that are in the answer."""
-    body = _asked(step, _said_before(number, trace)) if isinstance(step, Asked) else _prompted(step, trace, inks)
-    head = tag("div", tag("h3", f"{number}. {_title(step)}"), tag("span", seconds(step.seconds)), class_="head")
-    return tag("section", head, *body, class_="card step")
+@dataclass(frozen=True)
+class ExchangeRow:
+    """One of many questions that were asked at once."""
+
+    question: str
+    reply: str
+    bar: ProbabilityBar | None
 
 
-def _title(step: Step) -> str:
-    shown = f", shown {step.shown}" if step.shown else ""
-    if isinstance(step, Asked):
+@dataclass(frozen=True)
+class CandidateFigure:
+    """A mask that the segmenter offered."""
+
+    drawing: ImageLayers
+    caption: str
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class StepCard:
+    """One step.
+
+    Args:
+        title: In words.
+        seconds: Of the step.
+        bubbles: The conversation.
+        rows: All questions, where `bubbles` shows the first only.
+        summary: The replies of those rows, counted.
+        figures: The segmenter's candidates, a group per prompt.
+    """
+
+    title: str
+    seconds: float
+    bubbles: Sequence[Bubble] = ()
+    rows: Sequence[ExchangeRow] = ()
+    summary: str = ""
+    figures: Sequence[Sequence[CandidateFigure]] = ()
+
+
+@dataclass(frozen=True)
+class PointRow:
+    """An answer about a point, for the table of points."""
+
+    number: int
+    place: str
+    label: str
+    bar: ProbabilityBar | None
+    is_kept: bool
+    box: str
+
+
+@dataclass(frozen=True)
+class TimeBar:
+    """When a step ran, in percent of the time in the models."""
+
+    name: str
+    kind: str
+    left: float
+    width: float
+    seconds: float
+
+
+def format_percent(probability: float) -> str:
+    """Write a probability with one decimal, as in 97.3 %."""
+    return f"{100 * probability:.1f} %"
+
+
+def build_step_cards(trace: Trace, colors: Mapping[str, Colour]) -> list[StepCard]:
+    """Build a card per step.
+
+    Args:
+        trace: The run.
+        colors: Colors of the masks that are in the result, by their run lengths.
+    """
+    cards, known_turns = [], set[Turn]()
+    for number, step in enumerate(trace.steps, start=1):
+        title = f"{number}. {_describe_step(step)}"
+        if isinstance(step, MLLMStep):
+            cards.append(_build_conversation(title, step, known_turns))
+            known_turns |= {turn for exchange in step.exchanges for turn in _normalized_turns(exchange)}
+        else:
+            shown = step.crop or trace.image.size
+            figures = [
+                [_draw_candidate(segmented, index, place, shown, colors) for place in range(len(segmented.alternatives) + 1)]
+                for index, segmented in enumerate(step.objects)
+            ]
+            cards.append(StepCard(title, step.seconds, figures=figures))
+    return cards
+
+
+def _describe_step(step: Step) -> str:
+    suffix = f", shown {step.transform}" if step.transform else ""
+    if isinstance(step, MLLMStep):
         count = len(step.exchanges)
-        return ("The model is asked" if count == 1 else f"The model is asked {count} questions side by side") + shown
+        return ("The model is asked" if count == 1 else f"The model is asked {count} questions at once") + suffix
     points = sum(len(prompt.points) for prompt in step.prompts)
     boxes = f"{len(step.prompts)} box{'es' if len(step.prompts) > 1 else ''}"
-    return f"Segment Anything is prompted with {boxes}" + (f" and {points} points" if points else "") + shown
+    return f"Segment Anything is prompted with {boxes}" + (f" and {points} points" if points else "") + suffix
 
 
-def _said_before(number: int, trace: Trace) -> set[Turn]:
-    steps = (step for step in trace.steps[: number - 1] if isinstance(step, Asked))
-    pairs = [(*one.question.turns, Turn("assistant", one.reply.text)) for step in steps for one in step.exchanges]
-    return {Turn(turn.role, turn.text.strip()) for turns in pairs for turn in turns}
+def _normalized_turns(exchange: Exchange) -> list[Turn]:
+    turns = (*exchange.question.turns, Turn("assistant", exchange.reply.text))
+    return [Turn(turn.role, turn.text.strip()) for turn in turns]
 
 
-def _asked(step: Asked, before: set[Turn]) -> Sequence[Html]:
-    if len(step.exchanges) <= _SPOKEN:
-        return [bubble for exchange in step.exchanges for bubble in _spoken(exchange, before)]
-    first = step.exchanges[0]
-    said = Counter(_word(exchange) for exchange in step.exchanges)
-    told = ", ".join(f"{count} x {word}" for word, count in said.most_common(6))
-    rows = [_row(exchange) for exchange in step.exchanges]
-    table = _table(("question", "reply", "probability"), rows)
-    return [
-        *(bubble for bubble in _spoken(first, before)[:-1]),
-        tag("p", f"and {len(step.exchanges) - 1} more like it", class_="legend"),
-        _bubble("assistant", told),
-        tag("details", tag("summary", f"all {len(step.exchanges)}"), table),
-    ]
+def _build_conversation(title: str, step: MLLMStep, known_turns: set[Turn]) -> StepCard:
+    if len(step.exchanges) <= _MAX_BUBBLES:
+        bubbles = [bubble for exchange in step.exchanges for bubble in _build_bubbles(exchange, known_turns)]
+        return StepCard(title, step.seconds, bubbles)
+    counts = Counter(_shorten(exchange.reply.text) for exchange in step.exchanges)
+    summary = ", ".join(f"{count} x {reply}" for reply, count in counts.most_common(6))
+    rows = [ExchangeRow(*_row_texts(exchange), _build_bar(exchange)) for exchange in step.exchanges]
+    return StepCard(title, step.seconds, _build_bubbles(step.exchanges[0], known_turns)[:-1], rows, summary)
 
 
-def _spoken(exchange: Exchange, before: set[Turn]) -> list[Html]:
+def _build_bubbles(exchange: Exchange, known_turns: set[Turn]) -> list[Bubble]:
     """The turns of an exchange that were not shown before."""
     *earlier, last = exchange.question.turns
-    fresh = [turn for turn in earlier if Turn(turn.role, turn.text.strip()) not in before]
-    how = _probabilities(exchange)
-    return [*(_bubble(turn.role, turn.text) for turn in (*fresh, last)), _bubble("assistant", exchange.reply.text, how)]
+    fresh = [turn for turn in earlier if Turn(turn.role, turn.text.strip()) not in known_turns]
+    questions = [Bubble(turn.role, turn.text) for turn in (*fresh, last)]
+    return [*questions, Bubble("assistant", exchange.reply.text, _format_probabilities(exchange))]
 
 
-def _bubble(role: str, text: str, beside: str = "") -> Html:
-    return tag("div", tag("b", f"{_WHO[role]}{f' ({beside})' if beside else ''}"), text or "(nothing)", class_=f"said {role}")
-
-
-def _probabilities(exchange: Exchange) -> str:
+def _format_probabilities(exchange: Exchange) -> str:
     rows = exchange.reply.label_probabilities
     if rows is None or not isinstance(exchange.question.answer, Labels):
         return ""
     words = exchange.question.answer.words
     best = [max(zip(row, words, strict=False), default=(0.0, "?")) for row in rows]
-    return ", ".join(f"{word} {percent(share)}" for share, word in best[:12]) + (", ..." if len(best) > 12 else "")
+    return ", ".join(f"{word} {format_percent(share)}" for share, word in best[:12]) + (", ..." if len(best) > 12 else "")
 
 
-def _word(exchange: Exchange) -> str:
-    text = exchange.reply.text.strip()
+def _row_texts(exchange: Exchange) -> tuple[str, str]:
+    return exchange.question.turns[-1].text, _shorten(exchange.reply.text)
+
+
+def _shorten(text: str) -> str:
+    text = text.strip()
     return text if len(text) <= 40 else f"{text[:40]}..."
 
 
-def _row(exchange: Exchange) -> Html:
+def _build_bar(exchange: Exchange) -> ProbabilityBar | None:
     rows = exchange.reply.label_probabilities
-    how = _bar(rows[0][0], f"{percent(max(rows[0]))}") if rows and rows[0] else Html("-")
-    question = tag("td", exchange.question.turns[-1].text, class_="words")
-    return tag("tr", question, tag("td", _word(exchange)), tag("td", how, class_="n"))
+    return ProbabilityBar(rows[0][0], format_percent(max(rows[0]))) if rows and rows[0] else None
 
 
-def _bar(yes: float, told: str) -> Html:
-    """How likely the first word is, from left to right."""
-    share = max(0.0, min(1.0, yes))
-    return Html(
-        tag("span", tag("i", class_="yes" if yes >= 0.5 else "no", style=f"width:{100 * share:.0f}%"), class_="bar") + told
-    )
+def _draw_candidate(
+    segmented: RecordedObject, index: int, place: int, shown: Crop | Size, colors: Mapping[str, Colour]
+) -> CandidateFigure:
+    """Draw the chosen mask (place 0) or an alternative."""
+    color = colors.get(segmented.mask.counts, OBJECT_COLOURS[index % len(OBJECT_COLOURS)])
+    candidate = (RecordedCandidate(segmented.mask, segmented.score), *segmented.alternatives)[place]
+    caption = f"{'chosen, ' if place == 0 and segmented.alternatives else ''}score {candidate.score:.2f}"
+    drawing = draw_thumbnail(shown, candidate.mask.mask(), segmented.prompt, color, caption)
+    return CandidateFigure(drawing, caption, place == 0)
 
 
-def _prompted(step: Prompted, trace: Trace, inks: Mapping[str, Colour]) -> list[Html]:
-    return [_choices(number, found, step.view or trace.picture.size, inks) for number, found in enumerate(step.found)]
-
-
-def _choices(number: int, found: Found, shown: Crop | Size, inks: Mapping[str, Colour]) -> Html:
-    ink = inks.get(found.mask.counts, OBJECT_COLOURS[number % len(OBJECT_COLOURS)])
-    figures = []
-    for place, one in enumerate((Candidate(found.mask, found.score), *found.alternatives)):
-        told = f"{'chosen, ' if place == 0 and found.alternatives else ''}score {one.score:.2f}"
-        picture = thumbnail(shown, one.mask.mask(), found.prompt, ink, told)
-        figures.append(tag("figure", picture, tag("figcaption", told), class_="taken" if place == 0 else None))
-    return tag("div", *figures, class_="choices")
-
-
-def points_table(asked: Sequence[Asking]) -> Html:
-    """Every point that was asked about, with what became of it."""
-    kept = sum(one.kept for one in asked)
+def build_point_rows(answers: Sequence[PointAnswer]) -> list[PointRow]:
+    """Build the table of all points that were asked about."""
     rows = []
-    for number, one in enumerate(asked, start=1):
-        point = one.point
-        label = tag("td", "on" if point.label else "off", class_="on" if point.label else "off")
-        yes = point.confidence if point.label or point.confidence is None else 1 - point.confidence
-        how = Html("unknown") if yes is None or point.confidence is None else _bar(yes, percent(point.confidence))
-        place = tag("td", f"({point.x:.1f}, {point.y:.1f})", class_="n")
-        box = tag("td", format_box(one.box), class_="n")
-        fate = tag("td", "kept" if one.kept else "dropped")
-        cells = (tag("td", str(number)), place, label, tag("td", how, class_="n"), fate, box)
-        rows.append(tag("tr", *cells, class_=None if one.kept else "out"))
-    told = tag(
-        "p", f"{len(asked)} points were asked about, {kept} were kept. The bar is the probability of being on the object."
-    )
-    table = _table(("", "point", "answer", "probability", "", "in the box"), rows)
-    return Html(told + tag("details", tag("summary", "all points"), table, open="" if len(asked) <= 30 else None))
+    for number, answer in enumerate(answers, start=1):
+        point, bar = answer.point, None
+        if point.confidence is not None:
+            on_probability = point.confidence if point.label else 1 - point.confidence
+            bar = ProbabilityBar(on_probability, format_percent(point.confidence))
+        place, label = f"({point.x:.1f}, {point.y:.1f})", "on" if point.label else "off"
+        rows.append(PointRow(number, place, label, bar, answer.kept, format_box(answer.box)))
+    return rows
 
 
-def _table(heads: Sequence[str], rows: Sequence[Html]) -> Html:
-    head = tag("thead", tag("tr", *(tag("th", one) for one in heads)))
-    return tag("div", tag("table", head, tag("tbody", *rows)), class_="wide")
-
-
-def timings(trace: Trace) -> Html:
-    """The steps one after another, as long as they took."""
-    whole = max(sum(step.seconds for step in trace.steps), 1e-9)
-    rows, done = [], 0.0
+def build_time_bars(trace: Trace) -> list[TimeBar]:
+    """Place the steps one after another on a scale of the time in the models."""
+    total = max(sum(step.seconds for step in trace.steps), 1e-9)
+    bars, elapsed = [], 0.0
     for number, step in enumerate(trace.steps, start=1):
-        place = f"left:{100 * done / whole:.2f}%;width:{100 * step.seconds / whole:.2f}%"
-        mark = tag("i", class_=None if isinstance(step, Asked) else "seg", style=place)
-        name = f"{number}. {'MLLM' if isinstance(step, Asked) else 'segmenter'}"
-        rows += [tag("span", name), tag("div", mark, class_="track"), tag("span", seconds(step.seconds))]
-        done += step.seconds
-    told = tag("p", f"{seconds(trace.seconds)} in all, {seconds(whole)} of it in the models.", class_="legend")
-    return tag("div", tag("div", *rows, class_="time"), told, class_="card")
+        kind = "MLLM" if isinstance(step, MLLMStep) else "segmenter"
+        bars.append(TimeBar(f"{number}. {kind}", kind, 100 * elapsed / total, 100 * step.seconds / total, step.seconds))
+        elapsed += step.seconds
+    return bars

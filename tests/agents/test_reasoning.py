@@ -29,7 +29,7 @@ from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, ReasoningResult, next_step
+from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, ReasoningResult, choose_best, next_step
 from sam4mllm_tool.reasoning.budget import Budget
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import (
@@ -502,7 +502,7 @@ async def test_async_gives_the_same(image: str) -> None:
                 answers.append((await graph.ainvoke(given))["answer"])
                 other = graph_of(mllm, ["a mug"], clock=mllm.clock)
                 events.append([part async for part in other.astream(given, stream_mode="custom")])
-        assert answers[0] == answers[1]
+        assert drop_seconds(answers[0]) == drop_seconds(answers[1])
         assert events[0] == events[1]
 
 
@@ -608,6 +608,13 @@ def test_the_embedded_pair_segments_implicit_expressions(embedded: Sam4Mllm) -> 
     assert np.median(overlaps) > 0.93
 
 
+def drop_seconds(value: Any) -> Any:
+    """JSON without the times that backends took."""
+    if isinstance(value, dict):
+        return {name: drop_seconds(item) for name, item in value.items() if name != "seconds"}
+    return [drop_seconds(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def test_a_run_goes_on_after_a_restart_where_it_was_cut_off(tmp_path: Path) -> None:
     """Nothing is shared with the first run but the database and the folder of images."""
     store = ImageStore(folder=tmp_path / "images")
@@ -626,4 +633,4 @@ def test_a_run_goes_on_after_a_restart_where_it_was_cut_off(tmp_path: Path) -> N
         assert cut.get_state(thread).next == ("verify",)
     with SqliteSaver.from_conn_string(str(tmp_path / "thread.sqlite")) as saver:
         resumed = create_graph(checkpointer=saver).invoke(None, thread)
-    assert json.loads(json.dumps(resumed["answer"])) == json.loads(json.dumps(whole["answer"]))
+    assert drop_seconds(resumed["answer"]) == drop_seconds(whole["answer"])

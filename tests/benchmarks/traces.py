@@ -1,8 +1,8 @@
-"""Records runs of the embedded pair by every method and replays them: how many come to the same result, and what it takes.
+"""Record runs of the embedded pair by every method, and replay them: how many give the same result, and how long it takes.
 
     python -m tests.benchmarks.traces [--scenes N]
 
-Prints the medians of this process's own time: a run, a run recorded, saving it with its picture, loading and replaying it.
+Prints medians of this process's CPU time: of a run, a recorded run, saving the trace with its image, loading and replaying it.
 """
 
 import argparse
@@ -12,46 +12,63 @@ from random import Random
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import process_time
-from typing import Any
+from typing import TypeVar
 
 from PIL import Image
 
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene
-from sam4mllm_tool.pipeline.sam4mllm import METHODS, Sam4Mllm
+from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm
 from sam4mllm_tool.trace import Recorder, load, replay, save
+from sam4mllm_tool.types import Image as RGBImage
 
-FIRST = 400_000
+FIRST_SEED = 400_000
 EXPRESSIONS = 4
+
+T = TypeVar("T")
+
+
+class Benchmark:
+    """Collects CPU times by action, and the sizes of the saved files."""
+
+    def __init__(self, path: Path) -> None:
+        self.models = Sam4Mllm.load("embedded", "embedded")
+        self.path = path
+        self.seconds: dict[str, list[float]] = {}
+        self.sizes: list[int] = []
+
+    def measure(self, action: str, call: Callable[[], T]) -> T:
+        """Call and note how long it took."""
+        start = process_time()
+        result = call()
+        self.seconds.setdefault(action, []).append(process_time() - start)
+        return result
+
+    def replays_to_same_result(self, image: RGBImage, expression: str, method: Method) -> bool:
+        """Run, record, save and replay one expression."""
+        recorder = Recorder(self.models)
+        self.measure("run", lambda: self.models.segment(image, expression, method=method))
+        self.measure("recorded", lambda: recorder.models.segment(image, expression, method=method))
+        self.measure("saved", lambda: save(recorder.traces[0], self.path))
+        self.sizes.append(self.path.stat().st_size)
+        return not self.measure("replayed", lambda: replay(load(self.path))).difference
 
 
 def main() -> None:
+    """Run the benchmark and print its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=25, help="default: %(default)s")
-    models, took, same, runs, sizes = Sam4Mllm.load("embedded", "embedded"), dict[str, list[float]](), 0, 0, list[int]()
-
-    def timed(what: str, call: Callable[[], Any]) -> Any:
-        began = process_time()
-        given = call()
-        took.setdefault(what, []).append(process_time() - began)
-        return given
-
+    parser.add_argument("--scenes", type=int, default=25, help="number of drawn scenes; default: %(default)s")
+    scenes = parser.parse_args().scenes
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "run.trace.json.gz"
-        for seed in range(FIRST, FIRST + parser.parse_args().scenes):
-            drawn = draw_scene(seed)
-            image = Image.fromarray(drawn.image)
-            for expression in sample_expressions(drawn, EXPRESSIONS, Random(seed)):
-                for method in METHODS:
-                    recorder = Recorder(models)
-                    timed("run", lambda: models.segment(image, expression.text, method=method))  # noqa: B023
-                    timed("recorded", lambda: recorder.models.segment(image, expression.text, method=method))  # noqa: B023
-                    timed("saved", lambda: save(recorder.traces[0], path))  # noqa: B023
-                    same += not timed("replayed", lambda: replay(load(path))).difference
-                    runs += 1
-                    sizes.append(path.stat().st_size)
-    print(f"{same} of {runs} runs replay to the same result")
-    print(", ".join(f"{what} {1000 * median(times):.1f} ms" for what, times in took.items()), f"{median(sizes) / 1000:.0f} kB")
+        benchmark, same = Benchmark(Path(folder) / "run.trace.json.gz"), 0
+        for seed in range(FIRST_SEED, FIRST_SEED + scenes):
+            scene = draw_scene(seed)
+            image = Image.fromarray(scene.image)
+            for expression in sample_expressions(scene, EXPRESSIONS, Random(seed)):
+                same += sum(benchmark.replays_to_same_result(image, expression.text, method) for method in METHODS)
+    print(f"{same} of {len(benchmark.sizes)} runs replay to the same result")
+    medians = ", ".join(f"{action} {1000 * median(times):.1f} ms" for action, times in benchmark.seconds.items())
+    print(medians, f"{median(benchmark.sizes) / 1000:.0f} kB")
 
 
 if __name__ == "__main__":

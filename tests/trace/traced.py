@@ -1,4 +1,4 @@
-"""Runs that the tests record: of the embedded pair on drawn scenes, and of scripted models."""
+"""Recorded runs for the tests: of the embedded pair on drawn scenes, and of scripted models."""
 
 from functools import cache
 from random import Random
@@ -26,7 +26,7 @@ def embedded() -> Sam4Mllm:
 
 
 def scene(seed: int) -> tuple[Image, list[str]]:
-    """A drawn picture and some expressions about it, one of what is not there among them."""
+    """Return a drawn image and expressions about it, the last of an object that is not there."""
     drawn = draw_scene(seed)
     expressions = [expression.text for expression in sample_expressions(drawn, 4, Random(seed))]
     return PILImage.fromarray(drawn.image), [*expressions, "the purple elephant"]
@@ -37,7 +37,7 @@ def scripted(*replies: Reply | str, greedy: bool = False) -> Sam4Mllm:
 
 
 def traced(models: Sam4Mllm, image: Image = GREY, expression: str = "a cat", method: str = "pqpp") -> Trace:
-    """The trace of one run that comes to a result."""
+    """Return the trace of one run that gives a result."""
     recorder = Recorder(models)
     recorder.models.segment(image, expression, method=method)  # type: ignore[arg-type]
     (trace,) = recorder.traces
