@@ -16,7 +16,7 @@ from sam4mllm_tool.cli.options import Command
 from sam4mllm_tool.errors import Sam4MllmError
 
 if TYPE_CHECKING:
-    from sam4mllm_tool.trace.schema import Runs, Trace
+    from sam4mllm_tool.trace.schema import Trace
 
 __all__ = ["trace_app"]
 
@@ -104,7 +104,7 @@ def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[Runs, ...]":
     import numpy as np
 
     from sam4mllm_tool.images.load import load_image
-    from sam4mllm_tool.trace.schema import Runs, TraceError
+    from sam4mllm_tool.trace.schema import RunLengthMask, TraceError
 
     masks = []
     for path in paths:
@@ -115,7 +115,7 @@ def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[Runs, ...]":
         mask = np.asarray(image.convert("L")) > 127
         if not mask.any():
             raise TraceError(f"{path} is black: there is no object in it; 'there is no such object' is --none")
-        masks.append(Runs.of(mask))
+        masks.append(RunLengthMask.of(mask))
     return tuple(masks)
 
 

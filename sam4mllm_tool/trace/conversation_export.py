@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.errors import ExpressionError, quote_text
-from sam4mllm_tool.protocol.dialogues import checked_expression
+from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
 
@@ -98,7 +98,7 @@ def sample_line(trace: Trace, path: Path) -> dict[str, Any]:
 def _read_expression(trace: Trace, place: str) -> str:
     expression = trace.expression if trace.result is None else trace.result.get("expression")
     try:
-        return checked_expression(expression)
+        return validate_expression(expression)
     except ExpressionError as error:
         raise TraceError(f"{place}: {error}") from error
 

@@ -195,7 +195,7 @@ class _View:
         for step in self.trace.steps if self.objects else ():
             if isinstance(step, SegmentStep) and step.crop is not None:
                 for candidate in step.objects:
-                    ious = [segmented.box.iou(step.crop.box_out(candidate.prompt.box)) for segmented in self.objects]
+                    ious = [segmented.box.iou(step.crop.to_image_box(candidate.prompt.box)) for segmented in self.objects]
                     colors[candidate.mask.counts] = self.colors[ious.index(max(ious))]
         return colors
 

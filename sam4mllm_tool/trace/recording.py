@@ -19,7 +19,7 @@ from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.protocol import Exchange, Placed
+from sam4mllm_tool.protocol import Exchange, PointsByBox
 from sam4mllm_tool.trace.files import save
 from sam4mllm_tool.trace.schema import (
     Failure,
@@ -161,7 +161,7 @@ def _collect_settings(context: RunContext) -> TraceSettings:
     return TraceSettings.of(context.traits, config)
 
 
-def _sampled_points(context: RunContext) -> Placed:
+def _sampled_points(context: RunContext) -> PointsByBox:
     """The points that a sampler of the caller's own gave.
 
     Where the answers about them were unreadable it is called again: a sampler gives the same points for the same box.
@@ -172,13 +172,13 @@ def _sampled_points(context: RunContext) -> Placed:
     for exchange in context.transcript.exchanges:
         for box in _readable_boxes(context, exchange):
             points.setdefault(box, tuple(context.config.sampler(box)))
-    return Placed(tuple(points.items()))
+    return PointsByBox(tuple(points.items()))
 
 
 def _readable_boxes(context: RunContext, exchange: Exchange) -> tuple[Box, ...]:
     if not isinstance(exchange.question.answer, FreeText):
         return ()
     try:
-        return tuple(context.dialect.read_boxes(exchange.question, exchange.reply, context.size))
+        return tuple(context.dialect.parse_boxes(exchange.question, exchange.reply, context.size))
     except ReplyError:
         return ()

@@ -17,7 +17,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.pipeline.calibration import Calibration
 from sam4mllm_tool.pipeline.run_context import ModelTraits
-from sam4mllm_tool.protocol import Dialect, Exchange, FixedList, Grid, Placed, PoissonDisk, Thresholds
+from sam4mllm_tool.protocol import Dialect, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace.codec import STRICT, TraceError, from_plain, to_plain
 from sam4mllm_tool.types import Box, Image, Label, Mask, MaskCandidate, ObjectPrompt, PointPrompt, SegmentedObject, Size, Turn
 
@@ -41,9 +41,9 @@ __all__ = [
     "read_result",
 ]
 
-KnownSampler: TypeAlias = Grid | FixedList | Placed | PoissonDisk
+KnownSampler: TypeAlias = Grid | FixedList | PointsByBox | PoissonDisk
 """The samplers that a trace can hold."""
-_SAMPLERS: dict[str, type] = {"grid": Grid, "fixed list": FixedList, "placed": Placed, "poisson disk": PoissonDisk}
+_SAMPLERS: dict[str, type] = {"grid": Grid, "fixed list": FixedList, "placed": PointsByBox, "poisson disk": PoissonDisk}
 
 
 def _read_sampler(tree: Any) -> KnownSampler:

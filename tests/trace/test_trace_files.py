@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.pipeline.calibration import Calibration, Scaling
 from sam4mllm_tool.pipeline.run_context import ModelTraits
-from sam4mllm_tool.protocol import DIALECTS, PLAIN, Exchange, FixedList, Grid, Placed, PoissonDisk, Thresholds
+from sam4mllm_tool.protocol import DIALECTS, PLAIN, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, replay, save
 from sam4mllm_tool.trace.files import from_json, seal, to_json
 from sam4mllm_tool.trace.schema import (
@@ -67,7 +67,7 @@ samplers = st.one_of(
     st.builds(Grid, st.integers(1, 9), st.integers(1, 9)),
     st.just(FixedList()),
     st.builds(PoissonDisk, st.integers(0, 9), share, st.just(9.5), st.just(2.5)),
-    st.builds(Placed, st.lists(st.tuples(box, st.just((Point(1.5, 2.5),))), max_size=2).map(tuple)),
+    st.builds(PointsByBox, st.lists(st.tuples(box, st.just((Point(1.5, 2.5),))), max_size=2).map(tuple)),
 )
 settings = st.builds(
     TraceSettings,

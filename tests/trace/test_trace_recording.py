@@ -15,7 +15,7 @@ from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.methods import METHODS, Method, segment_expression
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.protocol import RELEASED, BoxOnly, Placed
+from sam4mllm_tool.protocol import RELEASED, BoxOnly, PointsByBox
 from sam4mllm_tool.trace import Recorder, load, recorded, replay, replaying, save
 from sam4mllm_tool.trace.schema import Failure, MLLMStep, SegmentStep, Trace
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Point, Question, Reply, Segmentation, SegmentedObject, Size
@@ -220,7 +220,7 @@ def test_a_custom_sampler_is_saved_as_the_points_that_it_gave() -> None:
     models = scripted(BOX, Reply("Yes", ((0.95, 0.05),)))
     models.config = replace(models.config, sampler=lambda box: (Point(box.x1 + 3, box.y1 + 4),))
     trace = traced(models)
-    assert isinstance(trace.settings.sampler, Placed)
+    assert isinstance(trace.settings.sampler, PointsByBox)
     assert replay(trace).difference == ""
 
 
@@ -229,7 +229,7 @@ def test_a_custom_sampler_is_saved_where_its_answers_stayed_unreadable() -> None
     models.config = replace(models.config, sampler=lambda box: (box.center,))
     trace = traced(models)
     box = Box(10.05, 8.04, 50.05, 48.04)
-    assert trace.settings.sampler == Placed(((box, (box.center,)),))
+    assert trace.settings.sampler == PointsByBox(((box, (box.center,)),))
     assert replay(trace).difference == ""
 
 
