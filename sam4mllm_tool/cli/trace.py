@@ -16,7 +16,7 @@ from sam4mllm_tool.cli.options import Command
 from sam4mllm_tool.errors import Sam4MllmError
 
 if TYPE_CHECKING:
-    from sam4mllm_tool.trace.schema import Trace
+    from sam4mllm_tool.trace.schema import RunLengthMask, Trace
 
 __all__ = ["trace_app"]
 
@@ -99,7 +99,7 @@ def accept(
     print(f"{file}: {verdict}{', with what is right' if objects is not None else ''}")
 
 
-def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[Runs, ...]":
+def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[RunLengthMask, ...]":
     """Read one mask per image of the trace's size: the pixels that are lighter than half."""
     import numpy as np
 

@@ -73,8 +73,6 @@ class Crop:
         corners = (self.left, self.top, self.left + self.width, self.top + self.height)
         return image.resize(self.output_size, PILImage.Resampling.BICUBIC, box=corners)
 
-    words, shown, picture = description, output_size, apply  # the old names, for one release
-
     def to_crop_prompt(self, prompt: ObjectPrompt) -> ObjectPrompt:
         """Move a prompt from the image to the crop: the box is clipped to it, points outside are dropped."""
         (x1, y1), (x2, y2) = self._to_crop(prompt.box.x1, prompt.box.y1), self._to_crop(prompt.box.x2, prompt.box.y2)

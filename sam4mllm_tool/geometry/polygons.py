@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sam4mllm_tool.types import Mask
 
-__all__ = ["mask_to_polygons", "polygons"]
+__all__ = ["mask_to_polygons"]
 
 _Ints = npt.NDArray[np.int64]
 
@@ -36,9 +36,6 @@ def mask_to_polygons(mask: Mask) -> list[list[float]]:
     after_horizontal = _next_edges(horizontal, vertical, right_turns=(-1, 1))
     after_vertical = _next_edges(vertical, horizontal, right_turns=(1, -1))
     return _collect_rings(horizontal, after_vertical[after_horizontal])
-
-
-polygons = mask_to_polygons  # the old name, for one release
 
 
 def _edges(steps: npt.NDArray[np.int8]) -> _Ints:

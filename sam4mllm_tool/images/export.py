@@ -13,11 +13,11 @@ from PIL import Image as PILImage
 from sam4mllm_tool.atomic_io import atomic_path, write_bytes
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.geometry.polygons import polygons
+from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
-__all__ = ["make_folder", "mask_image", "overlay", "polygons", "summary", "write_outputs"]
+__all__ = ["make_folder", "mask_image", "mask_to_polygons", "overlay", "summary", "write_outputs"]
 
 
 def mask_image(segmentation: Segmentation) -> Image:

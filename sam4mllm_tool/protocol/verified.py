@@ -38,13 +38,6 @@ class Verified:
         """For each box the probability that it is what was meant, None where unknown; None before the replies."""
         return None if self.verifications is None else tuple(map(_match_probability, self.verifications))
 
-    meant = match_probabilities  # the old name, for one release
-
-    @property
-    def inner(self) -> PQPP:
-        """The old name of `pqpp`, for one release."""
-        return self.pqpp
-
     @property
     def expression(self) -> str:
         return self.pqpp.expression

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.geometry.crops import Crop
-from sam4mllm_tool.geometry.polygons import polygons
+from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR, Colour, choose_colours
 from sam4mllm_tool.trace.files import encode_png
 from sam4mllm_tool.trace.schema import RecordedImage, ResultObject
@@ -161,7 +161,7 @@ def draw_thumbnail(shown: Crop | Size, mask: Mask, prompt: ObjectPrompt, color: 
         color: Of mask and box.
         description: For people who can't see it.
     """
-    view = _surroundings(prompt.box, shown.shown if isinstance(shown, Crop) else shown)
+    view = _surroundings(prompt.box, shown.output_size if isinstance(shown, Crop) else shown)
     css = format_css(color)
     radius = max(view.width, view.height) / 45
     return ImageLayers(
@@ -176,7 +176,7 @@ def draw_thumbnail(shown: Crop | Size, mask: Mask, prompt: ObjectPrompt, color: 
 
 def _crop_transform(crop: Crop) -> str:
     """Move the part of the image that the crop shows to where the crop shows it."""
-    across, down = crop.shown.width / crop.width, crop.shown.height / crop.height
+    across, down = crop.output_size.width / crop.width, crop.output_size.height / crop.height
     return f"scale({across:g} {down:g}) translate({-crop.left} {-crop.top})"
 
 
@@ -188,7 +188,7 @@ def _surroundings(box: Box, size: Size) -> Box:
 
 
 def _mask_shape(mask: Mask, color: str, title: str = "") -> MaskShape:
-    return MaskShape("".join(map(_ring_path, polygons(mask))), color, title)
+    return MaskShape("".join(map(_ring_path, mask_to_polygons(mask))), color, title)
 
 
 def _ring_path(corners: Sequence[float]) -> str:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.crops import Crop
+from sam4mllm_tool.interactive import RefinementResult
 from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -119,7 +120,7 @@ class _RecordingHook(RunHook):
 
     def after_request(self, request: Request, response: Response) -> None:
         transform = request.transform
-        description = None if transform is None else transform.words
+        description = None if transform is None else transform.description
         if isinstance(request, MLLMRequest):
             exchanges = tuple(map(Exchange, request.questions, response.replies))
             self._steps.append(MLLMStep(exchanges, response.seconds, description))
@@ -138,7 +139,7 @@ class _RecordingHook(RunHook):
             expression=self._context.expression,
             method=self._context.method,
             steps=tuple(self._steps),
-            result=_result_json(result, self._context),
+            result=_result_json(result),
             error=None if error is None else Failure(type(error).__name__, str(error)),
             began=self._began.isoformat(timespec="milliseconds"),
             seconds=time.perf_counter() - self._start,
@@ -147,10 +148,10 @@ class _RecordingHook(RunHook):
         self._keep(trace)
 
 
-def _result_json(result: object, context: RunContext) -> dict[str, Any] | None:
-    """The result as JSON if it is a segmentation, or can build one as a refinement's can."""
-    if callable(build := getattr(result, "segmentation", None)):
-        result = build(context)
+def _result_json(result: object) -> dict[str, Any] | None:
+    """The result as JSON if it is a segmentation, or holds one as a refinement's does."""
+    if isinstance(result, RefinementResult):
+        result = result.segmentation
     return result.to_dict() if isinstance(result, Segmentation) else None
 
 

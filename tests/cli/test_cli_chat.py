@@ -206,7 +206,7 @@ def conversation_with(*answers: Any) -> ChatThread:
     models = Sam4Mllm(ScriptedMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
     toolkit = Sam4MllmToolkit(sam4mllm=models)
     graph = build_chat_graph(ScriptedChatModel(answers=list(answers)), toolkit, InMemorySaver())
-    return ChatThread(graph, toolkit.pictures, "thread")
+    return ChatThread(graph, toolkit.image_store, "thread")
 
 
 async def events_of(conversation: ChatThread, text: str) -> list[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR
-from sam4mllm_tool.images.export import mask_image, overlay, polygons, summary, write_outputs
+from sam4mllm_tool.images.export import mask_image, mask_to_polygons, overlay, summary, write_outputs
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 128)}
@@ -66,12 +66,12 @@ def fill_even_odd(rings: list[list[float]], shape: tuple[int, int]) -> Mask:
 
 @given(arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12)))
 def test_filling_the_polygons_gives_the_mask_back(mask: Mask):
-    assert np.array_equal(fill_even_odd(polygons(mask), mask.shape), mask)
+    assert np.array_equal(fill_even_odd(mask_to_polygons(mask), mask.shape), mask)
 
 
 def test_filling_the_polygons_of_a_scene_gives_its_masks_back():
     for segmented in scene(count=3)[1].objects:
-        assert np.array_equal(fill_even_odd(polygons(segmented.mask), segmented.mask.shape), segmented.mask)
+        assert np.array_equal(fill_even_odd(mask_to_polygons(segmented.mask), segmented.mask.shape), segmented.mask)
 
 
 def mask_from(*rows: str) -> Mask:
@@ -94,20 +94,20 @@ def mask_from(*rows: str) -> Mask:
     ],
 )
 def test_polygons_match_those_made_by_hand(mask: Mask, expected: list[list[float]]):
-    assert polygons(mask) == expected
+    assert mask_to_polygons(mask) == expected
 
 
 def test_pycocotools_reads_the_polygons_of_masks_without_holes():
     mask = np.zeros((40, 50), bool)
     mask[5:20, 10:30] = mask[15:35, 25:45] = True
-    read = coco.frPyObjects(polygons(mask), *mask.shape)
+    read = coco.frPyObjects(mask_to_polygons(mask), *mask.shape)
     assert rle.decode(coco.merge(read)).sum() == pytest.approx(mask.sum(), rel=0.02)
     assert coco.iou([rle.encode(mask)], [coco.merge(read)], [0])[0, 0] > 0.97  # pycocotools rounds at the edges
 
 
 def test_polygons_refuse_a_mask_that_is_not_bool():
     with pytest.raises(ValueError, match=r"\(H, W\) bool"):
-        polygons(np.zeros((2, 2), np.uint8))  # type: ignore[arg-type]
+        mask_to_polygons(np.zeros((2, 2), np.uint8))  # type: ignore[arg-type]
 
 
 # The overlay

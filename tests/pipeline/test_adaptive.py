@@ -193,7 +193,7 @@ def test_a_checked_dialogue_is_rebuilt_from_its_replies() -> None:
     start = PQPP.start("the mug", Size(200, 200), dialect=PLAIN, sampler=Grid(2, 1)).answer([boxes])
     replies = [sure(0.9), sure(0.1), sure(0.8)]
     done = replay(Verified(start), [replies])
-    assert done.meant == (0.8,)
+    assert done.match_probabilities == (0.8,)
     assert [(point.label, point.confidence) for point in done.prompts[0].points] == [(1, 0.9)]
     assert [exchange.reply for exchange in done.history] == [boxes, *replies]
     assert done.pending == ()

@@ -440,7 +440,7 @@ def test_a_mask_of_a_crop_has_the_size_of_the_crop() -> None:
     prompts = [ObjectPrompt(Box(10, 10, 40, 30))]
     for segmenter, refused in ((BoxSegmenter(), False), (whole, True)):
         models = Sam4Mllm(ScriptedMLLM([]), segmenter)
-        flow = on_crop(crop, models.start_run(crop.shown).segment_prompts(prompts))
+        flow = on_crop(crop, models.start_run(crop.output_size).segment_prompts(prompts))
         if refused:
             with pytest.raises(BackendError, match=r"a mask of \(80, 100\) bool: expected \(40, 50\) bool"):
                 models.run(IMAGE, flow)

@@ -180,8 +180,8 @@ def test_a_trace_holds_the_crops_that_were_shown(tmp_path: Path) -> None:
     for step in crop_steps:
         assert isinstance(step, SegmentStep)
         assert step.crop is not None
-        assert step.transform == step.crop.words
-        assert step.objects[0].mask.mask().shape == (step.crop.shown.height, step.crop.shown.width)
+        assert step.transform == step.crop.description
+        assert step.objects[0].mask.mask().shape == (step.crop.output_size.height, step.crop.output_size.width)
     save(trace, tmp_path / "t.json")
     assert load(tmp_path / "t.json").steps == trace.steps
     assert replay(load(tmp_path / "t.json")).difference == ""
