@@ -65,8 +65,8 @@ def measure_selection(side: int, images: int) -> None:
             start = time.perf_counter()
             for prompt in prompts:
                 if encode_again:
-                    segmenter._once.clear()
-                    segmenter._often.clear()
+                    segmenter._used_once.clear()
+                    segmenter._used_again.clear()
                 mask_iou(segmenter.segment(image, [prompt])[0].mask, mask)
             seconds[name] += time.perf_counter() - start
         prompt_count += len(prompts)
