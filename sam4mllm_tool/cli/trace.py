@@ -56,7 +56,7 @@ def replay(file: TraceArgument) -> int:
     if outcome.difference:
         print(f"differs: {' '.join(outcome.difference.split())}")
         return 1
-    replies, prompts = len(list(trace.exchanges)), len(list(trace.found))
+    replies, prompts = len(list(trace.exchanges)), len(list(trace.objects))
     print(f"the same result: {_describe_outcome(trace)}, from {replies} replies and {prompts} prompts, without any model")
     return 0
 
@@ -109,8 +109,8 @@ def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[RunLengthMask, 
     masks = []
     for path in paths:
         image = load_image(path)
-        if image.size != trace.picture.size:
-            sizes = f"{image.width} x {image.height} pixels, the trace's image {' x '.join(map(str, trace.picture.size))}"
+        if image.size != trace.image.size:
+            sizes = f"{image.width} x {image.height} pixels, the trace's image {' x '.join(map(str, trace.image.size))}"
             raise TraceError(f"{path} is {sizes}")
         mask = np.asarray(image.convert("L")) > 127
         if not mask.any():

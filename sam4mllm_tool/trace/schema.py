@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, NoReturn, TypeAlias, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, PlainSerializer, PlainValidator, Tag
+from typing_extensions import deprecated
 
 from sam4mllm_tool.config import METHODS, SegmentationConfig
 from sam4mllm_tool.geometry import rle
@@ -320,11 +321,13 @@ class Trace:
         return (segmented for step in self.steps if isinstance(step, SegmentStep) for segmented in step.objects)
 
     @property
+    @deprecated("`picture` is now `image`")
     def picture(self) -> RecordedImage:
         """The name of `image` before version 0.2."""
         return self.image
 
     @property
+    @deprecated("`found` is now `objects`")
     def found(self) -> Iterator[RecordedObject]:
         """The name of `objects` before version 0.2."""
         return self.objects

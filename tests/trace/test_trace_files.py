@@ -346,3 +346,11 @@ def test_settings_come_back_as_traits_and_config() -> None:
 def test_settings_with_a_sampler_of_ones_own_are_refused() -> None:
     with pytest.raises(TraceError, match="sampler of type function"):
         TraceSettings.of(ModelTraits(), SegmentationConfig(sampler=lambda box: (box.center,)))
+
+
+def test_the_old_names_of_image_and_objects_still_work_with_a_warning() -> None:
+    trace = traced()
+    with pytest.warns(DeprecationWarning, match="`picture` is now `image`"):
+        assert trace.picture is trace.image
+    with pytest.warns(DeprecationWarning, match="`found` is now `objects`"):
+        assert list(trace.found) == list(trace.objects)
