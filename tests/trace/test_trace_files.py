@@ -349,7 +349,7 @@ def test_settings_with_a_sampler_of_ones_own_are_refused() -> None:
 
 
 def test_the_old_names_of_image_and_objects_still_work_with_a_warning() -> None:
-    trace = traced()
+    trace = traced(scripted(BOX, SURE))
     with pytest.warns(DeprecationWarning, match="`picture` is now `image`"):
         assert trace.picture is trace.image
     with pytest.warns(DeprecationWarning, match="`found` is now `objects`"):
