@@ -21,9 +21,9 @@ from langgraph.types import Command
 
 from sam4mllm_tool.agents.image_blocks import DATA_URI, FileId, SentImage, parse_block
 from sam4mllm_tool.agents.image_rendering import ImageRenderer, format_image_line, format_refusal
+from sam4mllm_tool.deprecation import deprecated_names, rename_arguments
 from sam4mllm_tool.errors import ImageError, Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.tools.deprecation import deprecated_names, rename_arguments
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore, list_image_ids
 
 __all__ = ["ImageGraph", "ImageMiddleware"]

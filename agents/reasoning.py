@@ -23,6 +23,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.rephraser import Rephraser, Rephrasings
+from sam4mllm_tool.deprecation import rename_arguments
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.requests import Flow
@@ -37,7 +38,6 @@ from sam4mllm_tool.reasoning.attempts import (
 )
 from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
 from sam4mllm_tool.reasoning.strategies import ReasoningStrategies
-from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.image_store import ImageStore, is_image_id
 from sam4mllm_tool.types import Image, Size
 
@@ -263,7 +263,7 @@ class _Step:
         expression, size = self.state["expression"], strategies.size
         reasoned = build_reasoning_result(expression, size, attempts, ended, meter.spent)
         segmentation = reasoned.segmentation
-        if segmentation and segmentation.objects and strategies.config.closer:
+        if segmentation and segmentation.objects and strategies.config.refine_crops:
             objects = yield from refine_crops(strategies.run.with_new_transcript(), segmentation.objects)
             segmentation = replace(segmentation, objects=tuple(objects))
         boxes = None if segmentation is None else [list(segmented.prompt.box) for segmented in segmentation.objects]

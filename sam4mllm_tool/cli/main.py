@@ -70,8 +70,8 @@ def _print_version(value: bool) -> None:
 
 @app.callback(
     epilog="Each command has a help page: sam4mllm COMMAND --help. For example:\n\n"
-    'sam4mllm segment photo.jpg "the mug behind the laptop" --mllm Qwen/Qwen2.5-VL-7B-Instruct --segmenter '
-    "facebook/sam2.1-hiera-large --out result"
+    'sam4mllm segment photo.jpg "the mug behind the laptop" --mllm llava-hf/llava-v1.6-mistral-7b-hf '
+    "--segmenter facebook/sam-vit-huge --out result"
 )
 def _root(
     version: Annotated[

@@ -62,7 +62,7 @@ def validate_objects(
 
     Raises:
         BackendError: There are more or fewer objects than prompts, a mask (also of an alternative) is not (H, W) bool of the
-            image's size, or a score or confidence is not in [0, 1].
+            image's size, a score or confidence is not in [0, 1], or a prompt has a coordinate that is not finite.
     """
     checked = _validate_sequence(name, "masks", SegmentedObject, objects, len(prompts))
     for number, segmented in enumerate(checked, start=1):
@@ -70,6 +70,7 @@ def validate_objects(
         _validate_candidate(start, size, segmented)
         if segmented.confidence is not None and not _is_probability(segmented.confidence):
             raise BackendError(f"{start} the confidence {_show(segmented.confidence)}: expected one in [0, 1], or None")
+        _validate_prompt(start, segmented.prompt)
         for candidate in segmented.alternatives:
             _validate_candidate(f"{name} gave an alternative of object {number}", size, candidate)
     return checked
@@ -120,6 +121,18 @@ def _validate_candidate(start: str, size: Size, candidate: SegmentedObject | Mas
         raise BackendError(f"{start} a mask of {mask.shape} {mask.dtype}: expected {shape} bool, the size of the image")
     if not _is_probability(candidate.score):
         raise BackendError(f"{start} the score {_show(candidate.score)}: expected one in [0, 1]")
+
+
+def _validate_prompt(start: str, prompt: ObjectPrompt) -> None:
+    coordinates = (*prompt.box, *(value for point in prompt.points for value in (point.x, point.y)))
+    for value in coordinates:
+        if not (_is_number(value) and math.isfinite(value)):
+            raise BackendError(f"{start} a prompt with the coordinate {_show(value)}: expected a finite number of pixels")
+    for point in prompt.points:
+        if point.label not in (0, 1) or not (point.confidence is None or _is_probability(point.confidence)):
+            raise BackendError(
+                f"{start} the point {_show(point)}: expected a label of 0 or 1, and a confidence in [0, 1] or None"
+            )
 
 
 def _is_number(value: Any) -> bool:

@@ -16,7 +16,7 @@ Step 4 is skipped where nothing is in doubt, and no more points are asked about 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sam4mllm_tool.geometry.boxes import format_box, mask_iou, select_new_boxes
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, format_box, mask_iou, select_new_boxes
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.point_selection import pick_better, point_agreement, select_medoid, select_points, tighten_box
 from sam4mllm_tool.pipeline.requests import Flow
@@ -33,8 +33,6 @@ _ADDED = 0.8
 """Confidence that another box needs to be added to several."""
 _DROPPED = 0.4
 """Confidence below which one of several objects is dropped."""
-_SAME_BOX_IOU = 0.5
-"""IoU of two boxes that are one object's."""
 _SAME_MASK_IOU = 0.8
 """IoU of two masks that are one object's."""
 
@@ -155,7 +153,7 @@ def _reconsider(run: RunContext, expression: str, candidates: list[_Candidate]) 
     """Step 4: ask for other boxes, and keep the more probable objects."""
     boxes = [candidate.segmented.prompt.box for candidate in candidates]
     other_boxes = yield from run.find_other_boxes(expression, boxes)
-    new_boxes = select_new_boxes(other_boxes or (), boxes, _SAME_BOX_IOU)[: MAX_OBJECTS - len(boxes)]
+    new_boxes = select_new_boxes(other_boxes or (), boxes, SAME_OBJECT_IOU)[: MAX_OBJECTS - len(boxes)]
     if not new_boxes:
         return _choose(run, candidates, [])
     others = yield from _examine_boxes(run, expression, new_boxes, run.transcript.exchanges[-1])

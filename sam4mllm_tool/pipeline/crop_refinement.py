@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from sam4mllm_tool.errors import OverBudgetError
-from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_iou
 from sam4mllm_tool.geometry.crops import crop_around
 from sam4mllm_tool.pipeline.point_selection import select_medoid, trim_box
 from sam4mllm_tool.pipeline.requests import Flow, on_crop
@@ -25,8 +25,6 @@ _TRIMMED_SHARE = 0.005
 """Share of a mask's pixels that is trimmed on each side before its box is taken."""
 _MAX_SIDE = 1024
 """Pixels of a crop's longer side: as many as Segment Anything looks at."""
-_SAME_OBJECT_IOU = 0.5
-"""IoU from which on two masks, or two boxes, are of the same object."""
 _MAX_OBJECTS = 20
 """Objects of a result that are refined: each costs the segmenter three crops."""
 
@@ -69,13 +67,13 @@ def _vote(segmented: SegmentedObject, in_crops: Sequence[SegmentedObject]) -> Se
         return segmented
     votes = np.sum([in_crop.mask for in_crop in in_crops], axis=0, dtype=np.uint8)
     mask: Mask = np.asarray(2 * votes > len(in_crops))
-    if mask_iou(mask, segmented.mask) < _SAME_OBJECT_IOU:
+    if mask_iou(mask, segmented.mask) < SAME_OBJECT_IOU:
         return segmented
     return replace(segmented, mask=mask, score=sum(in_crop.score for in_crop in in_crops) / len(in_crops))
 
 
 def _average_boxes(core: Box, named: Box) -> Box:
     """The mean of the mask's box and the named one, each off in its own way; the mask's where they are of two objects."""
-    if core.iou(named) < _SAME_OBJECT_IOU:
+    if core.iou(named) < SAME_OBJECT_IOU:
         return core
     return Box(*((low + high) / 2 for low, high in zip(core, named, strict=True)))

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.models.segmenter.mask_choice import agreement
-from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, SegmentedObject
+from sam4mllm_tool.models.segmenter.mask_choice import agreement, prompt_score
+from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, SegmentedObject
 
 __all__ = [
     "pick_better",
@@ -85,7 +85,10 @@ def pick_better(segmented: SegmentedObject, other: SegmentedObject) -> Segmented
     better; the picked one carries the first one's points.
     """
     points = segmented.prompt.points
-    if not points or _CLEARLY_BETTER * _point_score(segmented, points) >= _point_score(other, points):
+    if not points:
+        return segmented
+    own_score, other_score = (prompt_score(each.mask, each.score, points) for each in (segmented, other))
+    if _CLEARLY_BETTER * own_score >= other_score:
         return segmented
     picked = replace(other, prompt=ObjectPrompt(other.prompt.box, points))
     return replace(picked, confidence=point_agreement(picked))
@@ -102,11 +105,13 @@ def select_medoid(segmented: SegmentedObject) -> SegmentedObject:
     Where the segmenter proposes one object three times, each with slips of its own, the medoid has the fewest. Where it
     proposes a whole and its parts, the answers tell them apart and there is nothing to choose from.
     """
-    candidates = [MaskCandidate(segmented.mask, segmented.score), *segmented.alternatives]
     points = segmented.prompt.points
-    scores = [candidate.score * (agreement(candidate.mask, points) or 0.0) for candidate in candidates]
+    if not points:
+        return segmented
+    candidates = [MaskCandidate(segmented.mask, segmented.score), *segmented.alternatives]
+    scores = [prompt_score(candidate.mask, candidate.score, points) for candidate in candidates]
     comparable = [index for index, score in enumerate(scores) if score >= _COMPARABLE * max(scores)]
-    if not points or len(comparable) < 3:
+    if len(comparable) < 3:
         return segmented
     likeness = {
         index: sum(mask_iou(candidates[index].mask, candidates[other].mask) for other in comparable) for index in comparable
@@ -115,10 +120,6 @@ def select_medoid(segmented: SegmentedObject) -> SegmentedObject:
     others = tuple(candidate for index, candidate in enumerate(candidates) if index != best)
     chosen = replace(segmented, mask=candidates[best].mask, score=candidates[best].score, alternatives=others)
     return replace(chosen, confidence=point_agreement(chosen))
-
-
-def _point_score(segmented: SegmentedObject, points: Sequence[PointPrompt]) -> float:
-    return segmented.score * (agreement(segmented.mask, points) or 0.0)
 
 
 def trim_box(mask: Mask, share: float) -> Box | None:

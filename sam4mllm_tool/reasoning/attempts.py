@@ -6,8 +6,9 @@ Values in, values out, each with a form in plain JSON, so that a run can be stor
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.reasoning.budget import Spent
@@ -45,9 +46,10 @@ class ReasoningConfig:
         abstain: Confidence below which no answer is given.
         steps: Strategies in the order in which they are tried; one that needs what a model lacks is skipped.
         wordings: Maximum number of other wordings that are tried.
-        closer: Whether the final masks are refined in crops, which asks the MLLM nothing.
+        refine_crops: Whether the final masks are refined in crops, which asks the MLLM nothing.
         overlay: Whether the MLLM can read its answer drawn on the image (`verify`). None: where the dialect has words for
             corrections; a checkpoint that was trained on this dialogue alone has none and never saw a drawing.
+        closer: The name of `refine_crops` before version 0.2.
 
     Raises:
         ValueError: A confidence is out of order, or there is no such strategy.
@@ -58,10 +60,14 @@ class ReasoningConfig:
     abstain: float = 0.5
     steps: tuple[Strategy, ...] = ("verify", "zoom", "other", "rephrase")
     wordings: int = 3
-    closer: bool = True
+    refine_crops: bool = True
     overlay: bool | None = None
+    closer: InitVar[bool | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, closer: bool | None) -> None:
+        if closer is not None:
+            warnings.warn("closer= is deprecated: use refine_crops=", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "refine_crops", closer)
         for name in ("sure", "sure_none"):
             if not 0 <= self.abstain <= getattr(self, name) <= 1:
                 raise ValueError(f"expected 0 <= abstain <= {name} <= 1, got {self.abstain} and {getattr(self, name)}")

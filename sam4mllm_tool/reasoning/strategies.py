@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
-from sam4mllm_tool.geometry.boxes import select_new_boxes
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, select_new_boxes
 from sam4mllm_tool.geometry.crops import Crop, crop_around, crop_quadrants
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.pipeline.point_selection import pick_better, select_points
@@ -26,8 +26,6 @@ T = TypeVar("T")
 
 _OBJECT_SHARE = 0.3
 """Share of a crop that a doubtful box takes."""
-_SAME_BOX_IOU = 0.5
-"""IoU from which on two boxes are of one object."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class ReasoningStrategies:
             boxes, checks = (yield from self._ask_in_crop(crop, known, run)) or ((), [])
             if best is not None and len(checks) == len(known):
                 extended[best] = extended[best].with_checks(checks)
-            new_boxes += select_new_boxes(map(crop.to_image_box, boxes), (*new_boxes, *_all_boxes(attempts)), _SAME_BOX_IOU)
+            new_boxes += select_new_boxes(map(crop.to_image_box, boxes), (*new_boxes, *_all_boxes(attempts)), SAME_OBJECT_IOU)
         if not new_boxes:
             return extended
         new = yield from self._examine_boxes("zoom", self.expression, new_boxes, run)
@@ -214,7 +212,7 @@ def _known(probabilities: Sequence[float | None]) -> list[float]:
 
 def _all_boxes(attempts: Sequence[Attempt]) -> list[Box]:
     """All boxes so far, each object once."""
-    return select_new_boxes((box for attempt in attempts for box in attempt.boxes), (), _SAME_BOX_IOU)
+    return select_new_boxes((box for attempt in attempts for box in attempt.boxes), (), SAME_OBJECT_IOU)
 
 
 def _add_new(attempts: Sequence[Attempt], new: Sequence[Attempt]) -> list[Attempt]:
@@ -230,7 +228,7 @@ def _add_new(attempts: Sequence[Attempt], new: Sequence[Attempt]) -> list[Attemp
 
 def _has_same_boxes(first: Attempt, second: Attempt) -> bool:
     pairs = zip(first.boxes, second.boxes, strict=False)
-    return len(first.boxes) == len(second.boxes) and all(a.iou(b) >= _SAME_BOX_IOU for a, b in pairs)
+    return len(first.boxes) == len(second.boxes) and all(a.iou(b) >= SAME_OBJECT_IOU for a, b in pairs)
 
 
 def _best_with_objects(attempts: Sequence[Attempt]) -> int | None:

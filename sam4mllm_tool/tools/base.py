@@ -20,12 +20,12 @@ from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from typing_extensions import deprecated
 
+from sam4mllm_tool.deprecation import rename_arguments
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, RunContext, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, list_artifacts, validate_extent
-from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.events import EventWriter
 from sam4mllm_tool.tools.image_store import (
     LATEST,

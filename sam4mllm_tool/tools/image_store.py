@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.atomic_io import write_bytes
+from sam4mllm_tool.deprecation import deprecated_names
 from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.tools.deprecation import deprecated_names
 from sam4mllm_tool.types import Image
 
 __all__ = [

@@ -6,10 +6,10 @@ from langchain_core.tools import BaseTool, BaseToolkit
 from pydantic import ConfigDict, Field, PrivateAttr
 from typing_extensions import deprecated
 
+from sam4mllm_tool.deprecation import rename_arguments
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
 from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
-from sam4mllm_tool.tools.deprecation import rename_arguments
 from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.tools.refine_tools import DescribeRegionTool, RefineTool

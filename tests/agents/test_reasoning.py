@@ -279,7 +279,7 @@ def test_refining_masks_on_crops_asks_no_question(image: str) -> None:
     rounds, segmenter_calls = {}, {}
     for closer in (True, False):
         mllm, segmenter = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT))), BoxSegmenter()
-        run_graph(graph_of(mllm, config=ReasoningConfig(closer=closer), segmenter=segmenter), image)
+        run_graph(graph_of(mllm, config=ReasoningConfig(refine_crops=closer), segmenter=segmenter), image)
         rounds[closer], segmenter_calls[closer] = mllm.rounds, len(segmenter.calls)
     assert rounds[True] == rounds[False]
     assert segmenter_calls[True] == segmenter_calls[False] + 2, "the first crop would enlarge nothing"

@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores of each expression to this file")
     arguments = parser.parse_args(argv)
-    config = ReasoningConfig(closer="closer" not in arguments.without)
+    config = ReasoningConfig(refine_crops="closer" not in arguments.without)
     if "again" in arguments.without:
         config = replace(config, steps=())
     budget = Budget(arguments.rounds)

@@ -147,12 +147,13 @@ async def test_a_cancelled_run_leaves_no_trace() -> None:
 
 
 async def test_a_run_cancelled_during_its_own_work_leaves_no_trace() -> None:
-    started, resume = threading.Event(), threading.Event()
+    started, resume, ended = threading.Event(), threading.Event(), threading.Event()
 
     def slow(models: Sam4Mllm) -> Flow[str]:
         yield from models.start_run(Size(100, 80)).run_dialogue(BoxOnly.start("a cat", Size(100, 80), dialect=models.dialect))
         started.set()
         resume.wait(10)
+        ended.set()
         return "done"
 
     recorder = Recorder(scripted(BOX))
@@ -162,7 +163,7 @@ async def test_a_run_cancelled_during_its_own_work_leaves_no_trace() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     resume.set()
-    await asyncio.sleep(0.1)
+    await asyncio.to_thread(ended.wait, 10)
     assert recorder.traces == ()
 
 

@@ -1,4 +1,4 @@
-"""Old names of public things: they work for one release and say by what they were replaced."""
+"""Old names of public modules, classes and arguments: they work for one release and say by what they were replaced."""
 
 import warnings
 from collections.abc import Callable, Mapping
