@@ -99,7 +99,7 @@ def score_segmentation(truth: GroundTruth, protocol: EvaluationProtocol, result:
     if result.size != truth.sample.size:
         raise DataError(f"the image is {tuple(result.size)}, the dataset says {tuple(truth.sample.size)}")
     mask = result.mask
-    points = result.point_answers or [
+    points = _drop_repeated(result.point_answers) or [
         PointAnswer(predicted.prompt.box, point) for predicted in result.objects for point in predicted.prompt.points
     ]
     return replace(
@@ -119,6 +119,11 @@ def _score_box(true_boxes: Sequence[Box], objects: Sequence[SegmentedObject]) ->
     if len(true_boxes) != 1:
         return None
     return bool(objects) and objects[0].prompt.box.iou(true_boxes[0]) >= _HIT_IOU
+
+
+def _drop_repeated(answers: Sequence[PointAnswer]) -> list[PointAnswer]:
+    """Count a question that was asked twice once, by its last answer."""
+    return list({(answer.box, answer.point.x, answer.point.y): answer for answer in answers}.values())
 
 
 def _score_points(
