@@ -83,9 +83,10 @@ clean:
 	.venv-newest/bin/pip install -qq --constraint .venv-newest/torch.txt --editable ".[test]"
 	touch $@
 
-.venv-oldest/tested: pyproject.toml setup.py constraints.txt scripts/floors.py
+.venv-oldest/tested: pyproject.toml setup.py constraints.txt  # uv finds versions by pyproject.toml's floors; pip can't
 	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python -m pip install -qq --upgrade --constraint constraints.txt pip
-	$(PYTHON) scripts/floors.py test > .venv-oldest/floors.txt
-	.venv-oldest/bin/pip install -qq --build-constraint constraints.txt --requirement .venv-oldest/floors.txt --editable ".[test]"
+	.venv-oldest/bin/python -m pip install -qq --upgrade --constraint constraints.txt pip uv
+	.venv-oldest/bin/uv pip compile -q --python .venv-oldest/bin/python --resolution lowest-direct --no-annotate \
+		--extra test pyproject.toml --output-file .venv-oldest/floors.txt
+	.venv-oldest/bin/pip install -qq --constraint .venv-oldest/floors.txt --build-constraint constraints.txt --editable ".[test]"
 	touch $@
