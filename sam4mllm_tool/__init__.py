@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = [
     "BackendError",
     "Box",

@@ -50,6 +50,10 @@ class BackendError(Sam4MllmError):
     """A model failed while it ran: out of memory, a broken checkpoint, a server that does not answer."""
 
 
+class EmptyMaskError(Sam4MllmError):
+    """The segmenter found no pixel in any box that the MLLM gave. The message names the boxes."""
+
+
 class ReplyError(Sam4MllmError):
     """The model's reply breaks the dialogue's format.
 

@@ -6,7 +6,7 @@ Segment Anything's own API. Arrays are (H, W). All values are frozen, and no mod
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -230,10 +230,12 @@ class SegmentedObject:
         mask: (H, W) bool.
         prompt: The box and points that the segmenter was prompted with.
         score: Segment Anything's predicted IoU of the mask, in [0, 1].
-        confidence: Probability in [0, 1] that this is an object that the expression means; None where the model gave no
-            probabilities. `adaptive` asks the model for it and calibrates the answer. The paper's methods don't ask: they
-            report how well the mask agrees with the kept point answers, which hardly tells a wrong box from a right one.
+        confidence: Calibrated probability in [0, 1] that this is an object that the expression means. `adaptive` asks the MLLM
+            for it. None where nobody asked, as with the paper's methods and with clicks, where the MLLM gives no
+            probabilities, and where `Segmentation.warnings` say that they mean nothing.
         alternatives: The candidates that were not chosen, best first; empty where they would take too much memory.
+        agreement: How well the mask agrees with the kept point answers, in [0, 1] (`balanced_agreement`). It tells a good
+            mask from a bad one, and hardly a wrong box from a right one. None with fewer than two points on the object.
     """
 
     mask: Mask
@@ -241,6 +243,7 @@ class SegmentedObject:
     score: float
     confidence: float | None = None
     alternatives: tuple[MaskCandidate, ...] = ()
+    agreement: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, the mask as a COCO RLE."""
@@ -249,6 +252,7 @@ class SegmentedObject:
             "points": [point.to_dict() for point in self.prompt.points],
             "score": self.score,
             "confidence": self.confidence,
+            "agreement": self.agreement,
             "mask": rle.encode(self.mask),
         }
 
@@ -258,8 +262,8 @@ class SegmentedObject:
         with _reading("an object"):
             points = tuple(PointPrompt.from_dict(point) for point in fields["points"])
             prompt = ObjectPrompt(Box(*map(float, fields["box"])), points)
-            confidence = _read_probability(fields["confidence"])
-            return cls(rle.decode(fields["mask"]), prompt, float(fields["score"]), confidence)
+            confidence, agreement = (_read_probability(fields.get(name)) for name in ("confidence", "agreement"))
+            return cls(rle.decode(fields["mask"]), prompt, float(fields["score"]), confidence, agreement=agreement)
 
 
 @dataclass(frozen=True)
@@ -305,7 +309,7 @@ class Usage:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The result for an expression. No objects means "there is no such object", which is a valid answer.
+    """The result for an expression. No objects means "there is no such object", which is a valid answer, unless `abstained`.
 
     Args:
         expression: As it was asked about.
@@ -318,6 +322,9 @@ class Segmentation:
         confidence: The lowest confidence of the objects, or the probability that there is none, in [0, 1]; None where
             unknown, as with the paper's methods.
         point_answers: Every answer about a point, those that the thresholds dropped included (`kept=False`).
+        warnings: Why the answer as a whole may mean nothing, as on an image unlike those that the models know, in plain words.
+        abstained: Whether objects were found and all left out because their confidence is below `SegmentationConfig.abstain`:
+            the answer is "not sure enough", and has no confidence.
     """
 
     expression: str
@@ -328,6 +335,8 @@ class Segmentation:
     notes: tuple[str, ...] = ()
     confidence: float | None = None
     point_answers: tuple[PointAnswer, ...] = ()
+    warnings: tuple[str, ...] = ()
+    abstained: bool = False
 
     @property
     def mask(self) -> Mask:
@@ -344,6 +353,8 @@ class Segmentation:
             "size": {"width": self.size.width, "height": self.size.height},
             "objects": [segmented.to_dict() for segmented in self.objects],
             "confidence": self.confidence,
+            "abstained": self.abstained,
+            "warnings": list(self.warnings),
             "turns": [{"role": turn.role, "text": turn.text} for turn in self.turns],
             "notes": list(self.notes),
             "point_answers": [answer.to_dict() for answer in self.point_answers],
@@ -354,7 +365,8 @@ class Segmentation:
     def from_dict(cls, fields: Mapping[str, Any]) -> "Segmentation":
         """Read what `to_dict` wrote, from a mapping that may hold other keys too, such as a tool's artifact.
 
-        Results written before version 0.2 have no point answers.
+        Results written before version 0.2 have no point answers, no warnings, and gave the agreement of the paper's methods as
+        confidence.
 
         Raises:
             ValueError: The mapping is none that `to_dict` wrote. A mask of another size than the image is refused before any
@@ -366,15 +378,21 @@ class Segmentation:
                 if list(segmented["mask"]["size"]) != [size.height, size.width]:
                     shapes = f"a mask is of {segmented['mask']['size']}, the image of {[size.height, size.width]}"
                     raise ValueError(shapes)
+            confidence = _read_probability(fields["confidence"])
+            objects = tuple(map(SegmentedObject.from_dict, fields["objects"]))
+            if confidence is None and "warnings" not in fields:
+                objects = tuple(replace(each, confidence=None, agreement=each.confidence) for each in objects)
             return cls(
                 str(fields["expression"]),
                 size,
-                tuple(map(SegmentedObject.from_dict, fields["objects"])),
+                objects,
                 tuple(Turn(_read_role(turn["role"]), str(turn["text"])) for turn in fields["turns"]),
                 Usage.from_dict(fields),
                 tuple(map(str, fields["notes"])),
-                _read_probability(fields["confidence"]),
+                confidence,
                 tuple(map(PointAnswer.from_dict, fields.get("point_answers", ()))),
+                tuple(map(str, fields.get("warnings", ()))),
+                bool(fields.get("abstained", False)),
             )
 
 
@@ -407,7 +425,9 @@ def _read_role(value: Any) -> Literal["system", "user", "assistant"]:
 class MLLM(Protocol):
     """A multimodal language model that answers questions about an image.
 
-    Deterministic backends set an attribute `greedy = True`; identical retries are skipped.
+    Deterministic backends set an attribute `greedy = True`; identical retries are skipped. A backend that knows which images it
+    was trained for has a method `check_image(image) -> str | None`: one line of warning about an image unlike those. It is
+    called after every reply about a whole image, so it keeps its answer about the last one.
     """
 
     @property

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.data.sample import Dataset, Sample
-from sam4mllm_tool.errors import BackendError, DataError
+from sam4mllm_tool.errors import BackendError, DataError, EmptyMaskError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
 from sam4mllm_tool.evaluation.predict import predict_records
 from sam4mllm_tool.evaluation.predictions import read_predictions
@@ -68,7 +68,7 @@ def evaluate(
         with _limit_threads(config):
             _run(dataset, config, out, total, processes=processes, models=models)
     records = read_records(out)
-    if not any(record.error is None for record in records):
+    if all(record.error is not None and not record.error.startswith(EmptyMaskError.__name__) for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
     metrics = summarize_records(records, config.scoring_protocol, {"order": order, "read": problems})
     write_json(out / METRICS_FILE, metrics, ensure_ascii=True)

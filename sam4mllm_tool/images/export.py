@@ -75,7 +75,7 @@ def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Se
 
 
 def summary(segmentation: Segmentation, *, none: str = "there is no such object") -> str:
-    """Describe a result in a few lines: one line per object with its box, area, points, confidence and SAM's score.
+    """Describe a result in a few lines: one line per object with its box, area, points, confidence, agreement and SAM's score.
 
     Args:
         segmentation: The result.
@@ -87,10 +87,17 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
     if count:
         lines = [f"{expression}: {count} object{'s' if count > 1 else ''} in {place}"]
         lines += [f"  {number}: {_describe_object(each)}" for number, each in enumerate(segmentation.objects, start=1)]
+    elif segmentation.abstained:
+        lines = [f"{expression}: not sure enough to answer, nothing is segmented in {place}"]
     else:
-        confidence = "" if segmentation.confidence is None else f", confidence {segmentation.confidence:.0%}"
-        lines = [f"{expression}: {none} in {place}{confidence}"]
-    return "\n".join([*lines, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
+        lines = [f"{expression}: {none} in {place}, {format_confidence(segmentation.confidence)}"]
+    warnings = (f"  warning: {_printable(warning)}" for warning in segmentation.warnings)
+    return "\n".join([*lines, *warnings, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
+
+
+def format_confidence(confidence: float | None) -> str:
+    """Put a confidence in words, such as "confidence 93%"; None is unknown."""
+    return "confidence unknown" if confidence is None else f"confidence {confidence:.0%}"
 
 
 def _describe_object(segmented: SegmentedObject) -> str:
@@ -99,7 +106,8 @@ def _describe_object(segmented: SegmentedObject) -> str:
         f"box {format_box(segmented.prompt.box)}",
         f"{int(segmented.mask.sum()):,} pixels ({segmented.mask.mean():.1%})",
         f"points {positive} on it, {len(segmented.prompt.points) - positive} off it",
-        "confidence unknown" if segmented.confidence is None else f"confidence {segmented.confidence:.0%}",
+        format_confidence(segmented.confidence),
+        *([] if segmented.agreement is None else [f"agreement {segmented.agreement:.0%}"]),
         f"score {segmented.score:.2f}",
     ]
     return ", ".join(facts)

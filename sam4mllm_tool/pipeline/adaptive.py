@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, format_box, mask_iou, select_new_boxes
 from sam4mllm_tool.pipeline.crop_refinement import refine_crops
-from sam4mllm_tool.pipeline.point_selection import pick_better, point_agreement, select_medoid, select_points, tighten_box
+from sam4mllm_tool.pipeline.point_selection import pick_better, select_medoid, select_points, tighten_box
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, Exchange, PointsByBox, Verified
@@ -74,8 +74,8 @@ class _Candidate:
 
     @property
     def with_confidence(self) -> SegmentedObject:
-        """The object with `meant` as its confidence; where unknown, how well mask and answers agree."""
-        return replace(self.segmented, confidence=point_agreement(self.segmented) if self.meant is None else self.meant)
+        """The object with `meant` as its confidence."""
+        return replace(self.segmented, confidence=self.meant)
 
     @property
     def is_doubted(self) -> bool:
@@ -102,8 +102,9 @@ def run_adaptive(run: RunContext, expression: str) -> Flow[MethodResult]:
 
 
 def min_confidence(objects: Sequence[SegmentedObject]) -> float | None:
-    """Return the lowest confidence; None where no object has one."""
-    return min((segmented.confidence for segmented in objects if segmented.confidence is not None), default=None)
+    """Return the lowest confidence; None where an object has none, or there is no object."""
+    known = [segmented.confidence for segmented in objects if segmented.confidence is not None]
+    return min(known) if known and len(known) == len(objects) else None
 
 
 def segment_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:

@@ -1,10 +1,9 @@
 """The methods as flows, from an expression to a result: the paper's `pqpp`, `ppg` and `box`, and `adaptive`."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 from sam4mllm_tool.config import METHODS, Method
+from sam4mllm_tool.errors import EmptyMaskError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.pipeline.adaptive import MethodResult, min_confidence, run_adaptive
 from sam4mllm_tool.pipeline.requests import Flow
@@ -21,20 +20,16 @@ def segment_expression(run: RunContext, expression: str, method: Method) -> Flow
     Raises:
         ExpressionError: The expression is empty or too long.
         ReplyError: The boxes stay unreadable.
+        EmptyMaskError: The masks of all boxes are empty.
         BackendError: A model failed.
     """
     if method == "adaptive":
         result = yield from run_adaptive(run, expression)
     else:
         result = yield from _run_paper_method(run, expression, method)
-    kept = _drop_unsure(run, result.objects)
-    confidence = result.confidence
-    if len(kept) < len(result.objects):
-        confidence = min_confidence(kept) if kept else _none_confidence(result.objects)
-    segmentation = run.build_result(result.expression, kept, confidence)
-    empty = [number for number, segmented in enumerate(kept, start=1) if not segmented.mask.any()]
-    notes = (f"the mask of object {number} is empty" for number in empty)
-    return replace(segmentation, notes=(*segmentation.notes, *notes))
+    kept = _drop_unsure(run, _drop_empty(run, result.expression, result.objects))
+    confidence = result.confidence if len(kept) == len(result.objects) else min_confidence(kept)
+    return run.build_result(result.expression, kept, confidence, abstained=bool(result.objects) and not kept)
 
 
 def _run_paper_method(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
@@ -54,6 +49,21 @@ def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogu
     raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
 
 
+def _drop_empty(run: RunContext, expression: str, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
+    """Drop objects without a pixel. Raises EmptyMaskError where none is left."""
+    kept = [segmented for segmented in objects if segmented.mask.any()]
+    empty = [format_box(segmented.prompt.box) for segmented in objects if not segmented.mask.any()]
+    if empty and not kept:
+        boxes = " and ".join(empty)
+        raise EmptyMaskError(
+            f"the MLLM says that {quote_text(expression)} is in the box {boxes}, and {run.traits.segmenter} found no pixel "
+            "there: use other words or another method, or check that the models' dialect fits"
+        )
+    for place in empty:
+        run.note(f"left out the object at {place}: its mask is empty")
+    return kept
+
+
 def _drop_unsure(run: RunContext, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
     kept = []
     for segmented in objects:
@@ -63,8 +73,3 @@ def _drop_unsure(run: RunContext, objects: Sequence[SegmentedObject]) -> list[Se
             place, confidence = format_box(segmented.prompt.box), f"confidence {segmented.confidence:.2f}"
             run.note(f"left out the object at {place}: {confidence} is below {run.config.abstain:g}")
     return kept
-
-
-def _none_confidence(dropped: Sequence[SegmentedObject]) -> float:
-    """The probability that none of the dropped objects is meant, as if they were independent."""
-    return math.prod(1 - (segmented.confidence or 0.0) for segmented in dropped)

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.models.segmenter.mask_choice import agreement, prompt_score
+from sam4mllm_tool.models.segmenter.mask_choice import balanced_agreement, prompt_score
 from sam4mllm_tool.types import Box, Mask, MaskCandidate, ObjectPrompt, Point, SegmentedObject
 
 __all__ = [
     "pick_better",
-    "point_agreement",
     "select_medoid",
     "select_points",
     "select_stable_points",
@@ -90,13 +89,8 @@ def pick_better(segmented: SegmentedObject, other: SegmentedObject) -> Segmented
     own_score, other_score = (prompt_score(each.mask, each.score, points) for each in (segmented, other))
     if _CLEARLY_BETTER * own_score >= other_score:
         return segmented
-    picked = replace(other, prompt=ObjectPrompt(other.prompt.box, points))
-    return replace(picked, confidence=point_agreement(picked))
-
-
-def point_agreement(segmented: SegmentedObject) -> float | None:
-    """Return how well the mask agrees with the answers that have a probability, in [0, 1]; None where none has."""
-    return agreement(segmented.mask, [point for point in segmented.prompt.points if point.confidence is not None])
+    agreed = balanced_agreement(other.mask, points)
+    return replace(other, prompt=ObjectPrompt(other.prompt.box, points), agreement=agreed)
 
 
 def select_medoid(segmented: SegmentedObject) -> SegmentedObject:
@@ -118,8 +112,8 @@ def select_medoid(segmented: SegmentedObject) -> SegmentedObject:
     }
     best = max(comparable, key=likeness.__getitem__)
     others = tuple(candidate for index, candidate in enumerate(candidates) if index != best)
-    chosen = replace(segmented, mask=candidates[best].mask, score=candidates[best].score, alternatives=others)
-    return replace(chosen, confidence=point_agreement(chosen))
+    mask, score = candidates[best].mask, candidates[best].score
+    return replace(segmented, mask=mask, score=score, alternatives=others, agreement=balanced_agreement(mask, points))
 
 
 def trim_box(mask: Mask, share: float) -> Box | None:

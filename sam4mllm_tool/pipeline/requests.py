@@ -54,10 +54,12 @@ class Response:
     Args:
         results: Replies to an `MLLMRequest`, objects to a `SegmentRequest`, in its order.
         seconds: What serving the request took; of a call that several runs share, this run's share.
+        warnings: Why the MLLM's answers about this image may mean nothing, in plain words (`types.MLLM`).
     """
 
     results: Sequence[Reply] | Sequence[SegmentedObject]
     seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def replies(self) -> list[Reply]:

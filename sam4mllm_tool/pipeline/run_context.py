@@ -40,6 +40,7 @@ class Transcript:
     Args:
         exchanges: Questions with their replies, in order.
         notes: In plain words.
+        warnings: Why the MLLM's answers may mean nothing, each once.
         point_answers: Every answer about a point.
         rounds: Number of MLLM calls.
         planned_points: Number of point questions planned so far, where `SegmentationConfig.max_points` bounds it.
@@ -48,6 +49,7 @@ class Transcript:
 
     exchanges: list[Exchange] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     point_answers: list[PointAnswer] = field(default_factory=list)
     rounds: int = 0
     planned_points: int = 0
@@ -128,6 +130,7 @@ class RunContext:
         response = yield MLLMRequest(tuple(questions))
         replies = response.replies
         self.transcript.exchanges += [Exchange(*pair) for pair in zip(questions, replies, strict=True)]
+        self.transcript.warnings += [warning for warning in response.warnings if warning not in self.transcript.warnings]
         self.transcript.rounds += 1
         self.transcript.seconds["mllm"] += response.seconds
         return replies
@@ -207,10 +210,17 @@ class RunContext:
         return None if reply.log_probability is None else self.calibration.none(math.exp(reply.log_probability))
 
     def build_result(
-        self, expression: str, objects: Sequence[SegmentedObject], confidence: float | None = None
+        self,
+        expression: str,
+        objects: Sequence[SegmentedObject],
+        confidence: float | None = None,
+        *,
+        abstained: bool = False,
     ) -> Segmentation:
-        """Build the result from the objects and the transcript."""
+        """Build the result from the objects and the transcript. Where there are warnings, no confidence is left in it."""
         transcript = self.transcript
+        if transcript.warnings:
+            objects, confidence = [replace(segmented, confidence=None) for segmented in objects], None
         seconds = dict(transcript.seconds) if any(transcript.seconds.values()) else {}
         usage = Usage(
             self.traits.mllm,
@@ -229,6 +239,8 @@ class RunContext:
             tuple(transcript.notes),
             confidence,
             tuple(transcript.point_answers),
+            tuple(transcript.warnings),
+            abstained,
         )
 
     def _readable_replies(self, dialogue: Dialogue) -> Flow[list[Reply]]:

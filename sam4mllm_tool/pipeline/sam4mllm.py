@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Generic, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
-from sam4mllm_tool.errors import ExpressionError, ReplyError, Sam4MllmError
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
@@ -144,6 +144,7 @@ class Sam4Mllm:
             ImageError: The image can't be read or exceeds a limit.
             ExpressionError: The expression is empty or too long.
             ReplyError: The boxes stay unreadable.
+            EmptyMaskError: The masks of all boxes are empty.
             BackendError: A model failed.
         """
         loaded = load_image(image, policy=policy)
@@ -217,11 +218,11 @@ class Sam4Mllm:
         *,
         method: Method | None = None,
         policy: ImagePolicy = CALLER_POLICY,
-    ) -> list[Segmentation | ReplyError | ExpressionError]:
+    ) -> list[Segmentation | ReplyError | ExpressionError | EmptyMaskError]:
         """Segment several expressions about one image in lock-step: one MLLM call per round, one segmenter call for all.
 
         Returns:
-            One result per expression, in order; an error in the place of a bad expression or an unreadable reply.
+            One result per expression, in order; an error in the place of a bad expression, an unreadable reply or empty masks.
 
         Raises:
             ImageError: The image can't be read or exceeds a limit.
@@ -254,19 +255,30 @@ class Sam4Mllm:
         began = time.perf_counter()
         shown = _transform(image, request)
         if isinstance(request, MLLMRequest):
-            return self._reply_response(request, self.mllm.reply(shown, request.questions), began)
+            replies = self.mllm.reply(shown, request.questions)
+            return self._reply_response(request, replies, began, self._check_image(image, request))
         return self._object_response(request, shown, self.segmenter.segment(shown, request.prompts), began)
 
     async def _aserve(self, image: Image, request: Request) -> Response:
         began = time.perf_counter()
         shown = await asyncio.to_thread(_transform, image, request)
         if isinstance(request, MLLMRequest):
-            return self._reply_response(request, await self.mllm.areply(shown, request.questions), began)
+            replies = await self.mllm.areply(shown, request.questions)
+            warnings = await asyncio.to_thread(self._check_image, image, request)
+            return self._reply_response(request, replies, began, warnings)
         return self._object_response(request, shown, await self.segmenter.asegment(shown, request.prompts), began)
 
-    def _reply_response(self, request: MLLMRequest, replies: Sequence[object], began: float) -> Response:
+    def _check_image(self, image: Image, request: MLLMRequest) -> tuple[str, ...]:
+        """The MLLM's warning about a whole image, where it has one."""
+        check: Callable[[Image], str | None] | None = getattr(self.mllm, "check_image", None)
+        warning = check(image) if check is not None and request.transform is None else None
+        return () if warning is None else (warning,)
+
+    def _reply_response(
+        self, request: MLLMRequest, replies: Sequence[object], began: float, warnings: tuple[str, ...]
+    ) -> Response:
         valid = validate_replies(self.mllm.name, request.questions, replies)  # type: ignore[arg-type]  # it checks the types
-        return Response(valid, time.perf_counter() - began)
+        return Response(valid, time.perf_counter() - began, warnings)
 
     def _object_response(self, request: SegmentRequest, shown: Image, objects: Sequence[object], began: float) -> Response:
         valid = validate_objects(self.segmenter.name, Size(*shown.size), request.prompts, objects)  # type: ignore[arg-type]
@@ -344,11 +356,11 @@ class _Group:
 
     def __init__(self, models: Sam4Mllm, image: Image, drivers: Sequence[_RunDriver[Segmentation]]) -> None:
         self._models, self._image, self._drivers = models, image, drivers
-        self._errors: dict[int, ReplyError | ExpressionError] = {}
+        self._errors: dict[int, ReplyError | ExpressionError | EmptyMaskError] = {}
         self._pending: dict[int, Request] = {}
         """The requests that wait, by the index of their run, the oldest first."""
 
-    def drive(self) -> list[Segmentation | ReplyError | ExpressionError]:
+    def drive(self) -> list[Segmentation | ReplyError | ExpressionError | EmptyMaskError]:
         """Serve all runs to their ends."""
         for index, driver in enumerate(self._drivers):
             self._advance(index, driver.start)
@@ -372,7 +384,7 @@ class _Group:
         results = iter(response.results)
         for index, request in shared.items():
             share = list(islice(results, _count_items(request)))
-            part = Response(share, response.seconds / len(shared))  # type: ignore[arg-type]
+            part = Response(share, response.seconds / len(shared), response.warnings)  # type: ignore[arg-type]
             self._advance(index, partial(self._drivers[index].send, part))
 
     def _advance(self, index: int, step: Callable[[], None]) -> None:
@@ -380,7 +392,7 @@ class _Group:
         self._pending.pop(index, None)
         try:
             step()
-        except (ReplyError, ExpressionError) as error:
+        except (ReplyError, ExpressionError, EmptyMaskError) as error:
             self._errors[index] = error
             self._drivers[index].finish(error)
         else:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 _TOKENS = re.compile(r"\[(?P<box>[\d\s,]*)\]|\((?P<point>[\d\s,]*)\)|\b(?P<word>on|off)\b", re.IGNORECASE)
 _BOX_STARTS = re.compile(r"\[(?!\s*[\[{\"])")
 """A bracket that should begin a box: one that does not merely open a JSON list."""
+_FRACTIONS = re.compile(r"\[\s*(?:[01]?\.\d+|[01])\s*(?:,\s*(?:[01]?\.\d+|[01])\s*){3}\]")
+"""A box of numbers from 0 to 1; with a decimal point they are fractions, which some models write whatever they are asked."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,9 @@ class ReplyParser:
     def _check_complete(self, parsed: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
         """Return what was parsed, each once, if the reply holds nothing that looks like a box and was not parsed."""
         text, distinct = reply.text, tuple(dict.fromkeys(parsed))
+        if fractions := next((match[0] for match in _FRACTIONS.finditer(text) if "." in match[0]), None):
+            expected = f"expected numbers of 0 to {self.codec.scale - 1}"
+            raise ReplyError(f"the box {fractions} seems to be in fractions of the image: {expected}", question, reply)
         if len(parsed) != len(_BOX_STARTS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
         if len(distinct) > MAX_OBJECTS:

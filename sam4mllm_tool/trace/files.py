@@ -29,7 +29,8 @@ from sam4mllm_tool.types import Image
 __all__ = ["FORMAT", "VERSION", "encode_png", "from_json", "load", "save", "seal", "to_json", "write_file"]
 
 FORMAT = "sam4mllm trace"
-VERSION = 1
+VERSION = 2
+"""2 added warnings and agreement."""
 MAX_BYTES = 2**30
 """Of a file once it is unpacked."""
 _SEALED_KEYS = ["picture", "settings", "expression", "method", "steps", "result", "error", "began", "seconds", "written_by"]

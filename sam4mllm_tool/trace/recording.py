@@ -123,7 +123,7 @@ class _RecordingHook(RunHook):
         description = None if transform is None else transform.description
         if isinstance(request, MLLMRequest):
             exchanges = tuple(map(Exchange, request.questions, response.replies))
-            self._steps.append(MLLMStep(exchanges, response.seconds, description))
+            self._steps.append(MLLMStep(exchanges, response.seconds, description, response.warnings or None))
         else:
             objects = tuple(map(RecordedObject.of, response.objects))
             crop = transform if isinstance(transform, Crop) else None

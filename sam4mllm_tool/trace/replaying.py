@@ -16,7 +16,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, quote_text
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.trace.schema import RecordedObject, SegmentStep, Trace, TraceError
+from sam4mllm_tool.trace.schema import MLLMStep, RecordedObject, SegmentStep, Trace, TraceError
 from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject
 
 __all__ = ["Replay", "ReplayedModels", "first_difference", "replay", "replaying"]
@@ -105,7 +105,7 @@ class ReplayedModels(Sam4Mllm):
         except ValueError as error:
             raise TraceError(f"trace.settings: {error}") from error
         super().__init__(
-            _ReplayMLLM(settings.mllm, settings.greedy, self._replies),
+            _ReplayMLLM(settings.mllm, settings.greedy, self._replies, _first_warning(trace)),
             _ReplaySegmenter(settings.segmenter, self._objects),
             dialect=settings.dialect,
             calibration=settings.calibration,
@@ -118,6 +118,10 @@ class ReplayedModels(Sam4Mllm):
             if unused := answers.unused():
                 return f"{len(unused)} {kind} of the trace were not asked this time, the first: {_describe(unused[0])}"
         return ""
+
+
+def _first_warning(trace: Trace) -> str | None:
+    return next((warning for step in trace.steps if isinstance(step, MLLMStep) for warning in step.warnings or ()), None)
 
 
 def _prompts_with_objects(trace: Trace) -> list[tuple[ObjectPrompt, RecordedObject]]:
@@ -170,6 +174,10 @@ class _ReplayMLLM:
     name: str
     greedy: bool
     answers: _RecordedAnswers[Question, Reply]
+    warning: str | None
+
+    def check_image(self, image: Image) -> str | None:  # noqa: ARG002
+        return self.warning
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:  # noqa: ARG002
         return [self.answers.take(question) for question in questions]

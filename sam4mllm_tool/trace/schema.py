@@ -7,7 +7,7 @@ the first version of the format had.
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NoReturn, TypeAlias, get_args
 
 from pydantic import ConfigDict, Discriminator, Field, PlainSerializer, PlainValidator, Tag
@@ -104,17 +104,19 @@ class RecordedObject:
     score: float
     confidence: float | None = None
     alternatives: tuple[RecordedCandidate, ...] = ()
+    agreement: float | None = None
 
     @classmethod
     def of(cls, segmented: SegmentedObject) -> "RecordedObject":
         """Encode the object."""
         candidates = tuple(RecordedCandidate(RunLengthMask.of(other.mask), other.score) for other in segmented.alternatives)
-        return cls(segmented.prompt, RunLengthMask.of(segmented.mask), segmented.score, segmented.confidence, candidates)
+        mask, confidence = RunLengthMask.of(segmented.mask), segmented.confidence
+        return cls(segmented.prompt, mask, segmented.score, confidence, candidates, segmented.agreement)
 
     def object(self) -> SegmentedObject:
         """Decode the object."""
         candidates = tuple(MaskCandidate(other.mask.mask(), other.score) for other in self.alternatives)
-        return SegmentedObject(self.mask.mask(), self.prompt, self.score, self.confidence, candidates)
+        return SegmentedObject(self.mask.mask(), self.prompt, self.score, self.confidence, candidates, self.agreement)
 
 
 @dataclass(frozen=True)
@@ -126,11 +128,13 @@ class MLLMStep:
         seconds: For all of them; this run's share where several runs shared the call.
         transform: How the image was shown, in words; None if it was shown as it is. Coordinates are in
             pixels of what was shown.
+        warnings: As in `pipeline.requests.Response`; None without any.
     """
 
     exchanges: tuple[Exchange, ...]
     seconds: float
     transform: Annotated[str | None, Field(alias="shown")] = None
+    warnings: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -342,6 +346,7 @@ class ResultObject:
     score: float
     mask: RunLengthMask
     confidence: float | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -367,6 +372,8 @@ class RecordedResult:
     notes: tuple[str, ...]
     confidence: float | None = None
     point_answers: tuple[RecordedPointAnswer, ...] | None = None
+    warnings: tuple[str, ...] = ()
+    abstained: bool = False
 
     __pydantic_config__ = ConfigDict(**{**STRICT, "extra": "ignore"})
 
@@ -380,4 +387,8 @@ def read_result(result: Mapping[str, Any]) -> RecordedResult:
     size = result.get("size")
     if not isinstance(size, Mapping):
         raise TraceError(f"trace.result.size should be an object, it is {size!r}")
-    return from_plain(RecordedResult, {**result, "size": [size.get("width"), size.get("height")]}, "trace.result")
+    recorded = from_plain(RecordedResult, {**result, "size": [size.get("width"), size.get("height")]}, "trace.result")
+    if "warnings" not in result and recorded.confidence is None:  # before version 0.3, and of a method of the paper
+        objects = tuple(replace(each, confidence=None, agreement=each.confidence) for each in recorded.objects)
+        return replace(recorded, objects=objects)
+    return recorded

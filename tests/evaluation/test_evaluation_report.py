@@ -32,7 +32,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_html_report_is_a_single_file_with_its_texts_escaped(report: Path) -> None:
     page = (report / "report.html").read_text()
-    assert page.count("<svg ") == page.count("</svg>") == 6
+    assert page.count("<svg ") == page.count("</svg>") == 5
     assert page.count("data:image/png;base64,") == 5
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "<b>sample</b>" not in page

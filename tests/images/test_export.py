@@ -284,7 +284,9 @@ def test_summary_describes_each_object():
 
 def test_summary_states_that_there_is_no_such_object_and_lists_the_notes():
     empty = Segmentation("the purple cat", Size(64, 32), (), notes=("asked again",))
-    assert summary(empty) == ('"the purple cat": there is no such object in the image of 64 x 32 pixels\n  note: asked again')
+    assert summary(empty) == (
+        '"the purple cat": there is no such object in the image of 64 x 32 pixels, confidence unknown\n  note: asked again'
+    )
 
 
 @pytest.mark.parametrize(

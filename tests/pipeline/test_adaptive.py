@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm_tool.images.export import summary
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.calibration import Calibration, Scaling
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import PLAIN, PQPP, Dialect, Grid, Verified, replay
-from sam4mllm_tool.types import ObjectPrompt, Question, Reply, SegmentedObject, Size
+from sam4mllm_tool.types import ObjectPrompt, Question, Reply, Segmentation, SegmentedObject, Size
 
 IMAGE = Image.new("RGB", (200, 200))
 LEFT, RIGHT, LOW = "[100,100,400,400]", "[600,100,900,400]", "[100,600,400,900]"
@@ -122,7 +123,8 @@ def test_a_dialect_without_words_for_it_goes_on_without_a_second_opinion() -> No
     models, mllm, _ = adaptive(Script(LEFT), dialect=replace(PLAIN, ask_whether_text="", ask_other_text=""))
     result = models.segment(IMAGE, "the mug", method="adaptive")
     assert len(mllm.questions) == 10
-    assert result.objects[0].confidence == pytest.approx(0.97), "what is left is how far mask and answers agree"
+    assert result.objects[0].confidence is None, "nobody asked"
+    assert result.objects[0].agreement == pytest.approx(0.97)
 
 
 @pytest.mark.parametrize(("word", "corners"), [("Yes", [(20, 20)]), ("No", [(120, 20)])])
@@ -180,10 +182,13 @@ def test_what_is_told_is_what_was_said() -> None:
     assert told.count(RIGHT) == sum("Leave out" in turn.text for turn in result.turns)
 
 
-def test_where_all_is_left_out_the_confidence_is_that_there_is_none() -> None:
+def test_where_all_is_left_out_the_answer_is_not_sure_enough() -> None:
     models, _, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.5, RIGHT: 0.6}), abstain=0.7)
     result = models.segment(IMAGE, "the mugs", method="adaptive")
-    assert (result.objects, result.confidence) == ((), pytest.approx(0.5 * 0.4))
+    assert (result.objects, result.confidence, result.abstained) == ((), None, True)
+    assert "not sure enough" in summary(result)
+    assert "no such object" not in summary(result)
+    assert Segmentation.from_dict(result.to_dict()).abstained
     models, _, _ = adaptive(Script(f"{LEFT} {RIGHT}", {LEFT: 0.95, RIGHT: 0.5}), abstain=0.7)
     assert models.segment(IMAGE, "the mugs", method="adaptive").confidence == pytest.approx(0.95)
 

@@ -57,7 +57,9 @@ def test_the_box_alone_is_kept_where_points_make_the_mask_worse() -> None:
     kept = pick_better(wrong, right)
     assert kept.mask is right.mask
     assert kept.prompt.points == points
-    assert kept.confidence == pytest.approx((0.9 + 0.95) / 2)
+    assert kept.agreement is None, "one point on the object is too few"
+    more = told(~disc(46), 0.9, (*points, PointPrompt(64, 60, 1, 0.8)))
+    assert pick_better(more, right).agreement == pytest.approx(((0.9 + 0.8) / 2 + 0.95) / 2)
     assert pick_better(told(disc(46), 0.9, points), told(~disc(46), 0.95)).mask[68, 68]
     assert pick_better(told(disc(46), 0.5), right).score == 0.5, "without points there is nothing to judge by"
 

@@ -15,7 +15,15 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from PIL import Image as PILImage
 from pycocotools import mask as coco
 
-from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError, OverBudgetError, ReplyError, SpecError
+from sam4mllm_tool.errors import (
+    BackendError,
+    EmptyMaskError,
+    ExpressionError,
+    ImageError,
+    OverBudgetError,
+    ReplyError,
+    SpecError,
+)
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.models import checkpoints
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -95,7 +103,7 @@ def test_an_expression_becomes_a_mask() -> None:
     assert (result.expression, result.size) == ("a cat", Size(100, 80))
     assert found.prompt.box == pytest.approx((10.05, 8.04, 50.05, 48.04))
     assert len(found.prompt.points) == 25
-    assert found.confidence == pytest.approx(0.95)
+    assert (found.confidence, found.agreement) == (None, pytest.approx(0.95))
     # Points lie at a tenth, three tenths, ... of the box; the middle column is off it, so that x < 26 is nearest to "on".
     expected = np.zeros((80, 100), bool)
     expected[8:48, 10:26] = True
@@ -273,12 +281,23 @@ async def test_the_dialogue_can_be_replayed_although_something_was_asked_again()
     assert replay(dialogue, [[after.history[0].reply], [first.reply, second.reply]]) == after
 
 
-def test_an_empty_mask_is_noted() -> None:
-    no = Reply("NoNoNoNo", ((0.01, 0.99),) * 4)
-    models, _ = scripted(BOX, no)
-    result = models.segment(IMAGE, "a cat")
-    assert not result.mask.any()
-    assert result.notes == ("the mask of object 1 is empty",)
+NO = Reply("NoNoNoNo", ((0.01, 0.99),) * 4)
+
+
+def test_an_empty_mask_is_an_error_that_names_expression_box_and_segmenter() -> None:
+    models, _ = scripted(BOX, NO)
+    with pytest.raises(EmptyMaskError, match=r"'a cat' is in the box \(10, 8\) to \(50, 48\), and boxes found no pixel there"):
+        models.segment(IMAGE, "a cat")
+    models, _ = scripted(BOX, NO)
+    (error,) = models.segment_group(IMAGE, ["a cat"])
+    assert isinstance(error, EmptyMaskError)
+
+
+def test_of_several_objects_one_with_an_empty_mask_is_left_out() -> None:
+    models, _ = scripted(f"{BOX} [600,600,900,900]", NO, Reply("YesYesYesYes", YES))
+    result = models.segment(IMAGE, "cats")
+    assert [segmented.mask.any() for segmented in result.objects] == [True]
+    assert result.notes == ("left out the object at (10, 8) to (50, 48): its mask is empty",)
 
 
 def test_thresholds_reach_the_dialogue() -> None:
@@ -783,3 +802,47 @@ def test_settings_of_version_0_1_are_taken_with_a_warning(old: str, new: str, va
     with pytest.warns(DeprecationWarning, match=f"{old}= is deprecated: use {new}="):
         models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter(), **{old: value})
     assert getattr(models.config, new) == value
+
+
+class _WarningMLLM(ScriptedMLLM):
+    """An MLLM that was not trained for images like this one."""
+
+    def check_image(self, image: Image) -> str | None:
+        return f"{self.name} was not trained for images of {image.width} pixels"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_image_unlike_those_of_the_training_gives_a_warning_and_no_confidence(method: Method) -> None:
+    plain = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat", method=method)
+    models = Sam4Mllm(_WarningMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    result = models.segment(IMAGE, "a cat", method=method)
+    (grouped,) = models.segment_group(IMAGE, ["a cat"], method=method)
+    assert plain.warnings == ()
+    for warned in (result, grouped):
+        assert isinstance(warned, Segmentation)
+        assert warned.warnings == (f"{models.mllm.name} was not trained for images of 100 pixels",), "once, however many rounds"
+        assert (warned.confidence, [segmented.confidence for segmented in warned.objects]) == (None, [None])
+        assert np.array_equal(warned.mask, plain.mask)
+    assert Segmentation.from_dict(json.loads(json.dumps(result.to_dict()))).warnings == result.warnings
+
+
+async def test_an_async_run_gives_the_warning_too() -> None:
+    models = Sam4Mllm(_WarningMLLM(knows), BoxSegmenter(), dialect=RELEASED)
+    assert len((await models.asegment(IMAGE, "a cat")).warnings) == 1
+
+
+def test_results_before_version_0_3_gave_agreement_as_confidence() -> None:
+    written = Sam4Mllm(ScriptedMLLM(knows), BoxSegmenter(), dialect=RELEASED).segment(IMAGE, "a cat").to_dict()
+    for key in ("warnings", "abstained"):
+        del written[key]
+    (segmented,) = written["objects"]
+    segmented["confidence"] = segmented.pop("agreement")
+    (read,) = Segmentation.from_dict(written).objects
+    assert (read.confidence, read.agreement) == (None, pytest.approx(0.95))
+
+
+@pytest.mark.parametrize("text", ["[0.1, 0.2, 0.5, 0.6]", "[0.0, 0, 1, 1]", "[[0.10,.2,0.5,1]]"])
+def test_a_box_in_fractions_of_the_image_is_an_error_that_says_so(text: str) -> None:
+    models = Sam4Mllm(ScriptedMLLM([text] * 3), BoxSegmenter(), dialect=RELEASED)
+    with pytest.raises(ReplyError, match="seems to be in fractions of the image: expected numbers of 0 to 999"):
+        models.segment(IMAGE, "a cat")

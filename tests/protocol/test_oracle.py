@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
 from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
+from sam4mllm_tool.errors import EmptyMaskError
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
@@ -68,7 +70,8 @@ def test_the_cases_have_one_object_several_and_none() -> None:
 def check_replay(scene: Scene, text: str, history, method: Method, dialect: Dialect, sampler: Sampler) -> None:
     """Check that the pipeline, given the replies alone, asks what the training dialogue asked."""
     mllm = ScriptedMLLM([exchange.reply for exchange in history])
-    Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect, sampler=sampler).segment(scene.image, text, method=method)
+    with suppress(EmptyMaskError):  # the stand-in finds nothing where all points are off the object
+        Sam4Mllm(mllm, BoxSegmenter(), dialect=dialect, sampler=sampler).segment(scene.image, text, method=method)
     assert mllm.replies_left == 0
     assert mllm.questions == [exchange.question for exchange in history]
     trained = [turn.text.encode() for e in history for turn in e.question.turns if turn.role == "user"]

@@ -72,7 +72,7 @@ def test_boxes_are_parsed_from(reply: str, expected: list[Box]) -> None:
         pytest.param("[281,251,863,1001]", "0 to 999", id="out of the frame"),
         pytest.param("[10,20,30,40] [281,251,1863,999]", "0 to 999", id="one of two partly out of the frame"),
         pytest.param("[-5,251,863,999]", "not four numbers", id="negative"),
-        pytest.param("[0.28,0.25,0.86,1.0]", "not four numbers", id="fractions"),
+        pytest.param("[0.28,0.25,0.86,1.0]", "in fractions of the image: expected numbers of 0 to 999", id="fractions"),
         pytest.param("[x1,y1,x2,y2]", "not four numbers", id="the instructions' own words"),
         pytest.param(f"[1,2,3,{'9' * 5000}]", "0 to 999", id="a number too long for int()"),
         pytest.param(

@@ -10,7 +10,8 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.data import load_dataset
-from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, save
+from sam4mllm_tool.errors import EmptyMaskError
+from sam4mllm_tool.trace import Recorder, Trace, TraceError, Verdict, load, save
 from sam4mllm_tool.trace.conversation_export import export
 from sam4mllm_tool.trace.schema import Failure, RunLengthMask
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
@@ -103,7 +104,10 @@ def test_unusable_traces_are_reported_and_the_others_exported(tmp_path: Path) ->
     good = save_judged(trace, tmp_path / "good.json")
     bare = tmp_path / "bare.json"
     save(replace(trace, verdict=Verdict(True)), bare, include_image=False)
-    empty = save_judged(traced(scripted(BOX, "NoNoNoNo"), RED), tmp_path / "empty.json")
+    recorder = Recorder(scripted(BOX, "NoNoNoNo"))
+    with pytest.raises(EmptyMaskError):
+        recorder.models.segment(RED, "a cat")
+    empty = save_judged(recorder.traces[0], tmp_path / "empty.json")
     failed = save_judged(replace(trace, result=None, error=Failure("E", "hm")), tmp_path / "failed.json")
     (tmp_path / "cut.json").write_text('{"format"')
     changed = save_judged(trace, tmp_path / "changed.json")
@@ -114,7 +118,7 @@ def test_unusable_traces_are_reported_and_the_others_exported(tmp_path: Path) ->
     assert report.written == 1
     assert [fault.split(": ", 1)[1].split(";")[0] for fault in report.faults] == [
         "the trace was saved without its image",
-        "the mask of object 1 is empty",
+        "the run has no result",
         "the run has no result",
         "the file is truncated or damaged",
         "the file was changed after it was recorded: its seal doesn't fit",

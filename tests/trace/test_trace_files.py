@@ -23,7 +23,7 @@ from sam4mllm_tool.pipeline.calibration import Calibration, Scaling
 from sam4mllm_tool.pipeline.run_context import ModelTraits
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, replay, save
-from sam4mllm_tool.trace.files import from_json, seal, to_json
+from sam4mllm_tool.trace.files import VERSION, from_json, seal, to_json
 from sam4mllm_tool.trace.schema import (
     Failure,
     MLLMStep,
@@ -170,7 +170,7 @@ def edit(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
     ("change", "expected"),
     [
         pytest.param(edit("format", to="coco"), "'format'", id="another format"),
-        pytest.param(edit("version", to=2), "update sam4mllm-tool", id="a newer version"),
+        pytest.param(edit("version", to=VERSION + 1), "update sam4mllm-tool", id="a newer version"),
         pytest.param(edit("version", to="1"), "'version'", id="a version that is a text"),
         pytest.param(edit("mood", to=1), "'mood', which is not known", id="an unknown field"),
         pytest.param(lambda content: content.pop("steps"), "no 'steps'", id="a missing field"),
@@ -324,10 +324,14 @@ def test_a_trace_of_an_earlier_version_is_read_and_replayed(name: str, expressio
     assert replay(trace).difference == ""
 
 
-def test_a_trace_of_the_version_before_is_saved_with_the_same_bytes(tmp_path: Path) -> None:
+def test_a_trace_of_the_version_before_is_saved_with_the_same_content(tmp_path: Path) -> None:
     path = Path(__file__).parent / "version_0_1.trace.json"
     save(load(path), tmp_path / "trace.json")
-    assert (tmp_path / "trace.json").read_bytes() == path.read_bytes()
+    before, after = json.loads(path.read_text()), json.loads((tmp_path / "trace.json").read_text())
+    assert (before.pop("version"), after.pop("version")) == (1, VERSION)
+    assert before.pop("seal") != after.pop("seal"), "the version is part of what is sealed"
+    assert before == after
+    assert not load(tmp_path / "trace.json").altered
 
 
 def test_picture_is_a_deprecated_name_of_include_image(tmp_path: Path) -> None:

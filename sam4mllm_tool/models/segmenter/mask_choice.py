@@ -11,10 +11,12 @@ import numpy as np
 
 from sam4mllm_tool.types import Mask, MaskCandidate, ObjectPrompt, PointPrompt, SegmentedObject
 
-__all__ = ["ChooseBy", "agreement", "choose_object", "prompt_score", "rank_candidates"]
+__all__ = ["ChooseBy", "agreement", "balanced_agreement", "choose_object", "prompt_score", "rank_candidates"]
 
 ChooseBy: TypeAlias = Literal["score", "agreement", "both"]
 """`score` is the paper's: the highest predicted IoU. `both`, the product of score and agreement, is the default."""
+MIN_POSITIVES = 2
+"""Points on an object below which its agreement is unknown."""
 
 
 def agreement(mask: Mask, points: Sequence[PointPrompt]) -> float | None:
@@ -36,6 +38,27 @@ def agreement(mask: Mask, points: Sequence[PointPrompt]) -> float | None:
     agrees = mask[rows, columns] == np.array([point.label == 1 for point in points])
     confidences = np.array([1.0 if point.confidence is None else point.confidence for point in points])
     return float(np.where(agrees, confidences, 1 - confidences).mean())
+
+
+def balanced_agreement(mask: Mask, points: Sequence[PointPrompt]) -> float | None:
+    """Return the mean of the `agreement` with the points on the object and of that with the points off it, in [0, 1].
+
+    Balanced, as the many points off a small object would else hide that those on it are missed. Without a point off it, the
+    agreement with those on it.
+
+    Args:
+        mask: (H, W) bool.
+        points: Answered points, in pixels of the mask. Those without a confidence, such as clicks, don't count.
+
+    Returns:
+        None with fewer than two points on the object: points off it are off most other things too.
+    """
+    answered = [point for point in points if point.confidence is not None]
+    positives, negatives = ([point for point in answered if point.label == label] for label in (1, 0))
+    if len(positives) < MIN_POSITIVES:
+        return None
+    shares = [share for group in (positives, negatives) if (share := agreement(mask, group)) is not None]
+    return sum(shares) / len(shares)
 
 
 def prompt_score(mask: Mask, score: float, points: Sequence[PointPrompt]) -> float:
@@ -76,8 +99,8 @@ def rank_candidates(candidates: Sequence[MaskCandidate], prompt: ObjectPrompt, *
 def choose_object(candidates: Sequence[MaskCandidate], prompt: ObjectPrompt, *, by: ChooseBy = "both") -> SegmentedObject:
     """Return the object with the best candidate as its mask and the others as alternatives, best first.
 
-    Its confidence is the agreement of the mask with the points that have a confidence; None if there are none.
+    Its agreement is that of the mask with the points.
     """
     best, *others = (candidates[index] for index in rank_candidates(candidates, prompt, by=by))
-    answered = [point for point in prompt.points if point.confidence is not None]
-    return SegmentedObject(best.mask, prompt, best.score, agreement(best.mask, answered), tuple(others))
+    agreed = balanced_agreement(best.mask, prompt.points)
+    return SegmentedObject(best.mask, prompt, best.score, alternatives=tuple(others), agreement=agreed)

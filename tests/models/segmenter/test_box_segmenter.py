@@ -20,10 +20,10 @@ def test_a_box_is_filled() -> None:
 
 
 def test_a_pixel_follows_its_nearest_point() -> None:
-    points = (PointPrompt(1, 3, 1, 0.8), PointPrompt(9, 3, 0, 0.9))
+    points = (PointPrompt(1, 3, 1, 0.8), PointPrompt(1, 2, 1, 0.8), PointPrompt(9, 3, 0, 0.9))
     (segmented,) = BoxSegmenter().segment(IMAGE, [ObjectPrompt(Box(0, 0, 10, 6), points)])
     assert np.array_equal(segmented.mask, np.repeat([[True] * 5 + [False] * 5], 6, 0))
-    assert segmented.confidence == pytest.approx(0.85)
+    assert (segmented.confidence, segmented.agreement) == (None, pytest.approx(0.85))
 
 
 async def test_async_calls_give_the_same_and_calls_are_recorded() -> None:

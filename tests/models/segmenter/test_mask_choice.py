@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from sam4mllm_tool.models.segmenter.mask_choice import agreement, choose_object, prompt_score, rank_candidates
+from sam4mllm_tool.models.segmenter.mask_choice import (
+    agreement,
+    balanced_agreement,
+    choose_object,
+    prompt_score,
+    rank_candidates,
+)
 from sam4mllm_tool.types import Box, MaskCandidate, ObjectPrompt, PointPrompt
 
 LEFT = np.array([[1, 1, 0, 0]] * 2, np.bool_)
@@ -69,17 +75,26 @@ def test_an_unknown_rule_is_refused():
         rank_candidates([MaskCandidate(LEFT, 0.5)], prompt(), by="iou")
 
 
-def test_an_object_has_its_alternatives_and_the_agreement_as_confidence():
+def test_an_object_has_its_alternatives_and_no_confidence():
     candidates = [MaskCandidate(LEFT, 0.9), MaskCandidate(EMPTY, 0.5), MaskCandidate(RIGHT, 0.8)]
     answered = prompt(PointPrompt(3, 0, 1, 0.9), PointPrompt(0, 0, 0, 0.7), PointPrompt(2, 0, 0))
     chosen = choose_object(candidates, answered)
     assert chosen.mask is RIGHT
     assert chosen.score == 0.8
-    assert chosen.confidence == pytest.approx(0.8), "mean over the two points with a confidence"
+    assert (chosen.confidence, chosen.agreement) == (None, None), "one point on the object is too few"
     assert [candidate.score for candidate in chosen.alternatives] == [0.9, 0.5]
     assert chosen.prompt is answered
 
 
 @pytest.mark.parametrize("points", [[], [PointPrompt(1, 1, 1)]], ids=["no points", "points without confidence"])
-def test_an_object_without_confident_points_has_no_confidence(points):
-    assert choose_object([MaskCandidate(LEFT, 0.9)], prompt(*points)).confidence is None
+def test_an_object_without_confident_points_has_no_agreement(points):
+    assert choose_object([MaskCandidate(LEFT, 0.9)], prompt(*points)).agreement is None
+
+
+def test_agreement_counts_points_on_the_object_as_much_as_those_off_it():
+    missed = [PointPrompt(3, 0, 1, 0.9), PointPrompt(2, 1, 1, 0.9)]
+    off = [PointPrompt(3, y, 0, 0.98) for y in (0, 1) for _ in range(10)]
+    assert balanced_agreement(LEFT, [*missed, *off]) == pytest.approx((0.1 + 0.98) / 2)
+    assert balanced_agreement(LEFT, [PointPrompt(0, 0, 1, 0.9), PointPrompt(1, 1, 1, 0.7)]) == pytest.approx(0.8)
+    assert balanced_agreement(LEFT, off) is None, "the left eye: nothing on it, all off it"
+    assert balanced_agreement(LEFT, [*missed[:1], *off]) is None

@@ -14,6 +14,7 @@ from transformers import AutoModelForMaskGeneration, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, SpecError
 from sam4mllm_tool.models.segmenter import load_segmenter, transformers
+from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmenter
 from tests.custom_code import CUSTOM_PARTS, copy_with_custom_code
@@ -266,7 +267,7 @@ def test_the_choice_follows_certain_points_except_by_score(sam_folder):
         labels = masks_of(scored)[:, point.y, point.x]
         assert scores_of(scored).tolist() == sorted(scores_of(scored), reverse=True)
         assert chosen.mask[point.y, point.x] == point.label or point.label not in labels
-        assert chosen.confidence == pytest.approx(0.99 if point.label in labels else 0.01)
+        assert agreement(chosen.mask, prompt.points) == pytest.approx(0.99 if point.label in labels else 0.01)
     assert any((scored.mask != chosen.mask).any() for scored, chosen in zip(by_score, by_both, strict=True))
 
 
