@@ -27,7 +27,7 @@ from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expression, Kind, sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.errors import ExpressionError, ReplyError
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
@@ -46,7 +46,7 @@ from sam4mllm_tool.types import (
 )
 
 METHODS: tuple[Method, ...] = ("box", "ppg", "pqpp")
-Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError
+Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError | EmptyMaskError
 Figures: TypeAlias = dict[str, dict[str, float]]
 
 
@@ -140,14 +140,14 @@ class _CachingMLLM:
         return self.reply(image, questions)
 
 
-class _MasklessSegmenter:
-    """A segmenter that returns its prompts with empty masks."""
+class _FullSegmenter:
+    """A segmenter that returns its prompts, each with the whole image as its mask."""
 
     name = "none"
 
     def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        empty = np.broadcast_to(np.False_, (image.height, image.width))
-        return [SegmentedObject(empty, prompt, 0.0) for prompt in prompts]
+        whole = np.broadcast_to(np.True_, (image.height, image.width))
+        return [SegmentedObject(whole, prompt, 0.0) for prompt in prompts]
 
     async def asegment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         return self.segment(image, prompts)
@@ -164,7 +164,7 @@ def _segment_scene(
         config = SegmentationConfig(sampler=models.config.sampler, thresholds=thresholds, retries=models.config.retries)
         return Sam4Mllm(mllm, segmenter, dialect=models.dialect, config=config)
 
-    all_points = build(_MasklessSegmenter(), Thresholds(0, 0)).segment_group(image, texts)
+    all_points = build(_FullSegmenter(), Thresholds(0, 0)).segment_group(image, texts)
     pair = build(models.segmenter, models.config.thresholds)
     by_method = [pair.segment_group(image, texts, method=method) for method in METHODS]
     by_expression = [dict(zip(METHODS, outcomes, strict=True)) for outcomes in zip(*by_method, strict=True)]
