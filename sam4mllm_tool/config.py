@@ -1,10 +1,10 @@
 """The settings of a run, once and frozen: the library, the command, tools, evaluation and traces share them."""
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from sam4mllm_tool.deprecation import rename_arguments
 from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
 __all__ = ["METHODS", "Method", "SegmentationConfig", "SettingsOverrides"]
@@ -59,11 +59,7 @@ class SegmentationConfig:
             ValueError: A setting is out of its range.
             TypeError: There is no such setting.
         """
-        renamed: dict[str, Any] = {}
-        for name, value in settings.items():
-            if name in _RENAMED:
-                warnings.warn(f"{name}= is deprecated: use {_RENAMED[name]}=", DeprecationWarning, stacklevel=3)
-            renamed[_RENAMED.get(name, name)] = value
+        renamed = rename_arguments(settings, "budget max_points, closer refine_crops")
         return replace(self, **renamed) if renamed else self
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +82,3 @@ class SettingsOverrides(TypedDict, total=False):
     refine_crops: bool
     budget: int
     closer: bool
-
-
-_RENAMED = {"budget": "max_points", "closer": "refine_crops"}

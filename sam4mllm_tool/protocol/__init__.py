@@ -1,8 +1,8 @@
 """The dialogue with no model and no I/O in it: standard library, NumPy and the package's own types alone."""
 
-import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sam4mllm_tool.deprecation import deprecated_names
 from sam4mllm_tool.protocol.dialect import Dialect
 from sam4mllm_tool.protocol.dialects import DIALECTS, EMBEDDED, JOINT, PLAIN, RELEASED
 from sam4mllm_tool.protocol.dialogues import PPG, PQPP, BoxOnly, Thresholds
@@ -38,17 +38,5 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker should refuse the old names
-    _RENAMED = {
-        "Placed": PointsByBox,
-        "true_dialogue": build_true_dialogue,
-        "true_replies": build_true_replies,
-        "turns": flatten_turns,
-    }
-
-    def __getattr__(name: str) -> Any:
-        """Return what version 0.1 called `name`, for one release."""
-        if name not in _RENAMED:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        renamed = _RENAMED[name]
-        warnings.warn(f"sam4mllm_tool.protocol.{name} is now {renamed.__name__}", DeprecationWarning, stacklevel=2)
-        return renamed
+    _OLD_NAMES = "Placed PointsByBox, true_dialogue build_true_dialogue, true_replies build_true_replies, turns flatten_turns"
+    __getattr__ = deprecated_names(__name__, __name__, _OLD_NAMES)

@@ -799,7 +799,7 @@ def test_point_answers_tell_kept_and_dropped_ones() -> None:
 
 @pytest.mark.parametrize(("old", "new", "value"), [("budget", "max_points", 9), ("closer", "refine_crops", False)])
 def test_settings_of_version_0_1_are_taken_with_a_warning(old: str, new: str, value: Any) -> None:
-    with pytest.warns(DeprecationWarning, match=f"{old}= is deprecated: use {new}="):
+    with pytest.warns(DeprecationWarning, match=f"{old!r} is now {new!r}"):
         models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter(), **{old: value})
     assert getattr(models.config, new) == value
 

@@ -186,7 +186,7 @@ def test_old_method_names_still_work_with_a_warning(old: str, new: str) -> None:
     ],
 )
 def test_old_names_of_the_package_still_work_with_a_warning(old: str, new: str) -> None:
-    with pytest.warns(DeprecationWarning, match=f"{old} is now {new}"):
+    with pytest.warns(DeprecationWarning, match=f"{old} is now sam4mllm_tool.protocol.{new}"):
         assert getattr(protocol, old) is getattr(protocol, new)
 
 
