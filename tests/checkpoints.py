@@ -174,7 +174,7 @@ def save_mllama(folder: Path, **options: Any) -> Path:
         chat_template=options.get("template", "{{ bos_token }}" + LLAVA_TEMPLATE.replace("<image>", "<|image|>")),
     )
     text = {key: value for key, value in _llama(tokenizer).to_dict().items() if key != "model_type"}
-    vision = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_global_layers": 1}
+    vision: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_global_layers": 1}
     vision |= {"attention_heads": 2, "image_size": SIDE, "patch_size": PATCH, "intermediate_layers_indices": [0, 1]}
     config = MllamaConfig(
         text_config=text | {"cross_attention_layers": [1]},
@@ -187,7 +187,7 @@ def save_mllama(folder: Path, **options: Any) -> Path:
 def save_paligemma(folder: Path, **options: Any) -> Path:
     """Save PaliGemma with a chat template; its processor also returns training labels."""
     tokenizer = build_tokenizer(SPECIAL[:4], adds_bos=True)
-    images = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    images: Any = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     images.image_seq_length = 16
     processor = PaliGemmaProcessor(images, tokenizer, chat_template=options.get("template", LLAVA_TEMPLATE))
     text = {key: value for key, value in _llama(tokenizer).to_dict().items() if key not in ("model_type", "rope_parameters")}
