@@ -22,7 +22,6 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command, interrupt
 from PIL import Image
 
-from sam4mllm_tool.agents.image_blocks import clean_name
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.agents.image_rendering import IMAGE_LINE, ImageRenderer
 from sam4mllm_tool.embedded.scenes import draw_scene
@@ -30,6 +29,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.images.load import ImagePolicy, load_image
 from sam4mllm_tool.tools import Sam4MllmToolkit
+from sam4mllm_tool.tools.image_blocks import clean_name
 from sam4mllm_tool.tools.image_store import (
     IMAGE_DETAILS_KEY,
     IMAGE_IDS_KEY,
