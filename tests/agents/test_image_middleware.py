@@ -289,7 +289,10 @@ def test_tools_open_the_latest_image_and_earlier_ones_by_id_only():
     answers = [message for message in state["messages"] if isinstance(message, ToolMessage)]
     assert [message.status for message in answers] == ["success", "success", "error", "error"]
     assert texts(answers)[:2] == [f"{B} is 256 x 256", f"{A} is 256 x 256"]
-    assert f"no image '{C}' in this conversation; its images are 1: {A}, 256 x 256; 2: {B}, 256 x 256 (latest)" in texts(answers)[2]
+    assert (
+        f"no image '{C}' in this conversation; its images are 1: {A}, 256 x 256; 2: {B}, 256 x 256 (latest)"
+        in texts(answers)[2]
+    )
     assert "no image '/etc/passwd'" in texts(answers)[3]
 
 
