@@ -107,7 +107,7 @@ class NativeCodec:
         return Point(**{name: value * self._unit(name, size) for name, value in self._point_units(point, size).items()})
 
     def _box_units(self, box: Box, size: Size) -> dict[str, float]:
-        units = {}
+        units: dict[str, float] = {}
         for low, high, values in (("x1", "x2", (box.x1, box.x2)), ("y1", "y2", (box.y1, box.y2))):
             end, step = self._end(low, size), 10.0**-self.decimals
             first = min(self._round(values[0], low, size), end - step)

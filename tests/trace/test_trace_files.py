@@ -331,9 +331,7 @@ def test_a_trace_of_the_version_before_is_saved_with_the_same_content(tmp_path: 
     assert (before.pop("version"), after.pop("version")) == (1, VERSION)
     assert before.pop("seal") != after.pop("seal"), "the version is part of what is sealed"
     old_dialect, new_dialect = (Dialect(**trace["settings"].pop("dialect")) for trace in (before, after))
-    assert (before, old_dialect) == (after, new_dialect), (
-        "a dialect of that version lacks the fields that have been added since"
-    )
+    assert (before, old_dialect) == (after, new_dialect), "an old dialect lacks the fields added since"
     assert not load(tmp_path / "trace.json").altered
 
 
