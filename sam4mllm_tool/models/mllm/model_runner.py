@@ -79,6 +79,14 @@ class ModelRunner:
             logits.update(zip(group, self._compute_packed(image_inputs, group, starts), strict=True))
         return logits
 
+    def compute_patch_features(self, image_inputs: ImageInputs) -> Tensor | None:
+        """Return the vision tower's (n, width) output of an image's patches, of all its tiles; None if the family gives none.
+
+        It comes before the projector, which adapters change.
+        """
+        patches = getattr(self._compute_features(image_inputs), "last_hidden_state", None)
+        return patches.flatten(0, -2) if isinstance(patches, Tensor) else None
+
     def start_reader(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> "CachedReader":
         """Return a reader that takes the prompt first and then one piece of text after another."""
         return CachedReader(self, self._prompt_arguments(image_inputs, prompt, len(prompt.ids)))
@@ -128,14 +136,19 @@ class ModelRunner:
     def _image_arguments(self, image_inputs: ImageInputs) -> dict[str, Any]:
         """Return the image's features, computed once, in families that accept them; its pixels in others."""
         inputs = self._to_model(image_inputs.inputs)
-        if "mm_encoder_outputs" not in self._parameters or not hasattr(self.model, "get_image_features"):
+        if "mm_encoder_outputs" not in self._parameters or (features := self._compute_features(image_inputs)) is None:
             return inputs
-        if image_inputs.features is None:
+        others = {name: value for name, value in inputs.items() if not name.startswith("pixel_")}
+        return {**others, "mm_encoder_outputs": {"image": features}}
+
+    def _compute_features(self, image_inputs: ImageInputs) -> Any:
+        """Return the output of `get_image_features`, computed once per image; None in families that lack it."""
+        if image_inputs.features is None and hasattr(self.model, "get_image_features"):
+            inputs = self._to_model(image_inputs.inputs)
             accepted = inspect.signature(self.model.get_image_features).parameters
             arguments = {name: value for name, value in inputs.items() if name in accepted}
             image_inputs.features = self.model.get_image_features(**arguments, return_dict=True)
-        others = {name: value for name, value in inputs.items() if not name.startswith("pixel_")}
-        return {**others, "mm_encoder_outputs": {"image": image_inputs.features}}
+        return image_inputs.features
 
     def _to_model(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep what the model's forward pass accepts, on its device; floats in its precision."""
