@@ -1,8 +1,9 @@
 """Recognise images unlike those that a model was trained on, so that its answers about them come with a warning.
 
-A folder of weights may have a domain.json: statistics of the vision tower's features of training images, the distance from
-them beyond which an image counts as unlike them, and the warning to give. The distance is Mahalanobis': how many standard
-deviations the features are from the training images' mean, along the directions in which those vary most and across the rest.
+A folder of weights may have a domain.json: statistics of training images' features in one layer of the vision tower, the
+distance from them beyond which an image counts as unlike them, and the warning to give. The distance is Mahalanobis': how many
+standard deviations the features are from the training images' mean, along the directions in which those vary most and across
+the rest. A middle layer tells most: the last one reports only what it was taught to see, and sees that in everything.
 Any model can have such a file; `python -m recipes.embedded` writes the one of the embedded pair. NumPy only.
 
 Source: Lee et al., A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks (NeurIPS 2018);
@@ -11,7 +12,7 @@ the covariance is that of Tipping and Bishop, Probabilistic Principal Component 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +28,8 @@ FloatArray: TypeAlias = npt.NDArray[np.floating[Any]]
 DOMAIN_FILE = "domain.json"
 _DIGITS = 4
 """Significant digits of the numbers in the file."""
+_MIN_DEVIATION = 1e-6
+"""Of a feature among an image's patches, whose logarithm is taken."""
 _MIN_RESIDUAL = 1e-6
 """Least variance across the rest, as a share of the mean variance: rounding alone moves features by as much."""
 
@@ -37,6 +40,7 @@ class ImageDomain:
 
     Attributes:
         warning: What to say of an image outside: what the model knows, and what to use instead.
+        layer: Index among the vision tower's hidden states, of which 0 is the embedding of the patches.
         threshold: The largest `distance` of an image inside.
         mean: (d,) of the training images' features.
         components: (k, d) orthonormal directions in which the training images vary most.
@@ -45,6 +49,7 @@ class ImageDomain:
     """
 
     warning: str
+    layer: int
     threshold: float
     mean: FloatArray
     components: FloatArray
@@ -75,7 +80,7 @@ class ImageDomain:
             "mean": self.mean.tolist(),
             "components": self.components.tolist(),
         }
-        return json.dumps({"warning": self.warning, **{name: _round(value) for name, value in numbers.items()}}) + "\n"
+        return json.dumps({"warning": self.warning, "layer": self.layer, **{name: _round(value) for name, value in numbers.items()}}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "ImageDomain":
@@ -93,6 +98,8 @@ class ImageDomain:
     def _validate(self) -> None:
         if not isinstance(self.warning, str) or not self.warning.strip():
             raise ValueError("not an image domain: 'warning' must be a sentence")
+        if not isinstance(self.layer, int) or self.layer < 0:
+            raise ValueError(f"not an image domain: 'layer' must be a number of at least 0, got {self.layer!r}")
         shapes = (self.mean.shape, self.components.shape, self.variances.shape)
         width, count = self.mean.size, self.variances.size
         if shapes != ((width,), (count, width), (count,)):
@@ -107,13 +114,23 @@ class ImageDomain:
 
 
 def pool_features(patches: FloatArray) -> FloatArray:
-    """Pool the features of an image's patches (n, w) into (2 w,): their means, then their standard deviations."""
+    """Pool the features of an image's patches (n, w) into (2 w,): their means, then the logarithms of their deviations.
+
+    The logarithm makes an image in which the features hardly vary, as a blurred one, as far from others as one in which they
+    vary too much.
+    """
     patches = np.asarray(patches, np.float64)
-    return np.concatenate([patches.mean(0), patches.std(0)])
+    return np.concatenate([patches.mean(0), np.log(patches.std(0) + _MIN_DEVIATION)])
 
 
 def fit_domain(
-    training: Sequence[FloatArray], tuning: Sequence[FloatArray], warning: str, *, components: int = 64, outside: float = 0.003
+    training: Sequence[FloatArray],
+    tuning: Sequence[FloatArray],
+    warning: str,
+    *,
+    layer: int,
+    components: int = 8,
+    outside: float = 0.003,
 ) -> ImageDomain:
     """Fit a domain to training images, and its threshold to other images of the same kind.
 
@@ -121,7 +138,9 @@ def fit_domain(
         training: Pooled features (d,) of images that the model was trained on: several times as many as d.
         tuning: Pooled features of images like those, which it was neither trained nor is measured on.
         warning: The domain's warning.
-        components: Number of directions whose variances are kept one by one.
+        layer: Where the features come from.
+        components: Number of directions whose variances are kept one by one. With more, directions of small variances count
+            as much as the few that matter.
         outside: Share of the tuning images that may be taken for unlike.
 
     Raises:
@@ -135,12 +154,18 @@ def fit_domain(
             f"{width} features and {len(tuning)} tuning images"
         )
     mean = features.mean(0)
-    variances, directions = np.linalg.eigh(np.cov(features - mean, rowvar=False))  # ascending
-    residual = max(float(variances[:-components].mean()), _MIN_RESIDUAL * float(variances.mean()))
-    largest = variances[-components:][::-1]
-    domain = ImageDomain(warning, np.inf, mean, directions[:, -components:][:, ::-1].T, largest, residual)
-    threshold = float(np.quantile([domain.distance(image) for image in tuning], 1 - outside))
-    return ImageDomain(warning, threshold, mean, domain.components, largest, residual)
+    variances, directions = np.linalg.eigh(np.cov(features, rowvar=False))  # ascending
+    least = _MIN_RESIDUAL * float(variances.mean())
+    domain = ImageDomain(
+        warning,
+        layer,
+        np.inf,
+        mean,
+        directions[:, -components:].T,
+        np.maximum(variances[-components:], least),
+        max(float(variances[:-components].mean()), least),
+    )
+    return replace(domain, threshold=float(np.quantile([domain.distance(image) for image in tuning], 1 - outside)))
 
 
 def find_domain(mllm: str) -> ImageDomain | None:

@@ -32,25 +32,26 @@ def draw_image(seed: int) -> Image:
 
 
 def test_the_distance_is_mahalanobis_per_feature() -> None:
-    domain = fit_domain(TRAINING, TUNING, WARNING, components=7)  # so that the rest is one direction, with its own variance
+    domain = fit_domain(TRAINING, TUNING, WARNING, layer=4, components=7)  # so that the rest is one direction, with its own variance
     inverse = np.linalg.inv(np.cov(np.stack(TRAINING), rowvar=False))
     for features in RNG.normal(0, 9, (20, 8)):
         expected = distance.mahalanobis(features, np.mean(TRAINING, 0), inverse)
         assert domain.distance(features) == pytest.approx(expected / np.sqrt(8))
 
 
-def test_pooled_features_are_the_patches_means_and_deviations() -> None:
-    assert pool_features(np.array([[1.0, 5], [3, 5]])).tolist() == [2, 5, 1, 0]
+def test_pooled_features_are_the_patches_means_and_the_logarithms_of_their_deviations() -> None:
+    assert pool_features(np.array([[1.0, 5], [3, 7]])) == pytest.approx([2, 6, 0, 0], abs=1e-5)
+    assert np.isfinite(pool_features(np.ones((4, 3)))).all(), "of patches that are all the same"
 
 
 def test_the_threshold_leaves_the_given_share_of_tuning_images_outside() -> None:
-    domain = fit_domain(TRAINING, TUNING, WARNING, components=3, outside=0.1)
+    domain = fit_domain(TRAINING, TUNING, WARNING, layer=4, components=3, outside=0.1)
     assert sum(not domain.contains(features) for features in TUNING) == 20
     assert not domain.contains(np.full(8, np.nan)), "what can't be compared is not like the training images"
 
 
 def test_a_domain_survives_its_file(tmp_path: Path) -> None:
-    domain = fit_domain(TRAINING, TUNING, WARNING, components=3)
+    domain = fit_domain(TRAINING, TUNING, WARNING, layer=4, components=3)
     read = ImageDomain.from_json(domain.to_json())
     assert read.warning == WARNING
     for features in TUNING:
@@ -62,6 +63,8 @@ def test_a_domain_survives_its_file(tmp_path: Path) -> None:
     [
         ({"warning": ""}, "'warning' must be a sentence"),
         ({"warning": None}, "'warning' must be a sentence"),
+        ({"layer": -1}, "'layer' must be a number of at least 0"),
+        ({"layer": "last"}, "'layer' must be a number of at least 0"),
         ({"mean": [1.0]}, r"expected a mean \(d,\)"),
         ({"variances": [1.0, 2.0, 0.0]}, "above 0"),
         ({"threshold": float("nan")}, "not finite"),
@@ -70,7 +73,7 @@ def test_a_domain_survives_its_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_file_is_an_error_that_names_it(change: dict[str, object], reason: str, tmp_path: Path) -> None:
-    fields = json.loads(fit_domain(TRAINING, TUNING, WARNING, components=3).to_json())
+    fields = json.loads(fit_domain(TRAINING, TUNING, WARNING, layer=4, components=3).to_json())
     (tmp_path / DOMAIN_FILE).write_text(json.dumps({**fields, **change}))
     with pytest.raises(SpecError, match=f"{DOMAIN_FILE}: .*{reason}"):
         find_domain(str(tmp_path))
@@ -79,7 +82,7 @@ def test_a_broken_file_is_an_error_that_names_it(change: dict[str, object], reas
 @pytest.mark.parametrize(("count", "tuning"), [(3, TUNING), (400, [])])
 def test_too_few_images_are_refused(count: int, tuning: list[np.ndarray]) -> None:
     with pytest.raises(ValueError, match="expected more than 3 training images"):
-        fit_domain(TRAINING[:count], tuning, WARNING, components=3)
+        fit_domain(TRAINING[:count], tuning, WARNING, layer=4, components=3)
 
 
 def test_an_adapter_of_ones_own_does_not_inherit_a_domain(tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_an_adapter_of_ones_own_does_not_inherit_a_domain(tmp_path: Path) -> Non
     assert find_domain("embedded") is not None
     assert find_domain(f"embedded+{own}") is None
     assert find_domain(f"{embedded_folder('adapter')}+{own}") is None
-    (own / DOMAIN_FILE).write_text(fit_domain(TRAINING, TUNING, WARNING, components=3).to_json())
+    (own / DOMAIN_FILE).write_text(fit_domain(TRAINING, TUNING, WARNING, layer=4, components=3).to_json())
     found = find_domain(f"embedded+{own}")
     assert found is not None
     assert found.warning == WARNING
@@ -119,16 +122,16 @@ def test_the_check_shares_the_vision_pass_of_the_questions(embedded: Transformer
 
 
 def test_a_domain_of_any_models_folder_is_used(embedded: TransformersMLLM, tmp_path: Path) -> None:
-    """A model that knows photographs of noise only, in its own words."""
-    noise = [RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8) for _ in range(24)]
-    features = [embedded.image_features(PIL.Image.fromarray(image)) for image in noise]
-    assert None not in features
-    domain = fit_domain(features[:12], features[12:], WARNING, components=3)  # type: ignore[arg-type]
+    """A model that knows noise only, in its own words."""
+    noise = [PIL.Image.fromarray(RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8)) for _ in range(24)]
+    features = [features for image in noise if (features := embedded.image_features(image, 2)) is not None]
+    domain = fit_domain(features[:12], features[12:], WARNING, layer=2, components=3)
     for part in Path(embedded_folder("mllm")).iterdir():
         (tmp_path / part.name).symlink_to(part)
     (tmp_path / DOMAIN_FILE).write_text(domain.to_json())
     model = TransformersMLLM.load(str(tmp_path))
     assert model.check_image(draw_image(TEST_SEEDS)) == WARNING
+    assert model.check_image(noise[-1]) is None
     assert TransformersMLLM.load(embedded_folder("mllm")).check_image(draw_image(TEST_SEEDS)) is None, "it has no such file"
 
 

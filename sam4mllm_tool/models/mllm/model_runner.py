@@ -29,10 +29,11 @@ class ModelRunner:
     Args:
         model: Image-text-to-text model of transformers.
         packs: Whether to pack prompts if `can_pack` allows it.
+        keeps_layers: Whether an image's features include the hidden states of all layers of the vision tower.
     """
 
-    def __init__(self, model: Any, *, packs: bool = True) -> None:
-        self.model = model
+    def __init__(self, model: Any, *, packs: bool = True, keeps_layers: bool = False) -> None:
+        self.model, self.keeps_layers = model, keeps_layers
         self.packs = packs and can_pack(model)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
 
@@ -79,12 +80,18 @@ class ModelRunner:
             logits.update(zip(group, self._compute_packed(image_inputs, group, starts), strict=True))
         return logits
 
-    def compute_patch_features(self, image_inputs: ImageInputs) -> Tensor | None:
-        """Return the vision tower's (n, width) output of an image's patches, of all its tiles; None if the family gives none.
+    def compute_patch_features(self, image_inputs: ImageInputs, layer: int) -> Tensor | None:
+        """Return the (n, width) hidden states of the vision tower for an image's patches, of all its tiles.
 
-        It comes before the projector, which adapters change.
+        Args:
+            image_inputs: The image, computed with `keeps_layers`.
+            layer: Index among the hidden states; 0 is the embedding of the patches.
+
+        Returns:
+            None in families that don't give them, or without such a layer.
         """
-        patches = getattr(self._compute_features(image_inputs), "last_hidden_state", None)
+        layers = getattr(self._compute_features(image_inputs), "hidden_states", None) or ()
+        patches = layers[layer] if layer < len(layers) else None
         return patches.flatten(0, -2) if isinstance(patches, Tensor) else None
 
     def start_reader(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> "CachedReader":
@@ -147,6 +154,7 @@ class ModelRunner:
             inputs = self._to_model(image_inputs.inputs)
             accepted = inspect.signature(self.model.get_image_features).parameters
             arguments = {name: value for name, value in inputs.items() if name in accepted}
+            arguments |= {"output_hidden_states": True} if self.keeps_layers else {}
             image_inputs.features = self.model.get_image_features(**arguments, return_dict=True)
         return image_inputs.features
 

@@ -54,7 +54,7 @@ class TransformersMLLM:
 
     def __init__(self, model: Any, processor: Any, *, name: str, domain: ImageDomain | None = None) -> None:
         self._name, self._domain = name, domain
-        self._runner = ModelRunner(model)
+        self._runner = ModelRunner(model, keeps_layers=domain is not None)
         self._renderer = PromptRenderer(processor, name, self._runner.longest)
         self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
@@ -107,22 +107,32 @@ class TransformersMLLM:
         Raises:
             BackendError: As in `reply`.
         """
-        features = None if self._domain is None else self.image_features(image)
+        features = None if self._domain is None else self.image_features(image, self._domain.layer)
         return self._domain.warning if self._domain and features is not None and not self._domain.contains(features) else None
 
-    def image_features(self, image: Image) -> npt.NDArray[np.float64] | None:
-        """Return the vision tower's features of an image, pooled; None in families that don't give them.
+    def image_features(self, image: Image, layer: int) -> npt.NDArray[np.float64] | None:
+        """Return the vision tower's features of an image in one layer, pooled (`models.domain.pool_features`).
 
-        They come from the pass that questions about the image share.
+        A model with a domain computes them in the pass that its questions share.
+
+        Args:
+            image: RGB, any size.
+            layer: Index among the tower's hidden states; 0 is the embedding of the patches.
+
+        Returns:
+            None in families that don't give hidden states, or without such a layer.
 
         Raises:
             BackendError: As in `reply`.
         """
         with self._running():
+            if not self._runner.keeps_layers:
+                self._runner.keeps_layers = True
+                self._images.clear()
             image_inputs = self._image_inputs(image)
             if not image_inputs.inputs:
                 self._renderer.tokenize(image_inputs, _ANY_TURNS)
-            patches = self._runner.compute_patch_features(image_inputs)
+            patches = self._runner.compute_patch_features(image_inputs, layer)
             return None if patches is None else pool_features(patches.float().cpu().numpy())
 
     @contextmanager
