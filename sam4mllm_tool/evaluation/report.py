@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol
 from sam4mllm_tool.evaluation.plots import can_plot, plot_histogram, plot_intervals, plot_reliability
 from sam4mllm_tool.evaluation.records import SampleRecord, select_scored
@@ -112,7 +113,7 @@ def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], 
     keys = [key for key in protocol.keys if key in metrics]
     notes = [
         f"Protocol {protocol.name}: {protocol.source}.",
-        f"{count_of(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, {metrics['resamples']:,} resamples.",
+        f"{count_noun(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, {metrics['resamples']:,} resamples.",
         *_build_warnings(metrics),
     ]
     table = ReportTable(("", _VALUE, "unit"), [(key, format_figure(key, metrics), format_unit(key)) for key in keys])
@@ -128,10 +129,9 @@ def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
     warnings = []
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
-        what = "1 sample has no prediction and counts as a miss" if count == 1 else f"{count:,} samples have no prediction and count as misses"
-        warnings.append(f"{what}: {kinds}.")
+        warnings.append(f"{count_noun(count, 'sample')} without a prediction, counted as a miss: {kinds}.")
     if dropped := metrics["dropped"]:
-        warnings.append(f"{count_of(len(dropped), 'sample')} can't be scored: the truth can't be read, such as {dropped[0]}.")
+        warnings.append(f"{count_noun(len(dropped), 'sample')} can't be scored: the truth can't be read, such as {dropped[0]}.")
     warnings += [f"The dataset's reader: {line}." for line in metrics["read"]["counts"]]
     return warnings
 
