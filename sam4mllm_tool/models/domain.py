@@ -80,7 +80,12 @@ class ImageDomain:
             "mean": self.mean.tolist(),
             "components": self.components.tolist(),
         }
-        return json.dumps({"warning": self.warning, "layer": self.layer, **{name: _round(value) for name, value in numbers.items()}}) + "\n"
+        return (
+            json.dumps(
+                {"warning": self.warning, "layer": self.layer, **{name: _round(value) for name, value in numbers.items()}}
+            )
+            + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "ImageDomain":
@@ -103,9 +108,7 @@ class ImageDomain:
         shapes = (self.mean.shape, self.components.shape, self.variances.shape)
         width, count = self.mean.size, self.variances.size
         if shapes != ((width,), (count, width), (count,)):
-            raise ValueError(
-                f"not an image domain: expected a mean (d,), components (k, d) and variances (k,), got {shapes}"
-            )
+            raise ValueError(f"not an image domain: expected a mean (d,), components (k, d) and variances (k,), got {shapes}")
         numbers = [self.mean, self.components, self.variances, self.threshold, self.residual_variance]
         if not all(np.isfinite(number).all() for number in numbers):
             raise ValueError("not an image domain: a number in it is not finite")

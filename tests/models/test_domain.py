@@ -1,4 +1,4 @@
-"""Images unlike those of the training are recognised: the distance, the file beside the weights, the embedded pair's figures."""
+"""Images unlike those of the training are recognised: the distance, the file beside the weights, the embedded pair."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,9 @@ def draw_image(seed: int) -> Image:
 
 
 def test_the_distance_is_mahalanobis_per_feature() -> None:
-    domain = fit_domain(TRAINING, TUNING, WARNING, layer=4, components=7)  # so that the rest is one direction, with its own variance
+    domain = fit_domain(
+        TRAINING, TUNING, WARNING, layer=4, components=7
+    )  # so that the rest is one direction, with its own variance
     inverse = np.linalg.inv(np.cov(np.stack(TRAINING), rowvar=False))
     for features in RNG.normal(0, 9, (20, 8)):
         expected = distance.mahalanobis(features, np.mean(TRAINING, 0), inverse)
@@ -50,7 +52,7 @@ def test_the_threshold_leaves_the_given_share_of_tuning_images_outside() -> None
     assert not domain.contains(np.full(8, np.nan)), "what can't be compared is not like the training images"
 
 
-def test_a_domain_survives_its_file(tmp_path: Path) -> None:
+def test_a_domain_survives_its_file() -> None:
     domain = fit_domain(TRAINING, TUNING, WARNING, layer=4, components=3)
     read = ImageDomain.from_json(domain.to_json())
     assert read.warning == WARNING
@@ -110,7 +112,7 @@ def test_the_embedded_pair_warns_of_a_photograph_and_not_of_a_scene(embedded: Tr
         assert embedded.check_image(draw_image(seed)) is None
 
 
-def test_the_check_shares_the_vision_pass_of_the_questions(embedded: TransformersMLLM) -> None:
+def test_the_check_shares_the_vision_pass_of_the_questions() -> None:
     models = Sam4Mllm.load("embedded", "embedded")
     passes: list[object] = []
     tower = models.mllm._runner.model.model.vision_tower  # type: ignore[attr-defined]
@@ -140,6 +142,8 @@ def test_unlike_images_are_recognised_and_test_scenes_are_not_taken_for_them(emb
     missed = [name for name, image in unlike_images() if embedded.check_image(image) is None]
     seeds = range(TEST_SEEDS, TEST_SEEDS + 1000)
     wrong = [seed for seed in seeds if embedded.check_image(draw_image(seed)) is not None]
-    print(f"recognised: {1 - len(missed) / COUNT:.1%} of {COUNT}; wrongly: {len(wrong) / len(seeds):.1%} of {len(seeds)} scenes")
+    print(
+        f"recognised: {1 - len(missed) / COUNT:.1%} of {COUNT}; wrongly: {len(wrong) / len(seeds):.1%} of {len(seeds)} scenes"
+    )
     assert len(missed) <= 0.05 * COUNT, missed
     assert len(wrong) <= 0.01 * len(seeds), wrong

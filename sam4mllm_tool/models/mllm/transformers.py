@@ -76,7 +76,9 @@ class TransformersMLLM:
             MissingExtraError: A library is not installed.
         """
         model, processor = load_checkpoint(base, adapter, device=device, dtype=dtype)
-        return cls(model, processor, name=name or (f"{base}+{adapter}" if adapter else base), domain=find_domain(adapter or base))
+        return cls(
+            model, processor, name=name or (f"{base}+{adapter}" if adapter else base), domain=find_domain(adapter or base)
+        )
 
     @property
     def name(self) -> str:
