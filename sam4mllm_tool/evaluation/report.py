@@ -113,7 +113,7 @@ def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], 
     keys = [key for key in protocol.keys if key in metrics]
     notes = [
         f"Protocol {protocol.name}: {protocol.source}.",
-        f"{count_noun(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, of {metrics['resamples']:,} draws.",
+        f"{count_noun(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, {metrics['resamples']:,} draws.",
         *_build_warnings(metrics),
     ]
     table = ReportTable(("", _VALUE, "unit"), [(key, format_figure(key, metrics), format_unit(key)) for key in keys])

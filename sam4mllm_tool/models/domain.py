@@ -92,9 +92,9 @@ class ImageDomain:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
             fields = json.loads(text)
-            arrays = {name: np.array(fields.pop(name), np.float64) for name in ("mean", "components", "variances")}
-            scalars = {name: float(fields.pop(name)) for name in ("threshold", "residual_variance")}
-            domain = cls(**fields, **scalars, **arrays)
+            fields |= {name: np.array(fields[name], np.float64) for name in ("mean", "components", "variances")}
+            fields |= {name: float(fields[name]) for name in ("threshold", "residual_variance")}
+            domain = cls(**fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"not an image domain: {error}") from error
         domain._validate()
@@ -109,14 +109,14 @@ class ImageDomain:
         width, count = self.mean.size, self.variances.size
         if shapes != ((width,), (count, width), (count,)):
             raise ValueError(f"not an image domain: expected a mean (d,), components (k, d) and variances (k,), got {shapes}")
-        numbers = [self.mean, self.components, self.variances, self.threshold, self.residual_variance]
-        if not all(np.isfinite(number).all() for number in numbers):
+        numbers = np.concatenate([self.mean, self.components.ravel(), self.variances, [self.threshold, self.residual_variance]])
+        if not np.isfinite(numbers).all():
             raise ValueError("not an image domain: a number in it is not finite")
         if min(*self.variances.tolist(), self.threshold, self.residual_variance) <= 0:
             raise ValueError("not an image domain: its variances and threshold must be above 0")
 
 
-def pool_features(patches: FloatArray) -> FloatArray:
+def pool_features(patches: FloatArray) -> npt.NDArray[np.float64]:
     """Pool the features of an image's patches (n, w) into (2 w,): their means, then the logarithms of their deviations.
 
     The logarithm makes an image in which the features hardly vary, as a blurred one, as far from others as one in which they

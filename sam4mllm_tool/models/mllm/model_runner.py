@@ -157,8 +157,9 @@ class ModelRunner:
         if image_inputs.features is None and hasattr(self.model, "get_image_features"):
             inputs = self._to_model(image_inputs.inputs)
             accepted = inspect.signature(self.model.get_image_features).parameters
-            arguments = {name: value for name, value in inputs.items() if name in accepted}
-            arguments |= {"output_hidden_states": True} if self.keeps_layers else {}
+            arguments: dict[str, Any] = {name: value for name, value in inputs.items() if name in accepted}
+            if self.keeps_layers:
+                arguments["output_hidden_states"] = True
             image_inputs.features = self.model.get_image_features(**arguments, return_dict=True)
         return image_inputs.features
 
