@@ -8,7 +8,7 @@ During a build, lessons.jsonl.part grows, and progress.json says how many of its
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby, islice
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing_extensions import deprecated
 from sam4mllm_tool.atomic_io import file_sha256, write_json
 from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.heldout import HeldOut, collect_held_out
+from sam4mllm_tool.data.image_hashes import hash_image
 from sam4mllm_tool.data.reader import Reader
 from sam4mllm_tool.data.sample import Dataset, Problems, Sample
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
@@ -32,6 +33,8 @@ PROGRESS_FILE = "progress.json"
 _PART_FILE = f"{CONVERSATIONS_FILE}.part"
 _SAVE_INTERVAL = 200
 """Images between two writes of the progress."""
+_OPTIONAL_SETTINGS = ("held_back",)
+"""Settings that a manifest holds only where they are given."""
 _EXHAUSTED: ImageSamples = []
 
 
@@ -106,6 +109,7 @@ def build_conversations(
     *,
     vqa: Sequence[Source] = (),
     held_out: Sequence[Path] = (),
+    held_back: Collection[str] = (),
     processes: int = 1,
 ) -> Path:
     """Write lessons.jsonl and manifest.json. An interrupted build continues; a finished one is left as it is.
@@ -117,6 +121,7 @@ def build_conversations(
         vqa: Datasets of conversations without masks, mixed in at the recipe's share of the images.
         held_out: Roots of the RefCOCO family. Images of the val and test splits found there, or under the root of a source,
             are left out of every dataset.
+        held_back: Further images that are left out, by `hash_image`.
         processes: How many processes build.
 
     Returns:
@@ -135,13 +140,14 @@ def build_conversations(
     settings = _describe_settings(sources, vqa, held_out, recipe) | {
         "data": [_measure_files(dataset) for dataset in datasets],
         "held_out": held_out_images.to_dict(),
+        **({"held_back": sorted(held_back)} if held_back else {}),
     }
     out.mkdir(parents=True, exist_ok=True)
     if (out / CONVERSATIONS_FILE).exists():
         _check_finished(out, settings)
         return out
     with_masks, without_masks = (
-        _mark_held_out(_group_by_image(group), held_out_images)
+        _mark_held_out(_leave_out(_group_by_image(group), held_back), held_out_images)
         for group in (datasets[: len(sources)], datasets[len(sources) :])
     )
     try:
@@ -196,7 +202,7 @@ def _check_finished(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_same_settings(out: Path, content: str, known: dict[str, Any], settings: dict[str, Any]) -> None:
-    differing = sorted(key for key, value in settings.items() if known.get(key) != value)
+    differing = sorted(key for key in {*settings, *_OPTIONAL_SETTINGS} if known.get(key) != settings.get(key))
     if differing == ["data"]:
         raise DataError(f"the datasets' files changed since {out} was built: choose another folder, or remove this one")
     if differing:
@@ -211,6 +217,13 @@ def _group_by_image(datasets: Iterable[Dataset]) -> Iterator[list[Sample]]:
     for dataset in datasets:
         for _, samples in groupby(dataset, key=lambda sample: sample.image_path):
             yield list(samples)
+
+
+def _leave_out(images: Iterable[list[Sample]], hashes: Collection[str]) -> Iterator[list[Sample]]:
+    """Yield the images whose hash is not among `hashes`."""
+    for samples in images:
+        if not hashes or hash_image(samples[0].image_path) not in hashes:
+            yield samples
 
 
 def _mark_held_out(images: Iterable[list[Sample]], held_out: HeldOut) -> Iterator[ImageSamples]:
