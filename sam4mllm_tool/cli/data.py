@@ -14,7 +14,7 @@ import typer
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command, complete_from, config_options, with_options
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.protocol import DIALECTS
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ HeldOutOption = Annotated[
         "dataset's own folder. Repeatable.",
     ),
 ]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 JsonlOption = Annotated[Path, typer.Option(metavar="PATH", help="File NAME.jsonl, or a folder for scenes.jsonl.")]
 
 
@@ -79,11 +80,12 @@ def scenes(
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene; the next one has the next seed.")
     ] = 0,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Draw scenes with expressions and exact masks."""
     from sam4mllm_tool.embedded.scene_files import write_scenes
 
-    print(f"wrote {write_scenes(out, count, seed)}")
+    print(f"wrote {write_scenes(out, count, seed, overwrite=overwrite)}")
 
 
 @data_app.command(cls=Command)
@@ -160,6 +162,7 @@ def convert(
             show_default="any",
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> int:
     """Convert your own data to JSONL, which 'data build' and 'train' read.
 
@@ -176,10 +179,9 @@ def convert(
     known = {"coco": ("column", "images"), "labelme": ("column",), "folder": ("values",)}[kind]
     _check_options(options, kind, known)
     readers: dict[str, Any] = {"coco": read_coco, "labelme": read_labelme, "folder": read_folder}
-    written = write_records(readers[kind](source, problems, **options), out, problems, copy=copy)
+    written = write_records(readers[kind](source, problems, **options), out, problems, copy=copy, overwrite=overwrite)
     print(written.summary())
-    _print_problems(problems)
-    return 1 if any(fate == "dropped" for fate, _ in problems.counts) else 0
+    return _report_problems(problems)
 
 
 def _check_options(options: dict[str, Any], kind: str, known: Sequence[str]) -> None:
@@ -188,9 +190,47 @@ def _check_options(options: dict[str, Any], kind: str, known: Sequence[str]) -> 
         raise DataError(f"{' and '.join(unknown)} is not for {kind}, which has {', '.join(f'--{name}' for name in known)}")
 
 
-def _print_problems(problems: "Problems") -> None:
+def _report_problems(problems: "Problems") -> int:
+    """Print what was dropped or corrected to stderr, the first faults in full; return 1 if a record was lost by a fault."""
+    from sam4mllm_tool.data.class_reader import LEFT_OUT_BY_CHOICE
+
     for line in [*problems.lines(), *(f"  {record}" for record in problems.first)]:
         print(line, file=sys.stderr)
+    if more := problems.count - len(problems.first):
+        print(f"  and {more:,} more", file=sys.stderr)
+    return 1 if any(fate == "dropped" and what not in LEFT_OUT_BY_CHOICE for fate, what in problems.counts) else 0
+
+
+@data_app.command(cls=Command)
+def split(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="File NAME.jsonl, or the folder of scenes.jsonl.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder for the files.", show_default="the source's folder")
+    ] = None,
+    val: Annotated[
+        float,
+        typer.Option(metavar="X", min=0, help="Share of the images for val.jsonl if below 1, else their number; 0: none."),
+    ] = 0.1,
+    test: Annotated[
+        float,
+        typer.Option(metavar="X", min=0, help="Share of the images for test.jsonl if below 1, else their number; 0: none."),
+    ] = 0.1,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random division.")] = 0,
+    overwrite: OverwriteOption = False,
+) -> int:
+    """Divide your own data by image into train.jsonl, val.jsonl and test.jsonl.
+
+    No image is in two files, under whichever name. Exit code 1 if a line was left out.
+    """
+    from sam4mllm_tool.data.sample import Problems
+    from sam4mllm_tool.data.split_files import split_dataset
+
+    shares = {name: share for name, share in (("val", val), ("test", test)) if share}
+    folder = out or (source if source.is_dir() else source.parent)
+    problems = Problems()
+    for written in split_dataset(source, folder, shares, problems, seed=seed, overwrite=overwrite):
+        print(written.summary())
+    return _report_problems(problems)
 
 
 @data_app.command(cls=Command)
@@ -205,25 +245,29 @@ def show(
     option: ReaderOption = [],  # noqa: B006 - Typer copies it
     count: Annotated[int, typer.Option(metavar="N", min=1, max=200, help="Number of samples, from 1 to 200.")] = 12,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random choice of samples.")] = 0,
+    overwrite: OverwriteOption = False,
 ) -> int:
     """Draw samples with their masks into one image.
 
-    Exit code 1 if a sample could not be drawn.
+    Exit code 1 if a sample could not be read or drawn.
     """
     from tqdm import tqdm
 
+    from sam4mllm_tool.atomic_io import require_new_file
     from sam4mllm_tool.data.contact_sheet import draw_contact_sheet, pick_samples, save_sheet
     from sam4mllm_tool.data.splits import open_splits, read_options
 
+    require_new_file(out, overwrite=overwrite)
     dataset = next(iter(open_splits(name, root, split, read_options(name, option)).opened.values()))
     title = f"{dataset.name} {dataset.split}"
-    samples = pick_samples(tqdm(dataset, desc=title, unit="sample"), count, seed)
-    sheet = draw_contact_sheet(samples, f"{title}, {len(samples)} samples")
+    samples = pick_samples(tqdm(dataset, desc=title, unit="sample", disable=None), count, seed)
+    drawn = count_noun(len(samples), "sample")
+    sheet = draw_contact_sheet(samples, f"{title}, {drawn}")
     save_sheet(sheet.image, out)
-    print(f"wrote {out}: {len(samples)} samples of {title}")
+    print(f"wrote {out}: {drawn} of {title}")
     for fault in sheet.faults:
         print(f"not drawn: {fault}", file=sys.stderr)
-    return 1 if sheet.faults else 0
+    return _report_problems(dataset.problems) or (1 if sheet.faults else 0)
 
 
 # Training conversations -------------------------------------------------------------------------------------------------

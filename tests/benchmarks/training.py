@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work
     data = [Source("jsonl", draw_scenes(work / "scenes", arguments.scenes, TRAINED))]
-    samples = list(load_dataset("jsonl", draw_scenes(work / "held-out", arguments.held_out, HELD_OUT), split="val"))
+    samples = list(load_dataset("jsonl", draw_scenes(work / "held-out", arguments.held_out, HELD_OUT), split="all"))
     both = Recipe(dialect=EMBEDDED, ppg=0.35)
     best = replace(both, pqpp=0, ppg=1)
 
