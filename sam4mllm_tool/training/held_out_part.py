@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sam4mllm_tool.data.build import Source
 from sam4mllm_tool.data.image_hashes import choose_images, hash_image, resolve_share
-from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.callbacks import load_held_out_samples
 from sam4mllm_tool.training.config import TrainingConfig
@@ -52,17 +52,17 @@ def hold_out_samples(config: TrainingConfig) -> HeldOutPart:
         return HeldOutPart(tuple(load_held_out_samples(config.eval_data, config.eval_split, config.eval_count)))
     if not config.data or config.held_back == 0:
         return HeldOutPart()
-    sources = [Source.parse(text) for text in config.data]
-    paths = {sample.image_path for sample in tqdm(_iter_samples(sources), desc="images", unit="sample", mininterval=2)}
+    datasets = [Source.parse(text).open() for text in config.data]
+    paths = {sample.image_path for sample in tqdm(_iter_samples(datasets), desc="images", unit="sample", disable=None)}
     hashes = {hash_image(path) for path in paths}
     held_back = choose_images(hashes, _count_held_back(config, len(hashes)), seed=config.seed)
-    samples = (sample for sample in _iter_samples(sources) if held_back and hash_image(sample.image_path) in held_back)
+    samples = (sample for sample in _iter_samples(datasets) if held_back and hash_image(sample.image_path) in held_back)
     return HeldOutPart(tuple(islice(samples, config.eval_count)), held_back)
 
 
-def _iter_samples(sources: list[Source]) -> Iterator[Sample]:
-    for source in sources:
-        yield from (sample for sample in source.open() if not sample.turns)
+def _iter_samples(datasets: list[Dataset]) -> Iterator[Sample]:
+    for dataset in datasets:
+        yield from (sample for sample in dataset if not sample.turns)
 
 
 def _count_held_back(config: TrainingConfig, total: int) -> int:

@@ -90,14 +90,14 @@ def test_embedded_is_the_base_with_its_adapter_unless_the_base_is_asked_for() ->
     shipped = start()
     assert (shipped.adapter, shipped.shipped) == (embedded_folder("adapter"), True)
     assert start(from_base=True).adapter is None
-    assert start(mllm="embedded+mine").adapter == "mine"
-    assert start(mllm="someone/model").adapter is None
+    assert start(mllm="embedded+/nowhere/mine").adapter == "/nowhere/mine"
+    assert start(mllm="/nowhere/model").adapter is None
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"mllm": "embedded+mine", "from_base": True}, "leave out one of the two", id="base and adapter"),
+        pytest.param({"mllm": "embedded+/nowhere/mine", "from_base": True}, "leave out one of the two", id="base and adapter"),
         pytest.param({"lora_r": 8}, "lora_r = 8 has no effect: .* whose lora_r is 32", id="another rank"),
         pytest.param({"lora_alpha": 8}, "lora_alpha = 8 has no effect", id="another scale"),
     ],
