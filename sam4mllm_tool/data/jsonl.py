@@ -162,13 +162,14 @@ def _find_file(root: Path, split: str, file: str | None) -> Path:
         if not (root / file).is_file():
             raise DataError(f"{root / file} does not exist")
         return root / file
-    for name in (f"{split}.jsonl", JSONL_FILE):
+    for name in (JSONL_FILE,) if split == ALL else (f"{split}.jsonl", JSONL_FILE):
         if (root / name).is_file():
             return root / name
     others = sorted(root.glob("*.jsonl"))
     if len(others) != 1:
         names = ", ".join(path.name for path in others) or "no *.jsonl"
-        raise DataError(f"{root} has neither {split}.jsonl nor {JSONL_FILE}, but {names}; set the option 'file'")
+        missing = f"no {JSONL_FILE}" if split == ALL else f"neither {split}.jsonl nor {JSONL_FILE}"
+        raise DataError(f"{root} has {missing}, but {names}; set the option 'file'")
     return others[0]
 
 

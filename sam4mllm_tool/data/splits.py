@@ -39,7 +39,7 @@ def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, 
     """
     opened: dict[str, Dataset] = {}
     missing: dict[str, DataError] = {}
-    for candidate in [split] if split else _split_names(name, root):
+    for candidate in [split] if split else _split_names(name, root, options.get("file")):
         try:
             opened[candidate] = load_dataset(name, root, candidate, **options)
         except DataError as error:
@@ -49,10 +49,13 @@ def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, 
     return AvailableSplits(opened, {candidate: str(error) for candidate, error in missing.items()})
 
 
-def _split_names(name: str, root: Path) -> Sequence[str]:
+def _split_names(name: str, root: Path, file: str | None) -> Sequence[str]:
     """List the dataset's splits. Users' own are those that files are named after or lines name, or else all of the data."""
     if name == "jsonl" and root.exists():
-        return tuple(list_jsonl_splits(root)) or (ALL,)
+        try:
+            return tuple(list_jsonl_splits(root / file if file else root)) or (ALL,)
+        except DataError:
+            return (ALL,)  # opening it says what is wrong
     return tuple(PUBLISHED_COUNTS.get(name, _SPLITS))
 
 

@@ -56,7 +56,7 @@ def test_own_data_is_converted_checked_and_shown(run: Run, instances: Path, tmp_
         (["check", "refcoco", "."], "refs(unc).p"),
         (["check", "pascal", "."], "'pascal'"),
         (["check", "jsonl", ".", "--option", "colour=red"], "no option colour"),
-        (["show", "jsonl", ".", "--out", "sheet.png"], "neither all.jsonl nor scenes.jsonl"),
+        (["show", "jsonl", ".", "--out", "sheet.png"], "has no scenes.jsonl"),
         (["show", "jsonl", ".", "--out", "sheet.png", "--count", "0"], "'--count'"),
         (["show", "jsonl", "."], "--out"),
         (["convert", "coco", "none.json", "--out", "mine"], "none.json does not exist"),
