@@ -235,6 +235,7 @@ def test_an_evaluation_measures_the_adapter_and_does_not_affect_training(convers
     write_scenes(tmp_path / "scenes", 2, seed=99, per_scene=1)
     base = Path(f"embedded+{embedded_folder('adapter')}")  # which segments well, so that the figure is neither 0 nor 1
     config: dict[str, Any] = {"max_steps": 2, "accumulation": 1, "learning_rate": 1e-6, "precision": "float32"}
+    config |= {"lora_r": 32, "lora_alpha": 64}  # the adapter's own
     plain = run(base, conversations_dir, tmp_path / "plain", **config)
     config |= {"eval_data": f"jsonl:{tmp_path / 'scenes'}", "eval_split": "train", "eval_every": 1, "eval_methods": ["box"]}
     out = run(base, conversations_dir, tmp_path / "out", **config)
