@@ -235,6 +235,7 @@ def test_an_evaluation_measures_the_adapter_and_does_not_affect_training(convers
     write_scenes(tmp_path / "scenes", 2, seed=99, per_scene=1)
     base = Path(f"embedded+{embedded_folder('adapter')}")  # which segments well, so that the figure is neither 0 nor 1
     config: dict[str, Any] = {"max_steps": 2, "accumulation": 1, "learning_rate": 1e-6, "precision": "float32"}
+    config |= {"lora_r": 32, "lora_alpha": 64}  # the adapter's own
     plain = run(base, conversations_dir, tmp_path / "plain", **config)
     config |= {"eval_data": f"jsonl:{tmp_path / 'scenes'}", "eval_split": "train", "eval_every": 1, "eval_methods": ["box"]}
     out = run(base, conversations_dir, tmp_path / "out", **config)
@@ -261,6 +262,15 @@ def test_an_exported_model_answers_like_base_and_adapter(finished: Path, base: P
     assert reply.label_probabilities is not None
     assert expected.label_probabilities is not None
     assert reply.label_probabilities[0] == pytest.approx(expected.label_probabilities[0], abs=1e-4)
+
+
+def test_model_files_have_the_permissions_of_their_neighbours(finished: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    expected = (tmp_path / "plain").stat().st_mode
+    merged = export(f"{base}+{finished}", tmp_path / "merged")
+    files = [file for folder in (finished, merged) for file in folder.rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"adapter_model.safetensors", "model.safetensors", "optimizer.pt"}
+    assert {file.name: file.stat().st_mode for file in files} == {file.name: expected for file in files}
 
 
 def test_an_export_can_go_into_the_current_folder(
