@@ -6,6 +6,7 @@ Every field of `TrainingConfig` but `recipe`, which is a table in a file, is an 
 import json
 import shlex
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,7 +71,7 @@ _SETTINGS = {
         "save_every": "Optimizer steps between checkpoints.",
         "keep": "Number of checkpoints to keep: the newest ones.",
         "log_every": "Optimizer steps between lines of metrics.jsonl.",
-        "report_to": "Service that the metrics are logged to, besides metrics.jsonl.",
+        "report_to": "Service that the metrics are logged to, besides metrics.jsonl; 'auto' is TensorBoard if it is installed.",
     },
     "Evaluation during training": {
         "eval_data": "Held-out dataset whose samples are segmented with the model so far; no evaluation by default.",
@@ -103,6 +104,12 @@ _WORSE = 0.01
 """A fall of cIoU beyond which tuning has made the model worse."""
 
 
+def _print_example(value: bool) -> None:
+    if value:
+        typer.echo((files("sam4mllm_tool.training") / "example.toml").read_text(encoding="utf-8"), nl=False)
+        raise typer.Exit
+
+
 @with_options(config_options(TrainingConfig, _SETTINGS, _METAVARS))
 def train(
     ctx: typer.Context,
@@ -110,6 +117,13 @@ def train(
         Path | None,
         typer.Argument(metavar="CONFIG", help="Settings as a TOML, JSON or YAML file; an option overrides the file's setting."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, time and memory that training will take, and write nothing.")
+    ] = False,
+    example: Annotated[  # noqa: ARG001 - done by its callback
+        bool,
+        typer.Option("--example", callback=_print_example, is_eager=True, help="Print example settings, for a CONFIG file."),
+    ] = False,
     **options: Any,
 ) -> None:
     """Tune a model on training conversations.
@@ -126,6 +140,12 @@ def train(
     except ValueError as error:
         raise DataError(f"{config}: {error}" if config else str(error)) from error
 
+    if dry_run:
+        from sam4mllm_tool.training.dry_run import estimate_run
+
+        print("\n".join(estimate_run(training).lines()))
+        return
+
     from sam4mllm_tool.training.run import train as run_training
 
     out = run_training(training)
@@ -136,7 +156,8 @@ def _describe_result(out: Path) -> Iterator[str]:
     """Yield what tuning did to the held-out part, and the command to type next."""
     from sam4mllm_tool.training.output_dir import TRAINING_FILE
 
-    about = json.loads((out / TRAINING_FILE).read_text(encoding="utf-8"))
+    file = out.expanduser() / TRAINING_FILE
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     held_out = about.get("held_out", {})
     if "before" in held_out:
         on = f"{count_noun(held_out['samples'], 'expression')} about {count_noun(held_out['images'], 'image')} not trained on"

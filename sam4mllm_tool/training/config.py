@@ -67,7 +67,7 @@ class TrainingConfig:
         save_every: Steps between checkpoints.
         keep: Number of checkpoints that stay.
         log_every: Steps between lines of metrics.jsonl.
-        report_to: Where metrics go besides metrics.jsonl.
+        report_to: Where metrics go besides metrics.jsonl; `auto` is TensorBoard where it is installed.
         workers: Processes that load images; 0 loads them in the training process.
         eval_data: NAME:ROOT of samples to segment during training. Their images must not be trained on.
         eval_split: Split of `eval_data`.
@@ -124,7 +124,7 @@ class TrainingConfig:
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
-    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    report_to: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
     workers: int = 0
 
     eval_data: str | None = None

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -110,8 +109,6 @@ def _load_base(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
         device = choose_device(config.device)
         dtype = "bfloat16" if device.type != "cpu" and uses_bfloat16(config) else "float32"
         return load_checkpoint(folder, device=config.device, dtype=dtype)
-    if find_spec("bitsandbytes") is None:
-        raise SpecError("quantise = '4bit' needs bitsandbytes, which is not installed: pip install bitsandbytes")
     return _load_base_in_4_bits(config, folder)
 
 

@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,13 @@ from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.verify import describe_problems
-from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
+from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.models.checkpoints import quiet_loading
 from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
-from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
+from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.training.adapter_files import RunResult, write_result
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
@@ -46,10 +45,9 @@ from sam4mllm_tool.training.output_dir import (
     claim_output_dir,
     describe_run,
     is_finished,
-    require_training_dir,
 )
+from sam4mllm_tool.training.preflight import check_before_building, choose_data_dialect, find_report_service
 from sam4mllm_tool.training.row_builder import RowBuilder
-from sam4mllm_tool.training.starting_point import find_starting_point
 from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset, write_rows
 from sam4mllm_tool.training.trainer import ConversationTrainer, find_newest_checkpoint
 from sam4mllm_tool.training.trainer_arguments import build_trainer_arguments
@@ -68,13 +66,9 @@ def train(config: TrainingConfig) -> Path:
         SpecError, MissingExtraError: The model can't be loaded, or the settings don't fit it.
         OSError: `out` can't be written.
     """
-    _require_library("accelerate")
-    if config.report_to != "none":
-        _require_library(config.report_to)
+    start = check_before_building(config)
     out = Path(config.out).expanduser()
     began = time.time()
-    require_training_dir(out)
-    start = find_starting_point(config)
     held_out = hold_out_samples(config)
     arguments = build_trainer_arguments(config, out / CHECKPOINTS)  # joins the other processes, so it comes first
     with arguments.main_process_first(local=False, desc="training conversations"):
@@ -117,13 +111,10 @@ def prepare_conversations(config: TrainingConfig, held_back: Collection[str] = (
         held_back: Hashes of images that are not trained on.
     """
     if config.data:
-        dialect = find_dialect(config.mllm, config.dialect)
-        if dialect is PLAIN and config.dialect is None:
-            dialect = JOINT  # a trained model needs no long instructions, and can answer all points in one reply
         return build_conversations(
             [Source.parse(text) for text in config.data],
             Path(config.out).expanduser() / CONVERSATIONS,
-            Recipe.of(dialect, config.recipe or {}),
+            Recipe.of(choose_data_dialect(config), config.recipe or {}),
             vqa=[Source.parse(text) for text in config.vqa_data],
             held_out=[Path(root).expanduser() for root in config.held_out],
             held_back=held_back,
@@ -138,13 +129,6 @@ def prepare_conversations(config: TrainingConfig, held_back: Collection[str] = (
 def _print_problems(conversations_dir: Path) -> None:
     for line in describe_problems(conversations_dir):
         print(f"training conversations: {line}", file=sys.stderr)
-
-
-def _require_library(name: str) -> None:
-    if find_spec(name) is None:
-        if name == "wandb":  # which no extra installs
-            raise SpecError("report_to = 'wandb' needs wandb, which is not installed: pip install wandb")
-        raise MissingExtraError(name, "train")
 
 
 def _choose_dialect(config: TrainingConfig, conversations_dir: Path) -> Dialect:
@@ -179,7 +163,7 @@ def _build_trainer(
     tokenizer = trainable.prompter.tokenizer
     pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     callbacks: list[Any] = [MetricsFile(out / METRICS_FILE), ProgressBar()]
-    if config.report_to == "tensorboard" and arguments.process_index == 0:
+    if find_report_service(config) == "tensorboard" and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations.integration_utils import TensorBoardCallback
 

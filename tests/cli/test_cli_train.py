@@ -35,7 +35,7 @@ def test_every_setting_is_an_option_with_its_default() -> None:
         if field.name != "recipe":
             default = options.pop(field.name).default
             assert (tuple(default) if isinstance(default, list) and default else default or None) == (field.default or None)
-    assert set(options) - {"help"} == {"config"}
+    assert set(options) - {"help"} == {"config", "dry_run", "example"}
 
 
 def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path: Path) -> None:
