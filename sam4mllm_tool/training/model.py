@@ -12,12 +12,11 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
-    choose_device,
-    choose_dtype,
     quiet_loading,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
+from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.mllm.loading import load_checkpoint, require_safe_adapter
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
