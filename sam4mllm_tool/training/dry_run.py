@@ -7,18 +7,16 @@ import json
 import math
 import resource
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
-from sam4mllm_tool.data.build import Source
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.data.image_hashes import hash_image
-from sam4mllm_tool.data.sample import Dataset, Sample
+from sam4mllm_tool.data.image_order import group_by_image, leave_out
+from sam4mllm_tool.data.sources import Source
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, read_conversations
 from sam4mllm_tool.data.workers import build_images
 from sam4mllm_tool.errors import count_noun
@@ -116,9 +114,7 @@ def _build_first_conversations(config: TrainingConfig, held_back: frozenset[str]
     """Write the conversations of the first images; return the number of all images and the seconds to build them all."""
     datasets = [Source.parse(text).open() for text in config.data]
     recipe = Recipe.of(choose_data_dialect(config), config.recipe or {})
-    images = (
-        samples for samples in _iter_images(datasets) if not held_back or hash_image(samples[0].image_path) not in held_back
-    )
+    images = leave_out(group_by_image(datasets), held_back)
     first = list(islice(images, _IMAGES))
     began = time.perf_counter()
     built = list(build_images(iter(first), folder, recipe, 1))
@@ -127,12 +123,6 @@ def _build_first_conversations(config: TrainingConfig, held_back: frozenset[str]
     (folder / CONVERSATIONS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     total = len(first) + sum(1 for _ in images)
     return total, total * seconds / config.build_processes
-
-
-def _iter_images(datasets: Sequence[Dataset]) -> Iterator[list[Sample]]:
-    for dataset in datasets:
-        for _, samples in groupby(dataset, key=lambda sample: sample.image_path):
-            yield list(samples)
 
 
 def _copy_first_conversations(source: Path, folder: Path) -> int:
