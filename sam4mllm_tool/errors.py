@@ -107,14 +107,3 @@ class ReplyError(Sam4MllmError):
 
     def __reduce__(self) -> tuple[type["ReplyError"], tuple[str, Question, Reply]]:
         return ReplyError, (self.reason, self.question, self.reply)
-
-
-def count_noun(count: int, noun: str, plural: str = "") -> str:
-    """Return `1 image`, `2 images`, `1,000 boxes`.
-
-    Args:
-        count: How many.
-        noun: In the singular.
-        plural: Where it is not the noun with an s.
-    """
-    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
