@@ -129,14 +129,14 @@ def test_the_show_command_writes_the_same_sheet_for_the_same_seed(tmp_path: Path
     write_scenes(tmp_path / "scenes", 3, 100, side=64)
     out = tmp_path / "out/sheet.png"
     assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6) == 0
-    assert "6 samples of jsonl train" in capsys.readouterr().out
+    assert "6 samples of jsonl all" in capsys.readouterr().out
     with Image.open(out) as sheet:
         assert sheet.width == 3 * (CELL.width + GAP) + GAP
         assert sheet.height > 2 * CELL.height
     first = out.read_bytes()
-    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6) == 0
+    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--overwrite") == 0
     assert out.read_bytes() == first
-    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--seed", 1) == 0
+    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--seed", 1, "--overwrite") == 0
     assert out.read_bytes() != first
 
 
