@@ -92,8 +92,9 @@ def test_points_carry_probabilities_and_most_pass_the_thresholds(models: Sam4Mll
         for segmented in result.objects:
             assert 5 <= len(segmented.prompt.points) <= 25
             assert all((p.confidence or 0) > (0.75 if p.label else 0.9) for p in segmented.prompt.points)
-            assert segmented.confidence is not None
-            assert 0 <= segmented.confidence <= 1
+            assert segmented.confidence is None  # the paper's method asks nothing that a probability could come from
+            assert segmented.agreement is not None
+            assert 0 <= segmented.agreement <= 1
             assert len(segmented.alternatives) == 2
 
 
