@@ -51,7 +51,7 @@ SAID: dict[str, tuple[str, list[int]]] = {
     "an ordinal with its noun goes": ("remove the third ring", [0, 1, 3]),
     "several go": ("without 1, 2 and 4", [2]),
     "the last goes": ("leave out the last one", [0, 1, 2]),
-    "all but one go": ("all but the second", [1]),
+    "all but one stay": ("all but the second", [0, 2, 3]),
     "called wrong": ("number 2 is wrong", [0, 2, 3]),
     "not it": ("no, not the 2nd one", [0, 2, 3]),
     "a number stays": ("keep only the first", [0]),
