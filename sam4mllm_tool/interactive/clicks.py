@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
-from sam4mllm_tool.interactive.interactive_objects import SAME_OBJECT_IOU, InteractiveObject
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_iou, mask_to_box
+from sam4mllm_tool.interactive.interactive_objects import InteractiveObject
 from sam4mllm_tool.interactive.mask_candidates import edit_mask, is_near_box, select_best, try_boxes
 from sam4mllm_tool.interactive.mask_geometry import click_distances, is_central_click, mask_contains
 from sam4mllm_tool.interactive.other_objects import (

@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_iou, mask_to_box
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject
 
-__all__ = ["SAME_OBJECT_IOU", "InteractiveObject", "ObjectCandidate", "join_expressions", "match_objects", "number_objects"]
+__all__ = ["InteractiveObject", "ObjectCandidate", "join_expressions", "match_objects", "number_objects"]
 
-SAME_OBJECT_IOU = 0.5
-"""IoU from which on two boxes, or two masks, are one object's."""
 _SAME_BOX_IOU = 0.8
 """IoU from which on an object that was left out is the one that is shown; objects around one centre have less."""
 
@@ -42,7 +40,7 @@ class InteractiveObject(SegmentedObject):
     def of(cls, segmented: SegmentedObject, expression: str, number: int = 0, *, step: int = 0) -> "InteractiveObject":
         """Return a segmented object with these facts about it."""
         values = {field.name: getattr(segmented, field.name) for field in fields(SegmentedObject)}
-        return cls(**values, expression=expression, step=step, number=number)
+        return cls(**{**values, "expression": expression, "step": step, "number": number})
 
     def as_candidate(self, step: int) -> "ObjectCandidate":
         """Return the object as one that this step left out."""
@@ -50,7 +48,7 @@ class InteractiveObject(SegmentedObject):
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, the mask as a COCO RLE."""
-        return {**super().to_dict(), "expression": self.expression, "step": self.step, "number": self.number}
+        return {**super().to_dict(), "step": self.step, "number": self.number}
 
 
 @dataclass(frozen=True)
@@ -109,7 +107,8 @@ def number_objects(objects: Sequence[SegmentedObject], expression: str) -> tuple
     numbered = []
     for number, segmented in enumerate(objects, start=1):
         if not isinstance(segmented, InteractiveObject):
-            numbered.append(InteractiveObject.of(segmented, expression, number))
+            known = expression if segmented.expression is None else segmented.expression
+            numbered.append(InteractiveObject.of(segmented, known, number))
         else:
             numbered.append(segmented if segmented.number == number else replace(segmented, number=number))
     return tuple(numbered)

@@ -12,9 +12,8 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.geometry.boxes import mask_to_box
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_to_box
 from sam4mllm_tool.geometry.morphology import dilate_mask
-from sam4mllm_tool.interactive.interactive_objects import SAME_OBJECT_IOU
 from sam4mllm_tool.interactive.mask_geometry import mask_contains, mask_window
 from sam4mllm_tool.pipeline.adaptive import segment_boxes
 from sam4mllm_tool.pipeline.requests import Flow, on_crop

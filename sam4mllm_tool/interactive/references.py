@@ -8,9 +8,11 @@ import re
 
 __all__ = [
     "complete_expression",
+    "is_modifier",
     "is_plural",
     "pluralize",
     "pluralize_noun",
+    "singularize",
     "singularize_noun",
     "split_noun_phrase",
 ]
@@ -76,6 +78,11 @@ def split_noun_phrase(expression: str) -> tuple[list[str], str]:
     return (words[:-1], words[-1]) if words else ([], "")
 
 
+def is_modifier(word: str) -> bool:
+    """Whether a word is a position, a colour or a size, and so no noun."""
+    return any(word.lower() in group for group in _MODIFIER_GROUPS)
+
+
 def is_plural(expression: str) -> bool:
     """Whether the expression may mean several objects, by its words alone: "glasses" counts as several."""
     text = expression.lower()
@@ -90,6 +97,15 @@ def pluralize(expression: str) -> str:
     modifiers, noun = split_noun_phrase(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
     return " ".join(["all", *kept, noun if is_plural(noun) else pluralize_noun(noun)])
+
+
+def singularize(expression: str) -> str:
+    """Return an expression for a single object of the kind: "the red ring on the left" of "all red rings on the left"."""
+    modifiers, noun = split_noun_phrase(expression)
+    if not is_plural(expression) or not noun:
+        return expression
+    tail = expression[len(_TAIL.sub("", " " + expression)) - 1 :].rstrip()
+    return " ".join(["the", *modifiers, singularize_noun(noun)]) + tail
 
 
 def pluralize_noun(noun: str) -> str:

@@ -119,8 +119,8 @@ class InteractiveState:
             segmentation = Segmentation.from_dict(result)
             expression = str(values["expression"])
             objects = [
-                InteractiveObject.of(segmented, str(fields.get("expression", expression)), step=int(fields.get("step", 0)))
-                for segmented, fields in zip(segmentation.objects, result["objects"], strict=True)
+                InteractiveObject.of(segmented, segmented.expression or "", step=int(fields.get("step", 0)))
+                for segmented, fields in zip(number_objects(segmentation.objects, expression), result["objects"], strict=True)
             ]
             rejected, choices = (
                 tuple(ObjectCandidate.from_dict(each, expression) for each in values.get(key, ()))

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from sam4mllm_tool.errors import ReplyError, Sam4MllmError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import InteractiveObject, RefinementResult, read_instruction, refine
+from sam4mllm_tool.interactive import RefinementResult, read_instruction, refine
 from sam4mllm_tool.interactive.mask_geometry import deepest_point
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
@@ -164,7 +164,7 @@ def _describe_objects(run: RunContext, objects: Sequence[SegmentedObject]) -> Fl
     places = [deepest_point(segmented) for segmented in objects]
     questions = [run.dialect.ask_region(box, place, run.size) for box, place in zip(boxes, places, strict=True)]
     replies = yield from run.ask(questions)
-    expressions = [(each.expression if isinstance(each, InteractiveObject) else "") or None for each in objects]
+    expressions = [each.expression or None for each in objects]
     confidences = yield from _verify_objects(run, expressions, boxes)
     for question, reply in zip(questions, replies, strict=True):
         if not reply.text.strip():
