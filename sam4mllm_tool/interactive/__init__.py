@@ -10,8 +10,9 @@ refined.state.objects, refined.understood
 instructions.py reads an instruction, with the numbers in it (number_references.py), and references.py completes it from the
 expression before. number_selection.py, described_objects.py, object_alternatives.py and mask_sizes.py carry it out;
 other_objects.py finds what else may be meant. clicks.py applies clicks by means of mask_candidates.py. refine.py puts these
-together, listing.py puts numbers into words, and state.py holds the result. An expression that asks for several objects is split
-by compound_expression.py and segmented by compound_segmentation.py.
+together, listing.py puts numbers into words, and state.py holds the result.
+
+An expression that asks for several objects is split by compound_expression.py and segmented by compound_segmentation.py.
 """
 
 from sam4mllm_tool.interactive.compound_expression import CompoundExpression, split_expression
