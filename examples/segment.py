@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from sam4mllm_tool import Sam4Mllm, load_image, write_outputs
+from sam4mllm_tool.images.export import format_confidence
 
 image = load_image(Path(__file__).parent / "scene.png")
-result = Sam4Mllm.load().segment(image, "the ring below the orange circle")
+result = Sam4Mllm.load().segment(image, "the ring below the orange circle", method="adaptive")
 for segmented in result.objects:
-    print(f"box {segmented.prompt.box}, {segmented.mask.sum()} pixels, confidence {segmented.confidence:.2f}")
+    print(f"box {segmented.prompt.box}, {segmented.mask.sum()} pixels, {format_confidence(segmented.confidence)}")
 write_outputs("out", image, result)

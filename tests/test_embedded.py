@@ -92,8 +92,9 @@ def test_points_carry_probabilities_and_most_pass_the_thresholds(models: Sam4Mll
         for segmented in result.objects:
             assert 5 <= len(segmented.prompt.points) <= 25
             assert all((p.confidence or 0) > (0.75 if p.label else 0.9) for p in segmented.prompt.points)
-            assert segmented.confidence is not None
-            assert 0 <= segmented.confidence <= 1
+            assert segmented.confidence is None  # the paper's method asks nothing that a probability could come from
+            assert segmented.agreement is not None
+            assert 0 <= segmented.agreement <= 1
             assert len(segmented.alternatives) == 2
 
 
@@ -219,7 +220,7 @@ def test_segment_out_writes_the_mask_the_overlay_and_the_result(
     result = json.loads((out / "result.json").read_text())
     assert np.array_equal(np.any([rle.decode(o["mask"]) for o in result["objects"]], axis=0), np.asarray(mask) == 255)
     with Image.open(out / "overlay.png") as overlay:
-        assert overlay.size == (256, 256)
+        assert overlay.size == (512, 512), "a small image is enlarged"
 
 
 def test_segment_reports_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

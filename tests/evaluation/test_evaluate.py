@@ -297,7 +297,7 @@ def test_a_model_spec_takes_single_settings_and_a_deprecated_name() -> None:
     assert pickle.loads(pickle.dumps(models)) == models
     described = models.describe()
     assert (described["abstain"], described["closer"], described["retries"]) == (0.3, False, 2)
-    with pytest.warns(DeprecationWarning, match="closer= is deprecated"):
+    with pytest.warns(DeprecationWarning, match="'closer' is now 'refine_crops'"):
         assert ModelSpec(abstain=0.3, closer=False) == models
 
 
