@@ -35,7 +35,7 @@ types: .venv/tested  ## types of the package, and of what the tests share
 	rm -rf .venv/typed && mkdir -p .venv/typed/sam4mllm_tool  # as it is installed: agents/ under the package
 	ln -s $(CURDIR)/sam4mllm_tool/* $(CURDIR)/agents .venv/typed/sam4mllm_tool/
 	ln -s $(CURDIR)/tests $(CURDIR)/recipes .venv/typed/
-	cd .venv/typed && ../bin/mypy --config-file ../../pyproject.toml
+	cd .venv/typed && ../bin/mypy --cache-dir ../mypy_cache --config-file ../../pyproject.toml
 
 video: .venv/video  ## tests of model families whose processors need torchvision
 	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest tests/training/test_video_families.py

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from random import Random
 from typing import Any
 
-from sam4mllm_tool.data.point_groups import PointGroup, select_point_groups
+from sam4mllm_tool.data.ppg_targets import PointGroup, select_point_groups
 from sam4mllm_tool.data.reader import load_sample_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import ConversationKind, TrainingConversation

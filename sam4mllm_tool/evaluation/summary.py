@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sam4mllm_tool.evaluation.bootstrap import RESAMPLES, Floats, Statistic, bootstrap_intervals, ratio
-from sam4mllm_tool.evaluation.calibration_fit import (
+from sam4mllm_tool.evaluation.calibration_error import (
     Graded,
     compute_reliability,
     expected_calibration_error,

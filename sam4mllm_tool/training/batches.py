@@ -16,7 +16,7 @@ from torch.utils.data import Sampler
 
 from sam4mllm_tool.training.attention import build_ancestor_mask, build_block_masks
 from sam4mllm_tool.training.row_builder import TokenRow
-from sam4mllm_tool.training.row_dataset import RowWithImage
+from sam4mllm_tool.training.tokenized_dataset import RowWithImage
 
 __all__ = ["Collator", "LengthGroupedSampler"]
 

@@ -56,7 +56,7 @@ from sam4mllm_tool.training.output_dir import (
     require_training_dir,
 )
 from sam4mllm_tool.training.row_builder import RowBuilder
-from sam4mllm_tool.training.row_dataset import RowDataset, write_rows
+from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset, write_rows
 from sam4mllm_tool.training.trainer import ConversationTrainer, find_newest_checkpoint
 from sam4mllm_tool.training.trainer_arguments import build_trainer_arguments
 
@@ -155,17 +155,17 @@ def _choose_dialect(config: TrainingConfig, conversations_dir: Path) -> Dialect:
 
 def _load_rows(
     config: TrainingConfig, conversations_dir: Path, out: Path, trainable: TrainableModel, digest: str
-) -> RowDataset:
+) -> TokenizedDataset:
     """Load the rows; the first process to come here writes them, once per run."""
     file = out / CHECKPOINTS / f"rows-{digest[:12]}.sqlite"
     if not file.exists():
         builder = RowBuilder(trainable.prompter, trainable.placeholder, packs=trainable.packs, max_tokens=config.max_tokens)
         write_rows(conversations_dir, file, builder)
-    return RowDataset(file, trainable.prompter, trainable.placeholder)
+    return TokenizedDataset(file, trainable.prompter, trainable.placeholder)
 
 
 def _build_trainer(
-    config: TrainingConfig, arguments: TrainingArguments, out: Path, trainable: TrainableModel, rows: RowDataset
+    config: TrainingConfig, arguments: TrainingArguments, out: Path, trainable: TrainableModel, rows: TokenizedDataset
 ) -> ConversationTrainer:
     tokenizer = trainable.prompter.tokenizer
     pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)

@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 
 from sam4mllm_tool.training.batches import Collator, LengthGroupedSampler
 from sam4mllm_tool.training.output_dir import WRITING, removing_on_failure
-from sam4mllm_tool.training.row_dataset import RowDataset
+from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset
 
 __all__ = ["ConversationTrainer", "compute_loss_sum", "find_newest_checkpoint"]
 
@@ -59,7 +59,7 @@ class ConversationTrainer(Trainer):
         self,
         model: nn.Module,
         arguments: TrainingArguments,
-        rows: RowDataset,
+        rows: TokenizedDataset,
         collator: Collator,
         *,
         dtype: torch.dtype,

@@ -20,7 +20,7 @@ from sam4mllm_tool.data import build
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.jsonl import JSONL_FILE
-from sam4mllm_tool.data.point_groups import draw_point_groups, select_point_groups
+from sam4mllm_tool.data.ppg_targets import draw_point_groups, select_point_groups
 from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou

@@ -21,7 +21,7 @@ from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.data import load_dataset
 from sam4mllm_tool.data.build import PROGRESS_FILE, Source, build_conversations, build_lessons
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.data.point_groups import draw_point_groups, select_point_groups
+from sam4mllm_tool.data.ppg_targets import draw_point_groups, select_point_groups
 from sam4mllm_tool.data.training_conversations import (
     CONVERSATIONS_FILE,
     ImageConversations,

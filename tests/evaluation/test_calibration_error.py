@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sam4mllm_tool.evaluation.calibration_fit import BINS, compute_reliability, expected_calibration_error
+from sam4mllm_tool.evaluation.calibration_error import BINS, compute_reliability, expected_calibration_error
 
 
 def test_calibrated_confidences_have_no_error() -> None:

@@ -15,8 +15,8 @@ from sam4mllm_tool.training.batches import Collator, LengthGroupedSampler
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.model import TrainableModel, load_trainable_model
 from sam4mllm_tool.training.row_builder import RowBuilder
-from sam4mllm_tool.training.row_dataset import RowDataset, write_rows
 from sam4mllm_tool.training.run import train
+from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset, write_rows
 from sam4mllm_tool.training.trainer import ConversationTrainer, compute_loss_sum
 from tests.checkpoints import FAMILIES
 from tests.training.drawn_conversations import write_conversations
@@ -54,11 +54,11 @@ class Pass(NamedTuple):
     rows: int
 
 
-def make_rows(trainable: TrainableModel, conversations_dir: Path, folder: Path, **limits: Any) -> RowDataset:
+def make_rows(trainable: TrainableModel, conversations_dir: Path, folder: Path, **limits: Any) -> TokenizedDataset:
     file = folder / "rows.sqlite"
     builder = RowBuilder(trainable.prompter, trainable.placeholder, **{"packs": trainable.packs, "max_tokens": 1536, **limits})
     write_rows(conversations_dir, file, builder)
-    return RowDataset(file, trainable.prompter, trainable.placeholder)
+    return TokenizedDataset(file, trainable.prompter, trainable.placeholder)
 
 
 def run_pass(trainable: TrainableModel, conversations_dir: Path, folder: Path, attention: str = "eager", **limits: Any) -> Pass:

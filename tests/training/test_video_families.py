@@ -16,7 +16,7 @@ from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRendere
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.row_builder import RowBuilder, tokenize_answers
-from sam4mllm_tool.training.row_dataset import RowDataset, write_rows
+from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset, write_rows
 from sam4mllm_tool.training.trainer import compute_loss_sum
 from tests.checkpoints import IDEFICS3_SPECIAL, IDEFICS3_TEMPLATE, SPECIAL, build_tokenizer
 from tests.training.drawn_conversations import write_conversations
@@ -109,7 +109,7 @@ def test_a_batch_of_different_images_has_the_loss_of_its_rows_alone(family: str,
     packs = ModelRunner(model).packs
     assert packs == (family in ("internvl", "smolvlm")), "three-dimensional positions can't be packed"
     write_rows(tmp_path, tmp_path / "rows.sqlite", RowBuilder(prompter, processor.image_token_id, packs=packs, max_tokens=4096))
-    rows = RowDataset(tmp_path / "rows.sqlite", prompter, processor.image_token_id)
+    rows = TokenizedDataset(tmp_path / "rows.sqlite", prompter, processor.image_token_id)
     accepts = frozenset(inspect.signature(model.forward).parameters)
     collate = Collator(tokenizer.pad_token_id, accepts, packs)
     items = [rows[i] for i in range(len(rows))]

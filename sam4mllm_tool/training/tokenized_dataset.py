@@ -25,7 +25,7 @@ from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow
 
-__all__ = ["RowDataset", "RowWithImage", "write_rows"]
+__all__ = ["RowWithImage", "TokenizedDataset", "write_rows"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +105,7 @@ def _insert_rows(database: sqlite3.Connection, first: int, path: Path, rows: Ite
     )
 
 
-class RowDataset(Dataset[RowWithImage]):
+class TokenizedDataset(Dataset[RowWithImage]):
     """The rows in a file that `write_rows` wrote, each with its image as the model's processor prepares it.
 
     Taking a row raises DataError if its image changed or is gone.
