@@ -2,8 +2,11 @@
 
 import asyncio
 import os
+import re
 import sqlite3
-from contextlib import AsyncExitStack, closing
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,8 +42,13 @@ def chat(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the newest result.", show_default="IMAGE's name with -chat, beside it"),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the results, in a folder per image.",
+            show_default="beside each image, in a folder of its name with -chat",
+        ),
     ] = None,
+    points: Annotated[bool, typer.Option("--points/--no-points", help="Draw the points into overlays.")] = True,
     history: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="SQLite file that keeps conversations; their images go to FILE.pictures."),
@@ -54,15 +62,30 @@ def chat(
     from sam4mllm_tool.images.load import load_image
 
     if image is not None:  # whatever costs nothing to check is checked before the models are loaded
+        if re.match(r"https?://", image, re.IGNORECASE):
+            raise Sam4MllmError(f"chat opens files, not addresses: download {quote_text(image)} and give its path")
         load_image(image)
-    model = _load_chat_model(chat_model)
     if history:
         _check_history(history)
+    with _show_progress("loading the models"):
+        model = _load_chat_model(chat_model)
 
-    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
-    run_conversation(models, image, model=model, history=history, thread=thread, out=out)
+        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
+    run_conversation(models, image, model=model, history=history, thread=thread, out=out, points=points)
+
+
+@contextmanager
+def _show_progress(text: str) -> Iterator[None]:
+    """Show the text beside a spinner, in a terminal only."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{text} ..."):
+        yield
 
 
 def run_conversation(
@@ -73,6 +96,7 @@ def run_conversation(
     history: Path | None = None,
     thread: str = "chat",
     out: Path | None = None,
+    points: bool = True,
 ) -> None:
     """Run a conversation in this terminal, or through a pipe, until the user leaves it.
 
@@ -82,7 +106,8 @@ def run_conversation(
         model: Chat model for what is not a plain request.
         history: SQLite file that keeps the conversation; in memory by default.
         thread: Id of the conversation in the history.
-        out: Folder of the newest result; beside the image by default.
+        out: Folder of the results, in a folder per image; beside each image by default.
+        points: Whether overlays show the points.
 
     Raises:
         Sam4MllmError: The conversation can't begin.
@@ -100,7 +125,7 @@ def run_conversation(
         stack = AsyncExitStack()
         try:
             graph = build_chat_graph(model or NoChatModel(), toolkit, runner.run(_open_history(stack, history)))
-            terminal = Terminal(ChatThread(graph, store, thread), runner, ResultFiles(out or _result_folder(image)))
+            terminal = Terminal(ChatThread(graph, store, thread), runner, ResultFiles(out, points=points))
             terminal.begin(image)
             terminal.run()
         finally:
@@ -142,11 +167,3 @@ async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckp
         raise MissingExtraError("langgraph-checkpoint-sqlite", "agents") from error
     _check_history(file)  # otherwise aiosqlite's thread reports a file that can't be opened, in its own words
     return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(file)))
-
-
-def _result_folder(image: str | None) -> Path:
-    """Return a folder beside the image, or in the current folder if the image is not a file."""
-    if image is None or image.strip().lower().startswith("data:"):
-        return Path("chat")
-    path = Path(image)
-    return path.with_name(f"{path.stem}-chat")
