@@ -18,7 +18,7 @@ from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
 __all__ = [
-    "OUTPUT_FILES",
+    "OUTPUT_NAMES",
     "cutout_image",
     "format_confidence",
     "make_folder",
@@ -30,7 +30,7 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUT_FILES = ("mask.png", "overlay.png", "result.json")
+OUTPUT_NAMES = ("mask.png", "overlay.png", "result.json")
 """What `write_outputs` writes."""
 _MIN_OVERLAY_SIDE = 512
 """Length of the shorter side, in pixels, from which on an overlay file is not enlarged."""
@@ -110,7 +110,7 @@ def write_outputs(
         for name, output in (("mask.png", mask_image(segmentation)), ("overlay.png", drawn)):
             _write_png(folder / name, output)
         write_bytes(folder / "result.json", result)
-    return [folder / name for name in OUTPUT_FILES]
+    return [folder / name for name in OUTPUT_NAMES]
 
 
 def write_cutout(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> Path:
