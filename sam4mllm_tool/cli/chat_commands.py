@@ -25,10 +25,8 @@ _COMMANDS = ("/help", "/undo", "/image", "/images", "/save", "/quit")
 _BARE: tuple[tuple[str, str], ...] = (
     (r"help|\?|commands|hilfe", "/help"),
     (r"quit|exit|q|bye|goodbye|ende|beenden|tschüss?", "/quit"),
-    (
-        r"undo(?: (?:that|it|this|the last one))?|take (?:that|it) back|rückgängig(?: machen)?|mach(?:e)? (?:das|es) rückgängig",
-        "/undo",
-    ),
+    (r"undo(?: (?:that|it|this|the last one))?|take (?:that|it) back", "/undo"),
+    (r"rückgängig(?: machen)?|mache? (?:das|es) rückgängig", "/undo"),
     (r"save(?: (?:it|this|that|the (?:result|mask|overlay)))?", "/save"),
     (r"speicher[en]?(?: (?:es|das|ab))?|sichern?", "/save"),
     (r"save (?:(?:it|this|that|the result) )?(?:to|as|in|into|under) (?P<rest>\S.*)", "/save"),

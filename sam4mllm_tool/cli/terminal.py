@@ -205,10 +205,11 @@ class Terminal:
             if removed:
                 self.print(f"removed from {folder}: {removed}", dim=True)
             return
-        if not await self._conversation.is_cutout(image_id):
+        cutout = await self._conversation.is_cutout(image_id)
+        if not cutout:
             self._files.clear(folder, "cutout.png")
-        await self._write(image_id, result)
-        self.print(f"  which shows {quote_text(result['expression'])} again", dim=True)
+        self._files.write(folder, self._conversation.image_of(result), result, cutout=cutout)
+        self.print(f"{folder / 'overlay.png'} shows {quote_text(result['expression'])} again", dim=True)
 
     def _save(self, name: str) -> None:
         if Path(name).suffix.lower() in (".png", ".jpg", ".jpeg", ".json"):
