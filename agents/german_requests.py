@@ -29,7 +29,8 @@ _PATTERNS: tuple[tuple[str, str], ...] = (
     ),
     (rf"wähle?{_ME} {_NP} aus|hebe?{_ME} (?P<what2>.+?) hervor", "segment {}"),
     (
-        r"(?:segmentiere?|markiere?|zeige?|finde|find(?= (?:mir|den|das|alle)\b)|suche?|maskiere?|umrande|lokalisiere?|kreise?|nimm)"
+        r"(?:segmentiere?|markiere?|zeige?|finde|find(?= (?:mir|den|das|alle)\b)|suche?|"
+        r"maskiere?|umrande|lokalisiere?|kreise?|nimm)"
         rf"{_ME} (?!(?:nur)\b){_NP}(?: an| ein)?",
         "segment {}",
     ),

@@ -43,7 +43,11 @@ _SYNONYMS = (
     (re.compile(rf"\beverything (?:that is |that's )?{_COLOUR}[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
     (re.compile(rf"\ball (?:the )?{_COLOUR} (?:things|stuff|ones|objects)[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
 )
-_CUTOUT = re.compile(r"\b(?:cut|extract|isolate)\b", re.IGNORECASE)
+_CUT = (
+    r"\W*(?:(?:please|can you|could you|would you|now|and|then|ok|okay|i want(?: you)? to)\b[\s,]*)*(?:cut|extract|isolate)\b"
+)
+_CUTOUT = re.compile(_CUT, re.IGNORECASE)
+_CUTOUT_OF_RESULT = re.compile(rf"{_CUT} (?:it|this|that|them|these)(?: out)?(?:[\s,]*please)?[\s.!?]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -94,17 +98,12 @@ def _is_plain(text: str) -> bool:
 def wants_cutout(text: str) -> bool:
     """Whether a request asks for the object on its own: "cut out the ring", "schneide ihn aus"."""
     words = read_message(text).text
-    return bool(_CUTOUT.search(words[:40])) and (bool(parse_request(words)) or is_cutout_of_result(words))
+    return bool(_CUTOUT.match(words)) and bool(parse_request(words) or is_cutout_of_result(words))
 
 
 def is_cutout_of_result(text: str) -> bool:
     """Whether a message asks for the last result to be cut out: "cut it out"."""
-    words = (translate_german(text) or text).strip(" .!?")
-    return bool(
-        re.fullmatch(
-            r"(?:(?:and|now|please|ok) )*(?:cut|extract|isolate) (?:it|this|that|them|these)(?: out)?(?: please)?", words, re.I
-        )
-    )
+    return bool(_CUTOUT_OF_RESULT.fullmatch(translate_german(text) or text))
 
 
 class PlainRequests(AgentMiddleware[Any, Any, Any]):
