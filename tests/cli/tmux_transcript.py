@@ -147,9 +147,9 @@ SECTIONS: dict[str, tuple[TypedLine, ...]] = {
 
 _PAGE_HEAD = """# A long conversation
 
-Typed into `sam4mllm chat scene.png` in a terminal, with the embedded pair and without a chat model. The image, examples/scene.png,
-has four rings and an orange circle. `python -m tests.cli.tmux_transcript` types the conversation again and rewrites this page; a
-test checks what each answer comes to.
+Typed into `sam4mllm chat scene.png` in a terminal, with the embedded pair and without a chat model. The image,
+examples/scene.png, has four rings and an orange circle. `python -m tests.cli.tmux_transcript` types the conversation again and
+rewrites this page; a test checks what each answer comes to.
 """
 
 
