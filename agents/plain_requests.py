@@ -140,7 +140,9 @@ class PlainRequests(AgentMiddleware[Any, Any, Any]):
             answer = _answer_question(messages, message.text)
         if answer is None:
             answer = self._segment(messages, message.text)
-        return AIMessage(message.note, tool_calls=[answer]) if isinstance(answer, dict) else answer and AIMessage(answer)
+        if answer is None:
+            return None
+        return AIMessage(answer) if isinstance(answer, str) else AIMessage(message.note, tool_calls=[answer])
 
     def _refine(self, messages: Sequence[AnyMessage], text: str) -> ToolCall | str | None:
         """Return the call that corrects the last result, or why there is none; None where the message is no correction."""
