@@ -50,7 +50,7 @@ def test_an_object_is_tinted_where_its_mask_is(sample: Sample) -> None:
     with_object, without_object = cells(sheet.image, 2)
     assert sheet.faults == ()
     assert (with_object[100, 80] == 128).all()  # grey off the mask
-    assert len(set(with_object[100, 300].tolist())) > 1  # coloured on it
+    assert (with_object[100, 300] != 128).any()  # tinted on it
     assert (without_object[100, 300] == 128).all()
 
 
