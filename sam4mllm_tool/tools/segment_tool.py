@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.interactive import InteractiveState
-from sam4mllm_tool.interactive.alternatives import resized_candidates
+from sam4mllm_tool.interactive import InteractiveState, list_choices, list_left_out
+from sam4mllm_tool.interactive.mask_sizes import resized_candidates
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import build_result_artifact
@@ -34,9 +33,6 @@ _PROBABILITY = (
 )
 """What the method `adaptive` reports."""
 _MASKS = "The exact masks go to the program that called it."
-
-_MAX_REJECTED = 4
-"""Rejected boxes that the text lists."""
 
 
 class SegmentInput(ToolInput):
@@ -99,10 +95,7 @@ def _list_alternatives(segmentation: Segmentation, refinable: InteractiveState) 
     for number, segmented in enumerate(segmentation.objects, start=1):
         if sizes := _format_sizes(segmented):
             lines.append(f"  other masks of object {number}: {sizes}; say 'bigger' or 'smaller' to have them")
-    if refinable.rejected:
-        listed = ", ".join(format_box(prompt.box) for prompt in refinable.rejected[-_MAX_REJECTED:])
-        lines.append(f"  left out: {listed}; say 'the one before' to have the last one back")
-    return lines
+    return [*lines, *(f"  {line}" for line in (*list_choices(refinable), *list_left_out(refinable)))]
 
 
 def _format_sizes(segmented: SegmentedObject) -> str:
