@@ -46,7 +46,7 @@ def test_each_request_of_the_long_conversation_comes_to_what_it_asks_for(answers
 @pytest.mark.slow
 def test_no_answer_of_the_long_conversation_is_for_developers(answers: list[str]) -> None:
     text = "\n".join(answers)
-    for words in ("label 0", "handle", "went on without", "seg-", "Traceback", "Error"):
+    for words in ("label 0", "its handle", "own handle", "went on without", "seg-", "Traceback", "Error"):
         assert words not in text, words
 
 
