@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "write_bytes", "write_json", "write_text"]
+__all__ = ["atomic_path", "file_sha256", "set_default_permissions", "write_bytes", "write_json", "write_text"]
 
 
 @contextmanager
@@ -27,10 +27,20 @@ def atomic_path(target: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp makes the file readable by its owner only
+        set_default_permissions(part)  # mkstemp makes the file readable by its owner only
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def set_default_permissions(path: Path) -> None:
+    """Give a file, or all files of a folder, the permissions of an ordinary new file.
+
+    safetensors makes the files that it writes readable by their owner only. Raises OSError.
+    """
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        if file.is_file():
+            file.chmod(0o666 & ~_umask())
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -18,6 +18,7 @@ from recipes.embedded import language_stage, sam_stage
 from recipes.embedded.architecture import EmbeddingCodes, build_mllm, build_processor
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.vision_stage import train_vision
+from sam4mllm_tool.atomic_io import set_default_permissions
 from sam4mllm_tool.protocol import EMBEDDED
 
 STEPS = {"eyes": 1500, "base": 2150, "adapter": 2600, "sam-encoder": 300, "sam": 6300}
@@ -87,6 +88,8 @@ def save_mllm(folder: Path, out: Path) -> None:
     adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     (out / "adapter" / "dialect.json").write_text(EMBEDDED.to_json(), encoding="utf-8")
+    for part in ("mllm", "adapter"):
+        set_default_permissions(out / part)
 
 
 def save_sam(folder: Path, out: Path) -> None:
@@ -95,6 +98,7 @@ def save_sam(folder: Path, out: Path) -> None:
     model.load_state_dict(torch.load(folder / "sam.pt", weights_only=True)["model"])
     model.half().save_pretrained(out / "sam")
     sam_stage.build_processor().save_pretrained(out / "sam")
+    set_default_permissions(out / "sam")
 
 
 def main() -> None:

@@ -119,7 +119,7 @@ def _describe_usage_error(error: typer.TyperException) -> str:
     command = context.command_path if context else "sam4mllm"
     options = getattr(error, "possibilities", None)
     reason = " ".join((error.message if options else error.format_message()).split()).rstrip(".")
-    reason = reason.replace("Value error, ", "")  # how pydantic begins what Typer says
+    reason = reason.removeprefix("Invalid value: ").replace("Value error, ", "")  # how Typer and pydantic begin
     if isinstance(error.__cause__, ValidationError) and (value := repr(error.__cause__.errors()[0]["input"])) not in reason:
         reason += f", got {value}"
     reason = reason if len(reason) <= _MAX_MESSAGE else f"{reason[:_MAX_MESSAGE]}..."

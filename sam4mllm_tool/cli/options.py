@@ -5,7 +5,7 @@ that a settings class and its command cannot drift apart.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from inspect import Parameter, Signature, signature
 from types import UnionType
@@ -30,6 +30,8 @@ __all__ = [
     "config_options",
     "given_options",
     "read_refine_crops",
+    "refuse_options",
+    "require_effect",
     "with_options",
 ]
 
@@ -198,6 +200,39 @@ def given_options(ctx: typer.Context, options: Mapping[str, Any]) -> dict[str, A
 def _source(ctx: typer.Context, name: str) -> str:
     source = ctx.get_parameter_source(name)
     return source.name if source else ""
+
+
+def require_effect(ctx: typer.Context, methods: Method | Collection[Method]) -> None:
+    """Refuse the options that only `adaptive` uses where it is not among the methods.
+
+    Args:
+        ctx: The command's context.
+        methods: The methods that will run.
+
+    Raises:
+        typer.BadParameter: Such an option stands on the command line.
+    """
+    names = (methods,) if isinstance(methods, str) else tuple(methods)
+    if "adaptive" not in names:
+        reason = f"no effect with --method {' and '.join(names)}; add --method adaptive, or leave it out"
+        refuse_options(ctx, ("abstain", "refine_crops", "closer"), reason)
+
+
+def refuse_options(ctx: typer.Context, names: Collection[str], reason: str) -> None:
+    """Refuse the options that would have no effect.
+
+    Args:
+        ctx: The command's context.
+        names: The options' parameter names, as in `refine_crops`.
+        reason: What follows "--option has" in the message, as in "no effect without --out".
+
+    Raises:
+        typer.BadParameter: One of the options stands on the command line, whatever its value.
+    """
+    given = [param for param in ctx.command.params if param.name in names and _source(ctx, str(param.name)) == "COMMANDLINE"]
+    for param in given[:1]:
+        is_off = bool(param.secondary_opts) and ctx.params[str(param.name)] is False
+        raise typer.BadParameter(f"{(param.secondary_opts if is_off else param.opts)[0]} has {reason}", ctx=ctx)
 
 
 def complete_from(values: Sequence[str]) -> Callable[[], list[str]]:

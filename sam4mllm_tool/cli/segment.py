@@ -16,12 +16,15 @@ from sam4mllm_tool.cli.options import (
     RefineCropsOption,
     SegmenterOption,
     read_refine_crops,
+    require_effect,
 )
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 
 __all__ = ["segment"]
 
 
 def segment(
+    ctx: typer.Context,
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI.")],
     expression: Annotated[str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'the red ring'.")],
     mllm: MllmOption = None,
@@ -49,8 +52,10 @@ def segment(
     from sam4mllm_tool.protocol.dialogues import validate_expression
 
     # Whatever costs nothing to check is checked before the models are loaded.
+    require_effect(ctx, method)
     refine_crops = read_refine_crops(refine_crops, closer)
     loaded, expression = load_image(image), validate_expression(expression)
+    _require_replaceable(image, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
 
@@ -67,3 +72,26 @@ def segment(
     print(summary(result))
     for path in [*paths, *([trace] if trace else [])]:
         print(f"wrote {path}")
+
+
+def _require_replaceable(image: str, out: Path | None, trace: Path | None) -> None:
+    """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged."""
+    from sam4mllm_tool.images.export import OUTPUT_NAMES
+    from sam4mllm_tool.trace.files import require_replaceable
+
+    results = [out / name for name in OUTPUT_NAMES] if out else []
+    for option, path in (*(("--out", path) for path in results), *([("--trace", trace)] if trace else [])):
+        if _is_same_file(path, image):
+            raise Sam4MllmError(f"{option} would replace the image {quote_text(image)} itself: choose another one")
+    if trace is None:
+        return
+    if trace.absolute() in [path.absolute() for path in results]:
+        raise Sam4MllmError(f"--out writes {quote_text(str(trace))} too: choose another name for --trace")
+    require_replaceable(trace)
+
+
+def _is_same_file(path: Path, image: str) -> bool:
+    try:
+        return path.samefile(image)
+    except (OSError, ValueError):  # one of them is no file, as a data URI is none
+        return False

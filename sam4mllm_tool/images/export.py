@@ -17,7 +17,10 @@ from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
-__all__ = ["make_folder", "mask_image", "mask_to_polygons", "overlay", "summary", "write_outputs"]
+__all__ = ["OUTPUT_NAMES", "make_folder", "mask_image", "mask_to_polygons", "overlay", "summary", "write_outputs"]
+
+OUTPUT_NAMES = ("mask.png", "overlay.png", "result.json")
+"""The files that `write_outputs` writes."""
 
 
 def mask_image(segmentation: Segmentation) -> Image:
@@ -61,7 +64,8 @@ def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Se
         Sam4MllmError: A file can't be written.
         ValueError: Image and segmentation differ in size.
     """
-    images = {"mask.png": mask_image(segmentation), "overlay.png": overlay(image, segmentation)}
+    mask_name, overlay_name, result_name = OUTPUT_NAMES
+    images = {mask_name: mask_image(segmentation), overlay_name: overlay(image, segmentation)}
     # An expression from the command line may hold bytes that are not text; they become escapes, which JSON reads back.
     result = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     folder = Path(folder)
@@ -70,8 +74,8 @@ def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Se
         for name, output in images.items():
             with atomic_path(folder / name) as part:
                 output.save(part, format="PNG")
-        write_bytes(folder / "result.json", result)
-    return [folder / name for name in (*images, "result.json")]
+        write_bytes(folder / result_name, result)
+    return [folder / name for name in OUTPUT_NAMES]
 
 
 def summary(segmentation: Segmentation, *, none: str = "there is no such object") -> str:

@@ -23,10 +23,21 @@ from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.load import ImagePolicy, load_image
 from sam4mllm_tool.trace.codec import TraceError, from_plain, to_plain
-from sam4mllm_tool.trace.schema import RecordedImage, RunLengthMask, Trace, read_result
+from sam4mllm_tool.trace.schema import RecordedImage, RunLengthMask, Trace, Verdict, read_result
 from sam4mllm_tool.types import Image
 
-__all__ = ["FORMAT", "VERSION", "encode_png", "from_json", "load", "save", "seal", "to_json", "write_file"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "encode_png",
+    "from_json",
+    "load",
+    "require_replaceable",
+    "save",
+    "seal",
+    "to_json",
+    "write_file",
+]
 
 FORMAT = "sam4mllm trace"
 VERSION = 2
@@ -69,6 +80,33 @@ def load(path: str | os.PathLike[str]) -> Trace:
         return from_json(_parse(_read_unpacked(path)))
     except TraceError as error:
         raise TraceError(f"{quote_text(str(path))}: {error}") from error
+
+
+def require_replaceable(path: str | os.PathLike[str]) -> None:
+    """Check that a new trace may be written to a path: nothing is there, an empty file, or a trace that nobody judged.
+
+    Raises:
+        TraceError: Something would be lost.
+    """
+    path = Path(path)
+    place = f"the trace can't be written to {quote_text(str(path))}"
+    try:
+        if path.is_dir():
+            raise TraceError(f"{place}: it is a folder; add a file name")
+        if not path.exists() or not path.stat().st_size:
+            return
+    except (OSError, ValueError) as error:
+        raise TraceError(f"{place}: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        verdict = load(path).verdict
+    except TraceError as error:
+        raise TraceError(f"{place}: that file is not a complete trace, and would be lost; choose another name") from error
+    if verdict != Verdict():
+        state = {None: "commented on", True: "accepted", False: "rejected"}[verdict.accepted]
+        raise TraceError(
+            f"{place}: it holds a trace that was {state}; choose another name, or withdraw the verdict with "
+            "'sam4mllm trace accept FILE --forget --comment \"\"'"
+        )
 
 
 def to_json(trace: Trace, *, include_image: bool = True) -> dict[str, Any]:

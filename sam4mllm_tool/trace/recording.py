@@ -21,7 +21,7 @@ from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunH
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, PointsByBox
-from sam4mllm_tool.trace.files import save
+from sam4mllm_tool.trace.files import require_replaceable, save
 from sam4mllm_tool.trace.schema import (
     Failure,
     KnownSampler,
@@ -91,11 +91,12 @@ def recorded(models: Sam4Mllm, path: str | os.PathLike[str] | None) -> Iterator[
         path: Where to save the trace; None records nothing and yields `models` themselves.
 
     Raises:
-        TraceError: The file can't be written.
+        TraceError: The file can't be written, or holds what would be lost (see `require_replaceable`).
     """
     if path is None:
         yield models
         return
+    require_replaceable(path)
     recorder = Recorder(models)
     try:
         yield recorder.models

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from sam4mllm_tool.atomic_io import file_sha256, write_json
+from sam4mllm_tool.atomic_io import file_sha256, set_default_permissions, write_json
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.config import TrainingConfig, list_differences
@@ -73,7 +73,11 @@ def _flatten(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def move_in(part: Path, out: Path, last: str) -> None:
-    """Move all files of `part` into `out`, the one named `last` last, and remove `part`."""
+    """Move all files of `part` into `out`, the one named `last` last, and remove `part`.
+
+    They get the permissions of ordinary new files.
+    """
+    set_default_permissions(part)
     for path in sorted(part.iterdir(), key=lambda path: path.name == last):
         path.replace(out / path.name)
     part.rmdir()

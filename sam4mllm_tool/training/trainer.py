@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from sam4mllm_tool.atomic_io import set_default_permissions
 from sam4mllm_tool.training.batches import Collator, LengthGroupedSampler
 from sam4mllm_tool.training.output_dir import WRITING, removing_on_failure
 from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset
@@ -144,6 +145,7 @@ class ConversationTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 shutil.rmtree(self._checkpoints_dir / name, ignore_errors=True)
+                set_default_permissions(part)
                 (part / name).replace(self._checkpoints_dir / name)
                 for old in _list_checkpoints(self._checkpoints_dir)[: -self._keep]:
                     shutil.rmtree(old)

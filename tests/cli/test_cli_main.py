@@ -184,13 +184,27 @@ def test_the_old_name_of_refine_crops_works_with_a_warning(
     settings = []
     for flag in (new, old):
         with pytest.raises(LoadedError) as loaded:
-            main([command, *words, flag])
+            main([command, *words, "--method", "adaptive", flag])
         settings.append(loaded.value.args[0])
     assert settings[0] == settings[1]
     assert (not new.startswith("--no-")) in settings[0].values()
     assert capsys.readouterr().err == f"sam4mllm: {old} is deprecated and will be removed; use {new}\n"
     main([command, "--help"])
     assert old not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        pytest.param(["--abstain", "0.5"], "--abstain", id="a threshold"),
+        pytest.param(["--method", "box", "--no-refine-crops"], "--no-refine-crops", id="turning crops off"),
+        pytest.param(["--refine-crops", "--method", "ppg"], "--refine-crops", id="turning crops on"),
+    ],
+)
+def test_options_without_effect_are_refused(run: Run, image: Path, options: list[str], flag: str) -> None:
+    outcome = run("segment", image, "the ring", *options)
+    assert_refused(outcome, f"sam4mllm segment: {flag} has no effect with --method")
+    assert_refused(outcome, "add --method adaptive, or leave it out; see sam4mllm segment --help")
 
 
 # Help and completion ------------------------------------------------------------------------------------------------

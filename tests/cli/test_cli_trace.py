@@ -2,20 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sam4mllm_tool.trace import load, save
-from tests.trace.traced import BOX, SEEDS, SURE, scene, scripted, traced
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.trace import TraceError, Verdict, load, recorded, save
+from tests.trace.traced import BOX, GREY, SEEDS, SURE, scene, scripted, traced
 
 Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def recorded(tmp_path: Path) -> Path:
+def recorded_trace(tmp_path: Path) -> Path:
     path = tmp_path / "cat.trace.json.gz"
     save(traced(scripted(BOX, SURE)), path)
     return path
@@ -46,9 +48,9 @@ def test_a_trace_does_not_change_the_json_output(run: Run, tmp_path: Path) -> No
     assert json.loads(out) == load(tmp_path / "it.json").result
 
 
-def test_a_replay_describes_the_result(run: Run, recorded: Path) -> None:
+def test_a_replay_describes_the_result(run: Run, recorded_trace: Path) -> None:
     outcome = "the same result: 1 object, from 2 replies and 1 prompts, without any model\n"
-    assert run("trace", "replay", recorded) == (0, outcome, "")
+    assert run("trace", "replay", recorded_trace) == (0, outcome, "")
 
 
 def test_a_replay_that_differs_is_exit_code_1_with_the_first_difference(run: Run, tmp_path: Path) -> None:
@@ -70,44 +72,113 @@ def test_a_file_that_is_not_a_trace_is_refused_in_one_line(run: Run, tmp_path: P
     assert run("trace", command, tmp_path / "none.json")[0] == 2
 
 
-def test_a_verdict_is_given_corrected_and_withdrawn(run: Run, recorded: Path, tmp_path: Path) -> None:
+def test_a_verdict_is_given_corrected_and_withdrawn(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
     masks = []
     for name, rows in (("upper", slice(0, 40)), ("lower", slice(40, 80))):
         mask = np.zeros((80, 100), np.uint8)
         mask[rows] = 255
         Image.fromarray(mask).save(tmp_path / f"{name}.png")
         masks.append(mask > 0)
-    before = load(recorded)
-    assert run("trace", "accept", recorded, "--reject", "--comment", "the other cat")[1].endswith(": rejected\n")
-    assert (load(recorded).verdict.accepted, load(recorded).verdict.comment) == (False, "the other cat")
+    before = load(recorded_trace)
+    assert run("trace", "accept", recorded_trace, "--reject", "--comment", "the other cat")[1].endswith(": rejected\n")
+    assert (load(recorded_trace).verdict.accepted, load(recorded_trace).verdict.comment) == (False, "the other cat")
     files = (tmp_path / "upper.png", tmp_path / "lower.png")
-    assert run("trace", "accept", recorded, "--correct", *files)[1].endswith("accepted, with what is right\n")
-    assert all(np.array_equal(o.mask(), m) for o, m in zip(load(recorded).verdict.objects or (), masks, strict=True))
-    assert run("trace", "accept", recorded, "--none")[0] == 0
-    assert load(recorded).verdict.objects == ()
-    assert run("trace", "accept", recorded, "--forget", "--comment", "")[1].endswith(": not judged\n")
-    assert load(recorded) == before
-    assert not load(recorded).altered
+    assert run("trace", "accept", recorded_trace, "--correct", *files)[1].endswith("accepted, with what is right\n")
+    assert all(np.array_equal(o.mask(), m) for o, m in zip(load(recorded_trace).verdict.objects or (), masks, strict=True))
+    assert run("trace", "accept", recorded_trace, "--none")[0] == 0
+    assert load(recorded_trace).verdict.objects == ()
+    assert run("trace", "accept", recorded_trace, "--forget", "--comment", "")[1].endswith(": not judged\n")
+    assert load(recorded_trace) == before
+    assert not load(recorded_trace).altered
 
 
-def test_an_invalid_correction_is_refused_and_the_file_stays(run: Run, recorded: Path, tmp_path: Path) -> None:
-    before = recorded.read_bytes()
+def test_an_invalid_correction_is_refused_and_the_file_stays(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    before = recorded_trace.read_bytes()
     Image.new("L", (10, 10), 255).save(tmp_path / "small.png")
     Image.new("L", (100, 80), 0).save(tmp_path / "black.png")
     for name, reason in (("small.png", "10 x 10"), ("black.png", "--none"), ("no.png", "does not exist")):
-        code, _, err = run("trace", "accept", recorded, "--correct", tmp_path / name)
+        code, _, err = run("trace", "accept", recorded_trace, "--correct", tmp_path / name)
         assert code == 2
         assert reason in err
-    code, _, err = run("trace", "accept", recorded, "--reject", "--none")
+    code, _, err = run("trace", "accept", recorded_trace, "--reject", "--none")
     assert (code, "--reject and --none exclude each other" in err) == (2, True)
-    assert recorded.read_bytes() == before
+    assert recorded_trace.read_bytes() == before
 
 
-def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, recorded: Path, tmp_path: Path) -> None:
+def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
     out = tmp_path / "mine.jsonl"
-    assert run("trace", "export", recorded, "--out", out)[0] == 2
+    assert run("trace", "export", recorded_trace, "--out", out)[0] == 2
     (tmp_path / "cut.json").write_text("{")
-    code, printed, err = run("trace", "export", recorded, tmp_path / "cut.json", "--unjudged", "--out", out)
+    code, printed, err = run("trace", "export", recorded_trace, tmp_path / "cut.json", "--unjudged", "--out", out)
     assert code == 1
     assert printed.startswith(f"wrote {out}: 1 samples")
     assert err.startswith("left out: ")
+
+
+# What --trace may replace -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sam4Mllm, "load", lambda *_, **__: pytest.fail("the models were loaded"))
+
+
+@pytest.mark.usefixtures("no_models")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        pytest.param(["--trace", "photo.png"], "--trace would replace the image 'photo.png' itself", id="the image"),
+        pytest.param(["--trace", "./sub/../photo.png"], "--trace would replace the image", id="the image by another path"),
+        pytest.param(["--trace", "link.png"], "--trace would replace the image", id="a link to the image"),
+        pytest.param(["--trace", "notes.txt"], "not a complete trace, and would be lost", id="a foreign file"),
+        pytest.param(["--trace", "cut.json"], "not a complete trace, and would be lost", id="half a trace"),
+        pytest.param(["--trace", "sub"], "it is a folder; add a file name", id="a folder"),
+        pytest.param(["--trace", "photo.png/it.json"], "photo.png", id="below a file"),
+        pytest.param(["--trace", "judged.json"], "holds a trace that was accepted", id="an accepted trace"),
+        pytest.param(["--trace", "result.json", "--out", "."], "--out writes 'result.json' too", id="the result"),
+    ],
+)
+def test_a_trace_replaces_nothing_that_would_be_lost(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    GREY.save("photo.png")
+    Path("sub").mkdir()
+    Path("link.png").symlink_to("photo.png")
+    Path("notes.txt").write_text("my notes")
+    Path("cut.json").write_text('{"format": "sam4mllm trace"')
+    save(replace(traced(scripted(BOX, SURE)), verdict=Verdict(True)), "judged.json")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    code, out, err = run("segment", "photo.png", "the ring", *options)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert reason in err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.usefixtures("no_models")
+def test_a_result_does_not_replace_the_image(run: Run, tmp_path: Path) -> None:
+    GREY.save(tmp_path / "overlay.png")
+    code, _, err = run("segment", tmp_path / "overlay.png", "the ring", "--out", tmp_path)
+    assert code == 2
+    assert "--out would replace the image" in err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "state"),
+    [(Verdict(True), "accepted"), (Verdict(False), "rejected"), (Verdict(None, "look at this"), "commented on")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_recording_keeps_a_trace_with_a_verdict(recorded_trace: Path, verdict: Verdict, state: str) -> None:
+    save(replace(load(recorded_trace), verdict=verdict), recorded_trace)
+    before = recorded_trace.read_bytes()
+    with pytest.raises(TraceError, match=f"holds a trace that was {state}"), recorded(scripted(BOX, SURE), recorded_trace):
+        pytest.fail("the run began")
+    assert recorded_trace.read_bytes() == before
+
+
+def test_recording_replaces_a_trace_without_a_verdict_and_an_empty_file(recorded_trace: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.json").touch()
+    for path in (recorded_trace, tmp_path / "empty.json"):
+        with recorded(scripted(BOX, SURE), path) as models:
+            models.segment(GREY, "another cat")
+        assert load(path).expression == "another cat"

@@ -263,6 +263,15 @@ def test_an_exported_model_answers_like_base_and_adapter(finished: Path, base: P
     assert reply.label_probabilities[0] == pytest.approx(expected.label_probabilities[0], abs=1e-4)
 
 
+def test_model_files_have_the_permissions_of_their_neighbours(finished: Path, base: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    expected = (tmp_path / "plain").stat().st_mode
+    merged = export(f"{base}+{finished}", tmp_path / "merged")
+    files = [file for folder in (finished, merged) for file in folder.rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"adapter_model.safetensors", "model.safetensors", "optimizer.pt"}
+    assert {file.name: file.stat().st_mode for file in files} == {file.name: expected for file in files}
+
+
 def test_an_export_can_go_into_the_current_folder(
     finished: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
