@@ -73,6 +73,10 @@ class Rephraser:
                 break
         return self._read_answer(expression, answer)
 
+    def find_wordings(self, expression: str, meter: Meter) -> tuple[str, ...]:
+        """Return the phrases alone, for `reasoning.search.run_reasoning`."""
+        return self.rephrase(expression, meter).phrases
+
     async def arephrase(self, expression: str, meter: Meter) -> Rephrasings:
         """Return what `rephrase` returns, without blocking the event loop."""
         request, answer = self._create_request(expression), None

@@ -21,6 +21,7 @@ from sam4mllm_tool.errors import (
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, SegmentedObject, Size
 
 if TYPE_CHECKING:
+    from sam4mllm_tool.agents.reason_tool import ReasonTool
     from sam4mllm_tool.config import SegmentationConfig
     from sam4mllm_tool.images.export import overlay, write_outputs
     from sam4mllm_tool.images.load import ImagePolicy, load_image
@@ -38,6 +39,7 @@ __all__ = [
     "ObjectPrompt",
     "Point",
     "PointPrompt",
+    "ReasonTool",
     "ReplyError",
     "Sam4Mllm",
     "Sam4MllmError",
@@ -55,6 +57,7 @@ __all__ = [
 
 _LAZY = {
     "ImagePolicy": "images.load",
+    "ReasonTool": "agents.reason_tool",
     "Sam4Mllm": "pipeline.sam4mllm",
     "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",

@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.deprecation import deprecated_names
+from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.types import Box, Segmentation
 
 __all__ = ["STRATEGY_ROUNDS", "Attempt", "ReasoningConfig", "Strategy"]
@@ -63,6 +64,17 @@ class ReasoningConfig:
                 raise ValueError(f"expected 0 <= abstain <= {name} <= 1, got {self.abstain} and {getattr(self, name)}")
         if unknown := set(self.steps) - set(STRATEGY_ROUNDS):
             raise ValueError(f"no such strategy: {', '.join(sorted(unknown))}; there are {', '.join(STRATEGY_ROUNDS)}")
+
+    def for_models(self, dialect: Dialect, *, rephrases: bool) -> "ReasoningConfig":
+        """Return the config without the strategies that the models can't take.
+
+        Args:
+            dialect: How the MLLM is asked; it says whether the MLLM can read overlays, where the config doesn't.
+            rephrases: Whether there is a chat model.
+        """
+        reads_overlays = bool(dialect.ask_again_text) if self.overlay is None else self.overlay
+        config = self if reads_overlays else self.without("verify")
+        return config if rephrases else config.without("rephrase")
 
     def without(self, strategy: Strategy) -> "ReasoningConfig":
         """Return the config without a strategy."""

@@ -7,7 +7,6 @@ its list may leave out; then each box is verified, those of earlier attempts too
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
 from sam4mllm_tool.geometry.boxes import select_new_boxes
@@ -122,14 +121,12 @@ def _verify_and_ask_for_more(
     if not questions:
         return [None] * len(boxes), [], 1.0
     replies = list((yield from run.ask(questions)))
-    others, is_complete = (), 1.0
-    if more is not None:
-        others, is_complete = _read_others(run, more, replies.pop())
+    others, is_complete = ((), 1.0) if more is None else _read_others(run, more, replies.pop())
     probabilities = [yes_probability(reply) for reply in replies] or [None] * len(boxes)
     return probabilities, select_new_boxes(others, boxes), is_complete
 
 
-def _read_others(run: RunContext, question: Question, reply: Reply) -> tuple[Sequence[Box], float]:
+def _read_others(run: RunContext, question: Question, reply: Reply) -> tuple[tuple[Box, ...], float]:
     boxes = _parse_boxes(run, question, reply) or ()
     none = run.none_confidence(reply)
     return boxes, 1.0 if boxes or none is None else none
@@ -156,8 +153,9 @@ def _parse_boxes(run: RunContext, question: Question, reply: Reply) -> tuple[Box
 def _probability_below(count: int, probabilities: Sequence[float]) -> float:
     """Return the probability that fewer than `count` of independent events happen."""
 
-    def add(distribution: list[float], probability: float) -> list[float]:
+    distribution = [1.0] + [0.0] * (count - 1)
+    for probability in probabilities:
         shifted = [0.0, *distribution[:-1]]
-        return [stays * (1 - probability) + moves * probability for stays, moves in zip(distribution, shifted, strict=True)]
-
-    return sum(reduce(add, probabilities, [1.0] + [0.0] * (count - 1)))
+        pairs = zip(distribution, shifted, strict=True)
+        distribution = [stays * (1 - probability) + moves * probability for stays, moves in pairs]
+    return sum(distribution)
