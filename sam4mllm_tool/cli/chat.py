@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sam4mllm_tool.cli.chat_models import load_optional_chat_model, require_agents
-from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, image_name, open_image
+from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption, refuse_options
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
+from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -22,13 +24,15 @@ __all__ = ["chat", "run_conversation"]
 
 
 def chat(
+    ctx: typer.Context,
     image: Annotated[
-        str | None, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI. /image opens more of them.")
+        str | None, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL. /image opens more of them.")
     ] = None,
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
     dialect: DialectOption = None,
     device: DeviceOption = None,
+    allow_url: AllowUrlOption = False,
     chat_model: Annotated[
         str | None,
         typer.Option(
@@ -51,19 +55,24 @@ def chat(
 
     Type /help in the conversation for its commands.
     """
-    from sam4mllm_tool.images.load import load_image
+    from sam4mllm_tool.images.export import make_folder
 
+    policy = choose_policy(allow_url)
     if image is not None:  # whatever costs nothing to check is checked before the models are loaded
-        load_image(image)
-    require_agents()
-    model = load_optional_chat_model(chat_model)
+        open_image(image, policy)
+    if out:
+        make_folder(out)
     if history:
         _check_history(history)
+    else:
+        refuse_options(ctx, ("thread",), "no effect without --history")
+    require_agents()
+    model = load_optional_chat_model(chat_model)
 
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
     models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
-    run_conversation(models, image, model=model, history=history, thread=thread, out=out)
+    run_conversation(models, image, model=model, history=history, thread=thread, out=out, policy=policy)
 
 
 def run_conversation(
@@ -74,6 +83,7 @@ def run_conversation(
     history: Path | None = None,
     thread: str = "chat",
     out: Path | None = None,
+    policy: ImagePolicy = CALLER_POLICY,
 ) -> None:
     """Run a conversation in this terminal, or through a pipe, until the user leaves it.
 
@@ -84,6 +94,7 @@ def run_conversation(
         history: SQLite file that keeps the conversation; in memory by default.
         thread: Id of the conversation in the history.
         out: Folder of the newest result; beside the image by default.
+        policy: Which images may be opened.
 
     Raises:
         Sam4MllmError: The conversation can't begin.
@@ -101,7 +112,9 @@ def run_conversation(
         stack = AsyncExitStack()
         try:
             graph = build_chat_graph(model or NoChatModel(), toolkit, runner.run(_open_history(stack, history)))
-            terminal = Terminal(ChatThread(graph, store, thread), runner, ResultFiles(out or _result_folder(image)))
+            terminal = Terminal(
+                ChatThread(graph, store, thread, policy=policy), runner, ResultFiles(out or _result_folder(image))
+            )
             terminal.begin(image)
             terminal.run()
         finally:
@@ -109,7 +122,10 @@ def run_conversation(
 
 
 def _check_history(file: Path) -> None:
-    """Raise Sam4MllmError if the file is not a database."""
+    """Raise Sam4MllmError if the file is not a database or can't be made."""
+    if file.is_dir() or not file.parent.is_dir():
+        reason = "it is a folder; add a file name" if file.is_dir() else f"there is no folder {quote_text(str(file.parent))}"
+        raise Sam4MllmError(f"the history {quote_text(str(file))} can't be used: {reason}")
     try:
         with closing(sqlite3.connect(file)) as connection:
             connection.execute("PRAGMA schema_version")
@@ -135,7 +151,8 @@ async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckp
 
 def _result_folder(image: str | None) -> Path:
     """Return a folder beside the image, or in the current folder if the image is not a file."""
-    if image is None or image.strip().lower().startswith("data:"):
+    name = image_name(image or "")
+    if image is None or not name:
         return Path("chat")
-    path = Path(image)
-    return path.with_name(f"{path.stem}-chat")
+    beside = Path(image) if Path(image).exists() else Path(name)  # a URL's is in the current folder
+    return beside.with_name(f"{Path(name).stem}-chat")

@@ -6,7 +6,6 @@ or fails is removed as a whole, because chat models refuse a tool call without i
 
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
@@ -16,8 +15,9 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateSnapshot
 
 from sam4mllm_tool.agents.image_rendering import format_image_line
+from sam4mllm_tool.cli.image_arguments import image_name, open_image
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
-from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, load_image
+from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore, is_image_id, list_image_ids
 from sam4mllm_tool.types import Image
 
@@ -99,7 +99,7 @@ class ChatThread:
         """Make an image the current one, which the next message is about. It is sent with that message.
 
         Args:
-            source: A path, a data URI, or the id of an earlier image of this conversation.
+            source: A path, a data URI, a URL, or the id of an earlier image of this conversation.
 
         Raises:
             ImageError: The image can't be read.
@@ -109,10 +109,9 @@ class ChatThread:
         if is_image_id(source) and source in facts_by_id:
             image_id, image, facts = source, self._store.get(source), facts_by_id[source]
         else:
-            image = load_image(source, policy=self._policy)
+            image = open_image(source, self._policy)
             image_id = self._store.put(image, policy=self._policy)
-            name = "" if source.strip().lower().startswith("data:") else Path(source).name
-            facts = {"width": image.width, "height": image.height, "name": name}
+            facts = {"width": image.width, "height": image.height, "name": image_name(source)}
         if [*facts_by_id][-1:] != [image_id]:
             self._pending.pop(image_id, None)
             self._pending[image_id] = facts

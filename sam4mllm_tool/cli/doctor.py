@@ -105,7 +105,7 @@ def _describe_device() -> str:
     try:
         import torch
 
-        from sam4mllm_tool.models.checkpoints import choose_device, choose_dtype
+        from sam4mllm_tool.models.devices import choose_device, choose_dtype
 
         device = choose_device(None)
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"

@@ -3,11 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import typer
 from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperCommand, TyperGroup
+
+from sam4mllm_tool.cli.usage_errors import complete_usage_error, describe_unknown_command
 
 __all__ = ["CommandGroup", "HelpCommand"]
 
@@ -18,7 +21,16 @@ _NAME_WIDTH = 26
 
 
 class HelpCommand(TyperCommand):
-    """A command with a help page."""
+    """A command with a help page, whose usage errors name it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; the errors of all of them say whose they are."""
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            complete_usage_error(error, ctx, given)
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page."""
@@ -26,7 +38,13 @@ class HelpCommand(TyperCommand):
 
 
 class CommandGroup(TyperGroup):
-    """A group of commands with a help page."""
+    """A group of commands with a help page, which suggests commands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names."""
+        if args and self.get_command(ctx, args[0]) is None and args[0][:1] != "-":
+            raise typer.BadParameter(describe_unknown_command(args[0], self.list_commands(ctx)), ctx=ctx)
+        return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help page with the group's commands."""

@@ -9,7 +9,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any
 
 import typer
@@ -26,13 +25,12 @@ from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
-from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
+from sam4mllm_tool.cli.usage_errors import describe_usage_error
+from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError, remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
 _ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
-_MAX_MESSAGE = 600
-"""Characters of a usage error, which may quote a whole argument."""
 
 
 class _RootGroup(CommandGroup):
@@ -95,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run_command(argv)
     except typer.TyperException as error:
-        return _fail(2, _describe_usage_error(error))
+        return _fail(2, describe_usage_error(error))
     except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
     except (Sam4MllmError, OSError) as error:
@@ -113,26 +111,8 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     return int(get_command(app).main(args=words, prog_name="sam4mllm", standalone_mode=False) or 0)
 
 
-def _describe_usage_error(error: typer.TyperException) -> str:
-    """Return what is wrong, the option that was perhaps meant, and the command whose help to read."""
-    from pydantic import ValidationError  # which Typer's own is made from
-
-    context = getattr(error, "ctx", None)
-    command = context.command_path if context else "sam4mllm"
-    options = getattr(error, "possibilities", None)
-    reason = " ".join((error.message if options else error.format_message()).split()).rstrip(".")
-    reason = reason.removeprefix("Invalid value: ").replace("Value error, ", "")  # how Typer and pydantic begin
-    if isinstance(error.__cause__, ValidationError) and (value := repr(error.__cause__.errors()[0]["input"])) not in reason:
-        reason += f", got {value}"
-    reason = reason if len(reason) <= _MAX_MESSAGE else f"{reason[:_MAX_MESSAGE]}..."
-    visible = [name for name in options or () if not name.endswith("closer")]
-    for name in get_close_matches(getattr(error, "option_name", ""), visible, n=1, cutoff=0.75):
-        reason += f". Did you mean '{name}'?"
-    return f"{command}: {reason[:1].lower()}{reason[1:]}{'' if reason.endswith('?') else ';'} see {command} --help"
-
-
 def _fail(code: int, message: str) -> int:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(" ".join(remove_errno(message).split()), file=sys.stderr)
     return code
 
 

@@ -111,10 +111,15 @@ def read_refine_crops(refine_crops: bool, closer: bool | None) -> bool:
     return closer
 
 
+_PATHS = ("DIR", "FILE", "PATH", "PAGE", "CONFIG")
+"""Placeholders of options that take a path."""
+
+
 class Command(HelpCommand):
     """A command whose options of metavar `NAME...` take several values in a row, as in `--eval-methods pqpp box`.
 
-    It also refuses an option in the place of another option's value, as in `--out --json`.
+    It also refuses an option in the place of another option's value, as in `--out --json`, and an empty path, which would be
+    the current folder.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -124,6 +129,7 @@ class Command(HelpCommand):
     def _separate_values(self, ctx: Any, args: list[str]) -> Iterator[str]:
         names = {name for param in self.params for name in (*param.opts, *param.secondary_opts) if name[0] == "-"}
         takes_value = {name for param in self.params if not getattr(param, "is_flag", False) for name in param.opts} & names
+        takes_path = {name for param in self.params if param.metavar in _PATHS for name in param.opts} & names
         takes_several = {name for param in self.params if str(param.metavar).endswith("...") for name in param.opts} & names
         previous = several = ""
         for index, arg in enumerate(args):
@@ -132,6 +138,8 @@ class Command(HelpCommand):
                 return
             if previous in takes_value and arg in names:
                 raise typer.BadParameter(f"expected a value, got the option {arg}", ctx=ctx, param_hint=f"'{previous}'")
+            if (option := arg.removesuffix("=") if arg.endswith("=") else "" if arg else previous) in takes_path:
+                raise typer.BadParameter("the path is empty", ctx=ctx, param_hint=f"'{option}'")
             if arg[:1] == "-" and previous not in takes_value:
                 several = arg if arg in takes_several else ""
             elif several and previous != several:

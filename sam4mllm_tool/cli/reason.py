@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sam4mllm_tool.cli.chat_models import ChatModelOption, load_optional_chat_model
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
 from sam4mllm_tool.cli.segment import require_replaceable_outputs
 
@@ -22,7 +23,7 @@ __all__ = ["reason"]
 
 
 def reason(
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL.")],
     expression: Annotated[
         str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'what you could wear on a finger'.")
     ],
@@ -37,6 +38,7 @@ def reason(
         typer.Option(metavar="N", min=0, help="Tokens that these read and write, at most.", show_default="no limit"),
     ] = None,
     seconds: Annotated[float, typer.Option(metavar="X", min=0, help="Seconds of work, at most.")] = 60.0,
+    allow_url: AllowUrlOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to write mask.png, overlay.png and result.json to.")
     ] = None,
@@ -51,13 +53,12 @@ def reason(
     are answers, with exit code 0.
     """
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
-    from sam4mllm_tool.images.load import load_image
     from sam4mllm_tool.protocol.dialogues import validate_expression
     from sam4mllm_tool.reasoning import Budget, Meter, ReasoningConfig, ReasoningResult, ReasoningStrategies
     from sam4mllm_tool.reasoning.search import run_reasoning
 
     # Whatever costs nothing to check is checked before the models are loaded.
-    loaded, expression = load_image(image), validate_expression(expression)
+    loaded, expression = open_image(image, choose_policy(allow_url)), validate_expression(expression)
     require_replaceable_outputs(image, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)

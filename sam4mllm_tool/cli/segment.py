@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.options import (
     AbstainOption,
     CloserOption,
@@ -25,7 +26,7 @@ __all__ = ["require_replaceable_outputs", "segment"]
 
 def segment(
     ctx: typer.Context,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path or a data URI.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL.")],
     expression: Annotated[str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'the red ring'.")],
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
@@ -35,6 +36,7 @@ def segment(
     closer: CloserOption = None,
     dialect: DialectOption = None,
     device: DeviceOption = None,
+    allow_url: AllowUrlOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to write mask.png, overlay.png and result.json to.")
     ] = None,
@@ -48,13 +50,12 @@ def segment(
     Prints each object's box, area, confidence and score. If the image has no such object, that is printed, with exit code 0.
     """
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
-    from sam4mllm_tool.images.load import load_image
     from sam4mllm_tool.protocol.dialogues import validate_expression
 
     # Whatever costs nothing to check is checked before the models are loaded.
     require_effect(ctx, method)
     refine_crops = read_refine_crops(refine_crops, closer)
-    loaded, expression = load_image(image), validate_expression(expression)
+    loaded, expression = open_image(image, choose_policy(allow_url)), validate_expression(expression)
     require_replaceable_outputs(image, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)

@@ -46,7 +46,9 @@ def _writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Sam4MllmError(f"the results cannot be written to {quote_text(str(folder))}: {error.strerror or error}") from error
+        above = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+        reason = f"{quote_text(str(above[0]))} is a file" if above else error.strerror or error
+        raise Sam4MllmError(f"the results cannot be written to the folder {quote_text(str(folder))}: {reason}") from error
 
 
 def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> list[Path]:

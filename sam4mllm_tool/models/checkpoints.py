@@ -1,9 +1,10 @@
-"""Find a checkpoint (a folder in Hugging Face format, or a hub id), choose its device and precision, and load it quietly.
+"""Find a checkpoint (a folder in Hugging Face format, or a hub id), and load it quietly.
 
 Shared by every backend that opens a checkpoint. Imports torch and transformers, so packages import this module on first use.
 """
 
 import hashlib
+import json
 import logging
 import re
 import threading
@@ -12,18 +13,15 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
 from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, first_line, quote_text, suggest_name
 from sam4mllm_tool.optional_dependencies import root_message
 
 __all__ = [
-    "choose_device",
-    "choose_dtype",
     "custom_code_error",
     "embedded_folder",
     "find_file",
@@ -36,12 +34,15 @@ __all__ = [
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+_MAX_BASE_NAME = 150
+"""Characters of an adapter's base model in a message."""
 _HASHED_BLOCKS, _BLOCK_BYTES = 64, 16_384
 """A fingerprint reads this many blocks of this size from each weight file."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_MODEL_MARKER, _ADAPTER_MARKER = "config.json", "adapter_config.json"
+_OWN_SPECS = ("embedded",)
 
 
-def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
+def resolve_folder_or_hub_id(spec: str, *, marker: str = _MODEL_MARKER) -> str:
     """Return the absolute path of the folder that a spec names, or the hub id unchanged.
 
     An existing folder wins over a hub id of the same name; a spec that starts with `.`, `/` or `~` is never a hub id. If the
@@ -58,7 +59,7 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
     folder = _as_folder(spec)
     if folder.is_dir():
         if not (folder / marker).is_file():
-            raise SpecError(f"the folder {spec!r} has no {marker}: expected a checkpoint in Hugging Face format")
+            raise _wrong_folder_error(spec, folder, marker)
         return str(folder.resolve())
     if folder.exists():
         raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint that contains {marker}")
@@ -67,7 +68,35 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = "config.json") -> str:
             f"there is no folder {quote_text(spec)}, and it can't be a hub id (NAME or OWNER/NAME): check the spelling"
         )
     _require_on_hub(spec, marker)
+    if marker == _MODEL_MARKER and find_file(spec, marker) is None and (file := find_file(spec, _ADAPTER_MARKER)):
+        raise _adapter_alone_error(spec, file)
     return spec
+
+
+def _wrong_folder_error(spec: str, folder: Path, marker: str) -> SpecError:
+    """Return the error for a folder without the file that makes it what was expected."""
+    if marker == _MODEL_MARKER and (folder / _ADAPTER_MARKER).is_file():
+        return _adapter_alone_error(spec, folder / _ADAPTER_MARKER)
+    if marker == _ADAPTER_MARKER and (folder / _MODEL_MARKER).is_file():
+        return SpecError(f"{spec!r} is a whole model, not a LoRA adapter: write it alone, without BASE+")
+    kind = "a checkpoint" if marker == _MODEL_MARKER else "a LoRA adapter"
+    return SpecError(f"the folder {spec!r} has no {marker}: expected {kind} in Hugging Face format")
+
+
+def _adapter_alone_error(spec: str, file: Path) -> SpecError:
+    """Return the error for an adapter where a model is expected; it names the base that the adapter was trained on."""
+    try:
+        base = str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        base = ""
+    if not base or len(base) > _MAX_BASE_NAME:
+        base = "BASE"
+    elif Path(base).parts[-3:] == ("embedded", "weights", "mllm"):
+        base = "embedded"
+    model = f"{base}+{spec}"
+    return SpecError(
+        f"{quote_text(spec)} is a LoRA adapter of {quote_text(base)}, not a whole model: write {model!r} as the MLLM"
+    )
 
 
 def find_file(spec: str, name: str) -> Path | None:
@@ -95,7 +124,7 @@ def find_file(spec: str, name: str) -> Path | None:
     except Sam4MllmError:
         raise
     except Exception as error:  # as in _require_on_hub
-        raise SpecError(f"can't query the hub for {name} of {quote_text(spec)}: {_first_line(error)}") from error
+        raise SpecError(f"can't query the hub for {name} of {quote_text(spec)}: {first_line(error)}") from error
 
 
 def fingerprint(spec: str) -> str | None:
@@ -150,7 +179,7 @@ def _as_folder(spec: str) -> Path:
         folder = Path(spec).expanduser()
         folder.exists()
     except (OSError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise SpecError(f"{quote_text(spec)} can't be a folder: {reason}") from error
     return folder
 
@@ -166,47 +195,14 @@ def _require_on_hub(hub_id: str, marker: str) -> None:
     except RepositoryNotFoundError as error:
         raise SpecError(
             f"there is no folder {quote_text(hub_id)}, and the hub has no such model that you may read: "
-            "check the spelling, or run 'hf auth login' if the model is private"
+            f"check the spelling, or run 'hf auth login' if the model is private{suggest_name(hub_id, _OWN_SPECS)}"
         ) from error
     except Exception as error:  # network errors come from whichever HTTP library the hub's client uses
         raise SpecError(
-            f"there is no folder {quote_text(hub_id)}, and the hub can't be reached ({_first_line(error)}): "
+            f"there is no folder {quote_text(hub_id)}, and the hub can't be reached ({first_line(error)}): "
             "check the spelling, go online, or download the model elsewhere and pass its folder"
+            f"{suggest_name(hub_id, _OWN_SPECS)}"
         ) from error
-
-
-def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the requested device; by default the first CUDA device, or the CPU if there is none.
-
-    Raises:
-        SpecError: The device is not available.
-    """
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = _first_line(error).partition(". ")[0]
-        raise SpecError(f"the device {str(device)!r} can't be used: {reason}") from error
-    return chosen
-
-
-def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the requested precision; by default bfloat16 on CUDA devices with native support, float32 elsewhere.
-
-    Raises:
-        SpecError: The name is not float32, bfloat16 or float16.
-    """
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype is not None:
-        if dtype not in _DTYPES:
-            raise SpecError(f"unknown precision {dtype!r}: expected one of {', '.join(_DTYPES)}")
-        return _DTYPES[dtype]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
-        return torch.bfloat16
-    return torch.float32
 
 
 _LOADING = threading.RLock()
@@ -275,7 +271,7 @@ def wrap_load_errors(spec: str, *, extra: str) -> Iterator[None]:
             raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
         if _is_about_custom_code(error):
             raise custom_code_error(spec) from error
-        reason = root_message(error) if isinstance(error, ImportError) else _first_line(error)
+        reason = root_message(error) if isinstance(error, ImportError) else first_line(error)
         raise SpecError(f"the checkpoint {spec!r} can't be loaded: {reason}") from error
 
 
@@ -294,7 +290,3 @@ def _is_about_custom_code(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import SpecError, suggest_name
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
@@ -29,7 +29,7 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     """
     if name is not None:
         if name not in DIALECTS:
-            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}")
+            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
         return DIALECTS[name]
     return read_metadata(mllm, "dialect.json", Dialect.from_json) or PLAIN
 

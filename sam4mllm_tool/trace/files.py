@@ -91,12 +91,13 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
     path = Path(path)
     place = f"the trace can't be written to {quote_text(str(path))}"
     try:
-        if path.is_dir():
-            raise TraceError(f"{place}: it is a folder; add a file name")
-        if not path.exists() or not path.stat().st_size:
-            return
+        is_folder, is_new = path.is_dir(), not path.exists() or not path.stat().st_size
     except (OSError, ValueError) as error:
         raise TraceError(f"{place}: {getattr(error, 'strerror', None) or error}") from error
+    if is_folder:
+        raise TraceError(f"{place}: it is a folder; add a file name")
+    if is_new:
+        return
     try:
         verdict = load(path).verdict
     except TraceError as error:
@@ -192,7 +193,8 @@ def _read_unpacked(path: Path) -> bytes:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise TraceError("the file is truncated or damaged") from error
     except OSError as error:
-        raise TraceError(f"can't be read: {error.strerror or error}") from error
+        reason = "it is a folder" if path.is_dir() else error.strerror or error
+        raise TraceError(f"can't be read: {reason}") from error
     if len(content) > MAX_BYTES:
         raise TraceError(f"the file exceeds the limit of {MAX_BYTES:,} bytes")
     return content

@@ -9,12 +9,12 @@ from transformers import AutoConfig
 
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.models.checkpoints import (
-    choose_dtype,
     embedded_folder,
     quiet_loading,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
+from sam4mllm_tool.models.devices import choose_dtype
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.pipeline.sam4mllm import find_dialect
@@ -45,6 +45,7 @@ def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | Non
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
     if adapter is None:
+        resolve_folder_or_hub_id(base)  # which says so if it is an adapter
         raise SpecError(f"{mllm!r} has no adapter to merge: expected BASE+ADAPTER")
     part = out / WRITING  # inside `out`, which may be the current folder
     if out.exists() and (not out.is_dir() or any(file != part for file in out.iterdir())):

@@ -13,13 +13,12 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_mode
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
-    choose_device,
-    choose_dtype,
     embedded_folder,
     quiet_loading,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
+from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.models.checkpoints import choose_device
+from sam4mllm_tool.models.devices import choose_device
 from sam4mllm_tool.training.config import TrainingConfig
 from sam4mllm_tool.training.model import uses_bfloat16
 

@@ -174,7 +174,10 @@ REFUSED = {
     "a chat model without its package": (["--chat-model", "mistralai:x"], "pip install langchain-mistralai"),
     "a chat model without a provider": (["--chat-model", "x"], "PROVIDER:MODEL"),
     "a history that is not a database": (["--history", "scene.png"], "can't be used"),
-    "a history in no folder": (["--history", "nowhere/history"], "can't be used"),
+    "a history in no folder": (["--history", "nowhere/history"], "can't be used: there is no folder 'nowhere'"),
+    "a history that is a folder": (["--history", "."], "can't be used: it is a folder"),
+    "a thread of no history": (["--thread", "mine"], "--thread has no effect without --history"),
+    "a folder that is a file": (["--out", "scene.png"], "'scene.png' is a file"),
     "no such model": (["--mllm", "nowhere"], "nowhere"),
     "no such dialect": (["--dialect", "latin"], "no such dialect"),
 }

@@ -68,7 +68,13 @@ def test_a_bad_image_is_refused_in_one_line(run: Run, tmp_path: Path, content: b
 def test_a_folder_a_name_with_a_line_break_and_a_url_are_not_images(run: Run, tmp_path: Path) -> None:
     assert_refused(run("segment", tmp_path, "the ring"), "is a folder")
     assert_refused(run("segment", "no\nsuch\nfile", "the ring"), "does not exist")
-    assert_refused(run("segment", "https://example.com/a.png", "the ring"), "turned off")
+    for command in (["segment", "https://example.com/a.png", "the ring"], ["chat", "https://example.com/a.png"]):
+        assert_refused(run(*command), "the image 'https://example.com/a.png' is a URL: add --allow-url to download it")
+
+
+def test_an_allowed_url_is_fetched_from_public_addresses_only(run: Run) -> None:
+    for command in (["segment", "http://127.0.0.1:9/a.png", "the ring"], ["chat", "http://127.0.0.1:9/a.png"]):
+        assert_refused(run(*command, "--allow-url"), "127.0.0.1 is not at a public address")
 
 
 def test_bytes_that_are_not_text_are_not_an_image(run: Run) -> None:
@@ -102,14 +108,18 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, image: Path, expressi
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
         pytest.param(["--dialect", "klingon"], "there are embedded, joint, plain, released", id="an unknown dialect"),
         pytest.param(["--method", "boxes"], "'boxes' is not one of 'pqpp', 'ppg', 'box'", id="an unknown method"),
-        pytest.param(["--abstain", "2"], "got '2'", id="a probability above 1"),
-        pytest.param(["--abstain", "nan"], "'--abstain'", id="a probability that is not a number"),
-        pytest.param(["--mllm"], "'--mllm' requires an argument", id="an option without its value"),
+        pytest.param(["--abstain", "2"], "'--abstain': expected a number from 0 to 1, got '2'", id="a probability above 1"),
+        pytest.param(["--abstain", "nan"], "expected a number from 0 to 1, got 'nan'", id="a probability that is not a number"),
+        pytest.param(["--device", "gpu"], "did you mean 'cuda'?", id="a device that is called otherwise"),
+        pytest.param(["--out", ""], "'--out': the path is empty", id="no folder"),
+        pytest.param(["--trace="], "'--trace': the path is empty", id="no trace file"),
+        pytest.param(["--mllm"], "sam4mllm segment: option '--mllm' requires an argument", id="an option without its value"),
         pytest.param(["--out", "--json"], "'--out': expected a value, got the option --json", id="an option as a value"),
         pytest.param(["--colour"], "--colour", id="an unknown option"),
         pytest.param(["--col\nour"], "--col", id="an unknown option of two lines"),
         pytest.param(["--" + "x" * 5000], "--xxx", id="an unknown option of 5,000 characters"),
-        pytest.param(["--meth", "box"], "--meth", id="an abbreviated option"),
+        pytest.param(["--meth", "box"], "no such option: --meth; did you mean '--method'?", id="an abbreviated option"),
+        pytest.param(["--json=1"], "sam4mllm segment: option '--json' does not take a value", id="a value of a flag"),
     ],
 )
 def test_a_bad_option_is_refused_in_one_line(run: Run, image: Path, options: list[str], reason: str) -> None:
@@ -119,11 +129,22 @@ def test_a_bad_option_is_refused_in_one_line(run: Run, image: Path, options: lis
 @pytest.mark.parametrize(
     ("argv", "suggestion"),
     [
-        (["segmant"], "Did you mean 'segment'? see sam4mllm --help"),
-        (["data", "chek"], "Did you mean 'check'? see sam4mllm data --help"),
-        (["segment", "a.png", "ring", "--refine-crop"], "Did you mean '--refine-crops'? see sam4mllm segment --help"),
-        (["train", "--eval-metods", "box"], "Did you mean '--eval-methods'? see sam4mllm train --help"),
-        (["trace", "accept", "x", "--coment", "a"], "Did you mean '--comment'? see sam4mllm trace accept --help"),
+        (["segmant"], "did you mean 'segment'? see sam4mllm --help"),
+        (["SEGMENT"], "did you mean 'segment'? see sam4mllm --help"),
+        (["help"], "did you mean '--help'? see sam4mllm --help"),
+        (["photo.JPG", "ring"], "did you mean 'sam4mllm segment IMAGE EXPRESSION'? see sam4mllm --help"),
+        (
+            ["--mllm", "x", "segment"],
+            "--mllm; it goes behind the command, as in 'sam4mllm segment --mllm'; see sam4mllm --help",
+        ),
+        (["data", "chek"], "did you mean 'check'? see sam4mllm data --help"),
+        (["data", "convert", "cocoo", "x", "--out", "y"], "did you mean 'coco'? see sam4mllm data convert --help"),
+        (["segment", "a.png", "ring", "--refine-crop"], "did you mean '--refine-crops'? see sam4mllm segment --help"),
+        (["segment", "a.png", "ring", "-o", "x"], "no such option: -o; did you mean '--out'? see sam4mllm segment --help"),
+        (["segment", "a.png", "ring", "-out", "x"], "no such option: -out; did you mean '--out'? see sam4mllm segment --help"),
+        (["segment", "a.png", "ring", "--method", "PQPP"], "did you mean 'pqpp'? see sam4mllm segment --help"),
+        (["train", "--eval-metods", "box"], "did you mean '--eval-methods'? see sam4mllm train --help"),
+        (["trace", "accept", "x", "--coment", "a"], "did you mean '--comment'? see sam4mllm trace accept --help"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -158,7 +179,8 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_models_are_loaded
 ) -> None:
     monkeypatch.setattr(Sam4Mllm, "load", lambda *_, **__: pytest.fail("the models were loaded"))
     for folder in (image, image / "below"):
-        assert_refused(run("segment", image, "the ring", "--out", folder), f"cannot be written to '{folder}'")
+        assert_refused(run("segment", image, "the ring", "--out", folder), f"the folder '{folder}': '{image}' is a file")
+        assert_refused(run("chat", image, "--out", folder), f"the folder '{folder}': '{image}' is a file")
 
 
 class LoadedError(Exception):
@@ -286,7 +308,7 @@ def test_the_command_runs_as_a_module_and_ends_quietly_when_its_pipe_is_closed(t
     [
         (BackendError("out of memory:\ntry a smaller model"), (1, "", "sam4mllm: out of memory: try a smaller model\n")),
         (SpecError("no such model"), (2, "", "sam4mllm: no such model\n")),
-        (FileNotFoundError(2, "No such file", "x"), (2, "", "sam4mllm: [Errno 2] No such file: 'x'\n")),
+        (FileNotFoundError(2, "No such file", "x"), (2, "", "sam4mllm: No such file: 'x'\n")),
         (KeyboardInterrupt(), (130, "", "")),
     ],
     ids=["a model failed", "an invalid spec", "the system failed", "interrupted"],

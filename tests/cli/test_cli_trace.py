@@ -70,6 +70,7 @@ def test_a_file_that_is_not_a_trace_is_refused_in_one_line(run: Run, tmp_path: P
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert "it.json" in err
     assert run("trace", command, tmp_path / "none.json")[0] == 2
+    assert "it is a folder" in run("trace", command, tmp_path)[2]
 
 
 def test_a_verdict_is_given_corrected_and_withdrawn(run: Run, recorded_trace: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """Finding checkpoints, choosing device and precision, and loading quietly."""
 
 import contextlib
+import json
 import logging
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models import checkpoints
+from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.metadata import find_fingerprints
+from sam4mllm_tool.training.merge_adapter import export
 
 
 @pytest.mark.parametrize("marker", ["config.json", "adapter_config.json"])
@@ -23,10 +27,55 @@ def test_a_folder_wins_over_a_hub_id_of_its_name(tmp_path, monkeypatch, marker):
     assert checkpoints.resolve_folder_or_hub_id("owner/model", marker=marker) == str(tmp_path / "owner" / "model")
 
 
-def test_the_folder_of_an_adapter_is_not_a_model(tmp_path):
-    (tmp_path / "adapter_config.json").touch()
-    with pytest.raises(SpecError, match=r"has no config\.json"):
+def test_an_empty_folder_is_not_a_model(tmp_path):
+    with pytest.raises(SpecError, match=r"has no config\.json: expected a checkpoint"):
         checkpoints.resolve_folder_or_hub_id(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("base", "advice"),
+    [
+        pytest.param("owner/model", "of 'owner/model', not a whole model: write 'owner/model+{0}' as the MLLM", id="a hub id"),
+        pytest.param("/pkg/embedded/weights/mllm", "of 'embedded', not a whole model: write 'embedded+{0}'", id="embedded"),
+        pytest.param(None, "of 'BASE', not a whole model: write 'BASE+{0}'", id="unknown"),
+        pytest.param("x" * 5000, "of 'BASE', not a whole model", id="too long"),
+    ],
+)
+def test_an_adapter_alone_is_answered_with_the_spec_to_write(tmp_path, base, advice):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base} if base else {}))
+    with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
+        checkpoints.resolve_folder_or_hub_id(str(tmp_path))
+    with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
+        export(str(tmp_path), tmp_path / "out")
+
+
+def test_a_model_in_the_place_of_an_adapter_is_named(tmp_path):
+    (tmp_path / "config.json").touch()
+    with pytest.raises(SpecError, match="is a whole model, not a LoRA adapter: write it alone"):
+        checkpoints.resolve_folder_or_hub_id(str(tmp_path), marker="adapter_config.json")
+
+
+def test_a_misspelt_embedded_gets_a_suggestion(monkeypatch):
+    monkeypatch.setattr(checkpoints, "model_info", lambda *_, **__: (_ for _ in ()).throw(OSError(-2, "Name not known")))
+    with pytest.raises(SpecError, match=r"can't be reached \(Name not known\).*; did you mean 'embedded'\?"):
+        checkpoints.resolve_folder_or_hub_id("embeded")
+
+
+@pytest.mark.parametrize(
+    ("device", "advice"),
+    [
+        ("gpu", "; did you mean 'cuda'?"),
+        ("GPU:1", "; did you mean 'cuda'?"),
+        ("cudaa", "; did you mean 'cuda'?"),
+        ("", "expected a device such as cpu, cuda, cuda:1 or mps"),
+        ("cuda:x", "expected a device such as cpu"),
+        ("meta", "it holds no weights"),
+    ],
+)
+def test_a_device_that_does_not_exist_gets_advice(device, advice):
+    with pytest.raises(SpecError, match=f"the device {device!r} can't be used: .*{re.escape(advice)}") as caught:
+        choose_device(device)
+    assert len(str(caught.value)) < 150
 
 
 def test_a_missing_embedded_part_is_named():
@@ -39,7 +88,7 @@ def test_a_missing_embedded_part_is_named():
     [(None, torch.float32), ("bfloat16", torch.bfloat16), (torch.float16, torch.float16)],
 )
 def test_precision_on_a_cpu_is_float32_by_default(dtype, expected):
-    assert checkpoints.choose_dtype(dtype, torch.device("cpu")) == expected
+    assert choose_dtype(dtype, torch.device("cpu")) == expected
 
 
 def test_quiet_loading_restores_logs_and_progress_bars():

@@ -19,8 +19,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
-    choose_device,
-    choose_dtype,
     custom_code_error,
     find_file,
     quiet_loading,
@@ -28,6 +26,7 @@ from sam4mllm_tool.models.checkpoints import (
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
+from sam4mllm_tool.models.devices import choose_device, choose_dtype
 
 __all__ = ["load_checkpoint", "require_safe_adapter"]
 

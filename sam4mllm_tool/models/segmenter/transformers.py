@@ -29,14 +29,13 @@ from transformers import (
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
 from sam4mllm_tool.models.checkpoints import (
-    choose_device,
-    choose_dtype,
     embedded_folder,
     quiet_loading,
     require_complete,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
+from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
 from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt

@@ -1,0 +1,55 @@
+"""Choose the device and the precision of a model. Imports torch, so packages import this module on first use."""
+
+import torch
+
+from sam4mllm_tool.errors import SpecError, first_line, suggest_name
+
+__all__ = ["choose_device", "choose_dtype"]
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DEVICE_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"}
+
+
+def choose_device(device: str | torch.device | None = None) -> torch.device:
+    """Return the requested device; by default the first CUDA device, or the CPU if there is none.
+
+    Raises:
+        SpecError: The device is not available.
+    """
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SpecError(f"the device {str(device)!r} can't be used: {_describe_device_error(str(device), error)}") from error
+    if chosen.type == "meta":
+        raise SpecError("the device 'meta' can't be used: it holds no weights; expected one such as cpu or cuda")
+    return chosen
+
+
+def _describe_device_error(device: str, error: Exception) -> str:
+    reason = first_line(error).partition(". ")[0]
+    if not reason.startswith(("Expected one of", "Invalid device string", "Device string")):
+        return reason
+    kind = device.partition(":")[0].lower()
+    alias = _DEVICE_ALIASES.get(kind)
+    suggestion = f"; did you mean {alias!r}?" if alias else suggest_name(kind, ("cpu", "cuda", "mps", "xpu"))
+    return f"expected a device such as cpu, cuda, cuda:1 or mps{suggestion}"
+
+
+def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Return the requested precision; by default bfloat16 on CUDA devices with native support, float32 elsewhere.
+
+    Raises:
+        SpecError: The name is not float32, bfloat16 or float16.
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype is not None:
+        if dtype not in _DTYPES:
+            raise SpecError(f"unknown precision {dtype!r}: expected one of {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+        return torch.bfloat16
+    return torch.float32
