@@ -1,6 +1,7 @@
 """The command `sam4mllm segment`. Imports what it needs when it runs."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -67,10 +68,12 @@ def segment(
     with recorded(models, trace) as recorder:
         result = recorder.segment(loaded, expression, method=method)
     paths = write_outputs(out, loaded, result) if out else []
+    for warning in result.warnings:
+        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
     if as_json:
         print(json.dumps(result.to_dict()))
         return
-    print(summary(result))
+    print(summary(result, with_warnings=False))  # they are on stderr
     for path in [*paths, *([trace] if trace else [])]:
         print(f"wrote {path}")
 
