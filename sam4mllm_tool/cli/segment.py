@@ -22,7 +22,7 @@ from sam4mllm_tool.cli.options import (
 )
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 
-__all__ = ["segment"]
+__all__ = ["require_replaceable_outputs", "segment"]
 
 
 def segment(
@@ -57,7 +57,7 @@ def segment(
     require_effect(ctx, method)
     refine_crops = read_refine_crops(refine_crops, closer)
     loaded, expression = open_image(image, choose_policy(allow_url)), validate_expression(expression)
-    _require_replaceable(image, out, trace)
+    require_replaceable_outputs(image, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
 
@@ -78,7 +78,7 @@ def segment(
         print(f"wrote {path}")
 
 
-def _require_replaceable(image: str, out: Path | None, trace: Path | None) -> None:
+def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None) -> None:
     """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged."""
     from sam4mllm_tool.images.export import OUTPUT_NAMES
     from sam4mllm_tool.trace.files import require_replaceable
