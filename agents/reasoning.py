@@ -24,19 +24,16 @@ from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.rephraser import Rephraser, Rephrasings
 from sam4mllm_tool.deprecation import rename_arguments
+from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline.crop_refinement import refine_crops
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.reasoning.attempts import (
-    Attempt,
-    EndReason,
-    ReasoningConfig,
-    build_reasoning_result,
-    choose_best,
-    next_step,
-)
+from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig
 from sam4mllm_tool.reasoning.budget import Budget, Meter, Spent
+from sam4mllm_tool.reasoning.decision import END_REASONS, EndReason, choose_best
+from sam4mllm_tool.reasoning.explanation import explain_step
+from sam4mllm_tool.reasoning.search import build_answer, reserve_rounds, select_step
 from sam4mllm_tool.reasoning.strategies import ReasoningStrategies
 from sam4mllm_tool.tools.image_store import ImageStore, is_image_id
 from sam4mllm_tool.types import Image, Size
@@ -44,12 +41,6 @@ from sam4mllm_tool.types import Image, Size
 __all__ = ["ReasoningInput", "ReasoningOutput", "build_reasoning_graph", "graph"]
 
 _LOADING = threading.Lock()
-_ENDS: Mapping[str, EndReason] = {
-    "confident": "confident",
-    "budget": "budget",
-    "abstained": "abstained",
-    "exhausted": "exhausted",
-}
 
 
 class ReasoningInput(TypedDict):
@@ -162,7 +153,13 @@ class ReasoningNodes:
     def begin(self, state: _State) -> dict[str, Any]:
         """Keep the image, and reset what an earlier run of the thread left."""
         self._create_meter(state)  # refuses an impossible budget before anything is opened
-        image = state["image"]
+        image = state.get("image")
+        if not image or not isinstance(image, str):
+            raise ImageError(
+                f"the input has no image, got {quote_text(str(image))}: give `image`, the id of an image in the graph's store, "
+                "or what its policy opens, such as a data URI"
+            )
+        validate_expression(state.get("expression"))
         image_id = image if is_image_id(image) else self.image_store.put(image, policy=self.policy)
         self.image_store.get(image_id)
         self._load_models()  # here, in a thread, where it blocks no event loop
@@ -175,7 +172,7 @@ class ReasoningNodes:
     def select_node(self, state: _State) -> str:
         """Return the name of the next node."""
         step = self._select_step(state)
-        return "choose" if step in _ENDS else step
+        return "choose" if step in END_REASONS else step
 
     def create_node(self, name: str) -> RunnableLambda[_State, dict[str, Any]]:
         """Create the node of a strategy, or of the choice."""
@@ -199,14 +196,17 @@ class ReasoningNodes:
         image = self.image_store.get(state["image"])
         run = self._load_models().start_run(Size(*image.size))
         strategies = ReasoningStrategies(run, state["expression"], self.config)
-        return _Step(name, state, image, self._create_meter(state), strategies, _ENDS.get(self._select_step(state)))
+        meter, next_name = self._create_meter(state), self._select_step(state)
+        reserve_rounds(name, state["done"], self.config, meter)
+        ended = next((reason for reason in END_REASONS if reason == next_name), None)
+        return _Step(name, state, image, meter, strategies, ended)
 
     def _select_step(self, state: _State) -> str:
         meter, config = self._create_meter(state), self.config
         reads_overlays = bool(self._load_models().dialect.ask_again_text) if config.overlay is None else config.overlay
         if not reads_overlays:
             config = config.without("verify")
-        return next_step(_restore_attempts(state), state["done"], config, lambda rounds: meter.affords(rounds=rounds))
+        return select_step(_restore_attempts(state), state["done"], config, meter)
 
     def _create_meter(self, state: _State) -> Meter:
         budget = self.budget.at_most(state.get("budget") or {})
@@ -235,41 +235,28 @@ class _Step:
         """Take the step; the result updates the graph's state."""
         if self.name == "choose":
             return (yield from self._choose())
-        attempts = yield from self._try_again(_restore_attempts(self.state))
+        before = _restore_attempts(self.state)
+        wordings = () if self.rephrasings is None else self.rephrasings.phrases
+        if self.rephrasings is not None:
+            fault = {"fault": self.rephrasings.fault} if self.rephrasings.fault else {}
+            self._write_event("rephrase", wordings=list(wordings), **fault)
+        attempts = yield from self.strategies.take_step(self.name, before, wordings)
+        new = [
+            _describe_attempt(n, attempt) for n, attempt in enumerate(attempts) if n >= len(before) or attempt is not before[n]
+        ]
+        reason = explain_step(self.name, before, attempts)
+        self._write_event(self.name, seen=new, confidence=choose_best(attempts).confidence, reason=reason)
         tried = [attempt.to_dict() for attempt in attempts]
-        new = [_describe_attempt(n, attempts[n]) for n, attempt in enumerate(tried) if attempt not in self.state["tried"]]
-        self._write_event(self.name, seen=new, confidence=choose_best(attempts).confidence)
         return {"tried": tried, "done": [*self.state["done"], self.name], "spent": self.meter.spent.to_dict()}
-
-    def _try_again(self, attempts: list[Attempt]) -> Flow[list[Attempt]]:
-        """Run the strategy of this step, and return the attempts with its own."""
-        strategies, rephrasings = self.strategies, self.rephrasings
-        if rephrasings is not None:
-            fault = {"fault": rephrasings.fault} if rephrasings.fault else {}
-            self._write_event("rephrase", wordings=list(rephrasings.phrases), **fault)
-            return (yield from strategies.rephrase(attempts, rephrasings.phrases))
-        by_step = {
-            "look": strategies.first_attempt,
-            "verify": strategies.verify,
-            "other": strategies.find_others,
-            "zoom": strategies.zoom,
-        }
-        return (yield from by_step[self.name](attempts))
 
     def _choose(self) -> Flow[dict[str, Any]]:
         """Choose the best answer, and refine its masks on crops."""
-        strategies, meter = self.strategies, self.meter
-        ended, attempts = self.ended or "exhausted", _restore_attempts(self.state)
-        expression, size = self.state["expression"], strategies.size
-        reasoned = build_reasoning_result(expression, size, attempts, ended, meter.spent)
-        segmentation = reasoned.segmentation
-        if segmentation and segmentation.objects and strategies.config.refine_crops:
-            objects = yield from refine_crops(strategies.run.with_new_transcript(), segmentation.objects)
-            segmentation = replace(segmentation, objects=tuple(objects))
+        ended = self.ended or "exhausted"
+        result = yield from build_answer(self.strategies, _restore_attempts(self.state), ended, self.meter)
+        segmentation = result.segmentation
         boxes = None if segmentation is None else [list(segmented.prompt.box) for segmented in segmentation.objects]
-        self._write_event("chosen", boxes=boxes, confidence=reasoned.confidence, ended=ended)
-        result = replace(reasoned, segmentation=segmentation, spent=meter.spent).to_dict()
-        return {"answer": result, "spent": meter.spent.to_dict()}
+        self._write_event("chosen", boxes=boxes, confidence=result.confidence, ended=ended, reason=result.reason)
+        return {"answer": result.to_dict(), "spent": self.meter.spent.to_dict()}
 
     def _write_event(self, event: str, **fields: Any) -> None:
         spent = self.meter.spent

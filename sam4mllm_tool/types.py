@@ -236,6 +236,8 @@ class SegmentedObject:
         alternatives: The candidates that were not chosen, best first; empty where they would take too much memory.
         agreement: How well the mask agrees with the kept point answers, in [0, 1] (`balanced_agreement`). It tells a good
             mask from a bad one, and hardly a wrong box from a right one. None with fewer than two points on the object.
+        expression: What this object was found by, which may be a part of the result's expression ("the ring" of "the ring and
+            the star"); None before it is in a result.
     """
 
     mask: Mask
@@ -244,6 +246,7 @@ class SegmentedObject:
     confidence: float | None = None
     alternatives: tuple[MaskCandidate, ...] = ()
     agreement: float | None = None
+    expression: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON, the mask as a COCO RLE."""
@@ -253,6 +256,7 @@ class SegmentedObject:
             "score": self.score,
             "confidence": self.confidence,
             "agreement": self.agreement,
+            "expression": self.expression,
             "mask": rle.encode(self.mask),
         }
 
@@ -263,7 +267,9 @@ class SegmentedObject:
             points = tuple(PointPrompt.from_dict(point) for point in fields["points"])
             prompt = ObjectPrompt(Box(*map(float, fields["box"])), points)
             confidence, agreement = (_read_probability(fields.get(name)) for name in ("confidence", "agreement"))
-            return cls(rle.decode(fields["mask"]), prompt, float(fields["score"]), confidence, agreement=agreement)
+            expression = None if fields.get("expression") is None else str(fields["expression"])
+            mask, score = rle.decode(fields["mask"]), float(fields["score"])
+            return cls(mask, prompt, score, confidence, agreement=agreement, expression=expression)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ replace.
 
 import re
 
-__all__ = ["complete_expression", "is_plural", "pluralize", "split_noun_phrase"]
+__all__ = ["complete_expression", "is_modifier", "is_plural", "pluralize", "singularize", "split_noun_phrase"]
 
 _DETERMINERS = ("the", "a", "an", "all", "every", "each", "both", "this", "that", "these", "those", "any", "some", "its")
 _PLURAL_DETERMINERS = ("all", "every", "each", "both", "these", "those")
@@ -69,6 +69,11 @@ def split_noun_phrase(expression: str) -> tuple[list[str], str]:
     return (words[:-1], words[-1]) if words else ([], "")
 
 
+def is_modifier(word: str) -> bool:
+    """Whether a word is a position, a colour or a size, and so no noun."""
+    return any(word.lower() in group for group in _MODIFIER_GROUPS)
+
+
 def is_plural(expression: str) -> bool:
     """Whether the expression may mean several objects, by its words alone: "glasses" counts as several."""
     text = expression.lower()
@@ -83,6 +88,15 @@ def pluralize(expression: str) -> str:
     modifiers, noun = split_noun_phrase(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
     return " ".join(["all", *kept, noun if is_plural(noun) else _pluralize_noun(noun)])
+
+
+def singularize(expression: str) -> str:
+    """Return an expression for a single object of the kind: "the red ring on the left" of "all red rings on the left"."""
+    modifiers, noun = split_noun_phrase(expression)
+    if not is_plural(expression) or not noun:
+        return expression
+    tail = expression[len(_TAIL.sub("", " " + expression)) - 1 :].rstrip()
+    return " ".join(["the", *modifiers, _singularize_noun(noun)]) + tail
 
 
 def _pluralize_noun(noun: str) -> str:

@@ -217,8 +217,12 @@ class RunContext:
         *,
         abstained: bool = False,
     ) -> Segmentation:
-        """Build the result from the objects and the transcript. Where there are warnings, no confidence is left in it."""
+        """Build the result from the objects and the transcript. Where there are warnings, no confidence is left in it.
+
+        An object without an expression of its own gets the result's.
+        """
         transcript = self.transcript
+        objects = [each if each.expression is not None else replace(each, expression=expression) for each in objects]
         if transcript.warnings:
             objects, confidence = [replace(segmented, confidence=None) for segmented in objects], None
         seconds = dict(transcript.seconds) if any(transcript.seconds.values()) else {}

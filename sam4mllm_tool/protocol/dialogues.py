@@ -12,6 +12,7 @@ Because a dialogue is a value, it pickles, can be answered again from any earlie
 (`replay`). Training dialogues run the same states on true answers (oracle.py), so training and inference can't drift apart.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -58,8 +59,18 @@ class Thresholds:
         return point.confidence is None or point.confidence > (self.on if point.label else self.off)
 
 
+_HIDDEN = re.compile(
+    "[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064"
+    "\u2066-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+"""Control characters but blanks, direction marks, overrides and isolates, soft hyphens, zero-width spaces, and tags."""
+
+
 def validate_expression(expression: object) -> str:
-    """Return the expression on one line, without invisible characters at its ends and without lone surrogates.
+    """Return the expression on one line, without characters that a person doesn't see and a model does.
+
+    Control and direction characters and hidden tags are removed everywhere, zero-width joiners at the ends alone: some scripts
+    and emoji need them. Lone surrogates are replaced.
 
     Raises:
         ExpressionError: It is not text, is empty, or is longer than `MAX_EXPRESSION_LENGTH`.
@@ -67,6 +78,7 @@ def validate_expression(expression: object) -> str:
     if not isinstance(expression, str):
         raise ExpressionError(f"expected the expression as text, got {type(expression).__name__}")
     text = expression.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # tokenizers refuse lone surrogates
+    text = _HIDDEN.sub("", text)
     visible = [index for index, character in enumerate(text) if not _is_invisible(character)]
     if not visible:
         raise ExpressionError("the expression is empty: say what to segment, as in 'the red ring'")

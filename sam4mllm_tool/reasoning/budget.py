@@ -68,6 +68,7 @@ class Spent:
         seconds: Seconds of work.
         picture_tokens: The most that the image can cost; None until a reply tells.
         slowest: Seconds of the slowest call so far.
+        refused: Whether a request was refused because it could have taken more than was left.
     """
 
     rounds: int = 0
@@ -75,6 +76,7 @@ class Spent:
     seconds: float = 0.0
     picture_tokens: int | None = None
     slowest: float = 0.0
+    refused: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON; `Spent(**...)` reads it."""
@@ -89,6 +91,9 @@ class Meter(RunHook):
         spent: What was spent before.
         clock: Returns the time in seconds; by default a request takes the seconds that its driver measured.
         image_tokens: What an image is assumed to cost until a reply tells.
+
+    Attributes:
+        reserved_rounds: Calls that are kept for later.
     """
 
     def __init__(
@@ -102,12 +107,13 @@ class Meter(RunHook):
         self.budget, self.spent = budget, spent
         self._clock, self._image_tokens = clock, image_tokens
         self._request_time = 0.0
+        self.reserved_rounds = 0
 
     def affords(self, *, rounds: int = 0, tokens: int = 0) -> bool:
         """Return whether so many calls and tokens are left, and time for one more call twice as slow as any so far."""
         budget, spent = self.budget, self.spent
         return (
-            spent.rounds + rounds <= budget.rounds
+            spent.rounds + rounds + self.reserved_rounds <= budget.rounds
             and (budget.tokens is None or spent.tokens + tokens <= budget.tokens)
             and (budget.seconds is None or spent.seconds + max(_SAFETY_FACTOR * spent.slowest, 1e-9) <= budget.seconds)
         )
@@ -123,6 +129,10 @@ class Meter(RunHook):
             slowest=max(spent.slowest, seconds),
         )
 
+    def refuse(self) -> None:
+        """Note that something was left out because it could have taken more than is left."""
+        self.spent = replace(self.spent, refused=True)
+
     def before_request(self, request: Request) -> None:
         """Refuse a request that could take more than is left. Raises OverBudgetError."""
         if isinstance(request, MLLMRequest):
@@ -130,6 +140,7 @@ class Meter(RunHook):
         else:
             is_affordable = self.affords()
         if not is_affordable:
+            self.refuse()
             raise OverBudgetError("the next request could take more than what is left of the budget")
         if self._clock is not None:
             self._request_time = self._clock()

@@ -10,14 +10,15 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
-from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, select_new_boxes
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, format_box, select_new_boxes
 from sam4mllm_tool.geometry.crops import Crop, crop_around, crop_quadrants
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.pipeline.point_selection import pick_better, select_points
 from sam4mllm_tool.pipeline.requests import Flow, on_crop
 from sam4mllm_tool.pipeline.run_context import RunContext, yes_probability
 from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox, Verified
-from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, choose_best
+from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig
+from sam4mllm_tool.reasoning.decision import choose_best
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
 
 __all__ = ["ReasoningStrategies"]
@@ -45,6 +46,19 @@ class ReasoningStrategies:
     @property
     def size(self) -> Size:
         return self.run.size
+
+    def take_step(self, step: str, attempts: Sequence[Attempt], wordings: Sequence[str] = ()) -> Flow[list[Attempt]]:
+        """Take a step by its name.
+
+        Args:
+            step: `look` for the first attempt, or a strategy.
+            attempts: So far.
+            wordings: Other words for the expression, for `rephrase`.
+        """
+        if step == "rephrase":
+            return (yield from self.rephrase(attempts, wordings))
+        by_step = {"look": self.first_attempt, "verify": self.verify, "other": self.find_others, "zoom": self.zoom}
+        return (yield from by_step[step](attempts))
 
     def first_attempt(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
         """Run the dialogue as it is, and verify its boxes."""
@@ -127,8 +141,11 @@ class ReasoningStrategies:
         if from_boxes is None:
             return []
         objects, meant = yield from self._ask_about(boxes, from_boxes, run)
+        if not any(segmented.mask.any() for segmented in objects):
+            return [Attempt(step, wording, note=f"the segmenter gives no pixel in {_list_boxes(boxes)}")]
         calibrate = run.calibration.objects if step == "look" else float
-        confidences = [None if probability is None else calibrate(probability) for probability in meant]
+        is_known = not run.transcript.warnings
+        confidences = [calibrate(probability) if is_known and probability is not None else None for probability in meant]
         objects = [
             replace(segmented, confidence=confidence) for segmented, confidence in zip(objects, confidences, strict=True)
         ]
@@ -179,7 +196,7 @@ class ReasoningStrategies:
 
     def _no_object(self, step: str, wording: str, run: RunContext) -> Attempt:
         """The attempt whose last reply says that there is no such object."""
-        none = run.none_confidence(run.transcript.exchanges[-1].reply)
+        none = None if run.transcript.warnings else run.none_confidence(run.transcript.exchanges[-1].reply)
         return Attempt(step, wording, run.build_result(wording, ()), none=none)
 
 
@@ -208,6 +225,10 @@ def _within_budget(flow: Flow[T]) -> Flow[T | None]:
 def _known(probabilities: Sequence[float | None]) -> list[float]:
     """Drop unknown ones. The calibration is for boxes that were just named on the whole image, so these stay as they are."""
     return [probability for probability in probabilities if probability is not None]
+
+
+def _list_boxes(boxes: Sequence[Box]) -> str:
+    return " and ".join(map(format_box, boxes))
 
 
 def _all_boxes(attempts: Sequence[Attempt]) -> list[Box]:

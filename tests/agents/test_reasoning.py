@@ -29,8 +29,9 @@ from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
-from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig, ReasoningResult, choose_best, next_step
+from sam4mllm_tool.reasoning import Attempt, ReasoningConfig, ReasoningResult, choose_best, next_step
 from sam4mllm_tool.reasoning.budget import Budget
+from sam4mllm_tool.reasoning.decision import END_REASONS
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import (
     Box,
@@ -264,12 +265,14 @@ def test_a_model_without_probabilities_is_not_doubted(image: str) -> None:
 
     reasoned, events = run_graph(graph_of(CountingMLLM(reply)), image)
     assert list_event_names(events) == ["look", "chosen"]
+    assert reasoned.ended == "unverified"
     assert reasoned.confidence is None, "unknown, never invented"
+    assert "never verified: the MLLM gives no probabilities" in reasoned.reason
     assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
 
 
 def test_unreadable_replies_end_in_an_abstention_with_a_note(image: str) -> None:
-    reasoned, _ = run_graph(graph_of(CountingMLLM(lambda _: Reply("[1 2"))), image, budget={"rounds": 30})
+    reasoned, _ = run_graph(graph_of(CountingMLLM(lambda _: Reply("[1 2")), budget=Budget(30)), image)
     assert reasoned.ended == "abstained"
     assert reasoned.segmentation is None
     assert "cut off" in reasoned.attempts[0].note
@@ -404,11 +407,15 @@ def test_no_budget_is_ever_exceeded(seed: int, rounds: int, tokens: int | None, 
     assert reasoned.spent.tokens >= mllm.tokens
     assert reasoned.spent.seconds == pytest.approx(mllm.now)
     assert list_event_names(events)[-1] == "chosen"
-    assert reasoned.ended in ("confident", "budget", "abstained", "exhausted")
+    assert reasoned.ended in END_REASONS
+    if reasoned.ended == "exhausted":
+        assert reasoned.confidence is not None, "an answer that nobody verified isn't what all attempts came to"
+    if reasoned.spent.refused or not reasoned.attempts:
+        assert reasoned.ended in ("confident", "budget")
 
 
 def test_a_spent_budget_ends_with_the_answer_so_far(image: str) -> None:
-    for rounds, ended, boxes in ((0, "budget", 0), (1, "exhausted", 1), (2, "budget", 1)):
+    for rounds, ended, boxes in ((0, "budget", 0), (1, "budget", 1), (2, "budget", 1)):
         reasoned, _ = run_graph(
             graph_of(CountingMLLM(script_replies(reply_boxes(LEFT), lambda _: 0.6))), image, budget={"rounds": rounds}
         )
@@ -416,6 +423,56 @@ def test_a_spent_budget_ends_with_the_answer_so_far(image: str) -> None:
         assert (reasoned.segmentation is not None) == (boxes > 0)
         assert sum(len(attempt.boxes) for attempt in reasoned.attempts) == boxes
         assert reasoned.spent.rounds == rounds
+
+
+def test_an_answer_that_the_budget_left_unverified_says_so(image: str) -> None:
+    mllm = CountingMLLM(script_replies(reply_boxes(LEFT), lambda _: 0.003))
+    reasoned, _ = run_graph(graph_of(mllm), image, budget={"rounds": 1})
+    assert reasoned.ended == "budget"
+    assert reasoned.confidence is None
+    assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
+    assert "never verified; the budget doesn't allow what is left to try" in reasoned.reason
+
+
+def test_a_budget_without_room_for_a_first_question_ends_with_the_budget(image: str) -> None:
+    mllm = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT)))
+    reasoned, events = run_graph(graph_of(mllm), image, budget={"tokens": 500})
+    assert mllm.rounds == 0
+    assert reasoned.ended == "budget"
+    assert reasoned.reason == events[-1]["reason"] == "the budget doesn't reach to a first answer"
+    assert reasoned.as_segmentation().abstained, "not sure enough, which isn't 'no such object'"
+
+
+def test_a_spent_budget_gives_no_answer_that_is_too_improbable(image: str) -> None:
+    mllm = CountingMLLM(script_replies(reply_boxes(LEFT), lambda _: 0.6))
+    reasoned, _ = run_graph(graph_of(mllm, config=ReasoningConfig(abstain=0.7)), image, budget={"rounds": 2})
+    assert (reasoned.ended, reasoned.segmentation) == ("budget", None)
+
+
+def test_an_image_that_the_model_does_not_know_leaves_the_answer_unverified(image: str) -> None:
+    class DrawnScenesMLLM(CountingMLLM):
+        def check_image(self, _: Image.Image) -> str:
+            return "knows drawn scenes only"
+
+    for boxes in (reply_boxes(LEFT), reply_boxes(likely=0.97)):
+        reasoned, _ = run_graph(graph_of(DrawnScenesMLLM(script_replies(boxes, believe_box(LEFT)))), image)
+        assert (reasoned.ended, reasoned.confidence) == ("unverified", None)
+        assert reasoned.segmentation is not None
+        assert reasoned.segmentation.confidence is None
+        assert [segmented.confidence for segmented in reasoned.segmentation.objects] in ([], [None])
+        assert reasoned.segmentation.warnings == ("knows drawn scenes only",)
+        assert "knows drawn scenes only" in reasoned.reason
+
+
+def test_objects_without_a_pixel_are_no_answer(image: str) -> None:
+    class EmptySegmenter(BoxSegmenter):
+        def segment(self, image: Image.Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+            return [replace(each, mask=np.zeros_like(each.mask)) for each in super().segment(image, prompts)]
+
+    mllm = CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT)))
+    reasoned, _ = run_graph(graph_of(mllm, segmenter=EmptySegmenter(), budget=Budget(20)), image)
+    assert reasoned.segmentation is None
+    assert "gives no pixel in" in reasoned.reason
 
 
 def test_with_too_few_tokens_for_points_the_box_is_still_verified(image: str) -> None:
@@ -438,6 +495,9 @@ def test_a_caller_can_lower_the_budget_but_not_raise_it(image: str) -> None:
 
 
 WRONG: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "no image": ({"image": None}, ImageError, "no image, got 'None': give `image`"),
+    "an image as a number": ({"image": 5}, ImageError, "no image, got '5'"),
+    "no expression": ({"expression": None}, ExpressionError, "expected"),
     "an empty expression": ({"expression": " "}, ExpressionError, "empty"),
     "a long expression": ({"expression": "x" * 3000}, ExpressionError, "3,000"),
     "no such image": ({"image": "img-0123456789ab"}, LookupError, "no longer kept"),
@@ -453,7 +513,7 @@ async def test_bad_input_is_an_error_that_names_the_fault(
     wrong: dict[str, Any], error: type[Exception], named: str, image: str
 ) -> None:
     graph = graph_of(CountingMLLM(script_replies(reply_boxes(LEFT), believe_box(LEFT))))
-    given = {"image": image, "expression": "the opener", **wrong}
+    given = {name: value for name, value in {"image": image, "expression": "the opener", **wrong}.items() if value is not None}
     with pytest.raises(error, match=named):
         graph.invoke(given)
     with pytest.raises(error, match=named):

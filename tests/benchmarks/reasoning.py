@@ -25,8 +25,7 @@ from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, list_expres
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, bootstrap_differences, ratio
-from sam4mllm_tool.reasoning.attempts import ReasoningConfig, ReasoningResult
-from sam4mllm_tool.reasoning.budget import Budget
+from sam4mllm_tool.reasoning import Budget, ReasoningConfig, ReasoningResult
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import MLLM, Question, Reply
 

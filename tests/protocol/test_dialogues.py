@@ -399,7 +399,18 @@ def test_an_expression_is_put_on_one_line() -> None:
     assert BoxOnly.start("  the red\n\n ring\t", SIZE, dialect=PLAIN).expression == "the red ring"
 
 
-def test_an_expression_loses_invisible_characters_at_its_ends_alone() -> None:
+@pytest.mark.parametrize(
+    "hidden",
+    ["\u202e", "\u2066", "\u200f", "\u061c", "\x00", "\x1b", "\x7f", "\x9b", "\u200b", "\u00ad", "\ufeff", "\U000e0041"],
+    ids=lambda character: f"U+{ord(character):04X}",
+)
+def test_no_hidden_character_of_an_expression_reaches_the_model(hidden: str) -> None:
+    (question,) = BoxOnly.start(f"the r{hidden}ed{hidden} ring", SIZE, dialect=PLAIN).pending
+    assert hidden not in question.turns[-1].text
+    assert "the red ring" in question.turns[-1].text
+
+
+def test_an_expression_loses_zero_width_joiners_at_its_ends_alone() -> None:
     family = "\U0001f468\u200d\U0001f469"  # a zero-width joiner makes one emoji of two
     expression = BoxOnly.start(f"\u200b \ufeffthe {family}\u200b\n", SIZE, dialect=PLAIN).expression
     assert expression == f"the {family}"

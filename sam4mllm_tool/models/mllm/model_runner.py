@@ -83,21 +83,25 @@ class ModelRunner:
         """Return a reader that takes the prompt first and then one piece of text after another."""
         return CachedReader(self, self._prompt_arguments(image_inputs, prompt, len(prompt.ids)))
 
-    def forward(self, ids: TokenIds, length: int, count: int, **arguments: Any) -> Tensor:
-        """Run one forward pass over `ids`, the last of the `length` tokens that the model has then read.
+    def forward(self, ids: TokenIds, count: int, **arguments: Any) -> Tensor:
+        """Run one forward pass over `ids`. Without an attention mask, each token sees all before it, cached ones included.
 
         Returns:
             (count, vocabulary) logits after the last `count` tokens.
         """
         if "logits_to_keep" in self._parameters:
             arguments["logits_to_keep"] = count
-        mask = torch.ones(1, length, dtype=torch.long, device=self.model.device)
-        logits: Tensor = self.model(input_ids=self._batch(ids), attention_mask=mask, **arguments).logits[0, -count:]
+        logits: Tensor = self.model(input_ids=self._batch(ids), **arguments).logits[0, -count:]
         return logits
+
+    def ones(self, length: int) -> Tensor:
+        """Return the attention mask of a text that is read from its start."""
+        return torch.ones(1, length, dtype=torch.long, device=self.model.device)
 
     def _compute_alone(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, text: TokenIds) -> Tensor:
         count = len(text) - len(prompt.ids) + 1
-        return self.forward(text, len(text), count, **self._prompt_arguments(image_inputs, prompt, len(text)))
+        arguments = self._prompt_arguments(image_inputs, prompt, len(text))
+        return self.forward(text, count, attention_mask=self.ones(len(text)), **arguments)
 
     def _compute_packed(self, image_inputs: ImageInputs, texts: Sequence[TokenIds], starts: Sequence[int]) -> list[Tensor]:
         """Return for each text (length - start, vocabulary) logits: after each of its tokens from `start` on."""
@@ -160,13 +164,17 @@ class CachedReader:
     def __init__(self, runner: ModelRunner, arguments: dict[str, Any]) -> None:
         self._runner, self._first_arguments = runner, arguments
         self._cache = {cache_parameter(runner.model): DynamicCache(config=runner.model.config)}
-        self._length = 0
 
     def read(self, ids: TokenIds) -> Tensor:
-        """Return the (1, vocabulary) logits after these tokens."""
-        self._length += len(ids)
+        """Return the (1, vocabulary) logits after these tokens.
+
+        Only the first piece has an attention mask: from a mask as long as the cache, families with three-dimensional positions
+        (Qwen2-VL, GLM-4.xV) would build the positions of the whole text for the new tokens.
+        """
         arguments, self._first_arguments = self._first_arguments, {}
-        return self._runner.forward(ids, self._length, 1, use_cache=True, **self._cache, **arguments)
+        if arguments:
+            arguments["attention_mask"] = self._runner.ones(len(ids))
+        return self._runner.forward(ids, 1, use_cache=True, **self._cache, **arguments)
 
 
 def cache_parameter(model: Any) -> str:

@@ -1,0 +1,59 @@
+"""Count how often the right object is left out of "all rings but not the green one", with the embedded pair.
+
+    python -m tests.benchmarks.exclusion             # scenes that the pair was neither trained nor tuned on
+    python -m tests.benchmarks.exclusion --first 240000 --scenes 60
+
+Each expression is about objects of one shape and different colours. "Named" excludes one that is there, "absent" a colour that
+none of them has.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+
+from PIL import Image as PILImage
+
+from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.embedded.expressions import PLURALS
+from sam4mllm_tool.embedded.scenes import COLOURS, TEST_SEEDS, Scene, draw_scene
+from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.interactive import segment_compound
+from sam4mllm_tool.types import Size
+
+
+def iter_expressions(scene: Scene) -> Iterator[tuple[str, str, list[int]]]:
+    """Yield kind, expression and the indices of the objects that remain."""
+    for shape in sorted({target.shape for target in scene.objects}):
+        members = [index for index, target in enumerate(scene.objects) if target.shape == shape]
+        colours = [scene.objects[index].colour for index in members]
+        if len(members) > 1 and len(set(colours)) == len(colours):
+            absent = next(colour for colour in COLOURS if colour not in colours)
+            yield "named", f"all {PLURALS[shape]} but not the {colours[0]} one", members[1:]
+            yield "absent", f"all {PLURALS[shape]} but not the {absent} one", members
+
+
+def main() -> None:
+    """Print the share of expressions whose objects are exactly the right ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--first", type=int, default=TEST_SEEDS, help="seed of the first scene")
+    parser.add_argument("--scenes", type=int, default=100, help="number of scenes")
+    arguments = parser.parse_args()
+    models, right, total = Sam4Mllm.load(), Counter[str](), Counter[str]()
+    for seed in range(arguments.first, arguments.first + arguments.scenes):
+        scene = draw_scene(seed)
+        image = PILImage.fromarray(scene.image)
+        for kind, expression, indices in iter_expressions(scene):
+            run = models.start_run(Size(*image.size))
+            result = models.run(image, segment_compound(run, [expression], "adaptive"), run)
+            masks = [segmented.mask for segmented in result.objects]
+            is_right = len(masks) == len(indices) and all(
+                any(mask_iou(mask, scene.mask(index)) > 0.5 for mask in masks) for index in indices
+            )
+            right[kind] += is_right
+            total[kind] += 1
+    for kind, count in total.items():
+        print(f"{kind}: {right[kind]} of {count} ({right[kind] / count:.1%})")
+
+
+if __name__ == "__main__":
+    main()
