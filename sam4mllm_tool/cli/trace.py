@@ -14,6 +14,7 @@ import typer
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
 from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.text import format_count
 
 if TYPE_CHECKING:
     from sam4mllm_tool.trace.schema import RunLengthMask, Trace
@@ -56,8 +57,9 @@ def replay(file: TraceArgument) -> int:
     if outcome.difference:
         print(f"differs: {' '.join(outcome.difference.split())}")
         return 1
-    replies, prompts = len(list(trace.exchanges)), len(list(trace.objects))
-    print(f"the same result: {_describe_outcome(trace)}, from {replies} replies and {prompts} prompts, without any model")
+    replies = format_count(len(list(trace.exchanges)), "reply", "replies")
+    prompts = format_count(len(list(trace.objects)), "prompt")
+    print(f"the same result: {_describe_outcome(trace)}, from {replies} and {prompts}, without any model")
     return 0
 
 
@@ -65,7 +67,7 @@ def _describe_outcome(trace: "Trace") -> str:
     if trace.result is None:
         return trace.error.type if trace.error else "none"
     count = len(trace.result["objects"])
-    return f"{count} object{'s' if count > 1 else ''}" if count else "there is no such object"
+    return format_count(count, "object") if count else "there is no such object"
 
 
 @trace_app.command(cls=Command)
@@ -134,6 +136,7 @@ def export(
     exported = export_traces(files, out, unjudged=unjudged)
     for fault in exported.faults:
         print(f"left out: {' '.join(fault.split())}", file=sys.stderr)
+    samples, images = format_count(exported.written, "sample"), format_count(exported.pictures, "image")
     skipped = f", {exported.passed_over} passed over" if exported.passed_over else ""
-    print(f"wrote {out}: {exported.written} samples about {exported.pictures} images{skipped}")
+    print(f"wrote {out}: {samples} about {images}{skipped}")
     return 1 if exported.faults else 0

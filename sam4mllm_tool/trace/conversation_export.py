@@ -13,6 +13,7 @@ from typing import Any
 
 from sam4mllm_tool.errors import ExpressionError, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.text import format_count
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
 
@@ -70,7 +71,9 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
             latest[key] = (trace, line)
     if not latest:
         reason = f"; {report.faults[0]}" if report.faults else ": accept some with 'sam4mllm trace accept FILE'"
-        raise TraceError(f"of {report.passed_over + len(report.faults)} traces none is accepted and usable{reason}")
+        raise TraceError(
+            f"of {format_count(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
+        )
     _write(Path(out), list(latest.values()), report)
     return report
 

@@ -35,7 +35,7 @@ def test_a_segmentation_is_recorded_replayed_shown_accepted_and_exported(run: Ru
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert run("trace", "accept", file, "--comment", "fine")[:2] == (0, f"{file}: accepted\n")
     dataset = tmp_path / "mine.jsonl"
-    assert run("trace", "export", file, "--out", dataset)[:2] == (0, f"wrote {dataset}: 1 samples about 1 images\n")
+    assert run("trace", "export", file, "--out", dataset)[:2] == (0, f"wrote {dataset}: 1 sample about 1 image\n")
     assert run("data", "check", "jsonl", dataset)[0] == 0
     assert load(file).verdict.comment == "fine"
 
@@ -49,7 +49,7 @@ def test_a_trace_does_not_change_the_json_output(run: Run, tmp_path: Path) -> No
 
 
 def test_a_replay_describes_the_result(run: Run, recorded_trace: Path) -> None:
-    outcome = "the same result: 1 object, from 2 replies and 1 prompts, without any model\n"
+    outcome = "the same result: 1 object, from 2 replies and 1 prompt, without any model\n"
     assert run("trace", "replay", recorded_trace) == (0, outcome, "")
 
 
@@ -112,7 +112,7 @@ def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, re
     (tmp_path / "cut.json").write_text("{")
     code, printed, err = run("trace", "export", recorded_trace, tmp_path / "cut.json", "--unjudged", "--out", out)
     assert code == 1
-    assert printed.startswith(f"wrote {out}: 1 samples")
+    assert printed.startswith(f"wrote {out}: 1 sample about 1 image")
     assert err.startswith("left out: ")
 
 
