@@ -116,6 +116,46 @@ def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, re
     assert err.startswith("left out: ")
 
 
+def test_a_page_replaces_only_a_page(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    before = recorded_trace.read_bytes()
+    for path, reason in ((recorded_trace, "is not a page, and would be lost"), (tmp_path, "it is a folder")):
+        code, _, err = run("trace", "show", recorded_trace, "--out", path)
+        assert code == 2
+        assert reason in err
+    assert recorded_trace.read_bytes() == before
+    for _ in range(2):
+        assert run("trace", "show", recorded_trace, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_an_export_says_what_it_passed_over_and_why(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    for name, verdict in (("good", Verdict(True)), ("older", Verdict(True)), ("bad", Verdict(False))):
+        trace = replace(load(recorded_trace), verdict=verdict)
+        save(replace(trace, began="1999-01-01T00:00:00") if name == "older" else trace, tmp_path / f"{name}.json")
+    good, older, bad = (tmp_path / f"{name}.json" for name in ("good", "older", "bad"))
+    code, out, err = run("trace", "export", older, good, bad, recorded_trace, "--out", tmp_path / "mine.jsonl")
+    assert (code, out) == (0, f"wrote {tmp_path / 'mine.jsonl'}: 1 sample about 1 image, 3 passed over\n")
+    assert err.splitlines() == [
+        f"passed over: '{older}': older than '{good}', about the same image and expression",
+        f"passed over: '{bad}': rejected",
+        f"passed over: '{recorded_trace}': not judged",
+    ]
+    code, _, err = run("trace", "export", recorded_trace, "--out", tmp_path / "none.jsonl")
+    assert code == 2
+    assert "cat.trace.json.gz': not judged: accept some with 'sam4mllm trace accept FILE'" in err
+
+
+def test_an_export_replaces_only_an_export(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.jsonl"
+    for _ in range(2):
+        assert run("trace", "export", recorded_trace, "--unjudged", "--out", out)[0] == 0
+    for content in (b'{"image": "a.png", "expression": "my own"}\n', b"\xff\n"):
+        out.write_bytes(content)
+        code, _, err = run("trace", "export", recorded_trace, "--unjudged", "--out", out)
+        assert code == 2
+        assert "it holds something else; choose another name" in err
+        assert out.read_bytes() == content
+
+
 # What --trace may replace -------------------------------------------------------------------------------------------
 
 
