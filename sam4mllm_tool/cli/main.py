@@ -25,7 +25,7 @@ from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
-from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError, quote_text
 from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
@@ -95,6 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, describe_usage_error(error))
     except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
+    except (FileExistsError, NotADirectoryError) as error:  # of a path that should be, or lie in, a folder
+        return _fail(
+            2, f"sam4mllm: {quote_text(str(error.filename))} is a file, not a folder" if error.filename else str(error)
+        )
     except (Sam4MllmError, OSError) as error:
         return _fail(1 if isinstance(error, ReplyError | BackendError | EmptyMaskError) else 2, f"sam4mllm: {error}")
 

@@ -384,5 +384,5 @@ def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) 
 
 
 def test_data_scenes_names_a_folder_that_it_cannot_write(run: Run, image: Path) -> None:
-    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), str(image))
+    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), f"'{image}' is a file, not a folder")
     assert_refused(run("data", "scenes", "--out", image / "below", "--count", "1"), str(image))

@@ -174,6 +174,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(["--trace", "notes.txt"], "not a complete trace, and would be lost", id="a foreign file"),
         pytest.param(["--trace", "cut.json"], "not a complete trace, and would be lost", id="half a trace"),
         pytest.param(["--trace", "sub"], "it is a folder; add a file name", id="a folder"),
+        pytest.param(["--trace", "/dev/null"], "it is not a regular file", id="a device"),
         pytest.param(["--trace", "photo.png/it.json"], "photo.png", id="below a file"),
         pytest.param(["--trace", "judged.json"], "holds a trace that was accepted", id="an accepted trace"),
         pytest.param(["--trace", "result.json", "--out", "."], "--out writes 'result.json' too", id="the result"),
