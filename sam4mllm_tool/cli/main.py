@@ -25,7 +25,8 @@ from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
-from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError, remove_errno
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError
+from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
@@ -95,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
     except (Sam4MllmError, OSError) as error:
-        return _fail(1 if isinstance(error, ReplyError | BackendError) else 2, f"sam4mllm: {error}")
+        return _fail(1 if isinstance(error, ReplyError | BackendError | EmptyMaskError) else 2, f"sam4mllm: {error}")
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:

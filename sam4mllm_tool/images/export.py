@@ -80,12 +80,13 @@ def write_outputs(folder: str | os.PathLike[str], image: Image, segmentation: Se
     return [folder / name for name in OUTPUT_NAMES]
 
 
-def summary(segmentation: Segmentation, *, none: str = "there is no such object") -> str:
+def summary(segmentation: Segmentation, *, none: str = "there is no such object", with_warnings: bool = True) -> str:
     """Describe a result in a few lines: one line per object with its box, area, points, confidence, agreement and SAM's score.
 
     Args:
         segmentation: The result.
         none: What to write where there is no object.
+        with_warnings: Whether to end with the warnings; without, they are to be given elsewhere.
     """
     size, count = segmentation.size, len(segmentation.objects)
     place = f"the image of {size.width} x {size.height} pixels"
@@ -97,7 +98,7 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
         lines = [f"{expression}: not sure enough to answer, nothing is segmented in {place}"]
     else:
         lines = [f"{expression}: {none} in {place}, {format_confidence(segmentation.confidence)}"]
-    warnings = (f"  warning: {_printable(warning)}" for warning in segmentation.warnings)
+    warnings = [f"  warning: {_printable(warning)}" for warning in segmentation.warnings if with_warnings]
     return "\n".join([*lines, *warnings, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
 
 
