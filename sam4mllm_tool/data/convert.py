@@ -23,6 +23,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["ConversionSummary", "ExpressionRecord", "measure_image", "write_records"]
@@ -68,7 +69,8 @@ class ConversionSummary:
     def summary(self) -> str:
         """Return one line for people."""
         absent = f", {self.absent:,} of them with no such object" if self.absent else ""
-        counts = f"{self.expressions:,} expressions{absent}, {self.objects:,} objects, {len(self.images):,} images"
+        expressions, objects = format_count(self.expressions, "expression"), format_count(self.objects, "object")
+        counts = f"{expressions}{absent}, {objects}, {format_count(len(self.images), 'image')}"
         return f"wrote {self.path}: {counts}"
 
 
@@ -103,7 +105,7 @@ def write_records(
         path.parent.mkdir(parents=True, exist_ok=True)
         # Bytes of a file name that are not UTF-8 are kept as escapes, which JSON reads back.
         with atomic_path(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as lines:
-            for record in tqdm(_validate(records, problems), desc="converting", unit="expression"):
+            for record in tqdm(_validate(records, problems), desc="converting", unit="expression", disable=None):
                 lines.write(json.dumps(_line(record, namer.name(record.image)), ensure_ascii=False) + "\n")
                 summary.add(record)
             if not summary.expressions:

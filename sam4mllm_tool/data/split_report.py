@@ -14,6 +14,7 @@ from sam4mllm_tool.data.reader import read_image_size
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
@@ -47,7 +48,7 @@ class SplitReport:
     def lines(self) -> Iterator[str]:
         """Yield the report's lines for people."""
         yield f"{self.split}: {self.place}"
-        yield "  " + ", ".join(f"{count:,} {what}" for what, count in self.counts.items())
+        yield "  " + ", ".join(_describe_count(count, what) for what, count in self.counts.items())
         if self.published:
             yield f"  {self.published}"
         for line in self.problems.lines():
@@ -73,7 +74,7 @@ def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
     checked_regions: tuple[int, ...] = ()
     counts = report.counts
     counts.update({"samples": 0})
-    for sample in tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample"):
+    for sample in tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample", disable=None):
         counts["samples"] += 1
         counts["objects"] += len(sample.regions)
         counts["samples with no such object"] += not sample.regions and not sample.turns
@@ -140,4 +141,10 @@ def _compare_with_published(report: SplitReport, dataset: Dataset) -> None:
     count = units()
     report.complete = count == published.count
     verdict = "as published" if report.complete else f"{published.count:,} are published"
-    report.published = f"{count:,} {published.unit}, {verdict}"
+    report.published = f"{_describe_count(count, published.unit)}, {verdict}"
+
+
+def _describe_count(count: int, what: str) -> str:
+    """Count what begins with a plural, as in "samples with no such object"."""
+    plural, space, rest = what.partition(" ")
+    return format_count(count, plural.removesuffix("s"), plural) + space + rest

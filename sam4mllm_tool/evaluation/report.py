@@ -18,6 +18,7 @@ from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol
 from sam4mllm_tool.evaluation.plots import can_plot, plot_histogram, plot_intervals, plot_reliability
 from sam4mllm_tool.evaluation.records import SampleRecord, select_scored
 from sam4mllm_tool.evaluation.sample_images import SampleImage, draw_samples, select_samples
+from sam4mllm_tool.text import format_count
 
 __all__ = ["MEANS_PER_SAMPLE", "format_figure", "format_heading", "write_report"]
 
@@ -140,7 +141,8 @@ def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], 
     keys = [key for key in protocol.keys if key in metrics]
     notes = [
         f"Protocol {protocol.name}: {protocol.source}.",
-        f"{metrics['samples']:,} samples. 95 % bootstrap intervals over samples, {metrics['resamples']:,} resamples.",
+        f"{format_count(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, "
+        f"{metrics['resamples']:,} resamples.",
         *_build_warnings(metrics),
     ]
     table = ReportTable(("%", "value [95 % interval]"), [(key, format_figure(key, metrics)) for key in keys])
@@ -156,9 +158,11 @@ def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
     warnings = []
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
-        warnings.append(f"{count:,} samples have no prediction and count as misses: {kinds}.")
+        verb = "has no prediction and counts as a miss" if count == 1 else "have no prediction and count as misses"
+        warnings.append(f"{format_count(count, 'sample')} {verb}: {kinds}.")
     if dropped := metrics["dropped"]:
-        warnings.append(f"{len(dropped):,} samples can't be scored, because their truth can't be read, such as {dropped[0]}.")
+        samples = format_count(len(dropped), "sample")
+        warnings.append(f"{samples} can't be scored, because the truth can't be read, such as {dropped[0]}.")
     warnings += [f"The dataset's reader: {line}." for line in metrics["read"]["counts"]]
     return warnings
 

@@ -39,13 +39,13 @@ def instances(tmp_path: Path) -> Path:
 def test_own_data_is_converted_checked_and_shown(run: Run, instances: Path, tmp_path: Path) -> None:
     code, out, err = run("convert", "coco", instances, "--out", tmp_path / "mine")
     assert code == 1
-    assert out.startswith(f"wrote {tmp_path / 'mine/scenes.jsonl'}: 1 expressions, 1 objects, 1 ")
+    assert out.startswith(f"wrote {tmp_path / 'mine/scenes.jsonl'}: 1 expression, 1 object, 1 ")
     assert "1 dropped: the mask is empty" in err
     assert "'the plate' (annotation 2" in err
     code, out, _ = run("check", "jsonl", tmp_path / "mine")
     assert (code, out.splitlines()[-1]) == (0, "all is well")
     code, out, _ = run("show", "jsonl", tmp_path / "mine", "--out", tmp_path / "sheet.png")
-    assert (code, out) == (0, f"wrote {tmp_path / 'sheet.png'}: 1 samples of jsonl train\n")
+    assert (code, out) == (0, f"wrote {tmp_path / 'sheet.png'}: 1 sample of jsonl train\n")
     assert (tmp_path / "sheet.png").is_file()
 
 

@@ -70,4 +70,4 @@ def test_an_invalid_request_is_refused_in_one_line(run: Run, words: tuple[str, .
 def test_the_embedded_pair_is_the_default(run: Run, data: Path, tmp_path: Path) -> None:
     code, out, _ = run("evaluate", "jsonl", "--root", data, "--out", tmp_path / "out", "--limit", "1", "--method", "box")
     assert code == 0
-    assert "jsonl:val, embedded with embedded, box: 1 samples" in out
+    assert "jsonl:val, embedded with embedded, box: 1 sample," in out

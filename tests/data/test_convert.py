@@ -54,7 +54,7 @@ def test_annotations_of_an_image_with_the_same_text_are_objects_of_one_line(
     assert samples["the cups"].boxes == (Box(2, 3, 12, 13), Box(20, 10, 30, 20))
     assert np.array_equal(samples["the cups"].mask(), filled(40, 30, (2, 3, 12, 13), (20, 10, 30, 20)))
     assert samples["the cups"].image_path.resolve() == tmp_path / "images/a.jpg"
-    assert "2 expressions, 3 objects, 1 images" in capsys.readouterr().out
+    assert "2 expressions, 3 objects, 1 image" in capsys.readouterr().out
 
 
 def test_coco_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
