@@ -32,8 +32,16 @@ from transformers import (
     LlavaNextImageProcessorPil,
     LlavaNextProcessor,
     LlavaProcessor,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaImageProcessorPil,
+    MllamaProcessor,
+    PaliGemmaConfig,
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    SiglipImageProcessorPil,
 )
 
 WIDTH, PATCH, SIDE = 32, 8, 32
@@ -155,6 +163,42 @@ def save_gemma3(folder: Path, **options: Any) -> Path:
         image_token_index=soft,
     )
     return _save(Gemma3ForConditionalGeneration, config, processor, folder, options)
+
+
+def save_mllama(folder: Path, **options: Any) -> Path:
+    """Save Llama 3.2 Vision: the decoder sees the image through cross attention, one tile mask row per token."""
+    tokenizer = build_tokenizer(["<s>", "</s>", "<unk>", "<pad>", "<|image|>"], adds_bos=True)
+    processor = MllamaProcessor(
+        MllamaImageProcessorPil(size={"height": SIDE, "width": SIDE}, max_image_tiles=4),
+        tokenizer,
+        chat_template=options.get("template", "{{ bos_token }}" + LLAVA_TEMPLATE.replace("<image>", "<|image|>")),
+    )
+    text = {key: value for key, value in _llama(tokenizer).to_dict().items() if key != "model_type"}
+    vision: dict[str, Any] = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_global_layers": 1}
+    vision |= {"attention_heads": 2, "image_size": SIDE, "patch_size": PATCH, "intermediate_layers_indices": [0, 1]}
+    config = MllamaConfig(
+        text_config=text | {"cross_attention_layers": [1]},
+        vision_config=vision | {"vision_output_dim": 3 * WIDTH},
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image|>"),
+    )
+    return _save(MllamaForConditionalGeneration, config, processor, folder, options)
+
+
+def save_paligemma(folder: Path, **options: Any) -> Path:
+    """Save PaliGemma with a chat template; its processor also returns training labels."""
+    tokenizer = build_tokenizer(SPECIAL[:4], adds_bos=True)
+    images: Any = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    images.image_seq_length = 16
+    processor = PaliGemmaProcessor(images, tokenizer, chat_template=options.get("template", LLAVA_TEMPLATE))
+    text = {key: value for key, value in _llama(tokenizer).to_dict().items() if key not in ("model_type", "rope_parameters")}
+    vision = {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = PaliGemmaConfig(
+        text_config=text | {"model_type": "gemma", "head_dim": 8, "vocab_size": len(tokenizer)},
+        vision_config=vision | {"model_type": "siglip_vision_model", "image_size": SIDE, "patch_size": PATCH},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        projection_dim=WIDTH,
+    )
+    return _save(PaliGemmaForConditionalGeneration, config, processor, folder, options)
 
 
 FAMILIES: dict[str, Callable[..., Path]] = {

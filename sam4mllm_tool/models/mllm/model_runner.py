@@ -15,7 +15,7 @@ from transformers import DynamicCache
 from sam4mllm_tool.models.mllm.prefix_tree import build_prefix_tree
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenIds, TokenizedPrompt
 
-__all__ = ["CachedReader", "ModelRunner", "cache_parameter", "can_pack"]
+__all__ = ["CachedReader", "ModelRunner", "cache_parameter", "can_pack", "extend_by_last", "split_into_passes"]
 
 PACKED_TOKENS = 4096
 """Most tokens after the image in one packed pass; bounds the memory of its attention mask."""
@@ -74,7 +74,7 @@ class ModelRunner:
         if not self.packs or any(prompt.token_inputs for prompt in prompts.values()):
             return {text: self._compute_alone(image_inputs, prompt, text) for text, prompt in prompts.items()}
         logits: dict[TokenIds, Tensor] = {}
-        for group in _split_into_passes(prompts, self.model.config.image_token_id, PACKED_TOKENS):
+        for group in split_into_passes(prompts, self.model.config.image_token_id, PACKED_TOKENS):
             starts = [len(prompts[text].ids) - 1 for text in group]
             logits.update(zip(group, self._compute_packed(image_inputs, group, starts), strict=True))
         return logits
@@ -123,11 +123,9 @@ class ModelRunner:
         return [logits[[row[node] for node in path]] for path in scored_paths]
 
     def _prompt_arguments(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, length: int) -> dict[str, Any]:
-        """Return the image's arguments and the prompt's inputs per token, padded to `length` with 0, which means text."""
-        padded = {
-            name: torch.nn.functional.pad(value, (0, length - value.shape[1])) for name, value in prompt.token_inputs.items()
-        }
-        return {**self._image_arguments(image_inputs), **self._to_model(padded)}
+        """Return the image's arguments and the prompt's inputs per token, extended to `length`."""
+        extended = {name: extend_by_last(value, length) for name, value in prompt.token_inputs.items()}
+        return {**self._image_arguments(image_inputs), **self._to_model(extended)}
 
     def _image_arguments(self, image_inputs: ImageInputs) -> dict[str, Any]:
         """Return the image's features, computed once, in families that accept them; its pixels in others."""
@@ -163,6 +161,8 @@ class CachedReader:
 
     def __init__(self, runner: ModelRunner, arguments: dict[str, Any]) -> None:
         self._runner, self._first_arguments = runner, arguments
+        masks = (name for name in ("cross_attention_mask",) if name in arguments)
+        self._last_rows: dict[str, Tensor] = {name: arguments[name][:, -1:] for name in masks}
         self._cache = {cache_parameter(runner.model): DynamicCache(config=runner.model.config)}
 
     def read(self, ids: TokenIds) -> Tensor:
@@ -174,7 +174,14 @@ class CachedReader:
         arguments, self._first_arguments = self._first_arguments, {}
         if arguments:
             arguments["attention_mask"] = self._runner.ones(len(ids))
+        else:
+            arguments = {name: last_row.expand(-1, len(ids), -1, -1) for name, last_row in self._last_rows.items()}
         return self._runner.forward(ids, 1, use_cache=True, **self._cache, **arguments)
+
+
+def extend_by_last(value: Tensor, length: int) -> Tensor:
+    """Repeat the last row of a (1, n, ...) input per token, that of the prompt's last text token, until there are `length`."""
+    return torch.cat([value, value[:, -1:].expand(-1, length - value.shape[1], *value.shape[2:])], 1)
 
 
 def cache_parameter(model: Any) -> str:
@@ -207,13 +214,14 @@ def can_pack(model: Any) -> bool:
     )
 
 
-def _split_into_passes(texts: Iterable[TokenIds], placeholder: int, budget: int) -> Iterator[list[TokenIds]]:
+def split_into_passes(texts: Iterable[TokenIds], placeholder: int, budget: int) -> Iterator[list[TokenIds]]:
     """Yield groups of texts that fit into one pass each: equal up to the image's last placeholder, which must exist once.
 
     Args:
         texts: Token sequences.
         placeholder: Id of the image's token.
-        budget: Most tokens that a group may have after the image; a longer text is a group of its own.
+        budget: Most tokens that a group may have after the image, those that texts share counted once; a longer text is a group
+            of its own.
     """
     by_image_prefix: dict[TokenIds, list[TokenIds]] = {}
     for text in texts:
@@ -222,11 +230,17 @@ def _split_into_passes(texts: Iterable[TokenIds], placeholder: int, budget: int)
     for prefix, same_prefix in by_image_prefix.items():
         group: list[TokenIds] = []
         used = 0
-        for text in same_prefix:
-            length = len(text) - len(prefix)
-            if group and used + length > budget:
+        for text in sorted(same_prefix):  # neighbours share the most
+            added = len(text) - (_shared_length(group[-1], text) if group else len(prefix))
+            if group and used + added > budget:
                 yield group
-                group, used = [], 0
+                group, used, added = [], 0, len(text) - len(prefix)
             group.append(text)
-            used += length
+            used += added
         yield group
+
+
+def _shared_length(first: TokenIds, second: TokenIds) -> int:
+    """Return how many tokens two texts have in common from their start."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (left, right) in pairs if left != right), min(len(first), len(second)))

@@ -23,6 +23,9 @@ __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", 
 
 TokenIds: TypeAlias = tuple[int, ...]
 
+_UNUSED_INPUTS = ("attention_mask", "labels")
+"""A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
+
 
 @dataclass(frozen=True)
 class PlaceholderExpansion:
@@ -75,7 +78,8 @@ class TokenizedPrompt:
 
     Attributes:
         ids: All tokens up to where the answer starts.
-        token_inputs: (1, n) tensors with one value per token, such as token types; empty in most families.
+        token_inputs: (1, n, ...) tensors with one value or row per token, such as token types or cross-attention masks; empty
+            in most families.
     """
 
     ids: TokenIds
@@ -117,7 +121,7 @@ class PromptRenderer:
         tensors = self.prepare(image_inputs.image, rendered)
         input_ids = tensors.pop("input_ids")
         ids = self._require_fit(tuple(input_ids[0].tolist()))
-        token_inputs = {name: value for name, value in tensors.items() if value.shape == input_ids.shape}
+        token_inputs = {name: value for name, value in tensors.items() if value.shape[:2] == input_ids.shape}
         if not image_inputs.inputs:
             image_inputs.inputs = {name: value for name, value in tensors.items() if name not in token_inputs}
         image_inputs.has_token_inputs = bool(token_inputs)
@@ -128,7 +132,7 @@ class PromptRenderer:
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
         """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
         tensors = self.processor(text=[rendered], images=[image], return_tensors="pt", **self._options(rendered))
-        return {name: value for name, value in tensors.items() if name != "attention_mask" and isinstance(value, Tensor)}
+        return {name: value for name, value in tensors.items() if name not in _UNUSED_INPUTS and isinstance(value, Tensor)}
 
     def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids of `tokenize`, and raise as it does; the processor runs only until an expansion is recorded."""

@@ -7,8 +7,11 @@ from pathlib import Path
 import torch
 
 from recipes.embedded.architecture import build_mllm, build_processor
-from sam4mllm_tool.types import FreeText, Labels, Question, Turn
-from tests.checkpoints import FAMILIES
+from sam4mllm_tool.models.mllm.model_runner import extend_by_last
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenizedPrompt
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Turn
+from tests.checkpoints import FAMILIES, save_mllama, save_paligemma
 
 YES_NO = ("Yes", "No")
 LOWER_YES_NO = ("yes", "no")
@@ -24,7 +27,12 @@ def save_embedded(folder: Path) -> Path:
 
 
 PACKED = ("llava", "llava_next", "idefics3", "embedded")
-BUILDERS: dict[str, Callable[..., Path]] = {**FAMILIES, "embedded": save_embedded}
+BUILDERS: dict[str, Callable[..., Path]] = {
+    **FAMILIES,
+    "embedded": save_embedded,
+    "mllama": save_mllama,
+    "paligemma": save_paligemma,
+}
 
 
 def answer_words(family: str) -> tuple[str, str]:
@@ -41,3 +49,19 @@ def make_point_questions(words: tuple[str, ...], count: int = 25) -> list[Questi
     """Return the questions of a second round: one per point, after a first round that all share."""
     first = (Turn("user", "where is the red ring ?"), Turn("assistant", "[ 012 , 034 ]"))
     return [Question((*first, Turn("user", f"is ( {i:03d} , {7 * i:03d} ) on it ?")), Labels(1, words)) for i in range(count)]
+
+
+def score_by_full_passes(mllm: TransformersMLLM, image: Image, question: Question) -> list[list[float]]:
+    """Score each label with a pass over the image, the prompt and all labels before it, and no cache."""
+    runner, renderer, inputs = mllm._runner, mllm._renderer, ImageInputs(image)
+    assert isinstance(question.answer, Labels)
+    prompt = renderer.tokenize(inputs, question.turns)
+    spellings = [renderer.spellings(word) for word in question.answer.words]
+    rows, ids = [], prompt.ids
+    for _ in range(question.answer.count):
+        token_inputs = {name: extend_by_last(value, len(ids)) for name, value in prompt.token_inputs.items()}
+        logits = runner.compute_logits(inputs, {ids: TokenizedPrompt(ids, token_inputs)})[ids][-1]
+        shares = torch.stack([logits[[tokens[0] for tokens in word]].logsumexp(0) for word in spellings]).softmax(0)
+        rows.append(shares.tolist())
+        ids = (*ids, *max(spellings[int(shares.argmax())], key=lambda spelling: float(logits[spelling[0]])))
+    return rows

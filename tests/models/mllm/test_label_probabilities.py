@@ -11,7 +11,15 @@ from sam4mllm_tool.models.mllm import model_runner
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES
-from tests.models.mllm.questions import BUILDERS, PACKED, YES_NO, answer_words, make_point_questions, make_question
+from tests.models.mllm.questions import (
+    BUILDERS,
+    PACKED,
+    YES_NO,
+    answer_words,
+    make_point_questions,
+    make_question,
+    score_by_full_passes,
+)
 
 Load = Callable[[str], TransformersMLLM]
 EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
@@ -52,6 +60,24 @@ def test_a_family_that_cannot_be_packed_scores_questions_separately(mllm: Load, 
     questions = make_point_questions(YES_NO, 4)
     alone = [mllm("gemma3").reply(image, [question])[0] for question in questions]
     torch.testing.assert_close(rows(mllm("gemma3").reply(image, questions)), rows(alone))
+
+
+@pytest.mark.parametrize(
+    "family", sorted(BUILDERS.keys() - {"paligemma"})
+)  # in a full pass it reads answers as its two-way prompt
+def test_a_sequence_of_labels_over_the_cache_equals_full_passes(mllm: Load, image: Image, family: str) -> None:
+    question = make_question("is it inside ?", Labels(5, answer_words(family)))
+    expected = torch.tensor([score_by_full_passes(mllm(family), image, question)])
+    torch.testing.assert_close(rows(mllm(family).reply(image, [question])), expected, atol=1e-4, rtol=0)
+
+
+def test_text_that_questions_share_counts_once_in_the_budget_of_a_pass() -> None:
+    image, shared = (7, 7), tuple(range(10, 110))
+    texts = [(1, *image, *shared, branch, 2) for branch in range(200, 230)]
+    (group,) = model_runner.split_into_passes(texts, placeholder=7, budget=100 + 30 * 2)
+    assert group == texts
+    groups = list(model_runner.split_into_passes(texts, placeholder=7, budget=100 + 20 * 2))
+    assert [len(group) for group in groups] == [20, 10]
 
 
 def test_splitting_a_long_pack_changes_no_answer(mllm: Load, image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
