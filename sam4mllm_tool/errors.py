@@ -9,6 +9,17 @@ def quote_text(text: str) -> str:
     return quoted if len(quoted) <= 200 else f"{quoted[:120]}...{quoted[-60:]}"
 
 
+def count_noun(count: int, noun: str, plural: str = "") -> str:
+    """Return `1 image`, `2 images`, `1,000 boxes`.
+
+    Args:
+        count: How many.
+        noun: In the singular.
+        plural: Where it is not the noun with an s.
+    """
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
+
+
 class Sam4MllmError(Exception):
     """Base of every error that this package raises on purpose. The message says what was wrong, where, and what to do."""
 

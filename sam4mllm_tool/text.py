@@ -1,21 +1,10 @@
-"""Words that messages share: counts with the right plural, suggestions for misspelt names, and errors on one line."""
+"""Words that messages share: suggestions for misspelt names, and errors on one line."""
 
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-__all__ = ["first_line", "format_count", "remove_errno", "suggest_name"]
-
-
-def format_count(count: int, noun: str, plural: str | None = None) -> str:
-    """Return "1 object", "0 objects" or "1,200 objects".
-
-    Args:
-        count: How many.
-        noun: What is counted, in the singular.
-        plural: Its plural, where that is not the noun with an s.
-    """
-    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+__all__ = ["first_line", "remove_errno", "suggest_name"]
 
 
 def suggest_name(word: str, names: Iterable[str]) -> str:

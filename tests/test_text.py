@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import sam4mllm_tool
-from sam4mllm_tool.text import first_line, format_count, remove_errno, suggest_name
+from sam4mllm_tool.errors import count_noun
+from sam4mllm_tool.text import first_line, remove_errno, suggest_name
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from sam4mllm_tool.text import first_line, format_count, remove_errno, suggest_n
     ],
 )
 def test_a_count_has_the_right_plural(count: int, words: tuple[str, ...], text: str) -> None:
-    assert format_count(count, *words) == text
+    assert count_noun(count, *words) == text
 
 
 @pytest.mark.parametrize(

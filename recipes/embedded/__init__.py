@@ -3,7 +3,8 @@
 Each stage is a module that writes checkpoints into one working folder and prints figures on held-out scenes:
 scene_cache (draws the training scenes), vision_stage (vision tower and projector), language_stage (the base MLLM, then a LoRA
 adapter and the projector on the dialogue of protocol/), and, independent of these, sam_stage. All use seeds 0 to 35,999, of
-which the last 500 are held out for the figures. The test split is never used.
+which the last 500 are held out for the figures. After them, domain_stage measures which images the vision tower knows. The test
+split is never used.
 
 The weights in the package came from these stages, but not from one uninterrupted run of the command:
 - Base: the auxiliary losses were added during training (the first 250 steps had the one on image attention but not the one on
@@ -18,4 +19,5 @@ The weights in the package came from these stages, but not from one uninterrupte
 The command's defaults are the same numbers of steps with everything from the start. calibration.json is what
 `sam4mllm evaluate --calibrate` fits to a run of `--method adaptive` over 200 scenes from seed 950,000
 (`sam4mllm data scenes --count 200 --seed 950000`), none of which is trained on or reported.
+domain.json is what the stage `domain` writes from the weights in the package.
 """

@@ -16,13 +16,16 @@ from transformers import LlavaForConditionalGeneration
 
 from recipes.embedded import language_stage, sam_stage
 from recipes.embedded.architecture import EmbeddingCodes, build_mllm, build_processor
+from recipes.embedded.domain_stage import write_domain
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.vision_stage import train_vision
 from sam4mllm_tool.atomic_io import set_default_permissions
 from sam4mllm_tool.protocol import EMBEDDED
 
 STEPS = {"eyes": 1500, "base": 2150, "adapter": 2600, "sam-encoder": 300, "sam": 6300}
-"""Stages in their order, with the number of optimizer steps of each."""
+"""Training stages in their order, with the number of optimizer steps of each."""
+STAGES = (*STEPS, "save", "domain")
+"""All stages in their order. "save" writes the trained folders, "domain" measures which images they know."""
 
 
 def create_mllm() -> LlavaForConditionalGeneration:
@@ -107,7 +110,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="working folder, for drawn scenes and checkpoints")
     parser.add_argument("--out", type=Path, required=True, help="folder to save the trained folders mllm, adapter and sam in")
     parser.add_argument("--scenes", type=int, default=36_000, help="number of training scenes, a multiple of 1000")
-    parser.add_argument("--stages", nargs="+", choices=(*STEPS, "save"), default=[*STEPS, "save"], help="stages to run")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
     for stage, steps in STEPS.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, help="optimizer steps (default: %(default)s)")
     arguments = parser.parse_args()
@@ -120,6 +123,8 @@ def main() -> None:
     if "save" in arguments.stages:
         save_mllm(arguments.work, arguments.out)
         save_sam(arguments.work, arguments.out)
+    if "domain" in arguments.stages:
+        write_domain(arguments.out)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,9 @@ from sam4mllm_tool.cli.batch_file import BatchFault, BatchItem
 from sam4mllm_tool.cli.batch_results import BatchResults, make_record
 from sam4mllm_tool.cli.image_arguments import is_path, open_image
 from sam4mllm_tool.cli.messages import print_warnings, say
-from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
+from sam4mllm_tool.errors import ImageError, Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.images.export import OUTPUT_NAMES, summary
 from sam4mllm_tool.images.load import ImagePolicy
-from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Image, Segmentation
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class _Report:
     def say_interrupted(self, count: int) -> None:
         """Say how far the batch came."""
         advice = "; the same command goes on" if self._results else ""
-        say(f"interrupted after {self.done:,} of {format_count(count, 'result')}{advice}")
+        say(f"interrupted after {self.done:,} of {count_noun(count, 'result')}{advice}")
 
     def _print_failure(self, message: str) -> None:
         self.failed += 1
@@ -102,7 +101,7 @@ def run_batch(
     records = [(item, results.find(item) if results else None) for item in items]
     pending = [item for item, record in records if record is None]
     if results and len(pending) < len(items):
-        count = f"{len(items) - len(pending):,} of {format_count(len(items), 'result')}"
+        count = f"{len(items) - len(pending):,} of {count_noun(len(items), 'result')}"
         say(f"{count} in {quote_text(str(results.folder))} already; remove {results.file.name} there to segment all again")
     for _, record in records if as_json else ():
         if record:
@@ -114,7 +113,7 @@ def run_batch(
     if pending:
         _segment(pending, load(), report, method, policy)
     if results and not as_json:
-        print(f"wrote {results.file}: {format_count(report.done, 'new result')}, {format_count(report.failed, 'error')}")
+        print(f"wrote {results.file}: {count_noun(report.done, 'new result')}, {count_noun(report.failed, 'error')}")
     return 1 if report.failed else 0
 
 

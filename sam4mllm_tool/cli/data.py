@@ -14,9 +14,8 @@ import typer
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command, complete_from, config_options, with_options
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.protocol import DIALECTS
-from sam4mllm_tool.text import format_count
 
 if TYPE_CHECKING:
     from sam4mllm_tool.data.sample import Problems
@@ -219,9 +218,9 @@ def show(
     dataset = next(iter(open_splits(name, root, split, read_options(name, option)).opened.values()))
     title = f"{dataset.name} {dataset.split}"
     samples = pick_samples(tqdm(dataset, desc=title, unit="sample", disable=None), count, seed)
-    sheet = draw_contact_sheet(samples, f"{title}, {format_count(len(samples), 'sample')}")
+    sheet = draw_contact_sheet(samples, f"{title}, {count_noun(len(samples), 'sample')}")
     save_sheet(sheet.image, out)
-    print(f"wrote {out}: {format_count(len(samples), 'sample')} of {title}")
+    print(f"wrote {out}: {count_noun(len(samples), 'sample')} of {title}")
     for fault in sheet.faults:
         print(f"not drawn: {fault}", file=sys.stderr)
     return 1 if sheet.faults else 0

@@ -22,9 +22,8 @@ from sam4mllm_tool.cli.options import (
     complete_from,
     read_refine_crops,
 )
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
-from sam4mllm_tool.text import format_count
 
 if TYPE_CHECKING:
     from sam4mllm_tool.evaluation import EvaluationConfig
@@ -145,7 +144,7 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:
     from sam4mllm_tool.evaluation.report import format_figure, format_heading
 
-    samples = format_count(metrics["samples"], "sample")
+    samples = count_noun(metrics["samples"], "sample")
     lines = [f"{format_heading(metrics['order'])}: {samples}, protocol {metrics['protocol']}, % [95 % interval]"]
     lines += [f"  {name:26}{format_figure(name, metrics)}" for name in metrics["intervals"]]
     if count := metrics["misses"]["count"]:
@@ -189,7 +188,7 @@ def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> li
     lines = [
         f"A {first}: {format_heading(comparison.orders[0])}",
         f"B {second}: {format_heading(comparison.orders[1])}",
-        f"{format_count(comparison.samples, 'sample')}, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
+        f"{count_noun(comparison.samples, 'sample')}, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
         f"  {'':26}{'A':>8}{'B':>8}   B - A [95 % interval]      p",
     ]
     for name, figure in comparison.differences.items():
@@ -210,5 +209,5 @@ def _calibrate(run: Path, out: Path) -> None:
     write_json(out, json.loads(fit.calibration.to_json()))
     for answer, (count, before, after) in fit.errors.items():
         errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"
-        print(f"{answer}: {format_count(count, 'answer')}, {errors}, on these very answers")
+        print(f"{answer}: {count_noun(count, 'answer')}, {errors}, on these very answers")
     print(f"wrote {out}; put it beside the adapter's weights as calibration.json")

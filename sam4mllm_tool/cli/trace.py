@@ -13,8 +13,7 @@ import typer
 
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
-from sam4mllm_tool.text import format_count
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 
 if TYPE_CHECKING:
     from sam4mllm_tool.trace.schema import RunLengthMask, Trace
@@ -74,8 +73,8 @@ def replay(file: TraceArgument) -> int:
     if outcome.difference:
         print(f"differs: {' '.join(outcome.difference.split())}")
         return 1
-    replies = format_count(len(list(trace.exchanges)), "reply", "replies")
-    prompts = format_count(len(list(trace.objects)), "prompt")
+    replies = count_noun(len(list(trace.exchanges)), "reply", "replies")
+    prompts = count_noun(len(list(trace.objects)), "prompt")
     print(f"the same result: {_describe_outcome(trace)}, from {replies} and {prompts}, without any model")
     return 0
 
@@ -84,7 +83,7 @@ def _describe_outcome(trace: "Trace") -> str:
     if trace.result is None:
         return trace.error.type if trace.error else "none"
     count = len(trace.result["objects"])
-    return format_count(count, "object") if count else "there is no such object"
+    return count_noun(count, "object") if count else "there is no such object"
 
 
 @trace_app.command(cls=Command)
@@ -157,7 +156,7 @@ def export(
         print(f"passed over: {reason}", file=sys.stderr)
     if len(exported.skipped) > _MAX_LISTED:
         print(f"passed over: {len(exported.skipped) - _MAX_LISTED:,} more", file=sys.stderr)
-    samples, images = format_count(exported.written, "sample"), format_count(exported.pictures, "image")
+    samples, images = count_noun(exported.written, "sample"), count_noun(exported.pictures, "image")
     skipped = f", {exported.passed_over} passed over" if exported.passed_over else ""
     print(f"wrote {out}: {samples} about {images}{skipped}")
     return 1 if exported.faults else 0

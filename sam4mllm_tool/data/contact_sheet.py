@@ -24,7 +24,7 @@ from sam4mllm_tool.geometry.morphology import dilate_mask
 from sam4mllm_tool.images.draw import Colour, choose_colours, draw_box, draw_label, tint_mask
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
-__all__ = ["ContactSheet", "draw_contact_sheet", "pick_samples", "save_sheet"]
+__all__ = ["ContactSheet", "draw_contact_sheet", "draw_sample", "pick_samples", "save_sheet"]
 
 _CELL_IMAGE = Size(384, 288)
 _GAP = 20
@@ -71,7 +71,7 @@ def draw_contact_sheet(samples: Sequence[Sample], title: str) -> ContactSheet:
     cells, faults = [], list[str]()
     for sample in samples:
         try:
-            cells.append(_draw_cell(_draw_sample(sample), _caption(sample), _note(sample)))
+            cells.append(_draw_cell(draw_sample(sample), _caption(sample), _note(sample)))
         except (DataError, ImageError) as error:
             faults.append(f"{sample.id}: {error}")
             cells.append(_draw_cell(PILImage.new("RGB", _CELL_IMAGE, _PLACEHOLDER), _caption(sample), str(error), _RED))
@@ -122,7 +122,7 @@ def _draw_cell(image: Image, caption: str, note: str, ink: Colour = _GREY) -> Im
     return cell
 
 
-def _draw_sample(sample: Sample) -> Image:
+def draw_sample(sample: Sample) -> Image:
     """Draw the sample's image with its objects, scaled to its cell. Raises DataError and ImageError."""
     image = load_sample_image(sample)
     scale = min(_CELL_IMAGE.width / image.width, _CELL_IMAGE.height / image.height)

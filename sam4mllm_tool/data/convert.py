@@ -18,12 +18,11 @@ from tqdm import tqdm
 from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.data.jsonl import JSONL_FILE
 from sam4mllm_tool.data.sample import Problems
-from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
+from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, count_noun
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol.dialogues import validate_expression
-from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["ConversionSummary", "ExpressionRecord", "measure_image", "write_records"]
@@ -69,8 +68,8 @@ class ConversionSummary:
     def summary(self) -> str:
         """Return one line for people."""
         absent = f", {self.absent:,} of them with no such object" if self.absent else ""
-        expressions, objects = format_count(self.expressions, "expression"), format_count(self.objects, "object")
-        counts = f"{expressions}{absent}, {objects}, {format_count(len(self.images), 'image')}"
+        expressions, objects = count_noun(self.expressions, "expression"), count_noun(self.objects, "object")
+        counts = f"{expressions}{absent}, {objects}, {count_noun(len(self.images), 'image')}"
         return f"wrote {self.path}: {counts}"
 
 

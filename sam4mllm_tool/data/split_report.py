@@ -11,10 +11,9 @@ from sam4mllm_tool.data import Dataset, Problems, Sample
 from sam4mllm_tool.data.class_reader import LEFT_OUT_BY_CHOICE
 from sam4mllm_tool.data.published import published_count
 from sam4mllm_tool.data.reader import read_image_size
-from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
+from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, count_noun
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol.dialogues import validate_expression
-from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
@@ -147,4 +146,4 @@ def _compare_with_published(report: SplitReport, dataset: Dataset) -> None:
 def _describe_count(count: int, what: str) -> str:
     """Count what begins with a plural, as in "samples with no such object"."""
     plural, space, rest = what.partition(" ")
-    return format_count(count, plural.removesuffix("s"), plural) + space + rest
+    return count_noun(count, plural.removesuffix("s"), plural) + space + rest

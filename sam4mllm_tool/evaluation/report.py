@@ -1,29 +1,23 @@
-"""Write the report: report.md with images in pictures/ beside it, and report.html, a single file.
+"""Build the report of an evaluation: its figures, by kind of expression and size of object too, charts and samples."""
 
-Both are rendered from the same sections. They hold no timings, so that two runs of the same order give the same bytes.
-"""
-
-import base64
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.data.sample import Sample
+from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol
 from sam4mllm_tool.evaluation.plots import can_plot, plot_histogram, plot_intervals, plot_reliability
 from sam4mllm_tool.evaluation.records import SampleRecord, select_scored
-from sam4mllm_tool.evaluation.sample_images import SampleImage, draw_samples, select_samples
-from sam4mllm_tool.text import format_count
+from sam4mllm_tool.evaluation.report_rendering import ReportSection, ReportTable, write_sections
+from sam4mllm_tool.evaluation.sample_images import SampleImages, draw_samples, select_samples
 
-__all__ = ["MEANS_PER_SAMPLE", "format_figure", "format_heading", "write_report"]
+__all__ = ["MEANS_PER_SAMPLE", "format_figure", "format_heading", "format_unit", "write_report"]
 
 MEANS_PER_SAMPLE = ("model calls", "point answers", "tokens")
 """Metrics that are means per sample, not shares in [0, 1]."""
+_OF_TARGETS = ("cIoU",)
+"""Metrics that say nothing of a group in which no sample has a target, though they are defined."""
 _DRAWN_SAMPLES = 6
 _LEFT_OUT = ("mIoU", "Pr@0.6", "Pr@0.7", "Pr@0.8")  # of the tables by kind and size; metrics.json has all
 _COMMON = ("box Acc@0.5", "point accuracy", "model calls")
@@ -33,29 +27,11 @@ _COST_NOTES = (
     "one; kept: of those that SAM was prompted with. ECE: expected calibration error, 15 bins. Seconds per sample are in "
     "timings.json, the only file that differs from run to run.",
 )
+_VALUE = "value [95 % interval]"
 _CALIBRATION_NOTE = (
     "A point answer is right where it agrees with the truth at the point; an object where its mask has an IoU of at least 0.5 "
     "with a true object that is matched with no other."
 )
-
-
-@dataclass(frozen=True)
-class ReportTable:
-    """The cells of a table, as text."""
-
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class ReportSection:
-    """A part of the report. charts: SVG elements, for report.html only."""
-
-    title: str
-    notes: Sequence[str] = ()
-    table: ReportTable | None = None
-    charts: Sequence[str] = ()
-    images: Sequence[SampleImage] = ()
 
 
 def write_report(out: Path, metrics: Mapping[str, Any], records: Sequence[SampleRecord], samples: Iterable[Sample]) -> None:
@@ -69,22 +45,12 @@ def write_report(out: Path, metrics: Mapping[str, Any], records: Sequence[Sample
     """
     protocol, scored = PROTOCOLS[metrics["protocol"]], select_scored(records)
     selected = select_samples(scored, protocol, _DRAWN_SAMPLES)
-    drawn = draw_samples([record for group in selected.values() for record in group], samples, protocol)
+    drawn = draw_samples([{"prediction": record} for group in selected.values() for record in group], samples, protocol)
     images_by_id = {image.id: image for image in drawn}
     images = {
         name: [images_by_id[record.id] for record in group if record.id in images_by_id] for name, group in selected.items()
     }
-    files = {
-        image.id: f"pictures/{name}-{number}.png"
-        for name, group in images.items()
-        for number, image in enumerate(group, start=1)
-    }
-    (out / "pictures").mkdir(exist_ok=True)
-    for image in drawn:
-        (out / files[image.id]).write_bytes(image.png)
-    title, sections = format_heading(metrics["order"]), _build_sections(metrics, scored, protocol, images)
-    _write(out / "report.md", _render_markdown(title, sections, files))
-    _write(out / "report.html", _html_template().render(title=title, sections=sections, charts=can_plot()))
+    write_sections(out, format_heading(metrics["order"]), _build_sections(metrics, scored, protocol, images))
 
 
 def format_heading(order: Mapping[str, Any]) -> str:
@@ -108,6 +74,11 @@ def format_figure(name: str, figures: Mapping[str, Any]) -> str:
     return f"{scale * figures[name]:.1f} [{scale * low:.1f}, {scale * high:.1f}]"
 
 
+def format_unit(name: str) -> str:
+    """Return the unit of what `format_figure` writes."""
+    return "per sample" if name in MEANS_PER_SAMPLE else "%"
+
+
 # Sections -----------------------------------------------------------------------------------------------------------
 
 
@@ -115,25 +86,26 @@ def _build_sections(
     metrics: Mapping[str, Any],
     records: Sequence[SampleRecord],
     protocol: EvaluationProtocol,
-    images: Mapping[str, Sequence[SampleImage]],
+    images: Mapping[str, Sequence[SampleImages]],
 ) -> list[ReportSection]:
     others = [name for name in metrics["intervals"] if name not in protocol.keys]
-    cost_rows = [(name, format_figure(name, metrics)) for name in others]
+    cost_rows = [(name, format_figure(name, metrics), format_unit(name)) for name in others]
     titles = {"worst": "Worst samples", "median": "Median samples"}
     return [
         _build_figures(metrics, records, protocol),
-        ReportSection(
-            "Boxes, points, calls", _COST_NOTES, ReportTable(("% (calls, answers, tokens: per sample)", "value"), cost_rows)
+        ReportSection("Boxes, points, calls", _COST_NOTES, ReportTable(("", _VALUE, "unit"), cost_rows)),
+        _build_groups(
+            "By kind of expression", metrics["by_kind"], protocol, _targeted(records, lambda record: record.kind or "all")
         ),
-        _build_groups("By kind of expression", metrics["by_kind"], protocol),
         _build_groups(
             "By size of object",
             metrics["by_size"],
             protocol,
+            _targeted(records, lambda record: record.size),
             notes=("small: below 1 % of the image, medium: to 10 %, large: above; none: no target.",),
         ),
         _build_calibration(metrics),
-        *(ReportSection(titles[name], images=group) for name, group in images.items() if group),
+        *(ReportSection(titles[name], images=group, name=name) for name, group in images.items() if group),
     ]
 
 
@@ -141,11 +113,10 @@ def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], 
     keys = [key for key in protocol.keys if key in metrics]
     notes = [
         f"Protocol {protocol.name}: {protocol.source}.",
-        f"{format_count(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, "
-        f"{metrics['resamples']:,} resamples.",
+        f"{count_noun(metrics['samples'], 'sample')}. 95 % bootstrap intervals over samples, {metrics['resamples']:,} draws.",
         *_build_warnings(metrics),
     ]
-    table = ReportTable(("%", "value [95 % interval]"), [(key, format_figure(key, metrics)) for key in keys])
+    table = ReportTable(("", _VALUE, "unit"), [(key, format_figure(key, metrics), format_unit(key)) for key in keys])
     charts = []
     if can_plot():
         rows = [(key, metrics[key], tuple(metrics["intervals"][key])) for key in keys]
@@ -158,22 +129,30 @@ def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
     warnings = []
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
-        verb = "has no prediction and counts as a miss" if count == 1 else "have no prediction and count as misses"
-        warnings.append(f"{format_count(count, 'sample')} {verb}: {kinds}.")
+        warnings.append(f"{count_noun(count, 'sample')} without a prediction, counted as a miss: {kinds}.")
     if dropped := metrics["dropped"]:
-        samples = format_count(len(dropped), "sample")
-        warnings.append(f"{samples} can't be scored, because the truth can't be read, such as {dropped[0]}.")
+        warnings.append(f"{count_noun(len(dropped), 'sample')} can't be scored: the truth can't be read, such as {dropped[0]}.")
     warnings += [f"The dataset's reader: {line}." for line in metrics["read"]["counts"]]
     return warnings
 
 
+def _targeted(records: Sequence[SampleRecord], group: Callable[[SampleRecord], str]) -> set[str]:
+    """Return the groups in which some sample has a target."""
+    return {group(record) for record in records if record.counts.targeted}
+
+
 def _build_groups(
-    title: str, groups: Mapping[str, Any], protocol: EvaluationProtocol, notes: Sequence[str] = ()
+    title: str, groups: Mapping[str, Any], protocol: EvaluationProtocol, targeted: set[str], notes: Sequence[str] = ()
 ) -> ReportSection:
     names = [*(key for key in protocol.keys if key not in _LEFT_OUT), *_COMMON]
     names = [name for name in names if any(name in figures for figures in groups.values())]
     rows = [
-        (key, f"{figures['samples']:,}", *(format_figure(name, figures) for name in names)) for key, figures in groups.items()
+        (
+            key,
+            f"{figures['samples']:,}",
+            *("-" if name in _OF_TARGETS and key not in targeted else format_figure(name, figures) for name in names),
+        )
+        for key, figures in groups.items()
     ]
     charts = []
     if can_plot():
@@ -183,7 +162,9 @@ def _build_groups(
             if "gIoU" in figures
         ]
         charts = [plot_intervals(plotted, f"gIoU, %, {title.lower()}")]
-    return ReportSection(title, notes, ReportTable(("", "samples", *names), rows), charts)
+    return ReportSection(
+        title, notes, ReportTable(("", "samples", *(f"{name}, {format_unit(name)}" for name in names)), rows), charts
+    )
 
 
 def _build_calibration(metrics: Mapping[str, Any]) -> ReportSection:
@@ -198,40 +179,3 @@ def _build_calibration(metrics: Mapping[str, Any]) -> ReportSection:
     ]
     table = ReportTable(("", "with a confidence", "ECE, % [95 % interval]"), rows)
     return ReportSection("Calibration", [_CALIBRATION_NOTE], table, charts)
-
-
-# Rendering ----------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _html_template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("sam4mllm_tool.evaluation"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
-    return environment.get_template("report.html")
-
-
-def _render_markdown(title: str, sections: Sequence[ReportSection], files: Mapping[str, str]) -> str:
-    parts = [f"# {title}"]
-    for section in sections:
-        parts += [f"## {section.title}", *section.notes]
-        parts += [_markdown_table(section.table)] if section.table else []
-        parts += [
-            f"![{_plain(image.title)}]({files[image.id]})\n\n`{image.id}`: {_plain(image.title)}" for image in section.images
-        ]
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown_table(table: ReportTable) -> str:
-    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)], *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Replace the characters that have a meaning in Markdown."""
-    return "".join(" " if letter in "[]<>`|\n" else letter for letter in text)
-
-
-def _write(path: Path, text: str) -> None:
-    write_bytes(path, text.encode("utf-8", "backslashreplace"))  # expressions may hold lone surrogates

@@ -11,11 +11,10 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.atomic_io import atomic_path, write_bytes
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.draw import overlay
-from sam4mllm_tool.text import format_count
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
 __all__ = ["OUTPUT_NAMES", "make_folder", "mask_image", "mask_to_polygons", "overlay", "summary", "write_outputs"]
@@ -93,7 +92,7 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
     place = f"the image of {size.width} x {size.height} pixels"
     expression = f'"{_printable(segmentation.expression)}"'
     if count:
-        lines = [f"{expression}: {format_count(count, 'object')} in {place}"]
+        lines = [f"{expression}: {count_noun(count, 'object')} in {place}"]
         lines += [f"  {number}: {_describe_object(each)}" for number, each in enumerate(segmentation.objects, start=1)]
     elif segmentation.abstained:
         lines = [f"{expression}: not sure enough to answer, nothing is segmented in {place}"]

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.errors import ExpressionError, quote_text
+from sam4mllm_tool.errors import ExpressionError, count_noun, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
-from sam4mllm_tool.text import format_count
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
 
@@ -85,7 +84,7 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         advice = "accept some with 'sam4mllm trace accept FILE'"
         reason = f"; {report.faults[0]}" if report.faults else f"; {report.skipped[0]}: {advice}" if report.skipped else ""
         raise TraceError(
-            f"of {format_count(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
+            f"of {count_noun(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
         )
     _write(Path(out), list(latest.values()), report)
     return report

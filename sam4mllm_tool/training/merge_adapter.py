@@ -10,13 +10,16 @@ from transformers import AutoConfig
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.models.checkpoints import (
     embedded_folder,
+    find_file,
     quiet_loading,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_dtype
+from sam4mllm_tool.models.domain import DOMAIN_FILE
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.pipeline.calibration import CALIBRATION_FILE
 from sam4mllm_tool.pipeline.sam4mllm import find_dialect
 from sam4mllm_tool.training.output_dir import WRITING, move_in, removing_on_failure
 
@@ -24,7 +27,7 @@ __all__ = ["export"]
 
 
 def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | None = None) -> Path:
-    """Write BASE+ADAPTER as one model, with its processor, chat template and dialect.
+    """Write BASE+ADAPTER as one model, with its processor, chat template and dialect, and the adapter's calibration and domain.
 
     Args:
         mllm: BASE+ADAPTER, or `embedded`.
@@ -59,6 +62,9 @@ def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | Non
             model.save_pretrained(part)
             processor.save_pretrained(part)
         (part / "dialect.json").write_text(spoken.to_json(), encoding="utf-8")
+        for name in (CALIBRATION_FILE, DOMAIN_FILE):
+            if file := find_file(adapter, name):
+                shutil.copyfile(file, part / name)
         _ensure_chat_template(part, processor)
         move_in(part, out, last="config.json")  # without which nothing loads the folder
     return out

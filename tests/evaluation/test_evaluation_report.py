@@ -33,7 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_html_report_is_a_single_file_with_its_texts_escaped(report: Path) -> None:
     page = (report / "report.html").read_text()
     assert page.count("<svg ") == page.count("</svg>") == 5
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 2 * 5, "truth and prediction of each sample"
     assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", page)
     assert "<b>sample</b>" not in page
     assert "&lt;b&gt;sample&lt;/b&gt; 0 | x" in page
@@ -45,8 +45,9 @@ def test_the_markdown_report_refers_to_its_images(report: Path) -> None:
     assert "Protocol refcoco: " in text
     assert "| a\\|b | 5 |" in text
     images = re.findall(r"\]\((pictures/.*?)\)", text)
-    assert [image for image in images if image.startswith("pictures/worst")] == ["pictures/worst-1.png", "pictures/worst-2.png"]
-    assert len(images) == 5
+    worst = [image for image in images if image.startswith("pictures/worst-1")]
+    assert worst == ["pictures/worst-1-truth.png", "pictures/worst-1-prediction.png"]
+    assert len(images) == 2 * 5
     assert all((report / image).exists() for image in images)
 
 
@@ -62,7 +63,7 @@ def test_without_matplotlib_the_report_has_no_charts_and_says_how_to_get_them(
     page = (evaluate_five(tmp_path, "out") / "report.html").read_text()
     assert "<svg" not in page
     assert 'pip install "sam4mllm-tool[plots]"' in page
-    assert page.count("data:image/png;base64,") == 5
+    assert page.count("data:image/png;base64,") == 2 * 5
     assert "<td>cIoU</td>" in page
 
 

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder
+from sam4mllm_tool.models.domain import find_domain
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.training import trainer_arguments
@@ -261,6 +263,15 @@ def test_an_exported_model_answers_like_base_and_adapter(finished: Path, base: P
     assert reply.label_probabilities is not None
     assert expected.label_probabilities is not None
     assert reply.label_probabilities[0] == pytest.approx(expected.label_probabilities[0], abs=1e-4)
+
+
+def test_an_exported_model_keeps_the_adapters_calibration_and_domain(tmp_path: Path) -> None:
+    out = str(export("embedded", tmp_path / "merged"))
+    assert find_calibration(out) == find_calibration("embedded") != Calibration()
+    domain, expected = find_domain(out), find_domain("embedded")
+    assert domain is not None
+    assert expected is not None
+    assert domain.to_json() == expected.to_json()
 
 
 def test_model_files_have_the_permissions_of_their_neighbours(finished: Path, base: Path, tmp_path: Path) -> None:

@@ -29,10 +29,11 @@ class ModelRunner:
     Args:
         model: Image-text-to-text model of transformers.
         packs: Whether to pack prompts if `can_pack` allows it.
+        keeps_layers: Whether an image's features include the hidden states of all layers of the vision tower.
     """
 
-    def __init__(self, model: Any, *, packs: bool = True) -> None:
-        self.model = model
+    def __init__(self, model: Any, *, packs: bool = True, keeps_layers: bool = False) -> None:
+        self.model, self.keeps_layers = model, keeps_layers
         self.packs = packs and can_pack(model)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
 
@@ -78,6 +79,20 @@ class ModelRunner:
             starts = [len(prompts[text].ids) - 1 for text in group]
             logits.update(zip(group, self._compute_packed(image_inputs, group, starts), strict=True))
         return logits
+
+    def compute_patch_features(self, image_inputs: ImageInputs, layer: int) -> Tensor | None:
+        """Return the (n, width) hidden states of the vision tower for an image's patches, of all its tiles.
+
+        Args:
+            image_inputs: The image, computed with `keeps_layers`.
+            layer: Index among the hidden states; 0 is the embedding of the patches.
+
+        Returns:
+            None in families that don't give them, or without such a layer.
+        """
+        layers = getattr(self._compute_features(image_inputs), "hidden_states", None) or ()
+        patches = layers[layer] if layer < len(layers) else None
+        return patches.flatten(0, -2) if isinstance(patches, Tensor) else None
 
     def start_reader(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> "CachedReader":
         """Return a reader that takes the prompt first and then one piece of text after another."""
@@ -130,14 +145,21 @@ class ModelRunner:
     def _image_arguments(self, image_inputs: ImageInputs) -> dict[str, Any]:
         """Return the image's features, computed once, in families that accept them; its pixels in others."""
         inputs = self._to_model(image_inputs.inputs)
-        if "mm_encoder_outputs" not in self._parameters or not hasattr(self.model, "get_image_features"):
+        if "mm_encoder_outputs" not in self._parameters or (features := self._compute_features(image_inputs)) is None:
             return inputs
-        if image_inputs.features is None:
-            accepted = inspect.signature(self.model.get_image_features).parameters
-            arguments = {name: value for name, value in inputs.items() if name in accepted}
-            image_inputs.features = self.model.get_image_features(**arguments, return_dict=True)
         others = {name: value for name, value in inputs.items() if not name.startswith("pixel_")}
-        return {**others, "mm_encoder_outputs": {"image": image_inputs.features}}
+        return {**others, "mm_encoder_outputs": {"image": features}}
+
+    def _compute_features(self, image_inputs: ImageInputs) -> Any:
+        """Return the output of `get_image_features`, computed once per image; None in families that lack it."""
+        if image_inputs.features is None and hasattr(self.model, "get_image_features"):
+            inputs = self._to_model(image_inputs.inputs)
+            accepted = inspect.signature(self.model.get_image_features).parameters
+            arguments: dict[str, Any] = {name: value for name, value in inputs.items() if name in accepted}
+            if self.keeps_layers:
+                arguments["output_hidden_states"] = True
+            image_inputs.features = self.model.get_image_features(**arguments, return_dict=True)
+        return image_inputs.features
 
     def _to_model(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Keep what the model's forward pass accepts, on its device; floats in its precision."""

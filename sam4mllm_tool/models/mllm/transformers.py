@@ -10,11 +10,15 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.mllm import label_probabilities
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
@@ -25,6 +29,8 @@ from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens
 __all__ = ["TransformersMLLM"]
 
 CACHED_IMAGES = 2
+_ANY_TURNS = (Turn("user", "?"),)
+"""A question from which an image's inputs can be prepared before anything is asked about it."""
 
 Probabilities = tuple[float, ...]
 """The probability of each word of a label."""
@@ -37,6 +43,7 @@ class TransformersMLLM:
         model: As `load_checkpoint` returns it.
         processor: As `load_checkpoint` returns it.
         name: Name in `Usage` and in messages.
+        domain: The images that it was trained on, where that is known; `check_image` warns of others.
 
     Raises:
         SpecError: The processor has no chat template.
@@ -45,9 +52,9 @@ class TransformersMLLM:
     greedy = True
     """Decoding is deterministic: drivers skip identical retries."""
 
-    def __init__(self, model: Any, processor: Any, *, name: str) -> None:
-        self._name = name
-        self._runner = ModelRunner(model)
+    def __init__(self, model: Any, processor: Any, *, name: str, domain: ImageDomain | None = None) -> None:
+        self._name, self._domain = name, domain
+        self._runner = ModelRunner(model, keeps_layers=domain is not None)
         self._renderer = PromptRenderer(processor, name, self._runner.longest)
         self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
@@ -62,14 +69,16 @@ class TransformersMLLM:
         device: str | None = None,
         dtype: str | None = None,
     ) -> "TransformersMLLM":
-        """Load a checkpoint from a folder or hub id, and an adapter from another.
+        """Load a checkpoint from a folder or hub id, an adapter from another, and the domain.json beside them.
 
         Raises:
             SpecError: The base or the adapter can't be loaded, or they don't fit each other.
             MissingExtraError: A library is not installed.
         """
         model, processor = load_checkpoint(base, adapter, device=device, dtype=dtype)
-        return cls(model, processor, name=name or (f"{base}+{adapter}" if adapter else base))
+        return cls(
+            model, processor, name=name or (f"{base}+{adapter}" if adapter else base), domain=find_domain(adapter or base)
+        )
 
     @property
     def name(self) -> str:
@@ -87,19 +96,59 @@ class TransformersMLLM:
         """
         for question in questions:
             _validate_question(question)
+        with self._running():
+            return self._reply(image, questions)
+
+    async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
+        """As `reply`, in a thread."""
+        return await asyncio.to_thread(self.reply, image, questions)
+
+    def check_image(self, image: Image) -> str | None:
+        """Return a warning if the image is unlike those that the model was trained on; None if it is not, or nothing is known.
+
+        Raises:
+            BackendError: As in `reply`.
+        """
+        features = None if self._domain is None else self.image_features(image, self._domain.layer)
+        return self._domain.warning if self._domain and features is not None and not self._domain.contains(features) else None
+
+    def image_features(self, image: Image, layer: int) -> npt.NDArray[np.float64] | None:
+        """Return the vision tower's features of an image in one layer, pooled (`models.domain.pool_features`).
+
+        A model with a domain computes them in the pass that its questions share.
+
+        Args:
+            image: RGB, any size.
+            layer: Index among the tower's hidden states; 0 is the embedding of the patches.
+
+        Returns:
+            None in families that don't give hidden states, or without such a layer.
+
+        Raises:
+            BackendError: As in `reply`.
+        """
+        with self._running():
+            if not self._runner.keeps_layers:
+                self._runner.keeps_layers = True
+                self._images.clear()
+            image_inputs = self._image_inputs(image)
+            if not image_inputs.inputs:
+                self._renderer.tokenize(image_inputs, _ANY_TURNS)
+            patches = self._runner.compute_patch_features(image_inputs, layer)
+            return None if patches is None else pool_features(patches.float().cpu().numpy())
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Wait for other calls, and wrap what the model raises."""
         with self._lock, torch.inference_mode():
             try:
-                return self._reply(image, questions)
+                yield
             except Sam4MllmError:
                 raise
             except torch.OutOfMemoryError as error:
                 raise BackendError(f"{self._name!r} ran out of memory on {self._runner.model.device}: {error}") from error
             except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
                 raise BackendError(f"{self._name!r} failed to answer: {error}") from error
-
-    async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        """As `reply`, in a thread."""
-        return await asyncio.to_thread(self.reply, image, questions)
 
     def _reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         image_inputs = self._image_inputs(image)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import PIL.ImageDraw
 import pytest
 import torch
@@ -72,6 +73,20 @@ def test_free_text_is_what_the_model_generates(
         following = model(**{**inputs, **added}).logits[0, length - 1 : -1].log_softmax(-1)
     probability = following.gather(1, whole[0, length:, None]).sum()
     assert reply.log_probability == pytest.approx(float(probability), abs=1e-3)
+
+
+@EVERY_FAMILY
+def test_the_features_of_an_image_come_from_the_pass_that_replies_share(mllm: Load, image: Image, family: str) -> None:
+    model, question = mllm(family), make_question("is there one ?", Labels(1, answer_words(family)))
+    expected = model.reply(image, [question])
+    features = model.image_features(image, 1)
+    assert features is not None
+    assert features.ndim == 1
+    assert np.isfinite(features).all()
+    assert not np.allclose(features, model.image_features(image.rotate(90), 1)), "they are the image's"
+    assert_same(model.reply(image, [question]), expected)
+    assert model.image_features(image, 99) is None, "a layer that the tower doesn't have"
+    assert model.check_image(image) is None, "nothing is known of its training"
 
 
 @EVERY_FAMILY
