@@ -233,6 +233,7 @@ class RunContext:
             seconds,
             transcript.tokens,
             transcript.rounds,
+            self.dialect.name,
         )
         return Segmentation(
             expression,
