@@ -13,7 +13,7 @@ import typer
 
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 
 if TYPE_CHECKING:
     from sam4mllm_tool.trace.schema import RunLengthMask, Trace
@@ -22,6 +22,9 @@ __all__ = ["trace_app"]
 
 trace_app = typer.Typer(cls=CommandGroup, help="Show a recorded run, replay it, accept its answer, train on it.")
 
+_PAGE_START = b"<!doctype html>"
+_MAX_LISTED = 20
+"""Traces that are named one by one where they were passed over."""
 TraceArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="Trace file, as 'sam4mllm segment --trace FILE' writes it.")
 ]
@@ -39,7 +42,21 @@ def show(
     from sam4mllm_tool.trace.page import write_page
 
     page = file.with_name(f"{file.name.removesuffix('.gz').removesuffix('.json')}.html")
+    _require_replaceable_page(out or page)
     print(f"wrote {write_page(load(file), out or page)}")
+
+
+def _require_replaceable_page(page: Path) -> None:
+    """Refuse to replace a file that is not a page, such as the trace itself."""
+    if page.is_dir():
+        raise Sam4MllmError(f"the page can't be written to {quote_text(str(page))}: it is a folder; add a file name")
+    if page.is_file():
+        with page.open("rb") as content:
+            start = content.read(len(_PAGE_START))
+        if start and start.lower() != _PAGE_START:
+            raise Sam4MllmError(
+                f"the page can't be written to {quote_text(str(page))}: that file is not a page, and would be lost"
+            )
 
 
 @trace_app.command(cls=Command)
@@ -56,8 +73,9 @@ def replay(file: TraceArgument) -> int:
     if outcome.difference:
         print(f"differs: {' '.join(outcome.difference.split())}")
         return 1
-    replies, prompts = len(list(trace.exchanges)), len(list(trace.objects))
-    print(f"the same result: {_describe_outcome(trace)}, from {replies} replies and {prompts} prompts, without any model")
+    replies = count_noun(len(list(trace.exchanges)), "reply", "replies")
+    prompts = count_noun(len(list(trace.objects)), "prompt")
+    print(f"the same result: {_describe_outcome(trace)}, from {replies} and {prompts}, without any model")
     return 0
 
 
@@ -65,7 +83,7 @@ def _describe_outcome(trace: "Trace") -> str:
     if trace.result is None:
         return trace.error.type if trace.error else "none"
     count = len(trace.result["objects"])
-    return f"{count} object{'s' if count > 1 else ''}" if count else "there is no such object"
+    return count_noun(count, "object") if count else "there is no such object"
 
 
 @trace_app.command(cls=Command)
@@ -134,6 +152,11 @@ def export(
     exported = export_traces(files, out, unjudged=unjudged)
     for fault in exported.faults:
         print(f"left out: {' '.join(fault.split())}", file=sys.stderr)
+    for reason in exported.skipped[:_MAX_LISTED]:
+        print(f"passed over: {reason}", file=sys.stderr)
+    if len(exported.skipped) > _MAX_LISTED:
+        print(f"passed over: {len(exported.skipped) - _MAX_LISTED:,} more", file=sys.stderr)
+    samples, images = count_noun(exported.written, "sample"), count_noun(exported.pictures, "image")
     skipped = f", {exported.passed_over} passed over" if exported.passed_over else ""
-    print(f"wrote {out}: {exported.written} samples about {exported.pictures} images{skipped}")
+    print(f"wrote {out}: {samples} about {images}{skipped}")
     return 1 if exported.faults else 0
