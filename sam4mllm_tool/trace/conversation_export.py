@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.errors import ExpressionError, quote_text
+from sam4mllm_tool.errors import ExpressionError, count_noun, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
@@ -30,13 +30,27 @@ class ExportReport:
         written: Number of lines.
         pictures: Number of image files.
         passed_over: Number of traces that were not accepted, or are older than another about the same image and expression.
+        reasons: Why each of those was passed over.
         faults: Why other traces can't be used.
     """
 
     written: int = 0
     pictures: int = 0
     passed_over: int = 0
+    reasons: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+
+    def pass_over(self, path: Path, reason: str) -> None:
+        """Count a trace that is left out on purpose."""
+        self.passed_over += 1
+        self.reasons.append(f"{quote_text(str(path))}: {reason}")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    path: Path
+    trace: Trace
+    line: dict[str, Any]
 
 
 def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, unjudged: bool = False) -> ExportReport:
@@ -53,24 +67,31 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
     Raises:
         TraceError: No trace is left, in which case nothing is written, or the files can't be written.
     """
-    report, latest = ExportReport(), dict[tuple[str, str], tuple[Trace, dict[str, Any]]]()
+    report, latest = ExportReport(), dict[tuple[str, str], _Sample]()
     for path in map(Path, paths):
         try:
             trace = load(path)
             if trace.verdict.accepted is False or (trace.verdict.accepted is None and not unjudged):
-                report.passed_over += 1
+                judged = "it was rejected" if trace.verdict.accepted is False else "it is not judged: accept it, or --unjudged"
+                report.pass_over(path, judged)
                 continue
             line = sample_line(trace, path)
         except TraceError as error:
             report.faults.append(str(error))
             continue
-        key = (trace.image.sha256, line["expression"])
-        report.passed_over += key in latest
-        if key not in latest or latest[key][0].began <= trace.began:
-            latest[key] = (trace, line)
+        key, sample = (trace.image.sha256, line["expression"]), _Sample(path, trace, line)
+        earlier = latest.get(key)
+        if earlier is None or earlier.trace.began <= trace.began:
+            latest[key] = sample
+        if earlier is not None:
+            older = sample if latest[key] is earlier else earlier
+            newer = quote_text(str(latest[key].path))
+            report.pass_over(older.path, f"{newer} is a newer one about the same image and expression")
     if not latest:
         reason = f"; {report.faults[0]}" if report.faults else ": accept some with 'sam4mllm trace accept FILE'"
-        raise TraceError(f"of {report.passed_over + len(report.faults)} traces none is accepted and usable{reason}")
+        raise TraceError(
+            f"of {count_noun(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
+        )
     _write(Path(out), list(latest.values()), report)
     return report
 
@@ -118,11 +139,11 @@ def _image_name(trace: Trace) -> str:
     return f"{trace.image.sha256[:32]}.png"
 
 
-def _write(out: Path, samples: list[tuple[Trace, dict[str, Any]]], report: ExportReport) -> None:
-    for name, trace in {_image_name(trace): trace for trace, _ in samples}.items():
+def _write(out: Path, samples: list[_Sample], report: ExportReport) -> None:
+    for name, trace in {_image_name(sample.trace): sample.trace for sample in samples}.items():
         assert trace.image.pixels is not None  # sample_line refuses a trace without
         write_file(out.parent / IMAGE_FOLDER / name, encode_png(trace.image.pixels), "the training data")
         report.pictures += 1
-    lines = "".join(f"{json.dumps(line)}\n" for _, line in samples)
+    lines = "".join(f"{json.dumps(sample.line)}\n" for sample in samples)
     write_file(out, lines.encode("ascii"), "the training data")
     report.written = len(samples)
