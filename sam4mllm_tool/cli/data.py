@@ -217,7 +217,7 @@ def show(
 
     dataset = next(iter(open_splits(name, root, split, read_options(name, option)).opened.values()))
     title = f"{dataset.name} {dataset.split}"
-    samples = pick_samples(tqdm(dataset, desc=title, unit="sample"), count, seed)
+    samples = pick_samples(tqdm(dataset, desc=title, unit="sample", disable=None), count, seed)
     sheet = draw_contact_sheet(samples, f"{title}, {len(samples)} samples")
     save_sheet(sheet.image, out)
     print(f"wrote {out}: {len(samples)} samples of {title}")

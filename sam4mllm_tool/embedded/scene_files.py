@@ -37,7 +37,7 @@ def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_sc
     """
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
-        for number in tqdm(range(seed, seed + count), desc="scenes", unit="scene"):
+        for number in tqdm(range(seed, seed + count), desc="scenes", unit="scene", disable=None):
             scene = draw_scene(number, side)
             name = f"scene-{number:07d}.png"
             Image.fromarray(scene.image).save(folder / name)
