@@ -93,7 +93,10 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
     expression = f'"{_printable(segmentation.expression)}"'
     if count:
         lines = [f"{expression}: {count} object{'s' if count > 1 else ''} in {place}"]
-        lines += [f"  {number}: {_describe_object(each)}" for number, each in enumerate(segmentation.objects, start=1)]
+        lines += [
+            f"  {number}: {_name_part(each, segmentation)}{_describe_object(each)}"
+            for number, each in enumerate(segmentation.objects, start=1)
+        ]
     elif segmentation.abstained:
         lines = [f"{expression}: not sure enough to answer, nothing is segmented in {place}"]
     else:
@@ -105,6 +108,12 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
 def format_confidence(confidence: float | None) -> str:
     """Put a confidence in words, such as "confidence 93%"; None is unknown."""
     return "confidence unknown" if confidence is None else f"confidence {confidence:.0%}"
+
+
+def _name_part(segmented: SegmentedObject, segmentation: Segmentation) -> str:
+    """Return what an object was found by, where that is a part of the expression."""
+    is_part = segmented.expression not in (None, segmentation.expression)
+    return f'"{_printable(str(segmented.expression))}", ' if is_part else ""
 
 
 def _describe_object(segmented: SegmentedObject) -> str:

@@ -51,31 +51,32 @@ _Step: TypeAlias = Flow[tuple[InteractiveState, str]]
 """Comes to the next state and how the click was understood."""
 
 
-def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], size: Size) -> None:
+def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], size: Size, *, noun: str = "click") -> None:
     """Check new clicks against the image's size, against earlier clicks and against each other.
 
     Args:
         clicks: New clicks, in pixels.
         earlier: Clicks of earlier refinements.
         size: Of the image.
+        noun: What a message calls them, where they are no clicks.
 
     Raises:
         RefineError: A click lies outside the image, or two clicks give one place both labels.
     """
     for click in clicks:
-        _check_inside(click, size)
+        _check_inside(click, size, noun)
     for number, click in enumerate(clicks):
         if (other := _find_contradiction(click, earlier)) is not None:
             cure = "refine the result from before that click, or give forget_clicks=true to drop all earlier clicks"
-            raise RefineError(f"{_describe_contradiction(click, other, 'earlier ')}: {cure}")
+            raise RefineError(f"{_describe_contradiction(click, other, noun, 'earlier ')}: {cure}")
         if (other := _find_contradiction(click, clicks[:number])) is not None:
-            raise RefineError(f"{_describe_contradiction(click, other)}: leave one of them out")
+            raise RefineError(f"{_describe_contradiction(click, other, noun)}: leave one of them out")
 
 
-def _check_inside(click: PointPrompt, size: Size) -> None:
+def _check_inside(click: PointPrompt, size: Size, noun: str) -> None:
     if not (0 <= click.x <= size.width and 0 <= click.y <= size.height):
         raise RefineError(
-            f"the click ({click.x:g}, {click.y:g}) is outside the image of {size.width} x {size.height} pixels: "
+            f"the {noun} ({click.x:g}, {click.y:g}) is outside the image of {size.width} x {size.height} pixels: "
             f"x goes from 0 to {size.width}, y from 0 to {size.height}"
         )
 
@@ -89,9 +90,9 @@ def _find_contradiction(click: PointPrompt, others: Sequence[PointPrompt]) -> Po
     return None
 
 
-def _describe_contradiction(click: PointPrompt, other: PointPrompt, when: str = "") -> str:
+def _describe_contradiction(click: PointPrompt, other: PointPrompt, noun: str, when: str = "") -> str:
     return (
-        f"the clicks contradict one another: ({click.x:g}, {click.y:g}) is {_side(click)} the object and "
+        f"the {noun}s contradict one another: ({click.x:g}, {click.y:g}) is {_side(click)} the object and "
         f"{when}({other.x:g}, {other.y:g}) {_side(other)} it"
     )
 

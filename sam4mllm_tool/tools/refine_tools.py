@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.boxes import format_box
@@ -14,9 +14,20 @@ from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import restore_result
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
+from sam4mllm_tool.tools.dialogue_state import DialogueError
 from sam4mllm_tool.tools.dialogue_tools import clip_box
 from sam4mllm_tool.tools.events import boxes_event, points_event
-from sam4mllm_tool.tools.inputs import BoxField, ClicksField, ImageField, ResultField, ToolInput, to_box, to_point_prompts
+from sam4mllm_tool.tools.inputs import (
+    BoxField,
+    ClicksField,
+    ImageField,
+    ResultField,
+    ToolInput,
+    is_default_handle,
+    leave_out,
+    to_box,
+    to_point_prompts,
+)
 from sam4mllm_tool.tools.segment_tool import build_mask_output
 from sam4mllm_tool.types import Box, ObjectPrompt, SegmentedObject, Size
 
@@ -32,20 +43,19 @@ class RefineInput(ToolInput):
     """The arguments of `refine_segmentation`."""
 
     result: ResultField = "latest"
-    instruction: str | None = Field(
-        default=None,
-        description="What to change, in the user's words: 'no, the other one', 'also the left one', 'without the handle', "
-        "'bigger', 'the blue one', 'the one before'.",
-        examples=["no, the other one"],
+    instruction: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
+        description="The change in the user's words: 'no, the other one', 'also the left one', 'without the handle', 'bigger', "
+        "'the one before'.",
+        default_factory=leave_out,
     )
     clicks: Annotated[
         ClicksField,
         Field(
-            description="Points that are on the object (label 1) or not (label 0), in pixels; earlier ones still count.",
-            examples=[[{"x": 120, "y": 80, "label": 1}]],
+            description="Points in pixels, label 1 on the object, 0 off it; earlier clicks still count.",
+            default_factory=leave_out,
         ),
-    ] = None
-    forget_clicks: bool = Field(default=False, description="Whether clicks of earlier refinements no longer count.")
+    ]
+    forget_clicks: bool = Field(default=False, description="Drop the earlier clicks.")
 
 
 class RefineTool(Sam4MllmTool):
@@ -53,16 +63,16 @@ class RefineTool(Sam4MllmTool):
 
     name: str = "refine_segmentation"
     description: str = (
-        "Corrects an earlier result by an instruction ('no, the other one', 'also the left one', 'without the handle'), "
-        "or by clicks on the object and beside it, or by both. Returns a new result handle and says what was understood; the "
-        "earlier result stays and can be refined in another way."
+        "Corrects a result by an instruction, by clicks, or by both. Returns a new result handle and how the words were "
+        "understood; the earlier result stays as it was."
     )
     args_schema: type[BaseModel] = RefineInput
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Refine `result` by `instruction` and `clicks`."""
         artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
-        state, write_event = restore_result(artifact), self.get_event_writer(runtime)
+        state = restore_result(artifact)
+        write_event = self.get_event_writer(runtime, str(artifact["picture"]), state.expression)
         run = models.start_run(state.size)
 
         def build_output(refined: RefinementResult) -> ToolOutput:
@@ -87,7 +97,7 @@ class DescribeRegionInput(ToolInput):
     """The arguments of `describe_image_region`."""
 
     result: ResultField = "latest"
-    box: BoxField = None
+    box: BoxField
     image: ImageField = "latest"
 
 
@@ -96,14 +106,16 @@ class DescribeRegionTool(Sam4MllmTool):
 
     name: str = "describe_image_region"
     description: str = (
-        "Asks the vision model what is in a region, to check a result: give a result's handle to have each of its objects "
-        "described, or a box in pixels. For a result it also says how sure the model is that each object is the one asked for."
+        "Asks the vision model what is in a region: describes each object of a result, with the confidence that it is the one "
+        "asked for, to check it; or what is in a box."
     )
     args_schema: type[BaseModel] = DescribeRegionInput
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Describe the objects of `result`; or what is in `box` of `image`."""
         if (box := to_box(arguments.get("box"))) is not None:
+            if not is_default_handle(arguments.get("result")):
+                raise DialogueError("give a result or a box, not both: leave result out to describe what is in the box")
             image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
             run = models.start_run(Size(*image.size))
             flow = _describe_box(run, clip_box(box, run.size))
