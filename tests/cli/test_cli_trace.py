@@ -298,20 +298,3 @@ def test_a_list_of_one_trace_gives_the_mean_confidence(run: Run, tmp_path: Path)
     assert code == 0
     assert f" {sum(confidences) / len(confidences):.0%} " in out
     assert out.splitlines()[-1] == "1 trace"
-
-
-def test_an_export_says_what_it_passed_over_and_why(run: Run, tmp_path: Path) -> None:
-    trace = traced(scripted(BOX, SURE))
-    verdicts = {"old": Verdict(True), "new": Verdict(True), "wrong": Verdict(False), "open": Verdict()}
-    for name, verdict in verdicts.items():
-        save(replace(trace, verdict=verdict, began=f"2026-01-01 {name == 'new'}"), tmp_path / f"{name}.json")
-    files = [tmp_path / f"{name}.json" for name in verdicts]
-    code, out, err = run("trace", "export", *files, "--out", tmp_path / "out.jsonl")
-    assert (code, out) == (0, f"wrote {tmp_path / 'out.jsonl'}: 1 sample about 1 image, 3 passed over\n")
-    old, wrong, unjudged = sorted(
-        err.splitlines(), key=lambda line: ["old", "wrong", "open"].index(Path(line.split("'")[1]).stem)
-    )
-    assert all(line.startswith("passed over: ") for line in (old, wrong, unjudged))
-    assert "new.json' is a newer one about the same image and expression" in old
-    assert "it was rejected" in wrong
-    assert "it is not judged" in unjudged
