@@ -6,6 +6,7 @@
 Importing this package costs NumPy, Pillow and pydantic; models and LangChain are imported on first use.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,14 @@ from sam4mllm_tool.errors import (
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentation, SegmentedObject, Size
 
 if TYPE_CHECKING:
+    from sam4mllm_tool.agents import ImageMiddleware as ImageMiddleware
+    from sam4mllm_tool.agents import create_segmentation_agent as create_segmentation_agent
     from sam4mllm_tool.config import SegmentationConfig
     from sam4mllm_tool.images.export import overlay, write_outputs
     from sam4mllm_tool.images.load import ImagePolicy, load_image
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
+    from sam4mllm_tool.tools.image_store import ImageStore
 
 __version__ = "0.3.0"
 __all__ = [
@@ -34,6 +38,7 @@ __all__ = [
     "ExpressionError",
     "ImageError",
     "ImagePolicy",
+    "ImageStore",
     "MissingExtraError",
     "ObjectPrompt",
     "Point",
@@ -54,23 +59,34 @@ __all__ = [
 ]
 
 _LAZY = {
+    "ImageMiddleware": "agents",
     "ImagePolicy": "images.load",
+    "ImageStore": "tools.image_store",
     "Sam4Mllm": "pipeline.sam4mllm",
     "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",
     "SegmentationConfig": "config",
+    "create_segmentation_agent": "agents",
     "load_image": "images.load",
     "overlay": "images.export",
     "write_outputs": "images.export",
 }
-"""Names that are imported on first use, with their modules."""
+"""Names that are imported on first use, with their modules. Those of `agents` need an extra and so are not in `__all__`."""
+_OLD_NAMES = {"PictureMiddleware": "ImageMiddleware", "PictureStore": "ImageStore"}
+_PACKAGES = ("agents", "interactive", "pipeline", "reasoning", "tools")
+"""Packages that are attributes before anything has imported them."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
+    if name in _OLD_NAMES:
+        warnings.warn(f"{__name__}.{name} is now {__name__}.{_OLD_NAMES[name]}", DeprecationWarning, stacklevel=2)
+        return __getattr__(_OLD_NAMES[name])
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, *_PACKAGES})

@@ -19,6 +19,16 @@ from sam4mllm_tool.types import Size
 __all__ = ["SplitReport", "check_split"]
 
 
+_NOUNS = {
+    "samples": ("sample",),
+    "objects": ("object",),
+    "samples with no such object": ("sample with no such object", "samples with no such object"),
+    "conversations": ("conversation",),
+    "images": ("image",),
+}
+"""Singular, and plural where it doesn't end in s, by the key of the counts."""
+
+
 @dataclass
 class SplitReport:
     """The content of a split and its faults.
@@ -47,7 +57,7 @@ class SplitReport:
     def lines(self) -> Iterator[str]:
         """Yield the report's lines for people."""
         yield f"{self.split}: {self.place}"
-        yield "  " + ", ".join(_describe_count(count, what) for what, count in self.counts.items())
+        yield "  " + ", ".join(count_noun(count, *_NOUNS[what]) for what, count in self.counts.items())
         if self.published:
             yield f"  {self.published}"
         for line in self.problems.lines():
@@ -55,6 +65,8 @@ class SplitReport:
         if self.problems.first:
             yield f"  the first {len(self.problems.first)}:"
             yield from (f"    {example}" for example in self.problems.first)
+        if any(what not in LEFT_OUT_BY_CHOICE for _, what in self.problems.counts):
+            yield "  what to do: correct or remove these records, then check again; training and evaluation leave them out"
 
 
 def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
@@ -140,10 +152,4 @@ def _compare_with_published(report: SplitReport, dataset: Dataset) -> None:
     count = units()
     report.complete = count == published.count
     verdict = "as published" if report.complete else f"{published.count:,} are published"
-    report.published = f"{_describe_count(count, published.unit)}, {verdict}"
-
-
-def _describe_count(count: int, what: str) -> str:
-    """Count what begins with a plural, as in "samples with no such object"."""
-    plural, space, rest = what.partition(" ")
-    return count_noun(count, plural.removesuffix("s"), plural) + space + rest
+    report.published = f"{count_noun(count, published.unit.removesuffix('s'))}, {verdict}"

@@ -143,7 +143,8 @@ class Sam4MllmTool(BaseTool):
 
     Attributes:
         sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
-        method: How an expression is asked about, in tools that do so in one call.
+        method: How an expression is asked about, in tools that do so in one call. By default `adaptive`: an agent has to know
+            how sure a result is, which the paper's methods don't say.
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept.
         messages_key: Where an agent's state has its messages; by default "messages", or the only list of messages in it.
@@ -156,7 +157,7 @@ class Sam4MllmTool(BaseTool):
     handle_validation_error: Any = describe_faults
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
-    method: Method = "pqpp"
+    method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
     messages_key: str | None = None
@@ -278,12 +279,21 @@ class Sam4MllmTool(BaseTool):
         text, artifact = output
         return text, self._get_access(runtime).note_origin(artifact, image)
 
-    def get_event_writer(self, runtime: Any) -> EventWriter:
-        """Return a function that writes events to the agent's custom stream; outside an agent it does nothing."""
+    def get_event_writer(self, runtime: Any, image_id: str, expression: str) -> EventWriter:
+        """Return a function that writes events to the agent's custom stream; outside an agent it does nothing.
+
+        Each event says which call it belongs to: the tool, the call's id, the image's id, the expression.
+        """
+        source = {
+            "tool": self.name,
+            "tool_call_id": getattr(runtime, "tool_call_id", None),
+            "image": image_id,
+            "expression": expression,
+        }
         writer: Callable[[Any], None] | None = getattr(runtime, "stream_writer", None)
 
         def write(event: dict[str, Any]) -> None:
             if writer is not None:
-                writer({**event, "tool": self.name})
+                writer({**event, **source})
 
         return write

@@ -7,9 +7,10 @@ the dialogue before it stays as it was and can be continued again.
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from sam4mllm_tool.geometry.boxes import format_box
+from sam4mllm_tool.images.export import format_confidence
 from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.interactive.clicks import check_clicks
 from sam4mllm_tool.pipeline.requests import Flow
@@ -30,6 +31,8 @@ from sam4mllm_tool.tools.inputs import (
     ImageField,
     PointsField,
     ToolInput,
+    is_default_handle,
+    leave_out,
     to_box,
     to_point_prompts,
 )
@@ -50,7 +53,7 @@ _MAX_LISTED = 5
 class ProposeBoxesInput(ToolInput):
     """The arguments of `propose_boxes`."""
 
-    expression: str = Field(description="What to look for, in plain words, as in 'the mug behind the laptop'.")
+    expression: str = Field(description="What to look for, in plain words.")
     image: ImageField = "latest"
 
 
@@ -59,9 +62,8 @@ class ProposeBoxesTool(Sam4MllmTool):
 
     name: str = "propose_boxes"
     description: str = (
-        "First step of segmenting step by step: asks the vision model where an expression is in an image. Returns a "
-        "dialogue handle and the boxes in pixels with their confidence, or says that there is no such object. Next: "
-        "check_points to have points in the boxes checked, or segment_prompt for the masks."
+        "Step 1 of 3: asks the vision model where an expression is. Returns a dialogue handle and boxes in pixels with their "
+        "confidence, or that there is no such object. Next: check_points or segment_prompt."
     )
     args_schema: type[BaseModel] = ProposeBoxesInput
 
@@ -69,7 +71,7 @@ class ProposeBoxesTool(Sam4MllmTool):
         """Ask where `expression` is in `image`."""
         image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
         expression, run = validate_expression(arguments["expression"]), models.start_run(Size(*image.size))
-        write_event = self.get_event_writer(runtime)
+        write_event = self.get_event_writer(runtime, image_id, expression)
 
         def build_output(state: DialogueState) -> ToolOutput:
             return _describe_boxes(state, run, image_id)
@@ -82,18 +84,24 @@ def _propose_boxes(run: RunContext, expression: str, write_event: EventWriter) -
     dialogue = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     boxes = [prompt.box for prompt in dialogue.prompts]
     write_event(boxes_event(boxes))
-    confidences = (yield from run.verify_boxes(expression, boxes)) if boxes else []
+    answers = (yield from run.verify_boxes(expression, boxes)) if boxes else []
+    is_known = not run.transcript.warnings
+    confidences = [None if answer is None or not is_known else run.calibration.objects(answer) for answer in answers]
     return DialogueState(expression, run.size, dialogue.history[0].reply, tuple(confidences))
 
 
 def _describe_boxes(state: DialogueState, run: RunContext, image_id: str) -> ToolOutput:
     rows = list(zip(state.boxes(run), state.confidences, strict=True))
     boxes = [{"box": list(box), "confidence": confidence} for box, confidence in rows]
-    details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": run.transcript.notes}
-    artifact = build_dialogue_artifact(image_id, state.to_dict(), **details)
-    count = _format_count(len(rows), "box", "boxes") if rows else "there is no such object"
-    lines = [f"'{state.expression}': {count} in the image of {state.size.width} x {state.size.height} pixels"]
-    lines += [f"  box {n}: {format_box(box)}{_format_confidence(sure)}" for n, (box, sure) in enumerate(rows, start=1)]
+    transcript = run.transcript
+    none = None if rows or transcript.warnings else run.none_confidence(state.boxes_reply)
+    details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": transcript.notes, "confidence": none}
+    artifact = build_dialogue_artifact(image_id, state.to_dict(), warnings=transcript.warnings, **details)
+    place = f"in the image of {state.size.width} x {state.size.height} pixels"
+    count = f"{_format_count(len(rows), 'box', 'boxes')} {place}"
+    lines = [f"'{state.expression}': {count if rows else f'there is no such object {place}, {format_confidence(none)}'}"]
+    lines += [f"  box {n}: {format_box(box)}, {format_confidence(sure)}" for n, (box, sure) in enumerate(rows, start=1)]
+    lines += [f"  warning: {warning}" for warning in transcript.warnings]
     return "\n".join([*lines, f"dialogue {artifact['handle']} (image {image_id})"]), artifact
 
 
@@ -103,12 +111,12 @@ class CheckPointsInput(ToolInput):
     dialogue: DialogueField = "latest"
     points: Annotated[
         PointsField,
-        Field(description="Points to check, [[x, y], ...] in pixels of the image.", examples=[[[120, 80], [60, 200]]]),
-    ] = None
+        Field(description="Points to check, [[x, y], ...] in pixels.", default_factory=leave_out),
+    ]
     grid: Annotated[
         GridField,
-        Field(description="Instead of points: [columns, rows] of a grid in every box, up to 15 each.", examples=[[5, 5]]),
-    ] = None
+        Field(description="Instead of points: [columns, rows] of a grid in every box.", default_factory=leave_out),
+    ]
 
 
 class CheckPointsTool(Sam4MllmTool):
@@ -116,9 +124,8 @@ class CheckPointsTool(Sam4MllmTool):
 
     name: str = "check_points"
     description: str = (
-        "Second step of segmenting step by step: asks the vision model whether points in the proposed boxes are on the "
-        "object. Give points, or a grid; without either, a 5 x 5 grid. Returns a new dialogue handle and each point's number, "
-        "place, label and confidence. Next: segment_prompt, where points can be dropped by number or overruled."
+        "Step 2 of 3, repeatable: asks whether points in the boxes are on the object. Give points, or a grid; by default a "
+        "5 x 5 grid. Returns a new dialogue handle and each point's number, place, label and confidence."
     )
     args_schema: type[BaseModel] = CheckPointsInput
 
@@ -128,7 +135,8 @@ class CheckPointsTool(Sam4MllmTool):
         state = DialogueState.from_dict(artifact["state"])
         run = models.start_run(state.size)
         points = _select_points(_require_boxes(state, run), state.size, arguments.get("points"), arguments.get("grid"))
-        earlier_count, write_event = len(state.numbered_points(run)), self.get_event_writer(runtime)
+        earlier_count = len(state.numbered_points(run))
+        write_event = self.get_event_writer(runtime, str(artifact["picture"]), state.expression)
 
         def build_output(next_state: DialogueState) -> ToolOutput:
             new_points = next_state.numbered_points(run)[earlier_count:]
@@ -177,7 +185,7 @@ def _select_points(
         return [sampler(box) for box in boxes]
     if not points:
         raise DialogueError("no points to check: give [[x, y], ...] in pixels, or a grid such as [5, 5]")
-    check_clicks([PointPrompt(x, y, 1) for x, y in points], (), size)
+    check_clicks([PointPrompt(x, y, 1) for x, y in points], (), size, noun="point")
     points_by_box: list[list[Point]] = [[] for _ in boxes]
     for x, y in points:
         points_by_box[find_nearest_box(boxes, x, y)].append(Point(x, y))
@@ -198,16 +206,17 @@ class SegmentPromptInput(ToolInput):
     dialogue: DialogueField = "latest"
     drop: Annotated[
         list[int] | None,
-        Field(description="Numbers of checked points that are not to be used, as check_points listed them.", examples=[[3, 7]]),
-    ] = None
+        WithJsonSchema({"type": "array", "items": {"type": "integer"}}),
+        Field(description="Numbers of checked points not to use.", default_factory=leave_out),
+    ]
     points: Annotated[
         ClicksField,
         Field(
-            description="Points of your own; at the place of a checked one they overrule it. label 1: on the object, 0: not.",
-            examples=[[{"x": 120, "y": 80, "label": 1}]],
+            description="Your own points in pixels, label 1 on the object, 0 off it; they overrule checked ones there.",
+            default_factory=leave_out,
         ),
-    ] = None
-    box: BoxField = None
+    ]
+    box: BoxField
     image: ImageField = "latest"
 
 
@@ -216,35 +225,36 @@ class SegmentPromptTool(Sam4MllmTool):
 
     name: str = "segment_prompt"
     description: str = (
-        "Last step of segmenting step by step: gives the masks for the boxes and checked points of a dialogue. Points can be "
-        "dropped by number and points of your own added. Or give a box instead of a dialogue, to segment what is in it. "
-        "Returns a result handle and each mask's size and quality."
+        "Step 3 of 3: the masks for a dialogue's boxes and checked points, less the points dropped by number, plus your own. "
+        "Or, for a box instead of a dialogue, the mask of what is in it. Returns a result handle, each mask's size and score."
     )
     args_schema: type[BaseModel] = SegmentPromptInput
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Segment by `dialogue`, `drop` and `points`; or by `box`, `image` and `points`."""
-        write_event = self.get_event_writer(runtime)
         given = to_point_prompts(arguments.get("points"))
         drop: list[int] = arguments.get("drop") or []
         if (box := to_box(arguments.get("box"))) is not None:
+            if not is_default_handle(arguments.get("dialogue")):
+                raise DialogueError("give a dialogue or a box, not both: leave dialogue out to segment what is in the box")
             if drop:
                 raise DialogueError("a box has no checked points to drop: give a dialogue, or leave drop out")
             image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
             run, expression = models.start_run(Size(*image.size)), _BOX_ONLY
-            check_clicks(given, (), run.size)
+            check_clicks(given, (), run.size, noun="point")
             prompts = [ObjectPrompt(clip_box(box, run.size), tuple(given))]
         else:
             artifact, image = self.open_artifact(arguments.get("dialogue", "latest"), "dialogue", runtime)
             image_id, state = artifact["picture"], DialogueState.from_dict(artifact["state"])
             run, expression = models.start_run(state.size), state.expression
             prompts = _select_prompts(state, run, given, drop)
+        write_event = self.get_event_writer(runtime, image_id, expression)
 
         def segment() -> Flow[Segmentation]:
             return run.build_result(expression, (yield from run.segment_prompts(prompts)))
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            refinable = InteractiveState(expression, run.size, segmentation.objects, clicks=tuple(given))
+            refinable = InteractiveState.create(expression, run.size, segmentation.objects, clicks=given)
             return build_mask_output(image_id, segmentation, refinable, write_event)
 
         return ToolTask(image, segment(), run, build_output)
@@ -266,7 +276,7 @@ def _select_prompts(
 ) -> list[ObjectPrompt]:
     """Return the prompts: sure answers that are neither dropped nor overruled, and each given point in its box."""
     boxes = _require_boxes(state, run)
-    check_clicks(given, (), state.size)
+    check_clicks(given, (), state.size, noun="point")
     numbered = state.numbered_points(run)
     _validate_numbers(drop, len(numbered))
     points: list[list[PointPrompt]] = [[] for _ in boxes]
@@ -293,7 +303,3 @@ def _is_same_place(point: PointPrompt, other: PointPrompt, size: Size) -> bool:
 
 def _format_count(count: int, singular: str, plural: str) -> str:
     return f"{count} {singular if count == 1 else plural}"
-
-
-def _format_confidence(confidence: float | None) -> str:
-    return "" if confidence is None else f", confidence {confidence:.0%}"

@@ -1,8 +1,10 @@
 """What a tool reports while it works, in order: the boxes, the points, the mask. Each event is plain JSON.
 
-    {"event": "boxes", "tool": ..., "boxes": [[x1, y1, x2, y2], ...]}
-    {"event": "points", "tool": ..., "points": [{"x", "y", "label", "confidence"}, ...]}
-    {"event": "mask", "tool": ..., "handle": ..., "objects": [{"box", "score", "pixels", "mask"}, ...]}
+    {"event": "boxes", "boxes": [[x1, y1, x2, y2], ...]}
+    {"event": "points", "points": [{"x", "y", "label", "confidence"}, ...]}
+    {"event": "mask", "handle": ..., "objects": [{"box", "score", "pixels", "mask"}, ...]}
+
+Each also has "tool", "tool_call_id", "image" (the image's id) and "expression", which tell the events of parallel calls apart.
 
 `EventHook` reports boxes and points of a run; the tool reports the mask with its result. No LangChain is imported here.
 """

@@ -4,12 +4,14 @@ Small models write numbers as text, lists as JSON text and labels as words; what
 """
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from langchain_core.tools import InjectedToolArg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from sam4mllm_tool.interactive.compound_expression import MAX_PARTS
 from sam4mllm_tool.types import Box, PointPrompt
 
 __all__ = [
@@ -18,11 +20,14 @@ __all__ = [
     "Click",
     "ClicksField",
     "DialogueField",
+    "ExpressionsField",
     "GridField",
     "ImageField",
     "PointsField",
     "ResultField",
     "ToolInput",
+    "is_default_handle",
+    "leave_out",
     "to_box",
     "to_point_prompts",
 ]
@@ -84,10 +89,26 @@ def _parse_grid(value: Any) -> Any:
     return value * 2 if isinstance(value, list) and len(value) == 1 else value
 
 
+def _parse_expressions(value: Any) -> Any:
+    """Parse one expression, several separated by semicolons or lines, and a list of them, as a list."""
+    value = _parse_json(value)
+    if isinstance(value, str):
+        parts = [part.strip() for part in re.split(r"[;\n]", value)]
+        return [part for part in parts if part] or [value]
+    if isinstance(value, list) and value:
+        return value
+    raise ValueError("expected the expression as text")
+
+
 def _validate_handle(value: Any) -> Any:
     if isinstance(value, str | Mapping):
         return value
     raise ValueError("expected a handle, such as 'seg-0123456789abcdef', or 'latest'")
+
+
+def is_default_handle(value: Any) -> bool:
+    """Whether a handle is left to its default, "latest"."""
+    return value is None or (isinstance(value, str) and value.strip().strip("[]'\"` ").lower() in ("latest", ""))
 
 
 class ToolInput(BaseModel):
@@ -111,13 +132,13 @@ class ToolInput(BaseModel):
 
 
 class Click(BaseModel):
-    """A point with its label."""
+    """A point in pixels with its label: 1 on the object, 0 off it."""
 
     model_config = ConfigDict(allow_inf_nan=False, extra="ignore")
 
-    x: float = Field(description="Pixels from the left edge of the image.")
-    y: float = Field(description="Pixels from the top edge of the image.")
-    label: Annotated[Literal[0, 1], BeforeValidator(_parse_label)] = Field(description="1: on the object. 0: not on it.")
+    x: float
+    y: float
+    label: Annotated[Literal[0, 1], BeforeValidator(_parse_label)]
 
 
 def to_point_prompts(clicks: list[Click] | None) -> list[PointPrompt]:
@@ -130,29 +151,55 @@ def to_box(box: list[float] | None) -> Box | None:
     return None if box is None else Box(*box)
 
 
+def leave_out() -> None:
+    """Return None, the default of an argument that may be left out: as a factory it puts no "default": null in the schema."""
+
+
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+_CLICK = {
+    "type": "object",
+    "properties": {"x": {"type": "number"}, "y": {"type": "number"}, "label": {"type": "integer", "enum": [0, 1]}},
+    "required": ["x", "y", "label"],
+}
+_GRID = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 15}, "minItems": 2, "maxItems": 2}
+
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Pair = Annotated[Annotated[list[_Number], Field(min_length=2, max_length=2)], BeforeValidator(_parse_pair)]
 _Handle = Annotated[Any, BeforeValidator(_validate_handle), WithJsonSchema({"type": "string"})]
 
+ExpressionsField = Annotated[
+    Annotated[list[str], Field(max_length=MAX_PARTS)],
+    BeforeValidator(_parse_expressions),
+    WithJsonSchema({"type": "string"}),
+    Field(
+        description="What to segment, in plain words: 'the mug behind the laptop', 'all cups but not the red one'. Several: "
+        "separate them by semicolons."
+    ),
+]
 ImageField = Annotated[
     str,
-    Field(description="Which image: 'latest', or its id, name or number, as 'img-0123456789ab', 'cat.jpg' or 'image 2'."),
+    Field(description="'latest', or an image's id, name or number: 'img-0123456789ab', 'cat.jpg', 'image 2'."),
 ]
-DialogueField = Annotated[_Handle, Field(description="The handle that propose_boxes or check_points gave, or 'latest'.")]
-ResultField = Annotated[_Handle, Field(description="The handle of the result, as the tool gave it, or 'latest'.")]
+DialogueField = Annotated[_Handle, Field(description="Handle from propose_boxes or check_points, or 'latest'.")]
+ResultField = Annotated[_Handle, Field(description="Handle of a result, or 'latest'.")]
 BoxField = Annotated[
     Annotated[list[_Number], Field(min_length=4, max_length=4)] | None,
     BeforeValidator(_parse_box),
-    Field(
-        description="A box in pixels, [x1, y1, x2, y2], from its top left to its bottom right corner.",
-        examples=[[10, 20, 110, 220]],
-    ),
+    WithJsonSchema({**_NUMBERS, "minItems": 4, "maxItems": 4}),
+    Field(description="[x1, y1, x2, y2] in pixels.", default_factory=leave_out),
 ]
-PointsField = Annotated[Annotated[list[_Pair], Field(max_length=MAX_POINTS)] | None, BeforeValidator(_parse_list)]
+PointsField = Annotated[
+    Annotated[list[_Pair], Field(max_length=MAX_POINTS)] | None,
+    BeforeValidator(_parse_list),
+    WithJsonSchema({"type": "array", "items": {**_NUMBERS, "minItems": 2, "maxItems": 2}, "maxItems": MAX_POINTS}),
+]
 ClicksField = Annotated[
     Annotated[list[Annotated[Click, BeforeValidator(_parse_click)]], Field(max_length=MAX_POINTS)] | None,
     BeforeValidator(_parse_list),
+    WithJsonSchema({"type": "array", "items": _CLICK, "maxItems": MAX_POINTS}),
 ]
 GridField = Annotated[
-    Annotated[list[Annotated[int, Field(ge=1, le=15)]], Field(min_length=2, max_length=2)] | None, BeforeValidator(_parse_grid)
+    Annotated[list[Annotated[int, Field(ge=1, le=15)]], Field(min_length=2, max_length=2)] | None,
+    BeforeValidator(_parse_grid),
+    WithJsonSchema(_GRID),
 ]

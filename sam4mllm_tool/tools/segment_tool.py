@@ -6,71 +6,69 @@ checkpointer. The tool's policy decides what a model may open: by default images
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
-from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.interactive import InteractiveState
-from sam4mllm_tool.interactive.alternatives import resized_candidates
-from sam4mllm_tool.pipeline.methods import segment_expression
+from sam4mllm_tool.interactive import InteractiveState, list_choices, list_left_out, segment_compound
+from sam4mllm_tool.interactive.mask_sizes import resized_candidates
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.events import EventHook, EventWriter, mask_event
-from sam4mllm_tool.tools.inputs import ImageField, ToolInput
+from sam4mllm_tool.tools.inputs import ExpressionsField, ImageField, ToolInput
 from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
 
 __all__ = ["SegmentInput", "SegmentTool", "build_mask_output"]
 
-_PURPOSE = "Finds what an expression means in an image and returns how many objects there are, the box of each in pixels, and "
+_PURPOSE = (
+    "Finds what expressions mean in an image: how many objects there are, and of each its box in pixels, score (how good the "
+    "mask is, as the segmenter estimates, 0 to 1) and "
+)
 _AGREEMENT = (
-    "how far its mask agrees with the model's answers about points in that box, which is not how likely the box is right. "
-    "It also says when there is no such object. "
+    "agreement of its mask with the model's answers about points, which is not how likely the box is right. Says when there "
+    "is no such object. "
 )
 """What the paper's methods report of an object."""
 _PROBABILITY = (
-    "its confidence, the calibrated probability that it is the one meant. It also says when there is no such object, and how "
-    "likely that is right. "
+    "confidence (calibrated probability that it is the one meant). Says when there is no such object, and how likely that is "
+    "right. "
 )
 """What the method `adaptive` reports."""
-_MASKS = "The exact masks go to the program that called it."
-
-_MAX_REJECTED = 4
-"""Rejected boxes that the text lists."""
+_MASKS = "The masks go to the calling program."
 
 
 class SegmentInput(ToolInput):
     """The arguments of `segment_image`."""
 
-    expression: str = Field(
-        description="What to segment, in plain words, as in 'the mug behind the laptop' or 'all red shapes'."
-    )
+    expression: ExpressionsField
     image: ImageField = "latest"
 
 
 class SegmentTool(Sam4MllmTool):
-    """Segments what an expression means in an image. See `Sam4MllmTool` for its settings."""
+    """Segments what expressions mean in an image. See `Sam4MllmTool` for its settings."""
 
     name: str = "segment_image"
-    description: str = f"{_PURPOSE}{_AGREEMENT}{_MASKS}"
+    description: str = f"{_PURPOSE}{_PROBABILITY}{_MASKS}"
     args_schema: type[BaseModel] = SegmentInput
 
     def model_post_init(self, context: Any) -> None:
-        """Describe the confidence that the method gives, unless the caller gave a description."""
+        """Describe the number that the method gives, unless the caller gave a description."""
         super().model_post_init(context)
-        if self.method == "adaptive" and "description" not in self.model_fields_set:
-            self.description = f"{_PURPOSE}{_PROBABILITY}{_MASKS}"
+        if self.method != "adaptive" and "description" not in self.model_fields_set:
+            self.description = f"{_PURPOSE}{_AGREEMENT}{_MASKS}"
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Segment `expression` in `image`."""
         image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-        expression, write_event = arguments["expression"], self.get_event_writer(runtime)
+        expressions: list[str] = arguments["expression"]
+        expression = " and ".join(expressions)
+        write_event = self.get_event_writer(runtime, image_id, expression)
         run = models.start_run(Size(*image.size), expression, self.method)
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
             return build_mask_output(image_id, segmentation, InteractiveState.from_segmentation(segmentation), write_event)
 
-        flow = segment_expression(run, expression, self.method)
+        flow = segment_compound(run, expressions, self.method)
         return ToolTask(image, flow, run, build_output, hooks=(EventHook(write_event, run),))
 
 
@@ -99,10 +97,7 @@ def _list_alternatives(segmentation: Segmentation, refinable: InteractiveState) 
     for number, segmented in enumerate(segmentation.objects, start=1):
         if sizes := _format_sizes(segmented):
             lines.append(f"  other masks of object {number}: {sizes}; say 'bigger' or 'smaller' to have them")
-    if refinable.rejected:
-        listed = ", ".join(format_box(prompt.box) for prompt in refinable.rejected[-_MAX_REJECTED:])
-        lines.append(f"  left out: {listed}; say 'the one before' to have the last one back")
-    return lines
+    return [*lines, *(f"  {line}" for line in (*list_choices(refinable), *list_left_out(refinable)))]
 
 
 def _format_sizes(segmented: SegmentedObject) -> str:

@@ -32,10 +32,10 @@ class Sam4MllmToolkit(BaseToolkit):
 
     Attributes:
         sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
-        method: By default `adaptive`, unlike a single tool's: an agent has to know how sure a result is, which the paper's
-            methods don't say.
+        method: How an expression is asked about, as for a single tool.
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept: the store of its `ImageMiddleware`.
+        messages_key: Where an agent's state has its messages; by default "messages", or the only list of messages in it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -44,6 +44,7 @@ class Sam4MllmToolkit(BaseToolkit):
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
+    messages_key: str | None = None
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
 
@@ -63,6 +64,7 @@ class Sam4MllmToolkit(BaseToolkit):
             "method": self.method,
             "policy": self.policy,
             "image_store": self.image_store,
+            "messages_key": self.messages_key,
         }
         tools = [tool_class(**settings) for tool_class in _TOOLS]
         for tool in tools:

@@ -290,7 +290,7 @@ def test_a_black_mask_means_that_there_is_no_such_object(tmp_path: Path, capsys:
     write_triple(tmp_path / "in", filled(40, 30), "the cup")
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert converted(tmp_path / "mine")["the cup"].boxes == ()
-    assert "1 of them with no such object" in capsys.readouterr().out
+    assert "(1 with no such object)" in capsys.readouterr().out
 
 
 def test_the_mask_of_a_png_has_the_suffix_mask(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def test_a_valid_dataset_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     root = write_lines(tmp_path, line(), line(expression="the plate", objects=[]))
     assert run_data("check", "jsonl", root) == 0
     output = capsys.readouterr()
-    assert "train: " in output.out
+    assert "all: " in output.out
     assert "scenes.jsonl" in output.out
-    assert "2 samples, 1 object, 1 sample with no such object, 1 image" in output.out.replace("0 conversations, ", "")
+    assert "2 samples, 1 object, 1 sample with no such object, 0 conversations, 1 image\n" in output.out
     assert output.out.endswith("all is well\n")
     assert output.err == "", "a progress bar, and no terminal"
 
@@ -114,7 +114,7 @@ def test_samples_left_out_by_choice_are_counted_and_no_problem(
     ("words", "what"),
     [
         (["jsonl", "NOWHERE"], "NOWHERE"),
-        (["jsonl", "."], "neither train.jsonl nor scenes.jsonl"),
+        (["jsonl", "."], "no scenes.jsonl"),
         (["refcoco", "."], r"refs\(unc\)\.p"),
         (["ade20k", "."], "searched"),
         (["pascal", "."], "unknown dataset 'pascal'"),

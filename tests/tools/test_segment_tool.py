@@ -124,7 +124,8 @@ WRONG = {
     "an unreadable reply": (call(expression="gibberish"), "hmm"),
     "a model that fails": (call(expression="out of memory"), "ran out of memory"),
     "no expression": ({**call(), "args": {"image": IMAGE_URI}}, "expression: Field required"),
-    "an expression that is no text": (call(expression=["the ring"]), "expression: Input should be a valid string"),
+    "an expression that is no text": (call(expression=[3]), "expression.0: Input should be a valid string"),
+    "an expression that is a number": (call(expression=3), "expected the expression as text"),
 }
 
 

@@ -180,9 +180,10 @@ def test_the_description_says_what_the_methods_confidence_means() -> None:
     """`adaptive` asks whether the object is the one meant; the paper's methods only compare the mask with the points."""
     adaptive = Sam4MllmToolkit().get_tools()[0]
     assert "probability that it is the one meant" in adaptive.description
-    for paper in (SegmentTool(), Sam4MllmToolkit(method="pqpp").get_tools()[0]):
+    assert SegmentTool().description == adaptive.description, "a tool by itself has the toolkit's method"
+    for paper in (SegmentTool(method="pqpp"), Sam4MllmToolkit(method="pqpp").get_tools()[0]):
         assert "which is not how likely the box is right" in paper.description
-    assert SegmentTool(method="adaptive", description="my own").description == "my own"
+    assert SegmentTool(method="pqpp", description="my own").description == "my own"
     assert copy.deepcopy(adaptive).description == pickle.loads(pickle.dumps(adaptive)).description == adaptive.description
     none = use("segment_image", image=IMAGE_URI, expression="the dog")
     assert "there is no such object" in none.content
@@ -200,6 +201,92 @@ def test_the_schema_has_the_models_arguments_and_nothing_else(name: str) -> None
     handles = [fields[key] for key in ("dialogue", "result") if key in fields]
     assert all(field["type"] == "string" for field in handles)
     assert len(function["description"]) < 500
+
+
+def test_the_six_schemas_cost_at_most_1300_tokens_and_keep_their_constraints() -> None:
+    """Counted as a token per four characters of JSON, which is near what tokenizers of chat models make of it."""
+    functions = {name: convert_to_openai_tool(tool) for name, tool in TOOLS.items()}
+    assert len(json.dumps(list(functions.values()))) / 4 <= 1300
+    fields = {name: function["function"]["parameters"]["properties"] for name, function in functions.items()}
+    points, grid = fields["check_points"]["points"], fields["check_points"]["grid"]
+    assert (points["maxItems"], points["items"]["minItems"], points["items"]["maxItems"]) == (100, 2, 2)
+    assert (grid["items"], grid["minItems"], grid["maxItems"]) == ({"type": "integer", "minimum": 1, "maximum": 15}, 2, 2)
+    for clicks in (fields["segment_prompt"]["points"], fields["refine_segmentation"]["clicks"]):
+        assert clicks["maxItems"] == 100
+        assert clicks["items"]["required"] == ["x", "y", "label"]
+        assert clicks["items"]["properties"]["label"]["enum"] == [0, 1]
+    for box in (fields["segment_prompt"]["box"], fields["describe_image_region"]["box"]):
+        assert (box["items"], box["minItems"], box["maxItems"]) == ({"type": "number"}, 4, 4)
+    assert "score (how good the mask is" in functions["segment_image"]["function"]["description"]
+
+
+@pytest.mark.parametrize("null", [None, "null", "None"])
+def test_null_is_the_default_of_every_argument(null: Any) -> None:
+    runtime = in_agent(
+        ToolMessage("", artifact=dialogue(), tool_call_id="1"), ToolMessage("", artifact=result(), tool_call_id="2")
+    )
+    for name, arguments in ARGUMENTS.items():
+        given = {"expression": "the ring"} if "expression" in arguments else {}
+        more = {"instruction": "bigger"} if name == "refine_segmentation" else {}
+        plain = use(name, runtime, **given, **more)
+        nulls = use(name, runtime, **{**dict.fromkeys(arguments, null), **given, **more})
+        assert (nulls.status, nulls.content.partition("seg-")[0]) == (plain.status, plain.content.partition("seg-")[0])
+        assert plain.status == "success" or name == "refine_segmentation"
+
+
+FORGED = {"handle": "seg-0123456789abcdef", "kind": "dialogue", "picture": "img-0123456789ab", "state": {}}
+
+
+@pytest.mark.parametrize("other", [FORGED, "seg-0123456789abcdef"], ids=["an object", "a handle"])
+def test_a_dialogue_or_a_result_beside_a_box_is_refused(other: Any) -> None:
+    for name, argument in (("segment_prompt", "dialogue"), ("describe_image_region", "result")):
+        message = use(name, box=[10, 8, 50, 48], image=IMAGE_URI, **{argument: other})
+        assert message.status == "error"
+        assert f"give a {argument} or a box, not both" in message.content
+        assert use(name, box=[10, 8, 50, 48], image=IMAGE_URI, **{argument: "latest"}).status == "success"
+
+
+def test_a_point_is_called_a_point_and_a_click_a_click() -> None:
+    beside = [{"x": 900, "y": 10, "label": 1}]
+    twice = [{"x": 20, "y": 20, "label": 1}, {"x": 20, "y": 20, "label": 0}]
+    assert "the point (900, 10) is outside" in use("check_points", dialogue=dialogue(), points=[[900, 10]]).content
+    assert "the point (900, 10) is outside" in use("segment_prompt", dialogue=dialogue(), points=beside).content
+    assert "the points contradict" in use("segment_prompt", box=[1, 1, 50, 48], image=IMAGE_URI, points=twice).content
+    assert "the click (900, 10) is outside" in use("refine_segmentation", result=result(), clicks=beside).content
+
+
+@pytest.mark.parametrize(
+    "written",
+    [["the ring", "the dog"], '["the ring", "the dog"]', "the ring; the dog", "the ring\nthe dog", "the ring and the dog"],
+    ids=repr,
+)
+def test_several_expressions_are_segmented_in_one_call(written: Any) -> None:
+    message = use("segment_image", image=IMAGE_URI, expression=written)
+    assert [fields["expression"] for fields in message.artifact["objects"]] == ["the ring"]
+    assert message.artifact["expression"] == "the ring and the dog"
+    assert '"the ring", box' in message.content
+    assert "'the dog': there is no such object" in message.content
+
+
+def test_propose_boxes_says_how_sure_it_is_that_there_is_none() -> None:
+    def reply(_: Question) -> Reply:
+        return Reply("no such object", log_probability=-0.1)
+
+    tool = ProposeBoxesTool(sam4mllm=Sam4Mllm(ScriptedMLLM(reply), BoxSegmenter(), dialect=JOINT))
+    arguments = {"image": IMAGE_URI, "expression": "the dog"}
+    message = tool.invoke({"name": tool.name, "args": arguments, "id": "1", "type": "tool_call"})
+    assert "there is no such object in the image of 100 x 80 pixels, confidence 90%" in message.content
+    assert message.artifact["confidence"] == pytest.approx(0.905, abs=0.001)
+    assert "confidence unknown" in use("propose_boxes", **arguments).content
+
+
+def test_events_say_which_call_they_belong_to() -> None:
+    events: list[dict[str, Any]] = []
+    runtime = SimpleNamespace(state={"messages": []}, stream_writer=events.append, tool_call_id="call-7")
+    picture = use("segment_image", runtime, image=IMAGE_URI, expression="the ring").artifact["picture"]
+    assert [event["event"] for event in events] == ["boxes", "points", "mask"]
+    source = {"tool": "segment_image", "tool_call_id": "call-7", "image": picture, "expression": "the ring"}
+    assert all(event.items() >= source.items() for event in events)
 
 
 # Arguments as small models write them -----------------------------------------------------------------------------------
@@ -297,13 +384,13 @@ def test_a_region_is_described_and_a_result_verified_by_its_expression() -> None
     assert "no object to describe" in nothing.content
 
 
-def test_all_objects_can_be_left_out_and_the_last_brought_back() -> None:
+def test_all_objects_can_be_left_out_and_brought_back() -> None:
     rings = result("all rings")
     empty = use("refine_segmentation", result=rings, instruction="without all rings")
     assert '"all rings": nothing is left in the ' in empty.content
     assert "no such object" not in empty.content
     back = use("refine_segmentation", result=empty.artifact, instruction="the one before")
-    assert [segmented["box"] for segmented in back.artifact["objects"]] == [rings["objects"][-1]["box"]]
+    assert [segmented["box"] for segmented in back.artifact["objects"]] == [segmented["box"] for segmented in rings["objects"]]
 
 
 # State -------------------------------------------------------------------------------------------------------------------
