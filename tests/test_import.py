@@ -32,7 +32,7 @@ ALLOWED = {
     "pipeline": PIPELINE,
     "deprecation": set(),
     "interactive": PIPELINE,
-    "reasoning": PIPELINE | {"deprecation"},
+    "reasoning": PIPELINE | {"deprecation", "interactive"},  # of interactive only the words of references.py
     "looking": {"deprecation", "reasoning"},  # the old name of reasoning, for one release
     "data": MODEL_FREE | {"images", "protocol", "models"},
     "embedded": PIPELINE | {"data"},

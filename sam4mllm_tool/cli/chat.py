@@ -1,7 +1,6 @@
 """The command `sam4mllm chat`: connects models, chat graph, history and terminal. Imports what it needs when it runs."""
 
 import asyncio
-import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sam4mllm_tool.cli.chat_models import load_optional_chat_model, require_agents
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption, refuse_options
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
@@ -73,8 +73,9 @@ def chat(
         _check_history(history)
     else:
         refuse_options(ctx, ("thread",), "no effect without --history")
+    require_agents()
     with _show_progress("loading the models"):
-        model = _load_chat_model(chat_model)
+        model = load_optional_chat_model(chat_model)
 
         from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
@@ -139,18 +140,6 @@ def run_conversation(
             terminal.run()
         finally:
             runner.run(stack.aclose())
-
-
-def _load_chat_model(spec: str | None) -> "BaseChatModel | None":
-    """Load the chat model of a spec, or of the environment. Raises MissingExtraError, SpecError."""
-    try:
-        from sam4mllm_tool.agents.chat import load_chat_model
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("langchain", "langgraph"):
-            raise
-        raise MissingExtraError(str(error.name).partition(".")[0], "agents") from error
-    spec = os.environ.get("SAM4MLLM_CHAT_MODEL") if spec is None else spec
-    return load_chat_model(spec) if spec else None
 
 
 def _check_history(file: Path) -> None:

@@ -22,6 +22,8 @@ from sam4mllm_tool.cli.options import (
     SegmenterOption,
     complete_from,
     read_refine_crops,
+    refuse_options,
+    require_effect,
 )
 from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
@@ -38,7 +40,12 @@ EPILOG = (
 )
 
 
+_WITHOUT_MODELS = ("mllm", "segmenter", "dialect", "device", "method", "abstain", "refine_crops", "closer")
+_WITHOUT_DATASET = (*_WITHOUT_MODELS, "root", "protocol", "limit", "processes", "threads", "option")
+
+
 def evaluate(
+    ctx: typer.Context,
     dataset: Annotated[
         str | None,
         typer.Argument(
@@ -106,16 +113,22 @@ def evaluate(
     if compare:
         if dataset or predictions:
             raise DataError("--compare takes two results and neither a dataset nor predictions")
+        refuse_options(ctx, _WITHOUT_DATASET, "no effect with --compare, which only reads two results: leave it out")
         _compare(*compare, out, overwrite=overwrite)
         return
     if calibrate:
         if dataset or predictions or out is None:
             raise DataError("--calibrate takes a finished run and --out, the calibration.json to write")
+        refuse_options(ctx, _WITHOUT_DATASET, "no effect with --calibrate, which only reads a finished run: leave it out")
         _calibrate(calibrate, out, overwrite=overwrite)
         return
     if dataset is None or root is None or out is None:
         missing = [name for name, value in (("DATASET", dataset), ("--root", root), ("--out", out)) if value is None]
         raise DataError(f"an evaluation needs {', '.join(missing)}; or --compare A B; see sam4mllm evaluate --help")
+    if predictions:
+        refuse_options(ctx, _WITHOUT_MODELS, "no effect with --predictions, which takes the place of models: leave it out")
+    else:
+        require_effect(ctx, method)
 
     from sam4mllm_tool.data.splits import read_options
     from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec

@@ -21,6 +21,7 @@ from sam4mllm_tool.cli.doctor import doctor
 from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
+from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
@@ -30,7 +31,7 @@ from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -52,6 +53,7 @@ class _RootGroup(CommandGroup):
 app = typer.Typer(cls=_RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
 _SEGMENT, _TUNE, _INSPECT = "Segment", "Prepare data and tune models", "Measure and inspect"
 app.command(cls=Command, rich_help_panel=_SEGMENT)(segment)
+app.command(cls=Command, rich_help_panel=_SEGMENT)(reason)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
 app.add_typer(data_app, name="data", rich_help_panel=_TUNE)
 app.command(cls=Command, rich_help_panel=_TUNE)(train)

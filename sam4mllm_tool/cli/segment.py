@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
     from sam4mllm_tool.types import Image
 
-__all__ = ["segment"]
+__all__ = ["require_replaceable_outputs", "segment"]
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _segment_one(
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
 
     out, trace = output.folder, output.trace
-    _require_replaceable(item.source, out, trace)
+    require_replaceable_outputs(item.source, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
     models = load()
@@ -206,7 +206,7 @@ def _segment_one(
     output.say_if_nothing_was_written()
 
 
-def _require_replaceable(image: str, out: Path | None, trace: Path | None) -> None:
+def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None) -> None:
     """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged."""
     from sam4mllm_tool.images.export import OUTPUT_NAMES
     from sam4mllm_tool.trace.files import require_replaceable

@@ -98,6 +98,14 @@ def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path
         (("imagenet", "--root", ".", "--out", "out"), "'imagenet'"),
         (("jsonl", "--root", ".", "--out", "out", "--option", "file"), "key=value"),
         (("jsonl", "--root", ".", "--out", "out", "--threads", "0"), "--threads"),
+        (("jsonl", "--root", ".", "--out", "out", "--abstain", "0.5"), "--abstain has no effect with --method pqpp; add"),
+        (("jsonl", "--root", ".", "--out", "out", "--no-refine-crops"), "--no-refine-crops has no effect with --method pqpp"),
+        (
+            ("jsonl", "--root", ".", "--out", "out", "--predictions", "p", "--method", "box"),
+            "--method has no effect with --pred",
+        ),
+        (("--compare", "a", "b", "--mllm", "embedded"), "--mllm has no effect with --compare"),
+        (("--calibrate", "run", "--out", "out", "--limit", "3"), "--limit has no effect with --calibrate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
