@@ -9,7 +9,17 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "set_default_permissions", "write_bytes", "write_json", "write_text"]
+from sam4mllm_tool.errors import DataError
+
+__all__ = [
+    "atomic_path",
+    "file_sha256",
+    "require_new_file",
+    "set_default_permissions",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -57,6 +67,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = False) -> None:
     """Write `value` to `path` atomically, as indented JSON. Raises OSError; TypeError if `value` is not serialisable."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
+
+
+def require_new_file(path: Path, *, overwrite: bool) -> None:
+    """Raise DataError if `path` exists and must not be replaced."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise DataError(f"{path} exists already: choose another place, or replace it with --overwrite")
 
 
 def file_sha256(path: Path) -> str:

@@ -220,7 +220,7 @@ def test_segment_out_writes_the_mask_the_overlay_and_the_result(
     result = json.loads((out / "result.json").read_text())
     assert np.array_equal(np.any([rle.decode(o["mask"]) for o in result["objects"]], axis=0), np.asarray(mask) == 255)
     with Image.open(out / "overlay.png") as overlay:
-        assert overlay.size == (256, 256)
+        assert overlay.size == (512, 512), "a small image is enlarged"
 
 
 def test_segment_reports_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

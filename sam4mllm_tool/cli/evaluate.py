@@ -5,6 +5,7 @@ Imports what it needs when it runs.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +25,7 @@ from sam4mllm_tool.cli.options import (
     refuse_options,
     require_effect,
 )
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
 
 if TYPE_CHECKING:
@@ -104,19 +105,22 @@ def evaluate(
             metavar="RUN", help="Fit the confidences of a finished run of --method adaptive; --out is the file to write."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file that --compare or --calibrate writes.")
+    ] = False,
 ) -> None:
     """Evaluate models on a dataset under a published protocol, with confidence intervals and a report; or compare two runs."""
     if compare:
         if dataset or predictions:
             raise DataError("--compare takes two results and neither a dataset nor predictions")
         refuse_options(ctx, _WITHOUT_DATASET, "no effect with --compare, which only reads two results: leave it out")
-        _compare(*compare, out)
+        _compare(*compare, out, overwrite=overwrite)
         return
     if calibrate:
         if dataset or predictions or out is None:
             raise DataError("--calibrate takes a finished run and --out, the calibration.json to write")
         refuse_options(ctx, _WITHOUT_DATASET, "no effect with --calibrate, which only reads a finished run: leave it out")
-        _calibrate(calibrate, out)
+        _calibrate(calibrate, out, overwrite=overwrite)
         return
     if dataset is None or root is None or out is None:
         missing = [name for name, value in (("DATASET", dataset), ("--root", root), ("--out", out)) if value is None]
@@ -150,6 +154,8 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
     from sam4mllm_tool.evaluation import evaluate as run_evaluation
 
     metrics = run_evaluation(config, out, processes=processes)
+    for warning in metrics["warnings"]:
+        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
     print("\n".join([*_metric_lines(metrics), *_timing_lines(out)]))
     print(f"wrote {out / 'report.html'}")
 
@@ -157,9 +163,8 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:
     from sam4mllm_tool.evaluation.report import format_figure, format_heading
 
-    lines = [
-        f"{format_heading(metrics['order'])}: {metrics['samples']:,} samples, protocol {metrics['protocol']}, % [95 % interval]"
-    ]
+    heading, samples = format_heading(metrics["order"]), count_noun(metrics["samples"], "sample")
+    lines = [f"{heading}: {samples}, protocol {metrics['protocol']}, % [95 % interval]"]
     lines += [f"  {name:26}{format_figure(name, metrics)}" for name in metrics["intervals"]]
     if count := metrics["misses"]["count"]:
         first = " ".join(metrics["misses"]["first"][0].split())
@@ -178,19 +183,21 @@ def _timing_lines(out: Path) -> list[str]:
     return [f"  seconds per sample        {timings['all']['mean']:.3g} ({', '.join(steps)})"] if steps else []
 
 
-def _compare(first: Path, second: Path, out: Path | None) -> None:
-    from sam4mllm_tool.atomic_io import write_json
+def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) -> None:
+    from sam4mllm_tool.atomic_io import require_new_file, write_json
     from sam4mllm_tool.evaluation.comparison import compare
 
+    path = None if out is None else out / "compare.json"
+    if path is not None:
+        require_new_file(path, overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
-    if out is not None:
+    if path is not None:
         differences = {
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
         }
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / "compare.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
         print(f"wrote {path}")
@@ -202,7 +209,7 @@ def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> li
     lines = [
         f"A {first}: {format_heading(comparison.orders[0])}",
         f"B {second}: {format_heading(comparison.orders[1])}",
-        f"{comparison.samples:,} samples, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
+        f"{count_noun(comparison.samples, 'sample')}, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
         f"  {'':26}{'A':>8}{'B':>8}   B - A [95 % interval]      p",
     ]
     for name, figure in comparison.differences.items():
@@ -213,15 +220,19 @@ def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> li
     return lines
 
 
-def _calibrate(run: Path, out: Path) -> None:
-    from sam4mllm_tool.atomic_io import write_json
+def _calibrate(run: Path, out: Path, *, overwrite: bool) -> None:
+    from sam4mllm_tool.atomic_io import require_new_file, write_json
     from sam4mllm_tool.evaluation.calibration_fit import fit_calibration
 
     if out.is_dir():
         raise DataError(f"{out} is a folder: --out is the calibration.json to write")
+    require_new_file(out, overwrite=overwrite)
     fit = fit_calibration(run)
     write_json(out, json.loads(fit.calibration.to_json()))
     for answer, (count, before, after) in fit.errors.items():
-        errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"
-        print(f"{answer}: {count:,} answers, {errors}, on these very answers")
+        if answer not in fit.not_fitted:
+            errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"
+            print(f"{answer}: {count_noun(count, 'answer')}, {errors}, on these very answers")
+    for answer, shortage in fit.not_fitted.items():
+        print(f"{answer}: not fitted, the run's own scaling is kept: {shortage}")
     print(f"wrote {out}; put it beside the adapter's weights as calibration.json")

@@ -85,7 +85,7 @@ class Sam4Mllm:
             mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
-                else `plain`.
+                else that of the model's family, else `plain`.
             device: Such as `cuda:0` or `cpu`; by default the first CUDA device, else the CPU.
             dtype: `float32`, `bfloat16` or `float16`; by default the device's best.
             calibration: By default the calibration.json beside the adapter or the model, else none.
@@ -100,10 +100,11 @@ class Sam4Mllm:
         mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
         segmenter = (os.environ.get("SAM4MLLM_SEGMENTER") or "embedded") if segmenter is None else segmenter
         dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+        loaded_mllm = load_mllm(mllm, device=device, dtype=dtype)
         return cls(
-            load_mllm(mllm, device=device, dtype=dtype),
+            loaded_mllm,
             load_segmenter(segmenter, device=device, dtype=dtype),
-            dialect=dialect,
+            dialect=dialect.for_model(getattr(loaded_mllm, "resizing", None)),
             calibration=find_calibration(mllm) if calibration is None else calibration,
             config=config,
         )
