@@ -60,7 +60,7 @@ class ReasonTool(Sam4MllmTool):
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Search for `expression` in `image`."""
         image_id, image = self.open_image(arguments.get("image", "latest"), runtime)
-        expression: str = arguments["expression"]
+        expression = arguments["expression"]
         write_event = self.get_event_writer(runtime, image_id, expression)
         run = models.start_run(Size(*image.size), expression)
         meter, rephraser = Meter(self.budget), self._create_rephraser()

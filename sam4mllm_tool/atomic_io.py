@@ -1,5 +1,6 @@
 """Write files atomically: write a temporary file beside the target, then rename it, so that no reader finds half a file."""
 
+import errno
 import hashlib
 import json
 import os
@@ -30,8 +31,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     from which some libraries infer the format. The file gets the permissions of an ordinary new file.
 
     Raises:
-        OSError: The folder is not writable.
+        OSError: The folder is not writable, or the target is a folder, a device or a pipe, which a rename would replace.
     """
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file", str(target))
     descriptor, name = mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
     os.close(descriptor)
     part = Path(name)

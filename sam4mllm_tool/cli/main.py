@@ -26,7 +26,8 @@ from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
-from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError, remove_errno
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError, quote_text
+from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
@@ -96,8 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, describe_usage_error(error))
     except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
+    except (FileExistsError, NotADirectoryError) as error:  # of a path that should be, or lie in, a folder
+        return _fail(
+            2, f"sam4mllm: {quote_text(str(error.filename))} is a file, not a folder" if error.filename else str(error)
+        )
     except (Sam4MllmError, OSError) as error:
-        return _fail(1 if isinstance(error, ReplyError | BackendError) else 2, f"sam4mllm: {error}")
+        return _fail(1 if isinstance(error, ReplyError | BackendError | EmptyMaskError) else 2, f"sam4mllm: {error}")
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:

@@ -184,7 +184,7 @@ def _write_lines(out: Path, images: Iterator[ImageSamples], settings: dict[str, 
         lines.truncate(complete_bytes)
         remaining = islice(images, tally.images, None)
         results = build_images(remaining, out, recipe, processes)
-        for built in tqdm(results, initial=tally.images, desc="conversations", unit="image"):
+        for built in tqdm(results, initial=tally.images, desc="conversations", unit="image", disable=None):
             lines.writelines(line + "\n" for line in built.lines)
             tally.add(built)
             if tally.images % _SAVE_INTERVAL == 0:

@@ -107,7 +107,7 @@ def write_records(
         path.parent.mkdir(parents=True, exist_ok=True)
         # Bytes of a file name that are not UTF-8 are kept as escapes, which JSON reads back.
         with atomic_path(path) as part, part.open("w", encoding="utf-8", errors="backslashreplace") as lines:
-            for record in tqdm(_validate(records, problems), desc="converting", unit="expression"):
+            for record in tqdm(_validate(records, problems), desc="converting", unit="expression", disable=None):
                 lines.write(json.dumps(_line(record, namer.name(record.image)), ensure_ascii=False) + "\n")
                 summary.add(record)
             if not summary.expressions:

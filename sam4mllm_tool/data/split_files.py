@@ -91,7 +91,7 @@ def _find_undivided(source: Path) -> Path:
 def _read_images(path: Path, problems: Problems) -> Iterator[tuple[int, str]]:
     """Yield the number of each usable line, from 0, and the hash of its image."""
     with path.open("rb") as lines:
-        for number, line in enumerate(tqdm(lines, desc="images", unit="line", mininterval=2)):
+        for number, line in enumerate(tqdm(lines, desc="images", unit="line", disable=None, mininterval=2)):
             if not line.strip():
                 continue
             try:

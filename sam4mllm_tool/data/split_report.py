@@ -85,7 +85,7 @@ def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
     checked_regions: tuple[int, ...] = ()
     counts = report.counts
     counts.update({"samples": 0})
-    for sample in tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample"):
+    for sample in tqdm(dataset, desc=f"{dataset.name} {dataset.split}", unit="sample", disable=None):
         counts["samples"] += 1
         counts["objects"] += len(sample.regions)
         counts["samples with no such object"] += not sample.regions and not sample.turns

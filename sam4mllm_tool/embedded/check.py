@@ -221,7 +221,7 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
 
 def measure_pair(models: Sam4Mllm, seeds: range) -> Figures:
     """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds."""
-    progress = tqdm((draw_scene(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5)
+    progress = tqdm((draw_scene(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5, disable=None)
     figures = measure_models(models, progress)
     return figures | {"segmenter": {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}}
 

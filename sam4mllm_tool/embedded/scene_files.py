@@ -42,7 +42,7 @@ def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_sc
         require_new_file(folder / name, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
-        for number, name in tqdm(names.items(), desc="scenes", unit="scene"):
+        for number, name in tqdm(names.items(), desc="scenes", unit="scene", disable=None):
             scene = draw_scene(number, side)
             Image.fromarray(scene.image).save(folder / name)
             for expression in sample_expressions(scene, per_scene, Random(f"files-{number}")):

@@ -7,7 +7,6 @@ report.html with pictures/, all computed from samples.jsonl, and timings.json, t
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -162,8 +161,7 @@ def _run(dataset: Dataset, config: EvaluationConfig, out: Path, total: int, *, p
     with (out / _PART_FILE).open("a+b") as file:
         done, first = _resume(file, images)
         if first:
-            interval = 1 if sys.stderr.isatty() else 10
-            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=interval)
+            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=1, disable=None)
             predicted = predict_records(chain([first], images), config, processes=processes, models=models)
             for records in _write_records(file, predicted, config):
                 bar.update(len(records))

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.atomic_io import atomic_path, write_bytes
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.draw import overlay
@@ -147,7 +147,7 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
     place = f"the image of {size.width} x {size.height} pixels"
     expression = f'"{_printable(segmentation.expression)}"'
     if count:
-        lines = [f"{expression}: {count} object{'s' if count > 1 else ''} in {place}"]
+        lines = [f"{expression}: {count_noun(count, 'object')} in {place}"]
         lines += [
             f"  {number}: {_name_part(each, segmentation)}{_describe_object(each)}"
             for number, each in enumerate(segmentation.objects, start=1)

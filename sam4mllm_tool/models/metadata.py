@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sam4mllm_tool.errors import SpecError, suggest_name
+from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.text import suggest_name
 
 __all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
 

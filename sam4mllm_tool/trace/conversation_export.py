@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sam4mllm_tool.errors import ExpressionError, quote_text
+from sam4mllm_tool.errors import ExpressionError, count_noun, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
@@ -29,14 +29,19 @@ class ExportReport:
     Args:
         written: Number of lines.
         pictures: Number of image files.
-        passed_over: Number of traces that were not accepted, or are older than another about the same image and expression.
+        skipped: Which traces were passed over, and why: not accepted, or older than another of the same image and expression.
         faults: Why other traces can't be used.
     """
 
     written: int = 0
     pictures: int = 0
-    passed_over: int = 0
+    skipped: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def passed_over(self) -> int:
+        """Number of traces that were passed over."""
+        return len(self.skipped)
 
 
 def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, unjudged: bool = False) -> ExportReport:
@@ -51,26 +56,36 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         unjudged: Whether to export also traces that nobody has judged.
 
     Raises:
-        TraceError: No trace is left, in which case nothing is written, or the files can't be written.
+        TraceError: No trace is left, in which case nothing is written, or the files can't be written, or `out` holds something
+            else than exported traces.
     """
+    _require_own_file(Path(out))
     report, latest = ExportReport(), dict[tuple[str, str], tuple[Trace, dict[str, Any]]]()
     for path in map(Path, paths):
         try:
             trace = load(path)
             if trace.verdict.accepted is False or (trace.verdict.accepted is None and not unjudged):
-                report.passed_over += 1
+                reason = "rejected" if trace.verdict.accepted is False else "not judged"
+                report.skipped.append(f"{quote_text(str(path))}: {reason}")
                 continue
             line = sample_line(trace, path)
         except TraceError as error:
             report.faults.append(str(error))
             continue
         key = (trace.image.sha256, line["expression"])
-        report.passed_over += key in latest
-        if key not in latest or latest[key][0].began <= trace.began:
+        before = latest.get(key)
+        if before is None or before[0].began <= trace.began:
             latest[key] = (trace, line)
+        if before is not None:
+            newer, older = (line, before[1]) if latest[key][1] is line else (before[1], line)
+            places = quote_text(older["trace"]), quote_text(newer["trace"])
+            report.skipped.append(f"{places[0]}: older than {places[1]}, about the same image and expression")
     if not latest:
-        reason = f"; {report.faults[0]}" if report.faults else ": accept some with 'sam4mllm trace accept FILE'"
-        raise TraceError(f"of {report.passed_over + len(report.faults)} traces none is accepted and usable{reason}")
+        advice = "accept some with 'sam4mllm trace accept FILE'"
+        reason = f"; {report.faults[0]}" if report.faults else f"; {report.skipped[0]}: {advice}" if report.skipped else ""
+        raise TraceError(
+            f"of {count_noun(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
+        )
     _write(Path(out), list(latest.values()), report)
     return report
 
@@ -116,6 +131,18 @@ def _read_masks(trace: Trace, place: str) -> tuple[RunLengthMask, ...]:
 
 def _image_name(trace: Trace) -> str:
     return f"{trace.image.sha256[:32]}.png"
+
+
+def _require_own_file(out: Path) -> None:
+    """Raise TraceError if the file holds something else than exported traces, which would be lost."""
+    try:
+        lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+        is_own = all("trace" in json.loads(line) for line in lines)
+    except (OSError, ValueError, TypeError):
+        is_own = False
+    if not is_own:
+        reason = "it is a folder; add a file name" if out.is_dir() else "it holds something else; choose another name"
+        raise TraceError(f"the training data can't be written to {quote_text(str(out))}: {reason}")
 
 
 def _write(out: Path, samples: list[tuple[Trace, dict[str, Any]]], report: ExportReport) -> None:

@@ -1,7 +1,6 @@
 """What a person sees of a training run: a progress bar, a file of metrics, and the real cIoU on held-out samples."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,8 +38,9 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero:
-            every = 1 if sys.stderr.isatty() else 30
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", mininterval=every)
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", unit="step", mininterval=1, disable=None
+            )
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self._bar is not None:

@@ -75,7 +75,9 @@ def _fill(database: sqlite3.Connection, conversations_dir: Path, builder: RowBui
         tuple[int, int], list[PlaceholderExpansion]
     ] = {}  # how many tokens an image takes depends on its size alone
     database.execute("CREATE TABLE rows (number INTEGER PRIMARY KEY, image TEXT, rendered TEXT, tokens INTEGER, body BLOB)")
-    for conversations in tqdm(read_conversations(conversations_dir), desc="tokenizing", unit="image", mininterval=2):
+    for conversations in tqdm(
+        read_conversations(conversations_dir), desc="tokenizing", unit="image", mininterval=2, disable=None
+    ):
         path = (conversations_dir / conversations.image).resolve()
         try:
             image = load_image(path)

@@ -303,6 +303,19 @@ def test_the_command_runs_as_a_module_and_ends_quietly_when_its_pipe_is_closed(t
     assert "Exception" not in stderr
 
 
+def test_ctrl_c_while_the_program_starts_ends_it_without_a_traceback() -> None:
+    program = (
+        "import sys, sam4mllm_tool.__main__ as main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'sam4mllm_tool.cli.main': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.exit(main.start())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
@@ -371,5 +384,5 @@ def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) 
 
 
 def test_data_scenes_names_a_folder_that_it_cannot_write(run: Run, image: Path) -> None:
-    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), str(image))
+    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), f"'{image}' is a file, not a folder")
     assert_refused(run("data", "scenes", "--out", image / "below", "--count", "1"), str(image))

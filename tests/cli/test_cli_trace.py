@@ -1,6 +1,8 @@
 """`sam4mllm segment --trace` and `sam4mllm trace` as a user types them."""
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.trace import TraceError, Verdict, load, recorded, save
-from tests.trace.traced import BOX, GREY, SEEDS, SURE, scene, scripted, traced
+from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -35,7 +37,7 @@ def test_a_segmentation_is_recorded_replayed_shown_accepted_and_exported(run: Ru
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert run("trace", "accept", file, "--comment", "fine")[:2] == (0, f"{file}: accepted\n")
     dataset = tmp_path / "mine.jsonl"
-    assert run("trace", "export", file, "--out", dataset)[:2] == (0, f"wrote {dataset}: 1 samples about 1 images\n")
+    assert run("trace", "export", file, "--out", dataset)[:2] == (0, f"wrote {dataset}: 1 sample about 1 image\n")
     assert run("data", "check", "jsonl", dataset)[0] == 0
     assert load(file).verdict.comment == "fine"
 
@@ -49,7 +51,7 @@ def test_a_trace_does_not_change_the_json_output(run: Run, tmp_path: Path) -> No
 
 
 def test_a_replay_describes_the_result(run: Run, recorded_trace: Path) -> None:
-    outcome = "the same result: 1 object, from 2 replies and 1 prompts, without any model\n"
+    outcome = "the same result: 1 object, from 2 replies and 1 prompt, without any model\n"
     assert run("trace", "replay", recorded_trace) == (0, outcome, "")
 
 
@@ -112,8 +114,48 @@ def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, re
     (tmp_path / "cut.json").write_text("{")
     code, printed, err = run("trace", "export", recorded_trace, tmp_path / "cut.json", "--unjudged", "--out", out)
     assert code == 1
-    assert printed.startswith(f"wrote {out}: 1 samples")
+    assert printed.startswith(f"wrote {out}: 1 sample about 1 image")
     assert err.startswith("left out: ")
+
+
+def test_a_page_replaces_only_a_page(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    before = recorded_trace.read_bytes()
+    for path, reason in ((recorded_trace, "is not a page, and would be lost"), (tmp_path, "it is a folder")):
+        code, _, err = run("trace", "show", recorded_trace, "--out", path)
+        assert code == 2
+        assert reason in err
+    assert recorded_trace.read_bytes() == before
+    for _ in range(2):
+        assert run("trace", "show", recorded_trace, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_an_export_says_what_it_passed_over_and_why(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    for name, verdict in (("good", Verdict(True)), ("older", Verdict(True)), ("bad", Verdict(False))):
+        trace = replace(load(recorded_trace), verdict=verdict)
+        save(replace(trace, began="1999-01-01T00:00:00") if name == "older" else trace, tmp_path / f"{name}.json")
+    good, older, bad = (tmp_path / f"{name}.json" for name in ("good", "older", "bad"))
+    code, out, err = run("trace", "export", older, good, bad, recorded_trace, "--out", tmp_path / "mine.jsonl")
+    assert (code, out) == (0, f"wrote {tmp_path / 'mine.jsonl'}: 1 sample about 1 image, 3 passed over\n")
+    assert err.splitlines() == [
+        f"passed over: '{older}': older than '{good}', about the same image and expression",
+        f"passed over: '{bad}': rejected",
+        f"passed over: '{recorded_trace}': not judged",
+    ]
+    code, _, err = run("trace", "export", recorded_trace, "--out", tmp_path / "none.jsonl")
+    assert code == 2
+    assert "cat.trace.json.gz': not judged: accept some with 'sam4mllm trace accept FILE'" in err
+
+
+def test_an_export_replaces_only_an_export(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.jsonl"
+    for _ in range(2):
+        assert run("trace", "export", recorded_trace, "--unjudged", "--out", out)[0] == 0
+    for content in (b'{"image": "a.png", "expression": "my own"}\n', b"\xff\n"):
+        out.write_bytes(content)
+        code, _, err = run("trace", "export", recorded_trace, "--unjudged", "--out", out)
+        assert code == 2
+        assert "it holds something else; choose another name" in err
+        assert out.read_bytes() == content
 
 
 # What --trace may replace -------------------------------------------------------------------------------------------
@@ -134,6 +176,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(["--trace", "notes.txt"], "not a complete trace, and would be lost", id="a foreign file"),
         pytest.param(["--trace", "cut.json"], "not a complete trace, and would be lost", id="half a trace"),
         pytest.param(["--trace", "sub"], "it is a folder; add a file name", id="a folder"),
+        pytest.param(["--trace", "/dev/null"], "it is not a regular file", id="a device"),
         pytest.param(["--trace", "photo.png/it.json"], "photo.png", id="below a file"),
         pytest.param(["--trace", "judged.json"], "holds a trace that was accepted", id="an accepted trace"),
         pytest.param(["--trace", "result.json", "--out", "."], "--out writes 'result.json' too", id="the result"),
@@ -183,3 +226,75 @@ def test_recording_replaces_a_trace_without_a_verdict_and_an_empty_file(recorded
         with recorded(scripted(BOX, SURE), path) as models:
             models.segment(GREY, "another cat")
         assert load(path).expression == "another cat"
+
+
+@pytest.mark.parametrize(
+    ("button", "expected", "said"),
+    [
+        ("accepted", Verdict(True), "accepted"),
+        ("rejected", Verdict(False), "rejected"),
+        ("none", Verdict(True, objects=()), "accepted, with what is right"),
+    ],
+)
+def test_a_verdict_of_the_pages_buttons_is_taken(
+    run: Run, recorded_trace: Path, tmp_path: Path, button: str, expected: Verdict, said: str
+) -> None:
+    run("trace", "show", recorded_trace, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    links = dict(re.findall(r'download="[0-9a-f]{12}\.(\w+)\.json" href="data:application/json;base64,([^"]+)"', page))
+    assert list(links) == ["accepted", "rejected", "none"]
+    downloaded = tmp_path / "downloaded.json"
+    downloaded.write_bytes(base64.b64decode(links[button]))
+    assert run("trace", "accept", recorded_trace, "--verdict", downloaded) == (0, f"{recorded_trace}: {said}\n", "")
+    assert load(recorded_trace).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is not JSON"),
+        (b"[]", "'format' is not 'sam4mllm verdict'"),
+        (b'{"format": "sam4mllm verdict", "accepted": 1, "none": false}', "'accepted' is 1"),
+        (b'{"format": "sam4mllm verdict", "accepted": true, "none": false, "seal": "x"}', "about another run"),
+    ],
+)
+def test_what_is_no_verdict_about_the_trace_is_refused(
+    run: Run, recorded_trace: Path, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "verdict.json").write_bytes(content)
+    code, out, err = run("trace", "accept", recorded_trace, "--verdict", tmp_path / "verdict.json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "verdict.json" in err
+    assert reason in err
+    assert load(recorded_trace).verdict == Verdict()
+    assert "exclude each other" in run("trace", "accept", recorded_trace, "--verdict", "x", "--reject")[2]
+
+
+def test_the_traces_of_a_folder_are_listed(run: Run, recorded_trace: Path) -> None:
+    folder = recorded_trace.parent
+    rejected = replace(traced(scripted(BOX, SURE), expression="a dog"), verdict=Verdict(False))
+    save(rejected, folder / "dog.trace.json")
+    (folder / "broken.trace.json").write_text("{")
+    (folder / "other.json").write_text("{}")
+    code, out, err = run("trace", "list", folder)
+    head, first, second, total = out.splitlines()
+    assert code == 1
+    assert "broken.trace.json" in err
+    assert err.count("\n") == 1
+    assert head.split() == ["verdict", "method", "objects", "confidence", "image", "file", "expression"]
+    size, sha = "100x80", rejected.image.sha256[:8]
+    assert first.split() == ["not", "judged", "pqpp", "1", "-", size, sha, str(recorded_trace), "a", "cat"]
+    assert second.split() == ["rejected", "pqpp", "1", "-", size, sha, str(folder / "dog.trace.json"), "a", "dog"]
+    assert total == "2 traces"
+    assert "there is no folder or file" in run("trace", "list", folder / "nowhere")[2]
+
+
+def test_a_list_of_one_trace_gives_the_mean_confidence(run: Run, tmp_path: Path) -> None:
+    image, expressions = scene(SEEDS[0])
+    trace = traced(embedded(), image, expressions[0], method="adaptive")
+    save(trace, tmp_path / "it.trace.json")
+    confidences = [segmented["confidence"] for segmented in (trace.result or {})["objects"]]
+    code, out, _ = run("trace", "list", tmp_path)
+    assert code == 0
+    assert f" {sum(confidences) / len(confidences):.0%} " in out
+    assert out.splitlines()[-1] == "1 trace"
