@@ -189,17 +189,18 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
     from sam4mllm_tool.evaluation.comparison import compare
     from sam4mllm_tool.evaluation.comparison_report import write_comparison_report
 
-    path = None if out is None else out / "compare.json"
-    if path is not None:
-        require_new_file(path, overwrite=overwrite)
+    if out is not None:
+        require_new_file(out / "compare.json", overwrite=overwrite)
+        require_new_file(out / "report.html", overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
-    if path is not None:
+    if out is not None:
+        path = out / "compare.json"
         differences = {
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
         write_comparison_report(out, comparison, first, second)
