@@ -19,12 +19,13 @@ from langchain_core.messages import AnyMessage, BaseMessage, HumanMessage, conve
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Command
 
-from sam4mllm_tool.agents.image_blocks import DATA_URI, FileId, SentImage, parse_block
 from sam4mllm_tool.agents.image_rendering import ImageRenderer, format_image_line, format_refusal
 from sam4mllm_tool.deprecation import deprecated_names, rename_arguments
 from sam4mllm_tool.errors import ImageError, Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore, list_image_ids
+from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, SentImage, parse_block
+from sam4mllm_tool.tools.image_references import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, IMAGE_STORE_KEY, list_image_ids
+from sam4mllm_tool.tools.image_store import ImageStore
 
 __all__ = ["ImageGraph", "ImageMiddleware"]
 
@@ -103,6 +104,7 @@ class ImageMiddleware(AgentMiddleware[Any, Any, Any]):
         noted = {
             IMAGE_IDS_KEY: [*list_image_ids([message]), *details],
             IMAGE_DETAILS_KEY: {**(earlier if isinstance(earlier, Mapping) else {}), **details},
+            IMAGE_STORE_KEY: self.store.key,
         }
         return message.model_copy(update={"content": new, "additional_kwargs": {**extra, **noted}})
 

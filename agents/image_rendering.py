@@ -15,11 +15,11 @@ from typing import Any
 
 from langchain_core.messages import AnyMessage, SystemMessage, ToolMessage
 
-from sam4mllm_tool.agents.image_blocks import clean_name, create_image_block
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.interactive.state import RefineError
 from sam4mllm_tool.tools.artifacts import validate_extent
+from sam4mllm_tool.tools.image_blocks import clean_name, create_image_block
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, ImageStore, list_image_ids
 from sam4mllm_tool.types import Image, Segmentation, Size
 

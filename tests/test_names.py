@@ -17,6 +17,7 @@ SHARED_STEMS = {
     "chat": "the agent, and the command that talks to it",
     "trace": "the command is named like the package that it shows",
     "pictures": "the old names of two modules, for one release",
+    "image_blocks": "the module of the tools, and its old place among the agents, for one release",
 }
 """File names that may stand in two packages, with the reason."""
 

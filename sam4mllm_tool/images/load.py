@@ -46,7 +46,7 @@ class ImagePolicy:
         max_pixels: Largest width x height.
         formats: Accepted formats, by Pillow's names.
         allow_paths: True for any file, False for none, or the folders that a file must lie in once symbolic links are
-            resolved; relative paths are then looked up in each of them.
+            resolved; a relative path is then looked up in each of them, and may also begin with the folder's name.
         allow_urls: Open http and https URLs at public addresses.
         allow_private_addresses: Also open URLs on this machine and its network, for a server of your own.
         url_seconds: Time limit for a whole download, in seconds.
@@ -184,7 +184,8 @@ def _read_file(path: Path, what: str, policy: ImagePolicy) -> bytes:
 
 def _resolve_inside(path: Path, roots: Sequence[Path]) -> Path:
     """Resolve the links of a path that must lie in one of `roots`. The error doesn't reveal whether a file outside exists."""
-    candidates = [(root / path).resolve() for root in roots]  # an absolute path replaces the root
+    places = [*roots, *(root.parent for root in roots), Path()]  # "scene.png" and "examples/scene.png" of the root "examples"
+    candidates = [(place / path).resolve() for place in places]  # an absolute path replaces the place
     allowed = [candidate for candidate in candidates if any(candidate.is_relative_to(root) for root in roots)]
     if not allowed:
         raise ImageError(f"the image {quote_text(str(path))} is not in a folder that images may be opened from")

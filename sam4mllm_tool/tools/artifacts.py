@@ -16,6 +16,7 @@ from sam4mllm_tool.types import Segmentation, Size
 
 __all__ = [
     "MAX_OBJECTS",
+    "ORIGIN_KEY",
     "Artifact",
     "HandleError",
     "Kind",
@@ -33,6 +34,8 @@ Artifact: TypeAlias = dict[str, Any]
 MAX_OBJECTS = 256
 """Objects of a result, or boxes of a dialogue, that a tool reads back."""
 
+ORIGIN_KEY = "origin"
+"""The key that says where the artifact's image came from: "message", or "opened" by a tool from a path, a URL or a data URI."""
 _MAKERS = {"dialogue": "propose_boxes", "result": "segment_image"}
 """The tool from which a conversation gets its first artifact of each kind."""
 _MAX_LISTED = 6

@@ -9,13 +9,13 @@ import asyncio
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
-from langchain_core.messages import ToolMessage
+from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
 from typing_extensions import deprecated
@@ -25,16 +25,11 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, RunContext, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
-from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, list_artifacts, validate_extent
+from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, validate_extent
 from sam4mllm_tool.tools.events import EventWriter
-from sam4mllm_tool.tools.image_store import (
-    LATEST,
-    ImageStore,
-    UnknownImageError,
-    find_image_id,
-    is_image_id,
-    list_image_ids,
-)
+from sam4mllm_tool.tools.image_access import ImageAccess
+from sam4mllm_tool.tools.image_references import LATEST
+from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import Image, Size
 
 __all__ = ["Sam4MllmTool", "SharedModels", "ToolOutput", "ToolTask", "get_messages"]
@@ -104,11 +99,26 @@ def describe_faults(error: ValidationError) -> str:
     return "; ".join(lines + [f"and {len(faults) - _MAX_FAULTS} more"] * (len(faults) > _MAX_FAULTS))
 
 
-def get_messages(runtime: Any) -> Sequence[Any]:
-    """Return the conversation so far from the state that an agent injects; empty outside an agent."""
+def get_messages(runtime: Any, key: str | None = None) -> Sequence[Any]:
+    """Return the conversation so far from the state that an agent injects; empty outside an agent.
+
+    Args:
+        runtime: What the agent injects.
+        key: Where the state has its messages. None: "messages", or else the only list of messages in it.
+    """
     state = getattr(runtime, "state", None)
-    messages = state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
+    fields = state if isinstance(state, Mapping) else vars(state) if hasattr(state, "__dict__") else {}
+    messages = fields.get(key or "messages")
+    if key is None and not isinstance(messages, list | tuple):
+        lists = [
+            value for value in fields.values() if isinstance(value, list | tuple) and value and all(map(_is_message, value))
+        ]
+        messages = lists[0] if len(lists) == 1 else ()
     return messages if isinstance(messages, list | tuple) else ()
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, BaseMessage) or (isinstance(value, Mapping) and "content" in value and "role" in value)
 
 
 @contextmanager
@@ -136,6 +146,7 @@ class Sam4MllmTool(BaseTool):
         method: How an expression is asked about, in tools that do so in one call.
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept.
+        messages_key: Where an agent's state has its messages; by default "messages", or the only list of messages in it.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -148,6 +159,7 @@ class Sam4MllmTool(BaseTool):
     method: Method = "pqpp"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
+    messages_key: str | None = None
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
 
@@ -208,7 +220,8 @@ class Sam4MllmTool(BaseTool):
         with _convert_errors():
             models = self._load_models()
             task = self.create_task(models, runtime, **arguments)
-            return task.build_output(models.run(task.image, task.flow, task.run, hooks=task.hooks))
+            output = task.build_output(models.run(task.image, task.flow, task.run, hooks=task.hooks))
+            return self._note_origin(output, runtime, arguments.get("image"))
 
     async def _arun(
         self,
@@ -220,34 +233,25 @@ class Sam4MllmTool(BaseTool):
             models = await asyncio.to_thread(self._load_models)  # takes seconds
             task = await asyncio.to_thread(self.create_task, models, runtime, **arguments)
             result = await models.arun(task.image, task.flow, task.run, hooks=task.hooks)
-            return await asyncio.to_thread(task.build_output, result)
+            output = await asyncio.to_thread(task.build_output, result)
+            return await asyncio.to_thread(self._note_origin, output, runtime, arguments.get("image"))
 
     def _load_models(self) -> Sam4Mllm:
         return self.sam4mllm or self._shared.get()
 
     # For the tools
 
-    def open_image(self, image: str, runtime: Any) -> tuple[str, Image]:
-        """Return the id and the pixels of the image that an argument means.
+    def open_image(self, image: str | None, runtime: Any) -> tuple[str, Image]:
+        """Return the id and the pixels of the image that an argument means (`ImageAccess.open`).
 
         Args:
-            image: An id or "latest"; also what the policy opens. In a conversation an id has to be one of its own: what else
-                the store holds belongs to other people.
+            image: What means an image of the conversation; also what the policy opens. None is "latest".
             runtime: What the agent injects; None outside an agent.
 
         Raises:
             Sam4MllmError: There is no such image, or it can't be opened.
         """
-        name = image.strip()
-        if name.lower() != LATEST and not is_image_id(name):
-            image_id = self.image_store.put(image, policy=self.policy)
-        elif runtime is not None:
-            image_id = _find_known_image(name, get_messages(runtime))
-        elif name.lower() == LATEST:
-            raise UnknownImageError("there is no conversation, so no latest image: give an image's id or a data URI")
-        else:
-            image_id = name
-        return image_id, self.image_store.get(image_id)
+        return self._get_access(runtime).open(LATEST if image is None else image)
 
     def open_artifact(self, handle: Any, kind: Kind, runtime: Any) -> tuple[Artifact, Image]:
         """Return the artifact that an argument means, and the image it is about.
@@ -260,10 +264,19 @@ class Sam4MllmTool(BaseTool):
         Raises:
             Sam4MllmError: There is no such artifact or image, or the artifact is of another size than the image.
         """
-        artifact = find_artifact(handle, kind, None if runtime is None else get_messages(runtime))
-        image = self.image_store.get(artifact["picture"])
+        access = self._get_access(runtime)
+        artifact = find_artifact(handle, kind, access.messages)
+        image = access.open_image_of(artifact)
         validate_extent(artifact, Size(*image.size))
         return artifact, image
+
+    def _get_access(self, runtime: Any) -> ImageAccess:
+        messages = None if runtime is None else get_messages(runtime, self.messages_key)
+        return ImageAccess(self.image_store, self.policy, messages)
+
+    def _note_origin(self, output: ToolOutput, runtime: Any, image: str | None) -> ToolOutput:
+        text, artifact = output
+        return text, self._get_access(runtime).note_origin(artifact, image)
 
     def get_event_writer(self, runtime: Any) -> EventWriter:
         """Return a function that writes events to the agent's custom stream; outside an agent it does nothing."""
@@ -274,13 +287,3 @@ class Sam4MllmTool(BaseTool):
                 writer({**event, "tool": self.name})
 
         return write
-
-
-def _find_known_image(image_id: str, messages: Sequence[Any]) -> str:
-    """Return the id of an image that a person sent or that a tool of this conversation opened."""
-    opened = [artifact["picture"] for artifact in list_artifacts(messages)]
-    if image_id in opened:
-        return image_id
-    if image_id.lower() == LATEST and opened and not list_image_ids(messages):
-        return str(opened[-1])
-    return find_image_id(image_id, messages)

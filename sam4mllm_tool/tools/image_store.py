@@ -1,17 +1,15 @@
 """The images of a conversation: kept outside its state and referred to by a short id of their content.
 
 A conversation is saved, sent and shown to models over and over, and an image in it would be too. So a message carries only ids
-(`additional_kwargs["sam4mllm_pictures"]`), and the pixels are in an `ImageStore`, in memory or in a folder. A store may serve
-many conversations: what each may open is decided by its own messages, in `find_image_id`, never by what the store holds.
+(image_references.py), and the pixels are in an `ImageStore`, in memory or in a folder. A store may serve many conversations.
 Nothing here imports LangChain; `sam4mllm_tool.agents.image_middleware` takes images out of an agent's messages.
 """
 
 import hashlib
 import os
-import re
+import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +19,15 @@ from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.deprecation import deprecated_names
 from sam4mllm_tool.errors import ImageError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.tools.image_references import (
+    IMAGE_DETAILS_KEY,
+    IMAGE_IDS_KEY,
+    LATEST,
+    UnknownImageError,
+    find_image_id,
+    is_image_id,
+    list_image_ids,
+)
 from sam4mllm_tool.types import Image
 
 __all__ = [
@@ -36,28 +43,13 @@ __all__ = [
     "list_image_ids",
 ]
 
-IMAGE_IDS_KEY = "sam4mllm_pictures"
-"""The key of a message's additional_kwargs that lists the ids of its images, in their order."""
-IMAGE_DETAILS_KEY = "sam4mllm_picture_facts"
-"""The key that holds their sizes and names, by id: {"width": 640, "height": 480, "name": "cat.jpg"}."""
-LATEST = "latest"
-"""What a model writes for the newest image."""
-
-_ID = re.compile(r"img-[0-9a-f]{12}")
 _OWN_FILES = ImagePolicy(max_bytes=2**31, max_pixels=2**28, formats=("PNG",))  # the limits were held when they came in
-_MAX_LISTED = 8
-"""Ids that an error lists."""
-
 OLD_NAMES = (
     "PictureStore ImageStore, LostPictureError MissingImageError, UnknownPictureError UnknownImageError, "
     "PICTURES_KEY IMAGE_IDS_KEY, FACTS_KEY IMAGE_DETAILS_KEY, find_picture find_image_id, is_picture_id is_image_id, "
     "known_pictures list_image_ids, picture_id compute_image_id"
 )
 __getattr__ = deprecated_names(__name__, __name__, OLD_NAMES)
-
-
-class UnknownImageError(Sam4MllmError, LookupError):
-    """An id that no message of this conversation carries, or "latest" where none carries any."""
 
 
 class MissingImageError(UnknownImageError):
@@ -77,59 +69,6 @@ def _compute_digest(image: Image) -> str:
     return hashlib.sha256(b"%d x %d\n" % image.size + image.tobytes()).hexdigest()
 
 
-def is_image_id(text: object) -> bool:
-    """Return whether a value has the exact form of an id, whether or not there is such an image."""
-    return isinstance(text, str) and _ID.fullmatch(text) is not None
-
-
-def list_image_ids(messages: Sequence[Any]) -> list[str]:
-    """Return the ids that the messages carry, each once, in the order of their last arrival: the last one is "latest".
-
-    Only a person's messages count, and only the ids that were put on them when their images were taken in: an id that is
-    merely written in a text gives no access.
-
-    Args:
-        messages: LangChain's messages or their dicts.
-    """
-    arrivals: dict[str, None] = {}
-    for message in messages:
-        for image_id in _get_carried_ids(message):
-            arrivals.pop(image_id, None)
-            arrivals[image_id] = None
-    return list(arrivals)
-
-
-def _get_carried_ids(message: Any) -> list[str]:
-    fields: Mapping[str, Any] = message if isinstance(message, Mapping) else getattr(message, "__dict__", {})
-    extra = fields.get("additional_kwargs")
-    if (fields.get("type") or fields.get("role")) not in ("human", "user") or not isinstance(extra, Mapping):
-        return []
-    ids = extra.get(IMAGE_IDS_KEY)
-    return [image_id for image_id in ids if is_image_id(image_id)] if isinstance(ids, list | tuple) else []
-
-
-def find_image_id(image: str, messages: Sequence[Any]) -> str:
-    """Return the id that `image` means in this conversation.
-
-    Args:
-        image: An id that the messages carry, or "latest" for the last of them.
-        messages: LangChain's messages or their dicts.
-
-    Raises:
-        UnknownImageError: `image` is anything else; the message lists the ids there are.
-    """
-    known = list_image_ids(messages)
-    name = image.strip().strip("[]'\"` ")
-    if name.lower() == LATEST and known:
-        return known[-1]
-    if name in known:
-        return name
-    if not known:
-        raise UnknownImageError("there is no image in this conversation yet; ask for one to be sent with the next message")
-    listed = ", ".join(known[-_MAX_LISTED:])
-    raise UnknownImageError(f"no image {quote_text(image)} in this conversation; its images are {listed} (latest: {known[-1]})")
-
-
 class ImageStore:
     """Images by id, as PNG without metadata, in memory or in a folder. Thread-safe.
 
@@ -146,6 +85,8 @@ class ImageStore:
             raise ValueError(f"expected max_bytes of at least 1, got {max_bytes}")
         self.folder = None if folder is None else Path(folder).absolute()
         self.max_bytes = max_bytes
+        self.key = secrets.token_hex(6) if self.folder is None else hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]
+        """Tells this store from others; stores with one folder have one key."""
         self._contents: OrderedDict[str, bytes] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from langchain_core.tools import InjectedToolArg
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from sam4mllm_tool.types import Box, PointPrompt
 
@@ -62,6 +62,7 @@ def _parse_click(value: Any) -> Any:
     return dict(zip(("x", "y", "label"), value, strict=False)) if isinstance(value, list) else value
 
 
+_NULLS = ("null", "none", "undefined")
 _LABELS = {"on": 1, "yes": 1, "positive": 1, "true": 1, "1": 1, "off": 0, "no": 0, "negative": 0, "false": 0, "0": 0}
 
 
@@ -96,6 +97,18 @@ class ToolInput(BaseModel):
 
     runtime: Annotated[Any, InjectedToolArg] = Field(default=None, exclude=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, arguments: Any) -> Any:
+        """Take null, in any spelling that models use, as an argument that was left out."""
+        if not isinstance(arguments, Mapping):
+            return arguments
+        return {
+            name: value
+            for name, value in arguments.items()
+            if value is not None and not (isinstance(value, str) and value.strip().lower() in _NULLS)
+        }
+
 
 class Click(BaseModel):
     """A point with its label."""
@@ -123,10 +136,7 @@ _Handle = Annotated[Any, BeforeValidator(_validate_handle), WithJsonSchema({"typ
 
 ImageField = Annotated[
     str,
-    Field(
-        description="The image: 'latest', or its id such as 'img-0123456789ab'; also a data URI, or a path or URL where this "
-        "tool is configured to open them."
-    ),
+    Field(description="Which image: 'latest', or its id, name or number, as 'img-0123456789ab', 'cat.jpg' or 'image 2'."),
 ]
 DialogueField = Annotated[_Handle, Field(description="The handle that propose_boxes or check_points gave, or 'latest'.")]
 ResultField = Annotated[_Handle, Field(description="The handle of the result, as the tool gave it, or 'latest'.")]

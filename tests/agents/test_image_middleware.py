@@ -22,7 +22,6 @@ from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.types import Command, interrupt
 from PIL import Image
 
-from sam4mllm_tool.agents.image_blocks import clean_name
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.agents.image_rendering import IMAGE_LINE, ImageRenderer
 from sam4mllm_tool.embedded.scenes import draw_scene
@@ -30,6 +29,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.images.load import ImagePolicy, load_image
 from sam4mllm_tool.tools import Sam4MllmToolkit
+from sam4mllm_tool.tools.image_blocks import clean_name
 from sam4mllm_tool.tools.image_store import (
     IMAGE_DETAILS_KEY,
     IMAGE_IDS_KEY,
@@ -289,7 +289,10 @@ def test_tools_open_the_latest_image_and_earlier_ones_by_id_only():
     answers = [message for message in state["messages"] if isinstance(message, ToolMessage)]
     assert [message.status for message in answers] == ["success", "success", "error", "error"]
     assert texts(answers)[:2] == [f"{B} is 256 x 256", f"{A} is 256 x 256"]
-    assert f"no image '{C}' in this conversation; its images are {A}, {B} (latest: {B})" in texts(answers)[2]
+    assert (
+        f"no image '{C}' in this conversation; its images are 1: {A}, 256 x 256; 2: {B}, 256 x 256 (latest)"
+        in texts(answers)[2]
+    )
     assert "no image '/etc/passwd'" in texts(answers)[3]
 
 

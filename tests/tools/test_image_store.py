@@ -259,7 +259,7 @@ def test_latest_is_the_last_image_and_an_id_is_itself():
 
 
 def test_the_error_for_an_unknown_image_lists_the_known_ones():
-    with pytest.raises(UnknownImageError, match=f"no image '{C}' in this conversation; its images are {A}, {B} .latest: {B}"):
+    with pytest.raises(UnknownImageError, match=f"no image '{C}' in this conversation; its images are 1: {A}; 2: {B} .latest."):
         find_image_id(C, [human(A, B)])
     with pytest.raises(UnknownImageError, match="there is no image in this conversation yet"):
         find_image_id("latest", [HumanMessage("hello")])

@@ -118,7 +118,7 @@ WRONG = {
     "an image with half a character": (call("data:image/png,\ud800"), "half a character"),
     "a path": (call("/etc/hostname"), "paths are turned off"),
     "a URL": (call("https://example.com/a.png"), "URLs are turned off"),
-    "an empty image": (call(""), "empty"),
+    "an empty image": (call(""), "no latest image"),
     "an empty expression": (call(expression=" "), "expression is empty"),
     "a long expression": (call(expression="x" * 10_000), "10,000 characters"),
     "an unreadable reply": (call(expression="gibberish"), "hmm"),

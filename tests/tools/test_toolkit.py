@@ -370,12 +370,12 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "an unknown image": (
         "propose_boxes",
         {"runtime": in_agent(HUMAN), "expression": "the ring", "image": "img-ffffffffffff"},
-        "its images are img-0123456789ab",
+        "its images are 1: img-0123456789ab",
     ),
     "an image of the store that is not of the conversation": (
         "propose_boxes",
         {"runtime": in_agent(HUMAN), "expression": "the ring", "image": result()["picture"]},
-        "its images are img-0123456789ab",
+        "its images are 1: img-0123456789ab",
     ),
     "an image that is gone": (
         "propose_boxes",
