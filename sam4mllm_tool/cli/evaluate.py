@@ -191,6 +191,7 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
 
     if out is not None:
         require_new_file(out / "compare.json", overwrite=overwrite)
+        require_new_file(out / "report.html", overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
     if out is not None:
@@ -199,7 +200,7 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
         write_comparison_report(out, comparison, first, second)
