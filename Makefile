@@ -8,7 +8,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) -m "not slow"
 
-.PHONY: demo docs test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: demo docs help-pages test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
@@ -45,6 +45,9 @@ test-newest: .venv-newest/tested  ## the tests on the newest versions of everyth
 
 test-oldest: .venv-oldest/tested  ## the tests on the oldest versions that pyproject.toml allows
 	$(subst python,.venv-oldest/bin/python,$(PYTEST_FAST)) $(PYTEST)
+
+help-pages: .venv/tested  ## write the help pages into docs/command_line.md
+	$(BIN)/python scripts/command_line_docs.py
 
 docs: .venv/docs  ## build the documentation into site/; a broken link or reference fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -11,14 +11,23 @@ from sam4mllm_tool.errors import MissingExtraError
 if TYPE_CHECKING:
     from sam4mllm_tool.agents.chat import build_chat_graph
     from sam4mllm_tool.agents.image_middleware import ImageGraph, ImageMiddleware
+    from sam4mllm_tool.agents.reason_tool import ReasonTool
     from sam4mllm_tool.agents.reasoning import build_reasoning_graph
     from sam4mllm_tool.agents.segmentation_agent import create_segmentation_agent
 
-__all__ = ["ImageGraph", "ImageMiddleware", "build_chat_graph", "build_reasoning_graph", "create_segmentation_agent"]
+__all__ = [
+    "ImageGraph",
+    "ImageMiddleware",
+    "ReasonTool",
+    "build_chat_graph",
+    "build_reasoning_graph",
+    "create_segmentation_agent",
+]
 
 _LAZY = {
     "ImageGraph": "image_middleware",
     "ImageMiddleware": "image_middleware",
+    "ReasonTool": "reason_tool",
     "build_chat_graph": "chat",
     "build_reasoning_graph": "reasoning",
     "create_segmentation_agent": "segmentation_agent",

@@ -45,7 +45,8 @@ _REQUEST = re.compile(
 _NOT_AN_OBJECT = re.compile(
     # pronouns
     r"(?:it|them|this|that|these|those|him|her|me|us|you|i|we|he|she|they|there|here|one|ones|all|some|more|another|"
-    r"nothing|anything|something|everything|everyone|everybody|somebody|someone|help|results?|"
+    r"nothing|anything|something|everything|everyone|everybody|somebody|someone|help|results?)(?: out)?"
+    r"|(?:"
     # words for the conversation, not for what is in an image
     r"(?:the|your|my|a|an|all|both|last|previous|these|those|this|that)(?: (?:last|previous|other|new|first))? "
     r"(?:results?|overlays?|masks?|outlines?|boxe?s?|points?|history|help|pictures?|images?|photos?|conversation|commands?|"

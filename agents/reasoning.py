@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NotRequired, TypedDict
 
@@ -134,8 +134,7 @@ class ReasoningNodes:
         self.models, self.clock, self.budget, self.policy = models, clock, budget, policy
         self.image_store = ImageStore() if image_store is None else image_store
         self.rephraser = None if chat_model is None else Rephraser(chat_model, config.wordings, clock)
-        steps = tuple(step for step in config.steps if step != "rephrase" or self.rephraser)
-        self.config = replace(config, steps=steps)
+        self.config = config if self.rephraser else config.without("rephrase")
 
     def build_graph(self) -> StateGraph[Any, Any, Any, Any]:
         """Connect the nodes: from each step to the next one, or to the choice of the answer."""
@@ -203,9 +202,7 @@ class ReasoningNodes:
 
     def _select_step(self, state: _State) -> str:
         meter, config = self._create_meter(state), self.config
-        reads_overlays = bool(self._load_models().dialect.ask_again_text) if config.overlay is None else config.overlay
-        if not reads_overlays:
-            config = config.without("verify")
+        config = config.for_models(self._load_models().dialect, rephrases=self.rephraser is not None)
         return select_step(_restore_attempts(state), state["done"], config, meter)
 
     def _create_meter(self, state: _State) -> Meter:

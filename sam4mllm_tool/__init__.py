@@ -24,6 +24,7 @@ from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Segmentat
 if TYPE_CHECKING:
     from sam4mllm_tool.agents import ImageMiddleware as ImageMiddleware
     from sam4mllm_tool.agents import create_segmentation_agent as create_segmentation_agent
+    from sam4mllm_tool.agents.reason_tool import ReasonTool
     from sam4mllm_tool.config import SegmentationConfig
     from sam4mllm_tool.images.export import overlay, write_outputs
     from sam4mllm_tool.images.load import ImagePolicy, load_image
@@ -43,6 +44,7 @@ __all__ = [
     "ObjectPrompt",
     "Point",
     "PointPrompt",
+    "ReasonTool",
     "ReplyError",
     "Sam4Mllm",
     "Sam4MllmError",
@@ -62,6 +64,7 @@ _LAZY = {
     "ImageMiddleware": "agents",
     "ImagePolicy": "images.load",
     "ImageStore": "tools.image_store",
+    "ReasonTool": "agents.reason_tool",
     "Sam4Mllm": "pipeline.sam4mllm",
     "Sam4MllmToolkit": "tools",
     "SegmentTool": "tools",

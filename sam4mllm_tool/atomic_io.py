@@ -1,5 +1,6 @@
 """Write files atomically: write a temporary file beside the target, then rename it, so that no reader finds half a file."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,17 @@ from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
-__all__ = ["atomic_path", "file_sha256", "set_default_permissions", "write_bytes", "write_json", "write_text"]
+from sam4mllm_tool.errors import DataError
+
+__all__ = [
+    "atomic_path",
+    "file_sha256",
+    "require_new_file",
+    "set_default_permissions",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
@@ -20,8 +31,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     from which some libraries infer the format. The file gets the permissions of an ordinary new file.
 
     Raises:
-        OSError: The folder is not writable.
+        OSError: The folder is not writable, or the target is a folder, a device or a pipe, which a rename would replace.
     """
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is not a regular file", str(target))
     descriptor, name = mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
     os.close(descriptor)
     part = Path(name)
@@ -57,6 +70,12 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any, *, ensure_ascii: bool = False) -> None:
     """Write `value` to `path` atomically, as indented JSON. Raises OSError; TypeError if `value` is not serialisable."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=ensure_ascii) + "\n")
+
+
+def require_new_file(path: Path, *, overwrite: bool) -> None:
+    """Raise DataError if `path` exists and must not be replaced."""
+    if not overwrite and (path.exists() or path.is_symlink()):
+        raise DataError(f"{path} exists already: choose another place, or replace it with --overwrite")
 
 
 def file_sha256(path: Path) -> str:

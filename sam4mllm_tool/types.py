@@ -283,6 +283,7 @@ class Usage:
         seconds: Seconds per backend, `mllm` and `segmenter`.
         tokens: None where the model doesn't report them.
         rounds: Number of calls of the MLLM, however many questions each call held.
+        dialect: The name of the dialect in which the MLLM was asked; empty in results of older versions.
     """
 
     mllm: str = ""
@@ -291,11 +292,13 @@ class Usage:
     seconds: Mapping[str, float] = field(default_factory=dict)
     tokens: Tokens | None = None
     rounds: int = 0
+    dialect: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         return {
             "models": {"mllm": self.mllm, "segmenter": self.segmenter},
+            "dialect": self.dialect,
             "questions": self.questions,
             "rounds": self.rounds,
             "tokens": None if self.tokens is None else {"read": self.tokens.read, "written": self.tokens.written},
@@ -310,7 +313,7 @@ class Usage:
             counts = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
             seconds = {str(backend): float(duration) for backend, duration in fields["seconds"].items()}
             names = str(models["mllm"]), str(models["segmenter"])
-            return cls(*names, int(fields["questions"]), seconds, counts, int(fields["rounds"]))
+            return cls(*names, int(fields["questions"]), seconds, counts, int(fields["rounds"]), str(fields.get("dialect", "")))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.agents.scripted_model import ScriptedChatModel, call
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -14,7 +16,8 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL), 1)
 ]
-"""Blocks marked `py` instead of `python` need what can't be had here, such as real weights."""
+"""Blocks marked `py` instead of `python` need what can't be had here: the weights of real models."""
+WITH_WEIGHTS = re.compile(r'Sam4Mllm\.load\("|facebook/sam|--mllm')
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -33,8 +36,19 @@ def test_readme_shows_python_and_langchain() -> None:
     assert len(readme.splitlines()) <= 120
 
 
+def create_chat_model() -> ScriptedChatModel:
+    """Return the `model` of documented code that begins with "your chat model": it calls one tool, and then answers."""
+    return ScriptedChatModel(answers=[call("segment_image", expression="all rings"), "There are two rings."])
+
+
 @pytest.mark.parametrize("block", BLOCKS)
 def test_documented_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    exec(compile(block, "a documented block", "exec"), {})
+    exec(compile(block, "a documented block", "exec"), {"model": create_chat_model()})
+
+
+def test_documented_code_is_left_unrun_only_where_it_needs_real_weights() -> None:
+    for page in PAGES:
+        for block in re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert WITH_WEIGHTS.search(block), f"{page.name}: mark the block as python, so that it runs:\n{block}"

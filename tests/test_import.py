@@ -13,13 +13,14 @@ import sam4mllm_tool
 PACKAGE = Path(sam4mllm_tool.__file__).parent
 AGENTS = PACKAGE.parent / "agents"
 HEAVY = ("torch", "transformers", "peft", "langchain_core", "huggingface_hub")
-SHARED = {"types", "errors", "optional_dependencies", "parallel", "atomic_io"}
+SHARED = {"types", "errors", "text", "optional_dependencies", "parallel", "atomic_io"}
 MODEL_FREE = SHARED | {"geometry"}
 PIPELINE = MODEL_FREE | {"config", "images", "protocol", "models", "pipeline"}
 SURFACES = PIPELINE | {"interactive", "reasoning", "trace", "data", "training", "evaluation", "embedded"}
 ALLOWED = {
     "types": {"errors", "geometry"},  # of geometry only the run-length code, see below
     "errors": {"types"},
+    "text": set(),
     "optional_dependencies": {"errors"},
     "parallel": {"errors"},
     "atomic_io": {"errors"},
@@ -31,7 +32,7 @@ ALLOWED = {
     "pipeline": PIPELINE,
     "deprecation": set(),
     "interactive": PIPELINE,
-    "reasoning": PIPELINE | {"deprecation"},
+    "reasoning": PIPELINE | {"deprecation", "interactive"},  # of interactive only the words of references.py
     "looking": {"deprecation", "reasoning"},  # the old name of reasoning, for one release
     "data": MODEL_FREE | {"images", "protocol", "models"},
     "embedded": PIPELINE | {"data"},

@@ -1,15 +1,17 @@
 """The command `sam4mllm chat`: connects models, chat graph, history and terminal. Imports what it needs when it runs."""
 
 import asyncio
-import os
 import sqlite3
-from contextlib import AsyncExitStack, closing
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, image_name, open_image
+from sam4mllm_tool.cli.chat_models import load_optional_chat_model, require_agents
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption, refuse_options
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
@@ -43,8 +45,13 @@ def chat(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the newest result.", show_default="IMAGE's name with -chat, beside it"),
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the results, in a folder per image.",
+            show_default="beside each image, in a folder of its name with -chat",
+        ),
     ] = None,
+    points: Annotated[bool, typer.Option("--points/--no-points", help="Draw the points into overlays.")] = True,
     history: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="SQLite file that keeps conversations; their images go to FILE.pictures."),
@@ -66,12 +73,26 @@ def chat(
         _check_history(history)
     else:
         refuse_options(ctx, ("thread",), "no effect without --history")
-    model = _load_chat_model(chat_model)
+    require_agents()
+    with _show_progress("loading the models"):
+        model = load_optional_chat_model(chat_model)
 
-    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
-    run_conversation(models, image, model=model, history=history, thread=thread, out=out, policy=policy)
+        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
+    run_conversation(models, image, model=model, history=history, thread=thread, out=out, policy=policy, points=points)
+
+
+@contextmanager
+def _show_progress(text: str) -> Iterator[None]:
+    """Show the text beside a spinner, in a terminal only."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{text} ..."):
+        yield
 
 
 def run_conversation(
@@ -83,6 +104,7 @@ def run_conversation(
     thread: str = "chat",
     out: Path | None = None,
     policy: ImagePolicy = CALLER_POLICY,
+    points: bool = True,
 ) -> None:
     """Run a conversation in this terminal, or through a pipe, until the user leaves it.
 
@@ -92,8 +114,9 @@ def run_conversation(
         model: Chat model for what is not a plain request.
         history: SQLite file that keeps the conversation; in memory by default.
         thread: Id of the conversation in the history.
-        out: Folder of the newest result; beside the image by default.
+        out: Folder of the results, in a folder per image; beside each image by default.
         policy: Which images may be opened.
+        points: Whether overlays show the points.
 
     Raises:
         Sam4MllmError: The conversation can't begin.
@@ -111,25 +134,12 @@ def run_conversation(
         stack = AsyncExitStack()
         try:
             graph = build_chat_graph(model or NoChatModel(), toolkit, runner.run(_open_history(stack, history)))
-            terminal = Terminal(
-                ChatThread(graph, store, thread, policy=policy), runner, ResultFiles(out or _result_folder(image))
-            )
+            conversation = ChatThread(graph, store, thread, policy=policy)
+            terminal = Terminal(conversation, runner, ResultFiles(out, points=points))
             terminal.begin(image)
             terminal.run()
         finally:
             runner.run(stack.aclose())
-
-
-def _load_chat_model(spec: str | None) -> "BaseChatModel | None":
-    """Load the chat model of a spec, or of the environment. Raises MissingExtraError, SpecError."""
-    try:
-        from sam4mllm_tool.agents.chat import load_chat_model
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("langchain", "langgraph"):
-            raise
-        raise MissingExtraError(str(error.name).partition(".")[0], "agents") from error
-    spec = os.environ.get("SAM4MLLM_CHAT_MODEL") if spec is None else spec
-    return load_chat_model(spec) if spec else None
 
 
 def _check_history(file: Path) -> None:
@@ -158,12 +168,3 @@ async def _open_history(stack: AsyncExitStack, file: Path | None) -> "BaseCheckp
         raise MissingExtraError("langgraph-checkpoint-sqlite", "agents") from error
     _check_history(file)  # otherwise aiosqlite's thread reports a file that can't be opened, in its own words
     return await stack.enter_async_context(AsyncSqliteSaver.from_conn_string(str(file)))
-
-
-def _result_folder(image: str | None) -> Path:
-    """Return a folder beside the image, or in the current folder if the image is not a file."""
-    name = image_name(image or "")
-    if image is None or not name:
-        return Path("chat")
-    beside = Path(image) if Path(image).exists() else Path(name)  # a URL's is in the current folder
-    return beside.with_name(f"{Path(name).stem}-chat")

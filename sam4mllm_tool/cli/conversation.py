@@ -8,21 +8,25 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, ToolMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphRecursionError
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import StateSnapshot
 
+from sam4mllm_tool.agents.chat_results import list_results, request_text, result_of, split_turns
 from sam4mllm_tool.agents.image_rendering import format_image_line
+from sam4mllm_tool.agents.plain_requests import wants_cutout
 from sam4mllm_tool.cli.image_arguments import image_name, open_image
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore, is_image_id, list_image_ids
 from sam4mllm_tool.types import Image
 
-__all__ = ["ChatEvent", "ChatImage", "ChatThread"]
+__all__ = ["ChatEvent", "ChatImage", "ChatThread", "UndoneChange"]
 
+_UNNAMED = "an image"
+"""The name of an image that is no file."""
 MAX_STEPS = 40
 """Steps of the graph in one turn, which are about 20 calls of a chat model."""
 
@@ -45,6 +49,11 @@ class ChatImage:
     height: int
     kept: bool = True
 
+    @property
+    def file_name(self) -> str:
+        """The name of its file; empty where it is none."""
+        return "" if self.name == _UNNAMED else self.name
+
 
 @dataclass(frozen=True)
 class ChatEvent:
@@ -57,6 +66,21 @@ class ChatEvent:
 
     kind: Literal["step", "result", "text"]
     content: Any
+
+
+@dataclass(frozen=True)
+class UndoneChange:
+    """What was taken back.
+
+    Attributes:
+        text: The words of the request; empty where an image was closed.
+        image_name: The name of the image that was closed.
+        image_ids: The images of the results that were taken back.
+    """
+
+    text: str
+    image_name: str = ""
+    image_ids: tuple[str, ...] = ()
 
 
 class ChatThread:
@@ -89,9 +113,22 @@ class ChatThread:
         """Return the number of the user's messages."""
         return sum(isinstance(message, HumanMessage) for message in await self.messages())
 
-    async def last_result(self) -> dict[str, Any] | None:
-        """Return the newest result's artifact, whichever image it is of; None if there is no result."""
-        return next(filter(None, map(_result_of, reversed(await self.messages()))), None)
+    async def last_result(self, image_id: str | None = None) -> dict[str, Any] | None:
+        """Return the artifact of an image's newest result, by default of any image; None if there is no result.
+
+        A request that had no object has no result: the one before stays.
+        """
+        return next(list_results(await self.messages(), image_id), None)
+
+    async def is_cutout(self, image_id: str) -> bool:
+        """Whether the newest result of an image, or one that it refines, was asked for as a cut-out."""
+        for turn in reversed(split_turns(await self.messages())):
+            for result in list_results(turn, image_id):
+                if wants_cutout(request_text(turn[0])):
+                    return True
+                if not result.get("understood"):  # a first result
+                    return False
+        return False
 
     # Images -------------------------------------------------------------------------------------------------------------
 
@@ -180,15 +217,31 @@ class ChatThread:
             await self._restore_state_before(state)
         return bool(state.tasks)
 
-    async def undo(self) -> str | None:
-        """Remove the last turn and return the user's words in it; None if there is no turn. Its images stay open."""
-        state = await self._graph.aget_state(self._config)
-        last = next((message for message in reversed(_messages_of(state)) if isinstance(message, HumanMessage)), None)
-        if last is None:
-            return None
-        await self._restore_state_before(state)
-        text = last.content[-1] if isinstance(last.content, list) else last.content
-        return text if isinstance(text, str) else str(text.get("text", ""))
+    async def undo(self) -> UndoneChange | None:
+        """Take back the last change: a result, or the opening of an image. Return None if there is none.
+
+        Turns after it, which changed nothing, are removed with it. The first image stays open.
+        """
+        if self._pending and len(await self._image_facts()) > 1:
+            return self._close_image()
+        turns = split_turns(_messages_of(await self._graph.aget_state(self._config)))
+        image_count = len(await self._image_facts())
+        for count, turn in enumerate(reversed(turns), start=1):
+            results = list(list_results(turn))
+            opens = bool(turn[0].additional_kwargs.get(IMAGE_DETAILS_KEY)) and image_count > 1
+            if not results and not opens:
+                continue
+            for _ in range(count):
+                await self._restore_state_before(await self._graph.aget_state(self._config))
+            if not results:
+                return self._close_image()
+            return UndoneChange(request_text(turn[0]), image_ids=tuple({str(result["picture"]) for result in results}))
+        return None
+
+    def _close_image(self) -> UndoneChange:
+        """Close the image that was opened last and isn't sent yet."""
+        image_id = [*self._pending][-1]
+        return UndoneChange("", _chat_image(image_id, self._pending.pop(image_id), kept=True).name)
 
     async def _restore_state_before(self, state: StateSnapshot) -> None:
         """Branch off from the end of the turn before; what is left behind stays in the history alone."""
@@ -211,17 +264,12 @@ class ChatThread:
 
 
 def _chat_image(image_id: str, facts: Mapping[str, Any], *, kept: bool) -> ChatImage:
-    name = str(facts.get("name") or "an image")
+    name = str(facts.get("name") or _UNNAMED)
     return ChatImage(image_id, name, int(facts.get("width", 0)), int(facts.get("height", 0)), kept)
 
 
 def _messages_of(state: StateSnapshot) -> list[BaseMessage]:
     return list(state.values.get("messages", []))
-
-
-def _result_of(message: BaseMessage) -> dict[str, Any] | None:
-    artifact = message.artifact if isinstance(message, ToolMessage) else None
-    return artifact if isinstance(artifact, dict) and artifact.get("kind") == "result" else None
 
 
 def _read_events(updates: Mapping[str, Any]) -> list[ChatEvent]:
@@ -231,6 +279,6 @@ def _read_events(updates: Mapping[str, Any]) -> list[ChatEvent]:
         for message in (update or {}).get("messages", []) if isinstance(update, dict) else []:
             if isinstance(message, AIMessage) and message.text:
                 events.append(ChatEvent("text", str(message.text)))
-            elif result := _result_of(message):
+            elif result := result_of(message):
                 events.append(ChatEvent("result", result))
     return events

@@ -5,6 +5,7 @@ Imports what it needs when it runs.
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,8 @@ from sam4mllm_tool.cli.options import (
     SegmenterOption,
     complete_from,
     read_refine_crops,
+    refuse_options,
+    require_effect,
 )
 from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
@@ -37,7 +40,12 @@ EPILOG = (
 )
 
 
+_WITHOUT_MODELS = ("mllm", "segmenter", "dialect", "device", "method", "abstain", "refine_crops", "closer")
+_WITHOUT_DATASET = (*_WITHOUT_MODELS, "root", "protocol", "limit", "processes", "threads", "option")
+
+
 def evaluate(
+    ctx: typer.Context,
     dataset: Annotated[
         str | None,
         typer.Argument(
@@ -98,21 +106,30 @@ def evaluate(
             metavar="RUN", help="Fit the confidences of a finished run of --method adaptive; --out is the file to write."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the file that --compare or --calibrate writes.")
+    ] = False,
 ) -> None:
     """Evaluate models on a dataset under a published protocol, with confidence intervals and a report; or compare two runs."""
     if compare:
         if dataset or predictions:
             raise DataError("--compare takes two results and neither a dataset nor predictions")
-        _compare(*compare, out)
+        refuse_options(ctx, _WITHOUT_DATASET, "no effect with --compare, which only reads two results: leave it out")
+        _compare(*compare, out, overwrite=overwrite)
         return
     if calibrate:
         if dataset or predictions or out is None:
             raise DataError("--calibrate takes a finished run and --out, the calibration.json to write")
-        _calibrate(calibrate, out)
+        refuse_options(ctx, _WITHOUT_DATASET, "no effect with --calibrate, which only reads a finished run: leave it out")
+        _calibrate(calibrate, out, overwrite=overwrite)
         return
     if dataset is None or root is None or out is None:
         missing = [name for name, value in (("DATASET", dataset), ("--root", root), ("--out", out)) if value is None]
         raise DataError(f"an evaluation needs {', '.join(missing)}; or --compare A B; see sam4mllm evaluate --help")
+    if predictions:
+        refuse_options(ctx, _WITHOUT_MODELS, "no effect with --predictions, which takes the place of models: leave it out")
+    else:
+        require_effect(ctx, method)
 
     from sam4mllm_tool.data.splits import read_options
     from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec
@@ -138,6 +155,8 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
     from sam4mllm_tool.evaluation import evaluate as run_evaluation
 
     metrics = run_evaluation(config, out, processes=processes)
+    for warning in metrics["warnings"]:
+        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
     print("\n".join([*_metric_lines(metrics), *_timing_lines(out)]))
     print(f"wrote {out / 'report.html'}")
 
@@ -165,24 +184,26 @@ def _timing_lines(out: Path) -> list[str]:
     return [f"  seconds per sample        {timings['all']['mean']:.3g} ({', '.join(steps)})"] if steps else []
 
 
-def _compare(first: Path, second: Path, out: Path | None) -> None:
-    from sam4mllm_tool.atomic_io import write_json
+def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) -> None:
+    from sam4mllm_tool.atomic_io import require_new_file, write_json
     from sam4mllm_tool.evaluation.comparison import compare
     from sam4mllm_tool.evaluation.comparison_report import write_comparison_report
 
+    path = None if out is None else out / "compare.json"
+    if path is not None:
+        require_new_file(path, overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
-    if out is not None:
+    if path is not None:
         differences = {
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
         }
-        out.mkdir(parents=True, exist_ok=True)
-        path = out / "compare.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
-        write_comparison_report(out, comparison, first, second)
-        print(f"wrote {path} and {out / 'report.html'}")
+        write_comparison_report(path.parent, comparison, first, second)
+        print(f"wrote {path} and {path.with_name('report.html')}")
 
 
 def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> list[str]:
@@ -203,15 +224,19 @@ def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> li
     return lines
 
 
-def _calibrate(run: Path, out: Path) -> None:
-    from sam4mllm_tool.atomic_io import write_json
+def _calibrate(run: Path, out: Path, *, overwrite: bool) -> None:
+    from sam4mllm_tool.atomic_io import require_new_file, write_json
     from sam4mllm_tool.evaluation.calibration_fit import fit_calibration
 
     if out.is_dir():
         raise DataError(f"{out} is a folder: --out is the calibration.json to write")
+    require_new_file(out, overwrite=overwrite)
     fit = fit_calibration(run)
     write_json(out, json.loads(fit.calibration.to_json()))
     for answer, (count, before, after) in fit.errors.items():
-        errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"
-        print(f"{answer}: {count:,} answers, {errors}, on these very answers")
+        if answer not in fit.not_fitted:
+            errors = f"ECE {100 * before:.2f} % before and {100 * after:.2f} % after"
+            print(f"{answer}: {count_noun(count, 'answer')}, {errors}, on these very answers")
+    for answer, shortage in fit.not_fitted.items():
+        print(f"{answer}: not fitted, the run's own scaling is kept: {shortage}")
     print(f"wrote {out}; put it beside the adapter's weights as calibration.json")

@@ -1,17 +1,18 @@
 """Images as the command line names them: paths, data URIs, and URLs where `--allow-url` is given."""
 
 from dataclasses import replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
 import typer
 
+from sam4mllm_tool.cli.usage_errors import IMAGE_SUFFIXES
 from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, load_image
 from sam4mllm_tool.types import Image
 
-__all__ = ["AllowUrlOption", "choose_policy", "image_name", "open_image"]
+__all__ = ["AllowUrlOption", "choose_policy", "image_name", "is_image", "is_path", "open_image"]
 
 AllowUrlOption = Annotated[
     bool,
@@ -41,10 +42,29 @@ def open_image(source: str, policy: ImagePolicy) -> Image:
 
 def image_name(source: str) -> str:
     """Return the name of an image's file; "" for a data URI."""
-    if source.strip().lower().startswith("data:"):
+    if _is_data_uri(source):
         return ""
     return PurePath(unquote(urlsplit(source.strip()).path) if _is_url(source) else source).name
 
 
+def is_image(word: str) -> bool:
+    """Return whether a word that might be an expression is clearly an image: a URL, a data URI, or an image's file."""
+    if not is_path(word):
+        return True
+    try:
+        return word.lower().endswith(IMAGE_SUFFIXES) and Path(word).is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def _is_url(source: str) -> bool:
     return source.strip().lower().startswith(("http://", "https://"))
+
+
+def _is_data_uri(source: str) -> bool:
+    return source.strip().lower().startswith("data:")
+
+
+def is_path(source: str) -> bool:
+    """Return whether an image is named by its path."""
+    return not _is_url(source) and not _is_data_uri(source)

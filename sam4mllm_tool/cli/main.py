@@ -21,15 +21,17 @@ from sam4mllm_tool.cli.doctor import doctor
 from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
+from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
-from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError, remove_errno
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError, quote_text
+from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -51,6 +53,7 @@ class _RootGroup(CommandGroup):
 app = typer.Typer(cls=_RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
 _SEGMENT, _TUNE, _INSPECT = "Segment", "Prepare data and tune models", "Measure and inspect"
 app.command(cls=Command, rich_help_panel=_SEGMENT)(segment)
+app.command(cls=Command, rich_help_panel=_SEGMENT)(reason)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
 app.add_typer(data_app, name="data", rich_help_panel=_TUNE)
 app.command(cls=Command, rich_help_panel=_TUNE)(train)
@@ -94,8 +97,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(2, describe_usage_error(error))
     except typer.Abort:  # the end of stdin where somebody asked for input
         return 130
+    except (FileExistsError, NotADirectoryError) as error:  # of a path that should be, or lie in, a folder
+        return _fail(
+            2, f"sam4mllm: {quote_text(str(error.filename))} is a file, not a folder" if error.filename else str(error)
+        )
     except (Sam4MllmError, OSError) as error:
-        return _fail(1 if isinstance(error, ReplyError | BackendError) else 2, f"sam4mllm: {error}")
+        return _fail(1 if isinstance(error, ReplyError | BackendError | EmptyMaskError) else 2, f"sam4mllm: {error}")
 
 
 def run_command(argv: Sequence[str] | None = None) -> int:

@@ -1,50 +1,114 @@
-"""The newest result of a conversation as files in a folder."""
+"""The newest result of each image of a conversation as files, in a folder per image."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.errors import Sam4MllmError
-from sam4mllm_tool.images.export import write_outputs
+from sam4mllm_tool.images.export import OUTPUT_NAMES, write_cutout, write_outputs
 from sam4mllm_tool.types import Image, Segmentation
 
-__all__ = ["ResultFiles", "choose_free_folder"]
+__all__ = ["ResultFiles"]
 
-_FILES = ("overlay.png", "mask.png", "result.json")
+_CUTOUT = "cutout.png"
 
 
 class ResultFiles:
-    """A folder that holds the newest result: overlay.png, mask.png and result.json, each complete at any time."""
+    """Folders that hold the newest result of each image: overlay.png, mask.png and result.json, each complete at any time.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._written = False
+    Args:
+        parent: The folder of the folders. None: beside each image, and in the current folder for images that aren't files.
+        points: Whether overlays show the points.
+    """
 
-    def write(self, image: Image, result: Mapping[str, Any]) -> list[Path]:
-        """Replace the files by those of this result, and return their paths.
+    def __init__(self, parent: Path | None = None, *, points: bool = True) -> None:
+        self._parent, self._points = parent, points
+        self._folders: dict[str, Path] = {}  # by image id
+        self._written: set[Path] = set()
+
+    def assign_folder(self, image_id: str, name: str, source: str = "") -> Path:
+        """Return an image's folder, which is chosen at the first call.
 
         Args:
+            image_id: The image.
+            name: Its file's name; empty for an image that is no file.
+            source: Where it was read from, if that is known.
+        """
+        if image_id not in self._folders:
+            folder = self._choose_folder(name, source)
+            taken = set(self._folders.values())
+            numbered = (folder.with_name(f"{folder.name}-{number}") for number in range(2, len(taken) + 3))
+            self._folders[image_id] = next(each for each in (folder, *numbered) if each not in taken)
+        return self._folders[image_id]
+
+    def _choose_folder(self, name: str, source: str) -> Path:
+        stem = Path(name).stem or "image"
+        if self._parent is not None:
+            return self._parent / stem
+        is_file = source and not source.strip().lower().startswith(("data:", "http:", "https:"))
+        return Path(source).with_name(f"{stem}-chat") if is_file else Path(f"{stem}-chat" if name else "chat")
+
+    def write(self, folder: Path, image: Image, result: Mapping[str, Any], *, cutout: bool) -> list[str]:
+        """Replace the files of a folder by those of this result.
+
+        Args:
+            folder: As `assign_folder` returned it.
             image: The image of the result, RGB.
             result: The result's artifact, plain JSON.
+            cutout: Whether to write cutout.png, too.
+
+        Returns:
+            A line on each file to look at, which says whether it is new.
 
         Raises:
             Sam4MllmError: The result can't be read, or the folder can't be written to.
         """
+        names = ["overlay.png", *([_CUTOUT] if cutout else [])]
+        verbs = ["updated" if folder / name in self._written else "wrote" for name in names]
+        self._write_all(folder, image, result, cutout=cutout)
+        self._written |= {folder / name for name in (*OUTPUT_NAMES, *names)}
+        return [f"{verb} {folder / name}" for verb, name in zip(verbs, names, strict=True)]
+
+    def _write_all(self, folder: Path, image: Image, result: Mapping[str, Any], *, cutout: bool) -> None:
         try:
             segmentation = Segmentation.from_dict(result)
         except ValueError as error:
             raise Sam4MllmError(f"the kept result can't be read ({error}): ask for it once more") from error
-        write_outputs(self.folder, image, segmentation)
-        self._written = True
-        return [self.folder / name for name in _FILES]
+        expressions = [str(fields.get("expression", segmentation.expression)) for fields in result["objects"]]
+        write_outputs(folder, image, segmentation, points=self._points, expressions=expressions)
+        if cutout:
+            write_cutout(folder, image, segmentation)
 
-    def clear(self) -> None:
-        """Remove the files that this object wrote. The folder stays, and files of others in it."""
-        for name in _FILES if self._written else ():
-            (self.folder / name).unlink(missing_ok=True)
-        self._written = False
+    def save(self, folder: Path, name: str, image: Image, result: Mapping[str, Any], *, cutout: bool) -> Path:
+        """Write the files of a result once more, where later results don't replace them.
 
+        Args:
+            folder: The image's folder.
+            name: Name of a folder in it, or a path of its own where it has a slash; empty for saved-1, saved-2 and so on.
+            image: The image of the result, RGB.
+            result: The result's artifact, plain JSON.
+            cutout: Whether to write cutout.png, too.
 
-def choose_free_folder(parent: Path) -> Path:
-    """Return the first of saved-1, saved-2 and so on in `parent` that does not exist."""
-    return next(folder for n in range(1, 10**6) if not (folder := parent / f"saved-{n}").exists())
+        Returns:
+            The folder.
+
+        Raises:
+            Sam4MllmError: The result can't be read, or the folder can't be written to.
+        """
+        target = folder / Path(name).expanduser() if "/" not in name and name != "~" else Path(name).expanduser()
+        target = target if name else next(each for n in range(1, 10**6) if not (each := folder / f"saved-{n}").exists())
+        self._write_all(target, image, result, cutout=cutout)
+        return target
+
+    def clear(self, folder: Path, *names: str) -> list[Path]:
+        """Remove the files that were written in this conversation, and return them. Other files stay.
+
+        Args:
+            folder: An image's folder.
+            names: Only these files; none for all of them.
+        """
+        paths = sorted(path for path in self._written if path.parent == folder and (not names or path.name in names))
+        for path in paths:
+            path.unlink(missing_ok=True)
+        self._written -= set(paths)
+        return paths

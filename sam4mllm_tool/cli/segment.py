@@ -1,13 +1,15 @@
 """The command `sam4mllm segment`. Imports what it needs when it runs."""
 
 import json
-import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, is_image, open_image
 from sam4mllm_tool.cli.options import (
     AbstainOption,
     CloserOption,
@@ -18,17 +20,41 @@ from sam4mllm_tool.cli.options import (
     RefineCropsOption,
     SegmenterOption,
     read_refine_crops,
+    refuse_options,
     require_effect,
 )
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 
-__all__ = ["segment"]
+if TYPE_CHECKING:
+    from sam4mllm_tool.cli.batch_file import BatchItem
+    from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
+    from sam4mllm_tool.types import Image
+
+__all__ = ["require_replaceable_outputs", "segment"]
 
 
 def segment(
     ctx: typer.Context,
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL.")],
-    expression: Annotated[str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'the red ring'.")],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="IMAGE... EXPRESSION",
+            help="The image, a path, a data URI or a URL, and what to segment in it, as in photo.jpg 'the red ring'. "
+            "With --expression, all of them are images; two words are always an image and an expression without it.",
+        ),
+    ] = None,
+    expression: Annotated[
+        list[str],
+        typer.Option("--expression", metavar="TEXT", help="What to segment, in each of the images. Repeatable."),
+    ] = [],  # noqa: B006 - Typer copies it
+    batch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Segment the pairs of a file, in one go: JSON lines such as {"image": "a.jpg", "expression": "the ring"}, or '
+            "CSV with these columns if its name ends in .csv. 'name' may name the result. Paths start at the file's folder.",
+        ),
+    ] = None,
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
     method: MethodOption = "pqpp",
@@ -39,46 +65,133 @@ def segment(
     device: DeviceOption = None,
     allow_url: AllowUrlOption = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder to write mask.png, overlay.png and result.json to.")
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder to write mask.png, overlay.png and result.json to. Several results get a folder each and a line of "
+            "results.jsonl there; after an interruption, the same command goes on.",
+        ),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to record the whole run in, for 'sam4mllm trace'.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
-) -> None:
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON and nothing else; several, as a line each.")
+    ] = False,
+) -> int:
     """Segment what an expression means in an image.
 
     Prints each object's box, area, confidence and score. If the image has no such object, that is printed, with exit code 0.
+
+    Several at once load the models once: IMAGE... --expression A --expression B, or --batch FILE. Exit code 1 if one failed.
     """
-    from sam4mllm_tool.images.export import make_folder, summary, write_outputs
-    from sam4mllm_tool.protocol.dialogues import validate_expression
+    from sam4mllm_tool.cli.batch_file import pair_images, read_batch
 
     # Whatever costs nothing to check is checked before the models are loaded.
     require_effect(ctx, method)
     refine_crops = read_refine_crops(refine_crops, closer)
-    loaded, expression = open_image(image, choose_policy(allow_url)), validate_expression(expression)
-    _require_replaceable(image, out, trace)
+    policy = choose_policy(allow_url)
+    settings: dict[str, Any] = {"abstain": abstain, "refine_crops": refine_crops}
+    load = partial(_load_models, mllm, segmenter, dialect=dialect, device=device, **settings)
+    images, expressions = _read_words(ctx, words or [], expression, batch)
+    items, faults = (pair_images(images, expressions), []) if batch is None else read_batch(batch)
+    if batch is None and len(items) == 1:
+        _segment_one(items[0], open_image(items[0].source, policy), load, method, out, trace, as_json)
+        return 0
+    refuse_options(ctx, ("trace",), "room for one run only: give one image and one expression")
+
+    from sam4mllm_tool.cli.batch import refuse_overwriting_images, run_batch
+    from sam4mllm_tool.cli.batch_results import BatchResults
+
+    results = None
+    if out:
+        refuse_overwriting_images(items, out)
+        results = BatchResults(out, {**_name_models(mllm, segmenter), "dialect": dialect, "method": method, **settings})
+    code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json)
+    _say_if_nothing_was_written(out, trace, as_json)
+    return code
+
+
+def _read_words(
+    ctx: typer.Context, words: Sequence[str], expressions: Sequence[str], batch: Path | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Part the arguments into images and expressions. Raises BadParameter where that isn't clear."""
+    if batch:
+        if words or expressions:
+            raise typer.BadParameter("--batch FILE takes neither images nor --expression: both are in the file", ctx=ctx)
+        return (), ()
+    if not words:
+        raise typer.BadParameter("missing argument 'IMAGE'", ctx=ctx)
+    if expressions:
+        return words, expressions
+    if len(words) == 1:
+        raise typer.BadParameter("missing argument 'EXPRESSION': say what to segment", ctx=ctx)
+    if is_image(words[1]):
+        reason = f"{quote_text(words[1])} is an image, not an expression; say what to segment in several with --expression"
+        raise typer.BadParameter(reason, ctx=ctx)
+    if len(words) > 2:
+        text = quote_text(" ".join(words[1:]))
+        raise typer.BadParameter(f"an expression of several words needs quotation marks, as in {text}", ctx=ctx)
+    return words[:1], words[1:]
+
+
+def _name_models(mllm: str | None, segmenter: str | None) -> dict[str, str]:
+    from sam4mllm_tool.pipeline.sam4mllm import choose_specs
+
+    return dict(zip(("mllm", "segmenter"), choose_specs(mllm, segmenter), strict=True))
+
+
+def _load_models(*specs: str | None, **settings: Any) -> "Sam4Mllm":
+    from sam4mllm_tool.cli.messages import timed_loading
+
+    with timed_loading():
+        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+
+        return Sam4Mllm.load(*specs, **settings)
+
+
+def _segment_one(
+    item: "BatchItem",
+    image: "Image",
+    load: Callable[[], "Sam4Mllm"],
+    method: "Method",
+    out: Path | None,
+    trace: Path | None,
+    as_json: bool,
+) -> None:
+    from sam4mllm_tool.cli.messages import print_warnings, say
+    from sam4mllm_tool.images.export import make_folder, summary, write_outputs
+
+    require_replaceable_outputs(item.source, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
+    models = load()
+    began = time.perf_counter()
 
-    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.trace import recorded
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, refine_crops=refine_crops)
     with recorded(models, trace) as recorder:
-        result = recorder.segment(loaded, expression, method=method)
-    paths = write_outputs(out, loaded, result) if out else []
-    for warning in result.warnings:
-        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
+        result = recorder.segment(image, item.expression, method=method)
+    say(f"segmenting took {time.perf_counter() - began:.1f} s")
+    paths = write_outputs(out, image, result) if out else []
+    print_warnings(result.warnings, set())
     if as_json:
         print(json.dumps(result.to_dict()))
         return
-    print(summary(result, with_warnings=False))  # they are on stderr
+    print(summary(result, with_warnings=False))
     for path in [*paths, *([trace] if trace else [])]:
         print(f"wrote {path}")
+    _say_if_nothing_was_written(out, trace, as_json)
 
 
-def _require_replaceable(image: str, out: Path | None, trace: Path | None) -> None:
+def _say_if_nothing_was_written(out: Path | None, trace: Path | None, as_json: bool) -> None:
+    from sam4mllm_tool.cli.messages import say
+
+    if not out and not trace and not as_json:
+        say("nothing was written; --out DIR writes mask.png, overlay.png and result.json")
+
+
+def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None) -> None:
     """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged."""
     from sam4mllm_tool.images.export import OUTPUT_NAMES
     from sam4mllm_tool.trace.files import require_replaceable

@@ -7,30 +7,21 @@ output passes through `Terminal.print`, which removes control characters: it com
 import asyncio
 import io
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from sam4mllm_tool.agents.plain_requests import is_cutout_of_result
+from sam4mllm_tool.cli.chat_commands import HELP, read_command, suggest_command, unquote_path
 from sam4mllm_tool.cli.conversation import ChatEvent, ChatImage, ChatThread
-from sam4mllm_tool.cli.result_files import ResultFiles, choose_free_folder
+from sam4mllm_tool.cli.result_files import ResultFiles
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 
-__all__ = ["HELP", "Terminal"]
+__all__ = ["Terminal", "describe_step"]
 
-HELP = """\
-segment the red ring     also: cut out, find, mask, select, show me ..., where is ...
-no, the other one        refines the result; also: the left one, without the handle, bigger
-click 120 80             the object is at this point; click 120 80 off: it is not; in pixels from the top left
-/image PATH              opens another image; requests are about the image opened last
-/images                  lists the images, the current one last
-/undo                    takes back the last request
-/save [DIR]              writes the result to a folder: overlay.png, mask.png, result.json
-/help, /quit             Ctrl-C stops a request, Ctrl-D leaves
-"""
 _NO_IMAGE = "no image yet; /image PATH opens one"
 _MAX_LINE = 100_000
 """Characters of a line of input."""
@@ -49,6 +40,7 @@ class Terminal:
 
     def __init__(self, conversation: ChatThread, runner: asyncio.Runner, files: ResultFiles) -> None:
         self._conversation, self._runner, self._files = conversation, runner, files
+        self._shown_warnings: set[tuple[str, str]] = set()  # by image id
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")  # bytes that are not text must not end the conversation
         self._interactive = sys.stdin.isatty()
@@ -57,12 +49,14 @@ class Terminal:
 
     def run(self) -> None:
         """Read and answer line by line. An error is printed as a line, and the conversation continues."""
-        for line in self._lines():
+        for line in map(read_command, self._lines()):
             try:
                 if line in ("/quit", "/exit", "/q"):
                     return
                 if line.startswith("/"):
                     self._run_command(line)
+                elif is_cutout_of_result(line):
+                    self._cut_out()
                 else:
                     self._runner.run(self._send(line))
             except (Sam4MllmError, OSError) as error:
@@ -119,21 +113,43 @@ class Terminal:
             if event.kind == "result":
                 result = event.content
             else:
-                self._print_event(event)
-        if result is not None:
-            self._write(result)
+                self._print_event(event, str(result["picture"]) if result else "")
+        if result is None:
+            return
+        if result["objects"] or result.get("understood"):
+            await self._write(str(result["picture"]), result)
+        elif last := await self._conversation.last_result(str(result["picture"])):
+            self.print(f"the result stays: {quote_text(last['expression'])}", dim=True)
 
-    def _print_event(self, event: ChatEvent) -> None:
+    def _print_event(self, event: ChatEvent, image_id: str) -> None:
         if event.kind == "text":
-            self.print(event.content)
+            self.print(self._without_shown_warnings(event.content, image_id))
             return
         for line in describe_step(event.content):
             self.print(f"  {line}", dim=True)
 
-    def _write(self, result: Mapping[str, Any]) -> None:
-        overlay = self._files.write(self._conversation.image_of(result), result)[0]
-        if result["objects"]:
-            self.print(f"see {overlay}", dim=True)
+    def _without_shown_warnings(self, text: str, image_id: str) -> str:
+        """Leave out the warnings of a result that were printed before: they are about the image."""
+        lines = []
+        for line in text.splitlines():
+            warning = (image_id, line.strip())
+            if line.startswith("  warning: ") and warning in self._shown_warnings:
+                continue
+            if line.startswith("  warning: "):
+                self._shown_warnings.add(warning)
+            lines.append(line)
+        return "\n".join(lines)
+
+    async def _write(self, image_id: str, result: Mapping[str, Any]) -> None:
+        """Write the files of an image's result, and say which are new."""
+        cutout = await self._conversation.is_cutout(image_id)
+        folder = await self._folder_of(image_id)
+        for line in self._files.write(folder, self._conversation.image_of(result), result, cutout=cutout):
+            self.print(line, dim=True)
+
+    async def _folder_of(self, image_id: str) -> Path:
+        names = {image.id: image.file_name for image in await self._conversation.images()}
+        return self._files.assign_folder(image_id, names.get(image_id, ""))
 
     # Commands -----------------------------------------------------------------------------------------------------------
 
@@ -147,19 +163,20 @@ class Terminal:
             case "/images", "":
                 self._list_images()
             case "/image", path if path:
-                self.open(_unquote(path))
+                self.open(unquote_path(path))
             case "/image", _:
                 self.print("/image takes the path of an image, as in /image cat.jpg")
             case "/save", folder:
-                self._save(_unquote(folder))
+                self._save(unquote_path(folder))
             case (("/help" | "/undo" | "/images" | "/quit"), _):
                 self.print(f"{name} takes no argument")
             case _:
-                self.print(f"no such command: {quote_text(name)}; /help lists them")
+                self.print(suggest_command(name))
 
     def open(self, source: str) -> None:
         """Open an image: a path, a data URI or the id of an earlier one."""
         image = self._runner.run(self._conversation.open(source))
+        self._files.assign_folder(image.id, image.file_name, source)
         self.print(_describe_image(image))
 
     def _list_images(self) -> None:
@@ -170,33 +187,58 @@ class Terminal:
             self.print(_NO_IMAGE)
 
     def _undo(self) -> None:
-        request = self._runner.run(self._conversation.undo())
-        if request is None:
+        change = self._runner.run(self._conversation.undo())
+        if change is None:
             self.print("there is nothing to undo")
             return
-        self.print(f"took back {quote_text(request)}")
-        result = self._runner.run(self._conversation.last_result())
-        if result is None:
-            self._files.clear()
-        else:
-            self._write(result)
+        self.print(f"closed {change.image_name}" if change.image_name else f"took back {quote_text(change.text)}")
+        for image_id in change.image_ids:
+            self._runner.run(self._restore_files(image_id))
+        if images := self._runner.run(self._conversation.images()) if change.image_name else []:
+            self.print(f"requests are about {_describe_image(images[-1])} again")
 
-    def _save(self, folder: str) -> None:
-        result = self._runner.run(self._conversation.last_result())
+    async def _restore_files(self, image_id: str) -> None:
+        """Make the files of an image show its newest result, or remove them where it has none any more."""
+        folder, result = await self._folder_of(image_id), await self._conversation.last_result(image_id)
+        if result is None:
+            removed = ", ".join(path.name for path in self._files.clear(folder))
+            if removed:
+                self.print(f"removed from {folder}: {removed}", dim=True)
+            return
+        cutout = await self._conversation.is_cutout(image_id)
+        if not cutout:
+            self._files.clear(folder, "cutout.png")
+        self._files.write(folder, self._conversation.image_of(result), result, cutout=cutout)
+        self.print(f"{folder / 'overlay.png'} shows {quote_text(result['expression'])} again", dim=True)
+
+    def _save(self, name: str) -> None:
+        if Path(name).suffix.lower() in (".png", ".jpg", ".jpeg", ".json"):
+            self.print(f"/save takes the name of a folder, as in /save {Path(name).stem}")
+            return
+        image_id, result = self._last_result()
         if result is None:
             self.print("there is no result to save yet")
             return
-        target = Path(folder).expanduser() if folder else choose_free_folder(self._files.folder)
-        for path in ResultFiles(target).write(self._conversation.image_of(result), result):
-            self.print(f"wrote {path}")
+        cutout = self._runner.run(self._conversation.is_cutout(image_id))
+        folder = self._runner.run(self._folder_of(image_id))
+        target = self._files.save(folder, name, self._conversation.image_of(result), result, cutout=cutout)
+        self.print(f"saved to {target}")
 
+    def _cut_out(self) -> None:
+        """Write the cut-out of the newest result."""
+        image_id, result = self._last_result()
+        if result is None:
+            self.print('there is no result to cut out yet: name an object first, as in "cut out the red ring"')
+            return
+        folder = self._runner.run(self._folder_of(image_id))
+        for line in self._files.write(folder, self._conversation.image_of(result), result, cutout=True)[1:]:
+            self.print(line)
 
-def _unquote(text: str) -> str:
-    """Read a path in quotation marks as a shell does; without them, keep it as it is, blanks included."""
-    if text[:1] in ("'", '"') and text[-1:] == text[:1]:
-        with suppress(ValueError):
-            return " ".join(shlex.split(text))
-    return text
+    def _last_result(self) -> tuple[str, dict[str, Any] | None]:
+        """Return the current image's id and its newest result."""
+        images = self._runner.run(self._conversation.images())
+        image_id = images[-1].id if images else ""
+        return image_id, self._runner.run(self._conversation.last_result(image_id))
 
 
 def _describe_image(image: ChatImage) -> str:

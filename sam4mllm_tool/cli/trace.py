@@ -13,7 +13,7 @@ import typer
 
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
-from sam4mllm_tool.errors import Sam4MllmError, count_noun
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 
 if TYPE_CHECKING:
     from sam4mllm_tool.trace.schema import RunLengthMask, Trace
@@ -22,6 +22,9 @@ __all__ = ["trace_app"]
 
 trace_app = typer.Typer(cls=CommandGroup, help="Show a recorded run, replay it, accept its answer, train on it.")
 
+_PAGE_START = b"<!doctype html>"
+_MAX_LISTED = 20
+"""Traces that are named one by one where they were passed over."""
 TraceArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="Trace file, as 'sam4mllm segment --trace FILE' writes it.")
 ]
@@ -39,7 +42,21 @@ def show(
     from sam4mllm_tool.trace.page import write_page
 
     page = file.with_name(f"{file.name.removesuffix('.gz').removesuffix('.json')}.html")
+    _require_replaceable_page(out or page)
     print(f"wrote {write_page(load(file), out or page)}")
+
+
+def _require_replaceable_page(page: Path) -> None:
+    """Refuse to replace a file that is not a page, such as the trace itself."""
+    if page.is_dir():
+        raise Sam4MllmError(f"the page can't be written to {quote_text(str(page))}: it is a folder; add a file name")
+    if page.is_file():
+        with page.open("rb") as content:
+            start = content.read(len(_PAGE_START))
+        if start and start.lower() != _PAGE_START:
+            raise Sam4MllmError(
+                f"the page can't be written to {quote_text(str(page))}: that file is not a page, and would be lost"
+            )
 
 
 @trace_app.command(cls=Command)
@@ -177,8 +194,11 @@ def export(
     exported = export_traces(files, out, unjudged=unjudged)
     for fault in exported.faults:
         print(f"left out: {' '.join(fault.split())}", file=sys.stderr)
-    for reason in exported.reasons:
-        print(f"passed over: {' '.join(reason.split())}", file=sys.stderr)
+    for reason in exported.skipped[:_MAX_LISTED]:
+        print(f"passed over: {reason}", file=sys.stderr)
+    if len(exported.skipped) > _MAX_LISTED:
+        print(f"passed over: {len(exported.skipped) - _MAX_LISTED:,} more", file=sys.stderr)
+    samples, images = count_noun(exported.written, "sample"), count_noun(exported.pictures, "image")
     skipped = f", {exported.passed_over} passed over" if exported.passed_over else ""
-    print(f"wrote {out}: {count_noun(exported.written, 'sample')} about {count_noun(exported.pictures, 'image')}{skipped}")
+    print(f"wrote {out}: {samples} about {images}{skipped}")
     return 1 if exported.faults else 0

@@ -3,25 +3,32 @@
 Every field of `TrainingConfig` but `recipe`, which is a table in a file, is an option of `train` with help in `_SETTINGS`.
 """
 
+import json
+import shlex
+from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sam4mllm_tool.cli.options import config_options, given_options, with_options
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.training.config import TrainingConfig, read_config
 
 __all__ = ["export", "train"]
 
 _SETTINGS = {
     "Model and data": {
-        "mllm": "Model to tune: 'embedded' (the built-in base), a local folder or a Hugging Face model id. Append "
-        "'+ADAPTER' to continue from a LoRA adapter.",
+        "mllm": "Model to tune, as in 'segment': 'embedded' (built in; its adapter is continued), a local folder or "
+        "a Hugging Face model id. Append '+ADAPTER' to continue from a LoRA adapter.",
+        "from_base": "Train a new adapter on the base of 'embedded' instead of continuing the built-in one.",
         "lessons": "Folder of training conversations that 'sam4mllm data build' wrote. Required, unless --data is given.",
         "data": "Dataset to build the training conversations from, in OUT/lessons. Repeatable.",
         "vqa_data": "Dataset of conversations to mix in, in the share that CONFIG's table 'recipe' sets. Repeatable.",
         "held_out": "Folder of the RefCOCO family, whose validation and test images are left out. Repeatable.",
+        "held_back": "Images of --data that are not trained on but segmented before and after, to show what tuning did: a "
+        "share of them if below 1, else their number. By default a tenth of them, at most 20; 0 for none.",
         "build_processes": "Number of processes that build training conversations from --data.",
         "out": "Folder for the adapter, its checkpoints and metrics.jsonl. Required. After an interruption, the same command "
         "continues from the last checkpoint.",
@@ -64,7 +71,7 @@ _SETTINGS = {
         "save_every": "Optimizer steps between checkpoints.",
         "keep": "Number of checkpoints to keep: the newest ones.",
         "log_every": "Optimizer steps between lines of metrics.jsonl.",
-        "report_to": "Service that the metrics are logged to, besides metrics.jsonl.",
+        "report_to": "Service that the metrics are logged to, besides metrics.jsonl; 'auto' is TensorBoard if it is installed.",
     },
     "Evaluation during training": {
         "eval_data": "Held-out dataset whose samples are segmented with the model so far; no evaluation by default.",
@@ -93,6 +100,16 @@ _METAVARS = {
 }
 
 
+_WORSE = 0.01
+"""A fall of cIoU beyond which tuning has made the model worse."""
+
+
+def _print_example(value: bool) -> None:
+    if value:
+        typer.echo((files("sam4mllm_tool.training") / "example.toml").read_text(encoding="utf-8"), nl=False)
+        raise typer.Exit
+
+
 @with_options(config_options(TrainingConfig, _SETTINGS, _METAVARS))
 def train(
     ctx: typer.Context,
@@ -100,6 +117,13 @@ def train(
         Path | None,
         typer.Argument(metavar="CONFIG", help="Settings as a TOML, JSON or YAML file; an option overrides the file's setting."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the steps, time and memory that training will take, and write nothing.")
+    ] = False,
+    example: Annotated[  # noqa: ARG001 - done by its callback
+        bool,
+        typer.Option("--example", callback=_print_example, is_eager=True, help="Print example settings, for a CONFIG file."),
+    ] = False,
     **options: Any,
 ) -> None:
     """Tune a model on training conversations.
@@ -116,9 +140,37 @@ def train(
     except ValueError as error:
         raise DataError(f"{config}: {error}" if config else str(error)) from error
 
+    if dry_run:
+        from sam4mllm_tool.training.dry_run import estimate_run
+
+        print("\n".join(estimate_run(training).lines()))
+        return
+
     from sam4mllm_tool.training.run import train as run_training
 
-    print(f"wrote {run_training(training)}")
+    out = run_training(training)
+    print("\n".join([f"wrote {out}", *_describe_result(Path(out))]))
+
+
+def _describe_result(out: Path) -> Iterator[str]:
+    """Yield what tuning did to the held-out part, and the command to type next."""
+    from sam4mllm_tool.training.output_dir import TRAINING_FILE
+
+    file = out.expanduser() / TRAINING_FILE
+    about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    held_out = about.get("held_out", {})
+    if "before" in held_out:
+        on = f"{count_noun(held_out['samples'], 'expression')} about {count_noun(held_out['images'], 'image')} not trained on"
+        for name in (name for name in held_out["after"] if name.endswith("_cIoU")):
+            before, after = (held_out[when][name] for when in ("before", "after"))
+            method = name.removeprefix("eval_").removesuffix("_cIoU")
+            yield f"cIoU by {method}: {100 * before:.1f} % before, {100 * after:.1f} % after, on {on}"
+            if after < before - _WORSE:
+                yield "tuning made it worse: try more data, more steps or a lower --learning-rate"
+    else:
+        yield "nothing was measured: --held-back N or --eval-data shows what tuning did"
+    if spec := about.get("load_as"):
+        yield f'next: sam4mllm segment IMAGE "EXPRESSION" --mllm {shlex.quote(spec)}'
 
 
 def export(

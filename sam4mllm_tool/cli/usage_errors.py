@@ -7,13 +7,14 @@ from typing import Any
 
 import typer
 
-from sam4mllm_tool.errors import quote_text, suggest_name
+from sam4mllm_tool.errors import quote_text
+from sam4mllm_tool.text import suggest_name
 
-__all__ = ["complete_usage_error", "describe_unknown_command", "describe_usage_error"]
+__all__ = ["IMAGE_SUFFIXES", "complete_usage_error", "describe_unknown_command", "describe_usage_error"]
 
 _MAX_MESSAGE = 600
 """Characters of a message, which may quote a whole argument."""
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def describe_usage_error(error: typer.TyperException) -> str:
@@ -39,7 +40,7 @@ def complete_usage_error(error: typer.TyperException, ctx: Any, args: Sequence[s
 def describe_unknown_command(word: str, commands: Sequence[str]) -> str:
     """Return what to say about a first word that is no command."""
     reason = f"no such command: {quote_text(word)}"
-    if word.lower().endswith(_IMAGE_SUFFIXES) or _is_file(word):
+    if word.lower().endswith(IMAGE_SUFFIXES) or _is_file(word):
         return f"{reason}; did you mean 'sam4mllm segment IMAGE EXPRESSION'?"
     return f"{reason}{suggest_name(word, commands) or suggest_name(f'--{word}', ('--help', '--version'))}"
 

@@ -8,9 +8,9 @@ During a build, lessons.jsonl.part grows, and progress.json says how many of its
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import groupby, islice
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -19,9 +19,11 @@ from typing_extensions import deprecated
 
 from sam4mllm_tool.atomic_io import file_sha256, write_json
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.data.heldout import HeldOut, collect_held_out
+from sam4mllm_tool.data.heldout import collect_held_out
+from sam4mllm_tool.data.image_order import count_missing_vqa, group_by_image, leave_out, mark_held_out, mix_in_vqa
 from sam4mllm_tool.data.reader import Reader
-from sam4mllm_tool.data.sample import Dataset, Problems, Sample
+from sam4mllm_tool.data.sample import Dataset, Problems
+from sam4mllm_tool.data.sources import Source
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.workers import BuiltImage, ImageSamples, build_images
 from sam4mllm_tool.errors import DataError
@@ -32,47 +34,8 @@ PROGRESS_FILE = "progress.json"
 _PART_FILE = f"{CONVERSATIONS_FILE}.part"
 _SAVE_INTERVAL = 200
 """Images between two writes of the progress."""
-_EXHAUSTED: ImageSamples = []
-
-
-@dataclass(frozen=True)
-class Source:
-    """A dataset to train on: its name for `load_dataset`, its root, its split and its reader's options."""
-
-    name: str
-    root: Path
-    split: str = "train"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, text: str) -> "Source":
-        """Parse `NAME:ROOT` or `NAME:ROOT:SPLIT`, with options as `?KEY=VALUE&KEY=VALUE`. Raises DataError."""
-        name, _, rest = text.partition(":")
-        if not name or not rest:
-            raise DataError(f"expected NAME:ROOT or NAME:ROOT:SPLIT, as in refcoco:data/coco:train, got {text!r}")
-        before, mark, pairs = rest.rpartition("?")
-        if mark and "=" in pairs and not Path(rest).exists():
-            return cls.parse(f"{name}:{before}").with_options(pairs.split("&"))
-        root, colon, split = rest.rpartition(":")
-        if not colon or not root or Path(rest).exists():
-            return cls(name, Path(rest))
-        return cls(name, Path(root), split)
-
-    def with_options(self, pairs: Sequence[str]) -> "Source":
-        """Add options given as KEY=VALUE; those already set win. Raises DataError for other text."""
-        from sam4mllm_tool.data.splits import read_options
-
-        return replace(self, options={**read_options(self.name, pairs), **self.options})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return values for JSON that don't depend on the working directory."""
-        return asdict(self) | {"root": str(self.root.resolve())}
-
-    def open(self) -> Dataset:
-        """Load the dataset."""
-        from sam4mllm_tool.data import load_dataset
-
-        return load_dataset(self.name, self.root, split=self.split, **self.options)
+_OPTIONAL_SETTINGS = ("held_back",)
+"""Settings that a manifest holds only where they are given."""
 
 
 @dataclass
@@ -106,6 +69,7 @@ def build_conversations(
     *,
     vqa: Sequence[Source] = (),
     held_out: Sequence[Path] = (),
+    held_back: Collection[str] = (),
     processes: int = 1,
 ) -> Path:
     """Write lessons.jsonl and manifest.json. An interrupted build continues; a finished one is left as it is.
@@ -117,6 +81,7 @@ def build_conversations(
         vqa: Datasets of conversations without masks, mixed in at the recipe's share of the images.
         held_out: Roots of the RefCOCO family. Images of the val and test splits found there, or under the root of a source,
             are left out of every dataset.
+        held_back: Further images that are left out, by `hash_image`.
         processes: How many processes build.
 
     Returns:
@@ -135,27 +100,34 @@ def build_conversations(
     settings = _describe_settings(sources, vqa, held_out, recipe) | {
         "data": [_measure_files(dataset) for dataset in datasets],
         "held_out": held_out_images.to_dict(),
+        **({"held_back": sorted(held_back)} if held_back else {}),
     }
     out.mkdir(parents=True, exist_ok=True)
     if (out / CONVERSATIONS_FILE).exists():
         _check_finished(out, settings)
         return out
     with_masks, without_masks = (
-        _mark_held_out(_group_by_image(group), held_out_images)
+        mark_held_out(leave_out(group_by_image(group), held_back), held_out_images)
         for group in (datasets[: len(sources)], datasets[len(sources) :])
     )
+    tally = _build(out, mix_in_vqa(with_masks, without_masks, recipe.vqa), settings, recipe, processes)
+    _finish(out, settings, tally, datasets)
+    return out
+
+
+def _build(out: Path, images: Iterator[ImageSamples], settings: dict[str, Any], recipe: Recipe, processes: int) -> "_Tally":
+    """Write the conversations of all images. Raises DataError where there are none."""
     try:
-        tally = _write_lines(out, _mix_in_vqa(with_masks, without_masks, recipe.vqa), settings, recipe, processes)
+        tally = _write_lines(out, images, settings, recipe, processes)
     except OSError as error:
         reason = error.strerror or str(error)
         raise DataError(f"can't write to {str(out)!r}: {reason}; the same command continues the build") from error
     if not tally.counts["lessons"]:
         reason = "; ".join(tally.first_dropped) or "there is no sample, or every image is held out"
         raise DataError(f"no sample can be trained on: {reason}")
-    if missing := _missing_vqa_images(tally.counts, recipe.vqa):
+    if missing := count_missing_vqa(tally.counts, recipe.vqa):
         tally.counts["short of vqa"] = missing
-    _finish(out, settings, tally, datasets)
-    return out
+    return tally
 
 
 @deprecated("build_lessons is now build_conversations")
@@ -196,50 +168,11 @@ def _check_finished(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _check_same_settings(out: Path, content: str, known: dict[str, Any], settings: dict[str, Any]) -> None:
-    differing = sorted(key for key, value in settings.items() if known.get(key) != value)
+    differing = sorted(key for key in {*settings, *_OPTIONAL_SETTINGS} if known.get(key) != settings.get(key))
     if differing == ["data"]:
         raise DataError(f"the datasets' files changed since {out} was built: choose another folder, or remove this one")
     if differing:
         raise DataError(f"{out} holds {content} ({', '.join(differing)} differ): choose another folder, or remove this one")
-
-
-# The images, in order ------------------------------------------------------------------------------------------------
-
-
-def _group_by_image(datasets: Iterable[Dataset]) -> Iterator[list[Sample]]:
-    """Yield the neighbouring samples of one image as a list."""
-    for dataset in datasets:
-        for _, samples in groupby(dataset, key=lambda sample: sample.image_path):
-            yield list(samples)
-
-
-def _mark_held_out(images: Iterable[list[Sample]], held_out: HeldOut) -> Iterator[ImageSamples]:
-    """Replace the samples of held-out images by None, so that the images can be counted."""
-    for samples in images:
-        path = samples[0].image_path
-        ids = {sample.image_id for sample in samples}
-        is_held_out = any(held_out.contains(image_id, name) for image_id in ids for name in (path, path.resolve()))
-        yield None if is_held_out else samples
-
-
-def _mix_in_vqa(with_masks: Iterable[ImageSamples], vqa: Iterator[ImageSamples], share: float) -> Iterator[ImageSamples]:
-    """Insert VQA images evenly among the others until the VQA datasets are exhausted."""
-    mask_images = vqa_images = 0
-    for samples in with_masks:
-        yield samples
-        mask_images += samples is not None
-        while vqa_images < _wanted_vqa_images(mask_images, share) and (more := next(vqa, _EXHAUSTED)) is not _EXHAUSTED:
-            yield more
-            vqa_images += more is not None
-
-
-def _wanted_vqa_images(mask_images: int, share: float) -> int:
-    return int(mask_images * share / (1 - share) + 1e-9)
-
-
-def _missing_vqa_images(counts: Mapping[str, int], share: float) -> int:
-    """Return how many VQA images are missing from the share, because the VQA datasets were exhausted."""
-    return max(0, _wanted_vqa_images(counts.get("pictures", 0), share) - counts.get("vqa pictures", 0))
 
 
 # Writing -------------------------------------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.data.reader import load_sample_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import DataError, ImageError
-from sam4mllm_tool.geometry.morphology import dilate_mask
-from sam4mllm_tool.images.draw import Colour, choose_colours, draw_box, draw_label, tint_mask
+from sam4mllm_tool.images.draw import choose_colours, draw_box, tint_mask
+from sam4mllm_tool.images.object_labels import Colour, draw_label
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
 
 __all__ = ["ContactSheet", "draw_contact_sheet", "draw_sample", "pick_samples", "save_sheet"]
@@ -32,7 +32,6 @@ _TITLE, _CAPTION, _NOTE = 22, 17, 13  # font sizes
 _MAX_LINES = 3
 _BACKGROUND, _TEXT, _GREY, _RED, _PLACEHOLDER = (250, 250, 248), (24, 24, 28), (104, 104, 112), (176, 32, 32), (226, 226, 224)
 _STRIPE_WIDTH = 5
-_IMAGE_SHARE = 0.6  # of the image's own colour in a tinted pixel
 _WHITE: Colour = (255, 255, 255)
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
@@ -134,11 +133,8 @@ def draw_sample(sample: Sample) -> Image:
         for mask, box in zip(sample.masks(), sample.boxes, strict=True)
     ]
     coloured = choose_colours(pixels, objects)
-    untinted = pixels.copy()
     for obj, colour in coloured:
         tint_mask(pixels, obj.mask, colour, 1)
-        inside = obj.mask & ~dilate_mask(~obj.mask, 3)  # keeps some of the object's colour, which the expression may name
-        pixels[inside] = np.rint(untinted[inside] * _IMAGE_SHARE + pixels[inside] * (1 - _IMAGE_SHARE)).astype(np.uint8)
     return _draw_labels(PILImage.fromarray(pixels), sample, coloured)
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.atomic_io import atomic_path, file_sha256, require_new_file
 from sam4mllm_tool.data.jsonl import JSONL_FILE
 from sam4mllm_tool.data.sample import Problems
-from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
+from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, count_noun
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.images.load import load_image
@@ -67,9 +67,10 @@ class ConversionSummary:
 
     def summary(self) -> str:
         """Return one line for people."""
-        absent = f", {self.absent:,} of them with no such object" if self.absent else ""
-        counts = f"{self.expressions:,} expressions{absent}, {self.objects:,} objects, {len(self.images):,} images"
-        return f"wrote {self.path}: {counts}"
+        absent = f" ({self.absent:,} with no such object)" if self.absent else ""
+        counts = [(self.expressions, "expression"), (self.objects, "object"), (len(self.images), "image")]
+        first, *others = (count_noun(count, noun) for count, noun in counts)
+        return f"wrote {self.path}: {', '.join([first + absent, *others])}"
 
 
 def measure_image(path: Path, problems: Problems) -> Size | None:
@@ -82,7 +83,7 @@ def measure_image(path: Path, problems: Problems) -> Size | None:
 
 
 def write_records(
-    records: Iterable[ExpressionRecord], out: Path, problems: Problems, *, copy: bool = False
+    records: Iterable[ExpressionRecord], out: Path, problems: Problems, *, copy: bool = False, overwrite: bool = False
 ) -> ConversionSummary:
     """Write one line per record. Records with an empty expression or an empty mask are dropped and counted.
 
@@ -90,14 +91,17 @@ def write_records(
         records: What to write.
         out: A file that ends in .jsonl, or the folder in which to write scenes.jsonl.
         problems: Gets the records that are dropped.
-        copy: Copy the images to images/ beside the file. By default, the lines refer to them by a path relative to the file.
+        copy: Copy the images to images/ beside the file, where no other file is replaced. By default, the lines refer to them
+            by a path relative to the file.
+        overwrite: Replace a JSONL file that exists.
 
     Raises:
-        DataError: There is no record to write, or writing fails; no file is left behind.
+        DataError: There is no record to write, the file exists, or writing fails; no file is left behind.
     """
     path = out if out.suffix == ".jsonl" else out / JSONL_FILE
     if path != out and out.exists() and not out.is_dir():
         raise DataError(f"{out} is neither a folder nor a file that ends in .jsonl")
+    require_new_file(path, overwrite=overwrite)
     summary, namer = ConversionSummary(path), _ImageNamer(path.parent, copy)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,16 +152,21 @@ class _ImageNamer:
 
     def _copy_image(self, image: Path) -> str:
         name, number = image.name, 1
-        while name.lower() in self._taken:  # an image of the same name from another folder
+        while name.lower() in self._taken or self._is_other(image, name):  # an image of the same name from another folder
             number += 1
             name = f"{image.stem}-{number}{image.suffix}"
         self._taken.add(name.lower())
         target = self._folder / _IMAGES_FOLDER / name
-        if not (target.exists() and target.samefile(image)):
+        if not target.exists():
             target.parent.mkdir(exist_ok=True)
             with atomic_path(target) as part:
                 shutil.copyfile(image, part)
         return f"{_IMAGES_FOLDER}/{name}"
+
+    def _is_other(self, image: Path, name: str) -> bool:
+        """Whether the folder has another image of this name, which must not be replaced."""
+        target = self._folder / _IMAGES_FOLDER / name
+        return target.exists() and not target.samefile(image) and file_sha256(target) != file_sha256(image)
 
 
 def _relative_path(image: Path, folder: Path) -> str:

@@ -115,6 +115,11 @@ class Problems:
     def __bool__(self) -> bool:
         return bool(self.counts)
 
+    @property
+    def count(self) -> int:
+        """The number of all faults."""
+        return self.counts.total()
+
     def lines(self) -> list[str]:
         """Return one line per kind of fault with its count, the most frequent first."""
         return [f"{count:,} {fate}: {what}" for (fate, what), count in self.counts.most_common()]

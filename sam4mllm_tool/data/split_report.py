@@ -11,12 +11,22 @@ from sam4mllm_tool.data import Dataset, Problems, Sample
 from sam4mllm_tool.data.class_reader import LEFT_OUT_BY_CHOICE
 from sam4mllm_tool.data.published import published_count
 from sam4mllm_tool.data.reader import read_image_size
-from sam4mllm_tool.errors import DataError, ExpressionError, ImageError
+from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, count_noun
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.protocol.dialogues import validate_expression
 from sam4mllm_tool.types import Size
 
 __all__ = ["SplitReport", "check_split"]
+
+
+_NOUNS = {
+    "samples": ("sample",),
+    "objects": ("object",),
+    "samples with no such object": ("sample with no such object", "samples with no such object"),
+    "conversations": ("conversation",),
+    "images": ("image",),
+}
+"""Singular, and plural where it doesn't end in s, by the key of the counts."""
 
 
 @dataclass
@@ -47,7 +57,7 @@ class SplitReport:
     def lines(self) -> Iterator[str]:
         """Yield the report's lines for people."""
         yield f"{self.split}: {self.place}"
-        yield "  " + ", ".join(f"{count:,} {what}" for what, count in self.counts.items())
+        yield "  " + ", ".join(count_noun(count, *_NOUNS[what]) for what, count in self.counts.items())
         if self.published:
             yield f"  {self.published}"
         for line in self.problems.lines():
@@ -55,6 +65,8 @@ class SplitReport:
         if self.problems.first:
             yield f"  the first {len(self.problems.first)}:"
             yield from (f"    {example}" for example in self.problems.first)
+        if any(what not in LEFT_OUT_BY_CHOICE for _, what in self.problems.counts):
+            yield "  what to do: correct or remove these records, then check again; training and evaluation leave them out"
 
 
 def check_split(dataset: Dataset, *, deep: bool = False) -> SplitReport:
@@ -140,4 +152,4 @@ def _compare_with_published(report: SplitReport, dataset: Dataset) -> None:
     count = units()
     report.complete = count == published.count
     verdict = "as published" if report.complete else f"{published.count:,} are published"
-    report.published = f"{count:,} {published.unit}, {verdict}"
+    report.published = f"{count_noun(count, published.unit.removesuffix('s'))}, {verdict}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.data import DATASETS, PUBLISHED_COUNTS, Dataset, load_dataset
+from sam4mllm_tool.data.jsonl import ALL, list_jsonl_splits
 from sam4mllm_tool.errors import DataError
 
 __all__ = ["AvailableSplits", "open_splits", "read_options"]
@@ -38,7 +39,7 @@ def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, 
     """
     opened: dict[str, Dataset] = {}
     missing: dict[str, DataError] = {}
-    for candidate in [split] if split else _split_names(name, root):
+    for candidate in [split] if split else _split_names(name, root, options.get("file")):
         try:
             opened[candidate] = load_dataset(name, root, candidate, **options)
         except DataError as error:
@@ -48,11 +49,13 @@ def open_splits(name: str, root: Path, split: str | None, options: Mapping[str, 
     return AvailableSplits(opened, {candidate: str(error) for candidate, error in missing.items()})
 
 
-def _split_names(name: str, root: Path) -> Sequence[str]:
-    """List the dataset's splits. Users' own splits are files of any name, unless the data is not divided."""
-    if name == "jsonl":
-        files = [path.stem for path in sorted(root.glob("*.jsonl"))]
-        return files if len(files) > 1 and "scenes" not in files else ["train"]
+def _split_names(name: str, root: Path, file: str | None) -> Sequence[str]:
+    """List the dataset's splits. Users' own are those that files are named after or lines name, or else all of the data."""
+    if name == "jsonl" and root.exists():
+        try:
+            return tuple(list_jsonl_splits(root / file if file else root)) or (ALL,)
+        except DataError:
+            return (ALL,)  # opening it says what is wrong
     return tuple(PUBLISHED_COUNTS.get(name, _SPLITS))
 
 

@@ -13,7 +13,7 @@ from sam4mllm_tool.data.class_reader import LEFT_OUT_BY_CHOICE
 from sam4mllm_tool.data.heldout import HeldOut, collect_held_out
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE, read_conversations
-from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.errors import DataError, count_noun
 
 __all__ = ["describe_problems", "is_clean", "verify_conversations"]
 
@@ -103,14 +103,17 @@ def _count_conversations(folder: Path, held_out: HeldOut) -> Counter[str]:
 def _summarize(folder: Path, manifest: dict[str, Any], counts: Counter[str], held_out: HeldOut) -> list[str]:
     expected = manifest["counts"]
     kinds = ", ".join(f"{counts[kind]:,} {kind}" for kind in ("pqpp", "ppg", "vqa") if counts[kind])
-    lines = [f"{folder}: {counts['lessons']:,} lines from {expected['samples']:,} samples ({kinds} conversations)"]
+    size, samples = count_noun(counts["lessons"], "line"), count_noun(expected["samples"], "sample")
+    lines = [f"{folder}: {size} from {samples} ({kinds} conversations)"]
     lines += [f"  dropped {count:,}: {reason}" for reason, count in manifest["dropped"].items()]
     lines += [
         f"  while reading {_source_name(read)}: {line}" for read in manifest["read"] for line in _read_problems(read).lines()
     ]
     lines += [f"  {line}" for line in _describe_missing_vqa(manifest)]
-    files = f"by {len(held_out.files)} files" if held_out.files else "no reference file of the RefCOCO family exists"
-    lines.append(f"  held out: {expected.get('held out', 0):,} images left out, none among the conversations ({files})")
+    by_files = f"by {count_noun(len(held_out.files), 'file')}"
+    files = by_files if held_out.files else "no reference file of the RefCOCO family exists"
+    images = count_noun(expected.get("held out", 0), "image")
+    lines.append(f"  held out: {images} left out, none among the conversations ({files})")
     return lines
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.atomic_io import atomic_path, require_new_file
 from sam4mllm_tool.embedded.expressions import Expression, sample_expressions
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.geometry import rle
@@ -16,7 +16,7 @@ from sam4mllm_tool.geometry import rle
 SCENES_FILE = "scenes.jsonl"
 
 
-def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_scene: int = 7) -> Path:
+def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_scene: int = 7, overwrite: bool = False) -> Path:
     """Draw scenes into a folder, with scenes.jsonl describing them.
 
     Each line has image (a file name beside it), expression, kind and objects: [{box: [x1, y1, x2, y2] in pixels, mask: COCO
@@ -28,18 +28,22 @@ def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_sc
         seed: Seed of the first scene; the others follow.
         side: Width and height of the images in pixels.
         per_scene: Most expressions per scene, kinds drawn evenly.
+        overwrite: Replace files that exist.
 
     Returns:
         The path of scenes.jsonl, which appears once it is complete.
 
     Raises:
+        DataError: A file exists already.
         OSError: The folder can't be written.
     """
+    names = {number: f"scene-{number:07d}.png" for number in range(seed, seed + count)}
+    for name in (SCENES_FILE, *names.values()):
+        require_new_file(folder / name, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
-        for number in tqdm(range(seed, seed + count), desc="scenes", unit="scene", disable=None):
+        for number, name in tqdm(names.items(), desc="scenes", unit="scene", disable=None):
             scene = draw_scene(number, side)
-            name = f"scene-{number:07d}.png"
             Image.fromarray(scene.image).save(folder / name)
             for expression in sample_expressions(scene, per_scene, Random(f"files-{number}")):
                 lines.write(json.dumps(_describe_sample(name, scene, expression)) + "\n")

@@ -30,13 +30,15 @@ class Comparison:
 
 
 def compare(first: Path, second: Path) -> Comparison:
-    """Compare two folders that `evaluate` wrote.
+    """Compare two folders that `evaluate` wrote, by the samples' ids and true masks: the same data may have two names.
 
     Raises:
-        DataError: A run isn't finished, or the runs have different datasets, splits, protocols or samples.
+        DataError: A run isn't finished, or the runs have different protocols or samples.
     """
     orders = read_order(first), read_order(second)
-    _check_orders((first, second), orders)
+    described = [f"{folder} is {_describe(order)}" for folder, order in zip((first, second), orders, strict=True)]
+    if orders[0]["protocol"] != orders[1]["protocol"]:
+        raise DataError(f"these runs can't be compared: {', '.join(described)}")
     first_records, second_records = (
         {record.id: record for record in select_scored(read_records(folder))} for folder in (first, second)
     )
@@ -45,11 +47,13 @@ def compare(first: Path, second: Path) -> Comparison:
     ]:
         folder = first if unshared[0] in first_records else second
         raise DataError(
-            f"these runs can't be compared: {len(unshared):,} samples are in one run only, such as {unshared[0]!r} in {folder}"
+            f"these runs can't be compared: samples that are in one run only: {len(unshared):,}, such as {unshared[0]!r} in "
+            f"{folder}; {', '.join(described)}"
         )
     if differing := [name for name in first_records if _truth(first_records[name]) != _truth(second_records[name])]:
         raise DataError(
-            f"these runs can't be compared: {len(differing):,} samples differ in their truth, such as {differing[0]!r}"
+            f"these runs can't be compared: samples that differ in their truth: {len(differing):,}, such as {differing[0]!r}; "
+            f"{', '.join(described)}"
         )
     protocol = PROTOCOLS[orders[0]["protocol"]]
     first_statistics, second_statistics = (
@@ -58,13 +62,8 @@ def compare(first: Path, second: Path) -> Comparison:
     return Comparison(orders, len(first_records), bootstrap_differences(first_statistics, second_statistics))
 
 
-def _check_orders(folders: tuple[Path, Path], orders: tuple[Mapping[str, Any], Mapping[str, Any]]) -> None:
-    if any(orders[0][key] != orders[1][key] for key in ("dataset", "split", "protocol")):
-        descriptions = [
-            f"{folder} is {order['dataset']}:{order['split']} under {order['protocol']}"
-            for folder, order in zip(folders, orders, strict=True)
-        ]
-        raise DataError(f"these runs can't be compared: {', '.join(descriptions)}")
+def _describe(order: Mapping[str, Any]) -> str:
+    return f"{order['dataset']}:{order['split']} under {order['protocol']}"
 
 
 def _truth(record: SampleRecord) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol, default_protocol
 from sam4mllm_tool.models.metadata import find_fingerprints
+from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.pipeline.calibration import find_calibration
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
@@ -63,13 +64,18 @@ class ModelSpec:
             self.mllm, self.segmenter, dialect=self.dialect, device=self.device, dtype=self.dtype, config=self.config
         )
 
+    @property
+    def mllm_spec(self) -> str:
+        """The spec of the MLLM: given, the environment's, or `embedded`."""
+        return self.mllm or os.environ.get("SAM4MLLM_MLLM") or EMBEDDED
+
     def describe(self) -> dict[str, Any]:
         """Return the settings as JSON values, with the specs that the environment gives and fingerprints of the weights.
 
         Raises:
             SpecError: A spec names no model, or a calibration can't be read.
         """
-        mllm = self.mllm or os.environ.get("SAM4MLLM_MLLM") or "embedded"
+        mllm = self.mllm_spec
         segmenter = self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
         return {
             "mllm": mllm,

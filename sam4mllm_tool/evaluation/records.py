@@ -19,6 +19,7 @@ from sam4mllm_tool.types import Box, Label
 
 __all__ = [
     "METRICS_FILE",
+    "ORDER_FILE",
     "SAMPLES_FILE",
     "SIZES",
     "SampleRecord",
@@ -32,6 +33,7 @@ __all__ = [
 
 SAMPLES_FILE = "samples.jsonl"
 METRICS_FILE = "metrics.json"
+ORDER_FILE = "order.json"
 SIZES = ("small", "medium", "large", "none")
 _SMALL, _LARGE = 0.01, 0.10
 
@@ -72,11 +74,12 @@ class ScoredObject:
 
     Attributes:
         box: The prompt's box, in pixels.
-        confidence: The probability that the object was meant, None where it is unknown.
+        confidence: The calibrated probability that the object was meant, None where it is unknown.
         score: SAM's predicted IoU.
         iou: With the true object that it is matched with; 0 without a match.
         right: Whether `iou` is at least 0.5.
         mask: COCO RLE; None for the only object of a record, whose mask the record has.
+        agreement: The share of the point answers that the mask agrees with, None where it is unknown.
     """
 
     box: Box
@@ -85,6 +88,7 @@ class ScoredObject:
     iou: float
     right: bool
     mask: Mapping[str, Any] | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,11 @@ class SampleRecord:
         )
 
     @classmethod
-    def from_json(cls, line: str | bytes) -> "SampleRecord":
-        """Parse a line. Raises ValueError, KeyError or TypeError for one that `to_json` did not write."""
+    def from_json(cls, line: str | bytes, *, method: str = "adaptive") -> "SampleRecord":
+        """Parse a line. Raises ValueError, KeyError or TypeError for one that `to_json` did not write.
+
+        Before 0.3.0 lines had no `agreement`; that of methods other than `adaptive` stood as `confidence`.
+        """
         fields = {"confidence": None, **json.loads(line)}  # older lines have no confidence
         failed = fields["error"] is not None
         counts = PixelCounts(fields["intersection"], fields["predicted"], fields["truth"], fields["stated_none"], failed)
@@ -144,24 +151,39 @@ class SampleRecord:
         return cls(
             counts=counts,
             points=tuple(ScoredPoint(**answer) for answer in fields["points"]),
-            objects=tuple(ScoredObject(**{**answer, "box": Box(*answer["box"])}) for answer in fields["objects"]),
+            objects=tuple(_parse_object(answer, method) for answer in fields["objects"]),
             **{name: fields[name] for name in plain},
         )
+
+
+def _parse_object(answer: dict[str, Any], method: str) -> ScoredObject:
+    old = {} if "agreement" in answer or method == "adaptive" else {"confidence": None, "agreement": answer["confidence"]}
+    return ScoredObject(**{**answer, **old, "box": Box(*answer["box"])})
 
 
 def read_records(folder: Path) -> list[SampleRecord]:
     """Read all lines of a finished evaluation. Raises DataError naming the file and the line."""
     path, records, number = folder / SAMPLES_FILE, list[SampleRecord](), 0
+    method = _read_method(folder)
     try:
         with path.open("rb") as lines:
             for line in lines:
                 number += 1
-                records.append(SampleRecord.from_json(line))
+                records.append(SampleRecord.from_json(line, method=method))
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}; is the evaluation finished?") from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}, line {number}, is not a sample's: {type(error).__name__}: {error}") from error
     return records
+
+
+def _read_method(folder: Path) -> str:
+    """Return the method of a run; "adaptive" where the folder doesn't say."""
+    try:
+        order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
+        return str(order.get("method", "adaptive"))
+    except (OSError, ValueError, AttributeError):
+        return "adaptive"
 
 
 def select_scored(records: Iterable[SampleRecord]) -> list[SampleRecord]:

@@ -126,7 +126,7 @@ def _build_figures(metrics: Mapping[str, Any], records: Sequence[SampleRecord], 
 
 
 def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
-    warnings = []
+    warnings = [f"Warning: {warning}." for warning in metrics.get("warnings", ())]
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
         verbs = ("has", "counts as a miss") if count == 1 else ("have", "count as misses")

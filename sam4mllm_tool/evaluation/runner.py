@@ -22,14 +22,14 @@ from sam4mllm_tool.errors import BackendError, DataError, EmptyMaskError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
 from sam4mllm_tool.evaluation.predict import predict_records
 from sam4mllm_tool.evaluation.predictions import read_predictions
-from sam4mllm_tool.evaluation.records import METRICS_FILE, SAMPLES_FILE, SampleRecord, read_records
+from sam4mllm_tool.evaluation.records import METRICS_FILE, ORDER_FILE, SAMPLES_FILE, SampleRecord, read_records
 from sam4mllm_tool.evaluation.report import write_report
 from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, summarize_records, summarize_timings
+from sam4mllm_tool.evaluation.trained_images import describe_trained_images
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 __all__ = ["ORDER_FILE", "evaluate"]
 
-ORDER_FILE = "order.json"
 _PART_FILE = f"{SAMPLES_FILE}.part"
 _GROUP_SIZE = 32
 """Samples of an image that are asked about side by side; as many results are held in memory at once."""
@@ -63,17 +63,26 @@ def evaluate(
     dataset = config.open()
     total = _check_samples(dataset, config)
     problems = {"counts": dataset.problems.lines(), "first": dataset.problems.first}
+    warnings = _warn_of_trained_images(dataset, config, models)
     if not (out / SAMPLES_FILE).exists():
         with _limit_threads(config):
             _run(dataset, config, out, total, processes=processes, models=models)
     records = read_records(out)
     if all(record.error is not None and not record.error.startswith(EmptyMaskError.__name__) for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
-    metrics = summarize_records(records, config.scoring_protocol, {"order": order, "read": problems})
+    metrics = summarize_records(records, config.scoring_protocol, {"order": order, "read": problems, "warnings": warnings})
     write_json(out / METRICS_FILE, metrics, ensure_ascii=True)
     write_json(out / TIMINGS_FILE, summarize_timings(records), ensure_ascii=True)
     write_report(out, metrics, records, _iter_samples(dataset, config))
     return metrics
+
+
+def _warn_of_trained_images(dataset: Dataset, config: EvaluationConfig, models: Sam4Mllm | None) -> list[str]:
+    """Return the warning, if there is one; a spec alone tells where a model's list of trained images is."""
+    if config.predictions is not None or models is not None:
+        return []
+    warning = describe_trained_images(config.models.mllm_spec, _iter_samples(dataset, config))
+    return [] if warning is None else [warning]
 
 
 def _claim_folder(out: Path, order: dict[str, Any]) -> None:

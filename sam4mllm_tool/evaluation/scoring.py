@@ -155,6 +155,7 @@ def _score_objects(truth: GroundTruth, objects: Sequence[SegmentedObject]) -> tu
             iou=iou,
             right=iou >= _HIT_IOU,
             mask=dict(rle.encode(predicted.mask)) if len(objects) > 1 else None,
+            agreement=predicted.agreement,
         )
         for predicted, iou in zip(objects, ious, strict=True)
     )

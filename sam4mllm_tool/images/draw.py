@@ -1,23 +1,25 @@
 """Draw a segmentation over its image, legibly on any image, at any size and for colour-blind readers.
 
-Each object gets a tint, an outline and a box in one colour of a colour-blind-safe palette; a point's label shows in its colour
-and its shape. Nothing relies on contrast with the image, as each light line has a dark one beside it. Line widths, markers and
-letters scale with the image. All lengths are in pixels of the image.
+Each object gets an outline and a box in one colour of a colour-blind-safe palette and a tint that changes its lightness but not
+its hue, since the expression may name its colour; a point's label shows in its colour and its shape. Nothing relies on contrast
+with the image, as each light line has a dark one beside it. Line widths and letters scale with the image; outlines and markers
+of a small or thin object are smaller still, so that the object stays visible. All lengths are in pixels of the image.
 """
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
-from PIL import ImageDraw, ImageFont
+from PIL import ImageDraw
 
 from sam4mllm_tool.geometry.morphology import dilate_mask
-from sam4mllm_tool.types import Box, Image, Mask, PointPrompt, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.images.object_labels import Colour, draw_labels, frame_box
+from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
 
-Colour: TypeAlias = tuple[int, int, int]
 _MeanColour: TypeAlias = npt.NDArray[np.float64]
 
 OBJECT_COLOURS: tuple[Colour, ...] = (
@@ -34,43 +36,78 @@ ON_COLOUR, OFF_COLOUR = OBJECT_COLOURS[4], OBJECT_COLOURS[5]
 _DARK: Colour = (18, 18, 22)
 _LIGHT: Colour = (255, 255, 255)
 
-_TINT_OPACITY, _OUTLINE_OPACITY = 0.3, 0.85
-_MAX_COVERED = 0.35  # of the boxes that a label covers, as a share of their areas; above that it is left out
+_TINT_OPACITY, _OUTLINE_OPACITY = 0.25, 0.85
+_LUMA = np.array((0.299, 0.587, 0.114))  # weights of red, green and blue in lightness (ITU-R BT.601)
 _SUPERSAMPLING = 4
 _MARKER_EXTENT = 2.4  # from a marker's center to its outer edge, in radii
+_MARKER_REACH = 1.6  # from a marker's center to the end of its dark line, in radii
+_MAX_MARKED = 0.1  # of an object's mask that the markers on it may cover
+_MAX_ENLARGED_RATIO = 4  # the long side of an enlarged overlay, in units of the side that it is enlarged to
 
 
-def overlay(image: Image, segmentation: Segmentation) -> Image:
-    """Draw masks, boxes, points and confidences on a copy of the image.
+def overlay(
+    image: Image,
+    segmentation: Segmentation,
+    *,
+    points: bool = True,
+    min_side: int = 0,
+    expressions: Sequence[str] | None = None,
+) -> Image:
+    """Draw masks, boxes, points and labels on a copy of the image.
 
-    A filled circle is a point on the object, a cross a point off it. A label shows the confidence, or the score where the
-    model gave no confidence, after the object's number where there are several objects.
+    A filled circle is a point on the object, a cross a point off it. A label names the expression, after the object's number
+    where there are several objects, and says how sure the model is where the confidence is known.
 
     Args:
         image: RGB, of the segmentation's size. It is not changed.
         segmentation: What to draw.
+        points: Whether to draw the points.
+        min_side: Length in pixels that the shorter side should have: a smaller image is enlarged by a whole factor.
+        expressions: The expression of each object; by default the segmentation's for all of them.
 
     Returns:
-        A new RGB image of the same size.
+        A new RGB image, of the same size unless it is enlarged.
 
     Raises:
-        ValueError: Image and segmentation differ in size.
+        ValueError: Image and segmentation differ in size, or there are not as many expressions as objects.
     """
     if image.size != segmentation.size:
         raise ValueError(f"the image is {image.size}, the segmentation is for an image of {tuple(segmentation.size)}")
+    names = [segmentation.expression] * len(segmentation.objects) if expressions is None else expressions
+    if len(names) != len(segmentation.objects):
+        raise ValueError(f"expected {len(segmentation.objects)} expressions, one per object, got {len(names)}")
+    factor = _choose_factor(segmentation.size, min_side)
+    image = image.convert("RGB").resize((image.width * factor, image.height * factor), PILImage.Resampling.BICUBIC)
+    objects = [_enlarge_object(segmented, factor) for segmented in segmentation.objects]
     scale = math.sqrt(image.width * image.height)
     line = max(1, round(scale / 300))
-    pixels = np.array(image.convert("RGB"))
-    coloured = choose_colours(pixels, segmentation.objects)
+    pixels = np.array(image)
+    coloured = choose_colours(pixels, objects)
     for segmented, colour in coloured:
         tint_mask(pixels, segmented.mask, colour, line)
     canvas = PILImage.fromarray(pixels)
     for segmented, colour in coloured:
         draw_box(canvas, segmented.prompt.box, colour, line)
-    for segmented, _ in coloured:
-        _draw_points(canvas, segmented.prompt.points, scale)
-    _draw_labels(canvas, coloured, line, font_size=max(10, 8 + scale / 55))
+    for segmented in objects if points else ():
+        _draw_points(canvas, segmented, scale)
+    nothing = "not sure enough" if segmentation.abstained else "no such object"
+    draw_labels(canvas, coloured, names, line, nothing)
     return canvas
+
+
+def _choose_factor(size: Size, min_side: int) -> int:
+    """Return the whole factor by which an image is enlarged; 1 where its shorter side is long enough."""
+    largest = _MAX_ENLARGED_RATIO * min_side // max(size)
+    return max(1, min(math.ceil(min_side / min(size)), largest))
+
+
+def _enlarge_object(segmented: SegmentedObject, factor: int) -> SegmentedObject:
+    if factor == 1:
+        return segmented
+    prompt = segmented.prompt
+    points = tuple(replace(point, x=point.x * factor, y=point.y * factor) for point in prompt.points)
+    enlarged = ObjectPrompt(Box(*(value * factor for value in prompt.box)), points)
+    return replace(segmented, mask=segmented.mask.repeat(factor, 0).repeat(factor, 1), prompt=enlarged, alternatives=())
 
 
 def choose_colours(pixels: npt.NDArray[np.uint8], objects: Iterable[SegmentedObject]) -> list[tuple[SegmentedObject, Colour]]:
@@ -114,33 +151,42 @@ def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
 def tint_mask(pixels: npt.NDArray[np.uint8], mask: Mask, colour: Colour, line: int) -> None:
     """Tint the mask and outline it: from outside to inside dark, light, and strongly in the colour.
 
+    The tint makes the pixels lighter, or darker where they are light, and keeps their hue.
+
     Args:
         pixels: (H, W, 3) uint8, changed in place.
         mask: (H, W) bool.
         colour: The object's.
-        line: Width of the outline's lines, in pixels.
+        line: Greatest width of the outline's lines, in pixels; thin masks get thinner lines.
     """
     window = _window(mask, line)
     inside, view = mask[window], pixels[window]
+    if not inside.any():
+        return
+    width = _measure_width(inside)
+    line = min(line, max(1, round(width / 10)))
+    rim = min(3 * line, max(line, round(width / 6)))
+    ground = _LIGHT if view[inside].mean(0) @ _LUMA < 150 else _DARK
     for part, ink, opacity in (
-        (inside, colour, _TINT_OPACITY),
-        (dilate_mask(~inside, 3 * line) & inside, colour, _OUTLINE_OPACITY),
+        (inside, ground, _TINT_OPACITY),
+        (dilate_mask(~inside, rim) & inside, colour, _OUTLINE_OPACITY),
         (dilate_mask(~inside, line) & inside, _LIGHT, 1.0),
         (dilate_mask(inside, line) & ~inside, _DARK, 1.0),
     ):
         view[part] = np.rint(view[part] * (1 - opacity) + np.array(ink) * opacity).astype(np.uint8)
 
 
-def _frame_box(box: Box, size: Size, line: int) -> Box:
-    """Return what a drawn box covers: two line widths more on every side, clipped to the image."""
-    left, top = math.floor(box.x1) - 2 * line, math.floor(box.y1) - 2 * line
-    right, bottom = math.ceil(box.x2) + 2 * line, math.ceil(box.y2) + 2 * line
-    return Box(max(0, left), max(0, top), min(size.width, right), min(size.height, bottom))
+def _measure_width(mask: Mask) -> float:
+    """Return how thick a non-empty mask is, in pixels: the width of a band, about the radius of a disc."""
+    padded = np.pad(mask, 1)
+    edge = padded & dilate_mask(~padded, 1)
+    return 2 * float(padded.sum()) / float(edge.sum())
 
 
 def draw_box(canvas: Image, box: Box, colour: Colour, line: int) -> None:
-    """Draw the box on the canvas as a coloured rectangle inside a dark one, with lines of `line` pixels."""
-    x1, y1, x2, y2 = _frame_box(box, Size(*canvas.size), line)
+    """Draw the box on the canvas as a coloured rectangle inside a dark one, with lines of at most `line` pixels."""
+    line = min(line, max(1, round(min(box.width, box.height) / 16)))
+    x1, y1, x2, y2 = frame_box(box, Size(*canvas.size), line)
     draw = ImageDraw.Draw(canvas)
     for inset, ink in ((0, _DARK), (line, colour)):
         if x1 + inset < x2 - inset and y1 + inset < y2 - inset:  # Pillow refuses swapped corners
@@ -148,11 +194,14 @@ def draw_box(canvas: Image, box: Box, colour: Colour, line: int) -> None:
             draw.rectangle(corners, outline=ink, width=line)
 
 
-def _draw_points(canvas: Image, points: Sequence[PointPrompt], scale: float) -> None:
+def _draw_points(canvas: Image, segmented: SegmentedObject, scale: float) -> None:
+    points = segmented.prompt.points
     spacing = min((math.dist((p.x, p.y), (q.x, q.y)) for i, p in enumerate(points) for q in points[:i]), default=math.inf)
-    radius = max(0.8, min(max(2.4, scale / 120), spacing * 0.22))  # so that crowded points stay apart
+    limits = [max(2.4, scale / 120), spacing * 0.22]  # so that crowded points stay apart
+    if (area := int(segmented.mask.sum())) and (on_count := sum(point.label for point in points)):
+        limits.append(math.sqrt(_MAX_MARKED * area / (on_count * math.pi)) / _MARKER_REACH)
     for point in points:
-        _draw_point(canvas, point, radius)
+        _draw_point(canvas, point, max(0.8, min(limits)))
 
 
 def _draw_point(canvas: Image, point: PointPrompt, radius: float) -> None:
@@ -177,56 +226,3 @@ def _draw_cross(draw: ImageDraw.ImageDraw, x: float, y: float, arm: float, width
         draw.line((x - dx, y - dy, x + dx, y + dy), fill=ink, width=round(width))
         for end in ((x - dx, y - dy), (x + dx, y + dy)):
             draw.circle(end, width / 2, fill=ink)
-
-
-def _draw_labels(canvas: Image, coloured: Sequence[tuple[SegmentedObject, Colour]], line: int, font_size: float) -> None:
-    """Draw a label at each box where it covers the least; leave it out where even that is too much."""
-    font, size = ImageFont.load_default(font_size), Size(*canvas.size)
-    frames = [_frame_box(segmented.prompt.box, size, line) for segmented, _ in coloured]
-    occupied: list[Box] = []
-    for number, (frame, (segmented, colour)) in enumerate(zip(frames, coloured, strict=True), start=1):
-        confidence = segmented.confidence
-        text = f"{confidence:.0%}" if confidence is not None else f"score {segmented.score:.2f}"
-        label = draw_label(f"{number}: {text}" if len(coloured) > 1 and size.width > 100 else text, colour, font)
-        places = [place for place in _label_places(frame, Size(*label.size), size) if not _covered(place, occupied)]
-        best = min(places, key=lambda place: _covered(place, frames), default=None)
-        if best is not None and _covered(best, frames) < _MAX_COVERED:
-            occupied.append(best)
-            canvas.paste(label, (int(best.x1), int(best.y1)))
-    if not coloured:
-        label = draw_label("no such object", _LIGHT, font)
-        canvas.paste(label, (0, max(0, size.height - label.height)))
-
-
-def draw_label(text: str, colour: Colour, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image:
-    """Return a label: light letters on a dark ground, after a bar of the colour."""
-    left, top, right, bottom = font.getbbox(text)
-    pad = max(2, round((bottom - top) * 0.4))
-    label = PILImage.new("RGB", (math.ceil(right - left) + 3 * pad, math.ceil(bottom - top) + 2 * pad), _DARK)
-    draw = ImageDraw.Draw(label)
-    draw.rectangle((0, 0, pad - 1, label.height), fill=colour)
-    draw.text((2 * pad - left, pad - top), text, fill=_LIGHT, font=font)
-    return label
-
-
-def _label_places(frame: Box, label: Size, size: Size) -> list[Box]:
-    """List the places for a label at a frame and inside the image, the best first; none where the image is too small."""
-    if label.width > size.width or label.height > size.height:
-        return []
-    lefts = (frame.x1, frame.x2 - label.width, frame.x2, frame.x1 - label.width)
-    tops = (frame.y1 - label.height, frame.y2, frame.y1, frame.y2 - label.height)
-    return [
-        Box(left, top, left + label.width, top + label.height)
-        for left in (min(max(0, left), size.width - label.width) for left in lefts)
-        for top in (min(max(0, top), size.height - label.height) for top in tops)
-    ]
-
-
-def _covered(place: Box, boxes: Iterable[Box]) -> float:
-    """Sum over the boxes the share of each that a label at `place` would cover."""
-    return sum(
-        max(0.0, min(place.x2, box.x2) - max(place.x1, box.x1))
-        * max(0.0, min(place.y2, box.y2) - max(place.y1, box.y1))
-        / max(1.0, box.width * box.height)
-        for box in boxes
-    )

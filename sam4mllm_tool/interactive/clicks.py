@@ -1,7 +1,7 @@
 """Correct a result by clicks: points with labels that a user or an agent sets, as opposed to the MLLM's own points.
 
 A click that the masks agree with changes nothing. For a click that contradicts them, the object under it is segmented first
-(`alternatives.segment_at_click`). Then several prompts are tried: the object's box as it was, the box extended to the click,
+(`other_objects.segment_at_click`). Then several prompts are tried: the object's box as it was, the box extended to the click,
 and the box of the object under the click, each with the MLLM's points and all clicks. The mask that agrees with the most clicks
 is kept; among equals, the better one. SAM itself treats a click as one point among many and may overrule it; the choice among
 its masks does not.
@@ -10,22 +10,19 @@ its masks does not.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeAlias
 
-from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
-from sam4mllm_tool.interactive.alternatives import (
-    SAME_OBJECT_IOU,
-    click_distances,
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_iou, mask_to_box
+from sam4mllm_tool.interactive.interactive_objects import InteractiveObject
+from sam4mllm_tool.interactive.mask_candidates import edit_mask, is_near_box, select_best, try_boxes
+from sam4mllm_tool.interactive.mask_geometry import click_distances, is_central_click, mask_contains
+from sam4mllm_tool.interactive.other_objects import (
     find_other_boxes,
-    is_central_click,
-    mask_contains,
     segment_at_click,
     segment_known_boxes,
     segment_with_points,
 )
-from sam4mllm_tool.interactive.mask_candidates import edit_mask, is_near_box, select_best, try_boxes
 from sam4mllm_tool.interactive.references import is_plural
-from sam4mllm_tool.interactive.state import InteractiveState, RefineError
+from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size
@@ -47,9 +44,6 @@ _DENTED_SCORE = 0.5
 _DISC_MARGIN = 1.5
 """Pixels by which that disc reaches beyond the mask's edge."""
 
-_Step: TypeAlias = Flow[tuple[InteractiveState, str]]
-"""Comes to the next state and how the click was understood."""
-
 
 def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], size: Size, *, noun: str = "click") -> None:
     """Check new clicks against the image's size, against earlier clicks and against each other.
@@ -67,7 +61,7 @@ def check_clicks(clicks: Sequence[PointPrompt], earlier: Sequence[PointPrompt], 
         _check_inside(click, size, noun)
     for number, click in enumerate(clicks):
         if (other := _find_contradiction(click, earlier)) is not None:
-            cure = "refine the result from before that click, or give forget_clicks=true to drop all earlier clicks"
+            cure = "refine the result from before that click, or forget the earlier clicks"
             raise RefineError(f"{_describe_contradiction(click, other, noun, 'earlier ')}: {cure}")
         if (other := _find_contradiction(click, clicks[:number])) is not None:
             raise RefineError(f"{_describe_contradiction(click, other, noun)}: leave one of them out")
@@ -126,7 +120,7 @@ def apply_clicks(
     return state, understood
 
 
-def _apply_click(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> _Step:
+def _apply_click(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> RefineStep:
     clicked = next((segmented for segmented in state.objects if mask_contains(segmented.mask, click)), None)
     if click.label == (clicked is not None):
         return state, "the masks agree with it"
@@ -138,7 +132,7 @@ def _apply_click(run: RunContext, state: InteractiveState, click: PointPrompt, a
 # Clicks on what no mask contains --------------------------------------------------------------------------------------
 
 
-def _include(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> _Step:
+def _include(run: RunContext, state: InteractiveState, click: PointPrompt, add: bool) -> RefineStep:
     """Extend the object that a click is about, or add or take the other object under it."""
     under_click = yield from segment_at_click(run, click)
     target = _object_to_extend(state, click, under_click)
@@ -147,16 +141,16 @@ def _include(run: RunContext, state: InteractiveState, click: PointPrompt, add: 
         if extended is not None and mask_contains(extended.mask, click):
             return state.replace_object(target, extended), "the object takes it in"
     if under_click is None:
-        raise RefineError(f"nothing can be made out at ({click.x:g}, {click.y:g}): click in the middle of the object")
-    new = yield from _segment_clicked(run, state.expression, under_click, click)
+        raise RefineError(f"there is no object at the click ({click.x:g}, {click.y:g}): click in the middle of the object")
+    new = yield from _segment_clicked(run, state.latest_expression, under_click, click)
     if add or len(state.objects) != 1 or is_plural(state.expression):
-        return replace(state, objects=(*state.objects, new)), "another object, added"
-    return replace(state.reject(state.objects), objects=(new,)), "another object, taken instead"
+        return state.add_objects([new], ""), "another object, added"
+    return state.reject(state.objects).add_objects([new], ""), "another object, taken instead"
 
 
 def _object_to_extend(
     state: InteractiveState, click: PointPrompt, under_click: SegmentedObject | None
-) -> SegmentedObject | None:
+) -> InteractiveObject | None:
     """Return the object that a click outside its mask is about; None where it is about another object."""
     near = [segmented for segmented in state.objects if is_near_box(segmented.prompt.box, click)]
     is_in_box = any(segmented.prompt.box.contains(click.x, click.y) for segmented in near)
@@ -207,7 +201,7 @@ def _segment_clicked(
 # Clicks that deny a part of a mask, or all of it ----------------------------------------------------------------------
 
 
-def _exclude(run: RunContext, state: InteractiveState, segmented: SegmentedObject, click: PointPrompt) -> _Step:
+def _exclude(run: RunContext, state: InteractiveState, segmented: InteractiveObject, click: PointPrompt) -> RefineStep:
     """Cut what a click denies out of the object, or reject the whole object."""
     under_click = yield from segment_at_click(run, click)
     is_whole = (
@@ -229,15 +223,16 @@ def _is_confirmed(state: InteractiveState, segmented: SegmentedObject) -> bool:
     return any(click.label == 1 and mask_contains(segmented.mask, click) for click in state.clicks)
 
 
-def _reject_whole(run: RunContext, state: InteractiveState, segmented: SegmentedObject) -> _Step:
+def _reject_whole(run: RunContext, state: InteractiveState, segmented: InteractiveObject) -> RefineStep:
     """Reject the object; where no other object is left, look for one."""
     remaining = state.reject([segmented])
     if remaining.objects:
         return remaining, "that object is left out"
-    boxes = yield from find_other_boxes(run, [state.expression], remaining.rejected)
-    objects = yield from segment_known_boxes(run, state.expression, boxes[:1])
+    expression = segmented.expression or state.expression
+    boxes = yield from find_other_boxes(run, [expression], [candidate.prompt for candidate in remaining.rejected])
+    objects = yield from segment_known_boxes(run, expression, boxes[:1])
     words = "that object is left out, another one taken" if objects else "that object is left out; there is no other"
-    return replace(remaining, objects=tuple(objects)), words
+    return remaining.add_objects(objects, expression), words
 
 
 def _shrink(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive.alternatives import mask_contains
+from sam4mllm_tool.interactive.mask_geometry import mask_contains
 from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext

@@ -6,7 +6,16 @@ replace.
 
 import re
 
-__all__ = ["complete_expression", "is_modifier", "is_plural", "pluralize", "singularize", "split_noun_phrase"]
+__all__ = [
+    "complete_expression",
+    "is_modifier",
+    "is_plural",
+    "pluralize",
+    "pluralize_noun",
+    "singularize",
+    "singularize_noun",
+    "split_noun_phrase",
+]
 
 _DETERMINERS = ("the", "a", "an", "all", "every", "each", "both", "this", "that", "these", "those", "any", "some", "its")
 _PLURAL_DETERMINERS = ("all", "every", "each", "both", "these", "those")
@@ -87,7 +96,7 @@ def pluralize(expression: str) -> str:
     """Return an expression for all objects of the kind, wherever they are: "all red rings" of "the second red ring"."""
     modifiers, noun = split_noun_phrase(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
-    return " ".join(["all", *kept, noun if is_plural(noun) else _pluralize_noun(noun)])
+    return " ".join(["all", *kept, noun if is_plural(noun) else pluralize_noun(noun)])
 
 
 def singularize(expression: str) -> str:
@@ -96,10 +105,11 @@ def singularize(expression: str) -> str:
     if not is_plural(expression) or not noun:
         return expression
     tail = expression[len(_TAIL.sub("", " " + expression)) - 1 :].rstrip()
-    return " ".join(["the", *modifiers, _singularize_noun(noun)]) + tail
+    return " ".join(["the", *modifiers, singularize_noun(noun)]) + tail
 
 
-def _pluralize_noun(noun: str) -> str:
+def pluralize_noun(noun: str) -> str:
+    """Return "crosses" for "cross"."""
     if noun.lower() in _PLURALS:
         return _PLURALS[noun.lower()]
     if re.search(r"[^aeiou]y$", noun):
@@ -107,7 +117,7 @@ def _pluralize_noun(noun: str) -> str:
     return noun + ("es" if re.search(r"(?:s|x|z|ch|sh)$", noun) else "s")
 
 
-def _singularize_noun(noun: str) -> str:
+def singularize_noun(noun: str) -> str:
     """Return "cross" for "crosses"; a word that is no plural is returned as it is."""
     if noun.lower() in _SINGULARS:
         return _SINGULARS[noun.lower()]
@@ -139,7 +149,7 @@ def complete_expression(words: str, previous: str) -> str:
     if not previous_noun:
         return words
     if noun.lower() == "one":
-        previous_noun = _singularize_noun(previous_noun)
+        previous_noun = singularize_noun(previous_noun)
     tail = words[len(_TAIL.sub("", " " + words)) - 1 :].rstrip()
     return " ".join(["the", *_merge_modifiers(modifiers, previous_modifiers), previous_noun]) + tail
 

@@ -18,8 +18,9 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, first_line, quote_text, suggest_name
+from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.optional_dependencies import root_message
+from sam4mllm_tool.text import first_line, suggest_name
 
 __all__ = [
     "custom_code_error",

@@ -2,7 +2,8 @@
 
 import torch
 
-from sam4mllm_tool.errors import SpecError, first_line, suggest_name
+from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.text import first_line, suggest_name
 
 __all__ = ["choose_device", "choose_dtype"]
 

@@ -3,14 +3,17 @@
 Both are looked up beside the adapter first, then beside the base model, in a local folder or on the hub.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sam4mllm_tool.errors import SpecError, suggest_name
+from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import split_spec
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
+from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.text import suggest_name
 
 __all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
 
@@ -18,7 +21,7 @@ T = TypeVar("T")
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
-    """Return the dialect called `name`, else the dialect.json beside the adapter or the model, else `plain`.
+    """Return the dialect called `name`, else the dialect.json beside the weights, else the model family's own, else `plain`.
 
     Args:
         mllm: Model spec; a hub id is looked up on the hub.
@@ -31,7 +34,13 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
         if name not in DIALECTS:
             raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
         return DIALECTS[name]
-    return read_metadata(mllm, "dialect.json", Dialect.from_json) or PLAIN
+    return read_metadata(mllm, "dialect.json", Dialect.from_json) or _find_family_dialect(mllm) or PLAIN
+
+
+def _find_family_dialect(mllm: str) -> Dialect | None:
+    """Return the dialect of the family that the base model's config names."""
+    base, _ = split_spec(mllm)
+    return read_metadata(base, "config.json", lambda text: BY_MODEL_TYPE.get(json.loads(text).get("model_type")))
 
 
 def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:

@@ -198,7 +198,7 @@ class RunContext:
             except ReplyError as error:
                 correction = self.dialect.ask_again(question, reply, error.reason)
                 if not tries_left or self._is_vain(correction, question):
-                    self.note(f"went on without another box: {error.reason}")
+                    self.note(f"no other object could be read from the reply: {error.reason}")
                     return ()
                 question, tries_left = correction, tries_left - 1
         return None
@@ -233,6 +233,7 @@ class RunContext:
             seconds,
             transcript.tokens,
             transcript.rounds,
+            self.dialect.name,
         )
         return Segmentation(
             expression,

@@ -28,12 +28,18 @@ from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunC
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM, Image, Segmentation, Segmenter, Size
 
-__all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "find_dialect"]
+__all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "choose_specs", "find_dialect"]
 
 T = TypeVar("T")
 
 RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
 """Makes a hook for each run, from the image that it is about and its context."""
+
+
+def choose_specs(mllm: str | None, segmenter: str | None) -> tuple[str, str]:
+    """Return both specs; where one is None, that of the environment's SAM4MLLM_MLLM or SAM4MLLM_SEGMENTER, or `embedded`."""
+    mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
+    return mllm, (os.environ.get("SAM4MLLM_SEGMENTER") or "embedded") if segmenter is None else segmenter
 
 
 class Sam4Mllm:
@@ -85,7 +91,7 @@ class Sam4Mllm:
             mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
-                else `plain`.
+                else that of the model's family, else `plain`.
             device: Such as `cuda:0` or `cpu`; by default the first CUDA device, else the CPU.
             dtype: `float32`, `bfloat16` or `float16`; by default the device's best.
             calibration: By default the calibration.json beside the adapter or the model, else none.
@@ -97,13 +103,13 @@ class Sam4Mllm:
             MissingExtraError: A dependency is not installed.
         """
         config = config.override(settings)
-        mllm = (os.environ.get("SAM4MLLM_MLLM") or "embedded") if mllm is None else mllm
-        segmenter = (os.environ.get("SAM4MLLM_SEGMENTER") or "embedded") if segmenter is None else segmenter
+        mllm, segmenter = choose_specs(mllm, segmenter)
         dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+        loaded_mllm = load_mllm(mllm, device=device, dtype=dtype)
         return cls(
-            load_mllm(mllm, device=device, dtype=dtype),
+            loaded_mllm,
             load_segmenter(segmenter, device=device, dtype=dtype),
-            dialect=dialect,
+            dialect=dialect.for_model(getattr(loaded_mllm, "resizing", None)),
             calibration=find_calibration(mllm) if calibration is None else calibration,
             config=config,
         )

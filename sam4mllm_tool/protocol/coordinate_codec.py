@@ -8,7 +8,7 @@ from string import Formatter
 
 from sam4mllm_tool.types import Box, Point, Size
 
-__all__ = ["CoordinateCodec"]
+__all__ = ["CoordinateCodec", "placeholders"]
 
 _MAX_DIGITS = 9
 """A longer number is out of every frame; `int` refuses numbers of some thousand digits with an error of its own."""
@@ -35,7 +35,7 @@ class CoordinateCodec:
             (self.box_text, Box._fields, box, r"\[[\d\s,]*\]"),
             (self.point_text, Point._fields, point, r"\([\d\s,]*\)"),
         ):
-            complete = sorted(_placeholders(template)) == sorted(fields) and len(_numbers(text)) == len(fields)
+            complete = sorted(placeholders(template)) == sorted(fields) and len(_numbers(text)) == len(fields)
             if not complete or not re.fullmatch(pattern, text):
                 raise ValueError(f"expected boxes as [numbers] and points as (numbers), they are written {text!r}")
 
@@ -69,7 +69,7 @@ class CoordinateCodec:
 
     def _decode(self, text: str, template: str, size: Size) -> dict[str, float]:
         """Return pixels by placeholder. `scale` itself, the far edge, is read as the last step."""
-        names, numbers = _placeholders(template), _numbers(text)
+        names, numbers = placeholders(template), _numbers(text)
         if len(numbers) != len(names) or any(len(number) > _MAX_DIGITS or int(number) > self.scale for number in numbers):
             raise ValueError(f"expected {len(names)} numbers of 0 to {self.scale - 1}, got {text[:80]!r}")
         sides = (size.width if name.startswith("x") else size.height for name in names)
@@ -91,7 +91,7 @@ class CoordinateCodec:
 
 
 @cache
-def _placeholders(template: str) -> tuple[str, ...]:
+def placeholders(template: str) -> tuple[str, ...]:
     """Return the names in braces, in order."""
     return tuple(name for _, name, _, _ in Formatter().parse(template) if name)
 

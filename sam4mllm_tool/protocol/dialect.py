@@ -7,11 +7,13 @@ families that ship with the package are in dialects/.
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
+from sam4mllm_tool.protocol.native_codec import Codec, Frame, NativeCodec, Resizing
+from sam4mllm_tool.protocol.native_replies import NativeReplyParser
 from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS, LabelAndConfidence, ReplyParser
 from sam4mllm_tool.protocol.wording import Wording
 from sam4mllm_tool.types import Box, Label, ObjectPrompt, Point, Question, Reply, Size, Turn
@@ -28,6 +30,8 @@ _PLACEHOLDERS = {
     "ask_region_text": ("box", "point"),
     "box_text": ("x1", "y1", "x2", "y2"),
     "point_text": ("x", "y"),
+    "item_text": ("box",),
+    "list_text": ("boxes",),
 }
 
 _RENAMED = {
@@ -62,7 +66,7 @@ class Dialect:
         yes: The answer for a point on the object.
         no: The answer for a point off it.
         points: "joint" asks about all points of a box in one question, "each" about one point per question.
-        scale: Coordinates are integers from 0 to scale - 1, a share of the image's side times scale.
+        scale: Coordinates are integers from 0 to scale - 1, a share of the image's side times scale; see `frame`.
         digits: Width to which coordinates are padded with zeros; 0 for no padding.
         box_text: How a box is written and read. Placeholders {x1}, {y1}, {x2} and {y2}, in the family's own order.
         point_text: How a point is written and read. Placeholders {x} and {y}.
@@ -75,6 +79,15 @@ class Dialect:
             checkpoints that can't be asked.
         ask_other_text: As ask_boxes_text, leaving out some boxes. Placeholders {expression} and {boxes}. Empty likewise.
         ask_region_text: What is in {box}, or at {point}, a point on what is seen there?
+        frame: What coordinates count. "steps": integers from 0 to scale - 1, the step that a coordinate falls in. "lines":
+            numbers from 0 to scale, the far edge. "processed": pixels of the image as the model gets it, after its resizing.
+        decimals: Decimals of coordinates, where `frame` isn't "steps".
+        replies: "exact" reads replies as this dialect writes them, "native" as off-the-shelf families write them.
+        item_text: How one box stands in the answer to `ask_boxes`; placeholder {box}.
+        list_text: How the boxes of that answer stand together; placeholder {boxes}.
+        separator: What stands between them.
+        resizing: How the model resizes images, as (multiple, least pixels, most pixels), where `frame` is "processed". Loading
+            sets it.
 
     Raises:
         ValueError: A template lacks a placeholder, or what it writes could not be read back.
@@ -99,22 +112,41 @@ class Dialect:
     ask_whether_text: str = ""
     ask_other_text: str = ""
     ask_region_text: str = "Describe in a few words what is in {box}."
+    frame: Frame = "steps"
+    decimals: int = 0
+    replies: Literal["exact", "native"] = "exact"
+    item_text: str = "{box}"
+    list_text: str = "{boxes}"
+    separator: str = " "
+    resizing: tuple[int, int, int] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (str, int) and not isinstance(value, field.type):
                 raise ValueError(f"expected {field.name} as {field.type.__name__}, got {value!r}")
-        if self.points not in ("joint", "each"):
-            raise ValueError(f"expected points as 'joint' or 'each', got {self.points!r}")
+        for name, words in (
+            ("points", ("joint", "each")),
+            ("frame", ("steps", "lines", "processed")),
+            ("replies", ("exact", "native")),
+        ):
+            if getattr(self, name) not in words:
+                raise ValueError(f"expected {name} as {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
         for name, placeholders in _PLACEHOLDERS.items():
             _check_template(name, getattr(self, name), placeholders)
         _ = self.wording, self.parser  # building the parts checks them, and makes equal dialects pickle to the same bytes
 
     @cached_property
-    def codec(self) -> CoordinateCodec:
+    def codec(self) -> Codec:
         """Pixels to numbers as text, and back."""
-        return CoordinateCodec(self.scale, self.digits, self.box_text, self.point_text)
+        if self.frame == "steps":
+            return CoordinateCodec(self.scale, self.digits, self.box_text, self.point_text)
+        resizing = Resizing(*self.resizing) if self.resizing else None
+        return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
+
+    def for_model(self, resizing: tuple[int, int, int] | None) -> "Dialect":
+        """Return the dialect for a model that resizes images so; the same one unless it counts the resized image's pixels."""
+        return replace(self, resizing=resizing) if self.frame == "processed" and resizing else self
 
     @cached_property
     def wording(self) -> Wording:
@@ -125,7 +157,8 @@ class Dialect:
     @cached_property
     def parser(self) -> ReplyParser:
         """Replies to boxes, points and labels."""
-        return ReplyParser(self.codec, self.yes, self.no, self.none_text)
+        parser = ReplyParser if self.replies == "exact" else NativeReplyParser
+        return parser(self.codec, self.yes, self.no, self.none_text)
 
     # Questions -----------------------------------------------------------------------------------------------------
 
@@ -227,6 +260,8 @@ class Dialect:
         """Build a dialect from what `to_json` wrote. Raises ValueError naming the fault."""
         try:
             values: dict[str, Any] = json.loads(text)
+            if isinstance(values, dict) and values.get("resizing"):
+                values["resizing"] = tuple(values["resizing"])
             return cls(**values)
         except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"not a dialect: {error}") from error

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TypeAlias, TypeVar
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
+from sam4mllm_tool.protocol.native_codec import Codec
 from sam4mllm_tool.types import Box, Label, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
 __all__ = ["MAX_OBJECTS", "LabelAndConfidence", "ReplyParser"]
@@ -42,7 +42,7 @@ class ReplyParser:
         none_text: What a reply says where there is no such object. Case and punctuation don't matter.
     """
 
-    codec: CoordinateCodec
+    codec: Codec
     yes: str
     no: str
     none_text: str

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
+from sam4mllm_tool.protocol.native_codec import Codec
 from sam4mllm_tool.types import Box, FreeText, Label, Labels, ObjectPrompt, Point, Question, Reply, Size, Turn
 
 __all__ = ["Wording"]
@@ -17,7 +17,7 @@ _DESCRIPTION_TOKENS = 64
 class Wording:
     """Fill the templates of a dialect. The fields are those of `Dialect`, which describes them; boxes are in pixels."""
 
-    codec: CoordinateCodec
+    codec: Codec
     ask_boxes_text: str
     ask_points_text: str
     ask_prompt_text: str
@@ -32,6 +32,9 @@ class Wording:
     ask_whether_text: str
     ask_other_text: str
     ask_region_text: str
+    item_text: str
+    list_text: str
+    separator: str
 
     def start(self) -> tuple[Turn, ...]:
         return (Turn("system", self.system),) if self.system else ()
@@ -77,7 +80,10 @@ class Wording:
         return Question((*question.turns, *correction), question.answer)
 
     def format_boxes(self, boxes: Sequence[Box], size: Size) -> str:
-        return self.answer_start + (" ".join(self.codec.encode_box(box, size) for box in boxes) or self.none_text)
+        if not boxes:
+            return self.answer_start + self.none_text
+        items = self.separator.join(self.item_text.format(box=self.codec.encode_box(box, size)) for box in boxes)
+        return self.answer_start + self.list_text.format(boxes=items)
 
     def format_labels(self, labels: Sequence[Label]) -> str:
         return "".join(self.yes if label else self.no for label in labels)

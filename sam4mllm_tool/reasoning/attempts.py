@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.deprecation import deprecated_names
+from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.types import Box, Segmentation
 
 __all__ = ["STRATEGY_ROUNDS", "Attempt", "ReasoningConfig", "Strategy"]
@@ -19,9 +20,9 @@ _MOVED = "BestAnswer BestAnswer, ReasoningResult ReasoningResult, choose_best ch
 
 __getattr__ = deprecated_names(__name__, "sam4mllm_tool.reasoning", _MOVED)
 
-Strategy: TypeAlias = Literal["verify", "other", "rephrase", "zoom"]
+Strategy: TypeAlias = Literal["count", "verify", "other", "rephrase", "zoom"]
 """Ways of trying again."""
-STRATEGY_ROUNDS: Mapping[Strategy, int] = {"verify": 1, "other": 1, "rephrase": 3, "zoom": 1}
+STRATEGY_ROUNDS: Mapping[Strategy, int] = {"count": 2, "verify": 1, "other": 1, "rephrase": 3, "zoom": 1}
 """MLLM calls that each takes at least."""
 
 
@@ -33,7 +34,8 @@ class ReasoningConfig:
         sure: Confidence from which on an object is not doubted.
         sure_none: Confidence from which on "there is no such object" is not doubted.
         abstain: Confidence below which no answer is given.
-        steps: Strategies in the order in which they are tried; one that needs what a model lacks is skipped.
+        steps: Strategies in the order in which they are tried; one that needs what a model lacks is skipped. `count` is for
+            ordinals alone, comes first wherever it stands, and is taken however sure the answer is.
         wordings: Maximum number of other wordings that are tried.
         refine_crops: Whether the final masks are refined in crops, which asks the MLLM nothing.
         overlay: Whether the MLLM can read its answer drawn on the image (`verify`). None: where the dialect has words for
@@ -47,7 +49,7 @@ class ReasoningConfig:
     sure: float = 0.98
     sure_none: float = 0.8
     abstain: float = 0.5
-    steps: tuple[Strategy, ...] = ("verify", "zoom", "other", "rephrase")
+    steps: tuple[Strategy, ...] = ("count", "verify", "zoom", "other", "rephrase")
     wordings: int = 3
     refine_crops: bool = True
     overlay: bool | None = None
@@ -62,6 +64,17 @@ class ReasoningConfig:
                 raise ValueError(f"expected 0 <= abstain <= {name} <= 1, got {self.abstain} and {getattr(self, name)}")
         if unknown := set(self.steps) - set(STRATEGY_ROUNDS):
             raise ValueError(f"no such strategy: {', '.join(sorted(unknown))}; there are {', '.join(STRATEGY_ROUNDS)}")
+
+    def for_models(self, dialect: Dialect, *, rephrases: bool) -> "ReasoningConfig":
+        """Return the config without the strategies that the models can't take.
+
+        Args:
+            dialect: How the MLLM is asked; it says whether the MLLM can read overlays, where the config doesn't.
+            rephrases: Whether there is a chat model.
+        """
+        reads_overlays = bool(dialect.ask_again_text) if self.overlay is None else self.overlay
+        config = self if reads_overlays else self.without("verify")
+        return config if rephrases else config.without("rephrase")
 
     def without(self, strategy: Strategy) -> "ReasoningConfig":
         """Return the config without a strategy."""
@@ -78,8 +91,10 @@ class Attempt:
         result: None where no reply could be read, or where every mask is empty.
         checks: For each object the probabilities that it is what the expression means, one for each time that the MLLM was
             asked; none of an object that was never verified, and where the models' warnings say that they mean nothing.
-        none: The probability of the MLLM's answer that there is no such object.
+        none: The probability of the MLLM's answer that there is no such object; of a count, that there are too few.
         note: What went wrong.
+        count: How many objects there are of the kind that an ordinal counts; None of other attempts.
+        place: How many of them there have to be.
     """
 
     step: str
@@ -88,6 +103,13 @@ class Attempt:
     checks: tuple[tuple[float, ...], ...] = ()
     none: float | None = None
     note: str = ""
+    count: int | None = None
+    place: int | None = None
+
+    @property
+    def is_too_few(self) -> bool:
+        """Whether there are fewer objects of the kind than an ordinal needs."""
+        return self.count is not None and self.place is not None and self.count < self.place
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -126,6 +148,8 @@ class Attempt:
             "checks": [list(checks) for checks in self.checks],
             "none": self.none,
             "note": self.note,
+            "count": self.count,
+            "place": self.place,
             "confidence": self.confidence,
         }
 
@@ -140,6 +164,8 @@ class Attempt:
             tuple(tuple(checks) for checks in fields["checks"]),
             fields["none"],
             fields["note"],
+            fields.get("count"),
+            fields.get("place"),
         )
 
 

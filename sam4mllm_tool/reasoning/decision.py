@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 from sam4mllm_tool.reasoning.attempts import STRATEGY_ROUNDS, Attempt, ReasoningConfig, Strategy
+from sam4mllm_tool.reasoning.counting import parse_ordinal
 
 __all__ = ["END_REASONS", "BestAnswer", "EndReason", "choose_best", "next_step", "reserved_rounds"]
 
@@ -57,21 +58,31 @@ def choose_best(attempts: Sequence[Attempt]) -> BestAnswer:
 
     The latter is as probable as the MLLM's own answer that there is none, where it gave one in the first attempt, times the
     probability that all objects of the other attempts are wrong. That other words name nothing says nothing of the expression.
+    Where a count has too few objects, the one that an ordinal means is there only if the count is wrong.
     """
-    readable = [(index, attempt) for index, attempt in enumerate(attempts) if attempt.result is not None]
+    answers = [(index, attempt) for index, attempt in enumerate(attempts) if attempt.result is not None]
+    readable = [(index, attempt) for index, attempt in answers if attempt.count is None]
+    counted, count = next(((index, attempt) for index, attempt in answers if attempt.count is not None), (None, None))
     if not readable:
         return BestAnswer(None, False, None)
     first_index, first = readable[0]
+    is_known = first.confidence is not None and (count is None or count.none is not None)
+    if not is_known and count is not None and count.is_too_few:
+        return BestAnswer(counted, True, count.none)
     if first.confidence is None:
         return BestAnswer(first_index, not first.boxes, None)
+    too_few = count.none or 0.0 if count is not None and count.is_too_few else 0.0
     with_objects = [
-        (index, attempt.confidence) for index, attempt in readable if attempt.boxes and attempt.confidence is not None
+        (index, attempt.confidence * (1 - too_few))
+        for index, attempt in readable
+        if attempt.boxes and attempt.confidence is not None
     ]
     none = math.prod(1 - confidence for _, confidence in with_objects)
     none *= 1.0 if first.boxes or first.none is None else first.none
     best, confidence = max(with_objects, key=lambda pair: pair[1], default=(first_index, 0.0))
     if none > confidence:
         stated = next((index for index, attempt in readable if not attempt.boxes and attempt.step != "rephrase"), None)
+        stated = counted if too_few else stated
         return BestAnswer(stated, True, none, is_inferred=stated is None)
     return BestAnswer(best, False, confidence)
 
@@ -97,6 +108,10 @@ def next_step(
         return "look" if affords(1) else "budget"
     if not attempts:
         return "budget"  # which didn't reach to a first reply
+    if _needs_count(attempts, done, config):
+        return "count" if affords(STRATEGY_ROUNDS["count"]) else "budget"
+    if refused and "count" in done and all(attempt.step != "count" for attempt in attempts):
+        return "budget"  # which didn't reach to a count
     best = choose_best(attempts)
     if best.exists and best.confidence is None:
         return "budget" if refused else "unverified"
@@ -121,11 +136,19 @@ def reserved_rounds(step: str, done: Sequence[str], config: ReasoningConfig, aff
         config: Has the order of the steps.
         affords: Whether so many MLLM calls are left in the budget.
     """
+    if step == "count":
+        return 0  # which comes before all others
     later = config.steps[config.steps.index(step) + 1 :] if step in config.steps else ()
     rounds = STRATEGY_ROUNDS["rephrase"]
     return rounds if "rephrase" in later and "rephrase" not in done and affords(rounds) else 0
 
 
+def _needs_count(attempts: Sequence[Attempt], done: Sequence[str], config: ReasoningConfig) -> bool:
+    """Whether there is an object that an ordinal may mean, and nothing was counted yet."""
+    has_boxes = any(attempt.boxes for attempt in attempts)
+    return "count" in config.steps and "count" not in done and has_boxes and parse_ordinal(attempts[0].expression) is not None
+
+
 def _is_applicable(step: str, attempts: Sequence[Attempt]) -> bool:
-    """Whether there is a box to verify, or to ask for others than."""
-    return step not in ("verify", "other") or any(attempt.boxes for attempt in attempts)
+    """Whether there is a box to verify, or to ask for others than; counting is a matter of its own."""
+    return step != "count" and (step not in ("verify", "other") or any(attempt.boxes for attempt in attempts))

@@ -11,6 +11,7 @@ __all__ = ["explain_answer", "explain_attempt", "explain_step"]
 
 _ACTIONS: Mapping[str, str] = {
     "look": "asked for it on the whole image",
+    "count": "counted all of its kind",
     "verify": "showed the answer drawn on the image, and asked whether it is meant",
     "zoom": "asked again in a crop",
     "other": "asked for another object than those so far",
@@ -41,6 +42,9 @@ def explain_attempt(attempt: Attempt, number: int) -> str:
     wording = f" {quote_text(attempt.expression)}," if attempt.step == "rephrase" else ""
     if attempt.note or attempt.result is None:
         return f"attempt {number},{wording} {attempt.note or 'no readable reply'}"
+    if attempt.count is not None:
+        enough = "too few for" if attempt.is_too_few else "enough for"
+        return f"attempt {number}, {_describe_count(attempt)}, {enough} number {attempt.place}"
     count = len(attempt.boxes)
     answer = f"{count} object{'s' if count > 1 else ''}" if count else "no such object"
     return f"attempt {number},{wording} {answer}, {_format_confidence(attempt.confidence)}"
@@ -81,6 +85,9 @@ def _describe_answer(attempts: Sequence[Attempt], best: BestAnswer) -> str:
     confidence = _format_confidence(best.confidence)
     if best.is_inferred:
         return f"the MLLM takes back every object that it named, so there is no such object, {confidence}"
+    if best.attempt is not None and attempts[best.attempt].is_too_few:
+        counted = attempts[best.attempt]
+        return f"there are {_describe_count(counted)}, so there is no number {counted.place}, {confidence}"
     if best.is_none:
         return f"the MLLM says that there is no such object, {confidence}"
     index = best.attempt or 0
@@ -95,6 +102,10 @@ def _describe_answer(attempts: Sequence[Attempt], best: BestAnswer) -> str:
     return (
         f"the MLLM was asked{times} whether the {objects}{source} {'is' if count == 1 else 'are'} what was meant, {confidence}"
     )
+
+
+def _describe_count(attempt: Attempt) -> str:
+    return f"{attempt.count} object{'' if attempt.count == 1 else 's'} in all for {quote_text(attempt.expression)}"
 
 
 def _explain_unverified(attempts: Sequence[Attempt]) -> str:

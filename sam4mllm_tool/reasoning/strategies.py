@@ -18,6 +18,7 @@ from sam4mllm_tool.pipeline.requests import Flow, on_crop
 from sam4mllm_tool.pipeline.run_context import RunContext, yes_probability
 from sam4mllm_tool.protocol import PQPP, BoxOnly, PointsByBox, Verified
 from sam4mllm_tool.reasoning.attempts import Attempt, ReasoningConfig
+from sam4mllm_tool.reasoning.counting import count_objects, parse_ordinal
 from sam4mllm_tool.reasoning.decision import choose_best
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Reply, Segmentation, SegmentedObject, Size
 
@@ -57,13 +58,27 @@ class ReasoningStrategies:
         """
         if step == "rephrase":
             return (yield from self.rephrase(attempts, wordings))
-        by_step = {"look": self.first_attempt, "verify": self.verify, "other": self.find_others, "zoom": self.zoom}
+        by_step = {
+            "look": self.first_attempt,
+            "count": self.count,
+            "verify": self.verify,
+            "other": self.find_others,
+            "zoom": self.zoom,
+        }
         return (yield from by_step[step](attempts))
 
     def first_attempt(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
         """Run the dialogue as it is, and verify its boxes."""
         new = yield from self._try_wording("look", self.expression)
         return [*attempts, *new]
+
+    def count(self, attempts: Sequence[Attempt]) -> Flow[list[Attempt]]:
+        """Count the objects of the kind that an ordinal counts: with too few, the one that is meant is absent."""
+        ordinal = parse_ordinal(self.expression)
+        if ordinal is None:
+            return list(attempts)
+        counted = yield from _within_budget(count_objects(self.run.with_new_transcript(), ordinal, _all_boxes(attempts)))
+        return list(attempts) if counted is None else [*attempts, counted]
 
     def rephrase(self, attempts: Sequence[Attempt], wordings: Sequence[str]) -> Flow[list[Attempt]]:
         """Run the dialogue in other words until the answer is sure; its boxes are verified by the expression itself."""

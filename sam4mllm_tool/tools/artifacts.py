@@ -7,6 +7,7 @@ other conversation. Nothing here imports LangChain.
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
@@ -59,7 +60,7 @@ def build_dialogue_artifact(image_id: str, state: Mapping[str, Any], **details: 
 def build_result_artifact(image_id: str, segmentation: Segmentation, refinable: InteractiveState, **details: Any) -> Artifact:
     """Build the artifact of masks: `Segmentation.to_dict()`, and the state that refining them needs."""
     fields = {"handle": create_handle(), "kind": "result", "picture": image_id, "state": refinable.to_dict()}
-    return {**segmentation.to_dict(), **fields, **details}
+    return {**replace(segmentation, objects=refinable.objects).to_dict(), **fields, **details}
 
 
 def restore_result(artifact: Artifact) -> InteractiveState:

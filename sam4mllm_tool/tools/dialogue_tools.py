@@ -254,7 +254,7 @@ class SegmentPromptTool(Sam4MllmTool):
             return run.build_result(expression, (yield from run.segment_prompts(prompts)))
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            refinable = InteractiveState(expression, run.size, segmentation.objects, clicks=tuple(given))
+            refinable = InteractiveState.create(expression, run.size, segmentation.objects, clicks=given)
             return build_mask_output(image_id, segmentation, refinable, write_event)
 
         return ToolTask(image, segment(), run, build_output)

@@ -1,18 +1,19 @@
 """`refine_segmentation` corrects a result by words and clicks; `describe_image_region` has the MLLM describe a region."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
-from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.errors import ReplyError, Sam4MllmError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import RefinementResult, refine
-from sam4mllm_tool.interactive.alternatives import deepest_point
+from sam4mllm_tool.interactive import RefinementResult, read_instruction, refine
+from sam4mllm_tool.interactive.mask_geometry import deepest_point
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.tools.artifacts import restore_result
+from sam4mllm_tool.tools.artifacts import Artifact, restore_result
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.dialogue_state import DialogueError
 from sam4mllm_tool.tools.dialogue_tools import clip_box
@@ -45,7 +46,7 @@ class RefineInput(ToolInput):
     result: ResultField = "latest"
     instruction: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
         description="The change in the user's words: 'no, the other one', 'also the left one', 'without the handle', 'bigger', "
-        "'the one before'.",
+        "'undo'; or by listed numbers: 'remove 3', 'keep 1 and 2', 'add back 4'.",
         default_factory=leave_out,
     )
     clicks: Annotated[
@@ -73,6 +74,9 @@ class RefineTool(Sam4MllmTool):
         artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
         state = restore_result(artifact)
         write_event = self.get_event_writer(runtime, str(artifact["picture"]), state.expression)
+        before = self._find_previous(artifact, arguments.get("instruction"), runtime)
+        if before is not None:
+            state = replace(state, previous=restore_result(before))
         run = models.start_run(state.size)
 
         def build_output(refined: RefinementResult) -> ToolOutput:
@@ -80,7 +84,10 @@ class RefineTool(Sam4MllmTool):
             write_event(boxes_event([prompt.box for prompt in prompts]))
             write_event(points_event([point for prompt in prompts for point in prompt.points]))
             image_id = str(artifact["picture"])
-            return build_mask_output(image_id, refined.segmentation, refined.state, write_event, *refined.understood)
+            text, output = build_mask_output(image_id, refined.segmentation, refined.state, write_event, *refined.understood)
+            origin = (before or artifact).get("previous") if before or not refined.is_changed else artifact["handle"]
+            output |= {"changed": refined.is_changed, "previous": origin, "choices": _list_choices(refined)}
+            return text, output
 
         flow = refine(
             run,
@@ -91,6 +98,26 @@ class RefineTool(Sam4MllmTool):
             method=self.method,
         )
         return ToolTask(image, flow, run, build_output)
+
+    def _find_previous(self, artifact: Artifact, instruction: str | None, runtime: Any) -> Artifact | None:
+        """Return the result before the last change, where the instruction asks for it and the conversation still has it."""
+        handle = artifact.get("previous")
+        if not isinstance(handle, str) or instruction is None or read_instruction(instruction).action != "back":
+            return None
+        try:
+            previous, _ = self.open_artifact(handle, "result", runtime)
+        except Sam4MllmError:
+            return None
+        return previous if previous["picture"] == artifact["picture"] else None
+
+
+def _list_choices(refined: RefinementResult) -> list[dict[str, Any]]:
+    """Return the choices with their numbers, as plain JSON."""
+    start = len(refined.state.objects) + 1
+    return [
+        {"number": number, "box": list(choice.box), "expression": choice.expression, "confidence": choice.confidence}
+        for number, choice in enumerate(refined.choices, start=start)
+    ]
 
 
 class DescribeRegionInput(ToolInput):
@@ -123,7 +150,7 @@ class DescribeRegionTool(Sam4MllmTool):
             artifact, image = self.open_artifact(arguments.get("result", "latest"), "result", runtime)
             image_id, refinable = artifact["picture"], restore_result(artifact)
             run = models.start_run(refinable.size)
-            flow = _describe_objects(run, refinable.expression, refinable.objects[:_MAX_DESCRIBED])
+            flow = _describe_objects(run, refinable.objects[:_MAX_DESCRIBED])
 
         def build_output(regions: list[dict[str, Any]]) -> ToolOutput:
             nothing = f"the result holds no object to describe (image {image_id})"
@@ -135,29 +162,40 @@ class DescribeRegionTool(Sam4MllmTool):
 
 def _describe_box(run: RunContext, box: Box) -> Flow[list[dict[str, Any]]]:
     objects = yield from run.segment_prompts([ObjectPrompt(box)])
-    return (yield from _describe_objects(run, None, objects))
+    return (yield from _describe_objects(run, objects))
 
 
-def _describe_objects(
-    run: RunContext, expression: str | None, objects: Sequence[SegmentedObject]
-) -> Flow[list[dict[str, Any]]]:
-    """Return for each object its box, the MLLM's description and, given an expression, the probability that it is meant."""
+def _describe_objects(run: RunContext, objects: Sequence[SegmentedObject]) -> Flow[list[dict[str, Any]]]:
+    """Return for each object its box, the MLLM's description and, where it was found by an expression, how probably it is that.
+
+    Each object is verified by its own expression, whatever was refined since.
+    """
     if not objects:
         return []
     boxes = [segmented.prompt.box for segmented in objects]
     places = [deepest_point(segmented) for segmented in objects]
     questions = [run.dialect.ask_region(box, place, run.size) for box, place in zip(boxes, places, strict=True)]
     replies = yield from run.ask(questions)
-    confidences: list[float | None] = [None] * len(boxes)
-    if expression is not None:
-        confidences = yield from run.verify_boxes(expression, boxes)
+    expressions = [each.expression or None for each in objects]
+    confidences = yield from _verify_objects(run, expressions, boxes)
     for question, reply in zip(questions, replies, strict=True):
         if not reply.text.strip():
             raise ReplyError("expected a few words about the region", question, reply)
     return [
         {"box": list(box), "text": " ".join(reply.text.split()), "expression": expression, "confidence": confidence}
-        for box, reply, confidence in zip(boxes, replies, confidences, strict=True)
+        for box, reply, expression, confidence in zip(boxes, replies, expressions, confidences, strict=True)
     ]
+
+
+def _verify_objects(run: RunContext, expressions: Sequence[str | None], boxes: Sequence[Box]) -> Flow[list[float | None]]:
+    """Return for each box the probability that its expression means the object in it; None where it has no expression."""
+    confidences: list[float | None] = [None] * len(boxes)
+    for expression in dict.fromkeys(filter(None, expressions)):
+        indices = [index for index, other in enumerate(expressions) if other == expression]
+        verified = yield from run.verify_boxes(expression, [boxes[index] for index in indices])
+        for index, confidence in zip(indices, verified, strict=True):
+            confidences[index] = confidence
+    return confidences
 
 
 def _format_region(region: dict[str, Any]) -> str:

@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.interactive import InteractiveState, segment_compound
-from sam4mllm_tool.interactive.alternatives import resized_candidates
+from sam4mllm_tool.interactive import InteractiveState, list_choices, list_left_out, segment_compound
+from sam4mllm_tool.interactive.mask_sizes import resized_candidates
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
@@ -36,9 +35,6 @@ _PROBABILITY = (
 )
 """What the method `adaptive` reports."""
 _MASKS = "The masks go to the calling program."
-
-_MAX_REJECTED = 4
-"""Rejected boxes that the text lists."""
 
 
 class SegmentInput(ToolInput):
@@ -101,10 +97,7 @@ def _list_alternatives(segmentation: Segmentation, refinable: InteractiveState) 
     for number, segmented in enumerate(segmentation.objects, start=1):
         if sizes := _format_sizes(segmented):
             lines.append(f"  other masks of object {number}: {sizes}; say 'bigger' or 'smaller' to have them")
-    if refinable.rejected:
-        listed = ", ".join(format_box(prompt.box) for prompt in refinable.rejected[-_MAX_REJECTED:])
-        lines.append(f"  left out: {listed}; say 'the one before' to have the last one back")
-    return lines
+    return [*lines, *(f"  {line}" for line in (*list_choices(refinable), *list_left_out(refinable)))]
 
 
 def _format_sizes(segmented: SegmentedObject) -> str:

@@ -29,28 +29,19 @@ class ExportReport:
     Args:
         written: Number of lines.
         pictures: Number of image files.
-        passed_over: Number of traces that were not accepted, or are older than another about the same image and expression.
-        reasons: Why each of those was passed over.
+        skipped: Which traces were passed over, and why: not accepted, or older than another of the same image and expression.
         faults: Why other traces can't be used.
     """
 
     written: int = 0
     pictures: int = 0
-    passed_over: int = 0
-    reasons: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
-    def pass_over(self, path: Path, reason: str) -> None:
-        """Count a trace that is left out on purpose."""
-        self.passed_over += 1
-        self.reasons.append(f"{quote_text(str(path))}: {reason}")
-
-
-@dataclass(frozen=True)
-class _Sample:
-    path: Path
-    trace: Trace
-    line: dict[str, Any]
+    @property
+    def passed_over(self) -> int:
+        """Number of traces that were passed over."""
+        return len(self.skipped)
 
 
 def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str], *, unjudged: bool = False) -> ExportReport:
@@ -65,30 +56,33 @@ def export(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str],
         unjudged: Whether to export also traces that nobody has judged.
 
     Raises:
-        TraceError: No trace is left, in which case nothing is written, or the files can't be written.
+        TraceError: No trace is left, in which case nothing is written, or the files can't be written, or `out` holds something
+            else than exported traces.
     """
-    report, latest = ExportReport(), dict[tuple[str, str], _Sample]()
+    _require_own_file(Path(out))
+    report, latest = ExportReport(), dict[tuple[str, str], tuple[Trace, dict[str, Any]]]()
     for path in map(Path, paths):
         try:
             trace = load(path)
             if trace.verdict.accepted is False or (trace.verdict.accepted is None and not unjudged):
-                judged = "it was rejected" if trace.verdict.accepted is False else "it is not judged: accept it, or --unjudged"
-                report.pass_over(path, judged)
+                reason = "rejected" if trace.verdict.accepted is False else "not judged"
+                report.skipped.append(f"{quote_text(str(path))}: {reason}")
                 continue
             line = sample_line(trace, path)
         except TraceError as error:
             report.faults.append(str(error))
             continue
-        key, sample = (trace.image.sha256, line["expression"]), _Sample(path, trace, line)
-        earlier = latest.get(key)
-        if earlier is None or earlier.trace.began <= trace.began:
-            latest[key] = sample
-        if earlier is not None:
-            older = sample if latest[key] is earlier else earlier
-            newer = quote_text(str(latest[key].path))
-            report.pass_over(older.path, f"{newer} is a newer one about the same image and expression")
+        key = (trace.image.sha256, line["expression"])
+        before = latest.get(key)
+        if before is None or before[0].began <= trace.began:
+            latest[key] = (trace, line)
+        if before is not None:
+            newer, older = (line, before[1]) if latest[key][1] is line else (before[1], line)
+            places = quote_text(older["trace"]), quote_text(newer["trace"])
+            report.skipped.append(f"{places[0]}: older than {places[1]}, about the same image and expression")
     if not latest:
-        reason = f"; {report.faults[0]}" if report.faults else ": accept some with 'sam4mllm trace accept FILE'"
+        advice = "accept some with 'sam4mllm trace accept FILE'"
+        reason = f"; {report.faults[0]}" if report.faults else f"; {report.skipped[0]}: {advice}" if report.skipped else ""
         raise TraceError(
             f"of {count_noun(report.passed_over + len(report.faults), 'trace')} none is accepted and usable{reason}"
         )
@@ -139,11 +133,23 @@ def _image_name(trace: Trace) -> str:
     return f"{trace.image.sha256[:32]}.png"
 
 
-def _write(out: Path, samples: list[_Sample], report: ExportReport) -> None:
-    for name, trace in {_image_name(sample.trace): sample.trace for sample in samples}.items():
+def _require_own_file(out: Path) -> None:
+    """Raise TraceError if the file holds something else than exported traces, which would be lost."""
+    try:
+        lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
+        is_own = all("trace" in json.loads(line) for line in lines)
+    except (OSError, ValueError, TypeError):
+        is_own = False
+    if not is_own:
+        reason = "it is a folder; add a file name" if out.is_dir() else "it holds something else; choose another name"
+        raise TraceError(f"the training data can't be written to {quote_text(str(out))}: {reason}")
+
+
+def _write(out: Path, samples: list[tuple[Trace, dict[str, Any]]], report: ExportReport) -> None:
+    for name, trace in {_image_name(trace): trace for trace, _ in samples}.items():
         assert trace.image.pixels is not None  # sample_line refuses a trace without
         write_file(out.parent / IMAGE_FOLDER / name, encode_png(trace.image.pixels), "the training data")
         report.pictures += 1
-    lines = "".join(f"{json.dumps(sample.line)}\n" for sample in samples)
+    lines = "".join(f"{json.dumps(line)}\n" for _, line in samples)
     write_file(out, lines.encode("ascii"), "the training data")
     report.written = len(samples)

@@ -96,6 +96,8 @@ def require_replaceable(path: str | os.PathLike[str]) -> None:
         raise TraceError(f"{place}: {getattr(error, 'strerror', None) or error}") from error
     if is_folder:
         raise TraceError(f"{place}: it is a folder; add a file name")
+    if path.exists() and not path.is_file():
+        raise TraceError(f"{place}: it is not a regular file; choose another name")
     if is_new:
         return
     try:

@@ -15,7 +15,8 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
-from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR, Colour, choose_colours
+from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR, choose_colours
+from sam4mllm_tool.images.object_labels import Colour
 from sam4mllm_tool.trace.files import encode_png
 from sam4mllm_tool.trace.schema import RecordedImage, ResultObject
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointAnswer, PointPrompt, SegmentedObject, Size

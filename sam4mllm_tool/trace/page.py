@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from sam4mllm_tool.errors import Sam4MllmError, count_noun
 from sam4mllm_tool.geometry.boxes import format_box, mask_to_box
-from sam4mllm_tool.images.draw import Colour
+from sam4mllm_tool.images.object_labels import Colour
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.trace.codec import to_plain
 from sam4mllm_tool.trace.files import write_file

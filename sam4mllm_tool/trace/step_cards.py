@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.crops import Crop
-from sam4mllm_tool.images.draw import OBJECT_COLOURS, Colour
+from sam4mllm_tool.images.draw import OBJECT_COLOURS
+from sam4mllm_tool.images.object_labels import Colour
 from sam4mllm_tool.protocol import Exchange
 from sam4mllm_tool.trace.image_layers import ImageLayers, draw_thumbnail
 from sam4mllm_tool.trace.schema import MLLMStep, RecordedCandidate, RecordedObject, Step, Trace

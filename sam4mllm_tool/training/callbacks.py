@@ -1,7 +1,6 @@
 """What a person sees of a training run: a progress bar, a file of metrics, and the real cIoU on held-out samples."""
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,8 +38,9 @@ class ProgressBar(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero:
-            every = 1 if sys.stderr.isatty() else 30
-            self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit="step", mininterval=every)
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", unit="step", mininterval=1, disable=None
+            )
 
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if self._bar is not None:
@@ -58,7 +58,7 @@ class ProgressBar(TrainerCallback):
 class MetricsFile(TrainerCallback):
     """Writes every set of metrics as a line of JSON with its step.
 
-    A resumed run first removes the lines of steps after its checkpoint, which it will run again.
+    A resumed run first removes the lines of steps after its checkpoint, which it will run again; without a checkpoint, all.
     """
 
     def __init__(self, file: Path) -> None:
@@ -67,7 +67,7 @@ class MetricsFile(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and self._file.exists():
             lines = self._file.read_text(encoding="utf-8").splitlines()
-            write_text(self._file, "".join(f"{line}\n" for line in lines if _read_step(line) <= state.global_step))
+            write_text(self._file, "".join(f"{line}\n" for line in lines if 0 < state.global_step >= _read_step(line)))
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
         if state.is_world_process_zero and logs:
@@ -88,7 +88,7 @@ def _read_step(line: str) -> float:
 
 @dataclass(eq=False)
 class HeldOutEvaluation(TrainerCallback):
-    """Segments held-out samples with the model under training, every `every` steps and at the end.
+    """Segments held-out samples with the model before training, every `every` steps and at the end.
 
     Attributes:
         models: The pipeline around the model under training.
@@ -109,11 +109,18 @@ class HeldOutEvaluation(TrainerCallback):
     pause_clock: Callable[[], None] = lambda: None
     inference_context: Callable[[], AbstractContextManager[Any]] = nullcontext
 
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **context: Any) -> None:  # noqa: ARG002
+        if not state.global_step:
+            self._evaluate_once(state, context["model"])
+
     def on_step_end(self, args: Any, state: TrainerState, control: Any, **context: Any) -> None:  # noqa: ARG002
-        if state.global_step % self.every and state.global_step < state.max_steps:
-            return
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
+            self._evaluate_once(state, context["model"])
+
+    def _evaluate_once(self, state: TrainerState, model: Any) -> None:
+        """Evaluate in the first process while the others wait."""
         if state.is_world_process_zero:
-            self._evaluate(context["model"])
+            self._evaluate(model)
         self.wait_for_everyone()
         self.pause_clock()
 

@@ -20,13 +20,16 @@ class TrainingConfig:
     """How a model is tuned. The defaults are the paper's; what the paper has no value for is off or chosen for the machine.
 
     Attributes:
-        mllm: `embedded` (the base that comes with the package, without its adapter), a folder or a hub id. `BASE+ADAPTER`
-            continues training an adapter, as `init_adapter` does.
+        mllm: `embedded` (the pair's base, with the adapter that comes with the package, which is continued), a folder or a hub
+            id. `BASE+ADAPTER` continues training an adapter, as `init_adapter` does.
+        from_base: Whether `embedded` is its base alone, so that a new adapter is trained.
         lessons: A folder of training conversations that `sam4mllm data build` wrote.
         data: In place of `lessons`, datasets to build the training conversations from, each NAME:ROOT or NAME:ROOT:SPLIT.
             They are built into `out`/lessons; for datasets that take hours, run `sam4mllm data build` first.
         vqa_data: Conversations to mix in, NAME:ROOT, as in `sam4mllm data build`.
         held_out: Roots of RefCOCO datasets whose val and test images are left out, as in `sam4mllm data build`.
+        held_back: Images of `data` that are not trained on but segmented before and after: a share of them if below 1, else
+            their number; 0 for none. By default a tenth of them, at most 20, unless there is `eval_data`.
         recipe: Settings of `sam4mllm data build` for `data`.
         build_processes: Processes that build training conversations from `data`.
         out: The folder for the result; checkpoints are in its folder `checkpoints`.
@@ -64,7 +67,7 @@ class TrainingConfig:
         save_every: Steps between checkpoints.
         keep: Number of checkpoints that stay.
         log_every: Steps between lines of metrics.jsonl.
-        report_to: Where metrics go besides metrics.jsonl.
+        report_to: Where metrics go besides metrics.jsonl; `auto` is TensorBoard where it is installed.
         workers: Processes that load images; 0 loads them in the training process.
         eval_data: NAME:ROOT of samples to segment during training. Their images must not be trained on.
         eval_split: Split of `eval_data`.
@@ -79,10 +82,12 @@ class TrainingConfig:
     """
 
     mllm: str = "embedded"
+    from_base: bool = False
     lessons: str = ""
     data: tuple[str, ...] = ()
     vqa_data: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    held_back: float | None = None
     recipe: dict[str, Any] | None = None
     build_processes: int = 1
     out: str = ""
@@ -119,7 +124,7 @@ class TrainingConfig:
     save_every: int = 200
     keep: int = 2
     log_every: int = 10
-    report_to: Literal["tensorboard", "wandb", "none"] = "tensorboard"
+    report_to: Literal["auto", "tensorboard", "wandb", "none"] = "auto"
     workers: int = 0
 
     eval_data: str | None = None
@@ -160,6 +165,7 @@ class TrainingConfig:
         if self.seed >= 2**32:
             raise ValueError(f"expected seed below 2 ** 32, got {self.seed}")
         self._check_evaluation()
+        self._check_held_back()
 
     def _check_evaluation(self) -> None:
         if self.eval_data is None:
@@ -173,6 +179,16 @@ class TrainingConfig:
             raise ValueError(f"eval_data needs eval_methods: some of {', '.join(METHODS)}")
         if self.fsdp:
             raise ValueError("eval_data needs all weights on each device, but fsdp shards them: leave out one of the two")
+
+    def _check_held_back(self) -> None:
+        if self.held_back is None:
+            return
+        if not 0 <= self.held_back < math.inf or (self.held_back > 1 and self.held_back % 1):
+            raise ValueError(f"expected held_back as a share below 1 or as a number of images, got {self.held_back}")
+        if self.held_back and not self.data:
+            raise ValueError("held_back takes images out of 'data'; with 'lessons', name samples to measure on in eval_data")
+        if self.held_back and self.eval_data:
+            raise ValueError("expected samples to measure on either from held_back or from eval_data, got both")
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "TrainingConfig":
@@ -222,6 +238,8 @@ _WITHOUT_EFFECT = frozenset(
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """List the changed settings that would change what a resumed run learns, each as `name: before -> now`."""
+    if "from_base" not in before:  # a run of before 0.3.0, in which `embedded` was the base alone
+        before = {**before, "from_base": before.get("mllm") == "embedded" and not before.get("init_adapter")}
     names = sorted((set(before) | set(now)) - _WITHOUT_EFFECT)
     return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in names if before.get(name) != now.get(name)]
 

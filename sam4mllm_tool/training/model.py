@@ -5,26 +5,24 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
-    embedded_folder,
     quiet_loading,
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
-from sam4mllm_tool.models.mllm import split_spec
-from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.models.mllm.loading import load_checkpoint, require_safe_adapter
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.config import TrainingConfig
+from sam4mllm_tool.training.starting_point import find_starting_point
 from sam4mllm_tool.training.target_modules import find_target_modules
 
 __all__ = ["TrainableModel", "load_trainable_model", "uses_bfloat16"]
@@ -86,11 +84,11 @@ def uses_bfloat16(config: TrainingConfig) -> bool:
 
 def load_trainable_model(config: TrainingConfig) -> TrainableModel:
     """Load the base with a new adapter, or with the one to continue. Raises SpecError, MissingExtraError."""
-    base, adapter = split_spec(config.mllm)
-    folder = embedded_folder("mllm") if base == "embedded" else base
-    model, processor = _load_base(config, folder)
+    start = find_starting_point(config)
+    base = start.base
+    model, processor = _load_base(config, start.folder)
     torch.manual_seed(config.seed)
-    adapted = _add_adapter(model, config, adapter or config.init_adapter, base=resolve_folder_or_hub_id(folder))
+    adapted = _add_adapter(model, config, start.adapter, base=resolve_folder_or_hub_id(start.folder))
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()  # small updates would be rounded away in bfloat16
@@ -110,8 +108,6 @@ def _load_base(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
         device = choose_device(config.device)
         dtype = "bfloat16" if device.type != "cpu" and uses_bfloat16(config) else "float32"
         return load_checkpoint(folder, device=config.device, dtype=dtype)
-    if find_spec("bitsandbytes") is None:
-        raise SpecError("quantise = '4bit' needs bitsandbytes, which is not installed: pip install bitsandbytes")
     return _load_base_in_4_bits(config, folder)
 
 
@@ -156,7 +152,7 @@ def _add_adapter(model: Any, config: TrainingConfig, adapter: str | None, base: 
         else:
             with wrap_load_errors(adapter, extra="sam"):
                 path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json")
-                PeftConfig.from_pretrained(path)
+                require_safe_adapter(path, adapter)
                 adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted

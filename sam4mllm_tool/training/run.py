@@ -4,57 +4,49 @@ After an interruption, the same command resumes from the newest complete checkpo
 """
 
 import json
-import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PrinterCallback, TrainingArguments
 
-from sam4mllm_tool import __version__
-from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.verify import describe_problems
-from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
+from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.models.checkpoints import quiet_loading
+from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
-from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
+from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.training.adapter_files import RunResult, write_result
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.callbacks import (
     HeldOutEvaluation,
     MetricsFile,
     ProgressBar,
-    load_held_out_samples,
     require_disjoint_images,
 )
 from sam4mllm_tool.training.config import TrainingConfig
+from sam4mllm_tool.training.held_out_part import hold_out_samples, read_measurements
 from sam4mllm_tool.training.model import TrainableModel, load_trainable_model
 from sam4mllm_tool.training.output_dir import (
-    ADAPTER_FILE,
     CHECKPOINTS,
     CONVERSATIONS,
     METRICS_FILE,
-    TRAINING_FILE,
-    WRITING,
     claim_output_dir,
     describe_run,
     is_finished,
-    move_in,
-    removing_on_failure,
-    require_training_dir,
 )
+from sam4mllm_tool.training.preflight import check_before_building, choose_data_dialect, find_report_service
 from sam4mllm_tool.training.row_builder import RowBuilder
 from sam4mllm_tool.training.tokenized_dataset import TokenizedDataset, write_rows
 from sam4mllm_tool.training.trainer import ConversationTrainer, find_newest_checkpoint
@@ -74,50 +66,58 @@ def train(config: TrainingConfig) -> Path:
         SpecError, MissingExtraError: The model can't be loaded, or the settings don't fit it.
         OSError: `out` can't be written.
     """
-    _require_library("accelerate")
-    if config.report_to != "none":
-        _require_library(config.report_to)
+    start = check_before_building(config)
     out = Path(config.out).expanduser()
     began = time.time()
-    require_training_dir(out)
-    samples = load_held_out_samples(config.eval_data, config.eval_split, config.eval_count) if config.eval_data else []
+    held_out = hold_out_samples(config)
     arguments = build_trainer_arguments(config, out / CHECKPOINTS)  # joins the other processes, so it comes first
     with arguments.main_process_first(local=False, desc="training conversations"):
-        conversations_dir = prepare_conversations(config)
+        conversations_dir = prepare_conversations(config, held_out.held_back)
         description = describe_run(config, conversations_dir, arguments.world_size)
         if is_finished(out, description):
             return out
         if arguments.process_index == 0:
+            print(f"training {start.describe()}", file=sys.stderr)
             if config.data:
                 _print_problems(conversations_dir)
-            require_disjoint_images(samples, conversations_dir)
+            require_disjoint_images(held_out.samples, conversations_dir)
             claim_output_dir(out, description)
     dialect = _choose_dialect(config, conversations_dir)
     trainable = load_trainable_model(config)
     with arguments.main_process_first(local=False, desc="rows"):
         rows = _load_rows(config, conversations_dir, out, trainable, description["lessons_sha256"])
     trainer = _build_trainer(config, arguments, out, trainable, rows)
-    if samples:
-        trainer.add_callback(_build_evaluation(config, trainer, trainable, dialect, samples))
+    if held_out.samples:
+        trainer.add_callback(_build_evaluation(config, trainer, trainable, dialect, held_out.samples))
     checkpoint = find_newest_checkpoint(out / CHECKPOINTS)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    about = {**description, "rows": rows.counts, "seconds": time.time() - began}
-    _write_result(out, conversations_dir, trainer, trainable.base, dialect, about)
+    about = {
+        **description,
+        "starts_from": {"base": start.base, "adapter": EMBEDDED if start.shipped else start.adapter},
+        "load_as": start.result_spec(config.out),
+        "held_out": held_out.describe() | read_measurements(out / METRICS_FILE),
+        "rows": rows.counts,
+        "seconds": time.time() - began,
+    }
+    write_result(out, trainer, RunResult(start, conversations_dir, dialect, about))
     return out
 
 
-def prepare_conversations(config: TrainingConfig) -> Path:
-    """Return the folder of training conversations, built from `config.data` if that is given. Raises DataError."""
+def prepare_conversations(config: TrainingConfig, held_back: Collection[str] = ()) -> Path:
+    """Return the folder of training conversations, built from `config.data` if that is given. Raises DataError.
+
+    Args:
+        config: The settings.
+        held_back: Hashes of images that are not trained on.
+    """
     if config.data:
-        dialect = find_dialect(config.mllm, config.dialect)
-        if dialect is PLAIN and config.dialect is None:
-            dialect = JOINT  # a trained model needs no long instructions, and can answer all points in one reply
         return build_conversations(
             [Source.parse(text) for text in config.data],
             Path(config.out).expanduser() / CONVERSATIONS,
-            Recipe.of(dialect, config.recipe or {}),
+            Recipe.of(choose_data_dialect(config), config.recipe or {}),
             vqa=[Source.parse(text) for text in config.vqa_data],
             held_out=[Path(root).expanduser() for root in config.held_out],
+            held_back=held_back,
             processes=config.build_processes,
         )
     folder = Path(config.lessons).expanduser()
@@ -129,13 +129,6 @@ def prepare_conversations(config: TrainingConfig) -> Path:
 def _print_problems(conversations_dir: Path) -> None:
     for line in describe_problems(conversations_dir):
         print(f"training conversations: {line}", file=sys.stderr)
-
-
-def _require_library(name: str) -> None:
-    if find_spec(name) is None:
-        if name == "wandb":  # which no extra installs
-            raise SpecError("report_to = 'wandb' needs wandb, which is not installed: pip install wandb")
-        raise MissingExtraError(name, "train")
 
 
 def _choose_dialect(config: TrainingConfig, conversations_dir: Path) -> Dialect:
@@ -170,7 +163,7 @@ def _build_trainer(
     tokenizer = trainable.prompter.tokenizer
     pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
     callbacks: list[Any] = [MetricsFile(out / METRICS_FILE), ProgressBar()]
-    if config.report_to == "tensorboard" and arguments.process_index == 0:
+    if find_report_service(config) == "tensorboard" and arguments.process_index == 0:
         from torch.utils.tensorboard import SummaryWriter
         from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -190,7 +183,7 @@ def _build_trainer(
 
 
 def _build_evaluation(
-    config: TrainingConfig, trainer: ConversationTrainer, trainable: TrainableModel, dialect: Dialect, samples: list[Sample]
+    config: TrainingConfig, trainer: ConversationTrainer, trainable: TrainableModel, dialect: Dialect, samples: Sequence[Sample]
 ) -> HeldOutEvaluation:
     with trainable.inference_attention():
         mllm = TransformersMLLM(trainable.base_model, trainable.processor, name=f"{config.mllm}, under training")
@@ -214,27 +207,3 @@ def _build_evaluation(
         pause_clock=trainer.restart_clock,
         inference_context=inference_context,
     )
-
-
-def _write_result(
-    out: Path, conversations_dir: Path, trainer: ConversationTrainer, base: str, dialect: Dialect, about: dict[str, Any]
-) -> None:
-    """Write the adapter and what describes it into a temporary folder, then move them into `out`."""
-    part = out / WRITING
-    with removing_on_failure(part, "the adapter", "the last checkpoint stays, and the same command will write the adapter"):
-        trainer.save_model(str(part))
-        trainer.accelerator.wait_for_everyone()
-        if trainer.args.should_save:
-            adapter = json.loads((part / ADAPTER_FILE).read_text(encoding="utf-8"))
-            write_json(part / ADAPTER_FILE, adapter | {"base_model_name_or_path": base})
-            (part / "README.md").unlink(missing_ok=True)
-            (part / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
-            if (conversations_dir / MANIFEST_FILE).is_file():
-                shutil.copyfile(conversations_dir / MANIFEST_FILE, part / MANIFEST_FILE)
-            write_json(part / TRAINING_FILE, {**about, "steps": trainer.state.global_step, "versions": _list_versions()})
-            move_in(part, out, last=ADAPTER_FILE)
-    trainer.accelerator.wait_for_everyone()
-
-
-def _list_versions() -> dict[str, str]:
-    return {"sam4mllm-tool": __version__} | {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")}

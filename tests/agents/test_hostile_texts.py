@@ -3,8 +3,8 @@
 import pytest
 from langchain_core.messages import HumanMessage
 
-from sam4mllm_tool.agents.chat import list_refusals
 from sam4mllm_tool.agents.image_rendering import IMAGE_LINE
+from sam4mllm_tool.agents.plain_requests import list_refusals
 from sam4mllm_tool.tools.image_blocks import DATA_URI
 
 REPETITIONS = 200_000

@@ -70,6 +70,10 @@ def classify_question(question: Question) -> str:
     return "boxes"
 
 
+def is_about_points(question: Question) -> bool:
+    return classify_question(question) == "points"
+
+
 def reply_label(probability: float) -> Reply:
     return Reply("yes" if probability > 0.5 else "no", ((probability, 1 - probability),))
 
@@ -341,6 +345,28 @@ async def test_a_run_survives_junk_from_the_chat_model(junk: Any, image: str) ->
         assert box_of(reasoned) == pytest.approx(LEFT, abs=1)
 
 
+def test_the_default_budget_leaves_room_for_other_wordings(image: str) -> None:
+    """The model doubts its box in the whole image and in a crop; a wording of the chat model's leads to the right one."""
+    mllm = CountingMLLM(
+        script_replies(lambda text: reply_boxes(RIGHT) if "bottle" in text else reply_boxes(LEFT), believe_box(RIGHT, no=0.4))
+    )
+    reasoned, events = run_graph(graph_of(mllm, ["the bottle on the table"]), image)
+    assert list_event_names(events)[-3:] == ["rephrase", "rephrase", "chosen"]
+    assert box_of(reasoned) == pytest.approx(RIGHT, abs=1)
+    assert reasoned.ended == "confident"
+    assert reasoned.spent.rounds <= Budget().rounds
+
+
+@pytest.mark.parametrize("refusal", ["I cannot help with that", "Sure! Here are some:", "[\"I'm sorry, I can't assist\"]"])
+def test_a_refusal_of_the_chat_model_is_asked_about_by_nobody(refusal: str, image: str) -> None:
+    mllm = CountingMLLM(script_replies(lambda text: reply_boxes(LEFT) if "opener" in text else reply_boxes(), lambda _: 0.015))
+    reasoned, events = run_graph(graph_of(mllm, [refusal], config=REPHRASE, budget=Budget(20)), image)
+    assert all("the opener" in question.turns[-1].text for question in mllm.questions if not is_about_points(question))
+    assert events[1]["wordings"] == []
+    assert "no usable wording" in events[1]["fault"]
+    assert reasoned.ended != "confident", "that there is none only follows from the denied box"
+
+
 WORDINGS = {
     "plain lines": ("a mug\na cup", ["a mug", "a cup"]),
     "numbers and bullets": ("1. a mug\n2) a cup\n- a glass\n• a jar", ["a mug", "a cup", "a glass"]),
@@ -352,7 +378,7 @@ WORDINGS = {
 
 
 @pytest.mark.parametrize(("text", "expected"), WORDINGS.values(), ids=WORDINGS)
-def test_phrases_are_parsed_line_by_line(text: str, expected: list[str]) -> None:
+def test_phrases_are_parsed_from_text(text: str, expected: list[str]) -> None:
     assert parse_rephrasings(text, "the opener", 3) == expected
 
 

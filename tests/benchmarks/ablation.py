@@ -122,7 +122,7 @@ def run_setting(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: 
     models.config = replace(models.config, sampler=Grid(setting.grid, setting.grid), thresholds=setting.thresholds)
     if setting.by != "both":
         models.segmenter = load_segmenter("embedded", by=setting.by)
-    config = EvaluationConfig(dataset="jsonl", root=data, split="val", protocol="rela", method=setting.method)
+    config = EvaluationConfig(dataset="jsonl", root=data, split="all", protocol="rela", method=setting.method)
     folder = out / folder_name(name)
     evaluate(config, folder, models=models)
     return folder

@@ -65,7 +65,7 @@ def main() -> None:
     arguments = parser.parse_args()
     work = arguments.work
     data = [Source("jsonl", draw_scenes(work / "scenes", arguments.scenes, TRAINED))]
-    samples = list(load_dataset("jsonl", draw_scenes(work / "held-out", arguments.held_out, HELD_OUT), split="val"))
+    samples = list(load_dataset("jsonl", draw_scenes(work / "held-out", arguments.held_out, HELD_OUT), split="all"))
     both = Recipe(dialect=EMBEDDED, ppg=0.35)
     best = replace(both, pqpp=0, ppg=1)
 
@@ -85,7 +85,12 @@ def main() -> None:
         name = f"ppg-{groups}"
         recipe = replace(best, groups=groups)
         conversations = build_conversations(data, work / f"lessons-{name}", recipe, processes=arguments.processes)
-        others = {"mllm": f"embedded+{work / 'adapter'}", "learning_rate": 5e-4, "projector_learning_rate": 5e-5}
+        others = {
+            "mllm": f"embedded+{work / 'adapter'}",
+            "from_base": False,
+            "learning_rate": 5e-4,
+            "projector_learning_rate": 5e-5,
+        }
         models = Sam4Mllm.load(f"embedded+{train(build_config(conversations, name, max_steps=arguments.ppg_steps, **others))}")
         ppg[groups] = measure_ciou(models, samples, "ppg")["eval_ppg_cIoU"]
         show(f"PPG alone, K = {groups}", {"ppg": ppg[groups]})

@@ -26,6 +26,12 @@ def replay(command: str, transcript: str, folder: Path) -> str:
     """Run the command in `folder` with the lines that follow "> " in the transcript; return the transcript of today."""
     (folder / "scene.png").write_bytes((ROOT / "examples" / "scene.png").read_bytes())
     lines = [line.removeprefix("> ") for line in transcript.splitlines() if line.startswith("> ")]
+    before, answers = answer_lines(command, lines, folder)
+    return before + "".join(f"> {line}\n{answer}" for line, answer in zip(lines, answers, strict=True))
+
+
+def answer_lines(command: str, lines: list[str], folder: Path) -> tuple[str, list[str]]:
+    """Run the command in `folder` with lines through a pipe; return what it prints before the first and after each of them."""
     output, stdin = io.StringIO(), sys.stdin
     with contextlib.chdir(folder), contextlib.redirect_stdout(output):
         sys.stdin = io.StringIO("".join(f"{_MARK}\n{line}\n" for line in lines))
@@ -34,7 +40,7 @@ def replay(command: str, transcript: str, folder: Path) -> str:
         finally:
             sys.stdin = stdin
     before, *answers = output.getvalue().split(f"no such command: '{_MARK}'; /help lists them\n")
-    return before + "".join(f"> {line}\n{answer}" for line, answer in zip(lines, answers, strict=True))
+    return before, answers
 
 
 def are_similar(first: str, second: str) -> bool:

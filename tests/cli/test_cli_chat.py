@@ -19,6 +19,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from PIL import Image
 
 from sam4mllm_tool.agents.chat import build_chat_graph
+from sam4mllm_tool.cli.chat import run_conversation
 from sam4mllm_tool.cli.conversation import ChatThread
 from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.embedded.scenes import draw_scene
@@ -88,19 +89,168 @@ def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path
     out = scene.parent / "out"
     lines = f"{RING}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n"
     printed = chat(lines, scene, "--out", out)
-    first, second, third = (json.loads((out / f"saved-{n}" / "result.json").read_text())["objects"] for n in (1, 2, 3))
+    folder = out / "scene"
+    first, second, third = (json.loads((folder / f"saved-{n}" / "result.json").read_text())["objects"] for n in (1, 2, 3))
     assert first == third != second
-    assert "took back 'no, the other one'" in printed
+    assert "took back 'no, the other one'\n" in printed
+    assert f"{folder / 'overlay.png'} shows 'the ring below the orange circle' again" in printed
+    assert f"removed from {folder}: mask.png, overlay.png, result.json" in printed
     assert "there is no result to save yet" in printed
     assert "there is nothing to undo" in printed
-    assert "There is no result of this" in printed.splitlines()[-1]
-    assert not (out / "mask.png").exists(), "the files of a result that was taken back are removed"
+    assert "nothing yet that it could be other than" in printed.splitlines()[-1]
+    assert not (folder / "mask.png").exists(), "the files of a result that was taken back are removed"
 
 
 def test_after_an_undo_the_conversation_continues_from_there(chat: Chat, scene: Path) -> None:
     once = chat(f"{RING}\nno, the other one\n", scene)
-    twice = chat(f"{RING}\nno, the other one\n/undo\nthanks\n/undo\nno, the other one\n", scene)
+    twice = chat(f"{RING}\nno, the other one\n/undo\nthanks\nno, the other one\n", scene)
     assert twice.splitlines()[-8:] == once.splitlines()[-8:]
+
+
+UNCHANGING = {
+    "thanks": "thanks",
+    "a question": "how big is it?",
+    "a description": "what is this?",
+    "a request without object": "find the red star",
+    "an error": "click 9999 1",
+}
+
+
+@pytest.mark.parametrize("line", UNCHANGING.values(), ids=UNCHANGING)
+def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Chat, scene: Path, line: str) -> None:
+    overlay = scene.parent / "scene-chat" / "overlay.png"
+    chat(f"{RING}\n", scene)
+    before = overlay.read_bytes()
+    printed = chat(f"{RING}\n{line}\n/save\n/undo\n/undo\n", scene)
+    assert (scene.parent / "scene-chat" / "saved-1" / "overlay.png").read_bytes() == before
+    assert f"took back '{RING}'" in printed
+    assert printed.splitlines()[-1] == "there is nothing to undo"
+    assert not overlay.exists()
+
+
+def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, scene: Path) -> None:
+    other = scene.with_name("other.png")
+    Image.fromarray(draw_scene(200_777).image).save(other)
+    lines = [
+        RING,
+        f"/image {other}",
+        "the red circle",
+        "thanks",
+        "/undo",
+        "/undo",
+        "also the orange circle",
+        "/undo",
+        "/undo",
+        "/undo",
+    ]
+    printed = chat("\n".join(lines), scene)
+    taken_back = [
+        line for line in printed.splitlines() if line.startswith(("took back", "closed", "requests", "there is nothing"))
+    ]
+    assert taken_back == [
+        "took back 'the red circle'",
+        "closed other.png",
+        "requests are about scene.png, 512 x 512 pixels again",
+        "took back 'also the orange circle'",
+        f"took back '{RING}'",
+        "there is nothing to undo",
+    ]
+    assert f"removed from {scene.parent / 'other-chat'}: mask.png, overlay.png, result.json" in printed
+    assert f"{scene.parent / 'scene-chat' / 'overlay.png'} shows 'the ring below the orange circle' again" in printed
+
+
+def test_a_bare_image_of_the_same_name_gets_a_folder_of_its_own(chat: Chat, scene: Path) -> None:
+    other = scene.parent / "elsewhere" / "scene.png"
+    other.parent.mkdir()
+    Image.fromarray(draw_scene(200_777).image).save(other)
+    printed = chat(f"{RING}\n/image {other}\nthe red circle\n", scene, "--out", scene.parent / "out")
+    for name in ("scene", "scene-2"):
+        assert f"wrote {scene.parent / 'out' / name / 'overlay.png'}" in printed
+
+
+def test_the_text_says_whether_an_overlay_is_new_or_rewritten(chat: Chat, scene: Path) -> None:
+    printed = chat(f"{RING}\nno, the other one\nfind the red star\n", scene)
+    path = scene.parent / "scene-chat" / "overlay.png"
+    assert [line for line in printed.splitlines() if str(path) in line] == [f"wrote {path}", f"updated {path}"]
+    assert printed.splitlines()[-1] == "the result stays: 'the ring below the orange circle'"
+
+
+def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scene: Path) -> None:
+    folder = scene.parent / "scene-chat"
+    printed = chat("cut out the orange circle\n/save kept\nsegment the purple ring\n/save plain\ncut it out\n", scene)
+    assert f"wrote {folder / 'cutout.png'}" in printed
+    assert printed.splitlines()[-1] == f"updated {folder / 'cutout.png'}"
+    assert not (folder / "plain" / "cutout.png").exists()
+    for path in (folder / "kept", folder):
+        mask = np.asarray(Image.open(path / "mask.png")) > 0
+        cutout = np.asarray(Image.open(path / "cutout.png"))
+        assert np.array_equal(cutout[..., 3] == 255, mask)
+        assert np.array_equal(cutout[mask][:, :3], np.asarray(Image.open(scene).convert("RGB"))[mask])
+    assert "no result to cut out yet" in chat("cut it out\n", scene)
+
+
+def test_undoing_a_cutout_removes_its_file(chat: Chat, scene: Path) -> None:
+    chat("segment the purple ring\ncut out the orange circle\n/undo\n", scene)
+    assert sorted(path.name for path in (scene.parent / "scene-chat").iterdir()) == ["mask.png", "overlay.png", "result.json"]
+
+
+def test_points_can_be_left_out_of_overlays(chat: Chat, scene: Path) -> None:
+    overlays = []
+    for flag in ("--points", "--no-points"):
+        chat(f"{RING}\n", scene, flag)
+        overlays.append((scene.parent / "scene-chat" / "overlay.png").read_bytes())
+    assert overlays[0] != overlays[1]
+
+
+BARE_COMMANDS = {
+    "help": "/image PATH",
+    "hilfe": "/image PATH",
+    "undo": f"took back '{RING}'",
+    "rückgängig": f"took back '{RING}'",
+    "save": "saved-1",
+    "speichern": "saved-1",
+    "save as my ring": "scene-chat/my ring",
+    "images": "* img-",
+    "/udno": "did you mean /undo?",
+    "/save ring.png": "/save takes the name of a folder, as in /save ring",
+}
+
+
+@pytest.mark.parametrize(("line", "answer"), BARE_COMMANDS.items(), ids=BARE_COMMANDS)
+def test_commands_work_as_bare_words(chat: Chat, scene: Path, line: str, answer: str) -> None:
+    assert answer in chat(f"{RING}\n{line}\n", scene).split("overlay.png\n", 1)[1]
+
+
+@pytest.mark.parametrize("word", ["quit", "exit", "ende"])
+def test_quit_works_as_a_bare_word(chat: Chat, scene: Path, word: str) -> None:
+    assert "1 object" not in chat(f"{word}\n{RING}\n", scene)
+
+
+def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    class CautiousMLLM(ScriptedMLLM):
+        def check_image(self, image: Image.Image) -> str | None:
+            return f"this image of {image.width} pixels is unlike the training images"
+
+    other = scene.with_name("other.png")
+    Image.fromarray(draw_scene(200_777).image).save(other)
+    models = Sam4Mllm(CautiousMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"the ring\nthe star\n/image {other}\nthe ring\nthe star\n"))
+    run_conversation(models, str(scene))
+    printed = capsys.readouterr().out
+    assert printed.count("this image of 512 pixels") == printed.count("this image of 256 pixels") == 1
+
+
+def test_no_text_of_the_chat_is_written_for_developers(chat: Chat, scene: Path) -> None:
+    lines = [
+        "segment the orange circle",
+        "without the purple cross",
+        "the one before",
+        "no, the other one",
+        "no, the other one",
+    ]
+    printed = chat("\n".join([*lines, "also the red star", "click 500 9", "bigger"]) + "\n", scene)
+    for words in ("label 0", "label 1", "handle", "went on without", "seg-", "img-", "refine_segmentation", "segment_image"):
+        assert words not in printed, words
 
 
 def test_requests_are_about_the_image_opened_last(chat: Chat, scene: Path) -> None:
@@ -166,7 +316,7 @@ def test_without_an_image_one_can_be_opened_later(chat: Chat, scene: Path, monke
     assert out.startswith("no image yet; /image PATH opens one\n" * 2)
     assert re.search("there is no (image|picture) in this conversation yet", out)
     assert "1 object" in out
-    assert (scene.parent / "chat" / "mask.png").exists()
+    assert (scene.parent / "scene-chat" / "mask.png").exists()
 
 
 REFUSED = {
@@ -223,8 +373,10 @@ async def test_texts_and_steps_of_tools_are_yielded_as_they_happen(scene: Path) 
     events = await events_of(conversation, "cut it out and tell me when you are done")
     assert [kind for kind, _ in events] == ["step", "step", "step", "result", "text"]
     assert events[-1] == ("text", "Done.")
-    assert await conversation.undo() == "cut it out and tell me when you are done"
-    assert await conversation.undo() == "what is this?"
+    change = await conversation.undo()
+    assert change
+    assert change.text == "cut it out and tell me when you are done"
+    assert await conversation.undo() is None, "the question changed nothing"
     assert [image.name for image in await conversation.images()] == ["scene.png"], "it stays open"
 
 
@@ -254,13 +406,15 @@ async def test_a_turn_in_which_the_chat_model_fails_is_removed_as_a_whole(scene:
 # Histories and processes ----------------------------------------------------------------------------------------------
 
 
-def test_a_history_is_continued_by_the_next_command(chat: Chat, scene: Path) -> None:
+def test_a_history_is_continued_by_the_next_command(chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = scene.with_name("history.sqlite")
-    once = chat(f"{RING}\nno, the other one\n", scene)
-    chat(f"{RING}\n", scene, "--history", history)
-    out = chat("no, the other one\n/undo\n/undo\n/undo\n", "--history", history, "--out", scene.parent / "scene-chat")
+    monkeypatch.chdir(scene.parent)
+    once = chat(f"{RING}\nno, the other one\n", scene.name)
+    chat(f"{RING}\n", scene.name, "--history", history)
+    out = chat("no, the other one\n/undo\n/undo\n/undo\n", "--history", history)
     assert out.startswith("continuing after 1 request\nscene.png, 512 x 512 pixels\n")
-    assert once.splitlines()[-8:-1] == out.splitlines()[2:-5][-7:]
+    assert once.splitlines()[-8:-1] == out.splitlines()[2:9]
+    assert out.splitlines()[9] == "wrote scene-chat/overlay.png"
     assert out.splitlines()[-1] == "there is nothing to undo"
     other_thread = chat("no, the other one\n", "--history", history, "--thread", "other")
     assert other_thread.startswith("no image yet")
@@ -308,13 +462,13 @@ def read_until(process: "subprocess.Popen[str]", until: str) -> str:
 @pytest.mark.slow
 def test_ctrl_c_stops_a_request_and_keeps_the_conversation(start_slow_chat: Callable[..., Any]) -> None:
     process = start_slow_chat()
-    send_line(process, "find the ring", "see ")
+    send_line(process, "find the ring", "overlay.png")
     send_line(process, "find the slow ring", "(thinking)")
     process.send_signal(signal.SIGINT)
     assert read_until(process, "stopped") == "stopped; earlier requests stand\n"
     printed = send_line(process, "/undo", "took back")
     assert "took back 'find the ring'" in printed, "the stopped request is not there to be taken back"
-    send_line(process, "find the star", "see ")
+    send_line(process, "find the star", "overlay.png")
     process.stdin.close()
     assert process.wait(60) == 0
 
@@ -323,7 +477,7 @@ def test_ctrl_c_stops_a_request_and_keeps_the_conversation(start_slow_chat: Call
 def test_a_request_that_died_with_its_process_is_left_out_by_the_next(start_slow_chat: Callable[..., Any], scene: Path) -> None:
     history = scene.with_name("history.sqlite")
     process = start_slow_chat(history)
-    send_line(process, "find the ring", "see ")
+    send_line(process, "find the ring", "overlay.png")
     send_line(process, "find the slow ring", "(thinking)")
     process.kill()
     process.wait()
@@ -383,21 +537,23 @@ def terminal(tmp_path: Path) -> Iterator[Tmux]:
 def test_a_terminal_has_a_prompt_dim_steps_and_a_line_history(terminal: Tmux, scene: Path) -> None:
     command = f"{sys.executable} -m sam4mllm_tool chat {scene.name}"
     terminal.type(f"PYTHONPATH={ROOT} {command}; echo left with $?", "Enter")
+    terminal.wait_for("loading the models", seconds=30)
     screen = terminal.wait_for("\n>")
     assert "/help lists the commands" in screen
+    assert "loading the models" not in screen
     terminal.type("segment the ring below the orange circle", "Enter")
-    screen = terminal.wait_for("see scene-chat/overlay.png\n>")
+    screen = terminal.wait_for("wrote scene-chat/overlay.png\n>")
     assert "> segment the ring below the orange circle\n  box (" in screen
     assert "\x1b[2m" in terminal.run("capture-pane", "-p", "-e"), "steps are dim"
     terminal.type("C-l", "no, the other one", "Enter")
     terminal.wait_for("left out:")
-    terminal.wait_for("see scene-chat/overlay.png\n>")
+    terminal.wait_for("updated scene-chat/overlay.png\n>")
     terminal.type("half a line", "C-c")
     terminal.type("C-l", "/undo", "Enter")
-    terminal.wait_for("took back 'no, the other one'\nsee scene-chat/overlay.png\n>")
+    terminal.wait_for("took back 'no, the other one'\nscene-chat/overlay.png shows 'the ring below the orange circle' again\n>")
     terminal.type("C-l", "Up", "Up", "Enter")
     assert "> no, the other one\n" in terminal.wait_for("left out:"), "Ctrl-C removed the half line from the history"
-    terminal.wait_for("see scene-chat/overlay.png\n>")
+    terminal.wait_for("updated scene-chat/overlay.png\n>")
     terminal.type("C-d")
     assert "left with 0" in terminal.wait_for("left with")
     assert (scene.parent / "scene-chat" / "overlay.png").exists()

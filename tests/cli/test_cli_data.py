@@ -39,13 +39,13 @@ def instances(tmp_path: Path) -> Path:
 def test_own_data_is_converted_checked_and_shown(run: Run, instances: Path, tmp_path: Path) -> None:
     code, out, err = run("convert", "coco", instances, "--out", tmp_path / "mine")
     assert code == 1
-    assert out.startswith(f"wrote {tmp_path / 'mine/scenes.jsonl'}: 1 expressions, 1 objects, 1 ")
+    assert out.startswith(f"wrote {tmp_path / 'mine/scenes.jsonl'}: 1 expression, 1 object, 1 image")
     assert "1 dropped: the mask is empty" in err
     assert "'the plate' (annotation 2" in err
     code, out, _ = run("check", "jsonl", tmp_path / "mine")
     assert (code, out.splitlines()[-1]) == (0, "all is well")
     code, out, _ = run("show", "jsonl", tmp_path / "mine", "--out", tmp_path / "sheet.png")
-    assert (code, out) == (0, f"wrote {tmp_path / 'sheet.png'}: 1 samples of jsonl train\n")
+    assert (code, out) == (0, f"wrote {tmp_path / 'sheet.png'}: 1 sample of jsonl all\n")
     assert (tmp_path / "sheet.png").is_file()
 
 
@@ -56,7 +56,7 @@ def test_own_data_is_converted_checked_and_shown(run: Run, instances: Path, tmp_
         (["check", "refcoco", "."], "refs(unc).p"),
         (["check", "pascal", "."], "'pascal'"),
         (["check", "jsonl", ".", "--option", "colour=red"], "no option colour"),
-        (["show", "jsonl", ".", "--out", "sheet.png"], "neither train.jsonl nor scenes.jsonl"),
+        (["show", "jsonl", ".", "--out", "sheet.png"], "has no scenes.jsonl"),
         (["show", "jsonl", ".", "--out", "sheet.png", "--count", "0"], "'--count'"),
         (["show", "jsonl", "."], "--out"),
         (["convert", "coco", "none.json", "--out", "mine"], "none.json does not exist"),
@@ -78,6 +78,21 @@ def test_an_invalid_request_is_refused_in_one_line(
     assert reason in last
     assert "Traceback" not in err
     assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_conversion_replaces_neither_a_file_nor_an_image_unasked(run: Run, instances: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    write_image(mine / "images/a.jpg", 4, 4)
+    other = (mine / "images/a.jpg").read_bytes()
+    assert run("convert", "coco", instances, "--out", mine, "--copy")[0] == 1
+    written = (mine / "scenes.jsonl").read_text()
+    assert json.loads(written)["image"] == "images/a-2.jpg"
+    assert (mine / "images/a.jpg").read_bytes() == other
+    code, _, err = run("convert", "coco", instances, "--out", mine)
+    assert (code, "scenes.jsonl exists already: choose another place" in err) == (2, True)
+    assert (mine / "scenes.jsonl").read_text() == written
+    assert run("convert", "coco", instances, "--out", mine, "--copy", "--overwrite")[0] == 1
+    assert (mine / "scenes.jsonl").read_text() == written, "a copy of before is used again"
 
 
 def test_a_device_is_not_a_target_of_a_conversion(run: Run, instances: Path) -> None:

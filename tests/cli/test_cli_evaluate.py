@@ -1,12 +1,15 @@
 """`sam4mllm evaluate` as a user types it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sam4mllm_tool.data.image_hashes import hash_image, write_trained_images
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.checkpoints import embedded_folder
 from tests.data.layouts import rectangle
 from tests.evaluation.evaluation_helpers import sample_line, write_samples
 
@@ -46,6 +49,44 @@ def test_predictions_are_scored_and_compared(run: Run, data: Path, tmp_path: Pat
     assert (difference["first"], difference["second"], difference["difference"]) == (0.5, 1, 0.5)
 
 
+def test_the_same_data_under_two_names_is_compared_and_an_earlier_comparison_kept(run: Run, data: Path, tmp_path: Path) -> None:
+    (data / "test.jsonl").write_text((data / "val.jsonl").read_text())
+    for split, boxes in (("val", (SQUARE, TALL)), ("test", (SQUARE,))):
+        file = write_predictions(tmp_path / f"{split}.predicted", *boxes)
+        options = ("--predictions", file, "--out", tmp_path / split)
+        assert run("evaluate", f"jsonl:{split}", "--root", data, *options)[0] == 0
+    (tmp_path / "compare.json").write_text("mine")
+    code, _, err = run("evaluate", "--compare", tmp_path / "val", tmp_path / "test", "--out", tmp_path)
+    assert (code, "compare.json exists already" in err) == (2, True)
+    assert (tmp_path / "compare.json").read_text() == "mine"
+    code, out, _ = run("evaluate", "--compare", tmp_path / "val", tmp_path / "test", "--out", tmp_path, "--overwrite")
+    assert code == 0
+    assert "2 samples, protocol refcoco" in out
+    assert json.loads((tmp_path / "compare.json").read_text())["samples"] == 2
+
+
+def test_training_data_is_not_reported_as_val(run: Run, data: Path, tmp_path: Path) -> None:
+    (data / "val.jsonl").rename(data / "scenes.jsonl")
+    code, _, err = run("evaluate", "jsonl", "--root", data, "--out", tmp_path / "out")
+    assert code == 2
+    assert "scenes.jsonl is not divided, so it has no split 'val'" in err
+    assert "sam4mllm data split" in err
+
+
+def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(embedded_folder("adapter"), adapter)
+    write_trained_images(adapter / "trained_images.json", {hash_image(data / "one.png")})
+    options = ("--root", data, "--method", "box", "--mllm", f"embedded+{adapter}")
+    code, _, err = run("evaluate", "jsonl", *options, "--out", tmp_path / "out")
+    assert code == 0
+    warning = f"embedded+{adapter} was trained on 1 of the 1 image evaluated here"
+    assert warning in err
+    assert warning in (tmp_path / "out" / "report.md").read_text()
+    write_trained_images(adapter / "trained_images.json", {"0" * 16})
+    assert "was trained on" not in run("evaluate", "jsonl", *options, "--out", tmp_path / "other")[2]
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
@@ -57,6 +98,14 @@ def test_predictions_are_scored_and_compared(run: Run, data: Path, tmp_path: Pat
         (("imagenet", "--root", ".", "--out", "out"), "'imagenet'"),
         (("jsonl", "--root", ".", "--out", "out", "--option", "file"), "key=value"),
         (("jsonl", "--root", ".", "--out", "out", "--threads", "0"), "--threads"),
+        (("jsonl", "--root", ".", "--out", "out", "--abstain", "0.5"), "--abstain has no effect with --method pqpp; add"),
+        (("jsonl", "--root", ".", "--out", "out", "--no-refine-crops"), "--no-refine-crops has no effect with --method pqpp"),
+        (
+            ("jsonl", "--root", ".", "--out", "out", "--predictions", "p", "--method", "box"),
+            "--method has no effect with --pred",
+        ),
+        (("--compare", "a", "b", "--mllm", "embedded"), "--mllm has no effect with --compare"),
+        (("--calibrate", "run", "--out", "out", "--limit", "3"), "--limit has no effect with --calibrate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -70,4 +119,4 @@ def test_an_invalid_request_is_refused_in_one_line(run: Run, words: tuple[str, .
 def test_the_embedded_pair_is_the_default(run: Run, data: Path, tmp_path: Path) -> None:
     code, out, _ = run("evaluate", "jsonl", "--root", data, "--out", tmp_path / "out", "--limit", "1", "--method", "box")
     assert code == 0
-    assert "jsonl:val, embedded with embedded, box: 1 samples" in out
+    assert "jsonl:val, embedded with embedded, box: 1 sample," in out

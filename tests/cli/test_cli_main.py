@@ -106,7 +106,7 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, image: Path, expressi
         pytest.param(["--mllm", "x+" * 2500], "can't be a folder: File name too long", id="adapters of 5,000 characters"),
         pytest.param(["--mllm", "./" + "n/" * 1500], "there is no folder", id="a path of 3,000 characters"),
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
-        pytest.param(["--dialect", "klingon"], "there are embedded, joint, plain, released", id="an unknown dialect"),
+        pytest.param(["--dialect", "klingon"], "there are embedded, gemma", id="an unknown dialect"),
         pytest.param(["--method", "boxes"], "'boxes' is not one of 'pqpp', 'ppg', 'box'", id="an unknown method"),
         pytest.param(["--abstain", "2"], "'--abstain': expected a number from 0 to 1, got '2'", id="a probability above 1"),
         pytest.param(["--abstain", "nan"], "expected a number from 0 to 1, got 'nan'", id="a probability that is not a number"),
@@ -303,6 +303,19 @@ def test_the_command_runs_as_a_module_and_ends_quietly_when_its_pipe_is_closed(t
     assert "Exception" not in stderr
 
 
+def test_ctrl_c_while_the_program_starts_ends_it_without_a_traceback() -> None:
+    program = (
+        "import sys, sam4mllm_tool.__main__ as main\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'sam4mllm_tool.cli.main': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "sys.exit(main.start())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 @pytest.mark.parametrize(
     ("error", "outcome"),
     [
@@ -371,5 +384,5 @@ def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) 
 
 
 def test_data_scenes_names_a_folder_that_it_cannot_write(run: Run, image: Path) -> None:
-    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), str(image))
+    assert_refused(run("data", "scenes", "--out", image, "--count", "1"), f"'{image}' is a file, not a folder")
     assert_refused(run("data", "scenes", "--out", image / "below", "--count", "1"), str(image))

@@ -114,8 +114,48 @@ def test_an_export_with_faults_is_exit_code_1_and_an_empty_export_2(run: Run, re
     (tmp_path / "cut.json").write_text("{")
     code, printed, err = run("trace", "export", recorded_trace, tmp_path / "cut.json", "--unjudged", "--out", out)
     assert code == 1
-    assert printed.startswith(f"wrote {out}: 1 sample about")
+    assert printed.startswith(f"wrote {out}: 1 sample about 1 image")
     assert err.startswith("left out: ")
+
+
+def test_a_page_replaces_only_a_page(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    before = recorded_trace.read_bytes()
+    for path, reason in ((recorded_trace, "is not a page, and would be lost"), (tmp_path, "it is a folder")):
+        code, _, err = run("trace", "show", recorded_trace, "--out", path)
+        assert code == 2
+        assert reason in err
+    assert recorded_trace.read_bytes() == before
+    for _ in range(2):
+        assert run("trace", "show", recorded_trace, "--out", tmp_path / "page.html")[0] == 0
+
+
+def test_an_export_says_what_it_passed_over_and_why(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    for name, verdict in (("good", Verdict(True)), ("older", Verdict(True)), ("bad", Verdict(False))):
+        trace = replace(load(recorded_trace), verdict=verdict)
+        save(replace(trace, began="1999-01-01T00:00:00") if name == "older" else trace, tmp_path / f"{name}.json")
+    good, older, bad = (tmp_path / f"{name}.json" for name in ("good", "older", "bad"))
+    code, out, err = run("trace", "export", older, good, bad, recorded_trace, "--out", tmp_path / "mine.jsonl")
+    assert (code, out) == (0, f"wrote {tmp_path / 'mine.jsonl'}: 1 sample about 1 image, 3 passed over\n")
+    assert err.splitlines() == [
+        f"passed over: '{older}': older than '{good}', about the same image and expression",
+        f"passed over: '{bad}': rejected",
+        f"passed over: '{recorded_trace}': not judged",
+    ]
+    code, _, err = run("trace", "export", recorded_trace, "--out", tmp_path / "none.jsonl")
+    assert code == 2
+    assert "cat.trace.json.gz': not judged: accept some with 'sam4mllm trace accept FILE'" in err
+
+
+def test_an_export_replaces_only_an_export(run: Run, recorded_trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "mine.jsonl"
+    for _ in range(2):
+        assert run("trace", "export", recorded_trace, "--unjudged", "--out", out)[0] == 0
+    for content in (b'{"image": "a.png", "expression": "my own"}\n', b"\xff\n"):
+        out.write_bytes(content)
+        code, _, err = run("trace", "export", recorded_trace, "--unjudged", "--out", out)
+        assert code == 2
+        assert "it holds something else; choose another name" in err
+        assert out.read_bytes() == content
 
 
 # What --trace may replace -------------------------------------------------------------------------------------------
@@ -136,6 +176,7 @@ def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(["--trace", "notes.txt"], "not a complete trace, and would be lost", id="a foreign file"),
         pytest.param(["--trace", "cut.json"], "not a complete trace, and would be lost", id="half a trace"),
         pytest.param(["--trace", "sub"], "it is a folder; add a file name", id="a folder"),
+        pytest.param(["--trace", "/dev/null"], "it is not a regular file", id="a device"),
         pytest.param(["--trace", "photo.png/it.json"], "photo.png", id="below a file"),
         pytest.param(["--trace", "judged.json"], "holds a trace that was accepted", id="an accepted trace"),
         pytest.param(["--trace", "result.json", "--out", "."], "--out writes 'result.json' too", id="the result"),
@@ -257,20 +298,3 @@ def test_a_list_of_one_trace_gives_the_mean_confidence(run: Run, tmp_path: Path)
     assert code == 0
     assert f" {sum(confidences) / len(confidences):.0%} " in out
     assert out.splitlines()[-1] == "1 trace"
-
-
-def test_an_export_says_what_it_passed_over_and_why(run: Run, tmp_path: Path) -> None:
-    trace = traced(scripted(BOX, SURE))
-    verdicts = {"old": Verdict(True), "new": Verdict(True), "wrong": Verdict(False), "open": Verdict()}
-    for name, verdict in verdicts.items():
-        save(replace(trace, verdict=verdict, began=f"2026-01-01 {name == 'new'}"), tmp_path / f"{name}.json")
-    files = [tmp_path / f"{name}.json" for name in verdicts]
-    code, out, err = run("trace", "export", *files, "--out", tmp_path / "out.jsonl")
-    assert (code, out) == (0, f"wrote {tmp_path / 'out.jsonl'}: 1 sample about 1 image, 3 passed over\n")
-    old, wrong, unjudged = sorted(
-        err.splitlines(), key=lambda line: ["old", "wrong", "open"].index(Path(line.split("'")[1]).stem)
-    )
-    assert all(line.startswith("passed over: ") for line in (old, wrong, unjudged))
-    assert "new.json' is a newer one about the same image and expression" in old
-    assert "it was rejected" in wrong
-    assert "it is not judged" in unjudged

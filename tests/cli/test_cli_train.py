@@ -35,7 +35,7 @@ def test_every_setting_is_an_option_with_its_default() -> None:
         if field.name != "recipe":
             default = options.pop(field.name).default
             assert (tuple(default) if isinstance(default, list) and default else default or None) == (field.default or None)
-    assert set(options) - {"help"} == {"config"}
+    assert set(options) - {"help"} == {"config", "dry_run", "example"}
 
 
 def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path: Path) -> None:
@@ -48,7 +48,9 @@ def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path
         )
     )
     options = ("--out", out, "--max-steps", "1", "--no-projector", "--lora-targets", "q_proj")
-    assert run("train", file, *options)[:2] == (0, f"wrote {out}\n")
+    code, output, _ = run("train", file, *options)
+    assert (code, output.splitlines()[0]) == (0, f"wrote {out}")
+    assert output.splitlines()[-1] == f'next: sam4mllm segment IMAGE "EXPRESSION" --mllm {base}+{out}'
     settings = json.loads((out / "training.json").read_text())["settings"]
     assert (settings["max_steps"], settings["batch"], settings["lora_targets"]) == (1, 2, ["q_proj"])
     assert settings["projector"] is False

@@ -395,7 +395,7 @@ def test_verifying_finds_a_held_out_image(family: Path, tmp_path: Path) -> None:
     )
     alone = [Source("refcoco", tmp_path / "alone", "train")]
     out = build_conversations(alone, tmp_path / "out", PQPP_ONLY)
-    assert "(by 1 files)" in verify_conversations(out)[-1]
+    assert "(by 1 file)" in verify_conversations(out)[-1]
     with pytest.raises(DataError, match=r"is about coco:2 .*, which is held out"):
         verify_conversations(out, [family])
     with pytest.raises(DataError, match="every image is held out"):

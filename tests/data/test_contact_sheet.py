@@ -50,7 +50,7 @@ def test_an_object_is_tinted_where_its_mask_is(sample: Sample) -> None:
     with_object, without_object = cells(sheet.image, 2)
     assert sheet.faults == ()
     assert (with_object[100, 80] == 128).all()  # grey off the mask
-    assert len(set(with_object[100, 300].tolist())) > 1  # coloured on it
+    assert (with_object[100, 300] != 128).any()  # tinted on it
     assert (without_object[100, 300] == 128).all()
 
 
@@ -129,14 +129,14 @@ def test_the_show_command_writes_the_same_sheet_for_the_same_seed(tmp_path: Path
     write_scenes(tmp_path / "scenes", 3, 100, side=64)
     out = tmp_path / "out/sheet.png"
     assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6) == 0
-    assert "6 samples of jsonl train" in capsys.readouterr().out
+    assert "6 samples of jsonl all" in capsys.readouterr().out
     with Image.open(out) as sheet:
         assert sheet.width == 3 * (CELL.width + GAP) + GAP
         assert sheet.height > 2 * CELL.height
     first = out.read_bytes()
-    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6) == 0
+    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--overwrite") == 0
     assert out.read_bytes() == first
-    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--seed", 1) == 0
+    assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6, "--seed", 1, "--overwrite") == 0
     assert out.read_bytes() != first
 
 

@@ -54,7 +54,7 @@ def test_annotations_of_an_image_with_the_same_text_are_objects_of_one_line(
     assert samples["the cups"].boxes == (Box(2, 3, 12, 13), Box(20, 10, 30, 20))
     assert np.array_equal(samples["the cups"].mask(), filled(40, 30, (2, 3, 12, 13), (20, 10, 30, 20)))
     assert samples["the cups"].image_path.resolve() == tmp_path / "images/a.jpg"
-    assert "2 expressions, 3 objects, 1 images" in capsys.readouterr().out
+    assert "2 expressions, 3 objects, 1 image" in capsys.readouterr().out
 
 
 def test_coco_masks_are_those_of_pycocotools(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ def test_a_black_mask_means_that_there_is_no_such_object(tmp_path: Path, capsys:
     write_triple(tmp_path / "in", filled(40, 30), "the cup")
     assert run_data("convert", "folder", tmp_path / "in", "--out", tmp_path / "mine") == 0
     assert converted(tmp_path / "mine")["the cup"].boxes == ()
-    assert "1 of them with no such object" in capsys.readouterr().out
+    assert "(1 with no such object)" in capsys.readouterr().out
 
 
 def test_the_mask_of_a_png_has_the_suffix_mask(tmp_path: Path) -> None:

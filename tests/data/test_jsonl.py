@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sam4mllm_tool.data import load_dataset
+from sam4mllm_tool.data.jsonl import list_jsonl_splits
 from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.geometry import rle
@@ -88,10 +89,40 @@ def test_the_mask_has_the_size_of_the_upright_image(tmp_path: Path) -> None:
     assert sample.size == (WIDTH, HEIGHT)
 
 
-def test_lines_of_another_split_are_skipped_and_lines_without_a_split_belong_to_all(tmp_path: Path) -> None:
+def test_lines_of_another_split_are_skipped_and_lines_without_a_split_belong_to_train(tmp_path: Path) -> None:
     write_lines(tmp_path, line(expression="a", split="train"), line(expression="b", split="val"), line(expression="c"))
     assert [sample.expression for sample in load_dataset("jsonl", tmp_path)] == ["a", "c"]
-    assert [sample.expression for sample in load_dataset("jsonl", tmp_path, "val")] == ["b", "c"]
+    assert [sample.expression for sample in load_dataset("jsonl", tmp_path, "val")] == ["b"]
+    assert [sample.expression for sample in load_dataset("jsonl", tmp_path, "all")] == ["a", "b", "c"]
+    assert list(list_jsonl_splits(tmp_path)) == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "split", "message"),
+    [
+        pytest.param(
+            "scenes.jsonl", [{}], "val", "is not divided, so it has no split 'val': name the split 'all'", id="undivided"
+        ),
+        pytest.param("scenes.jsonl", [{"split": "val"}], "test", "has no split 'test': it has train, val", id="other fields"),
+        pytest.param("scenes.jsonl", [{"split": "val"}], "train", "has no split 'train': it has", id="no line left"),
+        pytest.param("val.jsonl", [{}], "train", "has no split 'train': all of it is 'val'", id="the file's name"),
+    ],
+)
+def test_a_split_that_no_line_belongs_to_is_refused(
+    tmp_path: Path, name: str, lines: list[dict[str, Any]], split: str, message: str
+) -> None:
+    write_lines(tmp_path, *(line(**more) for more in lines), name=name)
+    with pytest.raises(DataError, match=message):
+        list(load_dataset("jsonl", tmp_path, split))
+
+
+def test_the_splits_of_a_folder_are_those_of_its_files_and_fields(tmp_path: Path) -> None:
+    write_lines(tmp_path, line())
+    assert list(list_jsonl_splits(tmp_path)) == ["all"]
+    write_lines(tmp_path, line(), name="train.jsonl")
+    write_lines(tmp_path, line(), name="val.jsonl")
+    assert list(list_jsonl_splits(tmp_path)) == ["train", "val"]
+    assert list(list_jsonl_splits(tmp_path / "val.jsonl")) == ["val"]
 
 
 def test_the_file_is_found_by_split_by_name_or_as_the_only_one(tmp_path: Path) -> None:
@@ -106,7 +137,7 @@ def test_the_file_is_found_by_split_by_name_or_as_the_only_one(tmp_path: Path) -
     assert first(tmp_path, "train") == "any"
     assert first(tmp_path / "one") == "mine"
     assert first(tmp_path, file="one/mine.jsonl") == "mine"
-    assert first(str(tmp_path / "val.jsonl"), "anything") == "val"
+    assert first(str(tmp_path / "val.jsonl"), "val") == "val"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +202,7 @@ def test_a_wrong_box_is_replaced_by_the_masks_box_and_counted(tmp_path: Path, bo
 
 def test_a_split_without_a_valid_line_is_an_error(tmp_path: Path) -> None:
     write_lines(tmp_path, line(split="val"))
-    with pytest.raises(DataError, match=r"scenes\.jsonl has no lines of split 'train'"):
+    with pytest.raises(DataError, match=r"scenes\.jsonl has no split 'train': it has val"):
         list(load_dataset("jsonl", tmp_path))
     write_lines(tmp_path, line(image="b.png"))
     with pytest.raises(DataError, match=r"no sample .* can be used; .*line 1 .*b\.png.*does not exist"):

@@ -30,11 +30,11 @@ def test_a_valid_dataset_is_counted(tmp_path: Path, capsys: pytest.CaptureFixtur
     root = write_lines(tmp_path, line(), line(expression="the plate", objects=[]))
     assert run_data("check", "jsonl", root) == 0
     output = capsys.readouterr()
-    assert "train: " in output.out
+    assert "all: " in output.out
     assert "scenes.jsonl" in output.out
-    assert "2 samples, 1 objects, 1 samples with no such object, 1 images" in output.out.replace("0 conversations, ", "")
+    assert "2 samples, 1 object, 1 sample with no such object, 0 conversations, 1 image\n" in output.out
     assert output.out.endswith("all is well\n")
-    assert "jsonl train" in output.err  # the progress
+    assert "jsonl all" in output.err  # the progress
 
 
 def test_the_first_ten_problems_are_listed_and_all_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +90,7 @@ def test_counts_are_compared_with_the_published_ones(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = partimagenet(tmp_path)
-    for count, code, line_written in ((1, 0, "1 images, as published"), (16540, 1, "1 images, 16,540 are published")):
+    for count, code, line_written in ((1, 0, "1 image, as published"), (16540, 1, "1 image, 16,540 are published")):
         monkeypatch.setitem(PUBLISHED_COUNTS, "partimagenet", {"train": PublishedCount("images", count)})  # type: ignore[arg-type]
         assert run_data("check", "partimagenet", root) == code
         assert line_written in capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_samples_left_out_by_choice_are_counted_and_no_problem(
     ("words", "what"),
     [
         (["jsonl", "NOWHERE"], "NOWHERE"),
-        (["jsonl", "."], "neither train.jsonl nor scenes.jsonl"),
+        (["jsonl", "."], "no scenes.jsonl"),
         (["refcoco", "."], r"refs\(unc\)\.p"),
         (["ade20k", "."], "searched"),
         (["pascal", "."], "unknown dataset 'pascal'"),

@@ -105,6 +105,25 @@ def test_the_command_writes_the_calibration(finished: Path, tmp_path: Path, run:
     assert Calibration.from_json((tmp_path / "calibration.json").read_text()).objects.offset != 0
 
 
+def test_too_few_answers_are_said_to_be_too_few(finished: Path, data: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "calibration.json"
+    _, printed, _ = run("evaluate", "--calibrate", finished, "--out", out)
+    assert (
+        "none: not fitted, the run's own scaling is kept: 12 answers, 6 right and 6 wrong, where a fit needs at least 20"
+        in printed
+    )
+    written = out.read_bytes()
+    code, _, err = run("evaluate", "--calibrate", finished, "--out", out)
+    assert (code, "calibration.json exists already" in err) == (2, True)
+    models = Sam4Mllm(ScriptedMLLM(answer, greedy=True), BoxSegmenter(), dialect=PLAIN)
+    evaluate(EvaluationConfig("jsonl", data, limit=9, method="adaptive"), tmp_path / "few", models=models)
+    code, _, err = run("evaluate", "--calibrate", tmp_path / "few", "--out", out, "--overwrite")
+    assert code == 2
+    assert "too few answers to fit a calibration: objects: 7 answers" in err
+    assert "Evaluate more samples" in err
+    assert out.read_bytes() == written
+
+
 def test_runs_that_cannot_be_fitted_are_refused(data: Path, tmp_path: Path) -> None:
     models = Sam4Mllm(ScriptedMLLM(answer, greedy=True), BoxSegmenter(), dialect=PLAIN)
     evaluate(EvaluationConfig("jsonl", data, limit=2, method="box"), tmp_path / "box", models=models)

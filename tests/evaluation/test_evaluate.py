@@ -205,7 +205,7 @@ def test_a_sample_whose_truth_cannot_be_decoded_is_reported_and_not_scored(
     root = write_samples(tmp_path, sample_line("a", SQUARE), sample_line("b", SQUARE), sample_line("c", SQUARE))
     metrics = evaluate(box_config(root), tmp_path / "out", models=square_models())
     assert (metrics["samples"], metrics["cIoU"], metrics["dropped"]) == (2, 1, ["b: the mask is torn"])
-    assert "1 samples can't be scored" in (tmp_path / "out" / "report.md").read_text()
+    assert "1 sample can't be scored" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_samples_that_the_reader_dropped_are_reported(tmp_path: Path) -> None:

@@ -190,11 +190,11 @@ def test_runs_that_cannot_be_compared_are_refused(root: Path, tmp_path: Path) ->
         score(root, file, tmp_path / out, **settings)
     with pytest.raises(DataError, match=r"a is jsonl:val under refcoco, .*lisa is jsonl:val under lisa"):
         compare(tmp_path / "a", tmp_path / "lisa")
-    with pytest.raises(DataError, match=r"2 samples are in one run only, such as 'none' in .*a"):
+    with pytest.raises(DataError, match=r"samples that are in one run only: 2, such as 'none' in .*a"):
         compare(tmp_path / "a", tmp_path / "few")
     with pytest.raises(DataError, match="expected the folder of a finished evaluation"):
         compare(tmp_path / "a", tmp_path / "nowhere")
     lines = (sample_line("square", TALL), sample_line("tall", TALL), sample_line("none"), sample_line("nothing"))
     score(write_samples(tmp_path / "other", *lines), file, tmp_path / "b")
-    with pytest.raises(DataError, match="1 samples differ in their truth, such as 'square'"):
+    with pytest.raises(DataError, match="samples that differ in their truth: 1, such as 'square'"):
         compare(tmp_path / "a", tmp_path / "b")

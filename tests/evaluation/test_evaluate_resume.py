@@ -111,13 +111,13 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_process(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of an evaluation of the scenes in this process."""
     out = tmp_path_factory.mktemp("one-process") / "out"
-    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), out)
+    evaluate(EvaluationConfig("jsonl", scenes, split="all", models=EMBEDDED), out)
     return out
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_same_results_as_one(scenes: Path, one_process: Path, tmp_path: Path) -> None:
-    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), tmp_path / "two", processes=2)
+    evaluate(EvaluationConfig("jsonl", scenes, split="all", models=EMBEDDED), tmp_path / "two", processes=2)
     assert_same_results(one_process, tmp_path / "two")
 
 
@@ -128,7 +128,7 @@ from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 
 if __name__ == "__main__":
     models = ModelSpec("embedded", "embedded")
-    evaluate(EvaluationConfig("jsonl", Path(sys.argv[1]), models=models), sys.argv[2], processes=2)
+    evaluate(EvaluationConfig("jsonl", Path(sys.argv[1]), split="all", models=models), sys.argv[2], processes=2)
 """
 
 
@@ -147,7 +147,7 @@ def test_a_killed_run_takes_its_processes_with_it(scenes: Path, one_process: Pat
     assert process.wait() == -signal.SIGKILL
     while any(child.exists() for child in children):  # a process that stays hangs the test
         time.sleep(0.05)
-    evaluate(EvaluationConfig("jsonl", scenes, models=EMBEDDED), out)
+    evaluate(EvaluationConfig("jsonl", scenes, split="all", models=EMBEDDED), out)
     assert_same_results(out, one_process)
 
 

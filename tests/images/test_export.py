@@ -1,6 +1,8 @@
 """Results outside Python: the files hold what the segmentation holds, and the overlay is legible on any image."""
 
+import colorsys
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import array_shapes, arrays
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR
-from sam4mllm_tool.images.export import mask_image, mask_to_polygons, overlay, summary, write_outputs
+from sam4mllm_tool.images.export import (
+    cutout_image,
+    mask_image,
+    mask_to_polygons,
+    overlay,
+    summary,
+    write_cutout,
+    write_outputs,
+)
+from sam4mllm_tool.images.object_labels import draw_label
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 128)}
@@ -208,6 +219,123 @@ def test_labels_do_not_overlap():
     assert count_letter_pixels(*crowd) > 2.9 * count_letter_pixels(crowd[0])
 
 
+def paint_ring(box: Box, band: int, size: Size, colour: tuple[int, int, int]) -> tuple[Any, Segmentation]:
+    """A ring on a plain image, and its segmentation with a 5 x 5 grid of points."""
+    image, mask_drawing = Image.new("RGB", size, (120, 140, 110)), Image.new("L", size)
+    pen = ImageDraw.Draw(mask_drawing)
+    pen.ellipse((box.x1, box.y1, box.x2 - 1, box.y2 - 1), fill=255)
+    pen.ellipse((box.x1 + band, box.y1 + band, box.x2 - 1 - band, box.y2 - 1 - band), fill=0)
+    image.paste(colour, (0, 0), mask_drawing)
+    mask = np.asarray(mask_drawing) > 0
+    shares = [(i + 0.5) / 5 for i in range(5)]
+    grid = [(box.x1 + box.width * across, box.y1 + box.height * down) for down in shares for across in shares]
+    points = tuple(PointPrompt(x, y, 1 if mask[int(y), int(x)] else 0) for x, y in grid)
+    return image, Segmentation("the ring", size, (SegmentedObject(mask, ObjectPrompt(box, points), 0.9),))
+
+
+def test_a_ring_of_45_pixels_stays_visible_under_outline_and_markers_in_a_large_image():
+    image, segmentation = paint_ring(Box(800, 600, 845, 645), 9, Size(1600, 1200), (215, 40, 40))
+    drawn = np.asarray(overlay(image, segmentation))[segmentation.mask].astype(int)
+    assert ((drawn[:, 0] - drawn[:, 1:].max(1)) > 60).mean() > 0.4, "red enough to be the ring"
+
+
+@pytest.mark.parametrize(
+    "colour",
+    [
+        pytest.param((215, 40, 40), id="red"),
+        pytest.param((50, 75, 220), id="blue"),
+        pytest.param((238, 215, 60), id="yellow"),
+        pytest.param((60, 20, 80), id="dark purple"),
+    ],
+)
+def test_the_tint_keeps_the_hue_of_the_object(colour: tuple[int, int, int]):
+    image, segmentation = paint_ring(Box(20, 20, 180, 180), 50, Size(200, 200), colour)
+    middle = tuple(np.asarray(overlay(image, segmentation, points=False))[100, 45] / 255)  # in the band, off the outline
+    hue, expected = (colorsys.rgb_to_hsv(*values)[0] for values in (middle, tuple(value / 255 for value in colour)))
+    assert abs(hue - expected) < 0.02
+    assert middle != tuple(value / 255 for value in colour)
+
+
+def test_points_can_be_hidden():
+    image, segmentation = scene(count=1)
+    bare = replace(segmentation, objects=tuple(replace(o, prompt=ObjectPrompt(o.prompt.box)) for o in segmentation.objects))
+    hidden, shown = (np.asarray(overlay(image, segmentation, points=points)) for points in (False, True))
+    assert np.array_equal(hidden, np.asarray(overlay(image, bare)))
+    assert not np.array_equal(hidden, shown)
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        pytest.param((128, 128), (512, 512), id="small"),
+        pytest.param((300, 400), (600, 800), id="by a whole factor"),
+        pytest.param((600, 700), (600, 700), id="large enough"),
+        pytest.param((10, 2000), (10, 2000), id="a strip would get too long"),
+        pytest.param((1, 1), (512, 512), id="one pixel"),
+    ],
+)
+def test_a_small_image_is_enlarged_in_the_overlay_and_only_there(
+    tmp_path: Path, size: tuple[int, int], expected: tuple[int, int]
+):
+    mask = np.ones(size[::-1], bool)
+    segmented = SegmentedObject(mask, ObjectPrompt(Box(0, 0, *size), (PointPrompt(0.5, 0.5, 1),)), 0.5)
+    write_outputs(tmp_path, Image.new("RGB", size), Segmentation("it", Size(*size), (segmented,)))
+    sizes = []
+    for name in ("overlay.png", "mask.png"):
+        with Image.open(tmp_path / name) as written:
+            sizes.append(written.size)
+    assert sizes == [expected, size]
+
+
+def test_an_enlarged_overlay_shows_mask_box_and_points_at_the_same_places():
+    image, segmentation = scene(128, count=1)
+    size = Size(512, 512)
+    (segmented,) = segmentation.objects
+    points = tuple(replace(p, x=4 * p.x, y=4 * p.y) for p in segmented.prompt.points)
+    prompt = ObjectPrompt(Box(*(4 * value for value in segmented.prompt.box)), points)
+    large = replace(segmented, mask=np.kron(segmented.mask, np.ones((4, 4), bool)), prompt=prompt)
+    expected = overlay(image.resize(size, Image.Resampling.BICUBIC), replace(segmentation, size=size, objects=(large,)))
+    assert overlay(image, segmentation, min_side=512) == expected
+
+
+LABEL_TEXTS = {
+    "one object": (["the star"], None, "the star"),
+    "with a confidence": (["the star"], 0.93, "the star, 93% sure"),
+    "several objects": (["the star", "the ring"], 0.5, "2: the ring, 50% sure"),
+}
+
+
+@pytest.mark.parametrize(("names", "confidence", "expected"), LABEL_TEXTS.values(), ids=LABEL_TEXTS)
+def test_a_label_names_the_expression_and_no_measure_of_the_mask(names: list[str], confidence: float | None, expected: str):
+    mask = np.zeros((400, 400), bool)
+    objects = tuple(
+        SegmentedObject(mask, ObjectPrompt(Box(20, 60 + 120 * i, 80, 120 + 120 * i)), 0.9, confidence, agreement=0.8)
+        for i in range(len(names))
+    )
+    drawn = overlay(Image.new("RGB", (400, 400)), Segmentation("it", Size(400, 400), objects), expressions=names)
+    colour = drawn.getpixel((18, 60 + 120 * (len(names) - 1) - 10))
+    assert isinstance(colour, tuple)
+    label = np.asarray(draw_label(expected, colour, ImageFont.load_default(max(10, 8 + 400 / 55))))  # type: ignore[arg-type]
+    pixels = np.asarray(drawn)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, label.shape)[:, :, 0]
+    assert (windows == label).all((2, 3, 4)).any()
+
+
+def test_a_label_that_would_hide_the_objects_is_shortened_to_the_number():
+    boxes = (Box(0, 0, 31, 64), Box(33, 0, 64, 64))
+    objects = tuple(SegmentedObject(np.zeros((64, 64), bool), ObjectPrompt(box), 0.9) for box in boxes)
+    segmentation = Segmentation("it", Size(64, 64), objects)
+    first, second = (overlay(Image.new("RGB", (64, 64)), segmentation, expressions=[name] * 2) for name in ("mmmmmm", "wwwwww"))
+    assert first == second
+    assert (np.asarray(first).min(2) > 200).any(), "the numbers"
+
+
+def test_expressions_must_be_as_many_as_objects():
+    image, segmentation = scene()
+    with pytest.raises(ValueError, match="expected 2 expressions, one per object, got 1"):
+        overlay(image, segmentation, expressions=["the star"])
+
+
 def test_overlay_labels_a_result_without_objects():
     image = Image.new("RGB", (200, 100), (128, 128, 128))
     drawn = np.asarray(overlay(image, Segmentation("it", Size(200, 100), ())))
@@ -225,6 +353,24 @@ def test_an_image_of_another_size_is_refused(tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
+# The cut-out
+
+
+def test_a_cutout_keeps_the_objects_pixels_and_nothing_else(tmp_path: Path):
+    image, segmentation = scene()
+    path = write_cutout(tmp_path / "new", image, segmentation)
+    assert path == tmp_path / "new" / "cutout.png"
+    with Image.open(path) as cutout:
+        assert cutout.mode == "RGBA"
+        pixels = np.asarray(cutout)
+    mask = segmentation.mask
+    assert np.array_equal(pixels[mask][:, :3], np.asarray(image)[mask])
+    assert np.array_equal(pixels[..., 3], np.where(mask, 255, 0))
+    assert not pixels[~mask].any(), "what is cut away can't be made visible again"
+    with pytest.raises(ValueError, match=r"\(64, 32\).*\(256, 256\)"):
+        cutout_image(Image.new("RGB", (64, 32)), segmentation)
+
+
 # Files and the summary
 
 
@@ -237,7 +383,7 @@ def test_outputs_hold_what_the_segmentation_holds(tmp_path: Path):
     with Image.open(folder / "mask.png") as mask, Image.open(folder / "overlay.png") as drawn:
         assert mask.mode == "L"
         assert np.array_equal(np.asarray(mask) == 255, segmentation.mask)
-        assert np.array_equal(np.asarray(drawn), np.asarray(overlay(image, segmentation)))
+        assert np.array_equal(np.asarray(drawn), np.asarray(overlay(image, segmentation, min_side=512)))
     result = json.loads((folder / "result.json").read_text("utf-8"))
     assert result == segmentation.to_dict()
     assert np.array_equal(rle.decode(result["objects"][1]["mask"]), segmentation.objects[1].mask)

@@ -13,14 +13,8 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import InteractiveState, RefineError, RefinementResult, refine
-from sam4mllm_tool.interactive.alternatives import (
-    click_distances,
-    deepest_point,
-    erase_masks,
-    is_central_click,
-    mask_contains,
-    segment_at_click,
-)
+from sam4mllm_tool.interactive.mask_geometry import click_distances, deepest_point, is_central_click, mask_contains
+from sam4mllm_tool.interactive.other_objects import erase_masks, segment_at_click
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED, JOINT, PLAIN, Dialect
@@ -63,6 +57,11 @@ def refine_state(
     return models.run(image, refine(run, state, **arguments), run)
 
 
+def called(state: InteractiveState, expression: str) -> InteractiveState:
+    """The same objects, segmented by another expression."""
+    return InteractiveState.create(expression, state.size, [replace(each, expression=expression) for each in state.objects])
+
+
 def click_on(index: int, label: int) -> PointPrompt:
     """A click on the deepest point of what is visible of an object of the scene."""
     mask = SCENE.mask(index)
@@ -81,22 +80,21 @@ def shows(state: InteractiveState, *indices: int) -> bool:
 
 
 def test_the_other_object_is_taken_and_the_one_before_comes_back(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    other = refine_state(models, replace(white_ring, expression="the ring"), instruction="no, the other one")
+    other = refine_state(models, called(white_ring, "the ring"), instruction="no, the other one")
     assert shows(other.state, RED_RING)
     assert [prompt.box for prompt in other.state.rejected] == [white_ring.objects[0].prompt.box]
     assert "another 'the ring' than the one at" in other.understood[0]
     back = refine_state(models, other.state, instruction="no, the one before")
     assert shows(back.state, WHITE_RING)
-    both_rejected = tuple(segmented.prompt for state in (white_ring, other.state) for segmented in state.objects)
     with pytest.raises(RefineError, match=r"no other 'the ring' can be found; the result stays.*Left out so far"):
-        refine_state(models, replace(other.state, rejected=both_rejected), instruction="the other one")
+        refine_state(models, other.state, instruction="the other one")
 
 
 def test_the_other_object_is_taken_with_a_dialect_that_cannot_ask_for_it(
     models: Sam4Mllm, white_ring: InteractiveState
 ) -> None:
     silent = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
-    other = refine_state(silent, replace(white_ring, expression="the ring"), instruction="no, the other one")
+    other = refine_state(silent, called(white_ring, "the ring"), instruction="no, the other one")
     assert shows(other.state, RED_RING)
 
 
@@ -158,7 +156,7 @@ def test_a_new_description_is_completed_and_reported(models: Sam4Mllm, white_rin
     assert shows(red.state, RED_RING)
     assert red.understood == ("a new description, 'the red ring'",)
     same = refine_state(models, red.state, instruction="the red one")
-    assert "which is what was found before" in same.understood[0]
+    assert "which is the result already" in same.understood[0]
     with pytest.raises(RefineError, match="there is no 'the purple ring'"):
         refine_state(models, white_ring, instruction="the purple one")
 
@@ -170,7 +168,7 @@ def test_a_mask_of_another_size_is_taken(word: str, box: Box) -> None:
     mask = np.zeros((100, 100), np.bool_)
     mask[20:60, 20:60] = True
     square = SegmentedObject(mask, ObjectPrompt(Box(20, 20, 60, 60)), 0.9)
-    state = InteractiveState("the square", Size(100, 100), (square,))
+    state = InteractiveState.create("the square", Size(100, 100), [square])
     refined = refine_state(scripted, state, image=PILImage.new("RGB", (100, 100)), instruction=word)
     (segmented,) = refined.state.objects
     assert segmented.prompt.box == box
@@ -181,7 +179,7 @@ def test_a_mask_of_another_size_is_taken(word: str, box: Box) -> None:
 def test_no_mask_of_another_size_is_a_refusal() -> None:
     scripted = Sam4Mllm(ScriptedMLLM(lambda _: "no such object"), BoxSegmenter(), dialect=PLAIN)
     whole = SegmentedObject(np.ones((50, 50), np.bool_), ObjectPrompt(Box(0, 0, 50, 50)), 0.9)
-    state = InteractiveState("the wall", Size(50, 50), (whole,))
+    state = InteractiveState.create("the wall", Size(50, 50), [whole])
     with pytest.raises(RefineError, match="no bigger mask"):
         refine_state(scripted, state, image=PILImage.new("RGB", (50, 50)), instruction="bigger")
 
@@ -194,10 +192,10 @@ def test_a_click_on_another_object_takes_it_or_adds_it(models: Sam4Mllm, white_r
     taken = refine_state(models, white_ring, clicks=clicks)
     assert shows(taken.state, TRIANGLE)
     assert "another object, taken instead" in taken.understood[0]
-    assert taken.state.rejected == (white_ring.objects[0].prompt,)
+    assert [candidate.prompt for candidate in taken.state.rejected] == [white_ring.objects[0].prompt]
     added = refine_state(models, white_ring, instruction="also this", clicks=clicks)
     assert shows(added.state, WHITE_RING, TRIANGLE)
-    plural = refine_state(models, replace(white_ring, expression="all white shapes"), clicks=clicks)
+    plural = refine_state(models, called(white_ring, "all white shapes"), clicks=clicks)
     assert shows(plural.state, WHITE_RING, TRIANGLE), "a plural expression may mean one object more"
 
 
@@ -268,7 +266,7 @@ def test_a_click_that_contradicts_an_earlier_one_is_refused_unless_that_is_forgo
 ) -> None:
     on, off = click_on(TRIANGLE, 1), click_on(TRIANGLE, 0)
     triangle = refine_state(models, white_ring, clicks=[on]).state
-    with pytest.raises(RefineError, match=r"and earlier \(.*forget_clicks=true"):
+    with pytest.raises(RefineError, match=r"and earlier \(.*forget the earlier clicks"):
         refine_state(models, triangle, clicks=[off])
     refined = refine_state(models, triangle, clicks=[off], forget_clicks=True).state
     assert not any(mask_contains(segmented.mask, off) for segmented in refined.objects)
@@ -363,7 +361,7 @@ def test_rejected_objects_are_erased_for_the_question_about_boxes_only() -> None
     mask = np.zeros((100, 100), np.bool_)
     mask[20:50, 20:50] = True
     square = SegmentedObject(mask, ObjectPrompt(Box(20, 20, 50, 50)), 0.9)
-    state = InteractiveState("the square", Size(100, 100), (square,))
+    state = InteractiveState.create("the square", Size(100, 100), [square])
     refined = refine_state(models, state, image=image, instruction="no, the other one")
     assert [round(side) for side in refined.state.objects[0].prompt.box] == [60, 60, 90, 90]
     about_boxes, *about_points = brightness

@@ -35,7 +35,7 @@ def test_toml_json_and_yaml_give_the_same_settings(tmp_path: Path, name: str, te
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        pytest.param({"learnin_rate": 1}, "no setting 'learnin_rate': the settings are mllm, lessons", id="unknown"),
+        pytest.param({"learnin_rate": 1}, "no setting 'learnin_rate': the settings are mllm, from_base, lessons", id="unknown"),
         pytest.param({"batch": "four"}, "expected batch as int, got 'four'", id="type"),
         pytest.param({"batch": True}, "expected batch as int, got True", id="bool for a number"),
         pytest.param({"precision": "fp8"}, "expected precision as .*bf16.*, got 'fp8'", id="choice"),

@@ -107,6 +107,14 @@ class PromptRenderer:
         self._control_ids = frozenset(control.values())
         self.break_control_tokens = lru_cache(1024)(self._break_control_tokens)
 
+    @property
+    def resizing(self) -> tuple[int, int, int] | None:
+        """How the image processor resizes, in families that resize as Qwen2-VL does; None in others."""
+        images = self.processor.image_processor
+        merged, size = getattr(images, "merge_size", None), getattr(images, "size", None)
+        least, most = (getattr(size, edge, None) or (size or {}).get(edge) for edge in ("shortest_edge", "longest_edge"))
+        return (images.patch_size * merged, least, most) if merged and least and most else None
+
     def tokenize(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenizedPrompt:
         """Tokenize a question about an image; the first call for an image fills in its inputs.
 
@@ -203,9 +211,13 @@ class PromptRenderer:
             for i, turn in enumerate(turns)
         ]
         rendered = self.processor.apply_chat_template(
-            conversation, chat_template=self._template, tokenize=False, add_generation_prompt=add_generation_prompt
+            conversation,
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,  # templates without the switch ignore it
         )
-        return str(rendered)
+        return _close_thought(str(rendered)) if add_generation_prompt else str(rendered)
 
     def _options(self, rendered: str) -> dict[str, bool]:
         """Keep the tokenizer from adding a second first token if the template already writes one."""
@@ -298,6 +310,12 @@ def _control_tokens(processor: Any) -> dict[str, int]:
         if i != tokenizer.unk_token_id
         and (token.special or token.content in placeholders or re.search(r"[^\w\s]", token.content))
     }
+
+
+def _close_thought(prompt: str) -> str:
+    """End a thought that the template opens for the model: labels would be scored inside it, and boxes come after it."""
+    opened = re.search(r"<(think|thinking|thought)>\s*\Z", prompt)
+    return f"{prompt.rstrip()}\n\n</{opened[1]}>\n\n" if opened else prompt
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:

@@ -85,6 +85,11 @@ class TransformersMLLM:
         """The spec it was loaded from."""
         return self._name
 
+    @property
+    def resizing(self) -> tuple[int, int, int] | None:
+        """How images are resized: (multiple of both sides, least pixels, most pixels); None for families with another rule."""
+        return self._renderer.resizing
+
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order. The image is encoded once for all of them.
 

@@ -10,7 +10,7 @@ from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image, Labels, Turn
-from tests.checkpoints import save_llava
+from tests.checkpoints import LLAVA_TEMPLATE, save_llava
 from tests.models.mllm.questions import BUILDERS, answer_words, make_question
 
 Checkpoint = Callable[[str], Path]
@@ -101,6 +101,24 @@ def test_words_are_spelled_with_and_without_a_leading_space(checkpoint: Checkpoi
 def test_a_word_without_a_token_is_named(checkpoint: Checkpoint) -> None:
     with pytest.raises(SpecError, match="no token for the answer 'Ja'"):
         load_renderer(checkpoint, "embedded").spellings("Ja")
+
+
+@pytest.mark.parametrize(
+    ("generation_prompt", "ending"),
+    [
+        pytest.param("ASSISTANT: <think>\n", "ASSISTANT: <think>\n\n</think>\n\n", id="opened, so closed"),
+        pytest.param(
+            "ASSISTANT:{% if enable_thinking is defined and not enable_thinking %} <think></think>{% endif %}",
+            "ASSISTANT: <think></think>",
+            id="switched off by the template",
+        ),
+        pytest.param("ASSISTANT:", "ASSISTANT:", id="no thinking model"),
+    ],
+)
+def test_a_thinking_model_answers_without_a_thought(generation_prompt: str, ending: str, tmp_path: Path) -> None:
+    template = LLAVA_TEMPLATE.replace("ASSISTANT:", generation_prompt)
+    processor = AutoProcessor.from_pretrained(save_llava(tmp_path, template=template))
+    assert PromptRenderer(processor, "thinker").render([Turn("user", "Hello")]).endswith(ending)
 
 
 def test_a_checkpoint_without_chat_template_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Find what else may be meant: other objects that match an expression, the object under a click, other masks of an object.
+"""Find other objects that an expression means, and the object under a click.
 
 The MLLM is asked for other objects in the dialect's own words (`Dialect.ask_other_boxes`). Where the dialect has none, or the
 reply names no new box, the rejected objects are painted over in the colour of their surroundings, and the first question is
@@ -9,48 +9,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
-from sam4mllm_tool.geometry.morphology import dilate_mask, erosion_depth
+from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, mask_to_box
+from sam4mllm_tool.geometry.morphology import dilate_mask
+from sam4mllm_tool.interactive.mask_geometry import mask_contains, mask_window
 from sam4mllm_tool.pipeline.adaptive import segment_boxes
 from sam4mllm_tool.pipeline.requests import Flow, on_crop
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PQPP, BoxOnly
-from sam4mllm_tool.types import Box, Image, Mask, MaskCandidate, ObjectPrompt, Point, PointPrompt, Reply, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, PointPrompt, Reply, SegmentedObject, Size
 
-__all__ = [
-    "click_distances",
-    "deepest_point",
-    "erase_masks",
-    "find_other_boxes",
-    "is_central_click",
-    "mask_contains",
-    "resized_candidates",
-    "segment_at_click",
-    "segment_known_boxes",
-    "segment_with_points",
-]
+__all__ = ["erase_masks", "find_other_boxes", "segment_at_click", "segment_known_boxes", "segment_with_points"]
 
-SAME_OBJECT_IOU = 0.5
-"""IoU from which on two boxes, or two masks, are one object's."""
-SAME_MASK_IOU = 0.9
-"""IoU from which on a mask is not offered as another one."""
-MIN_AREA_CHANGE = 0.03
-"""By which share of its area a mask must grow or shrink to count as bigger or smaller."""
 _BOX_REACHES = (1 / 16, 3 / 32, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
 """Half sides of the boxes tried around a click, as shares of the image's shorter side."""
 _BOX_REFINEMENTS = 2
 """How often each of these boxes is replaced by the box of its mask."""
-_CENTRAL_DEPTH = 0.5
-"""Distance from a mask's edge at which its centre begins, as a share of the greatest such distance."""
-_MAX_DEPTH_CELLS = 128
-"""Cells per side of the grid on which these distances are measured, at most."""
-
-
-# Other objects --------------------------------------------------------------------------------------------------------
 
 
 def segment_known_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:
@@ -101,7 +77,7 @@ def _ask_for_boxes(run: RunContext, expression: str) -> Flow[tuple[Box, ...]]:
     try:
         dialogue = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     except ReplyError as error:
-        run.note(f"went on without another box: {error.reason}")
+        run.note(f"no other object could be read from the reply: {error.reason}")
         return ()
     return tuple(prompt.box for prompt in dialogue.prompts)
 
@@ -137,16 +113,13 @@ def erase_masks(image: Image, masks: Sequence[Mask]) -> Image:
     for mask in masks:
         if not mask.any():
             continue
-        window = _window(mask, 3 * margin)
+        window = mask_window(mask, 3 * margin)
         erased = dilate_mask(mask[window], margin, shape="diamond")
         surroundings = dilate_mask(erased, 2 * margin, shape="diamond") & ~erased & ~union[window]
         view = pixels[window]
         sample = surroundings if surroundings.any() else ~erased
         view[erased] = np.median(view[sample], axis=0) if sample.any() else 127
     return PILImage.fromarray(pixels)
-
-
-# The object under a click ---------------------------------------------------------------------------------------------
 
 
 def segment_at_click(run: RunContext, click: PointPrompt) -> Flow[SegmentedObject | None]:
@@ -174,70 +147,3 @@ def _stability(segmented: SegmentedObject) -> float:
     """Rate how well the mask fills its prompted box; of equal objects the smaller one is what a single click can mean."""
     fit = mask_to_box(segmented.mask).iou(segmented.prompt.box)
     return segmented.score + fit - float(np.sqrt(segmented.mask.mean()))
-
-
-def mask_contains(mask: Mask, click: PointPrompt) -> bool:
-    """Whether the pixel under the click is in the mask; a click on the far edge belongs to the last pixel."""
-    height, width = mask.shape
-    return bool(mask[min(int(click.y), height - 1), min(int(click.x), width - 1)])
-
-
-def click_distances(click: PointPrompt, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Return the distance of each pixel's centre from the click, (H, W), in pixels."""
-    dy, dx = np.arange(shape[0])[:, None] + 0.5 - click.y, np.arange(shape[1])[None] + 0.5 - click.x
-    distances: npt.NDArray[np.float64] = np.hypot(dy, dx)
-    return distances
-
-
-def is_central_click(mask: Mask, click: PointPrompt) -> bool:
-    """Whether a click in the mask is at least half as far from its edge as a point in it can be.
-
-    A user who means a whole object clicks at its centre; a user who means a part that sticks out clicks near the edge.
-    """
-    window = _window(mask, 1)
-    part, step, depth = _measure_depth(mask, window)
-    shifted = PointPrompt(click.x - window[1].start + 1, click.y - window[0].start + 1, 1)
-    distance_to_edge = click_distances(shifted, part.shape)[~part].min()
-    return bool(distance_to_edge >= _CENTRAL_DEPTH * step * int(depth.max()))
-
-
-def deepest_point(segmented: SegmentedObject) -> Point:
-    """Return the point of the mask that is furthest from its edge, in pixels; the box's centre where the mask is empty."""
-    if not segmented.mask.any():
-        return segmented.prompt.box.center
-    window = _window(segmented.mask, 1)
-    part, step, depth = _measure_depth(segmented.mask, window)
-    deepest = depth == depth.max()
-    if not depth.any():  # the mask is thinner than a step
-        deepest, step = part, 1
-    ys, xs = np.nonzero(deepest)
-    central = np.argmin((ys - ys.mean()) ** 2 + (xs - xs.mean()) ** 2)
-    return Point(float(xs[central] * step + window[1].start - 0.5), float(ys[central] * step + window[0].start - 0.5))
-
-
-def _measure_depth(mask: Mask, window: tuple[slice, slice]) -> tuple[Mask, int, npt.NDArray[np.int64]]:
-    """Return the window with a border of 1, every how many pixels depth is measured in it, and the depths in such steps."""
-    part = np.pad(mask[window], 1)
-    step = max(1, max(part.shape) // _MAX_DEPTH_CELLS)
-    return part, step, erosion_depth(part[::step, ::step])
-
-
-# Other masks of an object ---------------------------------------------------------------------------------------------
-
-
-def resized_candidates(segmented: SegmentedObject) -> list[MaskCandidate]:
-    """Return the alternatives that are bigger or smaller than the mask and differ from each other, smallest first."""
-    kept: list[MaskCandidate] = []
-    area = int(segmented.mask.sum())
-    for candidate in segmented.alternatives:
-        known_masks = (segmented.mask, *(other.mask for other in kept))
-        is_resized = abs(int(candidate.mask.sum()) - area) > MIN_AREA_CHANGE * area
-        if candidate.mask.any() and is_resized and all(mask_iou(candidate.mask, mask) < SAME_MASK_IOU for mask in known_masks):
-            kept.append(candidate)
-    return sorted(kept, key=lambda candidate: int(candidate.mask.sum()))
-
-
-def _window(mask: Mask, margin: int) -> tuple[slice, slice]:
-    """Return the rows and columns of a non-empty mask, with `margin` pixels around it."""
-    x1, y1, x2, y2 = (int(side) for side in mask_to_box(mask))
-    return slice(max(0, y1 - margin), y2 + margin), slice(max(0, x1 - margin), x2 + margin)

@@ -1,0 +1,76 @@
+"""What the dialects of off-the-shelf families share: plain questions that state the frame and the format of the answer.
+
+Saying the range, the order and the origin of coordinates in the question makes models keep to them far more often than relying
+on what they were trained on.
+"""
+
+from typing import Any, Literal
+
+from sam4mllm_tool.protocol.dialect import Dialect
+
+__all__ = ["build_native"]
+
+_LINES = "integers from 0 to 1000 of the image's width (x) and height (y), counted from its top left corner"
+
+_NONE = "There is none."
+
+
+def build_native(
+    name: str,
+    *,
+    answer: str,
+    units: str = _LINES,
+    order: Literal["xy", "yx"] = "xy",
+    **settings: Any,
+) -> Dialect:
+    """Build the dialect of a family that answers in its own format.
+
+    Args:
+        name: The key in `DIALECTS`.
+        answer: How each box shall be written, in the family's own format; braces doubled.
+        units: What coordinates count, in words.
+        order: Whether x or y comes first.
+        settings: Further fields of `Dialect`, such as `frame` and `scale`.
+    """
+    corners = ("x1", "y1", "x2", "y2") if order == "xy" else ("y1", "x1", "y2", "x2")
+    x, y = order
+    form = f"Answer with each as {answer}; coordinates are {units}. If there is no such object, answer: {_NONE}"
+    defaults: dict[str, Any] = {
+        "frame": "lines",
+        "scale": 1000,
+        "digits": 0,
+        "replies": "native",
+        "box_text": "[" + ", ".join(f"{{{corner}}}" for corner in corners) + "]",
+        "point_text": f"({{{x}}}, {{{y}}})",
+        "none_text": _NONE,
+        "separator": ", ",
+    }
+    return Dialect(
+        name=name,
+        ask_boxes_text="Locate every object in the image that this describes: {expression}\n" + form,
+        ask_points_text=(
+            "Is the point {points} on the object whose bounding box is {box}, rather than on something else inside that box? "
+            "Answer Yes or No."
+        ),
+        ask_prompt_text=(
+            "Locate every object in the image that this describes: {expression}\n"
+            + form
+            + f". After each box write: on, {{on}} points on the object; off, {{off}} points beside it but inside the box; "
+            f"each point as ({x}, {y})"
+        ),
+        yes="Yes",
+        no="No",
+        points="each",
+        ask_again_text=(
+            "That answer can't be read: {reason}. Answer the question again, in the format that it asks for. If there is no "
+            "such object, answer: " + _NONE
+        ),
+        ask_whether_text=(
+            "Look at the object in the bounding box {box}. Is it what this describes, or one of those it describes: "
+            "{expression}\nAnswer Yes or No."
+        ),
+        ask_other_text=(
+            "Leave out what is in {boxes}. Locate every other object in the image that this describes: {expression}\n" + form
+        ),
+        **{**defaults, **settings},
+    )

@@ -1,0 +1,276 @@
+"""What is understood without a chat model: German, near misses, questions, hints that fit, and what a request without object
+leaves. Tables, one row per shape of message; then the graph with the embedded pair on examples/scene.png."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from langchain_core.messages import BaseMessage, HumanMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+from PIL import Image
+
+from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.agents.chat import NoChatModel, build_chat_graph
+from sam4mllm_tool.agents.german_requests import translate_german
+from sam4mllm_tool.agents.hints import CAPABILITIES, choose_hint
+from sam4mllm_tool.agents.image_questions import ImageQuestion, parse_question
+from sam4mllm_tool.agents.intent_parser import parse_request
+from sam4mllm_tool.agents.plain_requests import is_cutout_of_result, read_message, wants_cutout
+from sam4mllm_tool.tools import Sam4MllmToolkit
+from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore
+from tests.tool_suites import load_embedded_models
+
+ROOT = Path(__file__).parents[2]
+
+GERMAN = {
+    "markiere den roten Ring": "segment the red ring",
+    "Markiere bitte den roten Ring!": "segment the red ring",
+    "zeige mir alle Sterne": "segment all stars",
+    "zeig mir das blaue Quadrat": "segment the blue square",
+    "kannst du den Stern finden?": "segment the star",
+    "könntest du mir bitte das Herz zeigen?": "segment the heart",
+    "wähle das gelbe Dreieck aus": "segment the yellow triangle",
+    "finde die Katze": "segment die Katze",  # a model that knows German reads it
+    "wo ist der Stern?": "where is the star",
+    "schneide den Ring aus": "cut out the ring",
+    "Schneide bitte alle Ringe aus.": "cut out all rings",
+    "schneide ihn aus": "cut it out",
+    "wie viele Ringe gibt es?": "how many rings",
+    "wie viele sind es?": "how many",
+    "wie groß ist er?": "how big is it",
+    "wie groß ist der Stern?": "how big is the star",
+    "was ist das?": "what is this",
+    "gibt es ein Kreuz?": "is there a cross",
+    "nein, der andere": "no, the other one",
+    "nein, den blauen": "no, the blue one",
+    "auch den orangen Kreis": "also the orange circle",
+    "ohne den grünen": "without the green one",
+    "nur den dritten": "only the third",
+    "zeige nur den zweiten": "only the second",
+    "entferne den zweiten": "remove the second",
+    "lass den roten weg": "remove the red one",
+    "größer": "bigger",
+    "der rote Ring": "the red ring",
+    "alles Blaue": "everything blue",
+    "der zweite Ring von links": "the second ring from the left",
+    "den Ring ganz links": "the ring furthest to the left",
+    "segmentiere den Ring unter dem orangen Kreis": "segment the ring below the orange circle",
+    "alle Ringe außer dem grünen": "all rings except the green one",
+    "klick auf 120 80": "click 120 80",
+    "klicke 120, 80 daneben": "click 120, 80 off",
+    "auch wenn es regnet": None,
+    "segment the red ring": None,
+    "no, the other one": None,
+    "the one before": None,
+    "find the die in the cup": None,
+}
+
+
+@pytest.mark.parametrize(("message", "english"), GERMAN.items(), ids=GERMAN)
+def test_plain_german_is_translated(message: str, english: str | None) -> None:
+    assert translate_german(message) == english
+
+
+CORRECTED = {
+    "segmnet the red ring": "segment the red ring",
+    "fnid the star": "find the star",
+    "mrak the star": "mark the star",
+    "remvoe the star": "remove the star",
+    "segment the rde rign": "segment the red ring",
+    "find the bleu sqaure": "find the blue square",
+    "find the yelow triangel": "find the yellow triangle",
+    "the purpel croos": "the purple cross",
+    "all satrs": "all stars",
+    "the lagre crecsent": "the large crescent",
+    # words that are English themselves stay
+    "find the king": "find the king",
+    "find the wing on the string": "find the wing on the string",
+    "show me the stairs": "show me the stairs",
+    "find the hat": "find the hat",
+    "segment the mug behind the laptop": "segment the mug behind the laptop",
+    "fine, thanks": "fine, thanks",
+    "thanks": "thanks",
+    "thinks": "thinks",
+}
+
+
+@pytest.mark.parametrize(("message", "corrected"), CORRECTED.items(), ids=CORRECTED)
+def test_near_misses_of_verbs_colours_and_shapes_are_corrected_and_said(message: str, corrected: str) -> None:
+    read = read_message(message)
+    assert read.text == corrected
+    assert ("Did you mean" in read.note) == (message != corrected)
+    assert read_message(message, literally=True).text == message
+
+
+REWORDED = {
+    "everything blue": "all blue shapes",
+    "segment everything that is blue": "segment all blue shapes",
+    "alles Blaue": "all blue shapes",
+    "select all blue ones": "select all blue shapes",
+    "delete the second": "remove the second",
+    "get rid of the star": "remove the star",
+}
+
+
+@pytest.mark.parametrize(("message", "text"), REWORDED.items(), ids=REWORDED)
+def test_other_words_for_the_same_are_understood(message: str, text: str) -> None:
+    assert read_message(message).text == text
+
+
+QUESTIONS = {
+    "what is this?": ImageQuestion("describe"),
+    "what's that": ImageQuestion("describe"),
+    "what colour is it?": ImageQuestion("describe"),
+    "is that right?": ImageQuestion("describe"),
+    "describe it": ImageQuestion("describe"),
+    "how many?": ImageQuestion("count"),
+    "how many are there?": ImageQuestion("count"),
+    "how many rings are there?": ImageQuestion("count", "all rings"),
+    "count the red rings": ImageQuestion("count", "all red rings"),
+    "how big is it?": ImageQuestion("size"),
+    "what's its area?": ImageQuestion("size"),
+    "how big is the star": ImageQuestion("size", "the star"),
+    "is there a star?": ImageQuestion("exists", "the star"),
+    "are there any stars in the picture?": ImageQuestion("exists", "all stars"),
+    "do you see the cat?": ImageQuestion("exists", "the cat"),
+    "is there another way?": None,
+    "how do I save?": None,
+    "how big is the star, and what colour?": None,
+    "segment the ring": None,
+    "thanks": None,
+}
+
+
+@pytest.mark.parametrize(("message", "question"), QUESTIONS.items(), ids=QUESTIONS)
+def test_questions_are_read(message: str, question: ImageQuestion | None) -> None:
+    assert parse_question(message) == question
+
+
+CUTOUTS = {
+    "cut out the ring": True,
+    "please cut the ring out of the picture": True,
+    "schneide den Ring aus": True,
+    "extract the star": True,
+    "cut it out": True,
+    "segment the ring": False,
+    "find the paper with the cut": False,
+    "cut": False,
+}
+
+
+@pytest.mark.parametrize(("message", "expected"), CUTOUTS.items(), ids=CUTOUTS)
+def test_cut_out_is_told_from_other_requests(message: str, expected: bool) -> None:
+    assert wants_cutout(message) == expected
+
+
+def test_cutting_it_out_is_no_request_for_an_object_named_it() -> None:
+    assert is_cutout_of_result("cut it out, please")
+    assert is_cutout_of_result("schneide sie aus")
+    assert not is_cutout_of_result("cut out the ring")
+    assert parse_request("cut it out") is None
+
+
+HINTS = {
+    "thanks a lot!": "You are welcome.",
+    "hello": "Hello.",
+    "yes": "Good.",
+    "segment it": "Name what is meant",
+    "everything": "Name a kind or a colour",
+    "make it blue": "don't edit images",
+    "blur the background": "don't edit images",
+    "segment the ring and tell me its area": "One request at a time",
+    "why is it red?": "Without a chat model I answer",
+    "найди кольцо": "plain English and German",
+    "the ring\nand the star": "That is long",
+    "xyzzy": CAPABILITIES,
+}
+
+
+@pytest.mark.parametrize(("message", "hint"), HINTS.items(), ids=HINTS)
+def test_hints_differ_by_what_was_said(message: str, hint: str) -> None:
+    assert choose_hint(message).startswith(hint) or hint in choose_hint(message)
+
+
+# The graph ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models() -> Sam4Mllm:
+    return load_embedded_models()
+
+
+class Talk:
+    """A conversation without a chat model about examples/scene.png."""
+
+    def __init__(self, models: Sam4Mllm) -> None:
+        store = ImageStore()
+        with Image.open(ROOT / "examples" / "scene.png") as image:
+            self._image_id = store.put(image.convert("RGB"))
+        self._graph = build_chat_graph(NoChatModel(), Sam4MllmToolkit(sam4mllm=models, image_store=store), InMemorySaver())
+        self._details: dict[str, Any] = {self._image_id: {"width": 512, "height": 512, "name": "scene.png"}}
+
+    def say(self, text: str) -> list[BaseMessage]:
+        """Send a message, and return the messages of its turn."""
+        images = {IMAGE_IDS_KEY: [self._image_id], IMAGE_DETAILS_KEY: self._details} if self._details else {}
+        self._details = {}
+        message = HumanMessage(text, additional_kwargs=images)
+        thread: Any = {"configurable": {"thread_id": "one"}}
+        messages = self._graph.invoke({"messages": [message]}, thread)["messages"]
+        start = max(index for index, each in enumerate(messages) if isinstance(each, HumanMessage))
+        return list(messages[start:])
+
+
+def boxes_of(turn: list[BaseMessage]) -> list[list[float]]:
+    (message,) = (message for message in turn if isinstance(message, ToolMessage))
+    return [fields["box"] for fields in message.artifact["objects"]]
+
+
+def test_questions_are_answered_from_results(models: Sam4Mllm) -> None:
+    talk = Talk(models)
+    counted = talk.say("how many rings are there?")
+    assert counted[-1].text.startswith('"all rings": 4.\n')
+    assert len(boxes_of(counted)) == 4
+    sizes = talk.say("how big is it?")
+    assert [message.type for message in sizes] == ["human", "ai"], "no tool is called"
+    assert sizes[-1].text.count("pixels") == 4
+    described = talk.say("was ist das?")
+    assert described[1].tool_calls[0]["name"] == "describe_image_region"  # type: ignore[attr-defined]
+    assert "ring" in described[-1].text
+    assert "img-" not in described[-1].text
+    assert talk.say("is there a purple ring?")[-1].text.startswith("Yes.")
+    assert talk.say("is there a red star?")[-1].text.startswith("No.")
+
+
+def test_a_correction_is_said_before_it_is_served_and_repeating_the_words_takes_them_literally(models: Sam4Mllm) -> None:
+    talk = Talk(models)
+    turn = talk.say("segmnet the prple rign")
+    assert 'Did you mean "segment the purple ring"?' in turn[1].text
+    ((x1, *_),) = boxes_of(turn)
+    assert x1 > 380, "the purple ring"
+    again = talk.say("segmnet the prple rign")
+    assert "Did you mean" not in again[1].text
+    assert [message.type for message in again] == ["human", "ai"], "its own words are no request"
+
+
+def test_german_words_and_english_ones_come_to_the_same(models: Sam4Mllm) -> None:
+    german, english = Talk(models), Talk(models)
+    for in_german, in_english in (
+        ("markiere den Ring unter dem orangen Kreis", "segment the ring below the orange circle"),
+        ("nein, der andere", "no, the other one"),
+        ("auch den orangen Kreis", "also the orange circle"),
+    ):
+        assert boxes_of(german.say(in_german)) == boxes_of(english.say(in_english))
+
+
+def test_a_request_without_object_leaves_the_last_result_and_has_no_other_one(models: Sam4Mllm) -> None:
+    talk = Talk(models)
+    (first,) = boxes_of(talk.say("segment the orange circle"))
+    assert "no such object" in talk.say("segment the red star")[-1].text
+    refused = talk.say("no, the other one")
+    assert [message.type for message in refused] == ["human", "ai"]
+    assert 'no "the red star" that it could be other than' in refused[-1].text
+    assert first in boxes_of(talk.say("also the purple ring")), "the result before stays and is refined"
+
+
+def test_before_any_result_there_is_nothing_to_be_other_than(models: Sam4Mllm) -> None:
+    assert "nothing yet that it could be other than" in Talk(models).say("no, the other one")[-1].text

@@ -1,0 +1,76 @@
+"""The command `sam4mllm reason` with the embedded pair."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm_tool import Segmentation
+from sam4mllm_tool.reasoning import ReasoningResult
+from sam4mllm_tool.trace import load
+from tests.conftest import Run
+
+SCENE = Path(__file__).parent.parent.parent / "examples" / "scene.png"
+EXPRESSION = "what you could wear on a finger"
+
+
+def test_each_step_and_the_reason_of_the_answer_are_printed(run: Run, tmp_path: Path) -> None:
+    code, out, err = run("reason", SCENE, EXPRESSION, "--out", tmp_path / "out", "--trace", tmp_path / "run.trace.json")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("1. asked for it on the whole image: attempt 1, ")
+    assert any(line.startswith("why: the MLLM ") for line in lines)
+    assert any(line.startswith("spent: ") and "model calls" in line for line in lines)
+    assert f"wrote {tmp_path / 'out' / 'mask.png'}" in lines
+    written = Segmentation.from_dict(json.loads((tmp_path / "out" / "result.json").read_text()))
+    mask = np.asarray(Image.open(tmp_path / "out" / "mask.png")) > 0
+    assert np.array_equal(written.mask, mask)
+    trace = load(tmp_path / "run.trace.json")
+    assert trace.expression == EXPRESSION
+    assert trace.result is not None
+    assert len(trace.steps) > 2
+
+
+def test_the_result_is_printed_as_json_alone(run: Run) -> None:
+    code, out, err = run("reason", SCENE, EXPRESSION, "--json")
+    assert (code, err) == (0, "")
+    result = ReasoningResult.from_dict(json.loads(out))
+    assert result.reason == json.loads(out)["reason"]
+    assert result.expression == EXPRESSION
+
+
+def test_a_budget_that_reaches_to_nothing_says_so(run: Run) -> None:
+    code, out, _ = run("reason", SCENE, EXPRESSION, "--tokens", "500")
+    assert code == 0
+    assert "not sure enough to answer" in out
+    assert "why: the budget doesn't reach to a first answer" in out
+    assert "spent: 0 model calls, 0 tokens" in out
+    code, out, _ = run("reason", SCENE, EXPRESSION, "--rounds", "1")
+    assert "never verified; the budget doesn't allow what is left to try" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        pytest.param(["--rounds", "-1"], "'--rounds'", id="a negative budget"),
+        pytest.param(["--seconds", "soon"], "'--seconds'", id="a budget in words"),
+        pytest.param(["--chat-model", "nobody:model"], "the chat model 'nobody:model'", id="an unknown chat model"),
+        pytest.param(["--mllm", "./nowhere"], "nowhere", id="an MLLM that does not exist"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(run: Run, options: list[str], reason: str) -> None:
+    code, out, err = run("reason", SCENE, EXPRESSION, *options)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert reason in err
+
+
+def test_the_image_itself_is_never_written_over(run: Run, tmp_path: Path) -> None:
+    image = tmp_path / "it.png"
+    image.write_bytes(SCENE.read_bytes())
+    code, _, err = run("reason", image, EXPRESSION, "--trace", image)
+    assert code == 2
+    assert "would replace the image" in err
+    assert image.read_bytes() == SCENE.read_bytes()

@@ -1,0 +1,207 @@
+"""The dialects of off-the-shelf families: their own replies, in their own frames, at odd sizes."""
+
+import dataclasses
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl
+
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.models.metadata import find_dialect
+from sam4mllm_tool.protocol import DIALECTS, Dialect
+from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.protocol.native_codec import NativeCodec, Resizing
+from sam4mllm_tool.protocol.native_replies import strip_thought
+from sam4mllm_tool.types import Box, FreeText, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
+
+RESIZING = (28, 56 * 56, 14 * 14 * 4 * 1280)
+NATIVE = {name: dialect.for_model(RESIZING) for name, dialect in DIALECTS.items() if dialect.replies == "native"}
+EVERY_NATIVE = pytest.mark.parametrize("dialect", NATIVE.values(), ids=NATIVE)
+QUESTION = Question((Turn("user", "where is it?"),), FreeText(64))
+SIZE = Size(640, 480)
+BOX = Box(64, 48, 320, 240)
+"""A tenth of the sides to the middle, so that every frame names it in round numbers."""
+OTHER = Box(320, 240, 640, 480)
+SIZES = [Size(640, 480), Size(333, 777), Size(1920, 1080), Size(224, 224), Size(3001, 1999)]
+
+
+def parse(name: str, text: str, size: Size = SIZE) -> list[Box]:
+    return list(NATIVE[name].parse_boxes(QUESTION, Reply(text), size))
+
+
+# Replies as the families write them -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "expected"),
+    [
+        pytest.param("qwen2_vl", "(100,100),(500,500)", [BOX], id="Qwen2-VL"),
+        pytest.param(
+            "qwen2_vl",
+            "<|object_ref_start|>the ring<|object_ref_end|><|box_start|>(100,100),(500,500)<|box_end|>",
+            [BOX],
+            id="Qwen2-VL with its marks",
+        ),
+        pytest.param("qwen2_vl", "(100,100),(500,500) (500,500),(1000,1000)", [BOX, OTHER], id="Qwen2-VL, two boxes"),
+        pytest.param("qwen3_vl", '```json\n[{"bbox_2d": [100, 100, 500, 500], "label": "ring"}]\n```', [BOX], id="Qwen3-VL"),
+        pytest.param("qwen3_vl", '[{"bbox_2d": [500, 500, 1003, 1001]}]', [OTHER], id="Qwen3-VL past the far edge"),
+        pytest.param(
+            "qwen3_vl",
+            '```json\n[{"bbox_2d": [100, 100, 500, 500], "label": "ring"},\n{"bbox_2d": [500, 5',
+            [BOX],
+            id="cut off",
+        ),
+        pytest.param(
+            "qwen3_vl", '[{"label": "sign [1, 2, 3, 4]", "bbox_2d": [100, 100, 500, 500]}]', [BOX], id="brackets in a label"
+        ),
+        pytest.param("qwen3_vl", "<think>At [1, 2, 3, 4]? No.</think>\n[100, 100, 500, 500]", [BOX], id="after a thought"),
+        pytest.param("qwen3_vl", "It may be [1,2,3,4].\n</think>\n[100, 100, 500, 500]", [BOX], id="after an opened thought"),
+        pytest.param("internvl", "<ref>the ring</ref><box>[[100, 100, 500, 500]]</box>", [BOX], id="InternVL"),
+        pytest.param("internvl", "ring[[100, 100, 500, 500], [500, 500, 1000, 1000]]", [BOX, OTHER], id="InternVL, two boxes"),
+        pytest.param("glm4v", "<|begin_of_box|>[[100,100,500,500]]<|end_of_box|>", [BOX], id="GLM-4.1V"),
+        pytest.param("gemma", '```json\n[{"box_2d": [100, 100, 500, 500], "label": "ring"}]\n```', [BOX], id="Gemma"),
+        pytest.param("kimi_vl", "[0.1, 0.1, 0.5, 0.5]", [BOX], id="Kimi-VL"),
+        pytest.param("kimi_vl", "The ring is at (0.10, 0.10, 0.50, 0.50).", [BOX], id="round brackets, in prose"),
+        pytest.param("qwen3_vl", "[]", [], id="an empty list"),
+        pytest.param("qwen3_vl", "```json\n[]\n```", [], id="an empty list in a fence"),
+        pytest.param("qwen3_vl", "There is no red ring in this image.", [], id="none in prose"),
+        pytest.param("qwen3_vl", "There are none.", [], id="there are none"),
+        pytest.param("gemma", "none", [], id="none as asked for"),
+        pytest.param("gemma", "The image does not contain a teapot.", [], id="does not contain"),
+    ],
+)
+def test_a_native_reply_is_read(name: str, reply: str, expected: list[Box]) -> None:
+    boxes = parse(name, reply)
+    assert len(boxes) == len(expected)
+    for box, true_box in zip(boxes, expected, strict=True):
+        assert tuple(box) == pytest.approx(tuple(true_box), abs=0.5)
+
+
+def test_qwen2_5_vl_counts_pixels_of_the_resized_image() -> None:
+    codec = NATIVE["qwen2_5_vl"].codec
+    assert isinstance(codec, NativeCodec)
+    assert codec.resizing is not None
+    assert codec.resizing.apply(Size(1000, 700)) == Size(1008, 700)
+    (box,) = parse("qwen2_5_vl", '[{"bbox_2d": [252, 70, 504, 350], "label": "ring"}]', Size(1000, 700))
+    assert tuple(box) == pytest.approx((250, 70, 500, 350))
+
+
+def test_gemma_writes_y_first() -> None:
+    (box,) = parse("gemma", '[{"box_2d": [100, 200, 300, 400]}]', Size(1000, 1000))
+    assert box == Box(200, 100, 400, 300)
+    assert NATIVE["gemma"].encode_point(Point(200, 100), Size(1000, 1000)) == "(100, 200)"
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "reason"),
+    [
+        pytest.param("qwen3_vl", "", "expected boxes", id="empty"),
+        pytest.param("qwen3_vl", "I see a dog.", "expected boxes", id="prose"),
+        pytest.param("qwen3_vl", "The ring is not far from the cross.", "expected boxes", id="not, in prose"),
+        pytest.param("qwen3_vl", "I'm sorry, there is no way I can help with that.", "expected boxes", id="a refusal"),
+        pytest.param("qwen3_vl", '[{"bbox_2d": [100, 100', "cut off", id="cut off in the first box"),
+        pytest.param("qwen3_vl", "<think>At [1, 2, 3, 4]?", "thinking", id="cut off in the thought"),
+        pytest.param("qwen3_vl", "[100, 100, 1500, 500]", "from 0 to 1000, got 1500", id="pixels where lines are expected"),
+        pytest.param("kimi_vl", "[100, 100, 500, 500]", "from 0 to 1, got 100", id="lines where shares are expected"),
+        pytest.param("qwen3_vl", "[500, 500, 100, 100]", "empty", id="corners exchanged"),
+        pytest.param("qwen3_vl", f"[1{'0' * 300}, 1, 2, 3]", "expected boxes", id="a huge number"),
+    ],
+)
+def test_a_reply_that_cannot_be_read_is_refused(name: str, reply: str, reason: str) -> None:
+    with pytest.raises(ReplyError, match=reason):
+        parse(name, reply)
+
+
+def test_points_follow_their_box_and_off_turns_the_label() -> None:
+    (prompt,) = NATIVE["qwen3_vl"].parse_prompts(
+        QUESTION, Reply("[100, 100, 500, 500] on (200, 200) (300, 300) off (125, 125)"), SIZE
+    )
+    on, off = PointPrompt(128, 96, 1), PointPrompt(80, 60, 0)
+    assert prompt == ObjectPrompt(BOX, (on, PointPrompt(192, 144, 1), off))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("[1]", "[1]"),
+        ("<think>a</think> b", "b"),
+        ("a</think> b", "b"),
+        ("◁think▷a◁/think▷b", "b"),
+        ("<think>a</think>b<think>c", None),
+        ("<think>" * 20_000, None),
+    ],
+)
+def test_a_thought_is_cut_off(text: str, answer: str | None) -> None:
+    assert strip_thought(text) == answer
+
+
+# Frames ---------------------------------------------------------------------------------------------------------------
+
+
+@EVERY_NATIVE
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.width}x{size.height}")
+def test_a_true_answer_is_read_back_with_a_mean_iou_of_0_98(dialect: Dialect, size: Size) -> None:
+    random, overlaps = Random(0), []
+    for _ in range(50):
+        width, height = (random.uniform(0.2, 0.6) * side for side in size)
+        x, y = random.uniform(0, size.width - width), random.uniform(0, size.height - height)
+        box = Box(x, y, x + width, y + height)
+        (parsed,) = dialect.parse_boxes(QUESTION, Reply(dialect.format_boxes([box], size)), size)
+        overlaps.append(parsed.iou(box))
+    assert sum(overlaps) / len(overlaps) >= 0.98
+    assert min(overlaps) >= 0.95, "half a pixel at each edge of a box of 45 pixels"
+
+
+@EVERY_NATIVE
+@given(st.data())
+def test_what_is_written_is_read_back_as_its_snapped_self(dialect: Dialect, data: st.DataObject) -> None:
+    size = data.draw(st.builds(Size, st.integers(30, 4000), st.integers(30, 4000)))
+    (x1, x2), (y1, y2) = (sorted(data.draw(st.tuples(st.floats(0, side), st.floats(0, side)))) for side in size)
+    box = Box(x1, y1, x2, y2)
+    (parsed,) = dialect.parse_boxes(QUESTION, Reply(dialect.format_boxes([box], size)), size)
+    assert tuple(parsed) == pytest.approx(tuple(dialect.snap_box(box, size)))
+    assert dialect.encode_box(parsed, size) == dialect.encode_box(box, size)
+    point = Point(x1, y1)
+    assert tuple(dialect.codec.decode_point(dialect.encode_point(point, size), size)) == pytest.approx(
+        tuple(dialect.snap_point(point, size))
+    )
+
+
+@given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(28, 56 * 56, 14 * 14 * 4 * 1280), (32, 65536, 16777216)]))
+def test_resizing_is_that_of_qwens_processor(width: int, height: int, rule: tuple[int, int, int]) -> None:
+    if max(width, height) > 200 * min(width, height):
+        return
+    expected_height, expected_width = image_processing_pil_qwen2_vl.smart_resize(height, width, *rule)
+    assert Resizing(*rule).apply(Size(width, height)) == Size(expected_width, expected_height)
+
+
+def test_pixels_of_a_model_that_does_not_say_how_it_resizes_are_an_error() -> None:
+    with pytest.raises(ReplyError, match="size is unknown"):
+        DIALECTS["qwen2_5_vl"].parse_boxes(QUESTION, Reply("[1, 2, 30, 40]"), SIZE)
+
+
+# Choosing -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_type", BY_MODEL_TYPE)
+def test_the_config_of_a_checkpoint_chooses_its_dialect(model_type: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    assert find_dialect(str(tmp_path)) == BY_MODEL_TYPE[model_type]
+    assert find_dialect(str(tmp_path), "plain") == DIALECTS["plain"]
+    own = dataclasses.replace(DIALECTS["joint"], name="own")
+    (tmp_path / "dialect.json").write_text(own.to_json())
+    assert find_dialect(str(tmp_path)) == own
+
+
+def test_an_unknown_family_is_asked_in_plain_words(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert find_dialect(str(tmp_path)).name == "plain"
+
+
+@EVERY_NATIVE
+def test_a_dialect_survives_its_file(dialect: Dialect) -> None:
+    assert Dialect.from_json(dialect.to_json()) == dialect
