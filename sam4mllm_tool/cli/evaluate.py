@@ -189,12 +189,12 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
     from sam4mllm_tool.evaluation.comparison import compare
     from sam4mllm_tool.evaluation.comparison_report import write_comparison_report
 
-    path = None if out is None else out / "compare.json"
-    if path is not None:
-        require_new_file(path, overwrite=overwrite)
+    if out is not None:
+        require_new_file(out / "compare.json", overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
-    if path is not None:
+    if out is not None:
+        path = out / "compare.json"
         differences = {
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()

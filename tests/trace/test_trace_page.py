@@ -132,7 +132,7 @@ def test_the_page_shows_all_of_a_run(tmp_path: Path) -> None:
 def test_dropped_answers_are_shown_as_dropped() -> None:
     trace = traced(scripted(BOX, SURE))
     parsed = Parsed(page(trace))
-    assert "4 points were asked about, 3 were kept" in parsed.text
+    assert "4 points were asked about, 3 kept" in parsed.text
     assert Counter(value for key, value in parsed.attributes if key == "class" and value in ("kept", "dropped")) == {
         "kept": 3 + 3,  # on the image and on the thumbnail
         "dropped": 1,
@@ -141,14 +141,14 @@ def test_dropped_answers_are_shown_as_dropped() -> None:
 
 def test_a_trace_without_point_answers_gets_them_from_a_replay() -> None:
     text = Parsed(page(load(Path(__file__).parent / "version_0_1.trace.json"))).text
-    assert "4 points were asked about, 3 were kept" in text
+    assert "4 points were asked about, 3 kept" in text
 
 
 def test_a_run_that_failed_in_the_segmenter_shows_its_point_answers() -> None:
     trace = traced(scripted(BOX, SURE))
     failed = replace(trace, steps=trace.steps[:2], result=None, error=Failure("BackendError", "out of memory"))
     text = Parsed(page(failed)).text
-    assert "4 points were asked about, 3 were kept" in text
+    assert "4 points were asked about, 3 kept" in text
     assert "replays to the same result" in text
 
 
