@@ -11,6 +11,8 @@ from sam4mllm_tool.types import Image, Segmentation
 __all__ = ["ResultFiles"]
 
 _CUTOUT = "cutout.png"
+_CLICKED = "clicked on"
+"""The label of an object that a click added, without words."""
 
 
 class ResultFiles:
@@ -74,7 +76,8 @@ class ResultFiles:
             segmentation = Segmentation.from_dict(result)
         except ValueError as error:
             raise Sam4MllmError(f"the kept result can't be read ({error}): ask for it once more") from error
-        expressions = [str(fields.get("expression", segmentation.expression)) for fields in result["objects"]]
+        named = [fields.get("expression", segmentation.expression) for fields in result["objects"]]
+        expressions = [str(name or _CLICKED) for name in named]
         write_outputs(folder, image, segmentation, points=self._points, expressions=expressions)
         if cutout:
             write_cutout(folder, image, segmentation)

@@ -166,8 +166,8 @@ def format_confidence(confidence: float | None) -> str:
 
 
 def _name_part(segmented: SegmentedObject, segmentation: Segmentation) -> str:
-    """Return what an object was found by, where that is a part of the expression."""
-    is_part = segmented.expression not in (None, segmentation.expression)
+    """Return what an object was found by, where that is a part of the expression; nothing for a click's object."""
+    is_part = segmented.expression not in (None, "", segmentation.expression)
     return f'"{_printable(str(segmented.expression))}", ' if is_part else ""
 
 

@@ -169,7 +169,7 @@ def write_images(folder: Path) -> None:
 
 def name_objects(answer: str) -> list[str]:
     """Return the names of the objects that an answer lists, in its order."""
-    boxes = re.findall(r"^  \d+: box \((\d+), (\d+)\) to \((\d+), (\d+)\), .* pixels", answer, re.MULTILINE)
+    boxes = re.findall(r"^  \d+: (?:\".*?\", )?box \((\d+), (\d+)\) to \((\d+), (\d+)\), .* pixels", answer, re.MULTILINE)
     return [_name_box(tuple(map(int, box))) for box in boxes]
 
 

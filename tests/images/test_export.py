@@ -446,3 +446,9 @@ def test_summary_states_that_there_is_no_such_object_and_lists_the_notes():
 )
 def test_summary_is_safe_to_print(expression: str, shown: str):
     assert summary(Segmentation(expression, Size(4, 4), ())).startswith(shown + ": there is")
+
+
+def test_summary_names_no_expression_for_an_object_that_a_click_added():
+    _, segmentation = scene(count=1)
+    clicked = replace(segmentation, objects=(replace(segmentation.objects[0], expression=""),))
+    assert '""' not in summary(clicked)
