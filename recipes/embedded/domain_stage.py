@@ -31,7 +31,8 @@ def write_domain(out: Path) -> None:
     """Write OUT/adapter/domain.json for the vision tower in OUT/mllm."""
     model = TransformersMLLM.load(str(out / "mllm"))
     training, tuning = (_compute_features(model, seeds) for seeds in (TRAINING_SEEDS, TUNING_SEEDS))
-    domain = fit_domain(training, tuning, WARNING, layer=LAYER, components=COMPONENTS)
+    # Scenes and other images are far apart, so that no tuning scene has to be beyond the threshold.
+    domain = fit_domain(training, tuning, WARNING, layer=LAYER, components=COMPONENTS, outside=0)
     print(f"domain: {len(training)} training and {len(tuning)} tuning scenes, threshold {domain.threshold:.3f}")
     write_bytes(out / "adapter" / DOMAIN_FILE, domain.to_json().encode())
 

@@ -96,7 +96,8 @@ def evaluate(
         tuple[Path, Path] | None,
         typer.Option(
             metavar="A B",
-            help="Compare the results of two runs on the same samples by paired bootstrap; --out gets compare.json.",
+            help="Compare the results of two runs on the same samples by paired bootstrap; --out gets compare.json and a "
+            "report with the images that differ most.",
         ),
     ] = None,
     calibrate: Annotated[
@@ -186,13 +187,14 @@ def _timing_lines(out: Path) -> list[str]:
 def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) -> None:
     from sam4mllm_tool.atomic_io import require_new_file, write_json
     from sam4mllm_tool.evaluation.comparison import compare
+    from sam4mllm_tool.evaluation.comparison_report import write_comparison_report
 
-    path = None if out is None else out / "compare.json"
-    if path is not None:
-        require_new_file(path, overwrite=overwrite)
+    if out is not None:
+        require_new_file(out / "compare.json", overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
-    if path is not None:
+    if out is not None:
+        path = out / "compare.json"
         differences = {
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
@@ -200,7 +202,8 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
         path.parent.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
-        print(f"wrote {path}")
+        write_comparison_report(out, comparison, first, second)
+        print(f"wrote {path} and {out / 'report.html'}")
 
 
 def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> list[str]:

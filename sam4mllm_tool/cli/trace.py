@@ -1,4 +1,4 @@
-"""The commands `sam4mllm trace show | replay | accept | export`. Import what they need when they run.
+"""The commands `sam4mllm trace show | replay | list | accept | export`. Import what they need when they run.
 
 Exit codes: 0 done; 1 a replay differs, or some traces could not be exported; 2 the request is invalid.
 """
@@ -83,7 +83,44 @@ def _describe_outcome(trace: "Trace") -> str:
     if trace.result is None:
         return trace.error.type if trace.error else "none"
     count = len(trace.result["objects"])
+    if not count and trace.result.get("abstained"):
+        return "not sure enough to answer"
     return count_noun(count, "object") if count else "there is no such object"
+
+
+@trace_app.command("list", cls=Command)
+def list_command(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Folders of *.trace.json and *.trace.json.gz, or files.")
+    ],
+) -> int:
+    """List traces: verdict, method, objects, mean confidence, image, file and expression.
+
+    Exit code 1 if a trace can't be read.
+    """
+    from sam4mllm_tool.trace.listing import TraceSummary, list_traces
+    from sam4mllm_tool.trace.page import escape_invisible
+
+    for path in paths:
+        if not path.exists():
+            raise Sam4MllmError(f"there is no folder or file {str(path)!r}")
+    rows = [("verdict", "method", "objects", "confidence", "image", "file", "expression")]
+    faults = []
+    for each in list_traces(paths):
+        if not isinstance(each, TraceSummary):
+            faults.append(str(each))
+            continue
+        objects = "-" if each.objects is None else str(each.objects)
+        confidence = "-" if each.confidence is None else f"{each.confidence:.0%}"
+        expression = " ".join(escape_invisible(each.expression or "-").split())
+        rows.append((each.verdict, each.method or "-", objects, confidence, each.image, str(each.path), expression))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    for row in rows if len(rows) > 1 else ():
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+    print(count_noun(len(rows) - 1, "trace"))
+    for fault in faults:
+        print(f"left out: {' '.join(fault.split())}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 @trace_app.command(cls=Command)
@@ -99,22 +136,27 @@ def accept(
             help="The right answer is these masks: one image per object, of the image's size, white on black.",
         ),
     ] = [],  # noqa: B006 - Typer copies it
+    verdict: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Verdict that a button of the trace's page downloaded, accepting or rejecting."),
+    ] = None,
     comment: Annotated[str | None, typer.Option(metavar="TEXT", help="Comment to keep in the file.")] = None,
 ) -> None:
     """Accept the answer of a recorded run, or give the right one."""
     from sam4mllm_tool.trace.files import load, save
     from sam4mllm_tool.trace.schema import Verdict
+    from sam4mllm_tool.trace.verdict_files import read_verdict
 
-    verdicts = {"--reject": reject, "--forget": forget, "--none": none, "--correct": bool(correct)}
-    if len(chosen := [name for name, value in verdicts.items() if value]) > 1:
+    options = {"--reject": reject, "--forget": forget, "--none": none, "--correct": correct, "--verdict": verdict}
+    if len(chosen := [name for name, value in options.items() if value]) > 1:
         raise Sam4MllmError(f"{' and '.join(chosen)} exclude each other; see sam4mllm trace accept --help")
     trace = load(file)
     objects = () if none else _read_masks(correct, trace) if correct else None
-    accepted = None if forget else not reject
-    comment = trace.verdict.comment if comment is None else comment
-    save(replace(trace, verdict=Verdict(accepted, comment, objects)), file)
-    verdict = {None: "not judged", True: "accepted", False: "rejected"}[accepted]
-    print(f"{file}: {verdict}{', with what is right' if objects is not None else ''}")
+    given = read_verdict(verdict, trace) if verdict else Verdict(None if forget else not reject, objects=objects)
+    given = replace(given, comment=trace.verdict.comment if comment is None else comment)
+    save(replace(trace, verdict=given), file)
+    words = {None: "not judged", True: "accepted", False: "rejected"}[given.accepted]
+    print(f"{file}: {words}{', with what is right' if given.objects is not None else ''}")
 
 
 def _read_masks(paths: Sequence[Path], trace: "Trace") -> "tuple[RunLengthMask, ...]":

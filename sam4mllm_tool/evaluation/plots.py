@@ -28,9 +28,6 @@ _STYLE: dict[Any, Any] = {
     "text.color": _INK,
     "axes.edgecolor": _GRID,
     "axes.labelcolor": _FAINT,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 9,
-    "axes.titleweight": "bold",
     "axes.axisbelow": True,
     "axes.grid": True,
     "grid.color": _GRID,
@@ -39,7 +36,9 @@ _STYLE: dict[Any, Any] = {
     "ytick.color": _GRID,
 }
 _TICKS = (0, 25, 50, 75, 100)
-_MAX_LABEL = 40  # letters
+_MAX_TITLE, _MAX_LABEL = 46, 24  # letters
+_WIDTH = 3.7
+"""Of a chart, in inches: a phone's screen shows it without scaling, so that its letters stay 9 points high."""
 
 
 def can_plot() -> bool:
@@ -57,10 +56,10 @@ def plot_intervals(rows: Sequence[tuple[str, float, tuple[float, float]]], title
     Returns:
         An `<svg>` element.
     """
-    with _figure(title, 6.6, 0.8 + 0.28 * len(rows)) as (axes, svg):
+    with _figure(title, _WIDTH, 0.8 + 0.28 * len(rows)) as (axes, svg):
         axes.set_xlim(0, 100)
         axes.set_xticks(_TICKS)
-        axes.set_yticks(range(len(rows)), [_label(name) for name, _, _ in rows])
+        axes.set_yticks(range(len(rows)), [_shorten(name, _MAX_LABEL) for name, _, _ in rows])
         axes.set_ylim(max(len(rows), 1) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         for row, (_, value, (low, high)) in enumerate(rows):
@@ -73,7 +72,7 @@ def plot_intervals(rows: Sequence[tuple[str, float, tuple[float, float]]], title
 def plot_histogram(values: Sequence[float], title: str, bins: int = 20) -> str:
     """Draw how many of the values, in [0, 1], fall into each of equal bins, in percent. Returns an `<svg>` element."""
     counts, edges = np.histogram(np.asarray(values, np.float64), bins, (0, 1))
-    with _figure(title, 6.6, 2.6) as (axes, svg):
+    with _figure(title, _WIDTH, 2.6) as (axes, svg):
         from matplotlib.ticker import MaxNLocator
 
         axes.set_xlim(0, 100)
@@ -97,7 +96,7 @@ def plot_reliability(bins: Sequence[Mapping[str, Any]], title: str) -> str:
     confidences = [100 * reliability_bin["confidence"] for reliability_bin in bins]
     shares = [100 * reliability_bin["right"] for reliability_bin in bins]
     areas = [20 + 180 * reliability_bin["count"] / largest for reliability_bin in bins]
-    with _figure(title, 3.9, 3.9) as (axes, svg):
+    with _figure(title, _WIDTH, 3.9) as (axes, svg):
         axes.set(xlim=(0, 100), ylim=(0, 100), xticks=_TICKS, yticks=_TICKS, aspect="equal", xlabel="confidence, %")
         axes.plot((0, 100), (0, 100), color=_FAINT, linestyle="--", linewidth=1)
         axes.plot(confidences, shares, color=_ORANGE, linewidth=1.2)
@@ -118,7 +117,7 @@ def _figure(title: str, width: float, height: float) -> Iterator[tuple["Axes", S
         axes.set_facecolor("none")
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0)
-        axes.set_title(_label(title), pad=10)
+        figure.suptitle(_shorten(title, _MAX_TITLE), x=0.02, ha="left", fontsize=9, fontweight="bold")
         svg, file = StringIO(), StringIO()
         yield axes, svg
         figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -126,7 +125,7 @@ def _figure(title: str, width: float, height: float) -> Iterator[tuple["Axes", S
     svg.write(f"<svg {attributes} {file.getvalue().partition('<svg ')[2]}")  # without the XML prolog
 
 
-def _label(text: str) -> str:
+def _shorten(text: str, letters: int) -> str:
     """Shorten a dataset's text, and escape what can't be encoded."""
     encodable = text.encode("utf-8", "backslashreplace").decode()
-    return encodable if len(encodable) <= _MAX_LABEL else encodable[: _MAX_LABEL - 1] + "…"
+    return encodable if len(encodable) <= letters else encodable[: letters - 1] + "…"

@@ -129,7 +129,8 @@ def _build_warnings(metrics: Mapping[str, Any]) -> list[str]:
     warnings = [f"Warning: {warning}." for warning in metrics.get("warnings", ())]
     if count := metrics["misses"]["count"]:
         kinds = ", ".join(f"{number:,} {error}" for error, number in metrics["misses"]["by_error"].items())
-        warnings.append(f"{count_noun(count, 'sample')} without a prediction, counted as a miss: {kinds}.")
+        verbs = ("has", "counts as a miss") if count == 1 else ("have", "count as misses")
+        warnings.append(f"{count_noun(count, 'sample')} {verbs[0]} no prediction and {verbs[1]}: {kinds}.")
     if dropped := metrics["dropped"]:
         warnings.append(f"{count_noun(len(dropped), 'sample')} can't be scored: the truth can't be read, such as {dropped[0]}.")
     warnings += [f"The dataset's reader: {line}." for line in metrics["read"]["counts"]]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive.instructions import Instruction
 from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, match_objects
-from sam4mllm_tool.interactive.listing import format_numbers, list_numbers, quote_expression
+from sam4mllm_tool.interactive.number_listing import format_numbers, list_numbers, quote_expression
 from sam4mllm_tool.interactive.object_alternatives import take_other
 from sam4mllm_tool.interactive.references import complete_expression, is_plural
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from sam4mllm_tool.interactive.instructions import Instruction
 from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, ObjectCandidate
-from sam4mllm_tool.interactive.listing import format_numbers, list_numbers
+from sam4mllm_tool.interactive.number_listing import format_numbers, list_numbers
 from sam4mllm_tool.interactive.number_references import NumberItem, NumberReference
 from sam4mllm_tool.interactive.other_objects import segment_known_boxes
 from sam4mllm_tool.interactive.references import pluralize_noun, singularize_noun, split_noun_phrase

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sam4mllm_tool.interactive.instructions import Instruction
 from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, ObjectCandidate, match_objects
-from sam4mllm_tool.interactive.listing import list_boxes, quote_expression
+from sam4mllm_tool.interactive.number_listing import list_boxes, quote_expression
 from sam4mllm_tool.interactive.number_selection import add_candidates
 from sam4mllm_tool.interactive.other_objects import find_other_boxes, segment_known_boxes
 from sam4mllm_tool.interactive.references import is_plural, pluralize

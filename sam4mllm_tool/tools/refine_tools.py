@@ -46,7 +46,7 @@ class RefineInput(ToolInput):
     result: ResultField = "latest"
     instruction: Annotated[str | None, WithJsonSchema({"type": "string"})] = Field(
         description="The change in the user's words: 'no, the other one', 'also the left one', 'without the handle', 'bigger', "
-        "'undo'; or by listed numbers: 'remove 3', 'keep 1 and 2', 'add back 4'.",
+        "'undo', 'keep 1 and 2', 'add back 3'.",
         default_factory=leave_out,
     )
     clicks: Annotated[

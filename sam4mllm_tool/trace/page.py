@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.errors import Sam4MllmError, count_noun
 from sam4mllm_tool.geometry.boxes import format_box, mask_to_box
 from sam4mllm_tool.images.object_labels import Colour
 from sam4mllm_tool.pipeline.methods import segment_expression
@@ -34,6 +34,7 @@ from sam4mllm_tool.trace.schema import (
     read_result,
 )
 from sam4mllm_tool.trace.step_cards import build_point_rows, build_step_cards, build_time_bars, format_percent
+from sam4mllm_tool.trace.verdict_files import build_verdict_links
 from sam4mllm_tool.types import Box, PointAnswer, PointPrompt
 
 __all__ = ["escape_invisible", "page", "write_page"]
@@ -68,6 +69,7 @@ def page(trace: Trace) -> str:
             outcome=view.describe_outcome(),
             chips=view.build_chips(),
             warnings=view.build_warnings(),
+            verdict_links=build_verdict_links(trace),
             layers=view.layer_names(),
             drawing=draw_layers(trace.image.size, view.objects, colors, view.answers),
             objects=view.build_object_cards(),
@@ -139,6 +141,8 @@ class _View:
             return f"It failed: {self.trace.error.type}: {self.trace.error.message}"
         if self.result is None:
             return "A step of a tool, whose result is not a segmentation."
+        if self.result.abstained and not self.objects:
+            return "Not sure enough to answer: nothing is segmented"
         confidence = self.result.confidence
         suffix = "" if confidence is None else f", right with {format_percent(confidence)}"
         return (_count_objects(self.objects) or "There is no such object") + suffix
@@ -153,11 +157,12 @@ class _View:
         if self.difference is not None:
             chips.append(("replay differs", "bad") if self.difference else ("replays to the same result", "good"))
         count, (width, height) = len(list(self.trace.exchanges)), self.trace.image.size
-        return [*chips, (f"{count} question{'' if count == 1 else 's'}", ""), (f"{width} x {height} pixels", "")]
+        return [*chips, (count_noun(count, "question"), ""), (f"{width} x {height} pixels", "")]
 
     def build_warnings(self) -> list[str]:
-        """What the reader has to know: differences, a broken seal, notes, the comment."""
-        warnings = [self.difference] if self.difference else []
+        """What the reader has to know: warnings of the result, differences, a broken seal, notes, the comment."""
+        warnings = [f"Warning: {warning}" for warning in self.result.warnings] if self.result else []
+        warnings += [self.difference] if self.difference else []
         if self.trace.altered and "changed after it was recorded" not in (self.difference or ""):
             warnings.append("the file was changed after it was recorded: its seal doesn't fit")
         warnings += self.result.notes if self.result else ()
@@ -185,6 +190,9 @@ class _View:
                 "points": f"{positives} on it, {len(segmented.points) - positives} off it",
                 "score": f"{segmented.score:.3f}",
                 "confidence": "unknown" if segmented.confidence is None else format_percent(segmented.confidence),
+                "agreement": "unknown"
+                if segmented.agreement is None
+                else f"{format_percent(segmented.agreement)} of the points",
             }
             cards.append({"color": format_css(color), "facts": facts})
         return cards
@@ -201,7 +209,7 @@ class _View:
 
 
 def _count_objects(objects: Sequence[object]) -> str:
-    return "" if not objects else f"{len(objects)} object{'s' if len(objects) > 1 else ''}"
+    return count_noun(len(objects), "object") if objects else ""
 
 
 def _collect_point_answers(trace: Trace, result: RecordedResult | None) -> Sequence[PointAnswer]:

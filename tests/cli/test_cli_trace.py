@@ -1,6 +1,8 @@
 """`sam4mllm segment --trace` and `sam4mllm trace` as a user types them."""
 
+import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from PIL import Image
 
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.trace import TraceError, Verdict, load, recorded, save
-from tests.trace.traced import BOX, GREY, SEEDS, SURE, scene, scripted, traced
+from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -224,3 +226,75 @@ def test_recording_replaces_a_trace_without_a_verdict_and_an_empty_file(recorded
         with recorded(scripted(BOX, SURE), path) as models:
             models.segment(GREY, "another cat")
         assert load(path).expression == "another cat"
+
+
+@pytest.mark.parametrize(
+    ("button", "expected", "said"),
+    [
+        ("accepted", Verdict(True), "accepted"),
+        ("rejected", Verdict(False), "rejected"),
+        ("none", Verdict(True, objects=()), "accepted, with what is right"),
+    ],
+)
+def test_a_verdict_of_the_pages_buttons_is_taken(
+    run: Run, recorded_trace: Path, tmp_path: Path, button: str, expected: Verdict, said: str
+) -> None:
+    run("trace", "show", recorded_trace, "--out", tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    links = dict(re.findall(r'download="[0-9a-f]{12}\.(\w+)\.json" href="data:application/json;base64,([^"]+)"', page))
+    assert list(links) == ["accepted", "rejected", "none"]
+    downloaded = tmp_path / "downloaded.json"
+    downloaded.write_bytes(base64.b64decode(links[button]))
+    assert run("trace", "accept", recorded_trace, "--verdict", downloaded) == (0, f"{recorded_trace}: {said}\n", "")
+    assert load(recorded_trace).verdict == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is not JSON"),
+        (b"[]", "'format' is not 'sam4mllm verdict'"),
+        (b'{"format": "sam4mllm verdict", "accepted": 1, "none": false}', "'accepted' is 1"),
+        (b'{"format": "sam4mllm verdict", "accepted": true, "none": false, "seal": "x"}', "about another run"),
+    ],
+)
+def test_what_is_no_verdict_about_the_trace_is_refused(
+    run: Run, recorded_trace: Path, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / "verdict.json").write_bytes(content)
+    code, out, err = run("trace", "accept", recorded_trace, "--verdict", tmp_path / "verdict.json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "verdict.json" in err
+    assert reason in err
+    assert load(recorded_trace).verdict == Verdict()
+    assert "exclude each other" in run("trace", "accept", recorded_trace, "--verdict", "x", "--reject")[2]
+
+
+def test_the_traces_of_a_folder_are_listed(run: Run, recorded_trace: Path) -> None:
+    folder = recorded_trace.parent
+    rejected = replace(traced(scripted(BOX, SURE), expression="a dog"), verdict=Verdict(False))
+    save(rejected, folder / "dog.trace.json")
+    (folder / "broken.trace.json").write_text("{")
+    (folder / "other.json").write_text("{}")
+    code, out, err = run("trace", "list", folder)
+    head, first, second, total = out.splitlines()
+    assert code == 1
+    assert "broken.trace.json" in err
+    assert err.count("\n") == 1
+    assert head.split() == ["verdict", "method", "objects", "confidence", "image", "file", "expression"]
+    size, sha = "100x80", rejected.image.sha256[:8]
+    assert first.split() == ["not", "judged", "pqpp", "1", "-", size, sha, str(recorded_trace), "a", "cat"]
+    assert second.split() == ["rejected", "pqpp", "1", "-", size, sha, str(folder / "dog.trace.json"), "a", "dog"]
+    assert total == "2 traces"
+    assert "there is no folder or file" in run("trace", "list", folder / "nowhere")[2]
+
+
+def test_a_list_of_one_trace_gives_the_mean_confidence(run: Run, tmp_path: Path) -> None:
+    image, expressions = scene(SEEDS[0])
+    trace = traced(embedded(), image, expressions[0], method="adaptive")
+    save(trace, tmp_path / "it.trace.json")
+    confidences = [segmented["confidence"] for segmented in (trace.result or {})["objects"]]
+    code, out, _ = run("trace", "list", tmp_path)
+    assert code == 0
+    assert f" {sum(confidences) / len(confidences):.0%} " in out
+    assert out.splitlines()[-1] == "1 trace"

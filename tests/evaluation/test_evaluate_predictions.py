@@ -1,6 +1,7 @@
 """Masks that another system predicted are scored by the same code; two runs are compared."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
 from sam4mllm_tool.evaluation.comparison import compare
+from sam4mllm_tool.evaluation.comparison_report import write_comparison_report
 from sam4mllm_tool.geometry import rle
 from tests.data.layouts import HEIGHT, WIDTH, rectangle
 from tests.evaluation.evaluation_helpers import box_reply, read_samples, sample_line, scripted_models, write_samples
@@ -156,6 +158,30 @@ def test_two_runs_are_compared_sample_by_sample(tmp_path: Path) -> None:
     assert ciou.p <= 1 / 1000
     same = compare(tmp_path / "a", tmp_path / "a").differences["cIoU"]
     assert (same.difference, same.p) == (0, 1)
+
+
+def test_a_comparison_has_a_report_with_truth_and_both_predictions(tmp_path: Path) -> None:
+    root = write_samples(tmp_path / "data", sample_line("square", SQUARE), sample_line("tall", TALL), sample_line("same", TALL))
+    for out, boxes in (("a", (SQUARE, SQUARE)), ("b", (TALL, TALL))):
+        replies = iter([*(box_reply(*box) for box in boxes), box_reply(*TALL)])
+        evaluate(
+            EvaluationConfig("jsonl", root), tmp_path / out, models=scripted_models(lambda _, replies=replies: next(replies))
+        )
+    runs = tmp_path / "a", tmp_path / "b"
+    (tmp_path / "out").mkdir()
+    write_comparison_report(tmp_path / "out", compare(*runs), *runs)
+    text, page = ((tmp_path / "out" / name).read_text() for name in ("report.md", "report.html"))
+    losses, gains = text.split("## Samples that B loses most on")[1].split("## Samples that B gains most on")
+    assert "square" in losses
+    assert "tall" in gains
+    assert "same" not in losses + gains, "nothing differs there"
+    assert "A, IoU 100.0 %" in losses
+    assert "B, IoU 0.0 %" in losses
+    assert page.count("data:image/png;base64,") == 2 * 3, "truth, A and B of two samples"
+    assert {file.name for file in (tmp_path / "out" / "pictures").iterdir()} >= {"losses-1-truth.png", "gains-1-B.png"}
+    shutil.rmtree(root)
+    write_comparison_report(tmp_path / "out", compare(*runs), *runs)
+    assert "The images can't be shown" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_runs_that_cannot_be_compared_are_refused(root: Path, tmp_path: Path) -> None:

@@ -51,6 +51,35 @@ def test_the_markdown_report_refers_to_its_images(report: Path) -> None:
     assert all((report / image).exists() for image in images)
 
 
+def test_the_tables_give_units_and_a_dash_where_no_sample_has_a_target(tmp_path: Path) -> None:
+    lines = [sample_line("square", SQUARE, kind="present"), sample_line("none", kind="absent")]
+    replies = iter([box_reply(*SQUARE), box_reply(*TALL)])
+    config = EvaluationConfig("jsonl", write_samples(tmp_path / "data", *lines), protocol="rela")
+    metrics = evaluate(config, tmp_path / "out", models=scripted_models(lambda _: next(replies)))
+    assert metrics["by_kind"]["absent"]["cIoU"] == 0, "it is defined, and says nothing"
+    text = (tmp_path / "out" / "report.md").read_text()
+    rows = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in text.splitlines() if row.startswith("|")}
+    by_kind = next(row for row in text.splitlines() if row.startswith("|  | samples | cIoU, %")).strip("|").split(" | ")
+    assert by_kind[-1].strip() == "model calls, per sample"
+    assert rows["absent"][2] == "-"
+    assert rows["present"][2].startswith("100.0 [")
+    assert rows["model calls"][2] == "per sample"
+    assert rows["gIoU"][2] == "%"
+    assert "1 samples" not in text
+
+
+def test_a_chart_fits_a_phone_without_scaling(report: Path) -> None:
+    page = (report / "report.html").read_text()
+    widths = [float(width) for width in re.findall(r'<svg [^>]*?width="([\d.]+)pt"', page)]
+    assert len(widths) == 5
+    assert max(widths) * 96 / 72 <= 390 - 2 * 16, "pixels of the screen, less the margins"
+
+
+def test_a_run_that_is_not_on_a_terminal_draws_no_progress_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate_five(tmp_path, "out")
+    assert capsys.readouterr().err == ""
+
+
 def test_the_report_is_the_same_in_a_second_run(report: Path, tmp_path: Path) -> None:
     second = evaluate_five(tmp_path, "out")
     assert read_reports(second)["report.html"] == read_reports(report)["report.html"]

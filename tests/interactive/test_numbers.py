@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.interactive import InteractiveState, RefineError, RefinementResult, read_instruction, refine
-from sam4mllm_tool.interactive.listing import list_choices, list_left_out
+from sam4mllm_tool.interactive.number_listing import list_choices, list_left_out
 from sam4mllm_tool.interactive.number_references import parse_numbers
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter

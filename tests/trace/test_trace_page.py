@@ -12,11 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.methods import METHODS, Method
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.protocol import RELEASED, Grid
 from sam4mllm_tool.trace import Trace, Verdict, load, save
 from sam4mllm_tool.trace.page import _environment, escape_invisible, page
 from sam4mllm_tool.trace.schema import Failure, RunLengthMask
-from sam4mllm_tool.types import Reply
+from sam4mllm_tool.types import Image, Reply
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
 
 HOSTILE = (
@@ -76,9 +80,33 @@ def test_the_page_loads_nothing(method: Method) -> None:
     parsed = Parsed(page(traced(embedded(), image, expressions[0], method)))
     places = [value for key, value in parsed.attributes if key in ("src", "href", "xlink:href", "action", "data", "srcset")]
     assert places
-    assert all(place.startswith(("data:image/png;base64,", "#photo")) for place in places)
+    downloads = ("data:application/json;base64,",)  # links, which load nothing until they are clicked
+    assert all(place.startswith(("data:image/png;base64,", "#photo", *downloads)) for place in places)
     assert ("http-equiv", "Content-Security-Policy") in parsed.attributes
     assert not [value for key, value in parsed.attributes if key == "style" and "url" in value]
+
+
+class _WarningMLLM(ScriptedMLLM):
+    def check_image(self, image: Image) -> str | None:
+        return f"it knows no images of {image.width} pixels"
+
+
+def test_the_page_shows_warnings_and_agreement() -> None:
+    models = Sam4Mllm(_WarningMLLM([BOX, SURE]), BoxSegmenter(), dialect=RELEASED, sampler=Grid(2, 2))
+    trace = traced(models)
+    text = Parsed(page(trace)).text
+    (segmented,) = (trace.result or {})["objects"]
+    assert "Warning: it knows no images of 100 pixels" in text
+    assert f"{100 * segmented['agreement']:.1f} % of the points" in text
+
+
+def test_the_page_of_an_abstaining_run_does_not_say_that_there_is_no_such_object() -> None:
+    trace = traced(scripted(BOX, SURE))
+    assert trace.result is not None
+    abstained = replace(trace, result={**trace.result, "objects": [], "abstained": True})
+    text = Parsed(page(abstained)).text
+    assert "Not sure enough to answer" in text
+    assert text.count("There is no such object") == 1, "the button"
 
 
 def test_the_page_shows_all_of_a_run(tmp_path: Path) -> None:
@@ -104,7 +132,7 @@ def test_the_page_shows_all_of_a_run(tmp_path: Path) -> None:
 def test_dropped_answers_are_shown_as_dropped() -> None:
     trace = traced(scripted(BOX, SURE))
     parsed = Parsed(page(trace))
-    assert "4 points were asked about, 3 were kept" in parsed.text
+    assert "4 points were asked about, 3 kept" in parsed.text
     assert Counter(value for key, value in parsed.attributes if key == "class" and value in ("kept", "dropped")) == {
         "kept": 3 + 3,  # on the image and on the thumbnail
         "dropped": 1,
@@ -113,14 +141,14 @@ def test_dropped_answers_are_shown_as_dropped() -> None:
 
 def test_a_trace_without_point_answers_gets_them_from_a_replay() -> None:
     text = Parsed(page(load(Path(__file__).parent / "version_0_1.trace.json"))).text
-    assert "4 points were asked about, 3 were kept" in text
+    assert "4 points were asked about, 3 kept" in text
 
 
 def test_a_run_that_failed_in_the_segmenter_shows_its_point_answers() -> None:
     trace = traced(scripted(BOX, SURE))
     failed = replace(trace, steps=trace.steps[:2], result=None, error=Failure("BackendError", "out of memory"))
     text = Parsed(page(failed)).text
-    assert "4 points were asked about, 3 were kept" in text
+    assert "4 points were asked about, 3 kept" in text
     assert "replays to the same result" in text
 
 
