@@ -33,13 +33,14 @@ class BatchResults:
     Args:
         folder: A new folder, or that of an earlier run with these settings.
         settings: What the results depend on besides image and expression, as plain JSON.
+        points: Whether the overlays show the points.
 
     Raises:
         Sam4MllmError: The folder can't be written to, or holds something else.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.folder, self.file = folder, folder / RESULTS_FILE
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, points: bool = True) -> None:
+        self.folder, self.file, self._points = folder, folder / RESULTS_FILE, points
         make_folder(folder)
         self._require_settings(dict(settings))
         self._records = self._read()
@@ -52,7 +53,7 @@ class BatchResults:
 
     def write(self, item: BatchItem, image: Image, result: Segmentation) -> None:
         """Write a result into its folder, then its line. Raises Sam4MllmError."""
-        write_outputs(self.folder / item.name, image, result)
+        write_outputs(self.folder / item.name, image, result, points=self._points)
         self.add(make_record(item, result))
 
     def add(self, record: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,23 @@ if TYPE_CHECKING:
     from sam4mllm_tool.types import Image
 
 __all__ = ["require_replaceable_outputs", "segment"]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where results go: a folder, with or without points in its overlay; a trace; stdout, as JSON or as a summary."""
+
+    folder: Path | None
+    points: bool
+    trace: Path | None
+    as_json: bool
+
+    def say_if_nothing_was_written(self) -> None:
+        """Say so on stderr, unless the result was printed as JSON, and so may be kept by what reads it."""
+        from sam4mllm_tool.cli.messages import say
+
+        if not self.folder and not self.trace and not self.as_json:
+            say("nothing was written; --out DIR writes mask.png, overlay.png and result.json")
 
 
 def segment(
@@ -72,6 +90,7 @@ def segment(
             "results.jsonl there; after an interruption, the same command goes on.",
         ),
     ] = None,
+    points: Annotated[bool, typer.Option("--points/--no-points", help="Draw the labelled points in overlay.png.")] = True,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to record the whole run in, for 'sam4mllm trace'.")
     ] = None,
@@ -89,14 +108,17 @@ def segment(
 
     # Whatever costs nothing to check is checked before the models are loaded.
     require_effect(ctx, method)
+    if out is None:
+        refuse_options(ctx, ("points",), "no effect without --out")
     refine_crops = read_refine_crops(refine_crops, closer)
     policy = choose_policy(allow_url)
     settings: dict[str, Any] = {"abstain": abstain, "refine_crops": refine_crops}
     load = partial(_load_models, mllm, segmenter, dialect=dialect, device=device, **settings)
+    output = _Output(out, points, trace, as_json)
     images, expressions = _read_words(ctx, words or [], expression, batch)
     items, faults = (pair_images(images, expressions), []) if batch is None else read_batch(batch)
     if batch is None and len(items) == 1:
-        _segment_one(items[0], open_image(items[0].source, policy), load, method, out, trace, as_json)
+        _segment_one(items[0], open_image(items[0].source, policy), load, method, output)
         return 0
     refuse_options(ctx, ("trace",), "room for one run only: give one image and one expression")
 
@@ -106,9 +128,10 @@ def segment(
     results = None
     if out:
         refuse_overwriting_images(items, out)
-        results = BatchResults(out, {**_name_models(mllm, segmenter), "dialect": dialect, "method": method, **settings})
+        settings |= {**_name_models(mllm, segmenter), "dialect": dialect, "method": method}
+        results = BatchResults(out, settings, points=points)
     code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json)
-    _say_if_nothing_was_written(out, trace, as_json)
+    output.say_if_nothing_was_written()
     return code
 
 
@@ -155,13 +178,12 @@ def _segment_one(
     image: "Image",
     load: Callable[[], "Sam4Mllm"],
     method: "Method",
-    out: Path | None,
-    trace: Path | None,
-    as_json: bool,
+    output: _Output,
 ) -> None:
     from sam4mllm_tool.cli.messages import print_warnings, say
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
 
+    out, trace = output.folder, output.trace
     require_replaceable_outputs(item.source, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
@@ -173,22 +195,15 @@ def _segment_one(
     with recorded(models, trace) as recorder:
         result = recorder.segment(image, item.expression, method=method)
     say(f"segmenting took {time.perf_counter() - began:.1f} s")
-    paths = write_outputs(out, image, result) if out else []
+    paths = write_outputs(out, image, result, points=output.points) if out else []
     print_warnings(result.warnings, set())
-    if as_json:
+    if output.as_json:
         print(json.dumps(result.to_dict()))
         return
     print(summary(result, with_warnings=False))
     for path in [*paths, *([trace] if trace else [])]:
         print(f"wrote {path}")
-    _say_if_nothing_was_written(out, trace, as_json)
-
-
-def _say_if_nothing_was_written(out: Path | None, trace: Path | None, as_json: bool) -> None:
-    from sam4mllm_tool.cli.messages import say
-
-    if not out and not trace and not as_json:
-        say("nothing was written; --out DIR writes mask.png, overlay.png and result.json")
+    output.say_if_nothing_was_written()
 
 
 def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None) -> None:

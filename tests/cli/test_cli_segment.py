@@ -253,6 +253,21 @@ def test_results_replace_neither_an_image_nor_a_foreign_file(run: Run) -> None:
     assert Path("mine/results.jsonl").read_text() == "my results\n"
 
 
+@pytest.mark.usefixtures("folder", "loads")
+def test_points_can_be_left_out_of_the_overlays(run: Run) -> None:
+    for name, words in (("one", ["a.png"]), ("several", ["a.png", "b.png"])):
+        overlays = []
+        for option in ("--points", "--no-points"):
+            out = Path(name + option)
+            assert run("segment", *words, "--expression", scene(SEEDS[0])[1][0], "--out", out, option)[0] == 0
+            (path, *_) = sorted(out.rglob("overlay.png"))
+            overlays.append(path.read_bytes())
+            assert json.loads(path.with_name("result.json").read_text())["objects"][0]["points"]
+        assert overlays[0] != overlays[1]
+    code, _, err = run("segment", "a.png", "all rings", "--no-points")
+    assert (code, "--no-points has no effect without --out" in err) == (2, True)
+
+
 # What is said on stderr ---------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,14 @@ from PIL import Image as PILImage
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
-from sam4mllm_tool.interactive import InteractiveState, RefineError, RefinementResult, refine
+from sam4mllm_tool.interactive import (
+    InteractiveState,
+    RefineError,
+    RefinementResult,
+    find_choices,
+    list_choices,
+    refine,
+)
 from sam4mllm_tool.interactive.mask_geometry import click_distances, deepest_point, is_central_click, mask_contains
 from sam4mllm_tool.interactive.other_objects import erase_masks, segment_at_click
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -276,6 +283,23 @@ def test_a_click_that_contradicts_an_earlier_one_is_refused_unless_that_is_forgo
 def test_nothing_to_refine_by_is_refused(models: Sam4Mllm, white_ring: InteractiveState) -> None:
     with pytest.raises(RefineError, match="give an instruction"):
         refine_state(models, white_ring)
+
+
+# Choices --------------------------------------------------------------------------------------------------------------
+
+
+def test_two_objects_that_a_singular_fits_are_offered_by_number(models: Sam4Mllm) -> None:
+    state = InteractiveState.from_segmentation(models.segment(IMAGE, "the ring"))
+    run = models.start_run(SIZE)
+    offered = models.run(IMAGE, find_choices(run, state), run)
+    assert [round(choice.box.iou(SCENE.objects[RED_RING].box)) for choice in offered.choices] == [1]
+    assert list_choices(offered)[0].startswith("it could also be 2 at ")
+    assert shows(refine_state(models, offered, instruction="2").state, RED_RING)
+    assert shows(refine_state(models, offered, instruction="no, the other one").state, RED_RING)
+    assert shows(refine_state(models, offered, instruction="both").state, WHITE_RING, RED_RING)
+    run = models.start_run(SIZE)
+    sure = InteractiveState.from_segmentation(models.segment(IMAGE, "the red ring"))
+    assert models.run(IMAGE, find_choices(run, sure), run).choices == ()
 
 
 # State ----------------------------------------------------------------------------------------------------------------

@@ -215,7 +215,7 @@ class PromptRenderer:
             chat_template=self._template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,  # templates without the switch ignore it
+            **({"enable_thinking": False} if "enable_thinking" in self._template else {}),  # transformers warns of unknown ones
         )
         return _close_thought(str(rendered)) if add_generation_prompt else str(rendered)
 
