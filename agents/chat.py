@@ -22,6 +22,7 @@ from langgraph.graph.state import CompiledStateGraph
 from langgraph.types import Checkpointer
 
 from sam4mllm_tool.agents.chat_results import find_last_result
+from sam4mllm_tool.agents.choosing_segment_tool import ChoosingSegmentTool
 from sam4mllm_tool.agents.hints import CAPABILITIES, NOTHING_TO_REFINE
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.agents.plain_requests import PlainRequests, answer_without_model
@@ -72,12 +73,13 @@ def build_chat_graph(
     toolkit = Sam4MllmToolkit() if toolkit is None else toolkit
     spec = os.environ.get("SAM4MLLM_CHAT_MODEL") or None if model is None else model
     chat_model = load_chat_model(spec) if isinstance(spec, str) else spec or NoChatModel()
-    images = ImageMiddleware(toolkit.image_store)
+    images, alone = ImageMiddleware(toolkit.image_store), isinstance(chat_model, NoChatModel)
+    tools = toolkit.get_tools()
     agent = create_agent(
         chat_model,
-        toolkit.get_tools(),
+        ChoosingSegmentTool.replace_in(tools) if alone else tools,
         system_prompt=system_prompt,
-        middleware=[PlainRequests(alone=isinstance(chat_model, NoChatModel)), images],
+        middleware=[PlainRequests(alone=alone), images],
         checkpointer=checkpointer,
         name="chat",
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.interactive.number_references import parse_numbers
 from sam4mllm_tool.interactive.references import pluralize
 
 __all__ = ["ImageQuestion", "QuestionKind", "format_answer", "format_regions", "parse_question"]
@@ -76,7 +77,7 @@ def parse_question(text: str) -> ImageQuestion | None:
 
 
 def _build_question(kind: QuestionKind, what: str) -> ImageQuestion | None:
-    if not what or _PRONOUN.fullmatch(what):
+    if not what or _PRONOUN.fullmatch(what) or (kind == "size" and parse_numbers(what)):  # "how big is the second?"
         return ImageQuestion(kind) if kind != "exists" else None
     if len(what.split()) > _MAX_EXPRESSION_WORDS or re.search(
         r"[,;?]|\b(?:and then|if|because|more|another|way|problem)\b", what

@@ -147,7 +147,7 @@ def parse_follow_up(text: str) -> str | None:
     match instruction.action:
         case "bigger" | "smaller" | "back":
             return None if verb else words  # "segment the whole ring" is a new request
-        case "also" | "without":
+        case "also" | "without" | "keep":
             is_clear = bool(_DETERMINED.match(instruction.what) or _EDITING_VERB.match(words))
         case "describe":
             is_clear = bool(_NEGATION.fullmatch(words) or _THE_ONE.fullmatch(words))

@@ -162,11 +162,11 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
 
 
 def _metric_lines(metrics: dict[str, Any]) -> list[str]:
-    from sam4mllm_tool.evaluation.report import format_figure, format_heading
+    from sam4mllm_tool.evaluation.report import format_figure, format_heading, format_unit
 
-    heading, samples = format_heading(metrics["order"]), count_noun(metrics["samples"], "sample")
-    lines = [f"{heading}: {samples}, protocol {metrics['protocol']}, % [95 % interval]"]
-    lines += [f"  {name:26}{format_figure(name, metrics)}" for name in metrics["intervals"]]
+    samples = count_noun(metrics["samples"], "sample")
+    lines = [f"{format_heading(metrics['order'])}: {samples}, protocol {metrics['protocol']}, with 95 % intervals"]
+    lines += [f"  {name:26}{format_figure(name, metrics)} {format_unit(name)}" for name in metrics["intervals"]]
     if count := metrics["misses"]["count"]:
         first = " ".join(metrics["misses"]["first"][0].split())
         lines.append(f"  {count:,} without a prediction count as misses, as {first[:200]}")
@@ -191,6 +191,7 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
 
     if out is not None:
         require_new_file(out / "compare.json", overwrite=overwrite)
+        require_new_file(out / "report.html", overwrite=overwrite)
     comparison = compare(first, second)
     print("\n".join(_comparison_lines(comparison, first, second)))
     if out is not None:
@@ -199,27 +200,28 @@ def _compare(first: Path, second: Path, out: Path | None, *, overwrite: bool) ->
             name: {**vars(figure), "difference": figure.difference, "interval": list(figure.interval)}
             for name, figure in comparison.differences.items()
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
         content = {"orders": comparison.orders, "samples": comparison.samples, "differences": differences}
         write_json(path, content, ensure_ascii=True)
-        write_comparison_report(out, comparison, first, second)
-        print(f"wrote {path} and {out / 'report.html'}")
+        write_comparison_report(path.parent, comparison, first, second)
+        print(f"wrote {path} and {path.with_name('report.html')}")
 
 
 def _comparison_lines(comparison: "Comparison", first: Path, second: Path) -> list[str]:
-    from sam4mllm_tool.evaluation.report import MEANS_PER_SAMPLE, format_heading
+    from sam4mllm_tool.evaluation.report import MEANS_PER_SAMPLE, format_heading, format_unit
 
     lines = [
         f"A {first}: {format_heading(comparison.orders[0])}",
         f"B {second}: {format_heading(comparison.orders[1])}",
-        f"{count_noun(comparison.samples, 'sample')}, protocol {comparison.orders[0]['protocol']}, paired bootstrap, %",
+        f"{count_noun(comparison.samples, 'sample')}, protocol {comparison.orders[0]['protocol']}, paired bootstrap",
         f"  {'':26}{'A':>8}{'B':>8}   B - A [95 % interval]      p",
     ]
     for name, figure in comparison.differences.items():
         scale = 1 if name in MEANS_PER_SAMPLE else 100
         low, high = (scale * end for end in figure.interval)
         gap = f"{scale * figure.difference:+.2f} [{low:+.2f}, {high:+.2f}]"
-        lines.append(f"  {name:26}{scale * figure.first:8.2f}{scale * figure.second:8.2f}   {gap:26} {figure.p:.3g}")
+        values = f"{scale * figure.first:8.2f}{scale * figure.second:8.2f}"
+        lines.append(f"  {name:26}{values}   {gap:26} {figure.p:<8.3g} {format_unit(name)}")
     return lines
 
 

@@ -186,13 +186,13 @@ class _View:
             positives, pixels = sum(point.label for point in segmented.points), int(segmented.mask.mask().sum())
             facts = {
                 "box": format_box(segmented.box),
-                "mask": f"{pixels:,} pixels, {pixels / (width * height):.1%}",
+                "mask": f"{pixels:,} pixels, {format_percent(pixels / (width * height))}",
                 "points": f"{positives} on it, {len(segmented.points) - positives} off it",
                 "score": f"{segmented.score:.3f}",
                 "confidence": "unknown" if segmented.confidence is None else format_percent(segmented.confidence),
                 "agreement": "unknown"
                 if segmented.agreement is None
-                else f"{format_percent(segmented.agreement)} of the points",
+                else f"{format_percent(segmented.agreement)}, with the answers about points",
             }
             cards.append({"color": format_css(color), "facts": facts})
         return cards

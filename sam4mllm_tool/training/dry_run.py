@@ -85,33 +85,42 @@ def estimate_run(config: TrainingConfig) -> RunEstimate:
     with TemporaryDirectory() as folder:
         if config.data:
             held_back = hold_out_samples(config).held_back
-            images, building_s = _build_first_conversations(config, held_back, Path(folder))
+            part = _build_first_conversations(config, held_back, Path(folder))
         else:
-            held_back, building_s = frozenset(), 0.0
-            images = _copy_first_conversations(Path(config.lessons).expanduser(), Path(folder))
+            held_back = frozenset()
+            part = _copy_first_conversations(Path(config.lessons).expanduser(), Path(folder))
         trainable = load_trainable_model(replace(config, lessons=folder, data=(), held_back=None, eval_data=None))
         builder = RowBuilder(trainable.prompter, trainable.placeholder, packs=trainable.packs, max_tokens=config.max_tokens)
         counts = write_rows(Path(folder), Path(folder) / "rows.sqlite", builder)
         dataset = TokenizedDataset(Path(folder) / "rows.sqlite", trainable.prompter, trainable.placeholder)
         step_s = _time_steps(config, trainable, dataset)
-    rows = max(1, round(counts["rows"] / counts["lessons"] * images))
+    rows = max(1, round(counts["rows"] / part.share))
     batches = math.ceil(rows / config.batch)
     return RunEstimate(
         start=start.describe(),
-        images=images,
+        images=part.images,
         held_back=len(held_back),
         rows=rows,
         tokens=round(sum(dataset.lengths) / len(dataset.lengths)),
         steps=config.max_steps or math.ceil(config.epochs * math.ceil(batches / config.accumulation)),
-        building_s=building_s,
+        building_s=part.building_s,
         step_s=step_s,
         memory_bytes=_measure_memory(trainable.model.device),
         device=str(trainable.model.device),
     )
 
 
-def _build_first_conversations(config: TrainingConfig, held_back: frozenset[str], folder: Path) -> tuple[int, float]:
-    """Write the conversations of the first images; return the number of all images and the seconds to build them all."""
+@dataclass(frozen=True)
+class _FirstPart:
+    """The first conversations: of how many images there are in all, which share they are, and the seconds to build all."""
+
+    images: int
+    share: float
+    building_s: float = 0.0
+
+
+def _build_first_conversations(config: TrainingConfig, held_back: frozenset[str], folder: Path) -> _FirstPart:
+    """Write the conversations of the first images."""
     datasets = [Source.parse(text).open() for text in config.data]
     recipe = Recipe.of(choose_data_dialect(config), config.recipe or {})
     images = leave_out(group_by_image(datasets), held_back)
@@ -122,19 +131,21 @@ def _build_first_conversations(config: TrainingConfig, held_back: frozenset[str]
     lines = [line for image in built for line in image.lines]
     (folder / CONVERSATIONS_FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     total = len(first) + sum(1 for _ in images)
-    return total, total * seconds / config.build_processes
+    return _FirstPart(total, len(first) / total, total * seconds / config.build_processes)
 
 
-def _copy_first_conversations(source: Path, folder: Path) -> int:
-    """Copy the first images' lines; return the number of all lines."""
+def _copy_first_conversations(source: Path, folder: Path) -> _FirstPart:
+    """Copy the first lines."""
+    images: set[str] = set()
     total = 0
     with (folder / CONVERSATIONS_FILE).open("w", encoding="utf-8") as lines:
         for conversations in read_conversations(source):
+            images.add(conversations.image)
             if total < _IMAGES:
                 image = str((source / conversations.image).resolve())
                 lines.write(json.dumps(json.loads(conversations.to_json()) | {"image": image}) + "\n")
             total += 1
-    return total
+    return _FirstPart(len(images), min(1.0, _IMAGES / total) if total else 1.0)
 
 
 def _time_steps(config: TrainingConfig, trainable: TrainableModel, dataset: TokenizedDataset) -> float:

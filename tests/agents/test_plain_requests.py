@@ -274,3 +274,21 @@ def test_a_request_without_object_leaves_the_last_result_and_has_no_other_one(mo
 
 def test_before_any_result_there_is_nothing_to_be_other_than(models: Sam4Mllm) -> None:
     assert "nothing yet that it could be other than" in Talk(models).say("no, the other one")[-1].text
+
+
+def test_a_singular_that_fits_several_objects_is_asked_back_with_numbers_that_choose(models: Sam4Mllm) -> None:
+    talk = Talk(models)
+    (first,) = boxes_of(turn := talk.say("segment the ring"))
+    assert '"the ring" fits 4 objects: which one is meant?' in turn[-1].text
+    (second,) = boxes_of(talk.say("2"))
+    assert second != first
+    assert second in boxes_of(both := talk.say("also 2"))
+    assert len(boxes_of(both)) == 2
+    assert "which one is meant" not in talk.say("all rings")[-1].text
+    assert "which one is meant" not in talk.say("the purple ring")[-1].text
+
+
+def test_several_expressions_in_one_request_are_segmented_one_by_one(models: Sam4Mllm) -> None:
+    talk = Talk(models)
+    assert len(boxes_of(talk.say("segment the purple ring and the orange circle"))) == 2
+    assert len(boxes_of(talk.say("alle Ringe, aber nicht den grünen"))) == 3

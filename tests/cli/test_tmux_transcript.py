@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.cli import tmux_transcript
 from tests.cli.chat_transcript import answer_lines
 from tests.cli.tmux_transcript import SECTIONS, TypedLine, name_objects, write_images
 
@@ -45,5 +46,14 @@ def test_each_request_of_the_long_conversation_comes_to_what_it_asks_for(answers
 @pytest.mark.slow
 def test_no_answer_of_the_long_conversation_is_for_developers(answers: list[str]) -> None:
     text = "\n".join(answers)
-    for words in ("label 0", "handle", "went on without", "seg-", "Traceback", "Error"):
+    for words in ("label 0", "its handle", "own handle", "went on without", "seg-", "Traceback", "Error"):
         assert words not in text, words
+
+
+def test_the_page_shows_every_request() -> None:
+    page = tmux_transcript.PAGE.read_text(encoding="utf-8")
+    position = 0
+    for line in LINES:
+        assert (position := page.find(f"> {line.text}\n", position)) >= 0, (
+            f"python -m tests.cli.tmux_transcript adds {line.text!r}"
+        )

@@ -83,6 +83,14 @@ SECTIONS: dict[str, tuple[TypedLine, ...]] = {
         TypedLine("undo", None, "took back 'no, the purple ring'"),
         TypedLine("bigger", None, "bigger"),
     ),
+    "Which one is meant?": (
+        TypedLine("the ring", "orange ring", '"the ring" fits 4 objects: which one is meant[?]\n  it could also be 2 at'),
+        TypedLine("2", "blue ring", "understood: number 2 alone"),
+        TypedLine("also 2", "blue ring, purple ring"),
+        TypedLine("the ring", "orange ring"),
+        TypedLine("no, the other one", "blue ring"),
+        TypedLine("the one before", "orange ring"),
+    ),
     "Corrections by number": (
         TypedLine("all rings", RINGS),
         TypedLine("remove the third", "orange ring, blue ring, purple ring"),

@@ -97,7 +97,7 @@ def test_the_page_shows_warnings_and_agreement() -> None:
     text = Parsed(page(trace)).text
     (segmented,) = (trace.result or {})["objects"]
     assert "Warning: it knows no images of 100 pixels" in text
-    assert f"{100 * segmented['agreement']:.1f} % of the points" in text
+    assert f"{100 * segmented['agreement']:.1f} %, with the answers about points" in text
 
 
 def test_the_page_of_an_abstaining_run_does_not_say_that_there_is_no_such_object() -> None:
