@@ -52,6 +52,7 @@ def overlay(
     points: bool = True,
     min_side: int = 0,
     expressions: Sequence[str] | None = None,
+    labels: bool = True,
 ) -> Image:
     """Draw masks, boxes, points and labels on a copy of the image.
 
@@ -64,6 +65,7 @@ def overlay(
         points: Whether to draw the points.
         min_side: Length in pixels that the shorter side should have: a smaller image is enlarged by a whole factor.
         expressions: The expression of each object; by default the segmentation's for all of them.
+        labels: Whether to draw the labels.
 
     Returns:
         A new RGB image, of the same size unless it is enlarged.
@@ -91,7 +93,8 @@ def overlay(
     for segmented in objects if points else ():
         _draw_points(canvas, segmented, scale)
     nothing = "not sure enough" if segmentation.abstained else "no such object"
-    draw_labels(canvas, coloured, names, line, nothing)
+    if labels:
+        draw_labels(canvas, coloured, names, line, nothing)
     return canvas
 
 

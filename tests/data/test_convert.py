@@ -362,7 +362,7 @@ def test_a_full_disk_is_an_error_and_keeps_the_previous_file(tmp_path: Path) -> 
     write_records([record(tmp_path)], out, Problems())
     before, records = out.read_bytes(), [record(tmp_path)] * 2
     with full_disk(), pytest.raises(DataError, match=r"mine\.jsonl.*File too large"):
-        write_records(records, out, Problems())
+        write_records(records, out, Problems(), overwrite=True)
     assert out.read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "mine.jsonl"]
 
@@ -375,7 +375,7 @@ def test_an_interrupted_run_keeps_the_previous_file(tmp_path: Path) -> None:
     out = tmp_path / "mine.jsonl"
     write_records([record(tmp_path)], out, Problems())
     with pytest.raises(KeyboardInterrupt):
-        write_records(interrupted(), out, Problems())
+        write_records(interrupted(), out, Problems(), overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "mine.jsonl"]
 
 
