@@ -285,7 +285,7 @@ ODD_LINES = {
     "an image without a path": ("/image", "/image takes the path of an image"),
     "no such image": ("/image nowhere.png", "the image 'nowhere.png' does not exist"),
     "a file that is not an image": ("/image result.txt", "in none of the formats"),
-    "a folder that can't be made": ("find the star\n/save result.txt/x", "can't be written|cannot be written"),
+    "a folder that can't be made": ("find the orange circle\n/save result.txt/x", "can't be written|cannot be written"),
     "nothing to save": ("/save", "there is no result to save yet"),
     "terminal escapes in a command": ("/\x1b[2J", "no such command: '/\\\\x1b"),
     "terminal escapes in a request": ("segment the \x1b[2Jring\x07", '"the'),
