@@ -11,6 +11,7 @@ import typer
 
 from sam4mllm_tool.cli.chat_models import ChatModelOption, load_optional_chat_model
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
+from sam4mllm_tool.cli.messages import print_warnings
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
 from sam4mllm_tool.cli.segment import require_replaceable_outputs
 
@@ -85,10 +86,11 @@ def reason(
     (result,) = outcome
     segmentation = result.as_segmentation()
     paths = write_outputs(out, loaded, segmentation) if out else []
+    print_warnings(result.warnings, set())
     if as_json:
         print(json.dumps(result.to_dict()))
         return
-    print(summary(replace(segmentation, notes=segmentation.notes[:-1])))
+    print(summary(replace(segmentation, notes=segmentation.notes[:-1]), with_warnings=False))
     print(f"why: {result.reason}")
     print(f"spent: {_format_spent(result)}")
     for path in [*paths, *([trace] if trace else [])]:

@@ -109,10 +109,8 @@ def _describe_count(attempt: Attempt) -> str:
 
 
 def _explain_unverified(attempts: Sequence[Attempt]) -> str:
-    warnings = (warning for attempt in attempts if attempt.result is not None for warning in attempt.result.warnings)
-    warning = next(warnings, None)
-    if warning is not None:
-        return f"probabilities mean nothing here ({warning})"
+    if any(attempt.result is not None and attempt.result.warnings for attempt in attempts):
+        return "probabilities mean nothing here, as the warning says"
     return "the MLLM gives no probabilities to verify it by"
 
 

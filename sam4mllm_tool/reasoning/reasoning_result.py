@@ -19,8 +19,8 @@ class ReasoningResult:
 
     Args:
         segmentation: The answer, without objects where there is none; None where the agent abstains or could read nothing.
-        confidence: Probability that the answer is right; None where it was never verified, or where `segmentation.warnings`
-            say that probabilities mean nothing.
+        confidence: Probability that the answer is right; None where it was never verified, or where `warnings` say that
+            probabilities mean nothing.
         attempts: All attempts, in order.
         ended: Why the run ended.
         spent: What it took.
@@ -41,6 +41,12 @@ class ReasoningResult:
         """Why this is the answer, in plain words."""
         return explain_answer(self.attempts, self.ended)
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Why the answer may mean nothing, each once: the warnings of all attempts, also where there is no answer."""
+        results = [self.segmentation, *(attempt.result for attempt in self.attempts)]
+        return tuple(dict.fromkeys(warning for result in results if result is not None for warning in result.warnings))
+
     def as_segmentation(self) -> Segmentation:
         """Return the answer as a segmentation, with `reason` as its last note.
 
@@ -50,15 +56,14 @@ class ReasoningResult:
             ValueError: The result was written before version 0.3, and has neither an answer nor a readable attempt.
         """
         segmentation = self.segmentation or self._build_empty()
-        return replace(segmentation, notes=(*segmentation.notes, self.reason))
+        return replace(segmentation, warnings=self.warnings, notes=(*segmentation.notes, self.reason))
 
     def _build_empty(self) -> Segmentation:
         results = [attempt.result for attempt in self.attempts if attempt.result is not None]
         size = self.size or next((result.size for result in results), None)
         if size is None:
             raise ValueError("the result doesn't say how large the image is: run the expression once more")
-        warnings = dict.fromkeys(warning for result in results for warning in result.warnings)
-        return Segmentation(self.expression, size, (), warnings=tuple(warnings), abstained=True)
+        return Segmentation(self.expression, size, (), abstained=True)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON; the attempts are under `tried`."""
@@ -67,6 +72,7 @@ class ReasoningResult:
             "size": None if self.size is None else {"width": self.size.width, "height": self.size.height},
             "segmentation": None if self.segmentation is None else self.segmentation.to_dict(),
             "confidence": self.confidence,
+            "warnings": list(self.warnings),
             "reason": self.reason,
             "tried": [attempt.to_dict() for attempt in self.attempts],
             "ended": self.ended,

@@ -8,9 +8,11 @@ import pytest
 from PIL import Image
 
 from sam4mllm_tool import Segmentation
-from sam4mllm_tool.reasoning import ReasoningResult
+from sam4mllm_tool.reasoning import Attempt, ReasoningResult, Spent
 from sam4mllm_tool.trace import load
+from sam4mllm_tool.types import Size
 from tests.conftest import Run
+from tests.unlike_images import load_photograph
 
 SCENE = Path(__file__).parent.parent.parent / "examples" / "scene.png"
 EXPRESSION = "what you could wear on a finger"
@@ -39,6 +41,38 @@ def test_the_result_is_printed_as_json_alone(run: Run) -> None:
     result = ReasoningResult.from_dict(json.loads(out))
     assert result.reason == json.loads(out)["reason"]
     assert result.expression == EXPRESSION
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photographs") / "astronaut.png"
+    load_photograph("astronaut.png").save(path)
+    return path
+
+
+def test_a_photograph_gives_one_warning_on_stderr_only(run: Run, photograph: Path) -> None:
+    code, out, err = run("reason", photograph, "the red circle", "--rounds", "1")
+    assert code == 0
+    assert err.startswith("sam4mllm: warning: ")
+    assert err.count("\n") == 1
+    assert "drawn scenes" in err
+    assert "drawn scenes" not in out, "a terminal shows both streams"
+
+
+def test_the_json_has_the_warnings(run: Run, photograph: Path) -> None:
+    code, out, err = run("reason", photograph, "the red circle", "--rounds", "1", "--json")
+    (warning,) = json.loads(out)["warnings"]
+    assert (code, err) == (0, f"sam4mllm: warning: {warning}\n")
+
+
+def test_the_json_has_the_warnings_also_where_there_is_no_answer() -> None:
+    tried = Segmentation("the ring", Size(8, 6), (), warnings=("unlike the drawn scenes",))
+    unread = Attempt("whole", "the ring", None, note="no readable reply")
+    attempts = (Attempt("whole", "the ring", tried), unread, Attempt("whole", "the ring", tried))
+    result = ReasoningResult(None, None, attempts, "abstained", Spent(1, 2, 3.0), "the ring", Size(8, 6))
+    fields = result.to_dict()
+    assert (fields["segmentation"], fields["warnings"]) == (None, ["unlike the drawn scenes"])
+    assert result.as_segmentation().warnings == ("unlike the drawn scenes",)
 
 
 def test_a_budget_that_reaches_to_nothing_says_so(run: Run) -> None:
