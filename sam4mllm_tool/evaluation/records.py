@@ -3,8 +3,8 @@
 A line has these keys, in this order: id; kind of expression; size of the object (small, medium, large, none); I, U and IoU as
 the protocol scores them; intersection, predicted and truth in pixels; stated_none; error (why there is no prediction, else
 null); dropped (why the truth can't be used, else null); box_hit; points and objects, with their confidences and the truth;
-confidence of the whole answer; questions; tokens; mask (the prediction as COCO RLE); seconds by model, the only key that
-differs from run to run.
+confidence of the whole answer; warnings, why the answer may mean nothing; questions; tokens; mask (the prediction as COCO
+RLE); seconds by model, the only key that differs from run to run.
 """
 
 import json
@@ -109,6 +109,7 @@ class SampleRecord:
     tokens: int | None = None
     mask: Mapping[str, Any] | None = None
     seconds: Mapping[str, float] | None = None
+    warnings: tuple[str, ...] = ()
 
     def to_json(self, protocol: EvaluationProtocol) -> str:
         """Return the line, without its newline."""
@@ -131,6 +132,7 @@ class SampleRecord:
                 "points": [asdict(answer) for answer in self.points],
                 "objects": [asdict(answer) for answer in self.objects],
                 "confidence": self.confidence,
+                "warnings": self.warnings,
                 "questions": self.questions,
                 "tokens": self.tokens,
                 "mask": self.mask,
@@ -142,7 +144,7 @@ class SampleRecord:
     def from_json(cls, line: str | bytes, *, method: str = "adaptive") -> "SampleRecord":
         """Parse a line. Raises ValueError, KeyError or TypeError for one that `to_json` did not write.
 
-        Before 0.3.0 lines had no `agreement`; that of methods other than `adaptive` stood as `confidence`.
+        Before 0.3.0 lines had no `warnings` and no `agreement`; that of methods other than `adaptive` stood as `confidence`.
         """
         fields = {"confidence": None, **json.loads(line)}  # older lines have no confidence
         failed = fields["error"] is not None
@@ -152,6 +154,7 @@ class SampleRecord:
             counts=counts,
             points=tuple(ScoredPoint(**answer) for answer in fields["points"]),
             objects=tuple(_parse_object(answer, method) for answer in fields["objects"]),
+            warnings=tuple(fields.get("warnings", ())),
             **{name: fields[name] for name in plain},
         )
 

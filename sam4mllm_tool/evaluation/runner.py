@@ -24,7 +24,7 @@ from sam4mllm_tool.evaluation.predict import predict_records
 from sam4mllm_tool.evaluation.predictions import read_predictions
 from sam4mllm_tool.evaluation.records import METRICS_FILE, ORDER_FILE, SAMPLES_FILE, SampleRecord, read_records
 from sam4mllm_tool.evaluation.report import write_report
-from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, summarize_records, summarize_timings
+from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, count_warnings, summarize_records, summarize_timings
 from sam4mllm_tool.evaluation.trained_images import describe_trained_images
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
@@ -70,6 +70,7 @@ def evaluate(
     records = read_records(out)
     if all(record.error is not None and not record.error.startswith(EmptyMaskError.__name__) for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
+    warnings += count_warnings(records)
     metrics = summarize_records(records, config.scoring_protocol, {"order": order, "read": problems, "warnings": warnings})
     write_json(out / METRICS_FILE, metrics, ensure_ascii=True)
     write_json(out / TIMINGS_FILE, summarize_timings(records), ensure_ascii=True)

@@ -112,6 +112,7 @@ def score_segmentation(truth: GroundTruth, protocol: EvaluationProtocol, result:
         confidence=result.confidence,
         mask=dict(rle.encode(mask)),
         seconds=dict(result.usage.seconds),
+        warnings=result.warnings,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.evaluation.bootstrap import RESAMPLES, Floats, Statistic, bootstrap_intervals, ratio
 from sam4mllm_tool.evaluation.calibration_error import (
     Graded,
@@ -19,7 +20,7 @@ from sam4mllm_tool.evaluation.calibration_error import (
 from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, compute_metrics
 from sam4mllm_tool.evaluation.records import SIZES, SampleRecord, select_scored
 
-__all__ = ["TIMINGS_FILE", "compute_statistics", "summarize_records", "summarize_timings"]
+__all__ = ["TIMINGS_FILE", "compute_statistics", "count_warnings", "summarize_records", "summarize_timings"]
 
 TIMINGS_FILE = "timings.json"
 SEED = 0
@@ -72,6 +73,13 @@ def compute_statistics(records: Sequence[SampleRecord], protocol: EvaluationProt
     statistics["point answers"] = _mean([None if record.questions is None else len(record.points) for record in records])
     statistics["tokens"] = _mean([record.tokens for record in records])
     return statistics
+
+
+def count_warnings(records: Sequence[SampleRecord]) -> list[str]:
+    """Return each warning of the samples' results with the number of samples that have it, the most frequent first."""
+    counts = Counter(warning for record in records for warning in record.warnings)
+    samples = count_noun(len(records), "sample")
+    return [f"{count:,} of {samples}: {warning}" for warning, count in counts.most_common()]
 
 
 def summarize_timings(records: Sequence[SampleRecord]) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import pytest
 from sam4mllm_tool.data.image_hashes import hash_image, write_trained_images
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.checkpoints import embedded_folder
-from tests.data.layouts import rectangle
+from tests.data.layouts import HEIGHT, WIDTH, rectangle
 from tests.evaluation.evaluation_helpers import sample_line, write_samples
+from tests.unlike_images import load_photograph
 
 Run = Callable[..., tuple[int, str, str]]
 SQUARE, TALL = (4, 3, 24, 18), (28, 3, 36, 27)
@@ -85,6 +86,14 @@ def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path
     assert warning in (tmp_path / "out" / "report.md").read_text()
     write_trained_images(adapter / "trained_images.json", {"0" * 16})
     assert "was trained on" not in run("evaluate", "jsonl", *options, "--out", tmp_path / "other")[2]
+
+
+def test_images_that_the_model_does_not_know_are_warned_of(run: Run, data: Path, tmp_path: Path) -> None:
+    load_photograph("astronaut.png").resize((WIDTH, HEIGHT)).save(data / "one.png")
+    code, _, err = run("evaluate", "jsonl", "--root", data, "--method", "box", "--out", tmp_path / "out")
+    assert code == 0
+    (warning,) = [line for line in err.splitlines() if "warning" in line]
+    assert warning.startswith("sam4mllm: warning: 2 of 2 samples: the embedded pair knows drawn scenes")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.evaluation import EvaluationConfig, ModelSpec, evaluate
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.protocol import JOINT
+from sam4mllm_tool.types import Reply
 from tests.data.layouts import HEIGHT, WIDTH, rectangle, write_image, write_json
 from tests.evaluation.evaluation_helpers import (
     box_reply,
@@ -59,6 +65,20 @@ def test_a_record_holds_counts_answers_mask_and_seconds(tmp_path: Path) -> None:
     assert metrics["point ECE"] == pytest.approx(0.2)
     assert "N-acc" not in metrics
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+
+
+def test_warnings_of_results_are_kept_and_counted(tmp_path: Path) -> None:
+    class Warned(ScriptedMLLM):
+        def check_image(self, image: Image.Image) -> str | None:
+            return "unlike anything known" if image.getpixel((0, 0)) == (0, 0, 0) else None
+
+    root = write_samples(tmp_path, sample_line("a", SQUARE), sample_line("b", SQUARE, image="black.png"))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "black.png")
+    models = Sam4Mllm(Warned(lambda _: Reply(box_reply(*SQUARE)), greedy=True), BoxSegmenter(), dialect=JOINT)
+    metrics = evaluate(box_config(root), tmp_path / "out", models=models)
+    assert [sample["warnings"] for sample in read_samples(tmp_path / "out")] == [[], ["unlike anything known"]]
+    assert metrics["warnings"] == ["1 of 2 samples: unlike anything known"]
+    assert "Warning: 1 of 2 samples: unlike anything known." in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_timings_sum_over_the_steps(tmp_path: Path) -> None:

@@ -31,8 +31,10 @@ def test_records_of_earlier_versions_load(
 ) -> None:
     line = json.loads(RECORD.to_json(PROTOCOLS["refcoco"]))
     line["objects"][0] |= {"confidence": 0.6}
-    del line["objects"][0]["agreement"]
+    del line["objects"][0]["agreement"], line["warnings"]
     (tmp_path / "samples.jsonl").write_text(json.dumps(line) + "\n")
     (tmp_path / "order.json").write_text(json.dumps({"method": method}))
-    ((predicted,),) = (record.objects for record in read_records(tmp_path))
+    (record,) = read_records(tmp_path)
+    (predicted,) = record.objects
+    assert record.warnings == ()
     assert (predicted.confidence, predicted.agreement) == (confidence, agreement)
