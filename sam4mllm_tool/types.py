@@ -374,8 +374,8 @@ class Segmentation:
     def from_dict(cls, fields: Mapping[str, Any]) -> "Segmentation":
         """Read what `to_dict` wrote, from a mapping that may hold other keys too, such as a tool's artifact.
 
-        Results written before version 0.2 have no point answers, no warnings, and gave the agreement of the paper's methods as
-        confidence.
+        Results written before version 0.3 have no warnings and gave the agreement of the paper's methods as confidence; those
+        before 0.2 have no point answers either.
 
         Raises:
             ValueError: The mapping is none that `to_dict` wrote. A mask of another size than the image is refused before any
