@@ -156,7 +156,7 @@ def summary(segmentation: Segmentation, *, none: str = "there is no such object"
         lines = [f"{expression}: not sure enough to answer, nothing is segmented in {place}"]
     else:
         lines = [f"{expression}: {none} in {place}, {format_confidence(segmentation.confidence)}"]
-    warnings = [f"  warning: {_printable(warning)}" for warning in segmentation.warnings if with_warnings]
+    warnings = [f"  warning: {_printable(warning, 1000)}" for warning in segmentation.warnings if with_warnings]
     return "\n".join([*lines, *warnings, *(f"  note: {_printable(note)}" for note in segmentation.notes)])
 
 
@@ -184,7 +184,7 @@ def _describe_object(segmented: SegmentedObject) -> str:
     return ", ".join(facts)
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, longest: int = 200) -> str:
     """Put text on one short line, without control characters that would steer a terminal."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= 200 else f"{line[:200]}..."
+    return line if len(line) <= longest else f"{line[:longest]}..."

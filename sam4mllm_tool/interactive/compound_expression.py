@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sam4mllm_tool.interactive.references import complete_expression, is_modifier, is_plural, split_noun_phrase
+from sam4mllm_tool.interactive.references import (
+    complete_expression,
+    is_modifier,
+    is_plural,
+    singularize_noun,
+    split_noun_phrase,
+)
 from sam4mllm_tool.protocol.dialogues import validate_expression
 
 __all__ = ["MAX_PARTS", "CompoundExpression", "split_expression"]
@@ -55,6 +61,13 @@ _WEAK_EXCEPT = re.compile(r"\s*,?\s*\b(?:but without|but|without|minus)\s+", re.
 _NEGATED_CLAUSE = re.compile(r"(?P<kept>.+?)\s+(?:that|which)\s+(?:are|is)(?:\s+not|n't)\s+(?P<modifier>\w+)", re.IGNORECASE)
 _ALL = re.compile(r"(?:all|every|each|any)\b", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"ones?", re.IGNORECASE)
+_ENDS_IN_PLACEHOLDER = re.compile(r"\bones?$", re.IGNORECASE)
+_NEITHER = re.compile(r"(?:\s*,)?\s+(?:(?:and|or)(?: not)?|nor)\s+", re.IGNORECASE)
+"""Words between two things that are both left out."""
+_SHARED_PLACEHOLDER = re.compile(
+    r"the\s+(?P<first>\w+(?:\s*,\s*\w+)*)(?:\s*,)?\s+(?P<joiner>and|or|nor)\s+(?P<last>\w+)\s+(?P<noun>ones?)", re.IGNORECASE
+)
+"""One determiner for several modifiers, as in "the red and blue ones"."""
 
 _Parts: TypeAlias = tuple[str, ...]
 
@@ -112,21 +125,35 @@ def _split_exclusion(text: str) -> tuple[str, _Parts]:
 
 
 def _divide(text: str, match: re.Match[str]) -> tuple[str, _Parts]:
-    return text[: match.start()].strip(), _split_parts(text[match.end() :].strip(" ,()"))
+    return text[: match.start()].strip(), _split_excluded(text[match.end() :].strip(" ,()"))
 
 
-def _split_parts(text: str) -> _Parts:
-    """Return the expressions of a list such as "the ring, the star and the cross"; the whole text where it is no clear list."""
+def _split_excluded(text: str) -> _Parts:
+    """Return the parts of what is left out: "the red one" and "the blue one" of "the red or the blue one"."""
+    if match := _SHARED_PLACEHOLDER.fullmatch(text):
+        modifiers = [*re.split(r"\s*,\s*", match["first"]), match["last"]]
+        is_one_object = match["joiner"].lower() == "and" and match["noun"].lower() == "one"  # "the black and white one"
+        if all(map(is_modifier, modifiers)) and not is_one_object:
+            return tuple(f"the {modifier} {match['noun']}" for modifier in modifiers)
+    parts = _split_parts(_NEITHER.sub(" and ", text), by_comma=bool(_ENDS_IN_PLACEHOLDER.search(text)))
+    return parts if len(parts) > 1 else (text,)
+
+
+def _split_parts(text: str, *, by_comma: bool = False) -> _Parts:
+    """Return the expressions of a list such as "the ring, the star and the cross"; the whole text where it is no clear list.
+
+    With `by_comma` a comma makes a list of two parts as well.
+    """
     text = re.sub(r"\bboth\s+(?=(?:the|an?)\s)", "", text, flags=re.IGNORECASE)
     if (shared := _SHARED_DETERMINER.fullmatch(text)) and is_plural(shared["first"]) and is_plural(shared["second"]):
         return tuple(f"{shared['determiner']} {shared[noun]}" for noun in ("first", "second"))
     parts = [part.strip() for part in _SEPARATOR.split(text)]
-    is_list = len(parts) > 2 or ";" in text or bool(_JOINER.search(text))  # "the dog, the brown one" is one object
+    is_list = by_comma or len(parts) > 2 or ";" in text or bool(_JOINER.search(text))  # "the dog, the brown one" is one object
     if not is_list or not 1 < len(parts) <= MAX_PARTS or _SHARED.search(text):
         return (text,)
     if not all(map(_is_noun_phrase, parts)) or not all(map(_is_closed, parts[:-1])):
         return (text,)
-    return tuple(_complete_part(part, parts) for part in parts)
+    return _complete_parts(parts)
 
 
 def _is_noun_phrase(part: str) -> bool:
@@ -140,18 +167,34 @@ def _is_closed(part: str) -> bool:
     return tail is None or _CLOSED_TAIL.fullmatch(tail[0].strip()) is not None
 
 
-def _complete_part(part: str, parts: Sequence[str]) -> str:
-    """Add the noun that a part leaves to another: "the red" of "the red and the blue ring", or "the green one"."""
-    head, tail = _split_tail(part)
-    noun = split_noun_phrase(head)[1]
-    if _PLACEHOLDER.fullmatch(noun) and part != parts[0]:
-        return complete_expression(part, parts[parts.index(part) - 1])
-    return f"{head} {split_noun_phrase(parts[-1])[1]}{tail}" if is_modifier(noun) else part
+def _complete_parts(parts: Sequence[str]) -> _Parts:
+    """Add the noun that a part leaves to another: "the red" of "the red and the blue ring", or "the green one".
+
+    "one" stays where no part before has a noun that it could stand for.
+    """
+    last_noun = split_noun_phrase(_split_tail(parts[-1])[0])[1]
+    completed: list[str] = []
+    previous = ""
+    for part in parts:
+        head, tail = _split_tail(part)
+        noun = split_noun_phrase(head)[1]
+        if is_modifier(noun) and not is_modifier(last_noun):
+            head, noun = f"{head} {last_noun}", last_noun
+        expression = f"{head}{tail}"
+        if _PLACEHOLDER.fullmatch(noun):
+            expression = complete_expression(expression, previous) if previous else expression
+        elif not is_modifier(noun):
+            previous = expression
+        completed.append(expression)
+    return tuple(completed)
 
 
 def _complete_excluded(words: str, part: str) -> str:
     """Return "the green ring" for "the green one", or for "the green", of "all rings"."""
     noun = split_noun_phrase(words)[1]
+    if _JOINER.search(words) and _ENDS_IN_PLACEHOLDER.search(words):  # "the black and white one" keeps its words in order
+        part_noun = split_noun_phrase(part)[1]
+        return _ENDS_IN_PLACEHOLDER.sub(singularize_noun(part_noun) if words.lower().endswith("one") else part_noun, words)
     return complete_expression(words, part) if _PLACEHOLDER.fullmatch(noun) or is_modifier(noun) else words
 
 

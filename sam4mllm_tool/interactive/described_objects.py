@@ -25,6 +25,7 @@ _MIN_INSIDE = 0.5
 _MIN_REMAINING = 0.1
 """Share of an object that must remain when a part is cut out."""
 _EVERYTHING = re.compile(r"(?:it|this|that|these|those|them|both|all|everything)(?: (?:all|of (?:it|them|these|those)))?", re.I)
+_BOTH = re.compile(r"both\b", re.I)
 
 
 def describe_anew(run: RunContext, state: InteractiveState, instruction: Instruction) -> RefineStep:
@@ -59,12 +60,14 @@ def add_described(run: RunContext, state: InteractiveState, instruction: Instruc
 def keep_described(run: RunContext, state: InteractiveState, instruction: Instruction) -> RefineStep:
     """Keep only those of the objects that the instruction describes."""
     if _EVERYTHING.fullmatch(instruction.what):
+        _check_both(state, instruction.what, state.objects)
         return state, "the result as it is"
     words = dict.fromkeys((complete_expression(instruction.what, state.latest_expression), instruction.what))
     for expression in words:
         objects = yield from _segment(run, expression)
         if kept := match_objects(state.objects, objects):
             _check_singular(expression, kept, "keep")
+            _check_both(state, instruction.what, kept)
             dropped = [segmented for segmented in state.objects if not any(segmented is each for each in kept)]
             return state.reject(dropped), f"only {quote_expression(expression)}"
     raise RefineError(f"no {quote_expression(instruction.what)} is in the result, which stays: {list_numbers(state)}")
@@ -76,6 +79,7 @@ def take_out(run: RunContext, state: InteractiveState, instruction: Instruction)
         raise RefineError("there is nothing to take out of: the result holds no object")
     words = instruction.what
     if _EVERYTHING.fullmatch(words):
+        _check_both(state, words, state.objects)
         return state.reject(state.objects), "without all of it"
     completed = complete_expression(words, state.latest_expression)
     for expression in dict.fromkeys((completed, words, f"{words} of {state.latest_expression}")):
@@ -84,6 +88,7 @@ def take_out(run: RunContext, state: InteractiveState, instruction: Instruction)
         may_be_whole = len(state.objects) > 1 and expression in (completed, words)
         if may_be_whole and (meant := match_objects(state.objects, objects)):
             _check_singular(expression, meant, "remove")
+            _check_both(state, words, meant)
             return state.reject(meant), f"without {quote_expression(expression)}"
         parts = [segmented for segmented in objects if any(_is_part(segmented, whole) for whole in state.objects)]
         if parts:
@@ -104,6 +109,12 @@ def _check_singular(expression: str, meant: Sequence[InteractiveObject], verb: s
             f"{quote_expression(expression)} may mean {format_numbers(numbers)}; the result stays. Say which, such as "
             f"'{verb} {numbers[0]}'"
         )
+
+
+def _check_both(state: InteractiveState, words: str, meant: Sequence[InteractiveObject]) -> None:
+    """Refuse to guess which two "both" means where it isn't exactly two objects."""
+    if _BOTH.match(words) and len(meant) != 2:
+        raise RefineError(f"{quote_expression(words)} isn't clear, as it means two; the result stays: {list_numbers(state)}")
 
 
 def _segment_description(run: RunContext, state: InteractiveState, words: str) -> Flow[tuple[str, tuple[SegmentedObject, ...]]]:

@@ -11,7 +11,7 @@ from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue
 from sam4mllm_tool.types import Segmentation, SegmentedObject
 
-__all__ = ["METHODS", "Method", "segment_expression"]
+__all__ = ["METHODS", "Method", "drop_empty", "segment_expression"]
 
 
 def segment_expression(run: RunContext, expression: str, method: Method) -> Flow[Segmentation]:
@@ -27,7 +27,9 @@ def segment_expression(run: RunContext, expression: str, method: Method) -> Flow
         result = yield from run_adaptive(run, expression)
     else:
         result = yield from _run_paper_method(run, expression, method)
-    kept = _drop_unsure(run, _drop_empty(run, result.expression, result.objects))
+    claim = f"the MLLM says that {quote_text(result.expression)} is in the box"
+    cure = "use other words or another method, or check that the models' dialect fits"
+    kept = _drop_unsure(run, drop_empty(run, result.objects, claim, cure))
     confidence = result.confidence if len(kept) == len(result.objects) else min_confidence(kept)
     return run.build_result(result.expression, kept, confidence, abstained=bool(result.objects) and not kept)
 
@@ -49,16 +51,22 @@ def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogu
     raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
 
 
-def _drop_empty(run: RunContext, expression: str, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
-    """Drop objects without a pixel. Raises EmptyMaskError where none is left."""
+def drop_empty(run: RunContext, objects: Sequence[SegmentedObject], claim: str, cure: str) -> list[SegmentedObject]:
+    """Drop objects without a pixel, with a note.
+
+    Args:
+        run: Takes the notes.
+        objects: As the segmenter returned them.
+        claim: What was expected, for the error, as in "the MLLM says that 'the ring' is in the box".
+        cure: What to do, for the error.
+
+    Raises:
+        EmptyMaskError: None is left.
+    """
     kept = [segmented for segmented in objects if segmented.mask.any()]
     empty = [format_box(segmented.prompt.box) for segmented in objects if not segmented.mask.any()]
     if empty and not kept:
-        boxes = " and ".join(empty)
-        raise EmptyMaskError(
-            f"the MLLM says that {quote_text(expression)} is in the box {boxes}, and {run.traits.segmenter} found no pixel "
-            "there: use other words or another method, or check that the models' dialect fits"
-        )
+        raise EmptyMaskError(f"{claim} {' and '.join(empty)}, and {run.traits.segmenter} found no pixel there: {cure}")
     for place in empty:
         run.note(f"left out the object at {place}: its mask is empty")
     return kept

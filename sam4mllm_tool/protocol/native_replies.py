@@ -92,6 +92,8 @@ class NativeReplyParser(ReplyParser):
 
     def _decode_native_box(self, match: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
         numbers = ",".join(number for number in match.groups() if number)
+        if self.codec.scale > 1 and "." in numbers and max(map(float, re.findall(_N, numbers))) <= 1:
+            raise ReplyError(f"the box {match[0]} seems to be in fractions of the image", question, reply)
         try:
             box = self.codec.decode_box(numbers, size)
         except ValueError as error:

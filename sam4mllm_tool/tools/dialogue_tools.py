@@ -13,6 +13,7 @@ from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import format_confidence
 from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.interactive.clicks import check_clicks
+from sam4mllm_tool.pipeline.methods import drop_empty
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -251,7 +252,9 @@ class SegmentPromptTool(Sam4MllmTool):
         write_event = self.get_event_writer(runtime, image_id, expression)
 
         def segment() -> Flow[Segmentation]:
-            return run.build_result(expression, (yield from run.segment_prompts(prompts)))
+            objects = yield from run.segment_prompts(prompts)
+            cure = "give another box or points, or ask for the object in other words"
+            return run.build_result(expression, drop_empty(run, objects, "the mask was asked for in the box", cure))
 
         def build_output(segmentation: Segmentation) -> ToolOutput:
             refinable = InteractiveState.create(expression, run.size, segmentation.objects, clicks=given)
@@ -261,9 +264,18 @@ class SegmentPromptTool(Sam4MllmTool):
 
 
 def clip_box(box: Box, size: Size) -> Box:
-    """Return the part of a box on the image. Raises DialogueError where it has no area there."""
+    """Return the part of a box on the image.
+
+    Raises:
+        DialogueError: It has less than a pixel there, or its numbers are fractions of the image.
+    """
+    if min(size) > 1 and all(0 <= value <= 1 for value in box) and any(value % 1 for value in box):
+        raise DialogueError(
+            f"the box [{', '.join(f'{value:.6g}' for value in box)}] seems to be in fractions of the image: "
+            f"give pixels of its {size.width} x {size.height}"
+        )
     clipped = box.clip(size)
-    if not (clipped.x1 < clipped.x2 and clipped.y1 < clipped.y2):
+    if not (clipped.x2 - clipped.x1 >= 1 and clipped.y2 - clipped.y1 >= 1):
         raise DialogueError(
             f"expected a box [x1, y1, x2, y2] with x1 < x2 and y1 < y2 on the image of {size.width} x {size.height} pixels, "
             f"got [{', '.join(f'{value:.6g}' for value in box)}]"

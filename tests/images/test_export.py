@@ -52,6 +52,12 @@ def draw_point(label: int, ground: tuple[int, int, int]) -> Any:
     return np.asarray(overlay(Image.new("RGB", (200, 200), ground), segmentation))[90:110, 90:110].astype(int)
 
 
+def test_a_warning_is_printed_whole():
+    _, segmentation = scene()
+    warning = "these weights know drawn scenes only: " + "words " * 40 + "--segmenter FILE"
+    assert f"  warning: {warning}" in summary(replace(segmentation, warnings=(warning,))).splitlines()
+
+
 # The mask and its polygons
 
 

@@ -92,6 +92,9 @@ REFUSED = {
     "one or another": ("2 or 3", "isn't clear"),
     "added though it is there": ("add back 2", "number 2 is in the result already"),
     "nothing to add back": ("add it back", "nothing was left out"),
+    "both of four": ("remove both", "'both' isn't clear.*the result has 1, 2, 3 and 4"),
+    "both of them of four": ("without both of them", "'both of them' isn't clear.*the result has 1, 2, 3 and 4"),
+    "both of four kept": ("keep both", "'both' isn't clear.*the result has 1, 2, 3 and 4"),
     "another noun": ("remove the third star", "no 'the third star' can be found in the result"),
 }
 
@@ -100,6 +103,23 @@ REFUSED = {
 def test_what_is_not_understood_is_refused_with_the_numbers_that_there_are(instruction: str, message: str) -> None:
     with pytest.raises(RefineError, match=message):
         say(row(0, 1, 2, 3), instruction)
+
+
+def test_both_means_exactly_two_objects() -> None:
+    assert positions(say(row(0, 1), "remove both").state) == []
+    assert positions(say(row(0, 1), "keep both").state) == [0, 1]
+    for state in (row(0), row(0, 1, 2)):
+        with pytest.raises(RefineError, match="'both' isn't clear"):
+            say(state, "remove both")
+
+
+def test_both_rings_are_refused_where_four_are_found() -> None:
+    boxes = [square(each).prompt.box for each in range(4)]
+    model = ScriptedMLLM(lambda _: PLAIN.format_boxes(boxes, SIZE))
+    tool = Sam4Mllm(model, BoxSegmenter(), dialect=PLAIN)
+    run = tool.start_run(SIZE)
+    with pytest.raises(RefineError, match="'both rings' isn't clear"):
+        tool.run(IMAGE, refine(run, row(0, 1, 2, 3), instruction="remove both rings"), run)
 
 
 @st.composite

@@ -246,6 +246,26 @@ def test_a_dialogue_or_a_result_beside_a_box_is_refused(other: Any) -> None:
         assert use(name, box=[10, 8, 50, 48], image=IMAGE_URI, **{argument: "latest"}).status == "success"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"box": [0.1, 0.2, 0.5, 0.6]}, "seems to be in fractions of the image: give pixels of its 100 x 80"),
+        ({"box": [99.9, 70, 140, 78]}, "on the image of 100 x 80 pixels"),
+        (
+            {"box": [10, 8, 50, 48], "points": [{"x": 20, "y": 20, "label": 0}]},
+            "found no pixel there: give another box or points",
+        ),
+    ],
+    ids=["fractions", "less than a pixel on the image", "an empty mask"],
+)
+def test_a_box_without_a_pixel_is_refused_and_never_an_object(arguments: dict[str, Any], reason: str) -> None:
+    message = use("segment_prompt", image=IMAGE_URI, **arguments)
+    assert message.status == "error"
+    assert reason in message.content
+    if "points" not in arguments:
+        assert reason in use("describe_image_region", image=IMAGE_URI, **arguments).content
+
+
 def test_a_point_is_called_a_point_and_a_click_a_click() -> None:
     beside = [{"x": 900, "y": 10, "label": 1}]
     twice = [{"x": 20, "y": 20, "label": 1}, {"x": 20, "y": 20, "label": 0}]
@@ -343,8 +363,9 @@ def test_numbers_stay_when_more_points_are_checked() -> None:
     once = use("check_points", dialogue=dialogue("all rings"), grid=[1, 2]).artifact
     twice = use("check_points", dialogue=once, points=[[20, 20]])
     assert "  5: (20, 20) in box 1" in twice.content
-    kept = use("segment_prompt", dialogue=twice.artifact, drop=[5, 3]).artifact
-    assert [len(segmented["points"]) for segmented in kept["objects"]] == [2, 1], "number 3 is the first one in the second box"
+    kept = use("segment_prompt", dialogue=twice.artifact, drop=[5, 4]).artifact
+    labels = [[point["label"] for point in segmented["points"]] for segmented in kept["objects"]]
+    assert labels == [[1, 0], [1]], "number 4 is the second one in the second box, off the object"
 
 
 def test_unsure_answers_are_reported_and_not_used() -> None:
