@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= auto
+# Python compiles what is imported; compiling every file of every package takes a minute.
 # Build environments don't see constraints by themselves, and would take the newest setuptools.
-INSTALL := pip install -qq --constraint constraints.txt --build-constraint constraints.txt
+INSTALL := pip install -qq --no-compile --constraint constraints.txt --build-constraint constraints.txt
 PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) -m "not slow"

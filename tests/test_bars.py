@@ -24,6 +24,7 @@ LIMITS_ON_FEW = {
 """Limits by description: what holds on 300 scenes need not hold on the first few."""
 
 
+@pytest.mark.slow
 def test_the_embedded_pair_reaches_its_figures_on_a_few_scenes() -> None:
     models = Sam4Mllm.load("embedded", "embedded")
     figures = measure_pair(models, range(TEST_SEEDS, TEST_SEEDS + FEW_SCENES))

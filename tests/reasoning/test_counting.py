@@ -136,6 +136,7 @@ def iter_shapes(count: int, least: int) -> Iterator[tuple[Scene, str]]:
             yield scene, shapes[0]
 
 
+@pytest.mark.slow
 def test_the_embedded_pair_says_that_a_third_of_two_is_absent(embedded: Sam4Mllm) -> None:
     results = [
         reason(embedded, f"the third {shape} from the left", PILImage.fromarray(scene.image))
@@ -145,6 +146,7 @@ def test_the_embedded_pair_says_that_a_third_of_two_is_absent(embedded: Sam4Mllm
     assert sum(absent) >= 7
 
 
+@pytest.mark.slow
 def test_a_count_by_the_embedded_pair_denies_hardly_any_third_that_is_there(embedded: Sam4Mllm) -> None:
     """It denies one, which the pair doesn't name in any words."""
     denied = []

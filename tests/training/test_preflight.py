@@ -46,6 +46,7 @@ def test_a_place_that_cannot_hold_the_result_is_refused(tmp_path: Path) -> None:
         check_before_building(config)
 
 
+@pytest.mark.slow
 def test_a_dry_run_foretells_the_steps_of_the_run_and_writes_nothing(
     base: Path, conversations_dir: Path, tmp_path: Path, run: Run
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_dry_run_foretells_the_steps_of_the_run_and_writes_nothing(
     assert lines["steps"].startswith(f"{steps}, about ")
 
 
+@pytest.mark.slow
 def test_a_dry_run_counts_the_images_that_are_held_back(tmp_path: Path, run: Run) -> None:
     options = ("--data", f"jsonl:{SCENES}", "--held-back", "1", "--max-steps", "7", "--batch", "1", "--accumulation", "1")
     code, printed, _ = run("train", *options, "--out", tmp_path / "out", "--dry-run")

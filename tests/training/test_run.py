@@ -233,6 +233,7 @@ def test_the_projector_has_its_own_learning_rate(base: Path, conversations_dir: 
     assert max(float(value.abs().max()) for name, value in adapter(out).items() if "lora_B" in name) > 1e-3
 
 
+@pytest.mark.slow
 def test_an_evaluation_measures_the_adapter_and_does_not_affect_training(conversations_dir: Path, tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", 2, seed=99, per_scene=1)
     base = Path(f"embedded+{embedded_folder('adapter')}")  # which segments well, so that the figure is neither 0 nor 1

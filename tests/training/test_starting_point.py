@@ -38,6 +38,7 @@ def start(**settings: object) -> object:
     return find_starting_point(TrainingConfig.from_dict({"lessons": "l", "out": "o", **settings}))
 
 
+@pytest.mark.slow
 def test_a_short_tuning_with_the_default_model_keeps_what_it_can_do(scenes: Path, tmp_path: Path, run: Run) -> None:
     settings, out = tmp_path / "short.toml", tmp_path / "adapter"
     settings.write_text(SHORT)
