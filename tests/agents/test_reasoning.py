@@ -487,7 +487,8 @@ def test_an_image_that_the_model_does_not_know_leaves_the_answer_unverified(imag
         assert reasoned.segmentation.confidence is None
         assert [segmented.confidence for segmented in reasoned.segmentation.objects] in ([], [None])
         assert reasoned.segmentation.warnings == ("knows drawn scenes only",)
-        assert "knows drawn scenes only" in reasoned.reason
+        assert reasoned.warnings == ("knows drawn scenes only",)
+        assert "never verified: probabilities mean nothing here, as the warning says" in reasoned.reason
 
 
 def test_objects_without_a_pixel_are_no_answer(image: str) -> None:
