@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS, ReplyParser
+from sam4mllm_tool.protocol.reply_parser import ReplyParser
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Question, Reply, Size
 
 __all__ = ["NativeReplyParser", "strip_thought"]
@@ -79,8 +79,7 @@ class NativeReplyParser(ReplyParser):
             points = tuple(self._parse_points(text[match.end() : end], question, reply, size)) if with_points else ()
             prompts.append(ObjectPrompt(box, points))
         distinct = tuple({prompt.box: prompt for prompt in reversed(prompts)}.values())[::-1]
-        if len(distinct) > MAX_OBJECTS:
-            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
+        self._check_count(distinct, question, reply)
         return distinct
 
     def _require_none(self, text: str, question: Question, reply: Reply) -> None:
@@ -94,20 +93,11 @@ class NativeReplyParser(ReplyParser):
         numbers = ",".join(number for number in match.groups() if number)
         if self.codec.scale > 1 and "." in numbers and max(map(float, re.findall(_N, numbers))) <= 1:
             raise ReplyError(f"the box {match[0]} seems to be in fractions of the image", question, reply)
-        try:
-            box = self.codec.decode_box(numbers, size)
-        except ValueError as error:
-            raise ReplyError(str(error), question, reply) from error
-        if box.width <= 0 or box.height <= 0:
-            raise ReplyError(f"the box {match[0]} is empty", question, reply)
-        return box
+        return self._decode_box(numbers, match[0], question, reply, size)
 
     def _parse_points(self, text: str, question: Question, reply: Reply, size: Size) -> Iterator[PointPrompt]:
         """Yield the points after a box; those after the word "off" are off the object."""
         off = re.search(r"\boff\b", text, re.IGNORECASE)
         for match in _POINT.finditer(text):
-            try:
-                point = self.codec.decode_point(match["list"] or f"{match['x']},{match['y']}", size)
-            except ValueError as error:
-                raise ReplyError(str(error), question, reply) from error
+            point = self._decode_point(match["list"] or f"{match['x']},{match['y']}", question, reply, size)
             yield PointPrompt(*point, 0 if off and match.start() > off.start() else 1)

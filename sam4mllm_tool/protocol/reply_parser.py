@@ -62,7 +62,9 @@ class ReplyParser:
             ReplyError: A box is malformed, or the reply names neither boxes nor their absence.
         """
         tokens = (token for token in _TOKENS.finditer(reply.text) if token.lastgroup == "box")
-        return self._check_complete([self._parse_box(token, question, reply, size) for token in tokens], question, reply)
+        return self._check_complete(
+            [self._decode_box(token["box"], token[0], question, reply, size) for token in tokens], question, reply
+        )
 
     def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
         """Return the boxes with the points that follow each, in pixels; none if there is no such object.
@@ -76,12 +78,12 @@ class ReplyParser:
         label: Label = 1
         for token in _TOKENS.finditer(reply.text):
             if token.lastgroup == "box":
-                prompts.append(ObjectPrompt(self._parse_box(token, question, reply, size)))
+                prompts.append(ObjectPrompt(self._decode_box(token["box"], token[0], question, reply, size)))
                 label = 1
             elif token.lastgroup == "word":
                 label = 1 if token["word"].lower() == "on" else 0
             elif prompts:
-                point = PointPrompt(*self._parse_point(token, question, reply, size), label)
+                point = PointPrompt(*self._decode_point(token["point"], question, reply, size), label)
                 prompts[-1] = ObjectPrompt(prompts[-1].box, (*prompts[-1].points, point))
         return self._check_complete(prompts, question, reply)
 
@@ -105,20 +107,25 @@ class ReplyParser:
             raise ReplyError(f"expected {answer.count} answers of {self.yes} or {self.no}, got {len(words)}", question, reply)
         return tuple((1 if word.casefold() == self.yes.casefold() else 0, None) for word in words)
 
-    def _parse_box(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
+    def _decode_box(self, numbers: str, written: str, question: Question, reply: Reply, size: Size) -> Box:
+        """Return the box of these numbers, which the reply wrote as `written`. Raises ReplyError."""
         try:
-            box = self.codec.decode_box(token["box"], size)
+            box = self.codec.decode_box(numbers, size)
         except ValueError as error:
             raise ReplyError(str(error), question, reply) from error
         if box.width <= 0 or box.height <= 0:
-            raise ReplyError(f"the box {token[0]} is empty", question, reply)
+            raise ReplyError(f"the box {written} is empty", question, reply)
         return box
 
-    def _parse_point(self, token: re.Match[str], question: Question, reply: Reply, size: Size) -> Point:
+    def _decode_point(self, numbers: str, question: Question, reply: Reply, size: Size) -> Point:
         try:
-            return self.codec.decode_point(token["point"], size)
+            return self.codec.decode_point(numbers, size)
         except ValueError as error:
             raise ReplyError(str(error), question, reply) from error
+
+    def _check_count(self, distinct: Sequence[T], question: Question, reply: Reply) -> None:
+        if len(distinct) > MAX_OBJECTS:
+            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
 
     def _check_complete(self, parsed: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
         """Return what was parsed, each once, if the reply holds nothing that looks like a box and was not parsed."""
@@ -128,8 +135,7 @@ class ReplyParser:
             raise ReplyError(f"the box {fractions} seems to be in fractions of the image: {expected}", question, reply)
         if len(parsed) != len(_BOX_STARTS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
-        if len(distinct) > MAX_OBJECTS:
-            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
+        self._check_count(distinct, question, reply)
         if not parsed and f" {_normalize(self.none_text)} " not in f" {_normalize(text)} ":
             raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
         return distinct
