@@ -17,7 +17,7 @@ from sam4mllm_tool.agents.plain_requests import is_cutout_of_result
 from sam4mllm_tool.cli.chat_commands import HELP, read_command, suggest_command, unquote_path
 from sam4mllm_tool.cli.conversation import ChatEvent, ChatImage, ChatThread
 from sam4mllm_tool.cli.result_files import ResultFiles
-from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 
 __all__ = ["Terminal", "describe_step"]
@@ -71,7 +71,7 @@ class Terminal:
         count = self._runner.run(self._conversation.count_requests())
         if count:
             left_out = ", leaving out one that was interrupted" if recovered else ""
-            self.print(f"continuing after {count} request{'s' if count > 1 else ''}{left_out}")
+            self.print(f"continuing after {count_noun(count, 'request')}{left_out}")
         if image is not None:
             self.open(image)
         elif images := self._runner.run(self._conversation.images()):

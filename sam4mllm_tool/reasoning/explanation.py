@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from sam4mllm_tool.errors import quote_text
+from sam4mllm_tool.errors import count_noun, quote_text
 from sam4mllm_tool.images.export import format_confidence
 from sam4mllm_tool.reasoning.attempts import Attempt
 from sam4mllm_tool.reasoning.decision import BestAnswer, EndReason, choose_best
@@ -46,7 +46,7 @@ def explain_attempt(attempt: Attempt, number: int) -> str:
         enough = "too few for" if attempt.is_too_few else "enough for"
         return f"attempt {number}, {_describe_count(attempt)}, {enough} number {attempt.place}"
     count = len(attempt.boxes)
-    answer = f"{count} object{'s' if count > 1 else ''}" if count else "no such object"
+    answer = count_noun(count, "object") if count else "no such object"
     return f"attempt {number},{wording} {answer}, {_format_confidence(attempt.confidence)}"
 
 
@@ -93,7 +93,7 @@ def _describe_answer(attempts: Sequence[Attempt], best: BestAnswer) -> str:
     index = best.attempt or 0
     attempt = attempts[index]
     count = len(attempt.kept)
-    objects = f"{count} object{'s' if count > 1 else ''}"
+    objects = count_noun(count, "object")
     if best.confidence is None:
         return f"the MLLM names {objects}, {confidence}"
     checks = min(len(attempt.checks[kept]) for kept in attempt.kept)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
+from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.images.export import format_confidence
 from sam4mllm_tool.interactive import InteractiveState
@@ -99,7 +100,7 @@ def _describe_boxes(state: DialogueState, run: RunContext, image_id: str) -> Too
     details = {"expression": state.expression, "boxes": boxes, "points": [], "notes": transcript.notes, "confidence": none}
     artifact = build_dialogue_artifact(image_id, state.to_dict(), warnings=transcript.warnings, **details)
     place = f"in the image of {state.size.width} x {state.size.height} pixels"
-    count = f"{_format_count(len(rows), 'box', 'boxes')} {place}"
+    count = f"{count_noun(len(rows), 'box', 'boxes')} {place}"
     lines = [f"'{state.expression}': {count if rows else f'there is no such object {place}, {format_confidence(none)}'}"]
     lines += [f"  box {n}: {format_box(box)}, {format_confidence(sure)}" for n, (box, sure) in enumerate(rows, start=1)]
     lines += [f"  warning: {warning}" for warning in transcript.warnings]
@@ -156,7 +157,7 @@ def _describe_points(
     points = [[point.to_dict() for point in points] for points in points_by_box]
     fields = {"expression": state.expression, **details, "points": points}
     artifact = build_dialogue_artifact(image_id, state.to_dict(), **fields)
-    lines = [f"'{state.expression}': {_format_count(len(new_points), 'point', 'points')} checked"]
+    lines = [f"'{state.expression}': {count_noun(len(new_points), 'point')} checked"]
     lines += [_format_point(entry, run, len(points_by_box)) for entry in new_points]
     lines += [f"note: {note}" for note in details["notes"]]
     return "\n".join([*lines, f"dialogue {artifact['handle']} (image {image_id})"]), artifact
@@ -311,7 +312,3 @@ def _validate_numbers(drop: Sequence[int], count: int) -> None:
 
 def _is_same_place(point: PointPrompt, other: PointPrompt, size: Size) -> bool:
     return max(abs(point.x - other.x), abs(point.y - other.y)) <= _OVERRULING_DISTANCE * max(size)
-
-
-def _format_count(count: int, singular: str, plural: str) -> str:
-    return f"{count} {singular if count == 1 else plural}"
