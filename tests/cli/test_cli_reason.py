@@ -12,7 +12,6 @@ from sam4mllm_tool.reasoning import Attempt, ReasoningResult, Spent
 from sam4mllm_tool.trace import load
 from sam4mllm_tool.types import Size
 from tests.conftest import Run
-from tests.unlike_images import load_photograph
 
 SCENE = Path(__file__).parent.parent.parent / "examples" / "scene.png"
 EXPRESSION = "what you could wear on a finger"
@@ -41,13 +40,6 @@ def test_the_result_is_printed_as_json_alone(run: Run) -> None:
     result = ReasoningResult.from_dict(json.loads(out))
     assert result.reason == json.loads(out)["reason"]
     assert result.expression == EXPRESSION
-
-
-@pytest.fixture(scope="module")
-def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photographs") / "astronaut.png"
-    load_photograph("astronaut.png").save(path)
-    return path
 
 
 def test_a_photograph_gives_one_warning_on_stderr_only(run: Run, photograph: Path) -> None:

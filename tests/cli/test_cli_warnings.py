@@ -3,19 +3,9 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.conftest import Run
-from tests.unlike_images import load_photograph
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
-
-
-@pytest.fixture(scope="module")
-def photograph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photographs") / "astronaut.png"
-    load_photograph("astronaut.png").save(path)
-    return path
 
 
 def test_a_photograph_gives_one_warning_on_stderr(run: Run, photograph: Path) -> None:
