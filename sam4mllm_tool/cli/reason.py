@@ -14,6 +14,7 @@ from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, ope
 from sam4mllm_tool.cli.messages import print_warnings
 from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
 from sam4mllm_tool.cli.segment import require_replaceable_outputs
+from sam4mllm_tool.errors import count_noun
 
 if TYPE_CHECKING:
     from sam4mllm_tool.pipeline.requests import Flow
@@ -119,5 +120,4 @@ def _as_segmentation(flow: "Flow[ReasoningResult]", outcome: "list[ReasoningResu
 
 def _format_spent(result: "ReasoningResult") -> str:
     spent = result.spent
-    calls = f"{spent.rounds} model call{'' if spent.rounds == 1 else 's'}"
-    return f"{calls}, {spent.tokens:,} tokens, {spent.seconds:.1f} s"
+    return f"{count_noun(spent.rounds, 'model call')}, {spent.tokens:,} tokens, {spent.seconds:.1f} s"
