@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 WORKERS ?= auto
-# Python compiles what is imported; compiling every file of every package takes a minute.
+# Python compiles what is imported, and keeps it even where the environment says not to: each test starts many processes.
+unexport PYTHONDONTWRITEBYTECODE
 # Build environments don't see constraints by themselves, and would take the newest setuptools.
 INSTALL := pip install -qq --no-compile --constraint constraints.txt --build-constraint constraints.txt
 PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt

@@ -17,11 +17,11 @@ EXAMPLE_IMAGE = Path(__file__).parents[2] / "examples" / "scene.png"
 RUNS = 5
 
 
-def measure_processes() -> tuple[list[float], list[float]]:
+def measure_processes(runs: int = RUNS) -> tuple[list[float], list[float]]:
     """Return the wall-clock seconds and the peak memory in gigabytes of each run of the command."""
     command = [sys.executable, "-m", "sam4mllm_tool", "segment", str(EXAMPLE_IMAGE), "the orange ring", "--json"]
     seconds, gigabytes = [], []
-    for _ in range(RUNS):
+    for _ in range(runs):
         start = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
             _, status, usage = os.wait4(process.pid, 0)
