@@ -1,18 +1,29 @@
 """One file per family of checkpoints; `DIALECTS` holds them by name, `BY_MODEL_TYPE` by the `model_type` of a config."""
 
+from sam4mllm_tool.protocol.dialects.claude import CLAUDE
 from sam4mllm_tool.protocol.dialects.embedded import EMBEDDED
+from sam4mllm_tool.protocol.dialects.florence import FLORENCE2
 from sam4mllm_tool.protocol.dialects.gemma import GEMMA
 from sam4mllm_tool.protocol.dialects.glm import GLM4V
+from sam4mllm_tool.protocol.dialects.gpt import GPT
+from sam4mllm_tool.protocol.dialects.idefics import IDEFICS
 from sam4mllm_tool.protocol.dialects.internvl import INTERNVL
 from sam4mllm_tool.protocol.dialects.joint import JOINT
 from sam4mllm_tool.protocol.dialects.kimi import KIMI_VL
+from sam4mllm_tool.protocol.dialects.llava import LLAVA
+from sam4mllm_tool.protocol.dialects.mistral import MISTRAL
+from sam4mllm_tool.protocol.dialects.molmo import MOLMO, MOLMO2
+from sam4mllm_tool.protocol.dialects.paligemma import PALIGEMMA
 from sam4mllm_tool.protocol.dialects.plain import PLAIN
 from sam4mllm_tool.protocol.dialects.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from sam4mllm_tool.protocol.dialects.released import RELEASED
 
 __all__ = ["BY_MODEL_TYPE", "DIALECTS", "EMBEDDED", "JOINT", "PLAIN", "RELEASED"]
 
-_NATIVE = (QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, GLM4V, GEMMA, KIMI_VL)
+_NATIVE = (
+    *(QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, GLM4V, GEMMA, PALIGEMMA, FLORENCE2, MOLMO, MOLMO2, KIMI_VL, LLAVA),
+    *(IDEFICS, MISTRAL, CLAUDE, GPT),
+)
 
 DIALECTS = {dialect.name: dialect for dialect in (RELEASED, EMBEDDED, PLAIN, JOINT, *_NATIVE)}
 
@@ -31,5 +42,14 @@ BY_MODEL_TYPE = {
     "gemma3n": GEMMA,
     "gemma4": GEMMA,
     "kimi_k25": KIMI_VL,
+    "paligemma": PALIGEMMA,
+    "florence2": FLORENCE2,
+    "molmo2": MOLMO2,
+    "llava": LLAVA,
+    "llava_next": LLAVA,
+    "llava_onevision": LLAVA,
+    "idefics3": IDEFICS,
+    "smolvlm": IDEFICS,
+    "mistral3": MISTRAL,
 }
 """The dialect in which the checkpoints of a family were trained to ground; others are asked in `PLAIN`."""
