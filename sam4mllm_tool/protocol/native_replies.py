@@ -20,8 +20,8 @@ _N = r"-?(?:\d{1,7}(?:\.\d{1,17})?|\.\d{1,17})"
 _SEPARATOR = r"(?:\s*+[,;]\s*+|\s++)"
 _FOUR = _SEPARATOR.join([_N] * 4)
 _TWO = _SEPARATOR.join([_N] * 2)
-_BOX = re.compile(rf"[\[(]\s*(?P<list>{_FOUR})\s*[\])]")
-_CORNERS = re.compile(rf"\(\s*({_TWO})\s*\)\s*,?\s*\(\s*({_TWO})\s*\)|[\[(]\s*(?P<list>{_FOUR})\s*[\])]")
+_BOX = re.compile(rf"[\[(]\s*({_FOUR})\s*[\])]")
+_CORNERS = re.compile(rf"\(\s*({_TWO})\s*\)\s*,?\s*\(\s*({_TWO})\s*\)|[\[(]\s*({_FOUR})\s*[\])]")
 """For families that write a box as two corners; elsewhere two points are no box."""
 _LOCATION = r"<loc_?(\d{1,4})>"
 _LOCATED_BOX, _LOCATED_POINT = re.compile(_LOCATION * 4), re.compile(_LOCATION * 2)
@@ -64,9 +64,9 @@ class NativeReplyParser(ReplyParser):
     def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
         """As `ReplyParser.parse_points`. A reply of boxes is refused."""
         text = self.read_answer(question, reply)
-        if box := next(self._box_pattern.finditer(text), None):
-            if self._box_pattern is not _CORNERS or box["list"]:  # two points in a row look like two corners
-                raise ReplyError(f"expected points, got the box {box[0]}", question, reply)
+        boxes = _BOX if self._box_pattern is _CORNERS else self._box_pattern  # two points in a row look like two corners
+        if box := boxes.search(text):
+            raise ReplyError(f"expected points, got the box {box[0]}", question, reply)
         points = [self._decode_point(_numbers(match), question, reply, size) for match in self._point_pattern.finditer(text)]
         if not points:
             self._require_none(text, question, reply)

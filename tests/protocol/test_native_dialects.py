@@ -13,7 +13,7 @@ from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.protocol import DIALECTS, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
 from sam4mllm_tool.protocol.native_codec import NativeCodec, Resizing
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, FreeText, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
@@ -245,6 +245,33 @@ def test_the_config_of_a_checkpoint_chooses_its_dialect(model_type: str, tmp_pat
 def test_an_unknown_family_is_asked_in_plain_words(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "aria"}))
     assert find_dialect(str(tmp_path)).name == "plain"
+
+
+def test_pixtral_is_known_by_its_vision_tower(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}))
+    assert find_dialect(str(tmp_path)) == DIALECTS["mistral"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("google/paligemma-3b-mix-448", "paligemma"),
+        ("google/gemma-3-4b-it", "gemma"),
+        ("gemini-3-pro", "gemma"),
+        ("llava-hf/llava-v1.6-mistral-7b-hf", "llava"),
+        ("mistral-small3.2:24b", "mistral"),
+        ("allenai/Molmo-7B-D-0924", "molmo"),
+        ("allenai/Molmo2-8B", "molmo2"),
+        ("anthropic/claude-sonnet-5", "claude"),
+        ("gpt-4o-mini", "gpt"),
+        ("gpt-5.2", "gpt"),
+        ("Qwen2.5-VL-7B-Instruct-GPTQ-Int4", "qwen2_5_vl"),
+        ("llama-3.2-11b-vision-gptq", None),
+    ],
+)
+def test_the_name_of_a_remote_model_chooses_its_dialect(name: str, expected: str | None) -> None:
+    dialect = find_by_model_name(name)
+    assert (dialect and dialect.name) == expected
 
 
 @EVERY_NATIVE

@@ -7,7 +7,7 @@ from sam4mllm_tool.protocol.dialects.native import build_native
 _POINTING: dict[str, Any] = {
     "answer": "",
     "replies": "points",
-    "ask_boxes_text": "Point to the top left corner and the bottom right corner of the object that this describes: {expression}",
+    "ask_boxes_text": "Point to the top left corner and the bottom right corner of the object described as: {expression}",
     "ask_prompt_text": "Point to {expression}",
     "ask_pointing_text": "Point to {expression}",
     "ask_points_text": "Is the object that {box} encloses also at {points}? Answer Yes or No.",
