@@ -24,7 +24,17 @@ from sam4mllm_tool.protocol.dialects.plain import PLAIN
 from sam4mllm_tool.protocol.dialects.qwen import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 from sam4mllm_tool.protocol.dialects.released import RELEASED
 
-__all__ = ["BY_MODEL_NAME", "BY_MODEL_TYPE", "DIALECTS", "EMBEDDED", "JOINT", "PLAIN", "RELEASED", "find_by_config", "find_by_model_name"]
+__all__ = [
+    "BY_MODEL_NAME",
+    "BY_MODEL_TYPE",
+    "DIALECTS",
+    "EMBEDDED",
+    "JOINT",
+    "PLAIN",
+    "RELEASED",
+    "find_by_config",
+    "find_by_model_name",
+]
 
 _NATIVE = (
     *(QWEN2_VL, QWEN2_5_VL, QWEN3_VL, INTERNVL, GLM4V, GEMMA, PALIGEMMA, FLORENCE2, MOLMO, MOLMO2, KIMI_VL, LLAVA),
