@@ -102,7 +102,10 @@ BY_MODEL_NAME = {
     "gpt4": GPT,
     "gpt5": GPT,
 }
-"""What the names of a family's models contain, in small letters and digits alone: "Qwen/Qwen2.5-VL-7B" has "qwen25vl". The first counts."""
+"""What the names of a family's models contain, in small letters and digits alone: "Qwen/Qwen2.5-VL-7B" has "qwen25vl".
+
+The first that fits counts: PaliGemma 3B has "gemma3" too.
+"""
 
 
 def find_by_config(config: Mapping[str, Any]) -> Dialect | None:
