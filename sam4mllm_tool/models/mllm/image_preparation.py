@@ -39,7 +39,8 @@ class ImagePreparation:
         scale = math.sqrt((self.max_pixels or math.inf) / (image.width * image.height))
         if scale >= 1:
             return image
-        return image.resize(tuple(max(1, math.floor(side * scale)) for side in image.size), PILImage.Resampling.BICUBIC)
+        width, height = (max(1, math.floor(side * scale)) for side in image.size)
+        return image.resize((width, height), PILImage.Resampling.BICUBIC)
 
 
 def read_resizing(image_processor: Any) -> tuple[int, int, int] | None:
