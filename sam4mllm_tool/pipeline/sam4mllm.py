@@ -92,7 +92,8 @@ class Sam4Mllm:
         """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
         Args:
-            mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
+            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; by default the
+                environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
                 else that of the model's family, else `plain`.
@@ -112,7 +113,7 @@ class Sam4Mllm:
         config, options = config.override(others), options.override(**overrides)
         mllm, segmenter = choose_specs(mllm, segmenter)
         dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
-        loaded_mllm = load_mllm(mllm, options=options)
+        loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
         return cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),
