@@ -17,8 +17,8 @@ import jinja2
 from torch import Tensor
 
 from sam4mllm_tool.errors import ExpressionError, SpecError
-from sam4mllm_tool.protocol.thoughts import close_thought, is_thought_mark
 from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation, read_resizing
+from sam4mllm_tool.protocol.thoughts import close_thought, is_thought_mark
 from sam4mllm_tool.types import Image, Turn
 
 __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", "TokenizedPrompt"]
