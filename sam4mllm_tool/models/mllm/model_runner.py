@@ -38,6 +38,11 @@ class ModelRunner:
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
 
     @property
+    def encodes_prompts(self) -> bool:
+        """Whether prompts are read by an encoder, and answers start anew."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
+
+    @property
     def longest(self) -> int | None:
         """How many tokens the model can read; None if its config doesn't say."""
         longest: int | None = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -58,7 +63,7 @@ class ModelRunner:
             output_logits=True,
             **self._prompt_arguments(image_inputs, prompt, len(prompt.ids)),
         )
-        answer = output.sequences[0, len(prompt.ids) :]
+        answer = output.sequences[0, 1 if self.encodes_prompts else len(prompt.ids) :]
         following = torch.log_softmax(torch.cat(output.logits).float(), -1)
         return answer.tolist(), float(following.gather(1, answer[:, None]).double().sum())
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
@@ -99,12 +99,14 @@ class TransformersMLLM:
 
         Raises:
             ValueError: A question asks for no tokens, no labels or fewer than two words, or doesn't end with the user's turn.
-            SpecError: The tokenizer or the chat template can't write a question.
+            SpecError: The tokenizer or the chat template can't write a question, or the model can't choose among labels.
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
         for question in questions:
             _validate_question(question)
+        if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
+            raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
         with self._running():
             return self._reply(image, questions)
 
