@@ -16,6 +16,7 @@ from tests.models.mllm.questions import (
     PACKED,
     YES_NO,
     answer_words,
+    count_prefills,
     make_point_questions,
     make_question,
     score_by_full_passes,
@@ -60,6 +61,13 @@ def test_a_family_that_cannot_be_packed_scores_questions_separately(mllm: Load, 
     questions = make_point_questions(YES_NO, 4)
     alone = [mllm("gemma3").reply(image, [question])[0] for question in questions]
     torch.testing.assert_close(rows(mllm("gemma3").reply(image, questions)), rows(alone))
+
+
+@EVERY_FAMILY
+def test_the_image_is_prefilled_once_where_questions_can_be_packed(mllm: Load, image: Image, family: str) -> None:
+    words = answer_words(family)
+    assert count_prefills(mllm(family), image, make_point_questions(words)) == (1 if family in PACKED else 25)
+    assert count_prefills(mllm(family), image, [make_question("is it inside ?", Labels(25, words))]) == 1
 
 
 @pytest.mark.parametrize(
