@@ -119,12 +119,14 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     return int(get_command(app).main(args=words, prog_name="sam4mllm", standalone_mode=False) or 0)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
     """Print a warning of this package as one line; others as Python does."""
     if issubclass(category, ModelWarning):
         print(f"sam4mllm: warning: {' '.join(str(message).split())}", file=sys.stderr)
     else:
-        print(warnings.formatwarning(message, category, filename, lineno), file=sys.stderr, end="")
+        print(warnings.formatwarning(message, category, filename, lineno, line), file=file or sys.stderr, end="")
 
 
 def _fail(code: int, message: str) -> int:
