@@ -10,31 +10,69 @@ from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import split_spec
+from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
 from sam4mllm_tool.text import suggest_name
 
-__all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
+__all__ = ["find_dialect", "find_fingerprints", "identify_mllm", "list_candidate_dialects", "read_metadata"]
 
 T = TypeVar("T")
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
-    """Return the dialect called `name`, else the dialect.json beside the weights, else the model family's own, else `plain`.
+    """Return the dialect in which to ask a model.
+
+    That is the one called `name`, else the dialect.json beside the weights, which says how they were trained, else the one that
+    was measured for the model (`sam4mllm probe`), else the model family's own, else `plain`.
 
     Args:
         mllm: Model spec; a hub id is looked up on the hub.
         name: A key of `protocol.DIALECTS`.
 
     Raises:
-        SpecError: There is no dialect of that name, the file can't be read, or the hub can't be reached.
+        SpecError: There is no dialect of that name, a file can't be read, or the hub can't be reached.
     """
     if name is not None:
-        if name not in DIALECTS:
-            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
-        return DIALECTS[name]
-    return read_metadata(mllm, "dialect.json", Dialect.from_json) or _find_family_dialect(mllm) or PLAIN
+        return _get_dialect(name)
+    return find_trained_dialect(mllm) or find_probed_dialect(mllm) or _find_family_dialect(mllm) or PLAIN
+
+
+def find_trained_dialect(mllm: str) -> Dialect | None:
+    """Return the dialect.json beside a model's weights, or None. Raises SpecError as `find_dialect` does."""
+    return read_metadata(mllm, "dialect.json", Dialect.from_json)
+
+
+def find_probed_dialect(mllm: str) -> Dialect | None:
+    """Return the dialect that was measured for a model and kept, or None. Raises SpecError as `find_dialect` does."""
+    return load_probed_dialect(identify_mllm(mllm)) if has_probed_dialects() else None
+
+
+def list_candidate_dialects(mllm: str, name: str | None = None) -> tuple[Dialect, ...]:
+    """Return the dialects in which a model may be asked, for measuring which is the best: the family's own first.
+
+    Weights with a dialect.json are asked in that one alone: they were trained on its words.
+
+    Args:
+        mllm: Model spec.
+        name: The only candidate, a key of `protocol.DIALECTS`.
+
+    Raises:
+        SpecError: As in `find_dialect`.
+    """
+    if name is not None:
+        return (_get_dialect(name),)
+    if trained := find_trained_dialect(mllm):
+        return (trained,)
+    family = _find_family_dialect(mllm)
+    return (family, PLAIN) if family else (PLAIN, DIALECTS["qwen3_vl"], DIALECTS["gemma"])
+
+
+def _get_dialect(name: str) -> Dialect:
+    if name not in DIALECTS:
+        raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
+    return DIALECTS[name]
 
 
 def _find_family_dialect(mllm: str) -> Dialect | None:
@@ -49,14 +87,25 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
+    identity = identify_mllm(mllm)
+    from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
+
+    return {**identity, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
+
+
+def identify_mllm(mllm: str) -> dict[str, str | None]:
+    """Return the fingerprints of an MLLM's `base` and `adapter`, None for an adapter that is not there.
+
+    Raises:
+        SpecError: The spec names nothing, or the hub can't be reached.
+    """
     base, adapter = split_spec(mllm)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    parts = {"base": base, "adapter": adapter, "segmenter": embedded_folder("sam") if segmenter == "embedded" else segmenter}
-    return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
+    return {name: None if part is None else fingerprint(part) for name, part in (("base", base), ("adapter", adapter))}
 
 
 def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:

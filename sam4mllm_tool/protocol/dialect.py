@@ -87,7 +87,7 @@ class Dialect:
         list_text: How the boxes of that answer stand together; placeholder {boxes}.
         separator: What stands between them.
         resizing: How the model resizes images, as (multiple, least pixels, most pixels), where `frame` is "processed". Loading
-            sets it.
+            sets it, unless it is set already.
 
     Raises:
         ValueError: A template lacks a placeholder, or what it writes could not be read back.
@@ -145,8 +145,12 @@ class Dialect:
         return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
 
     def for_model(self, resizing: tuple[int, int, int] | None) -> "Dialect":
-        """Return the dialect for a model that resizes images so; the same one unless it counts the resized image's pixels."""
-        return replace(self, resizing=resizing) if self.frame == "processed" and resizing else self
+        """Return the dialect for a model that resizes images so.
+
+        The same one, unless it counts pixels of the resized image and doesn't say yet how images are resized.
+        """
+        is_open = self.frame == "processed" and self.resizing is None
+        return replace(self, resizing=resizing) if is_open and resizing else self
 
     @cached_property
     def wording(self) -> Wording:

@@ -13,7 +13,7 @@ from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.reply_parser import ReplyParser
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Question, Reply, Size
 
-__all__ = ["NativeReplyParser", "strip_thought"]
+__all__ = ["NativeReplyParser", "find_first_box", "strip_thought"]
 
 _N = r"-?\d{1,7}(?:\.\d{1,7})?"
 _SEPARATOR = r"(?:\s*+[,;]\s*+|\s++)"
@@ -49,6 +49,17 @@ def strip_thought(text: str) -> str | None:
     """Return what a reply says after its thought; None where the thought doesn't end."""
     *_, after = _THOUGHT_ENDS.split(text)  # the template may have opened the thought
     return None if _THOUGHT_STARTS.search(after) else after.strip()
+
+
+def find_first_box(text: str) -> tuple[float, float, float, float] | None:
+    """Return the four numbers of the first box in a reply, in any format and whatever they count; None without a box."""
+    answer = _LABEL_TEXTS.sub("", strip_thought(text) or "")
+    matches = [match for match in (_BOX.search(answer), _CORNERS.search(answer)) if match]
+    if not matches:
+        return None
+    first = min(matches, key=lambda match: match.start())
+    x1, y1, x2, y2 = (float(number) for group in first.groups() if group for number in re.findall(_N, group))
+    return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
