@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.mllm import split_spec
+from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
 from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
 __all__ = ["find_dialect", "find_fingerprints", "identify_mllm", "list_candidate_dialects", "read_metadata"]
@@ -28,7 +28,7 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     was measured for the model (`sam4mllm probe`), else the model family's own, else `plain`.
 
     Args:
-        mllm: Model spec; a hub id is looked up on the hub.
+        mllm: Model spec; a hub id is looked up on the hub. A remote model's family is guessed by its name.
         name: A key of `protocol.DIALECTS`.
 
     Raises:
@@ -76,36 +76,43 @@ def _get_dialect(name: str) -> Dialect:
 
 
 def _find_family_dialect(mllm: str) -> Dialect | None:
-    """Return the dialect of the family that the base model's config names."""
+    """Return the dialect of the family that the base model's config names, or a remote model's name."""
+    if remote := parse_remote_spec(mllm):
+        return find_by_model_name(remote.model)
     base, _ = split_spec(mllm)
     return read_metadata(base, "config.json", lambda text: BY_MODEL_TYPE.get(json.loads(text).get("model_type")))
 
 
 def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
-    """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there.
+    """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there or remote.
 
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
-    identity = identify_mllm(mllm)
+    parts = _fingerprint_mllm(mllm)
     from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
-    return {**identity, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
+    return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
 
 
 def identify_mllm(mllm: str) -> dict[str, str | None]:
-    """Return the fingerprints of an MLLM's `base` and `adapter`, None for an adapter that is not there.
+    """Return what tells an MLLM from others and its versions from one another: fingerprints of its weights, or a server's spec.
 
     Raises:
         SpecError: The spec names nothing, or the hub can't be reached.
     """
+    return {"spec": mllm} if parse_remote_spec(mllm) else _fingerprint_mllm(mllm)
+
+
+def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:
     base, adapter = split_spec(mllm)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    return {name: None if part is None else fingerprint(part) for name, part in (("base", base), ("adapter", adapter))}
+    parts = {"base": None if parse_remote_spec(mllm) else base, "adapter": adapter}
+    return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
 
 
 def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
@@ -119,6 +126,8 @@ def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
     Raises:
         SpecError: The file can't be read or parsed, or the hub can't be reached.
     """
+    if parse_remote_spec(spec):
+        return None
     base, adapter = split_spec(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file

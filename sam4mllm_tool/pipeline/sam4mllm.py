@@ -88,7 +88,8 @@ class Sam4Mllm:
         """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
         Args:
-            mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
+            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; by default the
+                environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
                 else that of the model's family, else `plain`.
@@ -105,7 +106,7 @@ class Sam4Mllm:
         config = config.override(settings)
         mllm, segmenter = choose_specs(mllm, segmenter)
         dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
-        loaded_mllm = load_mllm(mllm, device=device, dtype=dtype)
+        loaded_mllm = load_mllm(mllm, device=device, dtype=dtype, dialect=dialect)
         return cls(
             loaded_mllm,
             load_segmenter(segmenter, device=device, dtype=dtype),
