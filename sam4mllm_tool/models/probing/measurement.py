@@ -16,7 +16,7 @@ from sam4mllm_tool.models.probing.probe_scenes import ProbeObject, ProbeScene, d
 from sam4mllm_tool.models.validation import validate_replies
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_replies import find_first_box
-from sam4mllm_tool.types import MLLM, Question, Reply, Turn
+from sam4mllm_tool.types import MLLM, Label, Question, Reply, Turn
 
 __all__ = ["DialectTrial", "PointAccuracy", "ProbeReport", "probe_mllm"]
 
@@ -198,21 +198,21 @@ def _measure_points(mllm: MLLM, dialect: Dialect) -> PointAccuracy:
     return PointAccuracy(right, asked, with_probabilities == questions_asked)
 
 
-def _list_point_questions(dialect: Dialect, scene: ProbeScene) -> tuple[list[Question], list[list[int]]]:
+def _list_point_questions(dialect: Dialect, scene: ProbeScene) -> tuple[list[Question], list[list[Label]]]:
     """Return the questions about the scene's points, as PQPP asks them, and the true labels for each question."""
     questions: list[Question] = []
-    labels: list[list[int]] = []
+    labels: list[list[Label]] = []
     for drawn in scene.objects:
         first, points = dialect.ask_boxes(drawn.expression), [point for point, _ in drawn.points]
         turns = (*first.turns, Turn("assistant", dialect.format_boxes([drawn.box], scene.size)))
         asked = dialect.ask_points(turns, drawn.box, points, scene.size)
         questions += asked
-        true_labels = [label for _, label in drawn.points]
+        true_labels: list[Label] = [label for _, label in drawn.points]
         labels += [[label] for label in true_labels] if len(asked) == len(points) else [true_labels]
     return questions, labels
 
 
-def _count_right(dialect: Dialect, question: Question, reply: Reply, labels: Sequence[int]) -> int:
+def _count_right(dialect: Dialect, question: Question, reply: Reply, labels: Sequence[Label]) -> int:
     try:
         answers = dialect.parse_labels(question, reply)
     except ReplyError:

@@ -14,9 +14,9 @@ from random import Random
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageDraw
-from scipy.ndimage import distance_transform_edt
 
 from sam4mllm_tool.geometry.boxes import mask_to_box
+from sam4mllm_tool.geometry.morphology import erosion_depth
 from sam4mllm_tool.types import Box, Image, Label, Mask, Point, Size
 
 __all__ = ["ProbeObject", "ProbeScene", "draw_probe_scenes"]
@@ -44,7 +44,7 @@ _RADII = (0.15, 0.19)
 """Of the shorter side."""
 _SUPERSAMPLING = 3
 _LEAST_DEPTH = 5
-"""Least distance of a point from the edge of its object, in pixels."""
+"""Least depth of a point, in pixels along rows and columns."""
 _Outline = Sequence[tuple[float, float]]
 
 
@@ -149,7 +149,7 @@ def _choose_points(mask: Mask) -> list[tuple[Point, Label]]:
     sides: tuple[tuple[Mask, Label], ...] = ((window, 1), (~window, 0))
     for part, label in sides:
         # The edge of the window counts as an edge: points there are as close to what lies beyond the box.
-        depth = distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
+        depth = erosion_depth(part)
         y, x = np.unravel_index(int(depth.argmax()), depth.shape)
         if depth[y, x] >= _LEAST_DEPTH:
             points.append((Point(box.x1 + float(x) + 0.5, box.y1 + float(y) + 0.5), label))
