@@ -68,7 +68,7 @@ def _format_report(report: "ProbeReport") -> str:
     ]
     if points := report.points:
         source = "with probabilities" if points.has_probabilities else "without probabilities"
-        rows.append(("points", f"Yes or No rightly for {points.right} of {points.asked}, {source}"))
+        rows.append(("points", f"Yes or No rightly for {points.right} of {points.count}, {source}"))
     rows.append(("speed", f"{best.seconds_per_question:.2f} s per question"))
     rows += [(f"in {trial.dialect.name}", f"gIoU {trial.giou:.2f}") for trial in report.trials]
     width = max(len(name) for name, _ in rows)

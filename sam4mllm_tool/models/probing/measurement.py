@@ -55,12 +55,12 @@ class PointAccuracy:
 
     Args:
         right: How many points got the right label.
-        asked: How many points were asked about.
+        count: How many points were asked about.
         has_probabilities: Whether the answers come with probabilities.
     """
 
     right: int
-    asked: int
+    count: int
     has_probabilities: bool
 
 
@@ -103,7 +103,7 @@ class ProbeReport:
             "next_frame": following and {"name": following.frame.name, "iou": following.iou},
             "boxes": {"iou": best.iou, "asked": len(best.choice.best.ious)},
             "absent": {"right": best.absent_right, "asked": best.absent},
-            "points": points and {"right": points.right, "asked": points.asked, "probabilities": points.has_probabilities},
+            "points": points and {"right": points.right, "asked": points.count, "probabilities": points.has_probabilities},
             "seconds_per_question": best.seconds_per_question,
             "trials": [
                 {
@@ -168,7 +168,7 @@ def _ask_boxes(mllm: MLLM, dialect: Dialect, scene: ProbeScene) -> list[_Exchang
     drawn: list[ProbeObject | None] = [*scene.objects, None]
     questions = [dialect.ask_boxes(each.expression if each else scene.absent) for each in drawn]
     replies = validate_replies(mllm.name, questions, mllm.reply(scene.image, questions))
-    return [(scene, *asked) for asked in zip(drawn, questions, replies, strict=True)]
+    return [(scene, *exchange) for exchange in zip(drawn, questions, replies, strict=True)]
 
 
 def _score(dialect: Dialect, scene: ProbeScene, drawn: ProbeObject | None, question: Question, reply: Reply) -> float:
@@ -186,16 +186,16 @@ def _score(dialect: Dialect, scene: ProbeScene, drawn: ProbeObject | None, quest
 
 
 def _measure_points(mllm: MLLM, dialect: Dialect) -> PointAccuracy:
-    right = asked = with_probabilities = questions_asked = 0
+    right = count = with_probabilities = question_count = 0
     for scene in draw_probe_scenes():
         questions, labels = _list_point_questions(dialect, scene)
         replies = validate_replies(mllm.name, questions, mllm.reply(scene.image, questions))
         for question, reply, true_labels in zip(questions, replies, labels, strict=True):
             right += _count_right(dialect, question, reply, true_labels)
             with_probabilities += reply.label_probabilities is not None
-        asked += sum(map(len, labels))
-        questions_asked += len(questions)
-    return PointAccuracy(right, asked, with_probabilities == questions_asked)
+        count += sum(map(len, labels))
+        question_count += len(questions)
+    return PointAccuracy(right, count, with_probabilities == question_count)
 
 
 def _list_point_questions(dialect: Dialect, scene: ProbeScene) -> tuple[list[Question], list[list[Label]]]:
@@ -205,10 +205,10 @@ def _list_point_questions(dialect: Dialect, scene: ProbeScene) -> tuple[list[Que
     for drawn in scene.objects:
         first, points = dialect.ask_boxes(drawn.expression), [point for point, _ in drawn.points]
         turns = (*first.turns, Turn("assistant", dialect.format_boxes([drawn.box], scene.size)))
-        asked = dialect.ask_points(turns, drawn.box, points, scene.size)
-        questions += asked
+        point_questions = dialect.ask_points(turns, drawn.box, points, scene.size)
+        questions += point_questions
         true_labels: list[Label] = [label for _, label in drawn.points]
-        labels += [[label] for label in true_labels] if len(asked) == len(points) else [true_labels]
+        labels += [[label] for label in true_labels] if len(point_questions) == len(points) else [true_labels]
     return questions, labels
 
 

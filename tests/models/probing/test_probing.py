@@ -39,7 +39,7 @@ def test_the_frame_of_a_noisy_model_is_found_and_its_dialect_reads_it(frame: str
     assert best.choice.next is not None
     assert best.choice.best.iou > best.choice.next.iou + 0.05
     assert report.points is not None
-    assert report.points.right == report.points.asked == 22, "points are written in the frame that was measured"
+    assert report.points.right == report.points.count == 22, "points are written in the frame that was measured"
 
 
 @pytest.mark.parametrize("frame", UNITS)
@@ -110,7 +110,7 @@ def test_a_model_that_always_says_yes_gets_half_of_the_points_right() -> None:
         ScriptedMLLM(lambda question: "Yes" if isinstance(question.answer, Labels) else model.reply(question)), (PLAIN,)
     )
     assert report.points is not None
-    assert (report.points.right, report.points.asked) == (12, 22)
+    assert (report.points.right, report.points.count) == (12, 22)
 
 
 # Refusals to guess ----------------------------------------------------------------------------------------------------
