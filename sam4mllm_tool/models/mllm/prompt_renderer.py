@@ -17,6 +17,7 @@ import jinja2
 from torch import Tensor
 
 from sam4mllm_tool.errors import ExpressionError, SpecError
+from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation, read_resizing
 from sam4mllm_tool.types import Image, Turn
 
 __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", "TokenizedPrompt"]
@@ -93,13 +94,15 @@ class PromptRenderer:
         processor: The checkpoint's processor.
         name: The checkpoint's name, for messages.
         longest: How many tokens the model can read; None for no limit.
+        max_pixels: As in `LoadOptions`.
 
     Raises:
         SpecError: The processor has no chat template.
     """
 
-    def __init__(self, processor: Any, name: str, longest: int | None = None) -> None:
+    def __init__(self, processor: Any, name: str, longest: int | None = None, max_pixels: int | None = None) -> None:
         self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
+        self._preparation = ImagePreparation.for_processor(processor.image_processor, max_pixels)
         self._template = _chat_template(processor, name)
         control = _control_tokens(processor)
         longest_first = sorted(control, key=len, reverse=True)
@@ -110,10 +113,7 @@ class PromptRenderer:
     @property
     def resizing(self) -> tuple[int, int, int] | None:
         """How the image processor resizes, in families that resize as Qwen2-VL does; None in others."""
-        images = self.processor.image_processor
-        merged, size = getattr(images, "merge_size", None), getattr(images, "size", None)
-        least, most = (getattr(size, edge, None) or (size or {}).get(edge) for edge in ("shortest_edge", "longest_edge"))
-        return (images.patch_size * merged, least, most) if merged and least and most else None
+        return read_resizing(self.processor.image_processor)
 
     def tokenize(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenizedPrompt:
         """Tokenize a question about an image; the first call for an image fills in its inputs.
@@ -139,7 +139,8 @@ class PromptRenderer:
 
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
         """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
-        tensors = self.processor(text=[rendered], images=[image], return_tensors="pt", **self._options(rendered))
+        images = [self._preparation.apply(image)]
+        tensors = self.processor(text=[rendered], images=images, return_tensors="pt", **self._options(rendered))
         return {name: value for name, value in tensors.items() if name not in _UNUSED_INPUTS and isinstance(value, Tensor)}
 
     def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
