@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sam4mllm_tool.cli.messages import say, timed_loading
-from sam4mllm_tool.cli.options import DeviceOption, MllmOption
+from sam4mllm_tool.cli.options import LOADING_OPTIONS, MllmOption, with_options
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from sam4mllm_tool.models.probing.measurement import ProbeReport
@@ -15,17 +16,18 @@ if TYPE_CHECKING:
 __all__ = ["probe"]
 
 
+@with_options([option for option in LOADING_OPTIONS if option.name != "segmenter_device"])
 def probe(
     mllm: MllmOption = None,
     dialect: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Only dialect to ask in.", show_default="the family's own and plain words"),
     ] = None,
-    device: DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to write the dialect to as well, such as dialect.json.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the measurements as JSON and nothing else.")] = False,
+    **loading: Any,
 ) -> None:
     """Measure in which coordinates and words an MLLM answers, and keep the dialect for later loads.
 
@@ -39,10 +41,10 @@ def probe(
     from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
     from sam4mllm_tool.pipeline.sam4mllm import choose_specs
 
-    spec, _ = choose_specs(mllm, None)
+    options, (spec, _) = LoadOptions(**loading), choose_specs(mllm, None)
     candidates = list_candidate_dialects(spec, dialect)
     with timed_loading():
-        model = load_mllm(spec, device=device)
+        model = load_mllm(spec, dialect=candidates[0], options=options)
     report = probe_mllm(model, candidates)
     print(json.dumps(report.to_dict()) if as_json else _format_report(report))
     best = report.require_dialect()

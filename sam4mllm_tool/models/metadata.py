@@ -16,7 +16,15 @@ from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
-__all__ = ["find_dialect", "find_fingerprints", "identify_mllm", "list_candidate_dialects", "read_metadata"]
+__all__ = [
+    "find_dialect",
+    "find_fingerprints",
+    "find_probed_dialect",
+    "find_trained_dialect",
+    "identify_mllm",
+    "list_candidate_dialects",
+    "read_metadata",
+]
 
 T = TypeVar("T")
 

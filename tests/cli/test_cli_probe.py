@@ -45,7 +45,7 @@ def test_a_model_that_cannot_ground_is_an_error_of_one_line(run: Run, tmp_path: 
     assert "none: the coordinate frame is in doubt" in out
     last = err.splitlines()[-1]
     assert last.startswith(f"sam4mllm: no dialect can be chosen for {folder}: ")
-    assert last.endswith("; name one with --dialect")
+    assert last.endswith("; name one yourself with --dialect or dialect=")
     assert not cache.exists()
     assert not (tmp_path / "dialect.json").exists()
     assert sorted(folder.iterdir()) == before
@@ -54,8 +54,8 @@ def test_a_model_that_cannot_ground_is_an_error_of_one_line(run: Run, tmp_path: 
 def test_the_table_names_the_frames_and_what_was_measured() -> None:
     lines = _format_report(probe_mllm(GroundingModel("0..1").load(), (PLAIN,))).splitlines()
     assert lines[1] == "dialect                   plain (0..1, x first)"
-    assert lines[2].endswith("0..1, x first: mean IoU 0.99")
+    assert lines[2].endswith("0..1, x first: mean IoU 1.00")
     assert lines[3].split()[:2] == ["next", "frame"]
     assert lines[5].endswith('"none" for 4 of 4')
     assert lines[6].endswith("Yes or No rightly for 22 of 22, without probabilities")
-    assert lines[8] == "in plain (0..1, x first)  gIoU 0.99"
+    assert lines[8] == "in plain (0..1, x first)  gIoU 1.00"

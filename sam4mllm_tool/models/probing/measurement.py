@@ -88,7 +88,9 @@ class ProbeReport:
     def require_dialect(self) -> Dialect:
         """Return the dialect. Raises BackendError where the frame is in doubt."""
         if self.dialect is None:
-            raise BackendError(f"no dialect can be chosen for {self.mllm}: {self.doubt}; name one with --dialect")
+            raise BackendError(
+                f"no dialect can be chosen for {self.mllm}: {self.doubt}; name one yourself with --dialect or dialect="
+            )
         return self.dialect
 
     def to_dict(self) -> dict[str, Any]:

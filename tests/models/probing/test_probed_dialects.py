@@ -6,10 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import BackendError, SpecError
 from sam4mllm_tool.models.metadata import find_dialect, identify_mllm, list_candidate_dialects
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.probing import first_use
+from sam4mllm_tool.models.probing.probe_scenes import draw_probe_scenes
 from sam4mllm_tool.models.probing.probed_dialects import cache_folder, save_probed_dialect
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS
+from tests.models.probing.grounding_model import GroundingModel
 
 MEASURED = dataclasses.replace(DIALECTS["plain"], name="measured")
 
@@ -83,3 +88,41 @@ def test_candidates_are_the_family_s_and_plain_words_or_the_trained_one_alone(tm
     assert names(known) == ["measured"]
     with pytest.raises(SpecError, match="did you mean 'gemma'"):
         list_candidate_dialects(str(known), "gema")
+
+
+# The first use --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that loads as a model answering in 0..1, y first, whatever family it claims to be."""
+    monkeypatch.setattr(first_use, "load_mllm", lambda *_, **__: GroundingModel("0..1", "yx").load())
+    return save_weights(tmp_path / "weights")
+
+
+def test_the_first_load_measures_and_later_ones_use_it(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    models = Sam4Mllm.load(str(weights), probe=True)
+    assert models.dialect.name == "plain (0..1, y first)"
+    assert find_dialect(str(weights)) == models.dialect
+    monkeypatch.setattr(first_use, "probe_mllm", None)
+    assert Sam4Mllm.load(str(weights), probe=True).dialect == models.dialect
+    scene = draw_probe_scenes()[0]
+    (segmented,) = models.segment(scene.image, scene.objects[0].expression, method="box").objects
+    assert segmented.prompt.box.iou(scene.objects[0].box) > 0.98
+
+
+def test_weights_with_a_dialect_of_their_own_are_not_measured(weights: Path, cache: Path) -> None:
+    (weights / "dialect.json").write_text(MEASURED.to_json())
+    assert Sam4Mllm.load(str(weights), probe=True).dialect == MEASURED
+    assert not cache.exists()
+
+
+def test_where_nothing_can_be_kept_each_load_measures(weights: Path, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    assert Sam4Mllm.load(str(weights), probe=True).dialect.name == "plain (0..1, y first)"
+
+
+def test_a_model_that_cannot_ground_is_not_loaded_with_a_guess(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_use, "load_mllm", lambda *_, **__: ScriptedMLLM(lambda _: "in the middle"))
+    with pytest.raises(BackendError, match="no dialect can be chosen"):
+        Sam4Mllm.load(str(weights), probe=True)
