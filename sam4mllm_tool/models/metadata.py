@@ -13,7 +13,7 @@ from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
 from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
+from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
 __all__ = [
@@ -88,7 +88,7 @@ def _find_family_dialect(mllm: str) -> Dialect | None:
     if remote := parse_remote_spec(mllm):
         return find_by_model_name(remote.model)
     base, _ = split_spec(mllm)
-    return read_metadata(base, "config.json", lambda text: BY_MODEL_TYPE.get(json.loads(text).get("model_type")))
+    return read_metadata(base, "config.json", lambda text: find_by_config(json.loads(text)))
 
 
 def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:

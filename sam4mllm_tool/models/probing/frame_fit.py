@@ -18,6 +18,8 @@ from sam4mllm_tool.types import Box, Size
 __all__ = ["BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
 
 Order: TypeAlias = Literal["xy", "yx"]
+Rule: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
+"""How images are resized: see `Dialect.resizing`."""
 FourNumbers: TypeAlias = tuple[float, float, float, float]
 
 _SAME_READING_IOU = 0.97
@@ -28,8 +30,7 @@ _LEAST_LEAD = 0.02
 _LEAST_LEAD_IN_ERRORS = 2.0
 """The lead over the next frame must be this many standard errors of the answers' differences."""
 _ORDERS: tuple[Order, ...] = ("xy", "yx")
-_PROCESSED = "pixels of the processed image"
-_WHOLE_IMAGE = (1, 1, 2**40)
+_WHOLE_IMAGE = (1, 1, 10**9)
 """A "resizing" that changes nothing: pixels of the processed image then are those of the image itself."""
 
 
@@ -50,7 +51,7 @@ class CandidateFrame:
     order: Order
     end: float | None = None
     offset: float = 0.0
-    resizing: tuple[int, int, int] | None = None
+    resizing: Rule | None = None
     decimals: int = 0
 
     def read_box(self, numbers: FourNumbers, size: Size) -> Box:
@@ -130,7 +131,7 @@ class FrameChoice:
         return self.fits[0]
 
 
-def list_frames(dialect: Dialect, resizing: tuple[int, int, int] | None) -> list[CandidateFrame]:
+def list_frames(dialect: Dialect, resizing: Rule | None) -> list[CandidateFrame]:
     """Return the frames that a model asked in this dialect may answer in, the dialect's own first.
 
     Args:
@@ -150,11 +151,11 @@ def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
         yield CandidateFrame(f"0..{dialect.scale - 1}, {order[0]} first", order, dialect.scale, 0.5)
     elif dialect.frame == "lines":
         yield CandidateFrame(f"0..{dialect.scale}, {order[0]} first", order, dialect.scale, decimals=dialect.decimals)
-    elif dialect.resizing:
-        yield CandidateFrame(f"{_PROCESSED}, {order[0]} first", order, resizing=dialect.resizing)
+    elif dialect.resizing and dialect.resizing != _WHOLE_IMAGE:
+        yield CandidateFrame(f"pixels of the processed image, {order[0]} first", order, resizing=dialect.resizing)
 
 
-def _common_frames(order: Order, resizing: tuple[int, int, int] | None) -> Iterator[CandidateFrame]:
+def _common_frames(order: Order, resizing: Rule | None) -> Iterator[CandidateFrame]:
     first = f"{order[0]} first"
     yield CandidateFrame(f"0..1000, {first}", order, 1000)
     yield CandidateFrame(f"0..999, {first}", order, 1000, 0.5)
@@ -162,7 +163,7 @@ def _common_frames(order: Order, resizing: tuple[int, int, int] | None) -> Itera
     yield CandidateFrame(f"0..100, {first}", order, 100, decimals=1)
     yield CandidateFrame(f"pixels of the image, {first}", order, resizing=_WHOLE_IMAGE)
     if resizing:
-        yield CandidateFrame(f"{_PROCESSED}, {first}", order, resizing=resizing)
+        yield CandidateFrame(f"pixels of the processed image, {first}", order, resizing=resizing)
 
 
 def choose_frame(frames: Sequence[CandidateFrame], answers: Sequence[BoxAnswer]) -> FrameChoice:

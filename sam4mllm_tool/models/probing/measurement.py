@@ -155,7 +155,8 @@ def _try_dialect(mllm: MLLM, dialect: Dialect, resizing: tuple[int, int, int] | 
     seconds = (time.perf_counter() - began) / len(exchanges)
     answers = [BoxAnswer(find_first_box(reply.text), drawn.box, scene.size) for scene, drawn, _, reply in exchanges if drawn]
     choice = choose_frame(list_frames(dialect, resizing), answers)
-    adapted = [choice.best.frame.adapt_dialect(dialect, text).for_model(resizing) for text in _NATIVE_BOXES]
+    templates = dict.fromkeys((dialect.box_text, *_NATIVE_BOXES))
+    adapted = [choice.best.frame.adapt_dialect(dialect, text).for_model(resizing) for text in templates]
     scores = {reader: [_score(reader, *exchange) for exchange in exchanges] for reader in (dialect, *adapted)}
     most = max(map(fmean, scores.values()))
     reader = next(reader for reader, score in scores.items() if fmean(score) > most - _SAME_SCORE)
