@@ -26,7 +26,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def save_weights(folder: Path, content: bytes = b"weights", model_type: str = "llava") -> Path:
+def save_weights(folder: Path, content: bytes = b"weights", model_type: str = "unknown") -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     (folder / "model.safetensors").write_bytes(content)
