@@ -158,7 +158,7 @@ class Sam4Mllm:
         Args:
             image: Whatever `load_image` takes under `policy`.
             expression: Plain words, as in "the mug behind the laptop".
-            method: The paper's `pqpp`, `ppg` or `box`, or `adaptive`; by default the config's.
+            method: The paper's `pqpp`, `ppg` or `box`, or `points` or `adaptive`; by default the config's.
             policy: What may be opened, and how large it may be.
 
         Raises:
