@@ -22,6 +22,7 @@ from sam4mllm_tool.cli.doctor import doctor
 from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
+from sam4mllm_tool.cli.probe import probe
 from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
@@ -32,7 +33,7 @@ from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -61,6 +62,7 @@ app.command(cls=Command, rich_help_panel=_TUNE)(train)
 app.command(cls=Command, rich_help_panel=_TUNE)(export)
 app.command(cls=Command, rich_help_panel=_INSPECT, epilog=EPILOG)(evaluate)
 app.add_typer(trace_app, name="trace", rich_help_panel=_INSPECT)
+app.command(cls=Command, rich_help_panel=_INSPECT)(probe)
 app.command(cls=Command, rich_help_panel=_INSPECT)(doctor)
 
 
