@@ -70,7 +70,7 @@ MethodOption = Annotated[
         "--method",
         metavar="|".join(METHODS),
         help="How SAM is prompted: 'pqpp' lets the MLLM label points inside its box, 'ppg' lets it propose points, 'box' uses "
-        "its box alone, 'adaptive' verifies several candidates and gives a calibrated confidence.",
+        "its box alone, 'points' uses points alone, 'adaptive' verifies several candidates and gives a calibrated confidence.",
     ),
 ]
 AbstainOption = Annotated[
