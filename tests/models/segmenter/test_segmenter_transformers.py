@@ -331,10 +331,10 @@ class TestBadSpecs:
         ("config", "message"),
         [
             pytest.param('{"model_type": "llama"}', "of type 'llama': expected a segmenter, one of .*sam_hq", id="llama"),
-            pytest.param('{"model_type": "sam9"}', "can't be loaded", id="unknown to transformers"),
+            pytest.param('{"model_type": "sam9"}', "'sam9', which transformers .* doesn't know", id="unknown to transformers"),
             pytest.param("{}", "can't be loaded", id="no type"),
             pytest.param("{", "can't be loaded", id="not JSON"),
-            pytest.param('{"model_type": "sam"}', "can't be loaded", id="no processor, no weights"),
+            pytest.param('{"model_type": "sam"}', r"no preprocessor_config\.json", id="no processor, no weights"),
         ],
     )
     def test_a_folder_that_holds_no_segmenter_is_refused(self, tmp_path, config, message):
@@ -350,7 +350,7 @@ class TestBadSpecs:
         with pytest.raises(SpecError, match="can't be loaded"):
             load_segmenter(str(folder))
         weights.unlink()
-        with pytest.raises(SpecError, match="can't be loaded"):
+        with pytest.raises(SpecError, match=r"no weights: expected model\.safetensors"):
             load_segmenter(str(folder))
 
     def test_pickled_weights_are_not_opened(self, tmp_path):
@@ -358,7 +358,7 @@ class TestBadSpecs:
         weights = folder / "model.safetensors"
         torch.save(load_file(weights), folder / "pytorch_model.bin")
         weights.unlink()
-        with pytest.raises(SpecError, match="can't be loaded"):
+        with pytest.raises(SpecError, match=r"pickled weights alone .* never opened"):
             load_segmenter(str(folder))
 
     def test_weights_of_another_model_are_refused(self, tmp_path):
