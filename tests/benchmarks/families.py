@@ -3,7 +3,7 @@
 For each family: its dialect; the mean IoU between 50 boxes and what the dialect reads out of them as the family itself writes
 them, at five image sizes; whether labels of a tiny random checkpoint in the family's real format are those of full passes, all
 of a question in a sequence (joint) and one a question (each); and how often its language model reads the image for 25 points
-asked so. Most families need torchvision, as `make video` installs it. It takes two minutes on one core.
+asked so. Most families need torchvision: run it with `PYTHONPATH=.venv/video`, which `make video` installs. It takes two minutes.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
+import tests.conftest  # noqa: F401  # declares the operators that a torchvision without a build for this torch lacks
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, FreeText, Image, Labels, Question, Reply, Size, Turn
