@@ -19,6 +19,7 @@ from sam4mllm_tool.text import suggest_name
 __all__ = [
     "find_dialect",
     "find_fingerprints",
+    "find_parts",
     "find_probed_dialect",
     "find_trained_dialect",
     "identify_mllm",
@@ -83,11 +84,27 @@ def _get_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
+def find_parts(mllm: str) -> tuple[str, str | None]:
+    """Return the base and the adapter that a spec names; an adapter alone names its base itself.
+
+    Raises:
+        SpecError: The spec is incomplete, or the hub can't be reached.
+    """
+    base, adapter = split_spec(mllm)
+    if adapter is not None or base == "embedded" or parse_remote_spec(mllm):
+        return base, adapter
+    with wrap_import_errors():
+        from sam4mllm_tool.models.checkpoints import find_adapter_base
+
+    named = find_adapter_base(base)
+    return (base, None) if named is None else (named, base)
+
+
 def _find_family_dialect(mllm: str) -> Dialect | None:
     """Return the dialect of the family that the base model's config names, or a remote model's name."""
     if remote := parse_remote_spec(mllm):
         return find_by_model_name(remote.model)
-    base, _ = split_spec(mllm)
+    base, _ = find_parts(mllm)
     return read_metadata(base, "config.json", lambda text: find_by_config(json.loads(text)))
 
 
@@ -113,7 +130,7 @@ def identify_mllm(mllm: str) -> dict[str, str | None]:
 
 
 def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:
-    base, adapter = split_spec(mllm)
+    base, adapter = find_parts(mllm)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
@@ -123,26 +140,27 @@ def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:
     return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
 
 
-def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
+def read_metadata(spec: str, name: str, parse: Callable[[str], T], *, adapter_only: bool = False) -> T | None:
     """Return the parsed file `name` beside the weights that `spec` names; None where there is no such file.
 
     Args:
-        spec: Model spec, maybe with `+ADAPTER`. The adapter's file wins over the base's.
+        spec: Model spec, maybe with `+ADAPTER`, or an adapter alone. The adapter's file wins over the base's.
         name: File name, such as `dialect.json`.
         parse: Takes the file's text; its ValueError becomes a SpecError that names the file.
+        adapter_only: Whether a base's file doesn't count where there is an adapter.
 
     Raises:
         SpecError: The file can't be read or parsed, or the hub can't be reached.
     """
     if parse_remote_spec(spec):
         return None
-    base, adapter = split_spec(spec)
+    base, adapter = find_parts(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
 
     if base == "embedded":
         base = embedded_folder("adapter")
-    for part in (base,) if adapter is None else (adapter, base):
+    for part in (base,) if adapter is None else (adapter,) if adapter_only else (adapter, base):
         if file := find_file(part, name):
             try:
                 return parse(Path(file).read_text(encoding="utf-8"))
