@@ -25,9 +25,11 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
+    Sam3TrackerProcessor,
 )
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.models.checkpoints import (
     embedded_folder,
     quiet_loading,
@@ -103,7 +105,9 @@ class TransformersSegmenter:
         with quiet_loading(), wrap_load_errors(spec, extra="sam"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_segmenter(config, spec)
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+            # facebook/sam3 holds a tracker and a concept head over one encoder, with the processor of a video model of both
+            loader = Sam3TrackerProcessor if config.model_type == "sam3_video" else AutoProcessor
+            processor = loader.from_pretrained(source, trust_remote_code=False)
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no segmenter's processor: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
@@ -186,7 +190,7 @@ class TransformersSegmenter:
 
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again
