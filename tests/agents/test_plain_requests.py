@@ -109,6 +109,9 @@ REWORDED = {
     "select all blue ones": "select all blue shapes",
     "delete the second": "remove the second",
     "get rid of the star": "remove the star",
+    "give me the star": "segment the star",
+    "give me teh star": "segment the star",
+    "give me a hand": "give me a hand",
 }
 
 
@@ -129,6 +132,7 @@ QUESTIONS = {
     "count the red rings": ImageQuestion("count", "all red rings"),
     "how big is it?": ImageQuestion("size"),
     "what's its area?": ImageQuestion("size"),
+    "what is its area in pixels?": ImageQuestion("size"),
     "how big is the star": ImageQuestion("size", "the star"),
     "is there a star?": ImageQuestion("exists", "the star"),
     "are there any stars in the picture?": ImageQuestion("exists", "all stars"),
