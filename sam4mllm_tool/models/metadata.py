@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.mllm import split_spec
+from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
 __all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
@@ -24,7 +24,7 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     """Return the dialect called `name`, else the dialect.json beside the weights, else the model family's own, else `plain`.
 
     Args:
-        mllm: Model spec; a hub id is looked up on the hub.
+        mllm: Model spec; a hub id is looked up on the hub. A remote model's family is guessed by its name.
         name: A key of `protocol.DIALECTS`.
 
     Raises:
@@ -38,13 +38,15 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
 
 
 def _find_family_dialect(mllm: str) -> Dialect | None:
-    """Return the dialect of the family that the base model's config names."""
+    """Return the dialect of the family that the base model's config names, or a remote model's name."""
+    if remote := parse_remote_spec(mllm):
+        return find_by_model_name(remote.model)
     base, _ = split_spec(mllm)
-    return read_metadata(base, "config.json", lambda text: BY_MODEL_TYPE.get(json.loads(text).get("model_type")))
+    return read_metadata(base, "config.json", lambda text: find_by_config(json.loads(text)))
 
 
 def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
-    """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there.
+    """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there or remote.
 
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
@@ -56,6 +58,8 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
     parts = {"base": base, "adapter": adapter, "segmenter": embedded_folder("sam") if segmenter == "embedded" else segmenter}
+    if parse_remote_spec(mllm):
+        parts["base"] = None
     return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
 
 
@@ -70,6 +74,8 @@ def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
     Raises:
         SpecError: The file can't be read or parsed, or the hub can't be reached.
     """
+    if parse_remote_spec(spec):
+        return None
     base, adapter = split_spec(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file

@@ -74,7 +74,7 @@ def find_report_service(config: TrainingConfig) -> str:
 
 def _require_libraries(config: TrainingConfig) -> None:
     if config.quantise == "4bit" and find_spec("bitsandbytes") is None:
-        raise SpecError("quantise = '4bit' needs bitsandbytes, which is not installed: pip install bitsandbytes")
+        raise MissingExtraError("bitsandbytes, which quantise = '4bit' needs,", "quantize")
     for name in ("accelerate", find_report_service(config)):
         if name == "none" or find_spec(name):
             continue

@@ -91,6 +91,31 @@ def test_precision_on_a_cpu_is_float32_by_default(dtype, expected):
     assert choose_dtype(dtype, torch.device("cpu")) == expected
 
 
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        pytest.param("cuda", (7, 5), torch.float16, id="a T4 emulates bfloat16"),
+        pytest.param("cuda", (8, 0), torch.bfloat16, id="an A100 has bfloat16"),
+        pytest.param("cuda", (12, 0), torch.bfloat16, id="and what came later"),
+        pytest.param("mps", None, torch.float16, id="Apple's GPUs"),
+    ],
+)
+def test_precision_on_a_gpu_is_16_bits_by_default(monkeypatch, device, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype(None, torch.device(device)) is expected
+    assert choose_dtype("float32", torch.device(device)) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")],
+)
+def test_the_default_device_is_the_best_that_there_is(monkeypatch, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in available)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in available)
+    assert choose_device() == torch.device(expected)
+
+
 def test_quiet_loading_restores_logs_and_progress_bars():
     transformers, bars = logging.getLogger("transformers"), transformers_logging.is_progress_bar_enabled()
     level = transformers.level

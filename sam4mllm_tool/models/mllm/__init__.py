@@ -5,34 +5,44 @@ it, is imported on first use.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from sam4mllm_tool.errors import SpecError, quote_text
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
+from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec, parse_remote_spec
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
+from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.types import MLLM
 
 if TYPE_CHECKING:
     from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
-__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "split_spec"]
+__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec", "split_spec"]
 
 EMBEDDED = "embedded"
 
 
-def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None) -> MLLM:
+def load_mllm(
+    spec: str, *, dialect: Dialect | None = None, options: LoadOptions = LoadOptions(), **overrides: Unpack[LoadOverrides]
+) -> MLLM:
     """Load the model that a spec names.
 
     Args:
         spec: `embedded`, a folder in Hugging Face format or a hub id, each optionally followed by `+ADAPTER`: the folder or hub
-            id of a peft adapter. `embedded` has an adapter of its own.
-        device: Name of a torch device, such as "cuda:1"; by default the first CUDA device, or the CPU if there is none.
-        dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on GPUs with native support, float32 elsewhere.
+            id of a peft adapter. `embedded` has an adapter of its own. Or a remote model: `openai:MODEL@URL` or
+            `langchain:PROVIDER:MODEL`.
+        dialect: The dialect in which a remote model will be asked, by default its family's: it decides in which sizes images
+            are sent. Without effect on checkpoints.
+        options: Where and how precisely the model runs.
+        overrides: Single options that differ from `options`, as in `device="cuda:1"`; see `LoadOptions`.
 
     Raises:
-        SpecError: The spec names nothing that can be loaded, or a library is broken.
+        SpecError: The spec names nothing that can be loaded, an option doesn't fit, or a library is broken.
         MissingExtraError: A library is not installed.
     """
+    if remote := parse_remote_spec(spec):
+        return _load_remote(remote, spec, dialect)
     base, adapter = split_spec(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
@@ -40,16 +50,26 @@ def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None)
 
     if base == EMBEDDED:
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    return TransformersMLLM.load(base, adapter, name=spec, device=device, dtype=dtype)
+    return TransformersMLLM.load(base, adapter, name=spec, options=options.override(**overrides))
+
+
+def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:
+    if remote.kind == "openai":
+        from sam4mllm_tool.models.mllm.openai_compatible import load_openai_compatible
+
+        return load_openai_compatible(remote, name=spec, dialect=dialect)
+    from sam4mllm_tool.models.mllm.chat_model import load_chat_model_mllm
+
+    return load_chat_model_mllm(remote, name=spec, dialect=dialect)
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:
-    """Split `BASE+ADAPTER` into (base, adapter); adapter is None if there is none. Folder names may contain `+`.
+    """Split `BASE+ADAPTER` into (base, adapter); adapter is None if there is none. Names may contain `+`.
 
     Raises:
-        SpecError: The base or the adapter is empty.
+        SpecError: The base or the adapter is empty, or the spec of a remote model is malformed.
     """
-    if "+" not in spec or _is_folder(spec):
+    if "+" not in spec or parse_remote_spec(spec) or _is_folder(spec):
         return spec, None
     splits = [(spec[:i], spec[i + 1 :]) for i, character in enumerate(spec) if character == "+"]
     base, adapter = next((split for split in reversed(splits) if _is_folder(split[0])), splits[0])

@@ -7,17 +7,18 @@ random numbers and warn.
 
 import json
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import (
     custom_code_error,
     find_file,
@@ -27,6 +28,8 @@ from sam4mllm_tool.models.checkpoints import (
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
+from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
 __all__ = ["load_checkpoint", "require_safe_adapter"]
 
@@ -36,7 +39,7 @@ _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "Sentence
 
 
 def load_checkpoint(
-    base: str, adapter: str | None = None, *, device: str | None = None, dtype: str | None = None
+    base: str, adapter: str | None = None, *, options: LoadOptions = LoadOptions(), **overrides: Unpack[LoadOverrides]
 ) -> tuple[Any, Any]:
     """Load a model in evaluation mode, without gradients and with greedy decoding, and its processor.
 
@@ -44,8 +47,8 @@ def load_checkpoint(
         base: Folder or hub id.
         adapter: Folder or hub id. The adapter is merged into the weights, so that it costs nothing later; on a quantised base
             it stays attached.
-        device: As in `choose_device`.
-        dtype: As in `choose_dtype`.
+        options: Where and how precisely the model runs.
+        overrides: Single options that differ from `options`.
 
     Returns:
         (model, processor).
@@ -54,8 +57,8 @@ def load_checkpoint(
         SpecError: The base or the adapter can't be loaded, or they don't fit each other.
         MissingExtraError: A library is not installed.
     """
-    torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    options = options.override(**overrides)
+    choose_device(options.device)  # refused before anything is read
     base_path = resolve_folder_or_hub_id(base)
     adapter_path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json") if adapter else None
     with quiet_loading():
@@ -63,8 +66,9 @@ def load_checkpoint(
             config = AutoConfig.from_pretrained(base_path, trust_remote_code=False)
             processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
             _require_image_and_text(processor, base)
+            limit_pixels(processor.image_processor, options.max_pixels)
             _require_known_tokenizer(processor.tokenizer, config, base_path, base)
-            model = _load_model(base_path, base, config, torch_device, torch_dtype)
+            model = _load_model(base_path, base, config, options)
         if adapter is not None and adapter_path is not None:
             with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
                 model = _apply_adapter(model, adapter_path, adapter, base)
@@ -118,20 +122,38 @@ def _require_known_tokenizer(tokenizer: Any, config: Any, path: str, base: str) 
         raise custom_code_error(base)
 
 
-def _load_model(path: str, base: str, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    quantised = getattr(config, "quantization_config", None) is not None
-    options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
+def _load_model(path: str, base: str, config: Any, options: LoadOptions) -> Any:
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    arguments: dict[str, Any] = {}
+    if options.quantize:
+        arguments["quantization_config"] = _quantization_config(options.quantize, dtype)
+    if options.device_map or options.quantize or getattr(config, "quantization_config", None) is not None:
+        arguments["device_map"] = options.device_map or {"": device}
+    if options.attention:
+        arguments["attn_implementation"] = options.attention
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         path,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
-        **options,
+        **arguments,
     )
     model, info = loaded
     require_complete(base, info)
-    return model if quantised else model.to(device)
+    return model if "device_map" in arguments else model.to(device)
+
+
+def _quantization_config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return bitsandbytes' settings: NF4 with doubly quantized scales, as QLoRA has them, or LLM.int8()."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes, which quantizes models,", "quantize")
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _apply_adapter(model: Any, path: str, adapter: str, base: str) -> Any:

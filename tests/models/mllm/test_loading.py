@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 import huggingface_hub.constants
 import pytest
@@ -147,6 +148,48 @@ def test_the_requested_precision_is_used(checkpoint: Checkpoint, image: Image) -
     assert mllm._runner.model.dtype is torch.bfloat16
     row = (mllm.reply(image, QUESTIONS)[0].label_probabilities or ())[0]
     assert sum(row) == pytest.approx(1)
+
+
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantization_without_its_library_names_the_extra(checkpoint: Checkpoint) -> None:
+    with pytest.raises(MissingExtraError, match=r'bitsandbytes, .* is not installed: pip install "sam4mllm-tool\[quantize\]"'):
+        load_mllm(str(checkpoint("llava")), quantize="4bit")
+
+
+@pytest.mark.parametrize(
+    ("quantize", "expected"),
+    [
+        ("8bit", {"load_in_8bit": True}),
+        ("4bit", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}),
+    ],
+)
+def test_quantization_reaches_transformers(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, quantize: Literal["4bit", "8bit"], expected: dict[str, Any]
+) -> None:
+    passed: dict[str, Any] = {}
+
+    def load(_: str, **arguments: Any) -> None:
+        passed.update(arguments)
+        raise OSError("stopped here")
+
+    monkeypatch.setattr(loading, "find_spec", lambda _: object())
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
+    with pytest.raises(SpecError, match="stopped here"):
+        load_mllm(str(checkpoint("llava")), quantize=quantize, dtype="bfloat16", device="cpu")
+    config = passed["quantization_config"]
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert passed["device_map"] == {"": torch.device("cpu")}
+
+
+def test_an_unknown_attention_is_refused_in_one_line(checkpoint: Checkpoint) -> None:
+    with pytest.raises(SpecError, match=r"can't be loaded: .*magic.* is not supported") as caught:
+        load_mllm(str(checkpoint("llava")), attention="magic")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_map_answers_as_one_device_does(checkpoint: Checkpoint, image: Image) -> None:
+    spread, alone = load_mllm(str(checkpoint("llava")), device_map="auto"), load_mllm(str(checkpoint("llava")), device="cpu")
+    assert spread.reply(image, QUESTIONS) == alone.reply(image, QUESTIONS)
 
 
 def test_loading_and_answering_print_nothing(checkpoint: Checkpoint, image: Image, capfd: pytest.CaptureFixture[str]) -> None:

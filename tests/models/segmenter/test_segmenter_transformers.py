@@ -16,7 +16,7 @@ from sam4mllm_tool.errors import BackendError, MissingExtraError, SpecError
 from sam4mllm_tool.models.segmenter import load_segmenter, transformers
 from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmenter
+from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, RunLengthMask, Segmenter
 from tests.custom_code import CUSTOM_PARTS, copy_with_custom_code
 from tests.sam_checkpoints import save_sam, save_sam_hq
 
@@ -73,14 +73,41 @@ def reference(folder, image, prompt):
     if prompt.points:
         points["input_points"] = [[[[point.x, point.y] for point in prompt.points]]]
         points["input_labels"] = [[[point.label for point in prompt.points]]]
-    inputs = processor(images=image, input_boxes=[[list(prompt.box)]], return_tensors="pt", **points)
+    boxes = {} if prompt.points_only else {"input_boxes": [[list(prompt.box)]]}
+    inputs = processor(images=image, return_tensors="pt", **boxes, **points)
     sizes = inputs.pop("original_sizes"), inputs.pop("reshaped_input_sizes")
+    if prompt.mask_input is not None:
+        inputs["input_masks"] = resize_mask(prompt.mask_input.mask(), model)
     with torch.no_grad():
         output = model(**inputs)
     masks = processor.post_process_masks(output.pred_masks, *sizes)[0][0].numpy()
     scores = output.iou_scores[0, 0].numpy()
     order = np.argsort(-scores, kind="stable")
     return masks[order], scores[order]
+
+
+def resize_mask(mask, model):
+    """Return logits (1, 1, h, w) of a mask as SAM pads images, at the right and at the bottom."""
+    side = 4 * model.config.prompt_encoder_config.image_embedding_size
+    height, width = (round(side * length / max(mask.shape)) for length in mask.shape)
+    grid = torch.zeros(1, 1, side, side)
+    resized = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+    grid[..., :height, :width] = torch.from_numpy(np.array(resized))
+    return torch.logit(grid.clamp(1e-3, 1 - 1e-3))
+
+
+def prompts_without_box_or_with_mask(size):
+    """Return a prompt of points alone, one with a mask input, and one of points and a mask input."""
+    width, height = size
+    ellipse = Image.new("1", size)
+    ImageDraw.Draw(ellipse).ellipse((width // 4, height // 4, width // 2, height // 2), fill=1)
+    mask_input = RunLengthMask.of(np.asarray(ellipse))
+    points = (PointPrompt(30, 20, 1, 0.9), PointPrompt(10, 12, 0))
+    return (
+        ObjectPrompt.from_points(points),
+        ObjectPrompt(Box(10, 10, 45, 45), points[:1], mask_input),
+        ObjectPrompt.from_points(points, mask_input),
+    )
 
 
 def masks_of(segmented):
@@ -113,10 +140,22 @@ def test_masks_and_scores_are_those_of_the_models_own_processor(folder, segmente
     assert 0 < masks.mean() < 1, "a constant reference would prove nothing"
 
 
+@pytest.mark.parametrize("size", [(50, 80), (200, 51)], ids=str)
+@pytest.mark.parametrize("kind", range(3), ids=["points alone", "mask input", "points and mask input"])
+def test_prompts_without_box_or_with_a_mask_give_the_models_own_masks(folder, segmenter, size, kind):
+    image, prompts = make_image(*size), prompts_without_box_or_with_mask(size)
+    masks, scores = reference(folder, image, prompts[kind])
+    (segmented,) = segmenter.segment(image, [prompts[kind]])
+    np.testing.assert_allclose(scores_of(segmented), scores, atol=1e-5)
+    assert (masks_of(segmented) != masks).mean() < 1e-3
+    with_box = ObjectPrompt(Box(10, 10, 45, 45), prompts[kind].points)
+    assert (masks_of(segmenter.segment(image, [with_box])[0]) != masks).mean() > 1e-3, "it would prove nothing"
+
+
 def test_many_prompts_give_what_each_gives_alone(segmenter):
-    image = make_image(80, 50)
-    together = segmenter.segment(image, PROMPTS)
-    alone = [segmenter.segment(image, [prompt])[0] for prompt in PROMPTS]
+    image, prompts = make_image(80, 50), (*PROMPTS, *prompts_without_box_or_with_mask((80, 50)))
+    together = segmenter.segment(image, prompts)
+    alone = [segmenter.segment(image, [prompt])[0] for prompt in prompts]
     assert_equal_objects(together, alone)
     assert (together[0].mask != together[1].mask).any(), "masks depend on the prompts"
 
