@@ -256,6 +256,7 @@ def test_a_correction_is_said_before_it_is_served_and_repeating_the_words_takes_
     assert [message.type for message in again] == ["human", "ai"], "its own words are no request"
 
 
+@pytest.mark.slow
 def test_german_words_and_english_ones_come_to_the_same(models: Sam4Mllm) -> None:
     german, english = Talk(models), Talk(models)
     for in_german, in_english in (
