@@ -20,6 +20,7 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
+from sam4mllm_tool.models.probing.first_use import load_and_probe
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -84,6 +85,7 @@ class Sam4Mllm:
         segmenter: str | None = None,
         *,
         dialect: str | Dialect | None = None,
+        probe: bool = False,
         calibration: Calibration | None = None,
         options: LoadOptions = LoadOptions(),
         config: SegmentationConfig = SegmentationConfig(),
@@ -96,7 +98,8 @@ class Sam4Mllm:
                 environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
-                else that of the model's family, else `plain`.
+                else the one that `sam4mllm probe` measured, else that of the model's family, else `plain`.
+            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there.
             calibration: By default the calibration.json beside the adapter or the model, else none.
             options: Where and how precisely the models run; by default in the device's best precision on the first GPU, else
                 on the CPU.
@@ -107,13 +110,17 @@ class Sam4Mllm:
         Raises:
             SpecError: A spec names nothing that can be loaded; in one line that says what to do.
             MissingExtraError: A dependency is not installed.
+            BackendError: `probe` can't tell in which coordinate frame the model answers.
         """
         overrides: Any = {name: value for name, value in settings.items() if name in LoadOverrides.__annotations__}
         others: Any = {name: value for name, value in settings.items() if name not in overrides}
         config, options = config.override(others), options.override(**overrides)
         mllm, segmenter = choose_specs(mllm, segmenter)
-        dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
-        loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
+        if probe and dialect is None:
+            loaded_mllm, dialect = load_and_probe(mllm, options)
+        else:
+            dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+            loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
         return cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),

@@ -90,7 +90,7 @@ class Dialect:
         list_text: How the boxes of that answer stand together; placeholder {boxes}.
         separator: What stands between them.
         resizing: How the model resizes images, as (multiple, least pixels, most pixels) and maybe the longest side, where
-            `frame` is "processed". Loading sets it.
+            `frame` is "processed". Loading sets it, unless it is set already.
         ask_pointing_text: Where are the objects, a point on each? Placeholder {expression}. Empty for checkpoints that answer
             with points only after a box: they are asked `ask_prompt_text`.
 
@@ -151,8 +151,12 @@ class Dialect:
         return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
 
     def for_model(self, resizing: tuple[int, int, int] | None) -> "Dialect":
-        """Return the dialect for a model that resizes images so; the same one unless it counts the resized image's pixels."""
-        return replace(self, resizing=resizing) if self.frame == "processed" and resizing else self
+        """Return the dialect for a model that resizes images so.
+
+        The same one, unless it counts pixels of the resized image and doesn't say yet how images are resized.
+        """
+        is_open = self.frame == "processed" and self.resizing is None
+        return replace(self, resizing=resizing) if is_open and resizing else self
 
     @cached_property
     def wording(self) -> Wording:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.reply_parser import ReplyParser
+from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
-__all__ = ["NativeReplyParser"]
+__all__ = ["NativeReplyParser", "find_first_box"]
 
 _N = r"-?(?:\d{1,7}(?:\.\d{1,17})?|\.\d{1,17})"
 _SEPARATOR = r"(?:\s*+[,;]\s*+|\s++)"
@@ -44,6 +45,16 @@ _NONE = re.compile(
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|unable|won't|not able|as an ai)\b", re.IGNORECASE)
+
+
+def find_first_box(text: str) -> tuple[float, float, float, float] | None:
+    """Return the four numbers of the first box in a reply, in any format and whatever they count; None without a box."""
+    answer = _LABEL_TEXTS.sub("", strip_thought(text) or "")
+    matches = [match for pattern in (_CORNERS, _LOCATED_BOX) if (match := pattern.search(answer))]
+    if not matches:
+        return None
+    x1, y1, x2, y2 = map(float, re.findall(_N, _numbers(min(matches, key=lambda match: match.start()))))
+    return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import resolve_folder_or_hub_id, wrap_load_errors
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
-from sam4mllm_tool.models.mllm.loading import load_checkpoint, require_safe_adapter
+from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.attention import BRANCHES
@@ -124,8 +125,7 @@ def _add_adapter(model: Any, config: TrainingConfig, adapter: str | None, base: 
         else:
             with wrap_load_errors(adapter, extra="sam"):
                 path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json")
-                require_safe_adapter(path, adapter)
-                adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
+                adapted = attach_adapter(model, path, adapter, base, is_trainable=True)
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 

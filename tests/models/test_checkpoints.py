@@ -16,7 +16,6 @@ from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models import checkpoints
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.metadata import find_fingerprints
-from sam4mllm_tool.training.merge_adapter import export
 
 
 @pytest.mark.parametrize("marker", ["config.json", "adapter_config.json"])
@@ -45,8 +44,6 @@ def test_an_adapter_alone_is_answered_with_the_spec_to_write(tmp_path, base, adv
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base} if base else {}))
     with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
         checkpoints.resolve_folder_or_hub_id(str(tmp_path))
-    with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
-        export(str(tmp_path), tmp_path / "out")
 
 
 def test_a_model_in_the_place_of_an_adapter_is_named(tmp_path):

@@ -30,8 +30,8 @@ def load_mllm(
 
     Args:
         spec: `embedded`, a folder in Hugging Face format or a hub id, each optionally followed by `+ADAPTER`: the folder or hub
-            id of a peft adapter. `embedded` has an adapter of its own. Or a remote model: `openai:MODEL@URL` or
-            `langchain:PROVIDER:MODEL`.
+            id of a peft adapter. An adapter alone is loaded onto the base that it names. `embedded` has an adapter of its own.
+            Or a remote model: `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`.
         dialect: The dialect in which a remote model will be asked, by default its family's: it decides in which sizes images
             are sent. Without effect on checkpoints.
         options: Where and how precisely the model runs.
@@ -43,14 +43,21 @@ def load_mllm(
     """
     if remote := parse_remote_spec(spec):
         return _load_remote(remote, spec, dialect)
-    base, adapter = split_spec(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
+        from sam4mllm_tool.models.metadata import find_parts
         from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
+    base, adapter = find_parts(spec)
     if base == EMBEDDED:
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    return TransformersMLLM.load(base, adapter, name=spec, options=options.override(**overrides))
+    try:
+        return TransformersMLLM.load(base, adapter, name=spec, options=options.override(**overrides))
+    except SpecError as error:
+        if adapter != spec:
+            raise
+        reason = f"{quote_text(spec)} is a LoRA adapter alone, and on the base that it names it can't be loaded: {error}"
+        raise SpecError(f"{reason}; name a base as BASE+ADAPTER") from error
 
 
 def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:

@@ -6,17 +6,21 @@ random numbers and warn.
 """
 
 import json
-import warnings
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Unpack
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig, GenerationConfig
+from peft import PeftModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASK_GENERATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
 from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import (
@@ -29,12 +33,12 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
+from sam4mllm_tool.models.mllm.adapters import attach_adapter
 from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
-__all__ = ["load_checkpoint", "require_safe_adapter"]
+__all__ = ["load_checkpoint"]
 
 TORCHVISION_EXTRA = "sam"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "SentencePieceBackend", "PythonBackend")
 
 
@@ -64,6 +68,7 @@ def load_checkpoint(
     with quiet_loading():
         with wrap_load_errors(base, extra=TORCHVISION_EXTRA):
             config = AutoConfig.from_pretrained(base_path, trust_remote_code=False)
+            _require_mllm(config, base)
             processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
             _require_image_and_text(processor, base)
             limit_pixels(processor.image_processor, options.max_pixels)
@@ -71,38 +76,17 @@ def load_checkpoint(
             model = _load_model(base_path, base, config, options)
         if adapter is not None and adapter_path is not None:
             with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
-                model = _apply_adapter(model, adapter_path, adapter, base)
+                adapted = attach_adapter(model, adapter_path, adapter, base)
+                model = adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
         model.generation_config = _greedy_config(model, processor.tokenizer)
     return model.eval().requires_grad_(False), processor
 
 
-def require_safe_adapter(path: str, adapter: str) -> None:
-    """Refuse an adapter that peft would load by unpickling weights or by importing a module of the adapter's choice.
-
-    Args:
-        path: Folder or hub id that holds the adapter.
-        adapter: Named in the message.
-
-    Raises:
-        SpecError: The adapter is refused.
-    """
-    config = PeftConfig.from_pretrained(path)
-    if config.is_prompt_learning:
-        raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
-    module = getattr(config, "megatron_core", None)
-    if module not in (None, "megatron.core"):  # peft imports the module of this name
-        raise SpecError(f"the adapter {adapter!r} sets megatron_core to {module!r}: expected null or 'megatron.core'")
-    if not _has_safetensors(path):
-        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
-
-
-def _has_safetensors(path: str) -> bool:
-    """Whether the weights are safetensors; otherwise peft would unpickle what it finds."""
-    folder = Path(path)
-    try:
-        return (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
-    except EntryNotFoundError:
-        return False
+def _require_mllm(config: Any, base: str) -> None:
+    if type(config) in MODEL_FOR_MASK_GENERATION_MAPPING:
+        raise SpecError(f"{base!r} is a segmenter of type {config.model_type!r}: name it as the segmenter, not as the MLLM")
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise SpecError(f"{base!r} is a model of type {config.model_type!r}: expected an MLLM, which reads an image and text")
 
 
 def _require_image_and_text(processor: Any, base: str) -> None:
@@ -154,20 +138,6 @@ def _quantization_config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfi
     return BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-
-
-def _apply_adapter(model: Any, path: str, adapter: str, base: str) -> Any:
-    """Return the model with the adapter's changes in its own modules, so that it is used like any other."""
-    require_safe_adapter(path, adapter)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
-        try:
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=False)
-        except (RuntimeError, ValueError, KeyError, UserWarning) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
-        return adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
 
 
 def _can_merge(adapted: PeftModel) -> bool:
