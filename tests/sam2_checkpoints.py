@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.checkpoints import SPECIAL, build_tokenizer
 from tests.sam_checkpoints import WIDTH, save_checkpoint
@@ -20,12 +21,12 @@ def save_sam2(folder: Path) -> Path:
     backbone = {
         "hidden_size": 8,
         "image_size": [_SIDE2, _SIDE2],
-        "blocks_per_stage": [1, 1, 1, 1],
+        "blocks_per_stage": [1, 1, 2, 1],
         "embed_dim_per_stage": [8, 16, 32, 64],
         "num_attention_heads_per_stage": [1, 1, 2, 2],
         "window_size_per_stage": [4, 4, 4, 4],
         "window_positional_embedding_background_size": [4, 4],
-        "global_attention_blocks": [2],
+        "global_attention_blocks": [3],
     }
     vision = {"backbone_config": {"model_type": "sam2_hiera_det_model", **backbone}, "backbone_channel_list": [64, 32, 16, 8]}
     config = transformers.Sam2Config(vision_config=vision | _fpn(), **_heads(_SIDE2, 16))
@@ -35,7 +36,7 @@ def save_sam2(folder: Path) -> Path:
 def save_edgetam(folder: Path) -> Path:
     """Save an EdgeTamModel, with its processor, which is SAM 2's. Needs timm."""
     arguments = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3]}
-    backbone = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "model_args": arguments}
+    backbone = {"model_type": "timm_wrapper", "architecture": "repvit_m1", "model_args": arguments, "num_classes": 2}
     vision = {"backbone_config": backbone, "backbone_channel_list": [384, 192, 96, 48]}
     config = transformers.EdgeTamConfig(vision_config=vision | _fpn(), **_heads(_SIDE2, 16))
     return save_checkpoint(transformers.EdgeTamModel(config), transformers.Sam2Processor(_processor2()), folder)
@@ -54,7 +55,14 @@ def save_sam3(folder: Path) -> Path:
     transformer = {"hidden_size": WIDTH, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
     detector = {
         "vision_config": _vision3(),
-        "text_config": transformer | {"vocab_size": len(tokenizer), "projection_dim": WIDTH, "num_hidden_layers": 1},
+        "text_config": {
+            **transformer,
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "projection_dim": WIDTH,
+            "num_hidden_layers": 1,
+        },
         "geometry_encoder_config": transformer | {"num_layers": 1},
         "detr_encoder_config": transformer | {"num_layers": 1},
         "detr_decoder_config": transformer | {"num_layers": 2, "num_queries": 5},
@@ -73,9 +81,19 @@ def save_sam3(folder: Path) -> Path:
     }
     tracker = {"vision_config": _vision3(), **_heads(_SIDE3, 14), **memory}
     config = transformers.Sam3VideoConfig(detector_config=detector, tracker_config=tracker, low_res_mask_size=4 * _GRID)
+    config.image_size = _SIDE3  # which the tracker's config resets to its default
     video = transformers.Sam2VideoVideoProcessor(size={"height": _SIDE3, "width": _SIDE3})
     processor = transformers.Sam3VideoProcessor(_processor3(), video, tokenizer)
-    return save_checkpoint(transformers.Sam3VideoModel(config), processor, folder)
+    save_checkpoint(transformers.Sam3VideoModel(config), processor, folder)
+    _write_original_keys(folder / "model.safetensors")
+    return folder
+
+
+def _write_original_keys(weights: Path) -> None:
+    """Name the tracker's weights as `facebook/sam3` does: transformers 5.24 saves them with a doubled prefix."""
+    tensors = load_file(weights)
+    renamed = {key.replace("tracker_model.tracker_model.", "tracker_model."): tensor for key, tensor in tensors.items()}
+    save_file(renamed, weights, metadata={"format": "pt"})
 
 
 SAVED: dict[str, Callable[[Path], Path]] = {

@@ -25,6 +25,7 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
+    Sam3TrackerProcessor,
 )
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
@@ -103,7 +104,9 @@ class TransformersSegmenter:
         with quiet_loading(), wrap_load_errors(spec, extra="sam"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_segmenter(config, spec)
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+            # facebook/sam3 holds a tracker and a concept head over one encoder, with the processor of a video model of both
+            loader = Sam3TrackerProcessor if config.model_type == "sam3_video" else AutoProcessor
+            processor = loader.from_pretrained(source, trust_remote_code=False)
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no segmenter's processor: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
