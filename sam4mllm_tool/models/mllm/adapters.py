@@ -96,10 +96,11 @@ class SwitchedAdapters:
         name = None if adapter is None else self._names[adapter]
         if self._adapted is None or name == self._active:
             return
+        tuner: Any = self._adapted.base_model
         if name is None:
-            self._adapted.base_model.disable_adapter_layers()
+            tuner.disable_adapter_layers()
         else:
-            self._adapted.base_model.enable_adapter_layers()
+            tuner.enable_adapter_layers()
             self._adapted.set_adapter(name, inference_mode=True)
         self._active = name
 
