@@ -64,15 +64,18 @@ lock:  ## renew constraints.txt
 clean:
 	rm -rf .venv .venv-newest .venv-oldest out site
 
-.venv/installed: pyproject.toml setup.py constraints.txt
+.venv/created:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --upgrade --constraint constraints.txt pip
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml setup.py constraints.txt
 	$(BIN)/$(INSTALL) --editable .
 	touch $@
 
-.venv/tested: .venv/installed
+.venv/tested: .venv/created pyproject.toml setup.py constraints.txt  # in one run of pip, of which each takes a while
 	$(BIN)/$(INSTALL) --editable ".[test]"
-	touch $@
+	touch .venv/installed $@
 
 .venv/docs: .venv/tested
 	$(BIN)/$(INSTALL) --editable ".[docs]"
