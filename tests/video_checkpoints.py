@@ -234,10 +234,11 @@ def build_model(family: str, processor: Any) -> Any:
     config = AutoConfig.for_model("llava" if family == "pixtral" else family, **settings)
     config.get_text_config().vocab_size = len(tokenizer)
     config.get_text_config().initializer_range = config.initializer_range = 0.4  # so that answers differ
-    config.image_token_id = tokenizer.convert_tokens_to_ids("<im_patch>") if family == "molmo2" else processor.image_token_id
     for name, marks in MARKS.items():
         if hasattr(config, name):
             setattr(config, name, next(i for mark in marks if (i := tokenizer.convert_tokens_to_ids(mark)) is not None))
+    image_token = "<im_patch>" if family == "molmo2" else processor.image_token
+    config.image_token_id = tokenizer.convert_tokens_to_ids(image_token)  # last, as Molmo2 has one name for several
     if family in ("internvl", "smolvlm"):
         setattr(config, "downsample_ratio" if family == "internvl" else "scale_factor", 0.5 if family == "internvl" else 2)
     torch.manual_seed(0)
