@@ -52,9 +52,9 @@ def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None,
 
 def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:
     if remote.kind == "openai":
-        from sam4mllm_tool.models.mllm.openai_compatible import load_openai_compatible
+        from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
 
-        return load_openai_compatible(remote, name=spec, dialect=dialect)
+        return OpenAICompatibleMLLM.load(remote, name=spec, dialect=dialect)
     from sam4mllm_tool.models.mllm.chat_model import load_chat_model_mllm
 
     return load_chat_model_mllm(remote, name=spec, dialect=dialect)
