@@ -7,21 +7,22 @@ requests under way.
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["await_in_background", "run_in_background", "start_in_background"]
+__all__ = ["await_in_background", "finish_in_background", "run_in_background"]
 
 T = TypeVar("T")
 
 _lock = threading.Lock()
 _loop: asyncio.AbstractEventLoop | None = None
+_finishing: set["asyncio.Task[None]"] = set()
+"""Tasks that nobody waits for: the loop itself keeps only weak references."""
 
 
 def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the loop and wait for its result. An interrupt cancels it."""
-    future = start_in_background(coroutine)
+    future = asyncio.run_coroutine_threadsafe(coroutine, _get_loop())
     try:
         return future.result()
     except BaseException:
@@ -31,17 +32,33 @@ def run_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
 
 async def await_in_background(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the loop without blocking the caller's. Cancelling the caller cancels it."""
-    return await asyncio.wrap_future(start_in_background(coroutine))
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(coroutine, _get_loop()))
 
 
-def start_in_background(coroutine: Coroutine[Any, Any, T]) -> "Future[T]":
-    """Run a coroutine on the loop without waiting for it."""
+def finish_in_background(start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine on the loop without waiting for it, if there is a loop.
+
+    For finalizers: the garbage collector may call them anywhere, so this takes no lock.
+    """
+    if (loop := _loop) is not None:
+        loop.call_soon_threadsafe(_keep, loop, start)
+
+
+def _keep(loop: asyncio.AbstractEventLoop, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    task = loop.create_task(start())
+    _finishing.add(task)
+    task.add_done_callback(_finishing.discard)
+
+
+def _get_loop() -> asyncio.AbstractEventLoop:
     global _loop
-    with _lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            threading.Thread(target=_loop.run_forever, name="sam4mllm-requests", daemon=True).start()
-        return asyncio.run_coroutine_threadsafe(coroutine, _loop)
+    if _loop is None:
+        with _lock:
+            if _loop is None:
+                loop = asyncio.new_event_loop()
+                threading.Thread(target=loop.run_forever, name="sam4mllm-requests", daemon=True).start()
+                _loop = loop
+    return _loop
 
 
 def _forget_loop() -> None:

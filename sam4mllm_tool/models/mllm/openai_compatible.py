@@ -14,7 +14,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.models.mllm.background_loop import await_in_background, run_in_background, start_in_background
+from sam4mllm_tool.models.mllm.background_loop import await_in_background, finish_in_background, run_in_background
 from sam4mllm_tool.models.mllm.chat_questions import ChatAnswer, ChatFeatures, ChatRequest, answer_questions
 from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, ImagePayload
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
@@ -113,7 +113,7 @@ class OpenAICompatibleMLLM:
         self._rejected: frozenset[str] = frozenset()
         self._thinks = False
         self._free = asyncio.Semaphore(options.concurrency)
-        weakref.finalize(self, _close, self._client).atexit = False
+        weakref.finalize(self, finish_in_background, self._client.close).atexit = False
 
     @classmethod
     def load(cls, remote: RemoteSpec, *, name: str, dialect: Dialect | None = None) -> "OpenAICompatibleMLLM":
@@ -274,10 +274,9 @@ class OpenAICompatibleMLLM:
             if error.status_code in (401, 403):
                 raise
             return []
-        data = getattr(page, "data", None)
-        if not isinstance(data, list):
-            raise ValueError("no list of models")
-        return [str(model.id) for model in data if getattr(model, "id", None)]
+        except AttributeError as error:  # the client's, about an answer that is no JSON
+            raise ValueError("no list of models") from error
+        return [str(model.id) for model in getattr(page, "data", None) or () if getattr(model, "id", None)]
 
     def _no_vision(self, reason: str) -> str:
         cure = "choose a vision model, or start the server with one"
@@ -298,8 +297,3 @@ def _draw_test_image() -> Image:
     image = PILImage.new("RGB", (_TEST_SIDE, _TEST_SIDE), "white")
     ImageDraw.Draw(image).rectangle((100, 100, 236, 236), fill="red")
     return image
-
-
-def _close(client: openai.AsyncOpenAI) -> None:
-    """Close the client's connections, on the loop that they belong to."""
-    start_in_background(client.close())
