@@ -9,8 +9,8 @@ from sam4mllm_tool.protocol import Grid, Sampler, Thresholds
 
 __all__ = ["METHODS", "Method", "SegmentationConfig", "SettingsOverrides"]
 
-Method: TypeAlias = Literal["pqpp", "ppg", "box", "adaptive"]
-"""The paper's three methods, and `adaptive`, which goes beyond it."""
+Method: TypeAlias = Literal["pqpp", "ppg", "box", "points", "adaptive"]
+"""The paper's three methods, `points`, which prompts without a box, and `adaptive`, which verifies what it does."""
 METHODS: tuple[Method, ...] = get_args(Method)
 
 

@@ -53,6 +53,10 @@ class MissingExtraError(Sam4MllmError, ImportError):
         super().__init__(f'{package} is not installed: pip install "sam4mllm-tool{extras}"')
 
 
+class ModelWarning(UserWarning):
+    """A model was loaded that may not be what was meant. The command prints it as one line on stderr."""
+
+
 class OverBudgetError(Sam4MllmError):
     """The next request could take more than is left of a budget (`reasoning.Budget`)."""
 

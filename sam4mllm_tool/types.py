@@ -4,14 +4,16 @@ Pixel coordinates are floats on the original image, x right, y down, (0, 0) the 
 Segment Anything's own API. Arrays are (H, W). All values are frozen, and no model library is imported here.
 """
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
+from pydantic import Field
 
 from sam4mllm_tool.geometry import rle
 
@@ -141,11 +143,57 @@ class PointAnswer:
 
 
 @dataclass(frozen=True)
+class RunLengthMask:
+    """A mask in COCO's compressed run lengths: a value that compares, hashes and goes into JSON.
+
+    Args:
+        size: Height and width in pixels.
+        counts: The run lengths.
+    """
+
+    size: tuple[int, int]
+    counts: str
+
+    @classmethod
+    def of(cls, mask: Mask) -> "RunLengthMask":
+        """Encode a (H, W) bool mask."""
+        code = rle.encode(mask)
+        return cls((code["size"][0], code["size"][1]), code["counts"])
+
+    def mask(self) -> Mask:
+        """Decode to (H, W) bool. Raises ValueError where size and counts don't fit."""
+        return rle.decode({"size": self.size, "counts": self.counts})
+
+
+@dataclass(frozen=True)
 class ObjectPrompt:
-    """What the segmenter is prompted with for one object."""
+    """What the segmenter is prompted with for one object.
+
+    Args:
+        box: Around the object, in pixels.
+        points: On the object and off it.
+        mask_input: The object's mask of an earlier round, of the image's size, for the segmenter to refine.
+        points_only: Whether the segmenter is prompted without the box, which then only says where the object is: around its
+            points before (`from_points`), around its mask afterwards.
+    """
 
     box: Box
     points: tuple[PointPrompt, ...] = ()
+    mask_input: RunLengthMask | None = None
+    points_only: Annotated[bool, Field(exclude_if=operator.not_)] = False
+
+    @classmethod
+    def from_points(cls, points: Sequence[PointPrompt], mask_input: RunLengthMask | None = None) -> "ObjectPrompt":
+        """Return a prompt without a box; the segmenter sets `box` to that of the mask.
+
+        Raises:
+            ValueError: No point is on the object.
+        """
+        on_object = [point for point in points if point.label == 1]
+        if not on_object:
+            raise ValueError("expected a prompt of points to have a point on the object, with label 1")
+        xs, ys = [point.x for point in on_object], [point.y for point in on_object]
+        return cls(Box(min(xs), min(ys), max(xs), max(ys)), tuple(points), mask_input, points_only=True)
 
 
 @dataclass(frozen=True)
@@ -249,7 +297,7 @@ class SegmentedObject:
     expression: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON, the mask as a COCO RLE."""
+        """Return plain JSON, the mask as a COCO RLE; of the prompt its box and points."""
         return {
             "box": list(self.prompt.box),
             "points": [point.to_dict() for point in self.prompt.points],

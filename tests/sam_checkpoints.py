@@ -21,14 +21,14 @@ WIDTH = 32
 
 def save_sam(folder: Path, *, side: int = 64, patch: int = 16) -> Path:
     """Save a SamModel whose input has `side` pixels a side, with its processor."""
-    return _save(SamModel(SamConfig(**_configs(side, patch))), SamProcessor(_image_processor(side)), folder)
+    return save_checkpoint(SamModel(SamConfig(**_configs(side, patch))), SamProcessor(_image_processor(side)), folder)
 
 
 def save_sam_hq(folder: Path, *, side: int = 96, patch: int = 8) -> Path:
     """Save a SamHQModel whose input has `side` pixels a side, with its processor."""
     configs = _configs(side, patch)
     configs["mask_decoder_config"] |= {"vit_dim": WIDTH}
-    return _save(SamHQModel(SamHQConfig(**configs)), SamHQProcessor(_image_processor(side)), folder)
+    return save_checkpoint(SamHQModel(SamHQConfig(**configs)), SamHQProcessor(_image_processor(side)), folder)
 
 
 def _configs(side: int, patch: int) -> dict[str, Any]:
@@ -67,7 +67,8 @@ def _image_processor(side: int) -> SamImageProcessorPil:
     )
 
 
-def _save(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
+def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
+    """Save a model with random weights on which masks depend, and its processor; return the folder."""
     _randomise_weights(model)
     level = logging.getLogger("transformers").level
     logging.getLogger("transformers").setLevel(logging.ERROR)
@@ -94,6 +95,7 @@ def _randomise_weights(model: PreTrainedModel) -> None:
         elif name.endswith("bias"):
             weight.copy_(0.1 * noise)
     # predicted IoUs inside (0, 1), so that clipping doesn't hide differences
-    head = model.get_submodule("mask_decoder.iou_prediction_head.proj_out")
-    head.weight.mul_(0.1)
-    head.bias.fill_(0.5)
+    for name, head in model.named_modules():
+        if name.endswith("mask_decoder.iou_prediction_head.proj_out"):
+            head.weight.mul_(0.1)
+            head.bias.fill_(0.5)

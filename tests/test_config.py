@@ -18,7 +18,7 @@ def test_the_defaults_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"method": "magic"}, "no such method: 'magic'; there are pqpp, ppg, box, adaptive"),
+        ({"method": "magic"}, "no such method: 'magic'; there are pqpp, ppg, box, points, adaptive"),
         ({"retries": -1}, "retries from 0 on, got -1"),
         ({"max_points": -1}, "max_points, a number of points, from 0 on, got -1"),
         ({"abstain": 1.5}, "abstain, a probability, from 0 to 1, got 1.5"),

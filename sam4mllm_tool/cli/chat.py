@@ -12,9 +12,10 @@ import typer
 
 from sam4mllm_tool.cli.chat_models import load_optional_chat_model, require_agents
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
-from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption, refuse_options
+from sam4mllm_tool.cli.options import LOADING_OPTIONS, DialectOption, MllmOption, SegmenterOption, refuse_options, with_options
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["chat", "run_conversation"]
 
 
+@with_options(LOADING_OPTIONS)
 def chat(
     ctx: typer.Context,
     image: Annotated[
@@ -33,7 +35,6 @@ def chat(
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
     dialect: DialectOption = None,
-    device: DeviceOption = None,
     allow_url: AllowUrlOption = False,
     chat_model: Annotated[
         str | None,
@@ -57,6 +58,7 @@ def chat(
         typer.Option(metavar="FILE", help="SQLite file that keeps conversations; their images go to FILE.pictures."),
     ] = None,
     thread: Annotated[str, typer.Option(metavar="ID", help="Conversation of the history to continue or to begin.")] = "chat",
+    **loading: Any,
 ) -> None:
     """Segment in conversation: 'the red ring', 'no, the other one', /undo, /save.
 
@@ -64,7 +66,7 @@ def chat(
     """
     from sam4mllm_tool.images.export import make_folder
 
-    policy = choose_policy(allow_url)
+    policy, options = choose_policy(allow_url), LoadOptions(**loading)
     if image is not None:  # whatever costs nothing to check is checked before the models are loaded
         open_image(image, policy)
     if out:
@@ -79,7 +81,7 @@ def chat(
 
         from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
+        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
     run_conversation(models, image, model=model, history=history, thread=thread, out=out, policy=policy, points=points)
 
 

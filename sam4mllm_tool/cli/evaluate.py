@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sam4mllm_tool.cli.options import (
+    LOADING_OPTIONS,
     AbstainOption,
     CloserOption,
-    DeviceOption,
     DialectOption,
     MethodOption,
     MllmOption,
@@ -24,9 +24,11 @@ from sam4mllm_tool.cli.options import (
     read_refine_crops,
     refuse_options,
     require_effect,
+    with_options,
 )
 from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from sam4mllm_tool.evaluation import EvaluationConfig
@@ -40,10 +42,14 @@ EPILOG = (
 )
 
 
-_WITHOUT_MODELS = ("mllm", "segmenter", "dialect", "device", "method", "abstain", "refine_crops", "closer")
+_WITHOUT_MODELS = (
+    *("mllm", "segmenter", "dialect", "method", "abstain", "refine_crops", "closer"),
+    *(option.name for option in LOADING_OPTIONS),
+)
 _WITHOUT_DATASET = (*_WITHOUT_MODELS, "root", "protocol", "limit", "processes", "threads", "option")
 
 
+@with_options(LOADING_OPTIONS)
 def evaluate(
     ctx: typer.Context,
     dataset: Annotated[
@@ -69,7 +75,6 @@ def evaluate(
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
     dialect: DialectOption = None,
-    device: DeviceOption = None,
     method: MethodOption = "pqpp",
     abstain: AbstainOption = 0.0,
     refine_crops: RefineCropsOption = True,
@@ -109,6 +114,7 @@ def evaluate(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the file that --compare or --calibrate writes.")
     ] = False,
+    **loading: Any,
 ) -> None:
     """Evaluate models on a dataset under a published protocol, with confidence intervals and a report; or compare two runs."""
     if compare:
@@ -142,7 +148,9 @@ def evaluate(
         split=split or "val",
         options=read_options(name, option),
         protocol=protocol or "",
-        models=ModelSpec(mllm, segmenter, dialect=dialect, device=device, abstain=abstain, refine_crops=refine_crops),
+        models=ModelSpec(
+            mllm, segmenter, dialect=dialect, options=LoadOptions(**loading), abstain=abstain, refine_crops=refine_crops
+        ),
         method=method,
         predictions=predictions,
         limit=limit,

@@ -8,6 +8,7 @@ load no model library.
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -21,17 +22,18 @@ from sam4mllm_tool.cli.doctor import doctor
 from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
+from sam4mllm_tool.cli.probe import probe
 from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
-from sam4mllm_tool.errors import BackendError, EmptyMaskError, ReplyError, Sam4MllmError, quote_text
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ModelWarning, ReplyError, Sam4MllmError, quote_text
 from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "doctor")
+_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -60,6 +62,7 @@ app.command(cls=Command, rich_help_panel=_TUNE)(train)
 app.command(cls=Command, rich_help_panel=_TUNE)(export)
 app.command(cls=Command, rich_help_panel=_INSPECT, epilog=EPILOG)(evaluate)
 app.add_typer(trace_app, name="trace", rich_help_panel=_INSPECT)
+app.command(cls=Command, rich_help_panel=_INSPECT)(probe)
 app.command(cls=Command, rich_help_panel=_INSPECT)(doctor)
 
 
@@ -92,7 +95,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        return run_command(argv)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return run_command(argv)
     except typer.TyperException as error:
         return _fail(2, describe_usage_error(error))
     except typer.Abort:  # the end of stdin where somebody asked for input
@@ -114,6 +119,16 @@ def run_command(argv: Sequence[str] | None = None) -> int:
     """
     words = None if argv is None else list(argv)
     return int(get_command(app).main(args=words, prog_name="sam4mllm", standalone_mode=False) or 0)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: str | None = None
+) -> None:
+    """Print a warning of this package as one line; others as Python does."""
+    if issubclass(category, ModelWarning):
+        print(f"sam4mllm: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    else:
+        print(warnings.formatwarning(message, category, filename, lineno, line), file=file or sys.stderr, end="")
 
 
 def _fail(code: int, message: str) -> int:

@@ -14,13 +14,14 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import typer
 
 from sam4mllm_tool.cli.help_page import HelpCommand
+from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 
 __all__ = [
+    "LOADING_OPTIONS",
     "AbstainOption",
     "CloserOption",
     "Command",
-    "DeviceOption",
     "DialectOption",
     "MethodOption",
     "MllmOption",
@@ -63,22 +64,13 @@ DialectOption = Annotated[
         show_default="the dialect.json beside its weights, or else plain",
     ),
 ]
-DeviceOption = Annotated[
-    str | None,
-    typer.Option(
-        "--device",
-        metavar="NAME",
-        help="PyTorch device that runs the models, as in cpu, cuda or cuda:1.",
-        show_default="the first CUDA device, or else the CPU",
-    ),
-]
 MethodOption = Annotated[
     Method,
     typer.Option(
         "--method",
         metavar="|".join(METHODS),
         help="How SAM is prompted: 'pqpp' lets the MLLM label points inside its box, 'ppg' lets it propose points, 'box' uses "
-        "its box alone, 'adaptive' verifies several candidates and gives a calibrated confidence.",
+        "its box alone, 'points' uses points alone, 'adaptive' verifies several candidates and gives a calibrated confidence.",
     ),
 ]
 AbstainOption = Annotated[
@@ -154,13 +146,16 @@ class Command(HelpCommand):
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def config_options(config: type, panels: Mapping[str, Mapping[str, str]], metavars: Mapping[str, str]) -> list[Parameter]:
+def config_options(
+    config: type, panels: Mapping[str, Mapping[str, str]], metavars: Mapping[str, str], flags: Mapping[str, str] = {}
+) -> list[Parameter]:
     """Build one option per described field of a dataclass; its default is the field's.
 
     Args:
         config: A dataclass, every described field of which has a default.
         panels: The options' help by field name, under the heading of each part of the help page.
         metavars: Placeholders of values that are not numbers by field name; `NAME...` takes several values.
+        flags: Options' names by field name, where they are not the field's own.
     """
     hints = get_type_hints(config)
     defaults: dict[str, Any] = {field.name: field.default for field in fields(config)}
@@ -168,7 +163,7 @@ def config_options(config: type, panels: Mapping[str, Mapping[str, str]], metava
     for panel, helps in panels.items():
         for name, text in helps.items():
             kind, metavar = _option_type(hints[name])
-            flag = name.replace("_", "-")
+            flag = flags.get(name, name.replace("_", "-"))
             names = f"--{flag}/--no-{flag}" if kind is bool else f"--{flag}"
             info = typer.Option(names, help=text, rich_help_panel=panel, metavar=metavars.get(name, metavar))
             value = list(defaults[name] or ()) if kind == list[str] else defaults[name]
@@ -241,6 +236,28 @@ def refuse_options(ctx: typer.Context, names: Collection[str], reason: str) -> N
     for param in given[:1]:
         is_off = bool(param.secondary_opts) and ctx.params[str(param.name)] is False
         raise typer.BadParameter(f"{(param.secondary_opts if is_off else param.opts)[0]} has {reason}", ctx=ctx)
+
+
+LOADING_OPTIONS = config_options(
+    LoadOptions,
+    {
+        "Loading": {
+            "device": "PyTorch device that runs the models, as in cpu, cuda, cuda:1 or mps; by default the first CUDA device, "
+            "or else Apple's GPU, or else the CPU.",
+            "segmenter_device": "Device of the segmenter; by default that of --device.",
+            "dtype": "Precision; by default bfloat16 on GPUs that compute in it, float16 on other GPUs, float32 on a CPU.",
+            "quantize": "Load the MLLM's weights in 4 or 8 bits, with bitsandbytes.",
+            "device_map": "Spread the MLLM over all devices and main memory, in place of --device.",
+            "attention": "The MLLM's attention as transformers names it, as in sdpa, eager or flash_attention_2.",
+            "max_pixels": "Most pixels of an image that the MLLM reads; a larger image is shown smaller. By default as the "
+            "model's own settings say, but at most 2,097,152 for families that read any size, such as Qwen-VL.",
+        }
+    },
+    {"device": "NAME", "segmenter_device": "NAME", "dtype": "float32|bfloat16|float16", "quantize": "4bit|8bit"}
+    | {"device_map": "auto", "attention": "NAME"},
+    {"attention": "attn"},
+)
+"""The options of `LoadOptions`, for commands that load models."""
 
 
 def complete_from(values: Sequence[str]) -> Callable[[], list[str]]:

@@ -5,16 +5,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sam4mllm_tool.cli.chat_models import ChatModelOption, load_optional_chat_model
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.messages import print_warnings
-from sam4mllm_tool.cli.options import DeviceOption, DialectOption, MllmOption, SegmenterOption
+from sam4mllm_tool.cli.options import LOADING_OPTIONS, DialectOption, MllmOption, SegmenterOption, with_options
 from sam4mllm_tool.cli.segment import require_replaceable_outputs
 from sam4mllm_tool.errors import count_noun
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from sam4mllm_tool.pipeline.requests import Flow
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["reason"]
 
 
+@with_options(LOADING_OPTIONS)
 def reason(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL.")],
     expression: Annotated[
@@ -32,7 +34,6 @@ def reason(
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
     dialect: DialectOption = None,
-    device: DeviceOption = None,
     chat_model: ChatModelOption = None,
     rounds: Annotated[int, typer.Option(metavar="N", min=0, help="Calls of the MLLM and of the chat model, at most.")] = 6,
     tokens: Annotated[
@@ -48,6 +49,7 @@ def reason(
         Path | None, typer.Option(metavar="FILE", help="File to record the whole run in, for 'sam4mllm trace'.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
+    **loading: Any,
 ) -> None:
     """Segment what takes thought: doubt the answer, try again within a budget, and say why it stands.
 
@@ -60,6 +62,7 @@ def reason(
     from sam4mllm_tool.reasoning.search import run_reasoning
 
     # Whatever costs nothing to check is checked before the models are loaded.
+    options = LoadOptions(**loading)
     loaded, expression = open_image(image, choose_policy(allow_url)), validate_expression(expression)
     require_replaceable_outputs(image, out, trace)
     for folder in filter(None, (out, trace.parent if trace else None)):
@@ -71,7 +74,7 @@ def reason(
     from sam4mllm_tool.trace import recorded
     from sam4mllm_tool.types import Size
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, device=device)
+    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
     meter, outcome = Meter(Budget(rounds, tokens, seconds)), list[ReasoningResult]()
     run = models.start_run(Size(*loaded.size), expression)
     config = ReasoningConfig().for_models(models.dialect, rephrases=rephraser_model is not None)

@@ -12,9 +12,9 @@ import typer
 
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, is_image, open_image
 from sam4mllm_tool.cli.options import (
+    LOADING_OPTIONS,
     AbstainOption,
     CloserOption,
-    DeviceOption,
     DialectOption,
     MethodOption,
     MllmOption,
@@ -23,8 +23,10 @@ from sam4mllm_tool.cli.options import (
     read_refine_crops,
     refuse_options,
     require_effect,
+    with_options,
 )
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
     from sam4mllm_tool.cli.batch_file import BatchItem
@@ -51,6 +53,7 @@ class _Output:
             say("nothing was written; --out DIR writes mask.png, overlay.png and result.json")
 
 
+@with_options(LOADING_OPTIONS)
 def segment(
     ctx: typer.Context,
     words: Annotated[
@@ -80,7 +83,6 @@ def segment(
     refine_crops: RefineCropsOption = True,
     closer: CloserOption = None,
     dialect: DialectOption = None,
-    device: DeviceOption = None,
     allow_url: AllowUrlOption = False,
     out: Annotated[
         Path | None,
@@ -97,6 +99,7 @@ def segment(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON and nothing else; several, as a line each.")
     ] = False,
+    **loading: Any,
 ) -> int:
     """Segment what an expression means in an image.
 
@@ -113,7 +116,8 @@ def segment(
     refine_crops = read_refine_crops(refine_crops, closer)
     policy = choose_policy(allow_url)
     settings: dict[str, Any] = {"abstain": abstain, "refine_crops": refine_crops}
-    load = partial(_load_models, mllm, segmenter, dialect=dialect, device=device, **settings)
+    options = LoadOptions(**loading)
+    load = partial(_load_models, mllm, segmenter, dialect=dialect, options=options, **settings)
     output = _Output(out, points, trace, as_json)
     images, expressions = _read_words(ctx, words or [], expression, batch)
     items, faults = (pair_images(images, expressions), []) if batch is None else read_batch(batch)
@@ -128,7 +132,7 @@ def segment(
     results = None
     if out:
         refuse_overwriting_images(items, out)
-        settings |= {**_name_models(mllm, segmenter), "dialect": dialect, "method": method}
+        settings |= {**_name_models(mllm, segmenter), "dialect": dialect, "method": method, **options.result_settings()}
         results = BatchResults(out, settings, points=points)
     code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json)
     output.say_if_nothing_was_written()

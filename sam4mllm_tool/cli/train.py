@@ -77,7 +77,7 @@ _SETTINGS = {
         "eval_data": "Held-out dataset whose samples are segmented with the model so far; no evaluation by default.",
         "eval_split": "Split of --eval-data.",
         "eval_count": "Number of samples to segment: the first ones of the split.",
-        "eval_methods": "Methods to segment with, several in a row: pqpp, ppg, box, adaptive.",
+        "eval_methods": "Methods to segment with, several in a row: pqpp, ppg, box, points, adaptive.",
         "eval_segmenter": "Segmenter of the evaluation: 'embedded', a local folder or a Hugging Face model id.",
         "eval_every": "Optimizer steps between evaluations.",
     },

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,6 +12,7 @@ from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOv
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol, default_protocol
+from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import find_fingerprints
 from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.pipeline.calibration import find_calibration
@@ -30,8 +31,7 @@ class ModelSpec:
         mllm: Spec of the MLLM; by default the environment's SAM4MLLM_MLLM, else `embedded`.
         segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
         dialect: A name among `protocol.DIALECTS`.
-        device: Such as `cuda:0` or `cpu`.
-        dtype: `float32`, `bfloat16` or `float16`.
+        options: Where and how precisely the models run; `device` and `dtype` are short for two of these.
         config: The settings of every run, but for the method, which `EvaluationConfig` names.
         settings: Single settings that differ from `config`, as in `abstain=0.5`.
     """
@@ -39,8 +39,7 @@ class ModelSpec:
     mllm: str | None = None
     segmenter: str | None = None
     dialect: str | None = None
-    device: str | None = None
-    dtype: str | None = None
+    options: LoadOptions = LoadOptions()
     config: SegmentationConfig = SegmentationConfig()
 
     def __init__(
@@ -51,18 +50,18 @@ class ModelSpec:
         dialect: str | None = None,
         device: str | None = None,
         dtype: str | None = None,
+        options: LoadOptions = LoadOptions(),
         config: SegmentationConfig = SegmentationConfig(),
         **settings: Unpack[SettingsOverrides],
     ) -> None:
-        values = (mllm, segmenter, dialect, device, dtype, config.override(settings))
+        options = options.override(device=device, dtype=dtype)
+        values = (mllm, segmenter, dialect, options, config.override(settings))
         for field_, value in zip(fields(self), values, strict=True):
             object.__setattr__(self, field_.name, value)
 
     def load(self) -> Sam4Mllm:
         """Load the models. Raises SpecError, MissingExtraError."""
-        return Sam4Mllm.load(
-            self.mllm, self.segmenter, dialect=self.dialect, device=self.device, dtype=self.dtype, config=self.config
-        )
+        return Sam4Mllm.load(self.mllm, self.segmenter, dialect=self.dialect, options=self.options, config=self.config)
 
     @property
     def mllm_spec(self) -> str:
@@ -82,8 +81,9 @@ class ModelSpec:
             "segmenter": segmenter,
             "weights": find_fingerprints(mllm, segmenter),
             "dialect": self.dialect,
-            "device": self.device,
-            "dtype": self.dtype,
+            "device": self.options.device,
+            "dtype": self.options.dtype,
+            **replace(self.options, device=None, dtype=None).to_dict(),
             **_describe_settings(self.config),
             "calibration": asdict(find_calibration(mllm)),
         }

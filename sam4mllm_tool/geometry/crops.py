@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image as PILImage
 
-from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, RunLengthMask, SegmentedObject, Size
 
 __all__ = ["Crop", "ImageTransform", "crop_around", "crop_quadrants"]
 
@@ -74,12 +74,13 @@ class Crop:
         return image.resize(self.output_size, PILImage.Resampling.BICUBIC, box=corners)
 
     def to_crop_prompt(self, prompt: ObjectPrompt) -> ObjectPrompt:
-        """Move a prompt from the image to the crop: the box is clipped to it, points outside are dropped."""
+        """Move a prompt from the image to the crop: box and mask input are clipped to it, points outside are dropped."""
         (x1, y1), (x2, y2) = self._to_crop(prompt.box.x1, prompt.box.y1), self._to_crop(prompt.box.x2, prompt.box.y2)
         width, height = self.output_size
         box = Box(min(max(x1, 0), width - 1), min(max(y1, 0), height - 1), max(min(x2, width), 1), max(min(y2, height), 1))
         moved = (replace(point, x=x, y=y) for point in prompt.points for x, y in (self._to_crop(point.x, point.y),))
-        return ObjectPrompt(box, tuple(point for point in moved if 0 <= point.x <= width and 0 <= point.y <= height))
+        points = tuple(point for point in moved if 0 <= point.x <= width and 0 <= point.y <= height)
+        return replace(prompt, box=box, points=points, mask_input=prompt.mask_input and self._crop_mask(prompt.mask_input))
 
     def to_image_box(self, box: Box) -> Box:
         """Move a box from the crop to the image."""
@@ -101,11 +102,15 @@ class Crop:
         return whole
 
     def to_image_object(self, segmented: SegmentedObject) -> SegmentedObject:
-        """Move an object from the crop to the image, without its alternatives."""
+        """Move an object from the crop to the image, without its alternatives and its mask input."""
         prompt = segmented.prompt
         points = tuple(replace(point, x=x, y=y) for point in prompt.points for x, y in (self._to_image(point.x, point.y),))
-        moved = ObjectPrompt(self.to_image_box(prompt.box), points)
+        moved = replace(prompt, box=self.to_image_box(prompt.box), points=points, mask_input=None)
         return replace(segmented, mask=self.to_image_mask(segmented.mask), prompt=moved, alternatives=())
+
+    def _crop_mask(self, mask_input: RunLengthMask) -> RunLengthMask:
+        gray = PILImage.fromarray(mask_input.mask().astype(np.uint8) * np.uint8(255))
+        return RunLengthMask.of(np.asarray(self.apply(gray)) > 127)
 
     def _to_crop(self, x: float, y: float) -> tuple[float, float]:
         width, height = self.output_size

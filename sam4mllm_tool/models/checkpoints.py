@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
@@ -18,13 +17,14 @@ from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundE
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
-from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.optional_dependencies import root_message
+from sam4mllm_tool.errors import Sam4MllmError, SpecError, quote_text
+from sam4mllm_tool.models.load_errors import custom_code_error, explain_file, explain_load_error, explain_weights, list_files
 from sam4mllm_tool.text import first_line, suggest_name
 
 __all__ = [
     "custom_code_error",
     "embedded_folder",
+    "find_adapter_base",
     "find_file",
     "fingerprint",
     "quiet_loading",
@@ -63,7 +63,7 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = _MODEL_MARKER) -> str:
             raise _wrong_folder_error(spec, folder, marker)
         return str(folder.resolve())
     if folder.exists():
-        raise SpecError(f"{spec!r} is a file: expected the folder of a checkpoint that contains {marker}")
+        raise SpecError(explain_file(spec, marker))
     if not _may_be_hub_id(spec):
         raise SpecError(
             f"there is no folder {quote_text(spec)}, and it can't be a hub id (NAME or OWNER/NAME): check the spelling"
@@ -80,20 +80,41 @@ def _wrong_folder_error(spec: str, folder: Path, marker: str) -> SpecError:
         return _adapter_alone_error(spec, folder / _ADAPTER_MARKER)
     if marker == _ADAPTER_MARKER and (folder / _MODEL_MARKER).is_file():
         return SpecError(f"{spec!r} is a whole model, not a LoRA adapter: write it alone, without BASE+")
+    names = list_files(str(folder))
+    if marker == _MODEL_MARKER and any(name.endswith((".gguf", *_WEIGHT_SUFFIXES[1:])) for name in names):
+        return SpecError(explain_weights(spec, names))
     kind = "a checkpoint" if marker == _MODEL_MARKER else "a LoRA adapter"
     return SpecError(f"the folder {spec!r} has no {marker}: expected {kind} in Hugging Face format")
 
 
+def find_adapter_base(spec: str) -> str | None:
+    """Return the spec of the base that an adapter names; None where the spec is no adapter or names no base.
+
+    Args:
+        spec: Folder or hub id, of an adapter alone or of a whole model.
+
+    Raises:
+        SpecError: As in `find_file`.
+    """
+    if find_file(spec, _MODEL_MARKER) is not None or (file := find_file(spec, _ADAPTER_MARKER)) is None:
+        return None
+    return _read_base(file)
+
+
+def _read_base(file: Path) -> str | None:
+    """Return the base that an adapter_config.json names, if it is a name that a spec can have."""
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(base, str) or not base.strip() or len(base) > _MAX_BASE_NAME:
+        return None
+    return "embedded" if Path(base).parts[-3:] == ("embedded", "weights", "mllm") else base
+
+
 def _adapter_alone_error(spec: str, file: Path) -> SpecError:
     """Return the error for an adapter where a model is expected; it names the base that the adapter was trained on."""
-    try:
-        base = str(json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (OSError, ValueError, KeyError, TypeError):
-        base = ""
-    if not base or len(base) > _MAX_BASE_NAME:
-        base = "BASE"
-    elif Path(base).parts[-3:] == ("embedded", "weights", "mllm"):
-        base = "embedded"
+    base = _read_base(file) or "BASE"
     model = f"{base}+{spec}"
     return SpecError(
         f"{quote_text(spec)} is a LoRA adapter of {quote_text(base)}, not a whole model: write {model!r} as the MLLM"
@@ -267,27 +288,4 @@ def wrap_load_errors(spec: str, *, extra: str) -> Iterator[None]:
     except Sam4MllmError:
         raise
     except Exception as error:  # a broken file shows in many ways
-        # Depending on the model, transformers raises ImportError or ValueError if torchvision is missing.
-        if "torchvision" in str(error) and find_spec("torchvision") is None:
-            raise MissingExtraError(f"torchvision, which {spec!r} needs,", extra) from error
-        if _is_about_custom_code(error):
-            raise custom_code_error(spec) from error
-        reason = root_message(error) if isinstance(error, ImportError) else first_line(error)
-        raise SpecError(f"the checkpoint {spec!r} can't be loaded: {reason}") from error
-
-
-def custom_code_error(spec: str) -> SpecError:
-    """Return the error for a checkpoint that can't be loaded without its own Python code."""
-    return SpecError(
-        f"the checkpoint {spec!r} needs its own code, which is never run: "
-        "choose or convert it to an architecture that transformers supports"
-    )
-
-
-def _is_about_custom_code(error: BaseException | None) -> bool:
-    """Whether transformers, maybe inside a wrapper, requires permission to run code."""
-    while error is not None:
-        if "trust_remote_code" in str(error):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+        raise explain_load_error(spec, error, extra=extra) from error

@@ -12,13 +12,14 @@ _DEVICE_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mp
 
 
 def choose_device(device: str | torch.device | None = None) -> torch.device:
-    """Return the requested device; by default the first CUDA device, or the CPU if there is none.
+    """Return the requested device; by default the first CUDA device, else Apple's GPU, else the CPU.
 
     Raises:
         SpecError: The device is not available.
     """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+        return torch.device(next(name for name, is_available in available.items() if is_available))
     try:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
@@ -40,7 +41,10 @@ def _describe_device_error(device: str, error: Exception) -> str:
 
 
 def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch.dtype:
-    """Return the requested precision; by default bfloat16 on CUDA devices with native support, float32 elsewhere.
+    """Return the requested precision; by default the 16-bit one that a GPU computes in natively, and float32 on a CPU.
+
+    That is bfloat16 on CUDA devices of compute capability 8.0 and later. Older ones, and Apple's GPUs before the M2, emulate
+    bfloat16, so they get float16, whose smaller range some families overflow: those need float32.
 
     Raises:
         SpecError: The name is not float32, bfloat16 or float16.
@@ -51,6 +55,6 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         if dtype not in _DTYPES:
             raise SpecError(f"unknown precision {dtype!r}: expected one of {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8:
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16
-    return torch.float32
+    return torch.float16 if device.type in ("cuda", "mps") else torch.float32

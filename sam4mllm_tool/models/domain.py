@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.models.metadata import read_metadata
-from sam4mllm_tool.models.mllm import split_spec
 
 __all__ = ["DOMAIN_FILE", "ImageDomain", "find_domain", "fit_domain", "pool_features"]
 
@@ -183,8 +182,7 @@ def find_domain(mllm: str) -> ImageDomain | None:
     Raises:
         SpecError: The file can't be read, or the hub can't be reached.
     """
-    _base, adapter = split_spec(mllm)
-    return read_metadata(mllm if adapter is None else adapter, DOMAIN_FILE, ImageDomain.from_json)
+    return read_metadata(mllm, DOMAIN_FILE, ImageDomain.from_json, adapter_only=True)
 
 
 def _round(value: Any) -> Any:

@@ -10,39 +10,102 @@ from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
+from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
+from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
-__all__ = ["find_dialect", "find_fingerprints", "read_metadata"]
+__all__ = [
+    "find_dialect",
+    "find_fingerprints",
+    "find_parts",
+    "find_probed_dialect",
+    "find_trained_dialect",
+    "identify_mllm",
+    "list_candidate_dialects",
+    "read_metadata",
+]
 
 T = TypeVar("T")
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
-    """Return the dialect called `name`, else the dialect.json beside the weights, else the model family's own, else `plain`.
+    """Return the dialect in which to ask a model.
+
+    That is the one called `name`, else the dialect.json beside the weights, which says how they were trained, else the one that
+    was measured for the model (`sam4mllm probe`), else the model family's own, else `plain`.
 
     Args:
         mllm: Model spec; a hub id is looked up on the hub. A remote model's family is guessed by its name.
         name: A key of `protocol.DIALECTS`.
 
     Raises:
-        SpecError: There is no dialect of that name, the file can't be read, or the hub can't be reached.
+        SpecError: There is no dialect of that name, a file can't be read, or the hub can't be reached.
     """
     if name is not None:
-        if name not in DIALECTS:
-            raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
-        return DIALECTS[name]
-    return read_metadata(mllm, "dialect.json", Dialect.from_json) or _find_family_dialect(mllm) or PLAIN
+        return _get_dialect(name)
+    return find_trained_dialect(mllm) or find_probed_dialect(mllm) or _find_family_dialect(mllm) or PLAIN
+
+
+def find_trained_dialect(mllm: str) -> Dialect | None:
+    """Return the dialect.json beside a model's weights, or None. Raises SpecError as `find_dialect` does."""
+    return read_metadata(mllm, "dialect.json", Dialect.from_json)
+
+
+def find_probed_dialect(mllm: str) -> Dialect | None:
+    """Return the dialect that was measured for a model and kept, or None. Raises SpecError as `find_dialect` does."""
+    return load_probed_dialect(identify_mllm(mllm)) if has_probed_dialects() else None
+
+
+def list_candidate_dialects(mllm: str, name: str | None = None) -> tuple[Dialect, ...]:
+    """Return the dialects in which a model may be asked, for measuring which is the best: the family's own first.
+
+    Weights with a dialect.json are asked in that one alone: they were trained on its words.
+
+    Args:
+        mllm: Model spec.
+        name: The only candidate, a key of `protocol.DIALECTS`.
+
+    Raises:
+        SpecError: As in `find_dialect`.
+    """
+    if name is not None:
+        return (_get_dialect(name),)
+    if trained := find_trained_dialect(mllm):
+        return (trained,)
+    family = _find_family_dialect(mllm)
+    return (family, PLAIN) if family else (PLAIN, DIALECTS["qwen3_vl"], DIALECTS["gemma"])
+
+
+def _get_dialect(name: str) -> Dialect:
+    if name not in DIALECTS:
+        raise SpecError(f"no such dialect: {name!r}; there are {', '.join(sorted(DIALECTS))}{suggest_name(name, DIALECTS)}")
+    return DIALECTS[name]
+
+
+def find_parts(mllm: str) -> tuple[str, str | None]:
+    """Return the base and the adapter that a spec names; an adapter alone names its base itself.
+
+    Raises:
+        SpecError: The spec is incomplete, or the hub can't be reached.
+    """
+    base, adapter = split_spec(mllm)
+    if adapter is not None or base == "embedded" or parse_remote_spec(mllm):
+        return base, adapter
+    with wrap_import_errors():
+        from sam4mllm_tool.models.checkpoints import find_adapter_base
+
+    named = find_adapter_base(base)
+    return (base, None) if named is None else (named, base)
 
 
 def _find_family_dialect(mllm: str) -> Dialect | None:
     """Return the dialect of the family that the base model's config names, or a remote model's name."""
     if remote := parse_remote_spec(mllm):
         return find_by_model_name(remote.model)
-    base, _ = split_spec(mllm)
-    return read_metadata(base, "config.json", lambda text: BY_MODEL_TYPE.get(json.loads(text).get("model_type")))
+    base, _ = find_parts(mllm)
+    return read_metadata(base, "config.json", lambda text: find_by_config(json.loads(text)))
 
 
 def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
@@ -51,38 +114,53 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
-    base, adapter = split_spec(mllm)
+    parts = _fingerprint_mllm(mllm)
+    from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
+
+    return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
+
+
+def identify_mllm(mllm: str) -> dict[str, str | None]:
+    """Return what tells an MLLM from others and its versions from one another: fingerprints of its weights, or a server's spec.
+
+    Raises:
+        SpecError: The spec names nothing, or the hub can't be reached.
+    """
+    return {"spec": mllm} if parse_remote_spec(mllm) else _fingerprint_mllm(mllm)
+
+
+def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:
+    base, adapter = find_parts(mllm)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    parts = {"base": base, "adapter": adapter, "segmenter": embedded_folder("sam") if segmenter == "embedded" else segmenter}
-    if parse_remote_spec(mllm):
-        parts["base"] = None
+    parts = {"base": None if parse_remote_spec(mllm) else base, "adapter": adapter}
     return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
 
 
-def read_metadata(spec: str, name: str, parse: Callable[[str], T]) -> T | None:
+def read_metadata(spec: str, name: str, parse: Callable[[str], T], *, adapter_only: bool = False) -> T | None:
     """Return the parsed file `name` beside the weights that `spec` names; None where there is no such file.
 
     Args:
-        spec: Model spec, maybe with `+ADAPTER`. The adapter's file wins over the base's.
+        spec: Model spec, maybe with `+ADAPTER`, or an adapter alone. The adapter's file wins over the base's.
         name: File name, such as `dialect.json`.
         parse: Takes the file's text; its ValueError becomes a SpecError that names the file.
+        adapter_only: Whether a base's file doesn't count where there is an adapter.
 
     Raises:
         SpecError: The file can't be read or parsed, or the hub can't be reached.
     """
     if parse_remote_spec(spec):
         return None
-    base, adapter = split_spec(spec)
+    base, adapter = find_parts(spec)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
 
     if base == "embedded":
         base = embedded_folder("adapter")
-    for part in (base,) if adapter is None else (adapter, base):
+    for part in (base,) if adapter is None else (adapter,) if adapter_only else (adapter, base):
         if file := find_file(part, name):
             try:
                 return parse(Path(file).read_text(encoding="utf-8"))

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam4mllm_tool.models.metadata import read_metadata
-from sam4mllm_tool.models.mllm import split_spec
 
 __all__ = ["CALIBRATION_FILE", "Calibration", "Scaling", "find_calibration", "fit_scaling"]
 
@@ -88,8 +87,7 @@ def find_calibration(mllm: str) -> Calibration:
     Raises:
         SpecError: The file can't be read, or the hub can't be reached.
     """
-    _base, adapter = split_spec(mllm)
-    return read_metadata(mllm if adapter is None else adapter, CALIBRATION_FILE, Calibration.from_json) or Calibration()
+    return read_metadata(mllm, CALIBRATION_FILE, Calibration.from_json, adapter_only=True) or Calibration()
 
 
 def fit_scaling(graded: Sequence[tuple[float, bool]]) -> Scaling:

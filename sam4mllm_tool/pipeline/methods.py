@@ -1,4 +1,4 @@
-"""The methods as flows, from an expression to a result: the paper's `pqpp`, `ppg` and `box`, and `adaptive`."""
+"""The methods as flows, from an expression to a result: the paper's `pqpp`, `ppg` and `box`; `points`; and `adaptive`."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.pipeline.adaptive import MethodResult, min_confidence, run_adaptive
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
-from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue
-from sam4mllm_tool.types import Segmentation, SegmentedObject
+from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue, Pointing
+from sam4mllm_tool.types import ObjectPrompt, Segmentation, SegmentedObject
 
 __all__ = ["METHODS", "Method", "drop_empty", "segment_expression"]
 
@@ -26,15 +26,16 @@ def segment_expression(run: RunContext, expression: str, method: Method) -> Flow
     if method == "adaptive":
         result = yield from run_adaptive(run, expression)
     else:
-        result = yield from _run_paper_method(run, expression, method)
-    claim = f"the MLLM says that {quote_text(result.expression)} is in the box"
+        result = yield from _run_dialogue(run, expression, method)
+    place = "at" if method == "points" else "in the box"
+    claim = f"the MLLM says that {quote_text(result.expression)} is {place}"
     cure = "use other words or another method, or check that the models' dialect fits"
     kept = _drop_unsure(run, drop_empty(run, result.objects, claim, cure))
     confidence = result.confidence if len(kept) == len(result.objects) else min_confidence(kept)
     return run.build_result(result.expression, kept, confidence, abstained=bool(result.objects) and not kept)
 
 
-def _run_paper_method(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
+def _run_dialogue(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
     dialogue = yield from run.run_dialogue(_start_dialogue(run, expression, method))
     return MethodResult(dialogue.expression, (yield from run.segment_prompts(dialogue.prompts)), None)
 
@@ -48,6 +49,8 @@ def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogu
             return PPG.start(expression, run.size, dialect=run.dialect)
         case "box":
             return BoxOnly.start(expression, run.size, dialect=run.dialect)
+        case "points":
+            return Pointing.start(expression, run.size, dialect=run.dialect)
     raise ValueError(f"no such method: {method!r}; there are {', '.join(METHODS)}")
 
 
@@ -64,12 +67,18 @@ def drop_empty(run: RunContext, objects: Sequence[SegmentedObject], claim: str, 
         EmptyMaskError: None is left.
     """
     kept = [segmented for segmented in objects if segmented.mask.any()]
-    empty = [format_box(segmented.prompt.box) for segmented in objects if not segmented.mask.any()]
+    empty = [_format_place(segmented.prompt) for segmented in objects if not segmented.mask.any()]
     if empty and not kept:
         raise EmptyMaskError(f"{claim} {' and '.join(empty)}, and {run.traits.segmenter} found no pixel there: {cure}")
     for place in empty:
         run.note(f"left out the object at {place}: its mask is empty")
     return kept
+
+
+def _format_place(prompt: ObjectPrompt) -> str:
+    if not prompt.points_only:
+        return format_box(prompt.box)
+    return " and ".join(f"({point.x:.0f}, {point.y:.0f})" for point in prompt.points if point.label)
 
 
 def _drop_unsure(run: RunContext, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:

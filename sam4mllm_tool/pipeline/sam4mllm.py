@@ -12,13 +12,15 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, TypeAlias, TypeVar, Unpack
+from typing import Any, Generic, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
+from sam4mllm_tool.models.probing.first_use import load_and_probe
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -34,6 +36,10 @@ T = TypeVar("T")
 
 RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
 """Makes a hook for each run, from the image that it is about and its context."""
+
+
+class _LoadSettings(SettingsOverrides, LoadOverrides):
+    """The keyword arguments of `Sam4Mllm.load`."""
 
 
 def choose_specs(mllm: str | None, segmenter: str | None) -> tuple[str, str]:
@@ -79,11 +85,11 @@ class Sam4Mllm:
         segmenter: str | None = None,
         *,
         dialect: str | Dialect | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
+        probe: bool = False,
         calibration: Calibration | None = None,
+        options: LoadOptions = LoadOptions(),
         config: SegmentationConfig = SegmentationConfig(),
-        **settings: Unpack[SettingsOverrides],
+        **settings: Unpack[_LoadSettings],
     ) -> "Sam4Mllm":
         """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
@@ -92,24 +98,32 @@ class Sam4Mllm:
                 environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
-                else that of the model's family, else `plain`.
-            device: Such as `cuda:0` or `cpu`; by default the first CUDA device, else the CPU.
-            dtype: `float32`, `bfloat16` or `float16`; by default the device's best.
+                else the one that `sam4mllm probe` measured, else that of the model's family, else `plain`.
+            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there.
             calibration: By default the calibration.json beside the adapter or the model, else none.
+            options: Where and how precisely the models run; by default in the device's best precision on the first GPU, else
+                on the CPU.
             config: The settings of every run.
-            settings: Single settings that differ from `config`.
+            settings: Single options and settings that differ from `options` and `config`, as in `device="cpu"` and
+                `abstain=0.5`; see `LoadOptions` and `SegmentationConfig`.
 
         Raises:
             SpecError: A spec names nothing that can be loaded; in one line that says what to do.
             MissingExtraError: A dependency is not installed.
+            BackendError: `probe` can't tell in which coordinate frame the model answers.
         """
-        config = config.override(settings)
+        overrides: Any = {name: value for name, value in settings.items() if name in LoadOverrides.__annotations__}
+        others: Any = {name: value for name, value in settings.items() if name not in overrides}
+        config, options = config.override(others), options.override(**overrides)
         mllm, segmenter = choose_specs(mllm, segmenter)
-        dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
-        loaded_mllm = load_mllm(mllm, device=device, dtype=dtype, dialect=dialect)
+        if probe and dialect is None:
+            loaded_mllm, dialect = load_and_probe(mllm, options)
+        else:
+            dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
+            loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
         return cls(
             loaded_mllm,
-            load_segmenter(segmenter, device=device, dtype=dtype),
+            load_segmenter(segmenter, options=options),
             dialect=dialect.for_model(getattr(loaded_mllm, "resizing", None)),
             calibration=find_calibration(mllm) if calibration is None else calibration,
             config=config,
@@ -144,7 +158,7 @@ class Sam4Mllm:
         Args:
             image: Whatever `load_image` takes under `policy`.
             expression: Plain words, as in "the mug behind the laptop".
-            method: The paper's `pqpp`, `ppg` or `box`, or `adaptive`; by default the config's.
+            method: The paper's `pqpp`, `ppg` or `box`, or `points` or `adaptive`; by default the config's.
             policy: What may be opened, and how large it may be.
 
         Raises:

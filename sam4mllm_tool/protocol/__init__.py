@@ -8,6 +8,7 @@ from sam4mllm_tool.protocol.dialects import DIALECTS, EMBEDDED, JOINT, PLAIN, RE
 from sam4mllm_tool.protocol.dialogues import PPG, PQPP, BoxOnly, Thresholds
 from sam4mllm_tool.protocol.exchanges import Dialogue, Exchange, flatten_turns, replay
 from sam4mllm_tool.protocol.oracle import TrueObject, build_true_dialogue, build_true_replies
+from sam4mllm_tool.protocol.pointing import Pointing
 from sam4mllm_tool.protocol.samplers import FixedList, Grid, PointsByBox, PoissonDisk, Sampler
 from sam4mllm_tool.protocol.verified import Verified
 
@@ -25,6 +26,7 @@ __all__ = [
     "Exchange",
     "FixedList",
     "Grid",
+    "Pointing",
     "PointsByBox",
     "PoissonDisk",
     "Sampler",

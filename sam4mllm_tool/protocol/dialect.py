@@ -14,6 +14,7 @@ from typing import Any, Literal
 from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
 from sam4mllm_tool.protocol.native_codec import Codec, Frame, NativeCodec, Resizing
 from sam4mllm_tool.protocol.native_replies import NativeReplyParser
+from sam4mllm_tool.protocol.point_replies import PointReplyParser
 from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS, LabelAndConfidence, ReplyParser
 from sam4mllm_tool.protocol.wording import Wording
 from sam4mllm_tool.types import Box, Label, ObjectPrompt, Point, Question, Reply, Size, Turn
@@ -28,6 +29,7 @@ _PLACEHOLDERS = {
     "ask_whether_text": ("expression", "box"),
     "ask_other_text": ("expression", "boxes"),
     "ask_region_text": ("box", "point"),
+    "ask_pointing_text": ("expression",),
     "box_text": ("x1", "y1", "x2", "y2"),
     "point_text": ("x", "y"),
     "item_text": ("box",),
@@ -82,12 +84,15 @@ class Dialect:
         frame: What coordinates count. "steps": integers from 0 to scale - 1, the step that a coordinate falls in. "lines":
             numbers from 0 to scale, the far edge. "processed": pixels of the image as the model gets it, after its resizing.
         decimals: Decimals of coordinates, where `frame` isn't "steps".
-        replies: "exact" reads replies as this dialect writes them, "native" as off-the-shelf families write them.
+        replies: "exact" reads replies as this dialect writes them, "native" as off-the-shelf families write them, "points" as
+            families write them that answer with points in XML.
         item_text: How one box stands in the answer to `ask_boxes`; placeholder {box}.
         list_text: How the boxes of that answer stand together; placeholder {boxes}.
         separator: What stands between them.
-        resizing: How the model resizes images, as (multiple, least pixels, most pixels), where `frame` is "processed". Loading
-            sets it.
+        resizing: How the model resizes images, as (multiple, least pixels, most pixels) and maybe the longest side, where
+            `frame` is "processed". Loading sets it, unless it is set already.
+        ask_pointing_text: Where are the objects, a point on each? Placeholder {expression}. Empty for checkpoints that answer
+            with points only after a box: they are asked `ask_prompt_text`.
 
     Raises:
         ValueError: A template lacks a placeholder, or what it writes could not be read back.
@@ -114,11 +119,12 @@ class Dialect:
     ask_region_text: str = "Describe in a few words what is in {box}."
     frame: Frame = "steps"
     decimals: int = 0
-    replies: Literal["exact", "native"] = "exact"
+    replies: Literal["exact", "native", "points"] = "exact"
     item_text: str = "{box}"
     list_text: str = "{boxes}"
     separator: str = " "
-    resizing: tuple[int, int, int] | None = None
+    resizing: tuple[int, int, int] | tuple[int, int, int, int] | None = None
+    ask_pointing_text: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -128,7 +134,7 @@ class Dialect:
         for name, words in (
             ("points", ("joint", "each")),
             ("frame", ("steps", "lines", "processed")),
-            ("replies", ("exact", "native")),
+            ("replies", ("exact", "native", "points")),
         ):
             if getattr(self, name) not in words:
                 raise ValueError(f"expected {name} as {' or '.join(map(repr, words))}, got {getattr(self, name)!r}")
@@ -145,8 +151,12 @@ class Dialect:
         return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
 
     def for_model(self, resizing: tuple[int, int, int] | None) -> "Dialect":
-        """Return the dialect for a model that resizes images so; the same one unless it counts the resized image's pixels."""
-        return replace(self, resizing=resizing) if self.frame == "processed" and resizing else self
+        """Return the dialect for a model that resizes images so.
+
+        The same one, unless it counts pixels of the resized image and doesn't say yet how images are resized.
+        """
+        is_open = self.frame == "processed" and self.resizing is None
+        return replace(self, resizing=resizing) if is_open and resizing else self
 
     @cached_property
     def wording(self) -> Wording:
@@ -157,7 +167,7 @@ class Dialect:
     @cached_property
     def parser(self) -> ReplyParser:
         """Replies to boxes, points and labels."""
-        parser = ReplyParser if self.replies == "exact" else NativeReplyParser
+        parser = {"exact": ReplyParser, "native": NativeReplyParser, "points": PointReplyParser}[self.replies]
         return parser(self.codec, self.yes, self.no, self.none_text)
 
     # Questions -----------------------------------------------------------------------------------------------------
@@ -195,6 +205,10 @@ class Dialect:
         """Ask for box and points in one reply, `on` points on the object and `off` beside it: PPG."""
         return self.wording.ask_prompts(expression, on, off)
 
+    def ask_pointing(self, expression: str) -> Question | None:
+        """Ask for a point on each object; None without words for that."""
+        return self.wording.ask_pointing(expression)
+
     def ask_again(self, question: Question, reply: Reply, reason: str) -> Question:
         """Return the question followed by the unreadable reply and a correction; the same question without words for that."""
         return self.wording.ask_again(question, reply, reason)
@@ -204,6 +218,10 @@ class Dialect:
     def format_boxes(self, boxes: Sequence[Box], size: Size) -> str:
         """Write the ideal answer to `ask_boxes` and `ask_other_boxes`; no boxes: there is no such object."""
         return self.wording.format_boxes(boxes, size)
+
+    def format_points(self, points: Sequence[Point], size: Size) -> str:
+        """Write the ideal answer to `ask_pointing`; no points: there is no such object."""
+        return self.wording.format_points(points, size)
 
     def format_labels(self, labels: Sequence[Label]) -> str:
         """Write the ideal answer to one question of `ask_points`, or to `ask_verification`."""
@@ -230,6 +248,10 @@ class Dialect:
     def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
         """Return the boxes of the reply and the points that follow each. Raises ReplyError."""
         return self.parser.parse_prompts(question, reply, size)
+
+    def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
+        """Return the distinct points of the reply to `ask_pointing`, none if there is no such object. Raises ReplyError."""
+        return self.parser.parse_points(question, reply, size)
 
     # Coordinates ---------------------------------------------------------------------------------------------------
 

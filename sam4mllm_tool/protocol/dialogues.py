@@ -178,7 +178,7 @@ class PPG:
         check_reply_count(self.pending, replies)
         (question,), (reply,) = self.pending, replies
         prompts = self.dialect.parse_prompts(question, reply, self.size)
-        for prompt in prompts:
+        for prompt in (prompt for prompt in prompts if not prompt.points_only):  # a family that only points decides itself
             on, off = (sum(point.label == label for point in prompt.points) for label in (1, 0))
             if (on, off) != (self.on, self.off):
                 expected = f"{self.on} points on and {self.off} off"

@@ -19,8 +19,8 @@ Frame: TypeAlias = Literal["steps", "lines", "processed"]
 
 _SLACK = 1.05
 """Models overshoot an edge a little (Qwen3-VL writes 1003 of 1000). What is further out is in another frame."""
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_MAX_CHARACTERS = 12
+_NUMBER = re.compile(r"-?(?:\d+(?:\.\d+)?|\.\d+)")
+_MAX_CHARACTERS = 30
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,21 @@ class Resizing:
         multiple: Both sides become multiples of it.
         min_pixels: Least area.
         max_pixels: Largest area.
+        max_side: Longest side, for families that limit it too.
     """
 
     multiple: int
     min_pixels: int
     max_pixels: int
+    max_side: int | None = None
 
     def apply(self, size: Size) -> Size:
         """Return the size that an image of `size` gets."""
         sides = [round(side / self.multiple) * self.multiple for side in size]
         area = size.width * size.height
-        if sides[0] * sides[1] > self.max_pixels:
-            shrink = math.sqrt(area / self.max_pixels)
+        longest = self.max_side or max(sides)
+        if sides[0] * sides[1] > self.max_pixels or max(sides) > longest:
+            shrink = max(math.sqrt(area / self.max_pixels), max(size) / longest)
             sides = [max(self.multiple, math.floor(side / shrink / self.multiple) * self.multiple) for side in size]
         elif sides[0] * sides[1] < self.min_pixels:
             grow = math.sqrt(self.min_pixels / area)

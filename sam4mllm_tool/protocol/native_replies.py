@@ -1,8 +1,9 @@
 """Read boxes and points out of the replies of off-the-shelf families, each in the format that it was trained to write.
 
-All formats are read at once, since they can't be confused: JSON with `bbox_2d`, `box_2d` or bare lists of four numbers, in a
-code fence or not; `<box>[[...]]</box>`; `(x1,y1),(x2,y2)` with or without marks; `(x1,y1,x2,y2)`; `<loc0012>` four times. What
-the numbers mean is the codec's alone.
+Formats that can't be confused are read at once: JSON with `bbox_2d`, `box_2d` or bare lists of four numbers, in a code fence or
+not; `<box>[[...]]</box>`; `(x1,y1,x2,y2)`. Where the dialect writes `(x1,y1),(x2,y2)` or location tokens such as `<loc0012>`,
+those are read. What the numbers mean is the codec's alone. Families that answer with points in XML have a parser of their own
+(point_replies.py).
 """
 
 import re
@@ -11,27 +12,30 @@ from dataclasses import dataclass
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.reply_parser import ReplyParser
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Question, Reply, Size
+from sam4mllm_tool.protocol.thoughts import strip_thought
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
-__all__ = ["NativeReplyParser", "strip_thought"]
+__all__ = ["NativeReplyParser", "find_first_box"]
 
-_N = r"-?\d{1,7}(?:\.\d{1,7})?"
+_N = r"-?(?:\d{1,7}(?:\.\d{1,17})?|\.\d{1,17})"
 _SEPARATOR = r"(?:\s*+[,;]\s*+|\s++)"
 _FOUR = _SEPARATOR.join([_N] * 4)
 _TWO = _SEPARATOR.join([_N] * 2)
-_BOX = re.compile(
-    rf"[\[(]\s*(?P<list>{_FOUR})\s*[\])]"
-    r"|(?P<loc>(?:<loc\d{4}>){4})"
-)
-_CORNERS = re.compile(
-    rf"\(\s*(?P<corner>{_TWO})\s*\)\s*,?\s*\(\s*(?P<opposite>{_TWO})\s*\)"
-    rf"|[\[(]\s*(?P<list>{_FOUR})\s*[\])]"
-)
+_BOX = re.compile(rf"[\[(]\s*({_FOUR})\s*[\])]")
+_CORNERS = re.compile(rf"\(\s*({_TWO})\s*\)\s*,?\s*\(\s*({_TWO})\s*\)|[\[(]\s*({_FOUR})\s*[\])]")
 """For families that write a box as two corners; elsewhere two points are no box."""
-_POINT = re.compile(rf"[\[(]\s*(?P<list>{_TWO})\s*[\])]|\bx\d*\s*=\s*\"(?P<x>{_N})\"\s+y\d*\s*=\s*\"(?P<y>{_N})\"")
-_LABEL_TEXTS = re.compile(r"\"(?:label|name|object|description|text_content)\"\s*:\s*\"(?:[^\"\\]|\\.)*+\"?")
-"""Labels of JSON replies: what is written in them is no answer."""
-_OPENED = re.compile(r"\"(?:bbox|bbox_2d|box_2d|box|bounding_box)\"\s*:\s*\[|<box>|<\|box_start\|>")
+_LOCATION = r"<loc_?(\d{1,4})>"
+_LOCATED_BOX, _LOCATED_POINT = re.compile(_LOCATION * 4), re.compile(_LOCATION * 2)
+_POINT = re.compile(rf"[\[(]\s*({_TWO})\s*[\])]")
+_LABEL_TEXTS = re.compile(
+    r"\"(?:label|name|object|description|text_content)\"\s*:\s*\"(?:[^\"\\]|\\.)*+\"?"
+    r"|'(?:label|name|object|description|text_content)'\s*:\s*(?:'(?:[^'\\]|\\.)*+'?|\"(?:[^\"\\]|\\.)*+\"?)"
+    r"|<ref>[^<]*+(?:</ref>)?|<\|object_ref_start\|>[^<]*+(?:<\|object_ref_end\|>)?"
+)
+"""Labels in JSON and in marks: what is written in them is no answer."""
+_OPENED = re.compile(
+    r"[\"'](?:bbox|bbox_2d|box_2d|box|bounding_box|point|point_2d)[\"']\s*:\s*\[|<box>|<\|box_start\|>|<loc_?\d"
+)
 _NONE = re.compile(
     r"^\W*(?:no|none|nothing)\b|\bnone\b|\bno such\b"
     r"|\b(?:there|here)(?:'s| is| are| was| were) (?:no|not|none|nothing)\b|\b(?:there|here) (?:isn't|aren't)\b"
@@ -41,19 +45,24 @@ _NONE = re.compile(
     re.IGNORECASE,
 )
 _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|unable|won't|not able|as an ai)\b", re.IGNORECASE)
-_THOUGHT_ENDS = re.compile(r"</(?:think|thinking|thought)>|◁/think▷", re.IGNORECASE)
-_THOUGHT_STARTS = re.compile(r"<(?:think|thinking|thought)>|◁think▷", re.IGNORECASE)
 
 
-def strip_thought(text: str) -> str | None:
-    """Return what a reply says after its thought; None where the thought doesn't end."""
-    *_, after = _THOUGHT_ENDS.split(text)  # the template may have opened the thought
-    return None if _THOUGHT_STARTS.search(after) else after.strip()
+def find_first_box(text: str) -> tuple[float, float, float, float] | None:
+    """Return the four numbers of the first box in a reply, in any format and whatever they count; None without a box."""
+    answer = _LABEL_TEXTS.sub("", strip_thought(text) or "")
+    matches = [match for pattern in (_CORNERS, _LOCATED_BOX) if (match := pattern.search(answer))]
+    if not matches:
+        return None
+    x1, y1, x2, y2 = map(float, re.findall(_N, _numbers(min(matches, key=lambda match: match.start()))))
+    return x1, y1, x2, y2
 
 
 @dataclass(frozen=True)
 class NativeReplyParser(ReplyParser):
     """Read replies in the families' own formats. Complete boxes count, even if the reply is cut off after them."""
+
+    def __post_init__(self) -> None:
+        self._check_words()
 
     def parse_boxes(self, question: Question, reply: Reply, size: Size) -> tuple[Box, ...]:
         """As `ReplyParser.parse_boxes`."""
@@ -63,41 +72,66 @@ class NativeReplyParser(ReplyParser):
         """As `ReplyParser.parse_prompts`."""
         return self._parse(question, reply, size, with_points=True)
 
+    def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
+        """As `ReplyParser.parse_points`. A reply of boxes is refused."""
+        text = self.read_answer(question, reply)
+        boxes = _BOX if self._box_pattern is _CORNERS else self._box_pattern  # two points in a row look like two corners
+        if box := boxes.search(text):
+            raise ReplyError(f"expected points, got the box {box[0]}", question, reply)
+        points = [self._decode_point(_numbers(match), question, reply, size) for match in self._point_pattern.finditer(text)]
+        if not points:
+            self._require_none(text, question, reply)
+        return self._check_points(points, question, reply)
+
+    def read_answer(self, question: Question, reply: Reply) -> str:
+        """As `ReplyParser.read_answer`, without what labels say."""
+        return _LABEL_TEXTS.sub("", super().read_answer(question, reply))
+
+    @property
+    def _box_pattern(self) -> re.Pattern[str]:
+        template = self.codec.box_text
+        return _LOCATED_BOX if "<loc" in template else _CORNERS if ")" in template else _BOX
+
+    @property
+    def _point_pattern(self) -> re.Pattern[str]:
+        return _LOCATED_POINT if "<loc" in self.codec.point_text else _POINT
+
     def _parse(self, question: Question, reply: Reply, size: Size, *, with_points: bool) -> tuple[ObjectPrompt, ...]:
-        answer = strip_thought(reply.text)
-        if answer is None:
-            raise ReplyError("the answer was cut off while the model was thinking", question, reply)
-        text = _LABEL_TEXTS.sub("", answer)
-        matches = list((_CORNERS if ")" in self.codec.box_text else _BOX).finditer(text))
+        text = self.read_answer(question, reply)
+        matches = list(self._box_pattern.finditer(text))
         if not matches:
             self._require_none(text, question, reply)
             return ()
         ends = [match.start() for match in matches[1:]] + [len(text)]
-        prompts = []
+        prompts: dict[Box, ObjectPrompt] = {}
         for match, end in zip(matches, ends, strict=True):
             box = self._decode_native_box(match, question, reply, size)
-            points = tuple(self._parse_points(text[match.end() : end], question, reply, size)) if with_points else ()
-            prompts.append(ObjectPrompt(box, points))
-        distinct = tuple({prompt.box: prompt for prompt in reversed(prompts)}.values())[::-1]
+            points = tuple(self._parse_point_prompts(text[match.end() : end], question, reply, size)) if with_points else ()
+            prompts.setdefault(box, ObjectPrompt(box, points))
+        distinct = tuple(prompts.values())
         self._check_count(distinct, question, reply)
         return distinct
 
     def _require_none(self, text: str, question: Question, reply: Reply) -> None:
-        """Raise ReplyError unless a reply without boxes says that there is no such object."""
+        """Raise ReplyError unless a reply without boxes or points says that there is no such object."""
         if _OPENED.search(text):
-            raise ReplyError("a box is not four numbers, or the answer is cut off", question, reply)
+            raise ReplyError("a box or point has too few numbers, or the answer is cut off", question, reply)
         if _REFUSAL.search(text) or not _NONE.search(text):
-            raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
+            raise ReplyError(f"expected coordinates or {self.none_text!r}", question, reply)
 
     def _decode_native_box(self, match: re.Match[str], question: Question, reply: Reply, size: Size) -> Box:
-        numbers = ",".join(number for number in match.groups() if number)
+        numbers = _numbers(match)
         if self.codec.scale > 1 and "." in numbers and max(map(float, re.findall(_N, numbers))) <= 1:
             raise ReplyError(f"the box {match[0]} seems to be in fractions of the image", question, reply)
         return self._decode_box(numbers, match[0], question, reply, size)
 
-    def _parse_points(self, text: str, question: Question, reply: Reply, size: Size) -> Iterator[PointPrompt]:
+    def _parse_point_prompts(self, text: str, question: Question, reply: Reply, size: Size) -> Iterator[PointPrompt]:
         """Yield the points after a box; those after the word "off" are off the object."""
         off = re.search(r"\boff\b", text, re.IGNORECASE)
-        for match in _POINT.finditer(text):
-            point = self._decode_point(match["list"] or f"{match['x']},{match['y']}", question, reply, size)
+        for match in self._point_pattern.finditer(text):
+            point = self._decode_point(_numbers(match), question, reply, size)
             yield PointPrompt(*point, 0 if off and match.start() > off.start() else 1)
+
+
+def _numbers(match: re.Match[str]) -> str:
+    return ",".join(number for number in match.groups() if number)

@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol.native_codec import Codec
+from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, Label, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
 __all__ = ["MAX_OBJECTS", "LabelAndConfidence", "ReplyParser"]
@@ -48,6 +49,12 @@ class ReplyParser:
     none_text: str
 
     def __post_init__(self) -> None:
+        self._check_words()
+        box, point = self.codec.encode_box(Box(0, 0, 1, 1), Size(1, 1)), self.codec.encode_point(Point(0, 0), Size(1, 1))
+        if not re.fullmatch(r"\[[\d\s,]*\]", box) or not re.fullmatch(r"\([\d\s,]*\)", point):
+            raise ValueError(f"expected boxes as [numbers] and points as (numbers), they are written {box!r} and {point!r}")
+
+    def _check_words(self) -> None:
         yes, no, none = (_normalize(text) for text in (self.yes, self.no, self.none_text))
         if not (yes and no and none) or yes == no:
             raise ValueError(f"expected words for yes, no and none_text, got {self.yes!r}, {self.no!r} and {self.none_text!r}")
@@ -61,7 +68,7 @@ class ReplyParser:
         Raises:
             ReplyError: A box is malformed, or the reply names neither boxes nor their absence.
         """
-        tokens = (token for token in _TOKENS.finditer(reply.text) if token.lastgroup == "box")
+        tokens = (token for token in _TOKENS.finditer(self.read_answer(question, reply)) if token.lastgroup == "box")
         return self._check_complete(
             [self._decode_box(token["box"], token[0], question, reply, size) for token in tokens], question, reply
         )
@@ -76,7 +83,7 @@ class ReplyParser:
         """
         prompts: list[ObjectPrompt] = []
         label: Label = 1
-        for token in _TOKENS.finditer(reply.text):
+        for token in _TOKENS.finditer(self.read_answer(question, reply)):
             if token.lastgroup == "box":
                 prompts.append(ObjectPrompt(self._decode_box(token["box"], token[0], question, reply, size)))
                 label = 1
@@ -86,6 +93,20 @@ class ReplyParser:
                 point = PointPrompt(*self._decode_point(token["point"], question, reply, size), label)
                 prompts[-1] = ObjectPrompt(prompts[-1].box, (*prompts[-1].points, point))
         return self._check_complete(prompts, question, reply)
+
+    def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
+        """Return the distinct points of a reply that names points alone, in pixels; none if there is no such object.
+
+        Raises:
+            ReplyError: A point is malformed, or the reply names a box, or neither points nor their absence.
+        """
+        tokens = [token for token in _TOKENS.finditer(self.read_answer(question, reply)) if token.lastgroup != "word"]
+        if box := next((token[0] for token in tokens if token.lastgroup == "box"), None):
+            raise ReplyError(f"expected points, got the box {box}", question, reply)
+        points = [self._decode_point(token["point"], question, reply, size) for token in tokens]
+        if not points:
+            self._require_none_text(question, reply, "points")
+        return self._check_points(points, question, reply)
 
     def parse_labels(self, question: Question, reply: Reply) -> tuple[LabelAndConfidence, ...]:
         """Return label and confidence for each point of the question.
@@ -102,10 +123,17 @@ class ReplyParser:
             if len(reply.label_probabilities) != answer.count:
                 raise ReplyError(f"expected {answer.count} answers, got {len(reply.label_probabilities)}", question, reply)
             return tuple((1, yes) if yes >= no else (0, no) for yes, no in reply.label_probabilities)
-        words = _find_words(reply.text, self.yes, self.no)
+        words = _find_words(self.read_answer(question, reply), self.yes, self.no)
         if len(words) != answer.count:
             raise ReplyError(f"expected {answer.count} answers of {self.yes} or {self.no}, got {len(words)}", question, reply)
         return tuple((1 if word.casefold() == self.yes.casefold() else 0, None) for word in words)
+
+    def read_answer(self, question: Question, reply: Reply) -> str:
+        """Return the reply's text after its thought. Raises ReplyError where the thought doesn't end."""
+        answer = strip_thought(reply.text)
+        if answer is None:
+            raise ReplyError("the answer was cut off while the model was thinking", question, reply)
+        return answer
 
     def _decode_box(self, numbers: str, written: str, question: Question, reply: Reply, size: Size) -> Box:
         """Return the box of these numbers, which the reply wrote as `written`. Raises ReplyError."""
@@ -127,17 +155,28 @@ class ReplyParser:
         if len(distinct) > MAX_OBJECTS:
             raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
 
+    def _check_points(self, points: Sequence[Point], question: Question, reply: Reply) -> tuple[Point, ...]:
+        """Return the distinct points. Raises ReplyError for more than `MAX_OBJECTS`."""
+        distinct = tuple(dict.fromkeys(points))
+        if len(distinct) > MAX_OBJECTS:
+            raise ReplyError(f"expected at most {MAX_OBJECTS} points, got {len(distinct)}", question, reply)
+        return distinct
+
+    def _require_none_text(self, question: Question, reply: Reply, expected: str) -> None:
+        if f" {_normalize(self.none_text)} " not in f" {_normalize(self.read_answer(question, reply))} ":
+            raise ReplyError(f"expected {expected} or {self.none_text!r}", question, reply)
+
     def _check_complete(self, parsed: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
         """Return what was parsed, each once, if the reply holds nothing that looks like a box and was not parsed."""
-        text, distinct = reply.text, tuple(dict.fromkeys(parsed))
+        text, distinct = self.read_answer(question, reply), tuple(dict.fromkeys(parsed))
         if fractions := next((match[0] for match in _FRACTIONS.finditer(text) if "." in match[0]), None):
             expected = f"expected numbers of 0 to {self.codec.scale - 1}"
             raise ReplyError(f"the box {fractions} seems to be in fractions of the image: {expected}", question, reply)
         if len(parsed) != len(_BOX_STARTS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
         self._check_count(distinct, question, reply)
-        if not parsed and f" {_normalize(self.none_text)} " not in f" {_normalize(text)} ":
-            raise ReplyError(f"expected boxes or {self.none_text!r}", question, reply)
+        if not parsed:
+            self._require_none_text(question, reply, "boxes")
         return distinct
 
 

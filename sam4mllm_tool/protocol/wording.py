@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sam4mllm_tool.protocol.native_codec import Codec
+from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, FreeText, Label, Labels, ObjectPrompt, Point, Question, Reply, Size, Turn
 
 __all__ = ["Wording"]
@@ -32,6 +33,7 @@ class Wording:
     ask_whether_text: str
     ask_other_text: str
     ask_region_text: str
+    ask_pointing_text: str
     item_text: str
     list_text: str
     separator: str
@@ -62,6 +64,11 @@ class Wording:
         text = self.ask_prompt_text.format(expression=expression, on=_spell(on), off=_spell(off))
         return self._ask(text, FreeText(self.max_tokens))
 
+    def ask_pointing(self, expression: str) -> Question | None:
+        if not self.ask_pointing_text:
+            return None
+        return self._ask(self.ask_pointing_text.format(expression=expression), FreeText(self.max_tokens))
+
     def ask_points(
         self, previous_turns: tuple[Turn, ...], box: Box, points: Sequence[Point], size: Size
     ) -> tuple[Question, ...]:
@@ -85,6 +92,10 @@ class Wording:
         items = self.separator.join(self.item_text.format(box=self.codec.encode_box(box, size)) for box in boxes)
         return self.answer_start + self.list_text.format(boxes=items)
 
+    def format_points(self, points: Sequence[Point], size: Size) -> str:
+        written = (self.codec.encode_point(point, size) for point in points)
+        return self.answer_start + (self.separator.join(written) or self.none_text)
+
     def format_labels(self, labels: Sequence[Label]) -> str:
         return "".join(self.yes if label else self.no for label in labels)
 
@@ -92,6 +103,9 @@ class Wording:
         return self.answer_start + (" ".join(self._format_prompt(prompt, size) for prompt in prompts) or self.none_text)
 
     def restore_answer_start(self, text: str) -> str:
+        answer = strip_thought(text)
+        if answer is not None and answer != text.strip():
+            text = answer
         return text if text.startswith(self.answer_start) else self.answer_start + text
 
     def _ask(self, text: str, answer: FreeText | Labels) -> Question:

@@ -243,7 +243,8 @@ def _describe(query: Question | ObjectPrompt) -> str:
     if isinstance(query, Question):
         return quote_text(query.turns[-1].text)
     points = (f"{'on' if point.label else 'off'} ({point.x:g}, {point.y:g})" for point in query.points)
-    return quote_text(f"box [{', '.join(f'{side:g}' for side in query.box)}] {' '.join(points)}".strip())
+    box = "points" if query.points_only else f"box [{', '.join(f'{side:g}' for side in query.box)}]"
+    return quote_text(f"{box} {' '.join(points)}".strip())
 
 
 def _describe_reason(query: Question | ObjectPrompt, nearest: Question | ObjectPrompt) -> str:
@@ -252,6 +253,8 @@ def _describe_reason(query: Question | ObjectPrompt, nearest: Question | ObjectP
         return ""
     if isinstance(query, Question) and isinstance(nearest, Question):
         return ", after other turns" if query.turns != nearest.turns else ", for another kind of answer"
+    if isinstance(query, ObjectPrompt) and isinstance(nearest, ObjectPrompt) and query.mask_input != nearest.mask_input:
+        return ", with another mask input"
     return ", with other confidences"
 
 

@@ -14,13 +14,23 @@ from pydantic import ConfigDict, Discriminator, Field, PlainSerializer, PlainVal
 from typing_extensions import deprecated
 
 from sam4mllm_tool.config import METHODS, SegmentationConfig
-from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.pipeline.calibration import Calibration
 from sam4mllm_tool.pipeline.run_context import ModelTraits
 from sam4mllm_tool.protocol import Dialect, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace.codec import STRICT, TraceError, from_plain, to_plain
-from sam4mllm_tool.types import Box, Image, Label, Mask, MaskCandidate, ObjectPrompt, PointPrompt, SegmentedObject, Size, Turn
+from sam4mllm_tool.types import (
+    Box,
+    Image,
+    Label,
+    MaskCandidate,
+    ObjectPrompt,
+    PointPrompt,
+    RunLengthMask,
+    SegmentedObject,
+    Size,
+    Turn,
+)
 
 __all__ = [
     "Failure",
@@ -62,29 +72,6 @@ def _write_sampler(sampler: KnownSampler) -> dict[str, Any]:
 
 def _refuse_field(value: object) -> NoReturn:  # noqa: ARG001
     raise ValueError("the field has no place in a file")
-
-
-@dataclass(frozen=True)
-class RunLengthMask:
-    """A mask in COCO's compressed run lengths.
-
-    Args:
-        size: Height and width in pixels.
-        counts: The run lengths.
-    """
-
-    size: tuple[int, int]
-    counts: str
-
-    @classmethod
-    def of(cls, mask: Mask) -> "RunLengthMask":
-        """Encode a (H, W) bool mask."""
-        code = rle.encode(mask)
-        return cls((code["size"][0], code["size"][1]), code["counts"])
-
-    def mask(self) -> Mask:
-        """Decode to (H, W) bool. Raises ValueError where size and counts don't fit."""
-        return rle.decode({"size": self.size, "counts": self.counts})
 
 
 @dataclass(frozen=True)

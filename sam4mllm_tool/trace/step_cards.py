@@ -137,8 +137,9 @@ def _describe_step(step: Step) -> str:
         count = len(step.exchanges)
         return ("The model is asked" if count == 1 else f"The model is asked {count} questions at once") + suffix
     points = sum(len(prompt.points) for prompt in step.prompts)
-    boxes = f"{len(step.prompts)} box{'es' if len(step.prompts) > 1 else ''}"
-    return f"Segment Anything is prompted with {boxes}" + (f" and {points} points" if points else "") + suffix
+    boxes = sum(not prompt.points_only for prompt in step.prompts)
+    parts = [f"{boxes} box{'es' if boxes > 1 else ''}"] * bool(boxes) + [f"{points} points"] * bool(points)
+    return f"Segment Anything is prompted with {' and '.join(parts)}" + suffix
 
 
 def _normalized_turns(exchange: Exchange) -> list[Turn]:

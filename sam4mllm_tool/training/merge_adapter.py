@@ -17,10 +17,9 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_dtype
 from sam4mllm_tool.models.domain import DOMAIN_FILE
-from sam4mllm_tool.models.mllm import split_spec
+from sam4mllm_tool.models.metadata import find_dialect, find_parts
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.pipeline.calibration import CALIBRATION_FILE
-from sam4mllm_tool.pipeline.sam4mllm import find_dialect
 from sam4mllm_tool.training.output_dir import WRITING, move_in, removing_on_failure
 
 __all__ = ["export"]
@@ -43,7 +42,7 @@ def export(mllm: str, out: Path, *, dialect: str | None = None, dtype: str | Non
         DataError: `out` is not empty.
         OSError: `out` can't be written.
     """
-    base, adapter = split_spec(mllm)
+    base, adapter = find_parts(mllm)
     spoken = find_dialect(mllm, dialect)
     if base == "embedded":
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")

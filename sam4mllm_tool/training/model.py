@@ -11,13 +11,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.checkpoints import (
-    quiet_loading,
-    resolve_folder_or_hub_id,
-    wrap_load_errors,
-)
+from sam4mllm_tool.models.checkpoints import resolve_folder_or_hub_id, wrap_load_errors
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
-from sam4mllm_tool.models.mllm.loading import load_checkpoint, require_safe_adapter
+from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.attention import BRANCHES
@@ -108,32 +105,8 @@ def _load_base(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
         device = choose_device(config.device)
         dtype = "bfloat16" if device.type != "cpu" and uses_bfloat16(config) else "float32"
         return load_checkpoint(folder, device=config.device, dtype=dtype)
-    return _load_base_in_4_bits(config, folder)
-
-
-def _load_base_in_4_bits(config: TrainingConfig, folder: str) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
-
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    path = resolve_folder_or_hub_id(folder)
-    with quiet_loading(), wrap_load_errors(folder, extra="sam"):
-        AutoConfig.from_pretrained(path, trust_remote_code=False)  # the first to refuse a checkpoint that needs its own code
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=False)
-        model = AutoModelForImageTextToText.from_pretrained(
-            path,
-            quantization_config=quantization,
-            dtype=torch.bfloat16,
-            device_map={"": choose_device(config.device)},
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
-    return model, processor
+    model, processor = load_checkpoint(folder, device=config.device, dtype="bfloat16", quantize="4bit")
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing), processor
 
 
 def _choose_attention(config: TrainingConfig, packs: bool, device: torch.device) -> str:
@@ -152,8 +125,7 @@ def _add_adapter(model: Any, config: TrainingConfig, adapter: str | None, base: 
         else:
             with wrap_load_errors(adapter, extra="sam"):
                 path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json")
-                require_safe_adapter(path, adapter)
-                adapted = PeftModel.from_pretrained(model, path, is_trainable=True)
+                adapted = attach_adapter(model, path, adapter, base, is_trainable=True)
     adapted.peft_config["default"].base_model_name_or_path = base
     return adapted
 

@@ -16,7 +16,7 @@ from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder, quiet_loading, resolve_folder_or_hub_id, wrap_load_errors
 from sam4mllm_tool.models.mllm import EMBEDDED
-from sam4mllm_tool.models.mllm.loading import require_safe_adapter
+from sam4mllm_tool.models.mllm.adapters import require_safe_adapter
 from sam4mllm_tool.pipeline.sam4mllm import find_dialect
 from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
 from sam4mllm_tool.training.config import TrainingConfig
@@ -74,7 +74,7 @@ def find_report_service(config: TrainingConfig) -> str:
 
 def _require_libraries(config: TrainingConfig) -> None:
     if config.quantise == "4bit" and find_spec("bitsandbytes") is None:
-        raise SpecError("quantise = '4bit' needs bitsandbytes, which is not installed: pip install bitsandbytes")
+        raise MissingExtraError("bitsandbytes, which quantise = '4bit' needs,", "quantize")
     for name in ("accelerate", find_report_service(config)):
         if name == "none" or find_spec(name):
             continue

@@ -11,7 +11,8 @@ from typing import Any
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
-from sam4mllm_tool.models.mllm import EMBEDDED, split_spec
+from sam4mllm_tool.models.metadata import find_parts
+from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.training.config import TrainingConfig
 
 __all__ = ["StartingPoint", "find_starting_point"]
@@ -50,7 +51,7 @@ def find_starting_point(config: TrainingConfig) -> StartingPoint:
     Raises:
         SpecError: The spec is incomplete, or settings of a new adapter are given where another is continued.
     """
-    base, adapter = split_spec(config.mllm)
+    base, adapter = find_parts(config.mllm)
     adapter = adapter or config.init_adapter
     if adapter is not None and config.from_base:
         raise SpecError(f"from_base starts a new adapter, but {adapter!r} is to be continued: leave out one of the two")

@@ -70,6 +70,7 @@ class Setting:
 SHIPPED = {
     "box": Setting("box"),
     "ppg": Setting("ppg"),
+    "points": Setting("points"),
     "pqpp 3 x 3": Setting(grid=3),
     PAPER: Setting(),
     "pqpp 7 x 7": Setting(grid=7),

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.cli.main import app, main
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import draw_scene
-from sam4mllm_tool.errors import BackendError, SpecError
+from sam4mllm_tool.errors import BackendError, ModelWarning, SpecError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 Run = Callable[..., tuple[int, str, str]]
@@ -386,3 +387,15 @@ def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) 
 def test_data_scenes_names_a_folder_that_it_cannot_write(run: Run, image: Path) -> None:
     assert_refused(run("data", "scenes", "--out", image, "--count", "1"), f"'{image}' is a file, not a folder")
     assert_refused(run("data", "scenes", "--out", image / "below", "--count", "1"), str(image))
+
+
+def test_a_warning_of_a_model_is_one_line_on_stderr(monkeypatch, capsys):
+    def load(_):
+        warnings.warn("the adapter 'a' was\ntrained on 'b'", ModelWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("sam4mllm_tool.cli.main.run_command", load)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert main(["segment"]) == 0
+    assert capsys.readouterr() == ("", "sam4mllm: warning: the adapter 'a' was trained on 'b'\n")

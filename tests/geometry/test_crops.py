@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sam4mllm_tool.geometry.crops import Crop, crop_around, crop_quadrants
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size
+from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, RunLengthMask, SegmentedObject, Size
 
 SIZE = Size(200, 100)
 CENTER = Crop(50, 25, 100, 50, SIZE)
@@ -40,6 +40,18 @@ def test_a_box_is_clipped_to_the_crop_and_points_outside_are_dropped() -> None:
     points = (PointPrompt(60, 30, 1), PointPrompt(10, 10, 0))
     prompt = CENTER.to_crop_prompt(ObjectPrompt(Box(40, 20, 100, 50), points))
     assert prompt == ObjectPrompt(Box(0, 0, 100, 50), (PointPrompt(20, 10, 1),))
+
+
+def test_a_mask_input_and_points_alone_are_moved_to_the_crop() -> None:
+    mask = np.zeros((100, 200), bool)
+    mask[30:40, 60:120] = True
+    prompt = ObjectPrompt.from_points((PointPrompt(100, 35, 1),), RunLengthMask.of(mask))
+    moved = CENTER.to_crop_prompt(prompt)
+    expected = np.zeros((100, 200), bool)
+    expected[10:30, 20:140] = True
+    assert moved.mask_input is not None
+    assert np.array_equal(moved.mask_input.mask(), expected)
+    assert (moved.points, moved.points_only) == ((PointPrompt(100, 20, 1),), True)
 
 
 def test_an_object_of_a_crop_is_moved_to_the_image_with_its_prompt() -> None:

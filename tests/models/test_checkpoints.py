@@ -16,7 +16,6 @@ from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models import checkpoints
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.metadata import find_fingerprints
-from sam4mllm_tool.training.merge_adapter import export
 
 
 @pytest.mark.parametrize("marker", ["config.json", "adapter_config.json"])
@@ -45,8 +44,6 @@ def test_an_adapter_alone_is_answered_with_the_spec_to_write(tmp_path, base, adv
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base} if base else {}))
     with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
         checkpoints.resolve_folder_or_hub_id(str(tmp_path))
-    with pytest.raises(SpecError, match=re.escape(advice.format(tmp_path))):
-        export(str(tmp_path), tmp_path / "out")
 
 
 def test_a_model_in_the_place_of_an_adapter_is_named(tmp_path):
@@ -89,6 +86,31 @@ def test_a_missing_embedded_part_is_named():
 )
 def test_precision_on_a_cpu_is_float32_by_default(dtype, expected):
     assert choose_dtype(dtype, torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "expected"),
+    [
+        pytest.param("cuda", (7, 5), torch.float16, id="a T4 emulates bfloat16"),
+        pytest.param("cuda", (8, 0), torch.bfloat16, id="an A100 has bfloat16"),
+        pytest.param("cuda", (12, 0), torch.bfloat16, id="and what came later"),
+        pytest.param("mps", None, torch.float16, id="Apple's GPUs"),
+    ],
+)
+def test_precision_on_a_gpu_is_16_bits_by_default(monkeypatch, device, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype(None, torch.device(device)) is expected
+    assert choose_dtype("float32", torch.device(device)) is torch.float32
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [(("cuda", "mps"), "cuda"), (("mps",), "mps"), ((), "cpu")],
+)
+def test_the_default_device_is_the_best_that_there_is(monkeypatch, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "cuda" in available)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: "mps" in available)
+    assert choose_device() == torch.device(expected)
 
 
 def test_quiet_loading_restores_logs_and_progress_bars():

@@ -647,7 +647,7 @@ def test_a_dialect_that_the_hub_has_is_downloaded(tmp_path: Path, monkeypatch: p
 
 
 def test_a_dialect_that_cannot_be_had_is_a_spec_error(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"no such dialect: 'klingon'; there are embedded, gemma, .*, released$"):
+    with pytest.raises(SpecError, match=r"no such dialect: 'klingon'; there are claude, embedded, .*, released$"):
         find_dialect("anything", "klingon")
     with pytest.raises(SpecError, match=r"released; did you mean 'embedded'\?"):
         find_dialect("anything", "embeded")

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
-from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
 from sam4mllm_tool.types import Box, FreeText, Point, Question, Reply, Size, Turn
 
 Y_FIRST = dataclasses.replace(PLAIN, name="y first", box_text="[{y1},{x1},{y2},{x2}]", point_text="({y},{x})")
@@ -105,4 +104,4 @@ def test_the_template_decides_the_order_for_writing_and_for_reading() -> None:
 )
 def test_templates_that_cannot_be_read_back_are_refused(box_text: str, point_text: str, written: str) -> None:
     with pytest.raises(ValueError, match=re.escape(written)):
-        CoordinateCodec(1000, 0, box_text, point_text)
+        dataclasses.replace(PLAIN, box_text=box_text, point_text=point_text)

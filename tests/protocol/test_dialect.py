@@ -80,8 +80,8 @@ def test_prompts_are_written_with_points_on_the_object_before_points_off_it() ->
 @EVERY_DIALECT
 def test_only_models_that_follow_instructions_are_corrected(dialect: Dialect) -> None:
     again = dialect.ask_again(QUESTION, Reply("{hmm}"), "a {reason} with braces")
-    if dialect.name in ("released", "embedded"):
-        assert again == QUESTION, "checkpoints that were trained on the dialogue never saw a correction"
+    if not dialect.ask_again_text:
+        assert again == QUESTION, "checkpoints that were trained on the dialogue or on tasks never saw a correction"
     else:
         assert again.turns[:-1] == (*QUESTION.turns, Turn("assistant", "{hmm}"))
         assert again.turns[-1].role == "user"

@@ -13,13 +13,17 @@ from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.protocol import DIALECTS, Dialect
-from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE
+from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
 from sam4mllm_tool.protocol.native_codec import NativeCodec, Resizing
-from sam4mllm_tool.protocol.native_replies import strip_thought
+from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, FreeText, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
 
 RESIZING = (28, 56 * 56, 14 * 14 * 4 * 1280)
-NATIVE = {name: dialect.for_model(RESIZING) for name, dialect in DIALECTS.items() if dialect.replies == "native"}
+NATIVE = {
+    name: dialect if dialect.resizing else dialect.for_model(RESIZING)
+    for name, dialect in DIALECTS.items()
+    if dialect.replies != "exact"
+}
 EVERY_NATIVE = pytest.mark.parametrize("dialect", NATIVE.values(), ids=NATIVE)
 QUESTION = Question((Turn("user", "where is it?"),), FreeText(64))
 SIZE = Size(640, 480)
@@ -66,6 +70,23 @@ def parse(name: str, text: str, size: Size = SIZE) -> list[Box]:
         pytest.param("gemma", '```json\n[{"box_2d": [100, 100, 500, 500], "label": "ring"}]\n```', [BOX], id="Gemma"),
         pytest.param("kimi_vl", "[0.1, 0.1, 0.5, 0.5]", [BOX], id="Kimi-VL"),
         pytest.param("kimi_vl", "The ring is at (0.10, 0.10, 0.50, 0.50).", [BOX], id="round brackets, in prose"),
+        pytest.param("paligemma", "<loc0102><loc0102><loc0512><loc0512> red ring", [BOX], id="PaliGemma"),
+        pytest.param(
+            "paligemma",
+            "<loc0102><loc0102><loc0512><loc0512> ring [1, 2] ; <loc0512><loc0512><loc1023><loc1023> ring",
+            [BOX, OTHER],
+            id="PaliGemma, two boxes",
+        ),
+        pytest.param("florence2", "red ring<loc_100><loc_100><loc_500><loc_500>", [BOX], id="Florence-2"),
+        pytest.param(
+            "molmo", '<points x1="10.0" y1="10.0" x2="50.0" y2="50.0" alt="corners">corners</points>', [BOX], id="Molmo"
+        ),
+        pytest.param("molmo2", '<points coords="1 1 100 100 2 500 500">the corners</points>', [BOX], id="Molmo2"),
+        pytest.param("llava", "[0.1, 0.1, 0.5, 0.5]", [BOX], id="LLaVA"),
+        pytest.param("idefics", "[.1, .1, .5, .5]", [BOX], id="no digit before the decimal point"),
+        pytest.param("mistral", "The ring is at [100, 100, 500, 500].", [BOX], id="Mistral, in prose"),
+        pytest.param("gpt", '[{"box": [64, 48, 320, 240], "label": "ring"}]', [BOX], id="GPT"),
+        pytest.param("claude", "```json\n[{'box': [64, 48, 320, 240], 'label': \"ring's\"}]\n```", [BOX], id="single quotes"),
         pytest.param("qwen3_vl", "[]", [], id="an empty list"),
         pytest.param("qwen3_vl", "```json\n[]\n```", [], id="an empty list in a fence"),
         pytest.param("qwen3_vl", "There is no red ring in this image.", [], id="none in prose"),
@@ -90,6 +111,18 @@ def test_qwen2_5_vl_counts_pixels_of_the_resized_image() -> None:
     assert tuple(box) == pytest.approx((250, 70, 500, 350))
 
 
+def test_claude_counts_pixels_of_the_image_that_its_service_shrinks() -> None:
+    (box,) = parse("claude", '[{"box": [0, 0, 784, 441], "label": "ring"}]', Size(3136, 1764))
+    assert box.x2 == pytest.approx(3136 * 784 / 1429, abs=0.5), "1,150,000 pixels"
+    (box,) = parse("claude", '[{"box": [0, 0, 784, 100], "label": "ring"}]', Size(3136, 400))
+    assert box == Box(0, 0, 1568, 200), "1568 pixels on the long side"
+
+
+def test_gpt_counts_pixels_of_the_image_as_sent() -> None:
+    (box,) = parse("gpt", '[{"box": [10, 20, 3000, 1998], "label": "ring"}]', Size(3001, 1999))
+    assert box == Box(10, 20, 3000, 1998)
+
+
 def test_gemma_writes_y_first() -> None:
     (box,) = parse("gemma", '[{"box_2d": [100, 200, 300, 400]}]', Size(1000, 1000))
     assert box == Box(200, 100, 400, 300)
@@ -99,10 +132,10 @@ def test_gemma_writes_y_first() -> None:
 @pytest.mark.parametrize(
     ("name", "reply", "reason"),
     [
-        pytest.param("qwen3_vl", "", "expected boxes", id="empty"),
-        pytest.param("qwen3_vl", "I see a dog.", "expected boxes", id="prose"),
-        pytest.param("qwen3_vl", "The ring is not far from the cross.", "expected boxes", id="not, in prose"),
-        pytest.param("qwen3_vl", "I'm sorry, there is no way I can help with that.", "expected boxes", id="a refusal"),
+        pytest.param("qwen3_vl", "", "expected coordinates", id="empty"),
+        pytest.param("qwen3_vl", "I see a dog.", "expected coordinates", id="prose"),
+        pytest.param("qwen3_vl", "The ring is not far from the cross.", "expected coordinates", id="not, in prose"),
+        pytest.param("qwen3_vl", "I'm sorry, there is no way I can help with that.", "expected coordinates", id="a refusal"),
         pytest.param("qwen3_vl", '[{"bbox_2d": [100, 100', "cut off", id="cut off in the first box"),
         pytest.param("qwen3_vl", "<think>At [1, 2, 3, 4]?", "thinking", id="cut off in the thought"),
         pytest.param("qwen3_vl", "[100, 100, 1500, 500]", "from 0 to 1000, got 1500", id="pixels where lines are expected"),
@@ -111,7 +144,14 @@ def test_gemma_writes_y_first() -> None:
         pytest.param("qwen2_5_vl", "[0.1, 0.2, 0.5, 0.6]", "fractions", id="shares where pixels are expected"),
         pytest.param("qwen2_vl", "(0.1,0.2),(0.5,0.6)", "fractions", id="shares in two corners"),
         pytest.param("qwen3_vl", "[500, 500, 100, 100]", "empty", id="corners exchanged"),
-        pytest.param("qwen3_vl", f"[1{'0' * 300}, 1, 2, 3]", "expected boxes", id="a huge number"),
+        pytest.param("qwen3_vl", f"[1{'0' * 300}, 1, 2, 3]", "expected coordinates", id="a huge number"),
+        pytest.param("paligemma", "<loc0102><loc0102><loc0512>", "cut off", id="three location tokens"),
+        pytest.param("paligemma", "red ring", "expected coordinates", id="a label without a place"),
+        pytest.param("florence2", "ring<loc_500><loc_500><loc_100><loc_100>", "empty", id="location tokens exchanged"),
+        pytest.param("molmo", '<point x="10.0" y="10.0" alt="ring">ring</point>', "two corners", id="one point for a box"),
+        pytest.param("molmo", '<points x1="10.0" y1="10', "cut off", id="cut off in the first point"),
+        pytest.param("molmo2", '<points coords="1 1 100 1', "cut off", id="cut off in the first listed point"),
+        pytest.param("molmo", '<points x1="100" y1="100" x2="500" y2="500">r</points>', "from 0 to 100", id="Molmo, pixels"),
     ],
 )
 def test_a_reply_that_cannot_be_read_is_refused(name: str, reply: str, reason: str) -> None:
@@ -145,7 +185,9 @@ def test_a_thought_is_cut_off(text: str, answer: str | None) -> None:
 # Frames ---------------------------------------------------------------------------------------------------------------
 
 
-@EVERY_NATIVE
+@pytest.mark.parametrize(
+    "dialect", [dialect for name, dialect in NATIVE.items() if name != "llava"], ids=lambda each: each.name
+)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size.width}x{size.height}")
 def test_a_true_answer_is_read_back_with_a_mean_iou_of_0_98(dialect: Dialect, size: Size) -> None:
     random, overlaps = Random(0), []
@@ -168,10 +210,10 @@ def test_what_is_written_is_read_back_as_its_snapped_self(dialect: Dialect, data
     (parsed,) = dialect.parse_boxes(QUESTION, Reply(dialect.format_boxes([box], size)), size)
     assert tuple(parsed) == pytest.approx(tuple(dialect.snap_box(box, size)))
     assert dialect.encode_box(parsed, size) == dialect.encode_box(box, size)
-    point = Point(x1, y1)
-    assert tuple(dialect.codec.decode_point(dialect.encode_point(point, size), size)) == pytest.approx(
-        tuple(dialect.snap_point(point, size))
-    )
+    if dialect.ask_pointing_text:
+        point = Point(x1, y1)
+        (parsed_point,) = dialect.parse_points(QUESTION, Reply(dialect.format_points([point], size)), size)
+        assert tuple(parsed_point) == pytest.approx(tuple(dialect.snap_point(point, size)))
 
 
 @given(st.integers(1, 5000), st.integers(1, 5000), st.sampled_from([(28, 56 * 56, 14 * 14 * 4 * 1280), (32, 65536, 16777216)]))
@@ -201,8 +243,35 @@ def test_the_config_of_a_checkpoint_chooses_its_dialect(model_type: str, tmp_pat
 
 
 def test_an_unknown_family_is_asked_in_plain_words(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "aria"}))
     assert find_dialect(str(tmp_path)).name == "plain"
+
+
+def test_pixtral_is_known_by_its_vision_tower(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava", "vision_config": {"model_type": "pixtral"}}))
+    assert find_dialect(str(tmp_path)) == DIALECTS["mistral"]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("google/paligemma-3b-mix-448", "paligemma"),
+        ("google/gemma-3-4b-it", "gemma"),
+        ("gemini-3-pro", "gemma"),
+        ("llava-hf/llava-v1.6-mistral-7b-hf", "llava"),
+        ("mistral-small3.2:24b", "mistral"),
+        ("allenai/Molmo-7B-D-0924", "molmo"),
+        ("allenai/Molmo2-8B", "molmo2"),
+        ("anthropic/claude-sonnet-5", "claude"),
+        ("gpt-4o-mini", "gpt"),
+        ("gpt-5.2", "gpt"),
+        ("Qwen2.5-VL-7B-Instruct-GPTQ-Int4", "qwen2_5_vl"),
+        ("llama-3.2-11b-vision-gptq", None),
+    ],
+)
+def test_the_name_of_a_remote_model_chooses_its_dialect(name: str, expected: str | None) -> None:
+    dialect = find_by_model_name(name)
+    assert (dialect and dialect.name) == expected
 
 
 @EVERY_NATIVE

@@ -163,6 +163,7 @@ def labels_question(count: int) -> Question:
         pytest.param("1. No\n2. No\n3. Yes", [0, 0, 1], id="a list"),
         pytest.param("(1,2): **No**; (3,4): NO; (5,6): Yes, nothing hides it", [0, 0, 1], id="prose around"),
         pytest.param("I know not, but say NoNoYes", [0, 0, 1], id="words that hold the words"),
+        pytest.param("<think>Yes, yes? No.</think>\n\nNoNoYes", [0, 0, 1], id="after a thought"),
     ],
 )
 def test_labels_are_parsed_from(reply: str, labels: list[int]) -> None:

@@ -45,10 +45,10 @@ number = st.floats(allow_nan=False, allow_infinity=False)
 share = st.floats(0, 1)
 box = st.builds(Box, number, number, number, number)
 point = st.builds(PointPrompt, number, number, st.sampled_from([0, 1]), st.none() | share)
-prompt = st.builds(ObjectPrompt, box, st.lists(point, max_size=3).map(tuple))
 runs = st.lists(st.booleans(), min_size=WIDTH * HEIGHT, max_size=WIDTH * HEIGHT).map(
     lambda pixels: RunLengthMask.of(np.array(pixels).reshape(HEIGHT, WIDTH))
 )
+prompt = st.builds(ObjectPrompt, box, st.lists(point, max_size=3).map(tuple), st.none() | runs, st.booleans())
 answer = st.builds(FreeText, st.integers(1, 999)) | st.builds(
     Labels, st.integers(0, 9), st.lists(text, min_size=1, max_size=3).map(tuple)
 )

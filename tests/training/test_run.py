@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.errors import DataError, SpecError
+from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from sam4mllm_tool.models.domain import find_domain
 from sam4mllm_tool.models.mllm import load_mllm
@@ -214,7 +214,7 @@ def test_conversations_of_which_nothing_fits_are_refused_with_the_reason(
 
 
 def test_quantization_requires_bitsandbytes(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="bitsandbytes"):
+    with pytest.raises(MissingExtraError, match="bitsandbytes"):
         run(base, conversations_dir, tmp_path / "out", quantise="4bit")
 
 

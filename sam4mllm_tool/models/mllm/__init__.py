@@ -5,9 +5,10 @@ it, is imported on first use.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from sam4mllm_tool.errors import SpecError, quote_text
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec, parse_remote_spec
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
@@ -22,39 +23,48 @@ __all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec",
 EMBEDDED = "embedded"
 
 
-def load_mllm(spec: str, *, device: str | None = None, dtype: str | None = None, dialect: Dialect | None = None) -> MLLM:
+def load_mllm(
+    spec: str, *, dialect: Dialect | None = None, options: LoadOptions = LoadOptions(), **overrides: Unpack[LoadOverrides]
+) -> MLLM:
     """Load the model that a spec names.
 
     Args:
         spec: `embedded`, a folder in Hugging Face format or a hub id, each optionally followed by `+ADAPTER`: the folder or hub
-            id of a peft adapter. `embedded` has an adapter of its own. Or a remote model: `openai:MODEL@URL` or
-            `langchain:PROVIDER:MODEL`.
-        device: Name of a torch device, such as "cuda:1"; by default the first CUDA device, or the CPU if there is none.
-        dtype: "float32", "bfloat16" or "float16"; by default bfloat16 on GPUs with native support, float32 elsewhere.
+            id of a peft adapter. An adapter alone is loaded onto the base that it names. `embedded` has an adapter of its own.
+            Or a remote model: `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`.
         dialect: The dialect in which a remote model will be asked, by default its family's: it decides in which sizes images
             are sent. Without effect on checkpoints.
+        options: Where and how precisely the model runs.
+        overrides: Single options that differ from `options`, as in `device="cuda:1"`; see `LoadOptions`.
 
     Raises:
-        SpecError: The spec names nothing that can be loaded, or a library is broken.
+        SpecError: The spec names nothing that can be loaded, an option doesn't fit, or a library is broken.
         MissingExtraError: A library is not installed.
     """
     if remote := parse_remote_spec(spec):
-        return _load_remote(remote, spec, dialect)
-    base, adapter = split_spec(spec)
+        return _load_remote(remote, spec, dialect, options.override(**overrides).max_pixels)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
+        from sam4mllm_tool.models.metadata import find_parts
         from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
+    base, adapter = find_parts(spec)
     if base == EMBEDDED:
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
-    return TransformersMLLM.load(base, adapter, name=spec, device=device, dtype=dtype)
+    try:
+        return TransformersMLLM.load(base, adapter, name=spec, options=options.override(**overrides))
+    except SpecError as error:
+        if adapter != spec:
+            raise
+        reason = f"{quote_text(spec)} is a LoRA adapter alone, and on the base that it names it can't be loaded: {error}"
+        raise SpecError(f"{reason}; name a base as BASE+ADAPTER") from error
 
 
-def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:
+def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None, max_pixels: int | None) -> MLLM:
     if remote.kind == "openai":
         from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
 
-        return OpenAICompatibleMLLM.load(remote, name=spec, dialect=dialect)
+        return OpenAICompatibleMLLM.load(remote, name=spec, dialect=dialect, max_pixels=max_pixels)
     from sam4mllm_tool.models.mllm.chat_model import load_chat_model_mllm
 
     return load_chat_model_mllm(remote, name=spec, dialect=dialect)

@@ -17,11 +17,12 @@ from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing
 from sam4mllm_tool.types import Image, Size
 
-__all__ = ["MAX_PIXELS", "ImagePayload"]
+__all__ = ["MAX_PIXELS", "MIN_PIXELS", "ImagePayload"]
 
 MAX_PIXELS = 1280 * 28 * 28
 """Largest image that is sent, about one megapixel: 1,280 tokens of Qwen2.5-VL, and below what hosted models shrink."""
-_MULTIPLE, _MIN_PIXELS = 28, 56 * 56
+MIN_PIXELS = 56 * 56
+_MULTIPLE = 28
 """Qwen2.5-VL's rule, for families that count pixels and state no rule of their own."""
 _MIN_SIDE = 28
 """Servers refuse images that are narrower."""
@@ -41,7 +42,7 @@ class ImagePayload:
         self.resizing: tuple[int, int, int] | None = None
         """As `Dialect.resizing`; None where coordinates don't depend on the size."""
         if dialect.frame == "processed":
-            self.resizing = dialect.resizing or (_MULTIPLE, _MIN_PIXELS, max_pixels)
+            self.resizing = dialect.resizing or (_MULTIPLE, MIN_PIXELS, max_pixels)
         self._max_pixels = max_pixels
         self._encoded: OrderedDict[bytes, str] = OrderedDict()
         self._lock = threading.Lock()

@@ -6,18 +6,23 @@ random numbers and warn.
 """
 
 import json
-import warnings
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, Unpack
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from peft import PeftModel
+from transformers import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    MODEL_FOR_MASK_GENERATION_MAPPING,
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    GenerationConfig,
+)
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import (
     custom_code_error,
     find_file,
@@ -27,16 +32,18 @@ from sam4mllm_tool.models.checkpoints import (
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
+from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
-__all__ = ["load_checkpoint", "require_safe_adapter"]
+__all__ = ["load_checkpoint"]
 
 TORCHVISION_EXTRA = "sam"
-_ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "SentencePieceBackend", "PythonBackend")
 
 
 def load_checkpoint(
-    base: str, adapter: str | None = None, *, device: str | None = None, dtype: str | None = None
+    base: str, adapter: str | None = None, *, options: LoadOptions = LoadOptions(), **overrides: Unpack[LoadOverrides]
 ) -> tuple[Any, Any]:
     """Load a model in evaluation mode, without gradients and with greedy decoding, and its processor.
 
@@ -44,8 +51,8 @@ def load_checkpoint(
         base: Folder or hub id.
         adapter: Folder or hub id. The adapter is merged into the weights, so that it costs nothing later; on a quantised base
             it stays attached.
-        device: As in `choose_device`.
-        dtype: As in `choose_dtype`.
+        options: Where and how precisely the model runs.
+        overrides: Single options that differ from `options`.
 
     Returns:
         (model, processor).
@@ -54,51 +61,32 @@ def load_checkpoint(
         SpecError: The base or the adapter can't be loaded, or they don't fit each other.
         MissingExtraError: A library is not installed.
     """
-    torch_device = choose_device(device)
-    torch_dtype = choose_dtype(dtype, torch_device)
+    options = options.override(**overrides)
+    choose_device(options.device)  # refused before anything is read
     base_path = resolve_folder_or_hub_id(base)
     adapter_path = resolve_folder_or_hub_id(adapter, marker="adapter_config.json") if adapter else None
     with quiet_loading():
         with wrap_load_errors(base, extra=TORCHVISION_EXTRA):
             config = AutoConfig.from_pretrained(base_path, trust_remote_code=False)
+            _require_mllm(config, base)
             processor = AutoProcessor.from_pretrained(base_path, trust_remote_code=False)
             _require_image_and_text(processor, base)
+            limit_pixels(processor.image_processor, options.max_pixels)
             _require_known_tokenizer(processor.tokenizer, config, base_path, base)
-            model = _load_model(base_path, base, config, torch_device, torch_dtype)
+            model = _load_model(base_path, base, config, options)
         if adapter is not None and adapter_path is not None:
             with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
-                model = _apply_adapter(model, adapter_path, adapter, base)
+                adapted = attach_adapter(model, adapter_path, adapter, base)
+                model = adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
         model.generation_config = _greedy_config(model, processor.tokenizer)
     return model.eval().requires_grad_(False), processor
 
 
-def require_safe_adapter(path: str, adapter: str) -> None:
-    """Refuse an adapter that peft would load by unpickling weights or by importing a module of the adapter's choice.
-
-    Args:
-        path: Folder or hub id that holds the adapter.
-        adapter: Named in the message.
-
-    Raises:
-        SpecError: The adapter is refused.
-    """
-    config = PeftConfig.from_pretrained(path)
-    if config.is_prompt_learning:
-        raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
-    module = getattr(config, "megatron_core", None)
-    if module not in (None, "megatron.core"):  # peft imports the module of this name
-        raise SpecError(f"the adapter {adapter!r} sets megatron_core to {module!r}: expected null or 'megatron.core'")
-    if not _has_safetensors(path):
-        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
-
-
-def _has_safetensors(path: str) -> bool:
-    """Whether the weights are safetensors; otherwise peft would unpickle what it finds."""
-    folder = Path(path)
-    try:
-        return (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
-    except EntryNotFoundError:
-        return False
+def _require_mllm(config: Any, base: str) -> None:
+    if type(config) in MODEL_FOR_MASK_GENERATION_MAPPING:
+        raise SpecError(f"{base!r} is a segmenter of type {config.model_type!r}: name it as the segmenter, not as the MLLM")
+    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise SpecError(f"{base!r} is a model of type {config.model_type!r}: expected an MLLM, which reads an image and text")
 
 
 def _require_image_and_text(processor: Any, base: str) -> None:
@@ -118,34 +106,38 @@ def _require_known_tokenizer(tokenizer: Any, config: Any, path: str, base: str) 
         raise custom_code_error(base)
 
 
-def _load_model(path: str, base: str, config: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    quantised = getattr(config, "quantization_config", None) is not None
-    options: dict[str, Any] = {"device_map": {"": device}} if quantised else {}
+def _load_model(path: str, base: str, config: Any, options: LoadOptions) -> Any:
+    device = choose_device(options.device)
+    dtype = choose_dtype(options.dtype, device)
+    arguments: dict[str, Any] = {}
+    if options.quantize:
+        arguments["quantization_config"] = _quantization_config(options.quantize, dtype)
+    if options.device_map or options.quantize or getattr(config, "quantization_config", None) is not None:
+        arguments["device_map"] = options.device_map or {"": device}
+    if options.attention:
+        arguments["attn_implementation"] = options.attention
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         path,
         dtype=dtype,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
-        **options,
+        **arguments,
     )
     model, info = loaded
     require_complete(base, info)
-    return model if quantised else model.to(device)
+    return model if "device_map" in arguments else model.to(device)
 
 
-def _apply_adapter(model: Any, path: str, adapter: str, base: str) -> Any:
-    """Return the model with the adapter's changes in its own modules, so that it is used like any other."""
-    require_safe_adapter(path, adapter)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="Found missing adapter keys")
-        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
-        try:
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=False)
-        except (RuntimeError, ValueError, KeyError, UserWarning) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
-        return adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
+def _quantization_config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return bitsandbytes' settings: NF4 with doubly quantized scales, as QLoRA has them, or LLM.int8()."""
+    if find_spec("bitsandbytes") is None:
+        raise MissingExtraError("bitsandbytes, which quantizes models,", "quantize")
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
 
 
 def _can_merge(adapted: PeftModel) -> bool:

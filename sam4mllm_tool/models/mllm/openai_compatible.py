@@ -16,7 +16,7 @@ from PIL import ImageDraw
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.models.mllm.background_loop import await_in_background, finish_in_background, run_in_background
 from sam4mllm_tool.models.mllm.chat_questions import ChatAnswer, ChatFeatures, ChatRequest, answer_questions
-from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, ImagePayload
+from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, MIN_PIXELS, ImagePayload
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
 from sam4mllm_tool.models.mllm.server_requests import (
     build_messages,
@@ -72,7 +72,7 @@ class ServerOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        for name, least in (("timeout_s", 0.001), ("retries", 0), ("concurrency", 1), ("votes", 0), ("max_pixels", 56 * 56)):
+        for name, least in (("timeout_s", 0.001), ("retries", 0), ("concurrency", 1), ("votes", 0), ("max_pixels", MIN_PIXELS)):
             if getattr(self, name) < least:
                 raise ValueError(f"expected {name} from {least:g} on, got {getattr(self, name)!r}")
 
@@ -116,13 +116,16 @@ class OpenAICompatibleMLLM:
         weakref.finalize(self, finish_in_background, self._client.close).atexit = False
 
     @classmethod
-    def load(cls, remote: RemoteSpec, *, name: str, dialect: Dialect | None = None) -> "OpenAICompatibleMLLM":
+    def load(
+        cls, remote: RemoteSpec, *, name: str, dialect: Dialect | None = None, max_pixels: int | None = None
+    ) -> "OpenAICompatibleMLLM":
         """Connect to the server of a spec, and learn what it can do.
 
         Raises:
             SpecError: The model can't be used there; in one line that says what to do.
         """
-        mllm = cls(remote.model, remote.url, name=name, dialect=dialect)
+        options = ServerOptions() if max_pixels is None else ServerOptions(max_pixels=max(max_pixels, MIN_PIXELS))
+        mllm = cls(remote.model, remote.url, name=name, dialect=dialect, options=options)
         mllm.check()
         return mllm
 

@@ -17,11 +17,15 @@ import jinja2
 from torch import Tensor
 
 from sam4mllm_tool.errors import ExpressionError, SpecError
+from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation, read_resizing
+from sam4mllm_tool.protocol.thoughts import close_thought, is_thought_mark
 from sam4mllm_tool.types import Image, Turn
 
 __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", "TokenizedPrompt"]
 
 TokenIds: TypeAlias = tuple[int, ...]
+
+_LOCATION = re.compile(r"<loc_?\d+>")
 
 _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
@@ -93,27 +97,28 @@ class PromptRenderer:
         processor: The checkpoint's processor.
         name: The checkpoint's name, for messages.
         longest: How many tokens the model can read; None for no limit.
+        max_pixels: As in `LoadOptions`.
 
     Raises:
         SpecError: The processor has no chat template.
     """
 
-    def __init__(self, processor: Any, name: str, longest: int | None = None) -> None:
+    def __init__(self, processor: Any, name: str, longest: int | None = None, max_pixels: int | None = None) -> None:
         self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
+        self._preparation = ImagePreparation.for_processor(processor.image_processor, max_pixels)
         self._template = _chat_template(processor, name)
+        self._switches = _thought_switches(self._template)
         control = _control_tokens(processor)
         longest_first = sorted(control, key=len, reverse=True)
         self._control = re.compile("|".join(map(re.escape, longest_first)) or "(?!)", re.IGNORECASE)
         self._control_ids = frozenset(control.values())
+        self._dropped_ids = _dropped_ids(self.tokenizer)
         self.break_control_tokens = lru_cache(1024)(self._break_control_tokens)
 
     @property
     def resizing(self) -> tuple[int, int, int] | None:
         """How the image processor resizes, in families that resize as Qwen2-VL does; None in others."""
-        images = self.processor.image_processor
-        merged, size = getattr(images, "merge_size", None), getattr(images, "size", None)
-        least, most = (getattr(size, edge, None) or (size or {}).get(edge) for edge in ("shortest_edge", "longest_edge"))
-        return (images.patch_size * merged, least, most) if merged and least and most else None
+        return read_resizing(self.processor.image_processor)
 
     def tokenize(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenizedPrompt:
         """Tokenize a question about an image; the first call for an image fills in its inputs.
@@ -139,7 +144,8 @@ class PromptRenderer:
 
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
         """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
-        tensors = self.processor(text=[rendered], images=[image], return_tensors="pt", **self._options(rendered))
+        images = [self._preparation.apply(image)]
+        tensors = self.processor(text=[rendered], images=images, return_tensors="pt", **self._options(rendered))
         return {name: value for name, value in tensors.items() if name not in _UNUSED_INPUTS and isinstance(value, Tensor)}
 
     def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
@@ -215,9 +221,9 @@ class PromptRenderer:
             chat_template=self._template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            **({"enable_thinking": False} if "enable_thinking" in self._template else {}),  # transformers warns of unknown ones
+            **self._switches,
         )
-        return _close_thought(str(rendered)) if add_generation_prompt else str(rendered)
+        return close_thought(str(rendered)) if add_generation_prompt else str(rendered)
 
     def _options(self, rendered: str) -> dict[str, bool]:
         """Keep the tokenizer from adding a second first token if the template already writes one."""
@@ -262,8 +268,10 @@ class PromptRenderer:
         return tuple(dict.fromkeys(usable))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer, without control tokens."""
-        text = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """Return the text of an answer, without control tokens but the marks of a thought and locations."""
+        dropped = self._dropped_ids
+        kept = [i for i in ids if i not in dropped]
+        text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
     def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenIds | None:
@@ -300,7 +308,7 @@ def _control_tokens(processor: Any) -> dict[str, int]:
     """Return the tokens that the text of a turn must not produce, with their ids.
 
     These are special tokens, placeholders, and added tokens with characters other than letters, digits and spaces. The unknown
-    token is allowed: it only says that a word is unknown.
+    token is allowed: it only says that a word is unknown. So are locations (`<loc0012>`), with which boxes are written.
     """
     tokenizer = processor.tokenizer
     placeholders = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi", "eoi")}
@@ -308,14 +316,21 @@ def _control_tokens(processor: Any) -> dict[str, int]:
         token.content: i
         for i, token in tokenizer.added_tokens_decoder.items()
         if i != tokenizer.unk_token_id
+        and not _LOCATION.fullmatch(token.content)
         and (token.special or token.content in placeholders or re.search(r"[^\w\s]", token.content))
     }
 
 
-def _close_thought(prompt: str) -> str:
-    """End a thought that the template opens for the model: labels would be scored inside it, and boxes come after it."""
-    opened = re.search(r"<(think|thinking|thought)>\s*\Z", prompt)
-    return f"{prompt.rstrip()}\n\n</{opened[1]}>\n\n" if opened else prompt
+def _thought_switches(template: str) -> dict[str, bool]:
+    """Return the variables by which a chat template is asked for no thought, those of them that it reads."""
+    code = re.sub(r"'[^']*'|\"[^\"]*\"", "", " ".join(re.findall(r"\{[{%].*?[%}]\}", template, re.DOTALL)))
+    return {name: False for name in ("enable_thinking", "thinking") if re.search(rf"(?<![.\w]){name}\b", code)}
+
+
+def _dropped_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the special tokens that are left out of an answer's text: all but the marks of a thought and locations."""
+    special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return frozenset(i for i, text in special.items() if not is_thought_mark(text) and not _LOCATION.fullmatch(text))
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
@@ -45,6 +46,7 @@ class TransformersMLLM:
         processor: As `load_checkpoint` returns it.
         name: Name in `Usage` and in messages.
         domain: The images that it was trained on, where that is known; `check_image` warns of others.
+        max_pixels: As in `LoadOptions`.
 
     Raises:
         SpecError: The processor has no chat template.
@@ -53,10 +55,12 @@ class TransformersMLLM:
     greedy = True
     """Decoding is deterministic: drivers skip identical retries."""
 
-    def __init__(self, model: Any, processor: Any, *, name: str, domain: ImageDomain | None = None) -> None:
+    def __init__(
+        self, model: Any, processor: Any, *, name: str, domain: ImageDomain | None = None, max_pixels: int | None = None
+    ) -> None:
         self._name, self._domain = name, domain
         self._runner = ModelRunner(model, keeps_layers=domain is not None)
-        self._renderer = PromptRenderer(processor, name, self._runner.longest)
+        self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
         self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -67,8 +71,8 @@ class TransformersMLLM:
         adapter: str | None = None,
         *,
         name: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
+        options: LoadOptions = LoadOptions(),
+        **overrides: Unpack[LoadOverrides],
     ) -> "TransformersMLLM":
         """Load a checkpoint from a folder or hub id, an adapter from another, and the domain.json beside them.
 
@@ -76,10 +80,10 @@ class TransformersMLLM:
             SpecError: The base or the adapter can't be loaded, or they don't fit each other.
             MissingExtraError: A library is not installed.
         """
-        model, processor = load_checkpoint(base, adapter, device=device, dtype=dtype)
-        return cls(
-            model, processor, name=name or (f"{base}+{adapter}" if adapter else base), domain=find_domain(adapter or base)
-        )
+        options = options.override(**overrides)
+        model, processor = load_checkpoint(base, adapter, options=options)
+        name, domain = name or (f"{base}+{adapter}" if adapter else base), find_domain(adapter or base)
+        return cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
 
     @property
     def name(self) -> str:

@@ -3,7 +3,10 @@
 `load_segmenter` loads a checkpoint by its spec; `BoxSegmenter` draws its prompts and replaces a model in tests.
 """
 
+from typing import Unpack
+
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
@@ -12,14 +15,16 @@ from sam4mllm_tool.types import Segmenter
 __all__ = ["BoxSegmenter", "ChooseBy", "load_segmenter"]
 
 
-def load_segmenter(spec: str, *, device: str | None = None, dtype: str | None = None, by: ChooseBy = "both") -> Segmenter:
+def load_segmenter(
+    spec: str, *, options: LoadOptions = LoadOptions(), by: ChooseBy = "both", **overrides: Unpack[LoadOverrides]
+) -> Segmenter:
     """Load the segmenter that a spec names.
 
     Args:
         spec: `embedded`, or a folder in Hugging Face format or a hub id of SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3's tracker.
-        device: Name of a torch device, such as "cuda:1"; by default the first CUDA device, or the CPU if there is none.
-        dtype: Precision of the image encoder; by default bfloat16 on GPUs with native support, float32 elsewhere.
+        options: Where the model runs, and the precision of its image encoder; those of the MLLM alone are ignored.
         by: How to choose among the three candidate masks; the paper's rule is `score` (see `mask_choice`).
+        overrides: Single options that differ from `options`, as in `device="cuda:1"`; see `LoadOptions`.
 
     Raises:
         SpecError: The spec names nothing that can be loaded, or a library is broken.
@@ -30,4 +35,5 @@ def load_segmenter(spec: str, *, device: str | None = None, dtype: str | None = 
     with wrap_import_errors():
         from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 
-    return TransformersSegmenter.load(spec, device=device, dtype=dtype, by=by)
+    chosen = options.override(**overrides).for_segmenter
+    return TransformersSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)

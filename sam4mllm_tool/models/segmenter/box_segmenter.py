@@ -18,6 +18,8 @@ __all__ = ["BoxSegmenter"]
 class BoxSegmenter:
     """Returns the prompt's box as its mask; with points, the pixels of the box whose nearest point has label 1.
 
+    For a prompt of points alone, those of the whole image. A mask input changes nothing.
+
     Args:
         name: Name in `Usage`.
     """
@@ -46,7 +48,7 @@ def _draw_mask(prompt: ObjectPrompt, size: Size) -> Mask:
     """Draw the mask of a prompt. A pixel belongs to the box if its center does."""
     x, y = np.arange(size.width)[None] + 0.5, np.arange(size.height)[:, None] + 0.5
     box = prompt.box
-    in_box: Mask = (box.x1 <= x) & (x < box.x2) & (box.y1 <= y) & (y < box.y2)
+    in_box: Mask = (box.x1 <= x) & (x < box.x2) & (box.y1 <= y) & (y < box.y2) | prompt.points_only
     if not prompt.points:
         return in_box
     nearest = np.argmin([(x - point.x) ** 2 + (y - point.y) ** 2 for point in prompt.points], axis=0)

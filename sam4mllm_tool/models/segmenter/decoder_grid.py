@@ -10,9 +10,11 @@ from torch import Tensor
 
 from sam4mllm_tool.types import Mask, ObjectPrompt, PointPrompt
 
-__all__ = ["DecoderGrid", "EncodedImage", "grid_ious"]
+__all__ = ["DecoderGrid", "EncodedImage", "encode_mask_input", "grid_ious"]
 
 _COMPARED_CELLS = 256
+_MIN_COVERAGE = 1e-3
+"""How far the share of a cell under the mask is kept from 0 and 1: logits stay within 6.9, where most of the decoder's are."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,25 @@ class DecoderGrid:
         scale_x, scale_y = self.scale
         points = (PointPrompt(p.x * scale_x, p.y * scale_y, p.label, p.confidence) for p in prompt.points)
         return ObjectPrompt(prompt.box, tuple(points))
+
+
+def encode_mask_input(mask: Mask, encoded: EncodedImage) -> Tensor:
+    """Return a mask as the prompt encoder takes it: (1, 1, h, w) logits on a grid of four cells per embedding and side.
+
+    Args:
+        mask: (H, W) bool on the image.
+        encoded: The image.
+    """
+    embeddings = encoded.embeddings["image_embeddings"]
+    prompted = embeddings[-1] if isinstance(embeddings, list) else embeddings  # SAM 2 and later: coarsest last
+    grid = [4 * side for side in prompted.shape[-2:]]
+    sides = zip(grid, encoded.processed, encoded.padded, strict=True)
+    height, width = (max(1, round(cells * processed / padded)) for cells, processed, padded in sides)
+    coverage = torch.nn.functional.interpolate(
+        torch.from_numpy(mask)[None, None].float(), (height, width), mode="bilinear", antialias=True
+    )
+    padded = torch.nn.functional.pad(coverage, (0, grid[1] - width, 0, grid[0] - height))
+    return padded.logit(eps=_MIN_COVERAGE).to(prompted.device)
 
 
 def grid_ious(logits: Tensor, truth: Mask, encoded: EncodedImage) -> npt.NDArray[np.float64]:

@@ -5,10 +5,12 @@ its hole. Each answered point votes on each candidate, weighted by the answer's 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Mask, MaskCandidate, ObjectPrompt, PointPrompt, SegmentedObject
 
 __all__ = ["ChooseBy", "agreement", "balanced_agreement", "choose_object", "prompt_score", "rank_candidates"]
@@ -99,8 +101,10 @@ def rank_candidates(candidates: Sequence[MaskCandidate], prompt: ObjectPrompt, *
 def choose_object(candidates: Sequence[MaskCandidate], prompt: ObjectPrompt, *, by: ChooseBy = "both") -> SegmentedObject:
     """Return the object with the best candidate as its mask and the others as alternatives, best first.
 
-    Its agreement is that of the mask with the points.
+    Its agreement is that of the mask with the points. The box of a prompt of points alone becomes that of the mask.
     """
     best, *others = (candidates[index] for index in rank_candidates(candidates, prompt, by=by))
+    if prompt.points_only and best.mask.any():
+        prompt = replace(prompt, box=mask_to_box(best.mask))
     agreed = balanced_agreement(best.mask, prompt.points)
     return SegmentedObject(best.mask, prompt, best.score, alternatives=tuple(others), agreement=agreed)

@@ -5,6 +5,7 @@ the image, is an error.
 """
 
 import math
+from dataclasses import replace
 
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Size
 
@@ -20,9 +21,16 @@ def clip_prompt(prompt: ObjectPrompt, size: Size) -> ObjectPrompt:
 
     Raises:
         ValueError: A coordinate is not finite; the box is inverted, has no area or lies outside the image; a label is neither
-            0 nor 1; or a confidence is not a probability.
+            0 nor 1; a confidence is not a probability; a prompt of points alone has none on the object; or the mask input is
+            not of the image's size.
     """
-    return ObjectPrompt(_clip_box(prompt.box, size), tuple(_clip_point(point, size) for point in prompt.points))
+    points = tuple(_clip_point(point, size) for point in prompt.points)
+    if prompt.mask_input is not None and prompt.mask_input.size != (size.height, size.width):
+        height, width = prompt.mask_input.size
+        raise ValueError(f"expected a mask input of {size.width} x {size.height} pixels, the image's, got {width} x {height}")
+    if prompt.points_only:
+        return ObjectPrompt.from_points(points, prompt.mask_input)
+    return replace(prompt, box=_clip_box(prompt.box, size), points=points)
 
 
 def _clip_box(box: Box, size: Size) -> Box:

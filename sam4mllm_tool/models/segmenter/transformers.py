@@ -25,6 +25,7 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
+    Sam3TrackerProcessor,
 )
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
@@ -36,7 +37,7 @@ from sam4mllm_tool.models.checkpoints import (
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
-from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
+from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, encode_mask_input, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
 from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
 from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
@@ -103,7 +104,9 @@ class TransformersSegmenter:
         with quiet_loading(), wrap_load_errors(spec, extra="sam"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_segmenter(config, spec)
-            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+            # facebook/sam3 holds a tracker and a concept head over one encoder, with the processor of a video model of both
+            loader = Sam3TrackerProcessor if config.model_type == "sam3_video" else AutoProcessor
+            processor = loader.from_pretrained(source, trust_remote_code=False)
             if not hasattr(processor, "post_process_masks"):
                 raise SpecError(f"the checkpoint {spec!r} has no segmenter's processor: expected processor_config.json")
             model, info = AutoModelForMaskGeneration.from_pretrained(
@@ -267,25 +270,30 @@ def _embedding_arguments(embeddings: Any) -> dict[str, Any]:
 
 
 def _group_into_runs(prompts: Sequence[ObjectPrompt]) -> Iterator[list[int]]:
-    """Yield indices of prompts with equally many points, at most as many as the decoder takes in one run.
+    """Yield indices of prompts with equally many points and all with or without a box, as many as the decoder takes in one run.
 
     Prompts are not padded to equal length: transformers embeds its padding, label -10, as zeros, but the decoder attends to it
-    like to any other token, and masks change as much as with a wrong point.
+    like to any other token, and masks change as much as with a wrong point. transformers takes one mask input per image, so a
+    prompt with a mask input runs alone.
     """
-    by_points: dict[int, list[int]] = defaultdict(list)
+    by_shape: dict[tuple[int, bool, int | None], list[int]] = defaultdict(list)
     for index, prompt in enumerate(prompts):
-        by_points[len(prompt.points)].append(index)
-    for indices in by_points.values():
+        by_shape[len(prompt.points), prompt.points_only, None if prompt.mask_input is None else index].append(index)
+    for indices in by_shape.values():
         yield from (indices[start : start + _PROMPTS_PER_RUN] for start in range(0, len(indices), _PROMPTS_PER_RUN))
 
 
 def _prompt_tensors(prompts: Sequence[ObjectPrompt], encoded: EncodedImage, device: torch.device) -> dict[str, Tensor]:
-    """Return boxes (1, n, 4), points (1, n, k, 2) and labels (1, n, k), scaled to pixels of the model's input."""
+    """Return boxes (1, n, 4), points (1, n, k, 2) and labels (1, n, k), scaled to pixels of the model's input; a mask input."""
     scale = torch.tensor([encoded.processed[1] / encoded.original[1], encoded.processed[0] / encoded.original[0]])
-    boxes = torch.tensor([prompt.box for prompt in prompts]) * scale.repeat(2)
-    tensors = {"input_boxes": boxes[None].to(device)}
+    tensors = {}
+    if not prompts[0].points_only:
+        boxes = torch.tensor([prompt.box for prompt in prompts]) * scale.repeat(2)
+        tensors["input_boxes"] = boxes[None].to(device)
     if prompts[0].points:
         points = torch.tensor([[(point.x, point.y) for point in prompt.points] for prompt in prompts]) * scale
         labels = torch.tensor([[point.label for point in prompt.points] for prompt in prompts])
         tensors |= {"input_points": points[None].to(device), "input_labels": labels[None].to(device)}
+    if prompts[0].mask_input is not None:
+        tensors["input_masks"] = encode_mask_input(prompts[0].mask_input.mask(), encoded)
     return tensors

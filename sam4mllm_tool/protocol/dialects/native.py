@@ -8,9 +8,11 @@ from typing import Any, Literal
 
 from sam4mllm_tool.protocol.dialect import Dialect
 
-__all__ = ["build_native"]
+__all__ = ["PIXELS", "build_native"]
 
 _LINES = "integers from 0 to 1000 of the image's width (x) and height (y), counted from its top left corner"
+
+PIXELS = "pixels of the image, counted from its top left corner"
 
 _NONE = "There is none."
 
@@ -21,6 +23,7 @@ def build_native(
     answer: str,
     units: str = _LINES,
     order: Literal["xy", "yx"] = "xy",
+    point: str = "",
     **settings: Any,
 ) -> Dialect:
     """Build the dialect of a family that answers in its own format.
@@ -30,12 +33,17 @@ def build_native(
         answer: How each box shall be written, in the family's own format; braces doubled.
         units: What coordinates count, in words.
         order: Whether x or y comes first.
-        settings: Further fields of `Dialect`, such as `frame` and `scale`.
+        point: How each point shall be written where only points are asked for, braces doubled; by default as (x, y).
+        settings: Further fields of `Dialect`, such as `frame` and `scale`; they win over those made here.
     """
     corners = ("x1", "y1", "x2", "y2") if order == "xy" else ("y1", "x1", "y2", "x2")
     x, y = order
-    form = f"Answer with each as {answer}; coordinates are {units}. If there is no such object, answer: {_NONE}"
+    form, pointed = (
+        f"{ask} as {written}; coordinates are {units}. If there is no such object, answer: {_NONE}"
+        for ask, written in (("Answer with each", answer), ("Answer with one point on each", point or f"({x}, {y})"))
+    )
     defaults: dict[str, Any] = {
+        "name": name,
         "frame": "lines",
         "scale": 1000,
         "digits": 0,
@@ -44,33 +52,31 @@ def build_native(
         "point_text": f"({{{x}}}, {{{y}}})",
         "none_text": _NONE,
         "separator": ", ",
-    }
-    return Dialect(
-        name=name,
-        ask_boxes_text="Locate every object in the image that this describes: {expression}\n" + form,
-        ask_points_text=(
+        "ask_boxes_text": "Locate every object in the image that this describes: {expression}\n" + form,
+        "ask_points_text": (
             "Is the point {points} on the object whose bounding box is {box}, rather than on something else inside that box? "
             "Answer Yes or No."
         ),
-        ask_prompt_text=(
+        "ask_prompt_text": (
             "Locate every object in the image that this describes: {expression}\n"
             + form
             + f". After each box write: on, {{on}} points on the object; off, {{off}} points beside it but inside the box; "
             f"each point as ({x}, {y})"
         ),
-        yes="Yes",
-        no="No",
-        points="each",
-        ask_again_text=(
+        "ask_pointing_text": "Point to every object in the image that this describes: {expression}\n" + pointed,
+        "yes": "Yes",
+        "no": "No",
+        "points": "each",
+        "ask_again_text": (
             "That answer can't be read: {reason}. Answer the question again, in the format that it asks for. If there is no "
             "such object, answer: " + _NONE
         ),
-        ask_whether_text=(
+        "ask_whether_text": (
             "Look at the object in the bounding box {box}. Is it what this describes, or one of those it describes: "
             "{expression}\nAnswer Yes or No."
         ),
-        ask_other_text=(
+        "ask_other_text": (
             "Leave out what is in {boxes}. Locate every other object in the image that this describes: {expression}\n" + form
         ),
-        **{**defaults, **settings},
-    )
+    }
+    return Dialect(**{**defaults, **settings})

@@ -19,6 +19,11 @@ PLAIN = Dialect(
         "[x1,y1,x2,y2] on (x,y) off (x,y), where x and y are integers from 0 (left, top) to 999 (right, bottom) of the "
         "picture, and nothing else. If there is no such object, answer: none"
     ),
+    ask_pointing_text=(
+        "Point to every object in the picture that this describes: {expression}\n"
+        "Answer with one point on each as (x,y), where x and y are integers from 0 (left, top) to 999 (right, bottom) of the "
+        "picture, separated by spaces, and nothing else. If there is no such object, answer: none"
+    ),
     none_text="none",
     yes="Yes",
     no="No",

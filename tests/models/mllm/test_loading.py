@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Literal
 
 import huggingface_hub.constants
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForImageTextToText,
@@ -25,6 +27,7 @@ from transformers import (
 import sam4mllm_tool.models.mllm
 from sam4mllm_tool.errors import MissingExtraError, SpecError
 from sam4mllm_tool.models import checkpoints
+from sam4mllm_tool.models.load_errors import explain_load_error
 from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm, loading, split_spec
 from sam4mllm_tool.types import FreeText, Image, Labels
 from tests.checkpoints import FAMILIES, PROJECTORS, save_adapter, save_llava
@@ -149,6 +152,48 @@ def test_the_requested_precision_is_used(checkpoint: Checkpoint, image: Image) -
     assert sum(row) == pytest.approx(1)
 
 
+@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
+def test_quantization_without_its_library_names_the_extra(checkpoint: Checkpoint) -> None:
+    with pytest.raises(MissingExtraError, match=r'bitsandbytes, .* is not installed: pip install "sam4mllm-tool\[quantize\]"'):
+        load_mllm(str(checkpoint("llava")), quantize="4bit")
+
+
+@pytest.mark.parametrize(
+    ("quantize", "expected"),
+    [
+        ("8bit", {"load_in_8bit": True}),
+        ("4bit", {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}),
+    ],
+)
+def test_quantization_reaches_transformers(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, quantize: Literal["4bit", "8bit"], expected: dict[str, Any]
+) -> None:
+    passed: dict[str, Any] = {}
+
+    def load(_: str, **arguments: Any) -> None:
+        passed.update(arguments)
+        raise OSError("stopped here")
+
+    monkeypatch.setattr(loading, "find_spec", lambda _: object())
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", load)
+    with pytest.raises(SpecError, match="stopped here"):
+        load_mllm(str(checkpoint("llava")), quantize=quantize, dtype="bfloat16", device="cpu")
+    config = passed["quantization_config"]
+    assert {name: getattr(config, name) for name in expected} == expected
+    assert passed["device_map"] == {"": torch.device("cpu")}
+
+
+def test_an_unknown_attention_is_refused_in_one_line(checkpoint: Checkpoint) -> None:
+    with pytest.raises(SpecError, match=r"can't be loaded: .*magic.* is not supported") as caught:
+        load_mllm(str(checkpoint("llava")), attention="magic")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_map_answers_as_one_device_does(checkpoint: Checkpoint, image: Image) -> None:
+    spread, alone = load_mllm(str(checkpoint("llava")), device_map="auto"), load_mllm(str(checkpoint("llava")), device="cpu")
+    assert spread.reply(image, QUESTIONS) == alone.reply(image, QUESTIONS)
+
+
 def test_loading_and_answering_print_nothing(checkpoint: Checkpoint, image: Image, capfd: pytest.CaptureFixture[str]) -> None:
     load_mllm(str(checkpoint("idefics3"))).reply(image, QUESTIONS)
     assert capfd.readouterr() == ("", "")
@@ -197,7 +242,7 @@ def test_pickled_weights_are_not_opened(tmp_path: Path) -> None:
     folder = save_llava(tmp_path)
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    assert "can't be loaded" in spec_error(str(folder))
+    assert "has pickled weights alone (pytorch_model.bin), which are never opened" in spec_error(str(folder))
 
 
 def test_a_pickled_adapter_is_not_opened(checkpoint: Checkpoint, lora_copy: Path) -> None:
@@ -272,18 +317,114 @@ def test_a_checkpoints_own_code_is_never_run(
 
 def test_a_text_model_is_refused(tmp_path: Path) -> None:
     BertConfig().save_pretrained(tmp_path)
-    message = spec_error(str(tmp_path))
-    assert "can't be loaded" in message or "no processor for images and text" in message
+    assert "is a model of type 'bert': expected an MLLM, which reads an image and text" in spec_error(str(tmp_path))
 
 
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_a_family_that_needs_torchvision_names_the_extra(checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("model_type", "processor"),
+    [
+        pytest.param("qwen2_vl", "Qwen2VLProcessor", id="a video processor"),
+        pytest.param("llava_onevision", "LlavaOnevisionProcessor", id="another"),
+        pytest.param("mistral3", "PixtralProcessor", id="transformers writes Torchvision"),
+        pytest.param("llama4", "Llama4Processor", id="an image processor"),
+    ],
+)
+def test_a_family_that_needs_torchvision_names_the_extra(
+    checkpoint: Checkpoint, tmp_path: Path, model_type: str, processor: str
+) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((checkpoint("llava") / name).read_bytes())
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2_vl"}))
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"processor_class": "Qwen2VLProcessor"}))
-    with pytest.raises(MissingExtraError, match=r"torchvision, which .* needs, is not installed: pip install"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"processor_class": processor}))
+    with pytest.raises(MissingExtraError, match=r"torchvision, which .* needs, is not installed: pip install .*\[sam\]"):
         load_mllm(str(tmp_path))
+
+
+def _change_config(folder: Path, **settings: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+
+
+BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        "has no weights: expected model.safetensors beside its config.json",
+    ),
+    "GGUF weights": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "model-Q4_K_M.gguf"),
+        "has GGUF weights (model-Q4_K_M.gguf): serve it, for example with llama.cpp or Ollama, and name the server's model as "
+        "openai:MODEL@URL",
+    ),
+    "a Git LFS pointer": (
+        lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+        "is a Git LFS pointer, not the weights themselves: run 'git lfs pull' in its folder",
+    ),
+    "an unknown type": (
+        lambda folder: _change_config(folder, model_type="brand_new_vl"),
+        f"is of type 'brand_new_vl', which transformers {transformers.__version__} doesn't know: upgrade it",
+    ),
+    "an original release": (
+        lambda folder: _change_config(folder, model_type="llava_llama"),
+        "doesn't know: choose a converted one, llava-hf's, as llava-hf/llama3-llava-next-8b-hf",
+    ),
+    "no processor": (
+        lambda folder: (folder / "processor_config.json").unlink(),
+        "has no preprocessor_config.json: copy the processor's files from the model that it was made from",
+    ),
+    "no tokenizer": (
+        lambda folder: [(folder / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
+        "has no tokenizer.json that can be read: copy it from the model that it was made from",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_checkpoint_that_cannot_be_loaded_says_why_and_what_to_do(checkpoint: Checkpoint, tmp_path: Path, fault: str) -> None:
+    break_it, message = BROKEN[fault]
+    folder = Path(shutil.copytree(checkpoint("llava"), tmp_path / "broken"))
+    break_it(folder)
+    assert message in spec_error(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sam_vit_h.pth", "is a file of pickled weights, which are never opened because they can run code: name the folder"),
+        ("model.bin", "is a file of pickled weights"),
+        ("model-Q4_K_M.gguf", "is a GGUF file: serve it, for example with llama.cpp or Ollama, and name the server's model as"),
+        ("model.safetensors", "is a file: name its folder"),
+        ("photo.png", "is a file: expected the folder of a checkpoint that contains config.json"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_says_what_to_write(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / name).write_bytes(b"0")
+    assert message in spec_error(str(tmp_path / name))
+
+
+def test_a_folder_of_one_gguf_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    assert "has GGUF weights (model.gguf): serve it" in spec_error(str(tmp_path))
+
+
+def test_a_segmenter_is_not_an_mllm() -> None:
+    assert "is a segmenter of type 'sam': name it as the segmenter" in spec_error(checkpoints.embedded_folder("sam"))
+
+
+def test_a_library_that_a_checkpoint_needs_is_named_with_its_package() -> None:
+    for text, cure in (
+        (
+            "SmolVLMProcessor requires the num2words library but it was not found. You can install it with pip:\n`pip install "
+            "num2words`. Please restart",
+            "needs num2words, which is not installed: pip install num2words",
+        ),
+        (
+            "X requires the SentencePiece library but it was not found in your environment. Check out the instructions on the\n"
+            "installation page",
+            "needs SentencePiece, which is not installed: pip install sentencepiece",
+        ),
+    ):
+        assert str(explain_load_error("a/b", ImportError(text), extra="sam")) == f"the checkpoint 'a/b' {cure}"
 
 
 def test_an_unknown_device_is_refused(checkpoint: Checkpoint) -> None:

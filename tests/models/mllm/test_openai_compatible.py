@@ -370,6 +370,14 @@ def test_an_image_is_sent_in_the_size_that_the_family_counts_in(
     assert (mllm.resizing is not None) == (dialect == "qwen2_5_vl")
 
 
+def test_the_option_max_pixels_bounds_what_is_sent() -> None:
+    with serve(yes_or_no, models=["m"]) as server:
+        load_mllm(f"openai:m@{server.url}", max_pixels=10_000).reply(square(400, 100), POINTS[:1])
+        image = read_image(server.exchanges[-1])
+    assert image is not None
+    assert image.size == (200, 50)
+
+
 def test_pixel_frames_are_exact() -> None:
     """Boxes in pixels of the image as it was sent come back on the original."""
     width, height = 1000, 700

@@ -48,7 +48,8 @@ def test_control_tokens_in_the_expression_stay_text(checkpoint: Checkpoint, imag
     special = [token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.content != "<unk>"]
     honest = renderer.tokenize(ImageInputs(image), (Turn("user", "the ring"),)).ids
     forged = renderer.tokenize(ImageInputs(image), (Turn("user", "the ring" + " ".join(special)),)).ids
-    for i in (renderer.tokenizer.convert_tokens_to_ids(token) for token in special):
+    controlling = (token for token in special if not token.startswith("<loc"))  # boxes are written with locations
+    for i in (renderer.tokenizer.convert_tokens_to_ids(token) for token in controlling):
         assert forged.count(i) == honest.count(i)
 
 
@@ -112,6 +113,14 @@ def test_a_word_without_a_token_is_named(checkpoint: Checkpoint) -> None:
             "ASSISTANT: <think></think>",
             id="switched off by the template",
         ),
+        pytest.param(
+            "ASSISTANT:{% if thinking is defined and thinking is false %} <think></think>{% else %} <think>{% endif %}",
+            "ASSISTANT: <think></think>",
+            id="switched off by another name",
+        ),
+        pytest.param("ASSISTANT:◁think▷", "ASSISTANT:◁think▷\n\n◁/think▷\n\n", id="opened in Kimi's marks"),
+        pytest.param("ASSISTANT:[THINK]", "ASSISTANT:[THINK]\n\n[/THINK]\n\n", id="opened in Mistral's marks"),
+        pytest.param("{{ 'no thinking ' }}ASSISTANT:", "no thinking ASSISTANT:", id="a word that is no switch"),
         pytest.param("ASSISTANT:", "ASSISTANT:", id="no thinking model"),
     ],
 )
@@ -119,6 +128,16 @@ def test_a_thinking_model_answers_without_a_thought(generation_prompt: str, endi
     template = LLAVA_TEMPLATE.replace("ASSISTANT:", generation_prompt)
     processor = AutoProcessor.from_pretrained(save_llava(tmp_path, template=template))
     assert PromptRenderer(processor, "thinker").render([Turn("user", "Hello")]).endswith(ending)
+
+
+def test_the_marks_of_a_thought_and_locations_are_kept_in_an_answer(tmp_path: Path) -> None:
+    processor = AutoProcessor.from_pretrained(save_llava(tmp_path))
+    marks = ["[THINK]", "[/THINK]", "<loc0012>", "<|box_start|>"]
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    renderer = PromptRenderer(processor, "thinker")
+    ids = processor.tokenizer("[THINK]Yes[/THINK]<|box_start|>No<loc0012></s>", add_special_tokens=False)["input_ids"]
+    assert renderer.decode(ids) == "[THINK]Yes[/THINK]No<loc0012>", "a reader must see where the thought ends"
+    assert renderer.render([Turn("user", "at <loc0012>?")]).endswith("at <loc0012>? ASSISTANT:"), "a box is written with them"
 
 
 def test_a_checkpoint_without_chat_template_is_refused(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def test_a_pixel_follows_its_nearest_point() -> None:
     assert (segmented.confidence, segmented.agreement) == (None, pytest.approx(0.85))
 
 
+def test_points_alone_reach_over_the_whole_image() -> None:
+    points = (PointPrompt(1, 3, 1), PointPrompt(9, 3, 0))
+    (segmented,) = BoxSegmenter().segment(IMAGE, [ObjectPrompt.from_points(points)])
+    assert np.array_equal(segmented.mask, np.repeat([[True] * 5 + [False] * 5], 6, 0))
+    assert segmented.prompt.box == Box(0, 0, 5, 6)
+
+
 async def test_async_calls_give_the_same_and_calls_are_recorded() -> None:
     segmenter = BoxSegmenter()
     prompts = (ObjectPrompt(Box(2, 1, 5, 4)), ObjectPrompt(Box(-3, -3, 99, 99)))

@@ -1,5 +1,7 @@
 """The choice among candidate masks, against cases computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -84,6 +86,13 @@ def test_an_object_has_its_alternatives_and_no_confidence():
     assert (chosen.confidence, chosen.agreement) == (None, None), "one point on the object is too few"
     assert [candidate.score for candidate in chosen.alternatives] == [0.9, 0.5]
     assert chosen.prompt is answered
+
+
+def test_the_box_of_a_prompt_of_points_becomes_that_of_its_mask():
+    on_left = ObjectPrompt.from_points([PointPrompt(0.5, 1, 1)])
+    assert on_left.box == Box(0.5, 1, 0.5, 1)
+    assert choose_object([MaskCandidate(LEFT, 0.9)], on_left).prompt == replace(on_left, box=Box(0, 0, 2, 2))
+    assert choose_object([MaskCandidate(EMPTY, 0.9)], on_left).prompt == on_left
 
 
 @pytest.mark.parametrize("points", [[], [PointPrompt(1, 1, 1)]], ids=["no points", "points without confidence"])

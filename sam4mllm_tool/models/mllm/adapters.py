@@ -1,0 +1,146 @@
+"""Put a peft adapter on a model: only one that is safe to open and was trained on this model.
+
+peft loads an adapter of another base without a word where shapes agree, and one with names of other layers with a warning
+and random numbers. Here what can't fit is refused, and what may not fit is warned of. Adapters that were saved before
+transformers 4.52 moved the parts of multimodal models are read by the names that these parts have now.
+"""
+
+import json
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from peft import PeftConfig, PeftModel
+
+from sam4mllm_tool.errors import ModelWarning, SpecError
+
+__all__ = ["attach_adapter", "require_safe_adapter"]
+
+_ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_OLD_NAMES = {
+    r"^language_model\.model\.": "model.language_model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^(vision_tower|vision_model|multi_modal_projector|visual)\.": r"model.\1.",
+    r"^model\.(layers|embed_tokens|norm)\.": r"model.language_model.\1.",  # Qwen2-VL, whose top was its language model
+}
+"""Names in adapters from before transformers 4.52, and what they are called since."""
+_COPY_SUFFIX = re.compile(r"(-hf|(-unsloth)?-bnb-4bit)$")
+
+
+def attach_adapter(model: Any, path: str, adapter: str, base: str, *, is_trainable: bool = False) -> PeftModel:
+    """Return the model with the adapter on it.
+
+    Args:
+        model: The base.
+        path: Folder or hub id that holds the adapter.
+        adapter: The adapter's spec, for messages.
+        base: The base's spec.
+        is_trainable: Whether the adapter will be trained further.
+
+    Raises:
+        SpecError: The adapter can't be opened safely, or doesn't fit the model.
+
+    Warns:
+        ModelWarning: The adapter names another base.
+    """
+    config = require_safe_adapter(path, adapter)
+    _require_same_architecture(model, config, adapter, base)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
+        try:
+            adapted = PeftModel.from_pretrained(model, path, is_trainable=is_trainable, key_mapping=find_renamings(model))
+        except (RuntimeError, ValueError, KeyError, UserWarning) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
+    _warn_of_another_base(config, adapter, base)
+    return adapted
+
+
+def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
+    """Refuse an adapter that peft would load by unpickling weights or by importing a module of the adapter's choice.
+
+    Args:
+        path: Folder or hub id that holds the adapter.
+        adapter: Named in the message.
+
+    Returns:
+        The adapter's settings.
+
+    Raises:
+        SpecError: The adapter is refused.
+    """
+    config = PeftConfig.from_pretrained(path)
+    if config.is_prompt_learning:
+        raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
+    module = getattr(config, "megatron_core", None)
+    if module not in (None, "megatron.core"):  # peft imports the module of this name
+        raise SpecError(f"the adapter {adapter!r} sets megatron_core to {module!r}: expected null or 'megatron.core'")
+    if not _has_safetensors(path):
+        raise SpecError(f"the adapter {adapter!r} has no {_ADAPTER_WEIGHTS}: pickled weights are not opened, save it again")
+    return config
+
+
+def _require_same_architecture(model: Any, config: PeftConfig, adapter: str, base: str) -> None:
+    trained_on = str(config.base_model_name_or_path or "")
+    trained_class = (config.auto_mapping or {}).get("base_model_class")
+    trained_type, own_type = _read_model_type(trained_on), model.config.model_type
+    if trained_class not in (None, type(model).__name__) or trained_type not in (None, own_type):
+        kind = trained_type or trained_class
+        raise SpecError(
+            f"the adapter {adapter!r} was trained on {trained_on!r} of type {kind!r}, not on {base!r} of type {own_type!r}"
+        )
+
+
+def _warn_of_another_base(config: PeftConfig, adapter: str, base: str) -> None:
+    """Warn where the adapter names another base: that weights differ isn't proven, as checkpoints are copied and renamed."""
+    trained_on = str(config.base_model_name_or_path or "")
+    if trained_on and _normalize_name(trained_on) != _normalize_name(base) and not _is_same_folder(trained_on, base):
+        message = (
+            f"the adapter {adapter!r} was trained on {trained_on!r}; on {base!r} it answers at random if its weights differ"
+        )
+        warnings.warn(message, ModelWarning, stacklevel=2)
+
+
+def find_renamings(model: Any) -> dict[str, str]:
+    """Return how to rename an old adapter's weights: patterns and replacements, none for a model that wasn't changed."""
+    names = {name for name, _ in model.named_modules()}
+    return _OLD_NAMES if "model.language_model" in names and "language_model" not in names else {}
+
+
+def _has_safetensors(path: str) -> bool:
+    """Whether the weights are safetensors; otherwise peft would unpickle what it finds."""
+    folder = Path(path)
+    try:
+        return (folder / _ADAPTER_WEIGHTS).is_file() if folder.is_dir() else bool(hf_hub_download(path, _ADAPTER_WEIGHTS))
+    except EntryNotFoundError:
+        return False
+
+
+def _read_model_type(base: str) -> str | None:
+    """Return the type that a base's config names, where it lies in a folder or in the hub's cache; nothing is downloaded."""
+    try:
+        folder = Path(base).expanduser()
+        file = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(base, "config.json")
+        return str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["model_type"])
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # no such folder, no hub id, or no config
+        return None
+
+
+def _normalize_name(base: str) -> str:
+    """Return what two specs of the same weights have in common: the last part of a name, without marks of a copy."""
+    parts = Path(base).parts
+    if parts[-3:] == ("embedded", "weights", "mllm"):
+        return "embedded"
+    cached = next((part.split("--")[-1] for part in parts if part.startswith("models--")), None)
+    return _COPY_SUFFIX.sub("", (cached or parts[-1] if parts else "").lower())
+
+
+def _is_same_folder(first: str, second: str) -> bool:
+    try:
+        return Path(first).expanduser().samefile(Path(second).expanduser())
+    except (OSError, RuntimeError):
+        return False

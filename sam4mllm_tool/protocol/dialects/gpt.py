@@ -1,0 +1,13 @@
+"""GPT-4o and later: pixels of the image as it is sent."""
+
+from sam4mllm_tool.protocol.dialects.native import PIXELS, build_native
+
+GPT = build_native(
+    "gpt",
+    answer='{{"box": [x1, y1, x2, y2], "label": "..."}} in a JSON list',
+    units=PIXELS,
+    frame="processed",
+    item_text='{{"box": {box}, "label": "object"}}',
+    list_text="```json\n[{boxes}]\n```",
+    resizing=(1, 1, 10**9),
+)

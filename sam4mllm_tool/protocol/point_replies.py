@@ -1,0 +1,79 @@
+"""Read the replies of families that point: XML tags with the coordinates of points, as Molmo and Molmo2 write them.
+
+    <point x="10.5" y="20.0" alt="ring">ring</point>
+    <points x1="10.5" y1="20.0" x2="50.0" y2="60.5" alt="rings">rings</points>
+    <points coords="1 1 105 200 2 500 605">rings</points>
+
+A tag with several points is a box where a box was asked for: the one around them.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sam4mllm_tool.errors import ReplyError
+from sam4mllm_tool.protocol.native_replies import NativeReplyParser
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
+
+__all__ = ["PointReplyParser"]
+
+_TAG = re.compile(r"<points?\s[^<>]*+>?", re.IGNORECASE)
+_NUMBER = r"-?\d{1,7}(?:\.\d{1,17})?"
+_PAIR = re.compile(rf"\bx\d*\s*=\s*\"\s*({_NUMBER})\s*\"\s+y\d*\s*=\s*\"\s*({_NUMBER})\s*\"")
+_LISTED = re.compile(r"\bcoords\s*=\s*\"([^\"]*)(\"?)")
+
+
+@dataclass(frozen=True)
+class PointReplyParser(NativeReplyParser):
+    """Read points in XML, and boxes around the points of a tag."""
+
+    def parse_boxes(self, question: Question, reply: Reply, size: Size) -> tuple[Box, ...]:
+        """As `ReplyParser.parse_boxes`, from the points of each tag. Raises ReplyError for a tag with a single point."""
+        tags = self._parse_tags(question, reply, size)
+        boxes = []
+        for points in [points for points, closed in tags if closed] or [points for points, _ in tags]:
+            (x1, x2), (y1, y2) = ((min(values), max(values)) for values in zip(*points, strict=True))
+            if x1 == x2 or y1 == y2:
+                raise ReplyError("expected points at two corners, got points that enclose nothing", question, reply)
+            boxes.append(Box(x1, y1, x2, y2))
+        distinct = tuple(dict.fromkeys(boxes))
+        self._check_count(distinct, question, reply)
+        return distinct
+
+    def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
+        """Return a prompt without a box for each point. Raises ReplyError as `parse_points`."""
+        return tuple(ObjectPrompt.from_points([PointPrompt(*point, 1)]) for point in self.parse_points(question, reply, size))
+
+    def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
+        """As `ReplyParser.parse_points`."""
+        points = [point for points, _ in self._parse_tags(question, reply, size) for point in points]
+        return self._check_points(points, question, reply)
+
+    def _parse_tags(self, question: Question, reply: Reply, size: Size) -> list[tuple[list[Point], bool]]:
+        """Return the points of each tag that has some, and whether the tag is closed.
+
+        Raises:
+            ReplyError: The reply has no points and doesn't say that there is no such object.
+        """
+        text = self.read_answer(question, reply)
+        groups: list[tuple[list[Point], bool]] = []
+        for tag in _TAG.findall(text):
+            pairs = list(_find_pairs(tag))
+            points = [self._decode_point(",".join(pair), question, reply, size) for pair in pairs]
+            groups += [(points, tag.endswith(">"))] if points else []
+        if not groups:
+            if "<point" in text.lower():
+                raise ReplyError("a point has too few numbers, or the answer is cut off", question, reply)
+            self._require_none(text, question, reply)
+        return groups
+
+
+def _find_pairs(tag: str) -> Iterator[tuple[str, str]]:
+    """Yield x and y of each point of a tag, as text."""
+    yield from ((match[1], match[2]) for match in _PAIR.finditer(tag))
+    for listed in _LISTED.finditer(tag):
+        for image in re.split(r"[\t;:,]", listed[1]):
+            numbers = re.findall(_NUMBER, image)
+            start = 0 if listed[2] and len(numbers) % 3 == 0 else 1  # the image's number comes first, if it is written
+            complete = numbers if listed[2] else numbers[:-1]  # the last number may be cut off
+            yield from ((complete[i + 1], complete[i + 2]) for i in range(start, len(complete) - 2, 3))
