@@ -39,7 +39,7 @@ class ImagePayload:
     """
 
     def __init__(self, dialect: Dialect, max_pixels: int = MAX_PIXELS) -> None:
-        self.resizing: tuple[int, int, int] | None = None
+        self.resizing: tuple[int, int, int] | tuple[int, int, int, int] | None = None
         """As `Dialect.resizing`; None where coordinates don't depend on the size."""
         if dialect.frame == "processed":
             self.resizing = dialect.resizing or (_MULTIPLE, MIN_PIXELS, max_pixels)

@@ -140,7 +140,7 @@ class OpenAICompatibleMLLM:
         return "temperature" not in self._rejected
 
     @property
-    def resizing(self) -> tuple[int, int, int] | None:
+    def resizing(self) -> tuple[int, int, int] | tuple[int, int, int, int] | None:
         """The rule by which images are resized before they are sent; None where the dialect doesn't depend on it."""
         return self._payload.resizing
 
@@ -213,8 +213,9 @@ class OpenAICompatibleMLLM:
                 request.turns, request.max_tokens + extra_tokens, request.words, request.count, request.is_sampled
             )
             parameters, names = build_parameters(limited, rejected)
+            parameters |= {"model": self._model, "messages": messages}
             try:
-                completion = await self._client.chat.completions.create(model=self._model, messages=messages, **parameters)
+                completion = await self._client.chat.completions.create(**parameters)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refused = choose_rejected(str(error), names)
                 if not refused:

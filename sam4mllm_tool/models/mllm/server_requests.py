@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sam4mllm_tool.models.mllm.chat_questions import AnswerToken, ChatAnswer, ChatRequest
-from sam4mllm_tool.protocol.native_replies import strip_thought
+from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Tokens, Turn
 
 __all__ = ["build_messages", "build_parameters", "choose_rejected", "is_thinking", "read_completion"]
@@ -153,5 +153,6 @@ def _read_tokens(choice: Any) -> tuple[AnswerToken, ...] | None:
 
 def _read_usage(completion: Any) -> Tokens | None:
     usage = getattr(completion, "usage", None)
-    counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    return Tokens(*counts) if all(isinstance(count, int) and count >= 0 for count in counts) else None
+    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    is_known = isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0
+    return Tokens(int(read or 0), int(written or 0)) if is_known else None
