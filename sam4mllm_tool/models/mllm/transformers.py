@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
@@ -177,7 +178,7 @@ class TransformersMLLM:
 
     def _image_inputs(self, image: Image) -> ImageInputs:
         """Look the image up by its content: the caller may have drawn on it since the last question."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
         image_inputs = self._images.pop(key, None) or ImageInputs(rgb)
         self._images[key] = image_inputs

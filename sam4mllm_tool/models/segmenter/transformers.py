@@ -29,6 +29,7 @@ from transformers import (
 )
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.models.checkpoints import (
     embedded_folder,
     quiet_loading,
@@ -189,7 +190,7 @@ class TransformersSegmenter:
 
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again
