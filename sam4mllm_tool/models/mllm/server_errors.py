@@ -53,23 +53,23 @@ def describe_failure(error: Exception, *, url: str, model: str, timeout_s: float
     return f"{url} gave no answer of an OpenAI-compatible API: correct the URL, which mostly ends in /v1"
 
 
-def _describe_status(error: openai.APIStatusError, url: str, model: str, key_variable: str, said: str) -> str:
+def _describe_status(error: openai.APIStatusError, url: str, model: str, key_variable: str, reason: str) -> str:
     status = error.status_code
     if status in (401, 403):
         if key_variable:
             return f"the server at {url} refused the key in {key_variable} ({status}): set a valid one"
         return f"the server at {url} wants a key ({status}): set {' or '.join(KEY_VARIABLES)} in the environment"
-    if status == 404 and not _names_model(said, model):
+    if status == 404 and not _names_model(reason, model):
         return f"{url} is no OpenAI-compatible API (404): correct the URL, which mostly ends in /v1"
     if status == 404:
-        return f"the server at {url} has no model {quote_text(model)}: {said}"
+        return f"the server at {url} has no model {quote_text(model)}: {reason}"
     if status == 429:
-        return f"the server at {url} refused the request because of a limit (429): {said}; try later"
-    return f"the server at {url} failed to answer for {quote_text(model)} ({status}): {said}"
+        return f"the server at {url} refused the request because of a limit (429): {reason}; try later"
+    return f"the server at {url} failed to answer for {quote_text(model)} ({status}): {reason}"
 
 
-def _names_model(said: str, model: str) -> bool:
-    return model.casefold() in said.casefold() or "model" in said.casefold()
+def _names_model(reason: str, model: str) -> bool:
+    return model.casefold() in reason.casefold() or "model" in reason.casefold()
 
 
 def _server_message(error: openai.APIStatusError) -> str:
