@@ -96,6 +96,11 @@ class TransformersMLLM:
         """How images are resized: (multiple of both sides, least pixels, most pixels); None for families with another rule."""
         return self._renderer.resizing
 
+    @property
+    def pads_images(self) -> bool:
+        """Whether the model sees an image in the middle of a square, as LLaVA 1.5 does: its coordinates then count that one."""
+        return self._renderer.pads_images
+
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order. The image is encoded once for all of them.
 
