@@ -51,6 +51,7 @@ class Family:
         dialect: Its name.
         checkpoint: Name of the tiny checkpoint; None where replies alone are tested.
         video: Whether its processor needs torchvision.
+        pads_images: Whether it sees an image in the middle of a square.
         labels: Whether it can answer yes or no.
         remark: Why nothing more is tested.
     """
@@ -59,6 +60,7 @@ class Family:
     dialect: str
     checkpoint: str | None = None
     video: bool = False
+    pads_images: bool = False
     labels: bool = True
     remark: str = "replies alone: behind a server"
 
@@ -71,13 +73,15 @@ FAMILIES = (
     Family("InternVL", "internvl", "internvl", video=True),
     Family("GLM-4.xV", "glm4v", "glm4v", video=True),
     Family("Gemma 3", "gemma", "gemma3"),
+    Family("Gemma 4", "gemma", "gemma4", video=True),
     Family("Gemini", "gemma"),
     Family("PaliGemma", "paligemma", "paligemma"),
     Family("Florence-2", "florence2", "florence2", labels=False),
     Family("Molmo", "molmo", remark="replies alone: no class in transformers"),
-    Family("Molmo2", "molmo2", remark="replies alone"),
-    Family("Kimi-VL", "kimi_vl", remark="replies alone"),
-    Family("LLaVA 1.5", "llava", "llava"),
+    Family("Molmo2", "molmo2", "molmo2", video=True),
+    Family("Kimi-VL", "kimi_vl", remark="replies alone: no class in transformers"),
+    Family("Kimi K2.5", "kimi_vl", "kimi_k25", video=True),
+    Family("LLaVA 1.5", "llava", "llava", pads_images=True),
     Family("LLaVA-NeXT", "llava", "llava_next"),
     Family("LLaVA-OneVision", "llava", "llava_onevision", video=True),
     Family("Idefics3", "idefics", "idefics3"),
@@ -91,15 +95,19 @@ FAMILIES = (
 )
 
 
-def measure_frame(name: str, size: Size) -> float:
+def measure_frame(family: Family, size: Size) -> float:
     """Return the mean IoU between boxes and what the dialect reads out of the family's own way to write them."""
-    dialect = DIALECTS[name] if DIALECTS[name].resizing else DIALECTS[name].for_model(QWEN_RESIZING)
+    dialect = DIALECTS[family.dialect].for_model(QWEN_RESIZING, pads_images=family.pads_images)
+    side = max(size)
+    margins = (side - size.width) / 2, (side - size.height) / 2
     random, overlaps = Random(0), []
     for _ in range(50):
         width, height = (random.uniform(0.2, 0.6) * side for side in size)
         x, y = random.uniform(0, size.width - width), random.uniform(0, size.height - height)
         box = Box(x, y, x + width, y + height)
-        (parsed,) = dialect.parse_boxes(QUESTION, Reply(NATIVE_ANSWERS[name](box, size)), size)
+        left, top = margins if family.pads_images else (0, 0)
+        shown = Box(box.x1 + left, box.y1 + top, box.x2 + left, box.y2 + top), Size(side, side) if family.pads_images else size
+        (parsed,) = dialect.parse_boxes(QUESTION, Reply(NATIVE_ANSWERS[family.dialect](*shown)), size)
         overlaps.append(parsed.iou(box))
     return float(np.mean(overlaps))
 
@@ -141,7 +149,7 @@ def measure_labels(family: Family, folder: Path) -> list[str]:
 
 def format_frame_cells(family: Family) -> list[str]:
     """Return the name of the family, its dialect and the mean IoU at each size."""
-    return [family.title, f"`{family.dialect}`", *(f"{measure_frame(family.dialect, size):.3f}" for size in SIZES)]
+    return [family.title, f"`{family.dialect}`", *(f"{measure_frame(family, size):.3f}" for size in SIZES)]
 
 
 def format_table() -> str:
