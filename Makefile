@@ -16,13 +16,13 @@ demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
 	@echo "look at out/overlay.png"
 
-test: lint types  ## set up, then check format, lint, types, and all tests but the slow ones
+test: .venv/tested  ## set up, then run all tests but the slow ones
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
 test-slow: .venv/tested video  ## set up, then run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST)
 
-check: test coverage test-slow docs  ## everything
+check: test lint types coverage test-slow docs  ## everything
 
 # Apart from `test`, as measuring takes a third to a half more time.
 COVERED := tests/protocol tests/images tests/pipeline tests/tools
@@ -64,15 +64,18 @@ lock:  ## renew constraints.txt
 clean:
 	rm -rf .venv .venv-newest .venv-oldest out site
 
-.venv/installed: pyproject.toml setup.py constraints.txt
+.venv/created:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --upgrade --constraint constraints.txt pip
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml setup.py constraints.txt
 	$(BIN)/$(INSTALL) --editable .
 	touch $@
 
-.venv/tested: .venv/installed
+.venv/tested: .venv/created pyproject.toml setup.py constraints.txt  # in one run of pip, of which each takes a while
 	$(BIN)/$(INSTALL) --editable ".[test]"
-	touch $@
+	touch .venv/installed $@
 
 .venv/docs: .venv/tested
 	$(BIN)/$(INSTALL) --editable ".[docs]"

@@ -69,6 +69,7 @@ def parse_question(text: str) -> ImageQuestion | None:
         r"^(?:can|could) you (?:please )?(?=count|describe|tell me)|^tell me (?=how|what)", "", words, flags=re.IGNORECASE
     )
     words = re.sub(r"^tell me (?=how|what)|(?:[\s,]*\bplease\b)?[\s.?!]+$", "", words, flags=re.IGNORECASE)
+    words = re.sub(r"\s+in (?:square )?(?:pixels|px|percent|%)$", "", words, flags=re.IGNORECASE)
     for kind, pattern in _COMPILED:
         if match := pattern.fullmatch(words):
             what = next(filter(None, match.groupdict().values()), "")

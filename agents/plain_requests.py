@@ -39,7 +39,9 @@ _REFUSAL = re.compile(r'\[(?:image|picture) refused(?:, "(?P<name>[^"\[\n]*)")?:
 _HANDLE_LINE = re.compile(r"\n(?:result|dialogue) seg-[0-9a-f]+ \((?:image|picture) img-[0-9a-f]+\)$")
 _COLOUR = r"(?P<colour>red|green|blue|yellow|purple|orange|cyan|white|black|brown|pink|gr[ae]y)"
 _SYNONYMS = (
+    (re.compile(r"\bteh\b", re.IGNORECASE), "the"),
     (re.compile(r"^(?:delete|erase|discard|get rid of|throw out|hide)\s+", re.IGNORECASE), "remove "),
+    (re.compile(r"^(?:please )?(?:give|get) me (?=(?:the|all|every|each|both)\b)", re.IGNORECASE), "segment "),
     (re.compile(rf"\beverything (?:that is |that's )?{_COLOUR}[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
     (re.compile(rf"\ball (?:the )?{_COLOUR} (?:things|stuff|ones|objects)[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
 )

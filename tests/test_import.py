@@ -28,8 +28,9 @@ ALLOWED = {
     "geometry": SHARED,
     "images": MODEL_FREE,
     "protocol": MODEL_FREE | {"deprecation"},
-    "models": MODEL_FREE | {"protocol"},
+    "models": MODEL_FREE | {"images", "protocol"},  # of images only the conversion to RGB
     "pipeline": PIPELINE,
+    "testing": PIPELINE,
     "deprecation": set(),
     "interactive": PIPELINE,
     "reasoning": PIPELINE | {"deprecation", "interactive"},  # of interactive only the words of references.py
@@ -52,14 +53,17 @@ def run(program: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".protocol", ".images", ".images.export", ".pipeline", ".models.mllm", ".models.segmenter", ".cli.main"]
+    "module",
+    ["", ".protocol", ".images", ".images.export", ".pipeline", ".models.mllm", ".models.segmenter", ".testing", ".cli.main"],
 )
 def test_importing_loads_no_model_library(module: str) -> None:
     program = f"import sys, sam4mllm_tool{module}; print(*[name for name in {HEAVY} if name in sys.modules])"
     assert run(program) == ""
 
 
-@pytest.mark.parametrize("module", ["", ".protocol", ".models.mllm", ".models.segmenter", ".images", ".images.export"])
+@pytest.mark.parametrize(
+    "module", ["", ".protocol", ".models.mllm", ".models.segmenter", ".images", ".images.export", ".testing"]
+)
 def test_every_name_in_all_exists_once(module: str) -> None:
     opened = import_module(f"sam4mllm_tool{module}")
     assert [name for name in opened.__all__ if not hasattr(opened, name)] == []

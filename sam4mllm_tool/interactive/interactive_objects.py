@@ -72,9 +72,10 @@ class ObjectCandidate:
         """Its box, in pixels."""
         return self.prompt.box
 
-    def is_shown(self, objects: Sequence[SegmentedObject]) -> bool:
-        """Whether it is one of these objects."""
-        boxes = [box for each in objects for box in (each.prompt.box, *([mask_to_box(each.mask)] if each.mask.any() else []))]
+    def is_among(self, others: "Sequence[InteractiveObject | ObjectCandidate]") -> bool:
+        """Whether it is one of these: its box is close to the box of one, or of its mask."""
+        masks = [each.mask for each in others if isinstance(each, InteractiveObject)]
+        boxes = [*(each.box for each in others), *(mask_to_box(mask) for mask in masks if mask.any())]
         return any(self.box.iou(box) >= _SAME_BOX_IOU for box in boxes)
 
     def to_dict(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class InteractiveState:
         size: Of the image, in pixels.
         objects: The current objects. Objects without an expression of their own get the state's.
         clicks: All clicks about these objects, oldest first.
-        rejected: The objects that were left out, oldest first; never one that is shown.
+        rejected: The objects that were left out, oldest first; never one that is shown, or that is a choice.
         instructions: The user's instructions, oldest first.
         choices: Other objects that the expression may mean, the most probable first; never one that is shown.
         step: Number of refinements so far.
@@ -62,9 +62,8 @@ class InteractiveState:
 
     def __post_init__(self) -> None:
         objects = number_objects(self.objects, self.expression)
-        choices, rejected = (
-            tuple(each for each in candidates if not each.is_shown(objects)) for candidates in (self.choices, self.rejected)
-        )
+        choices = tuple(each for each in self.choices if not each.is_among(objects))
+        rejected = tuple(each for each in self.rejected if not each.is_among((*objects, *choices)))
         for name, value in {"objects": objects, "choices": choices, "rejected": rejected}.items():
             object.__setattr__(self, name, value)
 

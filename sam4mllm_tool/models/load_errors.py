@@ -100,7 +100,8 @@ def explain_file(spec: str, marker: str) -> str:
     if suffix in _PICKLES:
         return (
             f"{quote_text(spec)} is a file of pickled weights, which are never opened because they can run code: name the "
-            f"folder of a checkpoint with safetensors; Meta's own SAM files are segmenters, segment-anything:{_architecture(spec)}@{spec}"
+            "folder of a checkpoint with safetensors; Meta's own SAM files are segmenters, "
+            f"segment-anything:{_architecture(spec)}@{spec}"
         )
     if suffix in (".safetensors", ".json"):
         return (

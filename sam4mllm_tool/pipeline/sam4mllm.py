@@ -124,7 +124,9 @@ class Sam4Mllm:
         return cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),
-            dialect=dialect.for_model(getattr(loaded_mllm, "resizing", None)),
+            dialect=dialect.for_model(
+                getattr(loaded_mllm, "resizing", None), pads_images=getattr(loaded_mllm, "pads_images", False)
+            ),
             calibration=find_calibration(mllm) if calibration is None else calibration,
             config=config,
         )

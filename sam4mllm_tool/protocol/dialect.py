@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
-from sam4mllm_tool.protocol.native_codec import Codec, Frame, NativeCodec, Resizing
+from sam4mllm_tool.protocol.native_codec import Frame, NativeCodec, Resizing
 from sam4mllm_tool.protocol.native_replies import NativeReplyParser
+from sam4mllm_tool.protocol.padded_codec import Codec, PaddedCodec
 from sam4mllm_tool.protocol.point_replies import PointReplyParser
 from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS, LabelAndConfidence, ReplyParser
 from sam4mllm_tool.protocol.wording import Wording
@@ -91,6 +92,8 @@ class Dialect:
         separator: What stands between them.
         resizing: How the model resizes images, as (multiple, least pixels, most pixels) and maybe the longest side, where
             `frame` is "processed". Loading sets it, unless it is set already.
+        padded: Whether coordinates count the sides of the square that the model sees the image in the middle of, as LLaVA 1.5
+            does. Loading sets it, unless it is set already; in a dialect.json it is set: false where the file doesn't name it.
         ask_pointing_text: Where are the objects, a point on each? Placeholder {expression}. Empty for checkpoints that answer
             with points only after a box: they are asked `ask_prompt_text`.
 
@@ -125,6 +128,7 @@ class Dialect:
     separator: str = " "
     resizing: tuple[int, int, int] | tuple[int, int, int, int] | None = None
     ask_pointing_text: str = ""
+    padded: bool | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -145,18 +149,27 @@ class Dialect:
     @cached_property
     def codec(self) -> Codec:
         """Pixels to numbers as text, and back."""
+        return PaddedCodec(self._image_codec()) if self.padded else self._image_codec()
+
+    def _image_codec(self) -> CoordinateCodec | NativeCodec:
         if self.frame == "steps":
             return CoordinateCodec(self.scale, self.digits, self.box_text, self.point_text)
         resizing = Resizing(*self.resizing) if self.resizing else None
         return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
 
-    def for_model(self, resizing: tuple[int, int, int] | None) -> "Dialect":
-        """Return the dialect for a model that resizes images so.
+    def for_model(self, resizing: tuple[int, int, int] | None = None, *, pads_images: bool = False) -> "Dialect":
+        """Return the dialect for a model that makes images ready so; the same one, where it says already what it counts.
 
-        The same one, unless it counts pixels of the resized image and doesn't say yet how images are resized.
+        Args:
+            resizing: How the model resizes images; used where coordinates are pixels of the resized image.
+            pads_images: Whether the model sees an image in the middle of a square.
         """
-        is_open = self.frame == "processed" and self.resizing is None
-        return replace(self, resizing=resizing) if is_open and resizing else self
+        changes: dict[str, Any] = {}
+        if self.frame == "processed" and self.resizing is None and resizing:
+            changes["resizing"] = resizing
+        if self.padded is None and pads_images:
+            changes["padded"] = True
+        return replace(self, **changes) if changes else self
 
     @cached_property
     def wording(self) -> Wording:
@@ -284,7 +297,7 @@ class Dialect:
             values: dict[str, Any] = json.loads(text)
             if isinstance(values, dict) and values.get("resizing"):
                 values["resizing"] = tuple(values["resizing"])
-            return cls(**values)
+            return cls(**{"padded": False, **values})
         except (json.JSONDecodeError, TypeError) as error:
             raise ValueError(f"not a dialect: {error}") from error
 

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec, placeholders
+from sam4mllm_tool.protocol.coordinate_codec import placeholders
 from sam4mllm_tool.types import Box, Point, Size
 
-__all__ = ["Codec", "Frame", "NativeCodec", "Resizing"]
+__all__ = ["Frame", "NativeCodec", "Resizing"]
 
 Frame: TypeAlias = Literal["steps", "lines", "processed"]
 """What coordinates count: steps of the image's side, lines of a grid over it, or pixels of the image as the model gets it."""
@@ -150,6 +150,3 @@ class NativeCodec:
 
     def _format(self, value: float) -> str:
         return f"{value:0{self.digits}.{self.decimals}f}"
-
-
-Codec: TypeAlias = CoordinateCodec | NativeCodec

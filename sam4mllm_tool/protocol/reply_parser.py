@@ -11,7 +11,7 @@ from functools import cache
 from typing import TypeAlias, TypeVar
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol.native_codec import Codec
+from sam4mllm_tool.protocol.padded_codec import Codec
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, Label, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 

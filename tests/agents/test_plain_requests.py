@@ -109,6 +109,9 @@ REWORDED = {
     "select all blue ones": "select all blue shapes",
     "delete the second": "remove the second",
     "get rid of the star": "remove the star",
+    "give me the star": "segment the star",
+    "give me teh star": "segment the star",
+    "give me a hand": "give me a hand",
 }
 
 
@@ -129,6 +132,7 @@ QUESTIONS = {
     "count the red rings": ImageQuestion("count", "all red rings"),
     "how big is it?": ImageQuestion("size"),
     "what's its area?": ImageQuestion("size"),
+    "what is its area in pixels?": ImageQuestion("size"),
     "how big is the star": ImageQuestion("size", "the star"),
     "is there a star?": ImageQuestion("exists", "the star"),
     "are there any stars in the picture?": ImageQuestion("exists", "all stars"),
@@ -252,6 +256,7 @@ def test_a_correction_is_said_before_it_is_served_and_repeating_the_words_takes_
     assert [message.type for message in again] == ["human", "ai"], "its own words are no request"
 
 
+@pytest.mark.slow
 def test_german_words_and_english_ones_come_to_the_same(models: Sam4Mllm) -> None:
     german, english = Talk(models), Talk(models)
     for in_german, in_english in (

@@ -677,6 +677,7 @@ def embedded() -> Sam4Mllm:
     return load_embedded_models()
 
 
+@pytest.mark.slow
 def test_the_embedded_pair_segments_implicit_expressions(embedded: Sam4Mllm) -> None:
     store = ImageStore()
     graph = build_reasoning_graph(embedded, image_store=store)

@@ -33,6 +33,7 @@ from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
 from tests.cli import chat_transcript
 from tests.cli.slow_chat import reply_with_one_box
+from tests.sampled_cases import sample_items
 
 ROOT = Path(__file__).parents[2]
 RING = "segment the ring below the orange circle"
@@ -101,6 +102,7 @@ def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path
     assert not (folder / "mask.png").exists(), "the files of a result that was taken back are removed"
 
 
+@pytest.mark.slow
 def test_after_an_undo_the_conversation_continues_from_there(chat: Chat, scene: Path) -> None:
     once = chat(f"{RING}\nno, the other one\n", scene)
     twice = chat(f"{RING}\nno, the other one\n/undo\nthanks\nno, the other one\n", scene)
@@ -116,6 +118,7 @@ UNCHANGING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", UNCHANGING.values(), ids=UNCHANGING)
 def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Chat, scene: Path, line: str) -> None:
     overlay = scene.parent / "scene-chat" / "overlay.png"
@@ -128,6 +131,7 @@ def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Ch
     assert not overlay.exists()
 
 
+@pytest.mark.slow
 def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, scene: Path) -> None:
     other = scene.with_name("other.png")
     Image.fromarray(draw_scene(200_777).image).save(other)
@@ -159,6 +163,7 @@ def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, 
     assert f"{scene.parent / 'scene-chat' / 'overlay.png'} shows 'the ring below the orange circle' again" in printed
 
 
+@pytest.mark.slow
 def test_a_bare_image_of_the_same_name_gets_a_folder_of_its_own(chat: Chat, scene: Path) -> None:
     other = scene.parent / "elsewhere" / "scene.png"
     other.parent.mkdir()
@@ -168,6 +173,7 @@ def test_a_bare_image_of_the_same_name_gets_a_folder_of_its_own(chat: Chat, scen
         assert f"wrote {scene.parent / 'out' / name / 'overlay.png'}" in printed
 
 
+@pytest.mark.slow
 def test_the_text_says_whether_an_overlay_is_new_or_rewritten(chat: Chat, scene: Path) -> None:
     printed = chat(f"{RING}\nno, the other one\nfind the red star\n", scene)
     path = scene.parent / "scene-chat" / "overlay.png"
@@ -189,11 +195,13 @@ def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scen
     assert "no result to cut out yet" in chat("cut it out\n", scene)
 
 
+@pytest.mark.slow
 def test_undoing_a_cutout_removes_its_file(chat: Chat, scene: Path) -> None:
     chat("segment the purple ring\ncut out the orange circle\n/undo\n", scene)
     assert sorted(path.name for path in (scene.parent / "scene-chat").iterdir()) == ["mask.png", "overlay.png", "result.json"]
 
 
+@pytest.mark.slow
 def test_points_can_be_left_out_of_overlays(chat: Chat, scene: Path) -> None:
     overlays = []
     for flag in ("--points", "--no-points"):
@@ -216,7 +224,7 @@ BARE_COMMANDS = {
 }
 
 
-@pytest.mark.parametrize(("line", "answer"), BARE_COMMANDS.items(), ids=BARE_COMMANDS)
+@pytest.mark.parametrize(("line", "answer"), sample_items(BARE_COMMANDS, every=3))
 def test_commands_work_as_bare_words(chat: Chat, scene: Path, line: str, answer: str) -> None:
     assert answer in chat(f"{RING}\n{line}\n", scene).split("overlay.png\n", 1)[1]
 
@@ -240,6 +248,7 @@ def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatc
     assert printed.count("this image of 512 pixels") == printed.count("this image of 256 pixels") == 1
 
 
+@pytest.mark.slow
 def test_no_text_of_the_chat_is_written_for_developers(chat: Chat, scene: Path) -> None:
     lines = [
         "segment the orange circle",
@@ -406,6 +415,7 @@ async def test_a_turn_in_which_the_chat_model_fails_is_removed_as_a_whole(scene:
 # Histories and processes ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_history_is_continued_by_the_next_command(chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = scene.with_name("history.sqlite")
     monkeypatch.chdir(scene.parent)

@@ -88,6 +88,7 @@ def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path
     assert "was trained on" not in run("evaluate", "jsonl", *options, "--out", tmp_path / "other")[2]
 
 
+@pytest.mark.slow
 def test_images_that_the_model_does_not_know_are_warned_of(run: Run, data: Path, tmp_path: Path) -> None:
     load_photograph("astronaut.png").resize((WIDTH, HEIGHT)).save(data / "one.png")
     code, _, err = run("evaluate", "jsonl", "--root", data, "--method", "box", "--out", tmp_path / "out")

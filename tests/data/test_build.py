@@ -176,6 +176,7 @@ def start_build(folder: Path, processes: int) -> subprocess.Popen[str]:
     return build
 
 
+@pytest.mark.slow
 def test_a_killed_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
     build = start_build(tmp_path, processes=1)
     build.kill()
@@ -192,6 +193,7 @@ def test_a_killed_build_continues_to_the_same_bytes(tmp_path: Path) -> None:
     assert not (out / PROGRESS_FILE).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="child processes are listed by /proc")
 @pytest.mark.parametrize("victim", ["the parent", "a worker"])
 def test_killing_a_process_ends_all_others(tmp_path: Path, victim: str) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -140,3 +141,28 @@ def test_other_weights_under_the_same_name_make_another_order(tmp_path: Path) ->
     changed = models.describe()["weights"]
     assert (changed["base"], changed["adapter"]) == (base, adapter)
     assert changed["segmenter"] != segmenter
+
+
+_LAYOUT_SCRIPT = """<script>
+const page = document.scrollingElement;
+const cut = [...document.querySelectorAll("td, th, img, svg, p")].filter(
+  each => each.getBoundingClientRect().right > page.clientWidth);
+parent.postMessage(`${innerWidth} pixels, ${page.scrollWidth - page.clientWidth} hidden, ${cut.length} cut`, "*");
+</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_a_phone_and_a_desktop(report: Path, tmp_path: Path, width: int) -> None:
+    page = (report / "report.html").read_text()
+    shutil.copytree(report, tmp_path / "run", ignore=shutil.ignore_patterns("report.html"))
+    (tmp_path / "run" / "report.html").write_text(page.replace("</body>", f"{_LAYOUT_SCRIPT}</body>"))
+    (tmp_path / "frame.html").write_text(
+        "<script>onmessage = event => { document.title = event.data }</script>"
+        f'<iframe src="run/report.html" style="border: 0; width: {width}px; height: 800px"></iframe>'
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1600,900", "--virtual-time-budget=10000"]
+    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", f"file://{tmp_path / 'frame.html'}"]
+    done = subprocess.run(["chromium", *flags], capture_output=True, text=True, timeout=120, check=True)
+    assert f"<title>{width} pixels, 0 hidden, 0 cut</title>" in done.stdout

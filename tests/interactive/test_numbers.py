@@ -11,6 +11,7 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.interactive import InteractiveState, RefineError, RefinementResult, read_instruction, refine
+from sam4mllm_tool.interactive.interactive_objects import ObjectCandidate
 from sam4mllm_tool.interactive.number_listing import list_choices, list_left_out
 from sam4mllm_tool.interactive.number_references import parse_numbers
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -172,6 +173,15 @@ def test_undo_gives_the_result_before_and_the_one_before_that(drawn: tuple[Inter
     if first.is_changed:
         twice = say(say(second.state, "undo").state, "the one before").state
         assert positions(twice) == positions(state)
+
+
+@pytest.mark.parametrize("back", ["undo", "the one before"])
+def test_a_choice_that_was_taken_and_given_back_is_listed_once(back: str) -> None:
+    state = replace(row(0, expression="the ring"), choices=(ObjectCandidate(square(1).prompt, "the ring"),))
+    other = say(state, "no, the other one").state
+    again = say(other, back).state
+    assert (positions(other), positions(again), len(again.numbered)) == ([1], [0], 2)
+    assert positions(say(again, "no, the other one").state) == [1]
 
 
 def test_a_refinement_that_changes_nothing_says_so_and_is_skipped_by_undo() -> None:

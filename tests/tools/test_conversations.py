@@ -94,6 +94,7 @@ def test_words_refine(models: Sam4Mllm) -> None:
     assert [prompt["box"] for prompt in both.artifact["state"]["rejected"]] == [white.artifact["objects"][0]["box"]]
 
 
+@pytest.mark.slow
 def test_a_recorder_traces_every_tool_call(models: Sam4Mllm) -> None:
     recorder = Recorder(models)
     artifacts = [message.artifact for message in run_tools("refined by words", recorder.models)]

@@ -200,6 +200,7 @@ def _put_many(folder: Path, seeds: range) -> None:
         store.get(store.put(noise(0)))
 
 
+@pytest.mark.slow
 def test_processes_and_threads_share_a_folder(tmp_path: Path):
     spawn = multiprocessing.get_context("spawn")
     others = [spawn.Process(target=_put_many, args=(tmp_path, range(10)))]

@@ -11,6 +11,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore
+from tests.sampled_cases import sample_items
 from tests.tool_suites import load_embedded_models
 
 SCENE = draw_scene(300034)
@@ -89,7 +90,7 @@ NUMBERED = {
 }
 
 
-@pytest.mark.parametrize(("instruction", "expected"), NUMBERED.items(), ids=NUMBERED)
+@pytest.mark.parametrize(("instruction", "expected"), sample_items(NUMBERED, every=4))
 def test_the_numbers_of_the_result_can_be_said(conversation: Conversation, instruction: str, expected: list[int]) -> None:
     shown = list_shown(conversation.segment("all crescents"))
     assert sorted(shown) == sorted(CRESCENTS)

@@ -49,6 +49,7 @@ def test_exported_traces_are_read_as_a_dataset_with_their_masks_and_pixels(tmp_p
     assert [line["trace"] for line in lines] == [str(path) for path in paths]
 
 
+@pytest.mark.slow
 def test_conversations_are_built_from_an_export(tmp_path: Path) -> None:
     image, expressions = scene(SEEDS[1])
     paths = [save_judged(traced(embedded(), image, text), tmp_path / f"{n}.json") for n, text in enumerate(expressions)]

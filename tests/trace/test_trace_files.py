@@ -284,6 +284,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_writing_leaves_a_complete_file(tmp_path: Path) -> None:
     path = tmp_path / "it.json"
     trace = replace(traced(scripted(BOX, SURE)), seconds=0.0, verdict=Verdict(comment="x" * 20_000_000))  # takes a while

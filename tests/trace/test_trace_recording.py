@@ -55,6 +55,7 @@ def test_a_trace_holds_all_requests_and_responses() -> None:
     assert trace.seconds >= sum(step.seconds for step in trace.steps)
 
 
+@pytest.mark.slow
 async def test_async_and_group_runs_leave_the_same_traces_as_blocking_runs() -> None:
     image, expressions = scene(SEEDS[1])
     blocking, concurrent, grouped = (Recorder(embedded()) for _ in range(3))

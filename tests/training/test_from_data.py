@@ -42,6 +42,7 @@ def dataset(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_dataset_becomes_an_adapter_that_segments(settings: Path, dataset: Path, tmp_path: Path, run: Run) -> None:
     out = tmp_path / "adapter"
     settings.write_text(SETTINGS + "learning_rate = 1e-6\n")
@@ -60,6 +61,7 @@ def test_a_dataset_becomes_an_adapter_that_segments(settings: Path, dataset: Pat
     assert result["objects"]
 
 
+@pytest.mark.slow
 def test_dropped_samples_of_the_dataset_are_reported(settings: Path, dataset: Path, tmp_path: Path, run: Run) -> None:
     with (dataset / SCENES_FILE).open("a") as lines:
         lines.write('{"image": "lost.png", "expression": "it", "objects": []}\n')

@@ -131,6 +131,7 @@ def record_first_gradient(monkeypatch: pytest.MonkeyPatch, config: TrainingConfi
     return gradients[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", [True, False], ids=["packed", "plain"])
 def test_four_accumulated_rows_give_the_gradient_of_a_batch_of_four(
     base: Path, conversations_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: bool

@@ -95,6 +95,7 @@ def test_running_a_finished_run_again_changes_nothing(finished: Path, base: Path
     assert (finished / "adapter_model.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "others",
     [
@@ -124,6 +125,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     monkeypatch.setattr(ProgressBar, "on_step_end", stop)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [3, 6], ids=["within an epoch", "after an epoch, before a save"])
 def test_an_interrupted_run_resumes_to_the_same_adapter_and_losses(
     finished: Path, base: Path, conversations_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -138,6 +140,7 @@ def test_an_interrupted_run_resumes_to_the_same_adapter_and_losses(
     assert losses(out) == pytest.approx(losses(finished), abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [{"max_steps": 3}, {"max_steps": None, "epochs": 1.5}], ids=["steps", "epochs"])
 def test_an_interruption_after_the_last_step_trains_no_further_step(
     base: Path, conversations_dir: Path, tmp_path: Path, length: dict[str, Any]
@@ -153,6 +156,7 @@ def test_an_interruption_after_the_last_step_trains_no_further_step(
     assert list(losses(out)) == list(range(1, steps + 1))
 
 
+@pytest.mark.slow
 def test_an_incomplete_checkpoint_is_ignored_and_removed(
     finished: Path, base: Path, conversations_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,12 +222,14 @@ def test_quantization_requires_bitsandbytes(base: Path, conversations_dir: Path,
         run(base, conversations_dir, tmp_path / "out", quantise="4bit")
 
 
+@pytest.mark.slow
 def test_training_continues_an_adapter(finished: Path, base: Path, conversations_dir: Path, tmp_path: Path) -> None:
     out = run(Path(f"{base}+{finished}"), conversations_dir, tmp_path / "out", max_steps=1, learning_rate=1e-9)
     assert largest_difference(out, finished) <= 1e-6
     assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == str(base)
 
 
+@pytest.mark.slow
 def test_the_projector_has_its_own_learning_rate(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
     out = run(base, conversations_dir, tmp_path / "out", max_steps=1, warmup=0, projector_learning_rate=1e-9)
     before = {name.rpartition("projector.")[2]: value for name, value in load_file(base / "model.safetensors").items()}

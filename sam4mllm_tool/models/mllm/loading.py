@@ -33,12 +33,11 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.adapters import TORCHVISION_EXTRA, attach_adapter
 from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
 __all__ = ["load_checkpoint"]
 
-TORCHVISION_EXTRA = "sam"
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "SentencePieceBackend", "PythonBackend")
 
 

@@ -120,6 +120,11 @@ class PromptRenderer:
         """How the image processor resizes, in families that resize as Qwen2-VL does; None in others."""
         return read_resizing(self.processor.image_processor)
 
+    @property
+    def pads_images(self) -> bool:
+        """Whether the model sees an image in the middle of a square."""
+        return self._preparation.pads_images
+
     def tokenize(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenizedPrompt:
         """Tokenize a question about an image; the first call for an image fills in its inputs.
 

@@ -6,6 +6,7 @@ labels of one question in sequence over a key-value cache.
 """
 
 import asyncio
+import copy
 import hashlib
 import threading
 from collections import OrderedDict
@@ -17,14 +18,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
+from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenizedPrompt
+from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
@@ -62,6 +66,8 @@ class TransformersMLLM:
         self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
         self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
+        self._adapters: SwitchedAdapters | None = None
+        self._adapter: str | None = None
 
     @classmethod
     def load(
@@ -82,7 +88,31 @@ class TransformersMLLM:
         options = options.override(**overrides)
         model, processor = load_checkpoint(base, adapter, options=options)
         name, domain = name or (f"{base}+{adapter}" if adapter else base), find_domain(adapter or base)
-        return cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
+        mllm = cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
+        mllm._adapters = SwitchedAdapters(model, name) if adapter is None else None
+        return mllm
+
+    def use(self, adapter: str) -> "TransformersMLLM":
+        """Return the model with an adapter. It shares the base's weights, so that several take the memory of one model.
+
+        The adapter isn't merged into the weights, which costs some time per call. This object goes on answering as before,
+        and calls of both, from any thread, take turns.
+
+        Args:
+            adapter: Folder or hub id of a peft adapter.
+
+        Raises:
+            SpecError: The adapter can't be loaded or doesn't fit, or this model was loaded with an adapter itself.
+        """
+        if self._adapters is None:
+            raise SpecError(f"{self._name!r} has an adapter in its weights: load its base alone to use {adapter!r} on it")
+        used = copy.copy(self)
+        used._domain, used._adapter, used._name = find_domain(adapter), adapter, f"{self._adapters.base}+{adapter}"
+        used._runner = ModelRunner(self._runner.model, keeps_layers=used._domain is not None)
+        used._images = OrderedDict()
+        with self._lock:
+            self._adapters.add(adapter)
+        return used
 
     @property
     def name(self) -> str:
@@ -94,6 +124,11 @@ class TransformersMLLM:
         """How images are resized: (multiple of both sides, least pixels, most pixels); None for families with another rule."""
         return self._renderer.resizing
 
+    @property
+    def pads_images(self) -> bool:
+        """Whether the model sees an image in the middle of a square, as LLaVA 1.5 does: its coordinates then count that one."""
+        return self._renderer.pads_images
+
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order. The image is encoded once for all of them.
 
@@ -103,8 +138,7 @@ class TransformersMLLM:
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
-        for question in questions:
-            _validate_question(question)
+        validate_questions(questions)
         with self._running():
             return self._reply(image, questions)
 
@@ -149,9 +183,12 @@ class TransformersMLLM:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Wait for other calls, and wrap what the model raises."""
-        with self._lock, torch.inference_mode():
+        with self._lock:
             try:
-                yield
+                if self._adapters is not None:
+                    self._adapters.activate(self._adapter)
+                with torch.inference_mode():
+                    yield
             except Sam4MllmError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -177,7 +214,7 @@ class TransformersMLLM:
 
     def _image_inputs(self, image: Image) -> ImageInputs:
         """Look the image up by its content: the caller may have drawn on it since the last question."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
         image_inputs = self._images.pop(key, None) or ImageInputs(rgb)
         self._images[key] = image_inputs
@@ -240,18 +277,6 @@ class TransformersMLLM:
 
     def _spellings(self, words: Sequence[str]) -> Spellings:
         return tuple(self._renderer.spellings(word) for word in words)
-
-
-def _validate_question(question: Question) -> None:
-    answer, roles = question.answer, [turn.role for turn in question.turns]
-    if roles[-1:] != ["user"]:
-        raise ValueError(f"a question's turns must end with the user's, got {roles}")
-    if isinstance(answer, FreeText) and answer.max_tokens < 1:
-        raise ValueError(f"free text needs at least one token, got max_tokens={answer.max_tokens}")
-    if isinstance(answer, Labels) and (
-        answer.count < 1 or len(set(answer.words)) != len(answer.words) or len(answer.words) < 2
-    ):
-        raise ValueError(f"labels need a count of at least 1 and at least two different words, got {answer}")
 
 
 def _argmax(row: Probabilities) -> int:

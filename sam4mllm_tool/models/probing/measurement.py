@@ -16,7 +16,8 @@ from sam4mllm_tool.models.probing.probe_scenes import ProbeObject, ProbeScene, d
 from sam4mllm_tool.models.validation import validate_replies
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_replies import find_first_box
-from sam4mllm_tool.types import MLLM, Label, Question, Reply, Turn
+from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
+from sam4mllm_tool.types import MLLM, Box, Label, Question, Reply, Size, Turn
 
 __all__ = ["DialectTrial", "PointAccuracy", "ProbeReport", "probe_mllm"]
 
@@ -129,7 +130,8 @@ def probe_mllm(mllm: MLLM, dialects: Sequence[Dialect]) -> ProbeReport:
         BackendError: The model failed.
     """
     resizing: tuple[int, int, int] | None = getattr(mllm, "resizing", None)
-    trials = [_try_dialect(mllm, dialect.for_model(resizing), resizing) for dialect in dialects]
+    pads_images = getattr(mllm, "pads_images", False)
+    trials = [_try_dialect(mllm, dialect.for_model(resizing, pads_images=pads_images), resizing) for dialect in dialects]
     reliable = [trial for trial in trials if not trial.choice.reason]
     best = _choose_first_best(reliable or trials)
     ranked = (best, *sorted((trial for trial in trials if trial is not best), key=lambda trial: -trial.giou))
@@ -153,7 +155,11 @@ def _try_dialect(mllm: MLLM, dialect: Dialect, resizing: tuple[int, int, int] | 
     began = time.perf_counter()
     exchanges = [exchange for scene in draw_probe_scenes() for exchange in _ask_boxes(mllm, dialect, scene)]
     seconds = (time.perf_counter() - began) / len(exchanges)
-    answers = [BoxAnswer(find_first_box(reply.text), drawn.box, scene.size) for scene, drawn, _, reply in exchanges if drawn]
+    answers = [
+        BoxAnswer(find_first_box(reply.text), *_place_box(dialect, drawn.box, scene.size))
+        for scene, drawn, _, reply in exchanges
+        if drawn
+    ]
     choice = choose_frame(list_frames(dialect, resizing), answers)
     templates = dict.fromkeys((dialect.box_text, *_NATIVE_BOXES))
     adapted = [choice.best.frame.adapt_dialect(dialect, text).for_model(resizing) for text in templates]
@@ -165,6 +171,11 @@ def _try_dialect(mllm: MLLM, dialect: Dialect, resizing: tuple[int, int, int] | 
     return DialectTrial(
         reader, choice, fmean(scores[reader]), fmean(present), sum(score == 1 for score in absent), len(absent), seconds
     )
+
+
+def _place_box(dialect: Dialect, box: Box, size: Size) -> tuple[Box, Size]:
+    """Return where the object is in what the model sees, which may be a square around the image, and the size of that."""
+    return (pad_box(box, size), pad_size(size)) if dialect.padded else (box, size)
 
 
 def _ask_boxes(mllm: MLLM, dialect: Dialect, scene: ProbeScene) -> list[_Exchange]:

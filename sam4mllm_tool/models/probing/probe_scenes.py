@@ -19,7 +19,7 @@ from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.geometry.morphology import erosion_depth
 from sam4mllm_tool.types import Box, Image, Label, Mask, Point, Size
 
-__all__ = ["ProbeObject", "ProbeScene", "draw_probe_scenes"]
+__all__ = ["ProbeObject", "ProbeScene", "draw_probe_scene", "draw_probe_scenes"]
 
 _SIZES = (Size(658, 434), Size(462, 686), Size(686, 462), Size(434, 658))
 _OBJECTS = (
@@ -83,12 +83,21 @@ class ProbeScene:
 def draw_probe_scenes() -> tuple[ProbeScene, ...]:
     """Return the scenes: always the same ones, drawn once."""
     return tuple(
-        _draw_scene(size, names, absent, Random(number))
-        for number, (size, names, absent) in enumerate(zip(_SIZES, _OBJECTS, _ABSENT, strict=True))
+        draw_probe_scene(size, names, absent, seed)
+        for seed, (size, names, absent) in enumerate(zip(_SIZES, _OBJECTS, _ABSENT, strict=True))
     )
 
 
-def _draw_scene(size: Size, names: Sequence[str], absent: str, random: Random) -> ProbeScene:
+def draw_probe_scene(size: Size, names: Sequence[str], absent: str, seed: int) -> ProbeScene:
+    """Draw objects on a grey image, none of which touch.
+
+    Args:
+        size: Of the image, in pixels.
+        names: Colour and shape of each object, such as "red circle": circle, square, triangle, star or cross.
+        absent: An expression that fits none of them.
+        seed: Decides the places.
+    """
+    random = Random(seed)
     image = PILImage.new("RGB", size, _BACKGROUND)
     objects = []
     for name, (centre, radius) in zip(names, _place(size, len(names), random), strict=True):

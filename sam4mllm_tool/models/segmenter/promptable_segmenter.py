@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
@@ -146,7 +147,7 @@ class PromptableSegmenter(ABC):
 
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = image.convert("RGB")
+        image = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again

@@ -18,4 +18,5 @@ EMBEDDED = Dialect(
     ask_whether_text="Is the object in {box} what this describes: {expression}",
     ask_other_text="Not the object in {boxes}. Give the bounding box of each object that this describes: {expression}",
     ask_region_text="what is at {point}",  # the base was taught it, and the adapter keeps it
+    padded=False,  # as in training
 )

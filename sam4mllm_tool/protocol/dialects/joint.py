@@ -18,4 +18,5 @@ JOINT = Dialect(
     ),
     ask_whether_text="Is the object in {box} what this describes: {expression}",
     ask_other_text="Not the object in {boxes}. Give the bounding box of each object that this describes: {expression}",
+    padded=False,  # as in training
 )

@@ -20,4 +20,5 @@ RELEASED = Dialect(
     no="No",
     points="joint",
     answer_start="\n",
+    padded=False,  # as in training
 )

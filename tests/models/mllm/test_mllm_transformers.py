@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, ExpressionError
+from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation
 from sam4mllm_tool.models.mllm.transformers import CACHED_IMAGES, TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES
@@ -59,7 +60,8 @@ def test_free_text_is_what_the_model_generates(
     model = AutoModelForImageTextToText.from_pretrained(checkpoint(family)).eval()
     content = [{"type": "image"}, {"type": "text", "text": "where is it ?"}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor(text=text, images=[image], return_tensors="pt", add_special_tokens=not text.startswith("<s>"))
+    prepared = ImagePreparation.for_processor(processor.image_processor, None).apply(image)
+    inputs = processor(text=text, images=[prepared], return_tensors="pt", add_special_tokens=not text.startswith("<s>"))
     length = inputs["input_ids"].shape[1]
     whole = model.generate(**inputs, max_new_tokens=8, do_sample=False)
     expected = processor.decode(whole[0, length:], skip_special_tokens=True).strip()
