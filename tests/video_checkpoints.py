@@ -38,7 +38,12 @@ GLM_TEMPLATE = (
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 MISTRAL_MARKS = ["[IMG]", "[IMG_BREAK]", "[IMG_END]", "[INST]", "[/INST]"]
-GEMMA4_MARKS = {"boi_token": "<|image>", "eoi_token": "<image|>", "image_token": "<|image|>", "audio_token": "<|audio|>"}
+GEMMA4_MARKS: dict[str, Any] = {
+    "boi_token": "<|image>",
+    "eoi_token": "<image|>",
+    "image_token": "<|image|>",
+    "audio_token": "<|audio|>",
+}
 GEMMA4_MARKS |= {"boa_token": "<|audio>", "eoa_token": "<audio|>"}
 MOLMO2_MARKS = ["<|image|>", "<|video|>", "<im_patch>", "<im_col>", "<im_start>", "<low_res_im_start>", "<frame_start>"]
 MOLMO2_MARKS += ["<im_end>", "<frame_end>", "<im_low>", "<|im_start|>", "<|im_end|>"]
@@ -158,7 +163,7 @@ def build_gemma4() -> Any:
     marks = [*GEMMA4_MARKS.values(), "<|video|>", "<start_of_turn>", "<end_of_turn>"]
     tokenizer = build_tokenizer([*SPECIAL[:4], *marks], adds_bos=True)
     tokenizer._set_model_specific_special_tokens(GEMMA4_MARKS)
-    sizes = {"patch_size": 8, "pooling_kernel_size": 2}
+    sizes: dict[str, Any] = {"patch_size": 8, "pooling_kernel_size": 2}
     return transformers.Gemma4Processor(
         transformers.Gemma4AudioFeatureExtractor(),
         transformers.Gemma4ImageProcessor(max_soft_tokens=70, **sizes),
