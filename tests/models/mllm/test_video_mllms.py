@@ -12,7 +12,6 @@ from tests.video_checkpoints import MORE_FAMILIES, VIDEO_FAMILIES, build_model, 
 
 pytestmark = [needs_torchvision, pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")]  # GLM's
 EVERY_FAMILY = pytest.mark.parametrize("family", [*VIDEO_FAMILIES, *MORE_FAMILIES])
-PACKED = ("internvl", "smolvlm", "llava_onevision", "mistral3", "pixtral")
 
 
 @cache
@@ -39,7 +38,6 @@ def test_labels_of_single_points_equal_full_passes(family: str, image: Image) ->
 
 
 @EVERY_FAMILY
-def test_the_image_is_prefilled_once_where_questions_can_be_packed(family: str, image: Image) -> None:
-    expected = 1 if family in PACKED else 25
-    assert count_prefills(load(family), image, make_point_questions(YES_NO)) == expected
+def test_the_image_is_prefilled_once_for_all_points(family: str, image: Image) -> None:
+    assert count_prefills(load(family), image, make_point_questions(YES_NO)) == 1
     assert count_prefills(load(family), image, [make_question("is it inside ?", Labels(25, YES_NO))]) == 1
