@@ -319,7 +319,8 @@ def _wrap_instance(mllm: "MLLM | BaseChatModel", dialect: str | Dialect | None, 
     """Return an MLLM or a chat model that is loaded already, and how it is asked: by default as its name says, else plainly."""
     chosen = find_dialect("", dialect) if isinstance(dialect, str) else dialect
     wrapped = wrap_chat_model(mllm, dialect=chosen, max_pixels=options.max_pixels)
-    return wrapped, chosen or getattr(wrapped, "dialect", PLAIN)
+    own: Dialect = getattr(wrapped, "dialect", PLAIN)
+    return wrapped, chosen or own
 
 
 class _RunDriver(Generic[T]):

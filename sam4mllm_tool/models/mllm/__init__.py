@@ -17,8 +17,6 @@ from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.types import MLLM
 
 if TYPE_CHECKING:
-    from langchain_core.language_models import BaseChatModel
-
     from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
 __all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec", "split_spec", "wrap_chat_model"]
@@ -73,7 +71,7 @@ def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None, max_pix
     return ChatModelMLLM.load(remote, name=spec, dialect=dialect, max_pixels=max_pixels)
 
 
-def wrap_chat_model(mllm: "MLLM | BaseChatModel", *, dialect: Dialect | None = None, max_pixels: int | None = None) -> MLLM:
+def wrap_chat_model(mllm: Any, *, dialect: Dialect | None = None, max_pixels: int | None = None) -> MLLM:
     """Return an MLLM as it is, and a chat model of LangChain as one that asks it.
 
     Args:
@@ -85,12 +83,13 @@ def wrap_chat_model(mllm: "MLLM | BaseChatModel", *, dialect: Dialect | None = N
         SpecError: It is neither, or the chat model takes no images.
     """
     if hasattr(mllm, "reply") and hasattr(mllm, "areply"):
-        return mllm
+        given: MLLM = mllm
+        return given
     if not hasattr(mllm, "invoke"):
         raise SpecError(f"expected a spec, a chat model or an MLLM, got {reprlib.repr(mllm)}")
     from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 
-    return ChatModelMLLM(mllm, dialect=dialect, **({"max_pixels": max_pixels} if max_pixels else {}))
+    return ChatModelMLLM(mllm, dialect=dialect, max_pixels=max_pixels)
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:

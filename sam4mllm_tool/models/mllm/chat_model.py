@@ -55,7 +55,7 @@ class ChatModelMLLM:
         concurrency: Calls at a time.
         votes: Answers from which the probability of a label is estimated where there are no probabilities; each costs a call.
             Of use only where the model draws answers at random. 0 leaves it unknown.
-        max_pixels: Larger images are shrunk to it.
+        max_pixels: Larger images are shrunk to it; by default to one megapixel.
 
     Raises:
         SpecError: It is no chat model, or its profile says that it takes no images.
@@ -72,7 +72,7 @@ class ChatModelMLLM:
         dialect: Dialect | None = None,
         concurrency: int = 8,
         votes: int = 0,
-        max_pixels: int = MAX_PIXELS,
+        max_pixels: int | None = None,
     ) -> None:
         if not isinstance(model, BaseChatModel):
             raise SpecError(f"expected a chat model without tools bound to it, got a {type(model).__name__}")
@@ -83,7 +83,7 @@ class ChatModelMLLM:
         self.model = model
         self.dialect = dialect or find_by_model_name(name_chat_model(model)) or PLAIN
         """In which it is to be asked."""
-        self._payload = ImagePayload(self.dialect, max_pixels)
+        self._payload = ImagePayload(self.dialect, max_pixels or MAX_PIXELS)
         has_probabilities = {"logprobs", "top_logprobs"} <= set(type(model).model_fields)
         self._features = ChatFeatures(gives_probabilities=has_probabilities, votes=votes)
         self._concurrency = concurrency
@@ -98,7 +98,7 @@ class ChatModelMLLM:
             MissingExtraError: LangChain is not installed.
             SpecError: The model can't be used; in one line that says what to do.
         """
-        mllm = cls(_init_chat_model(remote, name), name=name, dialect=dialect, max_pixels=max_pixels or MAX_PIXELS)
+        mllm = cls(_init_chat_model(remote, name), name=name, dialect=dialect, max_pixels=max_pixels)
         mllm.check()
         return mllm
 
