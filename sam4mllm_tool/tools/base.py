@@ -84,7 +84,7 @@ class SharedModels:
         """Return the models; the first call loads them with `Sam4Mllm.load` and raises what that raises."""
         with self._lock:
             if self._models is None:
-                self._models = Sam4Mllm.load(self._mllm)
+                self._models = Sam4Mllm.load() if self._mllm is None else Sam4Mllm.load(self._mllm)
             return self._models
 
     def __copy__(self) -> "SharedModels":
