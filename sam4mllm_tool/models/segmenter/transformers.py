@@ -37,7 +37,7 @@ from sam4mllm_tool.models.checkpoints import (
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
-from sam4mllm_tool.models.devices import choose_device, choose_dtype
+from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, encode_mask_input, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
 from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
@@ -120,6 +120,11 @@ class TransformersSegmenter:
             )
         require_complete(spec, info)
         return cls(model, processor, name=spec, device=device, dtype=dtype, by=by)
+
+    @property
+    def hardware(self) -> str:
+        """Where it runs, in which precision its image encoder does, and how much memory its weights take."""
+        return describe_hardware(self._model, self._dtype)
 
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """Return one object per prompt, in order, with its mask on the image's own pixel grid.
