@@ -42,7 +42,7 @@ def load_mllm(
         MissingExtraError: A library is not installed.
     """
     if remote := parse_remote_spec(spec):
-        return _load_remote(remote, spec, dialect)
+        return _load_remote(remote, spec, dialect, options.override(**overrides).max_pixels)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
         from sam4mllm_tool.models.metadata import find_parts
@@ -60,11 +60,11 @@ def load_mllm(
         raise SpecError(f"{reason}; name a base as BASE+ADAPTER") from error
 
 
-def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:
+def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None, max_pixels: int | None) -> MLLM:
     if remote.kind == "openai":
-        from sam4mllm_tool.models.mllm.openai_compatible import load_openai_compatible
+        from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
 
-        return load_openai_compatible(remote, name=spec, dialect=dialect)
+        return OpenAICompatibleMLLM.load(remote, name=spec, dialect=dialect, max_pixels=max_pixels)
     from sam4mllm_tool.models.mllm.chat_model import load_chat_model_mllm
 
     return load_chat_model_mllm(remote, name=spec, dialect=dialect)

@@ -29,6 +29,7 @@ from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenizedPrompt
+from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
@@ -153,8 +154,7 @@ class TransformersMLLM:
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
-        for question in questions:
-            _validate_question(question)
+        validate_questions(questions)
         with self._running():
             return self._reply(image, questions)
 
@@ -293,18 +293,6 @@ class TransformersMLLM:
 
     def _spellings(self, words: Sequence[str]) -> Spellings:
         return tuple(self._renderer.spellings(word) for word in words)
-
-
-def _validate_question(question: Question) -> None:
-    answer, roles = question.answer, [turn.role for turn in question.turns]
-    if roles[-1:] != ["user"]:
-        raise ValueError(f"a question's turns must end with the user's, got {roles}")
-    if isinstance(answer, FreeText) and answer.max_tokens < 1:
-        raise ValueError(f"free text needs at least one token, got max_tokens={answer.max_tokens}")
-    if isinstance(answer, Labels) and (
-        answer.count < 1 or len(set(answer.words)) != len(answer.words) or len(answer.words) < 2
-    ):
-        raise ValueError(f"labels need a count of at least 1 and at least two different words, got {answer}")
 
 
 def _argmax(row: Probabilities) -> int:
