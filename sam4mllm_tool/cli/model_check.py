@@ -107,14 +107,14 @@ def _ask(mllm: MLLM, dialect: Dialect, scene: Scene) -> tuple[bool, list[tuple[s
     middle = Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2)
     about_point = dialect.ask_points((), box, [middle], size)[0]
     (reply,), (label_reply,) = mllm.reply(image, [question]), mllm.reply(image, [about_point])
-    said = quote_text(reply.text[:_MAX_REPLY])
-    rows = [("asked for", f"{quote_text(expression)} in a drawn scene, answered {said}")]
+    quoted = quote_text(reply.text[:_MAX_REPLY])
+    rows = [("asked for", f"{quote_text(expression)} in a drawn scene, answered {quoted}")]
     try:
         boxes = dialect.parse_boxes(question, reply, size)
     except ReplyError as error:
         rows.append(("read as", f"nothing: {error.reason}; 'sam4mllm probe' measures which dialect fits"))
         return False, [*rows, _describe_confidence(mllm, label_reply)]
-    iou = max((found.iou(box) for found in boxes), default=0.0)
+    iou = max((candidate.iou(box) for candidate in boxes), default=0.0)
     rows.append(("read as", f"boxes: {len(boxes)}, best IoU with the true one {iou:.2f}"))
     return True, [*rows, _describe_confidence(mllm, label_reply)]
 
