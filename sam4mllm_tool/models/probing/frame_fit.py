@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing
+from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
 from sam4mllm_tool.types import Box, Size
 
 __all__ = ["BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
@@ -45,6 +46,7 @@ class CandidateFrame:
         offset: What is added to a number before it is read: 0.5 where a number names a step.
         resizing: For pixels: how the image is resized before they are counted.
         decimals: That the numbers need.
+        padded: Whether the numbers count the square that the model sees the image in the middle of.
     """
 
     name: str
@@ -53,14 +55,16 @@ class CandidateFrame:
     offset: float = 0.0
     resizing: Rule | None = None
     decimals: int = 0
+    padded: bool = False
 
     def read_box(self, numbers: FourNumbers, size: Size) -> Box:
         """Return the box that four numbers stand for in this frame, in pixels of an image of `size`; it may be anywhere."""
-        units = self._count_units(size)
-        sides = [side / unit for side, unit in zip(size, units, strict=True)]
+        counted = pad_size(size) if self.padded else size
+        left, top, *_ = pad_box(Box(0, 0, 0, 0), size) if self.padded else (0, 0)
+        x_unit, y_unit = (side / end for side, end in zip(counted, self._find_ends(counted), strict=True))
         values = [number + self.offset for number in numbers]
         x1, y1, x2, y2 = values if self.order == "xy" else (values[1], values[0], values[3], values[2])
-        return Box(x1 * sides[0], y1 * sides[1], x2 * sides[0], y2 * sides[1])
+        return Box(x1 * x_unit - left, y1 * y_unit - top, x2 * x_unit - left, y2 * y_unit - top)
 
     def adapt_dialect(self, dialect: Dialect, box_text: str) -> Dialect:
         """Return the dialect with the same words that reads and writes boxes in this frame, in any native format."""
@@ -75,9 +79,11 @@ class CandidateFrame:
             box_text=_write_in_order(box_text, self.order),
             point_text=_write_in_order(dialect.point_text, self.order),
             resizing=_WHOLE_IMAGE if self.resizing == _WHOLE_IMAGE else None,  # loading sets any other
+            padded=self.padded,
         )
 
-    def _count_units(self, size: Size) -> tuple[float, float]:
+    def _find_ends(self, size: Size) -> tuple[float, float]:
+        """Return the numbers at the right and at the lower edge."""
         if self.end is not None:
             return self.end, self.end
         return Resizing(*self.resizing or _WHOLE_IMAGE).apply(size)
@@ -131,19 +137,25 @@ class FrameChoice:
         return self.fits[0]
 
 
-def list_frames(dialect: Dialect, resizing: Rule | None) -> list[CandidateFrame]:
+def list_frames(dialect: Dialect, resizing: Rule | None, *, pads_images: bool = False) -> list[CandidateFrame]:
     """Return the frames that a model asked in this dialect may answer in, the dialect's own first.
 
     Args:
         dialect: How the model is asked.
         resizing: How the model resizes images, where that is known; pixels of the processed image then are a candidate.
+        pads_images: Whether the model sees an image in the middle of a square; frames of the square then are candidates, too.
     """
     by_name: dict[str, CandidateFrame] = {}
     own = _read_order(dialect.box_text)
     for order in (own, *(order for order in _ORDERS if order != own)):
         for frame in (*_own_frame(dialect, order), *_common_frames(order, resizing)):
             by_name.setdefault(frame.name, frame)
-    return list(by_name.values())
+    frames = list(by_name.values())
+    return [*map(_pad_frame, frames), *frames] if pads_images else frames
+
+
+def _pad_frame(frame: CandidateFrame) -> CandidateFrame:
+    return replace(frame, name=f"{frame.name}, in the padded square", padded=True)
 
 
 def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
