@@ -20,7 +20,7 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
-from sam4mllm_tool.models.probing.first_use import load_and_probe
+from sam4mllm_tool.models.probing.first_use import load_with_dialect
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -116,8 +116,8 @@ class Sam4Mllm:
         others: Any = {name: value for name, value in settings.items() if name not in overrides}
         config, options = config.override(others), options.override(**overrides)
         mllm, segmenter = choose_specs(mllm, segmenter)
-        if probe and dialect is None:
-            loaded_mllm, dialect = load_and_probe(mllm, options)
+        if dialect is None:
+            loaded_mllm, dialect = load_with_dialect(mllm, options, probe=probe)
         else:
             dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
             loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)

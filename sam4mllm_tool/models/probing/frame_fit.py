@@ -16,7 +16,7 @@ from sam4mllm_tool.protocol.native_codec import Resizing
 from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
 from sam4mllm_tool.types import Box, Size
 
-__all__ = ["BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
+__all__ = ["WHOLE_IMAGE", "BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
 
 Order: TypeAlias = Literal["xy", "yx"]
 Rule: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
@@ -31,7 +31,7 @@ _LEAST_LEAD = 0.02
 _LEAST_LEAD_IN_ERRORS = 2.0
 """The lead over the next frame must be this many standard errors of the answers' differences."""
 _ORDERS: tuple[Order, ...] = ("xy", "yx")
-_WHOLE_IMAGE = (1, 1, 10**9)
+WHOLE_IMAGE = (1, 1, 10**9)
 """A "resizing" that changes nothing: pixels of the processed image then are those of the image itself."""
 
 
@@ -78,7 +78,7 @@ class CandidateFrame:
             replies="native",
             box_text=_write_in_order(box_text, self.order),
             point_text=_write_in_order(dialect.point_text, self.order),
-            resizing=_WHOLE_IMAGE if self.resizing == _WHOLE_IMAGE else None,  # loading sets any other
+            resizing=WHOLE_IMAGE if self.resizing == WHOLE_IMAGE else None,  # loading sets any other
             padded=self.padded,
         )
 
@@ -86,7 +86,7 @@ class CandidateFrame:
         """Return the numbers at the right and at the lower edge."""
         if self.end is not None:
             return self.end, self.end
-        return Resizing(*self.resizing or _WHOLE_IMAGE).apply(size)
+        return Resizing(*self.resizing or WHOLE_IMAGE).apply(size)
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
         yield CandidateFrame(f"0..{dialect.scale - 1}, {order[0]} first", order, dialect.scale, 0.5)
     elif dialect.frame == "lines":
         yield CandidateFrame(f"0..{dialect.scale}, {order[0]} first", order, dialect.scale, decimals=dialect.decimals)
-    elif dialect.resizing and dialect.resizing != _WHOLE_IMAGE:
+    elif dialect.resizing and dialect.resizing != WHOLE_IMAGE:
         yield CandidateFrame(f"pixels of the processed image, {order[0]} first", order, resizing=dialect.resizing)
 
 
@@ -173,7 +173,7 @@ def _common_frames(order: Order, resizing: Rule | None) -> Iterator[CandidateFra
     yield CandidateFrame(f"0..999, {first}", order, 1000, 0.5)
     yield CandidateFrame(f"0..1, {first}", order, 1, decimals=3)
     yield CandidateFrame(f"0..100, {first}", order, 100, decimals=1)
-    yield CandidateFrame(f"pixels of the image, {first}", order, resizing=_WHOLE_IMAGE)
+    yield CandidateFrame(f"pixels of the image, {first}", order, resizing=WHOLE_IMAGE)
     if resizing:
         yield CandidateFrame(f"pixels of the processed image, {first}", order, resizing=resizing)
 
