@@ -12,15 +12,16 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
-from sam4mllm_tool.models.mllm import load_mllm
-from sam4mllm_tool.models.probing.first_use import load_and_probe
+from sam4mllm_tool.models.mllm import load_mllm, wrap_chat_model
+from sam4mllm_tool.models.probing.first_use import load_with_dialect
+from sam4mllm_tool.models.probing.measurement import probe_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -29,6 +30,9 @@ from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, ProposalRequest, 
 from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Segmentation, SegmentedObject, Segmenter, Size
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 __all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "choose_specs", "find_dialect"]
 
@@ -81,7 +85,7 @@ class Sam4Mllm:
     @classmethod
     def load(
         cls,
-        mllm: str | None = None,
+        mllm: "str | MLLM | BaseChatModel | None" = None,
         segmenter: str | None = None,
         *,
         dialect: str | Dialect | None = None,
@@ -94,12 +98,13 @@ class Sam4Mllm:
         """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
         Args:
-            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; by default the
-                environment's SAM4MLLM_MLLM, else `embedded`.
+            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; or a chat model of
+                LangChain that takes images, or an MLLM. By default the environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
                 else the one that `sam4mllm probe` measured, else that of the model's family, else `plain`.
-            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there.
+            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there. What
+                is measured for an instance is not kept.
             calibration: By default the calibration.json beside the adapter or the model, else none.
             options: Where and how precisely the models run; by default in the device's best precision on the first GPU, else
                 on the CPU.
@@ -115,9 +120,17 @@ class Sam4Mllm:
         overrides: Any = {name: value for name, value in settings.items() if name in LoadOverrides.__annotations__}
         others: Any = {name: value for name, value in settings.items() if name not in overrides}
         config, options = config.override(others), options.override(**overrides)
-        mllm, segmenter = choose_specs(mllm, segmenter)
-        if probe and dialect is None:
-            loaded_mllm, dialect = load_and_probe(mllm, options)
+        spec, segmenter = choose_specs(mllm if isinstance(mllm, str) else None, segmenter)
+        mllm = spec if mllm is None else mllm
+        if not isinstance(mllm, str):
+            loaded_mllm, chosen = _wrap_instance(mllm, dialect, options)
+            is_measured = probe and dialect is None
+            dialect = (
+                probe_mllm(loaded_mllm, tuple(dict.fromkeys((chosen, PLAIN)))).require_dialect() if is_measured else chosen
+            )
+            calibration = calibration or Calibration()
+        elif dialect is None:
+            loaded_mllm, dialect = load_with_dialect(mllm, options, probe=probe)
         else:
             dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
             loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
@@ -127,7 +140,7 @@ class Sam4Mllm:
             dialect=dialect.for_model(
                 getattr(loaded_mllm, "resizing", None), pads_images=getattr(loaded_mllm, "pads_images", False)
             ),
-            calibration=find_calibration(mllm) if calibration is None else calibration,
+            calibration=find_calibration(spec) if calibration is None else calibration,
             config=config,
         )
 
@@ -321,6 +334,14 @@ class Sam4Mllm:
         expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
         valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
         return Response(valid, time.perf_counter() - began)
+
+
+def _wrap_instance(mllm: "MLLM | BaseChatModel", dialect: str | Dialect | None, options: LoadOptions) -> tuple[MLLM, Dialect]:
+    """Return an MLLM or a chat model that is loaded already, and how it is asked: by default as its name says, else plainly."""
+    chosen = find_dialect("", dialect) if isinstance(dialect, str) else dialect
+    wrapped = wrap_chat_model(mllm, dialect=chosen, max_pixels=options.max_pixels)
+    own: Dialect = getattr(wrapped, "dialect", PLAIN)
+    return wrapped, chosen or own
 
 
 class _RunDriver(Generic[T]):

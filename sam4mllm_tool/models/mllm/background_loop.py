@@ -7,10 +7,10 @@ requests under way.
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["await_in_background", "finish_in_background", "run_in_background"]
+__all__ = ["await_in_background", "finish_in_background", "gather_or_cancel", "run_in_background"]
 
 T = TypeVar("T")
 
@@ -48,6 +48,18 @@ def _keep(loop: asyncio.AbstractEventLoop, start: Callable[[], Coroutine[Any, An
     task = loop.create_task(start())
     _finishing.add(task)
     task.add_done_callback(_finishing.discard)
+
+
+async def gather_or_cancel(coroutines: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run coroutines at once and return their results in order; where one fails or the caller is cancelled, cancel all."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
 
 
 def _get_loop() -> asyncio.AbstractEventLoop:

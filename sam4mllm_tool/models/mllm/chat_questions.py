@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sam4mllm_tool.errors import ExpressionError, quote_text
 from sam4mllm_tool.types import FreeText, Labels, Question, Reply, Tokens, Turn
@@ -39,6 +39,13 @@ class AnswerToken:
     text: str
     log_probability: float
     alternatives: Mapping[str, float]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "AnswerToken":
+        """Read a token of OpenAI's `logprobs`. Raises KeyError, TypeError or ValueError for anything else."""
+        text, logarithm = str(fields["token"]), float(fields["logprob"])
+        others = {str(other["token"]): float(other["logprob"]) for other in fields.get("top_logprobs") or ()}
+        return cls(text, logarithm, {**others, text: logarithm})
 
 
 @dataclass(frozen=True)

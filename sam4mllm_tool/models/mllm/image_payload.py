@@ -12,12 +12,14 @@ import threading
 from collections import OrderedDict
 
 from PIL import Image as PILImage
+from PIL import ImageDraw
 
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing
 from sam4mllm_tool.types import Image, Size
 
-__all__ = ["MAX_PIXELS", "MIN_PIXELS", "ImagePayload"]
+__all__ = ["MAX_PIXELS", "MIN_PIXELS", "ImagePayload", "draw_test_image"]
 
 MAX_PIXELS = 1280 * 28 * 28
 """Largest image that is sent, about one megapixel: 1,280 tokens of Qwen2.5-VL, and below what hosted models shrink."""
@@ -28,6 +30,7 @@ _MIN_SIDE = 28
 """Servers refuse images that are narrower."""
 _MAX_PNG_BYTES = 1_500_000
 _CACHED = 4
+_TEST_SIDE = 336
 
 
 class ImagePayload:
@@ -49,7 +52,7 @@ class ImagePayload:
 
     def encode(self, image: Image) -> str:
         """Return the image as a data URI: PNG, or JPEG where that would be large."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
         with self._lock:
             uri = self._encoded.get(key)
@@ -69,6 +72,13 @@ class ImagePayload:
         scale = min(1.0, math.sqrt(self._max_pixels / (size.width * size.height)))
         scale = max(scale, _MIN_SIDE / min(size))
         return Size(*(max(_MIN_SIDE, math.floor(side * scale)) for side in size)) if scale != 1 else size
+
+
+def draw_test_image() -> Image:
+    """Draw what a model is asked about to learn whether it answers: a red square."""
+    image = PILImage.new("RGB", (_TEST_SIDE, _TEST_SIDE), "white")
+    ImageDraw.Draw(image).rectangle((100, 100, 236, 236), fill="red")
+    return image
 
 
 def _resize(image: Image, size: Size) -> Image:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image as PILImage
-from PIL import ImageDraw
-
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.models.mllm.background_loop import await_in_background, finish_in_background, run_in_background
+from sam4mllm_tool.models.mllm.background_loop import (
+    await_in_background,
+    finish_in_background,
+    gather_or_cancel,
+    run_in_background,
+)
 from sam4mllm_tool.models.mllm.chat_questions import ChatAnswer, ChatFeatures, ChatRequest, answer_questions
-from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, MIN_PIXELS, ImagePayload
+from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, MIN_PIXELS, ImagePayload, draw_test_image
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
 from sam4mllm_tool.models.mllm.server_requests import (
     build_messages,
@@ -45,7 +47,6 @@ _THOUGHT_TOKENS = 4096
 """What a model that can't be kept from thinking may write before its answer."""
 _TEXT_ALONE_TOKENS = 64
 """A prompt of fewer tokens may be the test question without its image."""
-_TEST_SIDE = 336
 _TEST_REQUEST = ChatRequest((Turn("user", "Is there a red square in this image? Answer Yes or No."),), 4, ("Yes", "No"), 1)
 _NO_KEY = "none"
 """Sent where there is no key: the client wants one, local servers ignore it."""
@@ -112,6 +113,8 @@ class OpenAICompatibleMLLM:
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
         self._thinks = False
+        self.version: str | None = None
+        """What the server says that it runs (`system_fingerprint`), such as a build; None where it doesn't say."""
         self._free = asyncio.Semaphore(options.concurrency)
         weakref.finalize(self, finish_in_background, self._client.close).atexit = False
 
@@ -179,20 +182,10 @@ class OpenAICompatibleMLLM:
         try:
             requests = next(flow)
             while True:
-                requests = flow.send(await self._ask_all(image_uri, requests))
+                requests = flow.send(await gather_or_cancel([self._ask(image_uri, request) for request in requests]))
         except StopIteration as end:
             replies: list[Reply] = end.value
             return replies
-
-    async def _ask_all(self, image_uri: str, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
-        tasks = [asyncio.ensure_future(self._ask(image_uri, request)) for request in requests]
-        try:
-            return await asyncio.gather(*tasks)
-        except BaseException:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
 
     async def _ask(self, image_uri: str, request: ChatRequest) -> ChatAnswer:
         async with self._free:
@@ -224,6 +217,7 @@ class OpenAICompatibleMLLM:
                 continue
             answer = read_completion(completion)
             self._rejected |= rejected
+            self.version = getattr(completion, "system_fingerprint", None) or self.version
             if not self._thinks and is_thinking(completion):
                 self._thinks = True
                 continue
@@ -245,7 +239,7 @@ class OpenAICompatibleMLLM:
     async def _find_fault(self) -> None:
         """Raise SpecError, or what the client raises, where the model can't be used."""
         models = await self._list_models()
-        image_uri = self._payload.encode(_draw_test_image())
+        image_uri = self._payload.encode(draw_test_image())
         failure: openai.APIStatusError | None = None
         try:
             answer = await self._complete(image_uri, _TEST_REQUEST)
@@ -295,9 +289,3 @@ class OpenAICompatibleMLLM:
             key_variable=self._key_variable,
             key=self._key,
         )
-
-
-def _draw_test_image() -> Image:
-    image = PILImage.new("RGB", (_TEST_SIDE, _TEST_SIDE), "white")
-    ImageDraw.Draw(image).rectangle((100, 100, 236, 236), fill="red")
-    return image

@@ -1,33 +1,22 @@
 """What goes wrong with a server, in one line that names the cause and the cure, without the key and the image."""
 
 import os
-import re
 from typing import Any
 
 import openai
 
 from sam4mllm_tool.errors import quote_text
-from sam4mllm_tool.text import remove_errno
+from sam4mllm_tool.models.mllm.redaction import redact
 
-__all__ = ["KEY_VARIABLES", "describe_failure", "find_key", "redact"]
+__all__ = ["KEY_VARIABLES", "describe_failure", "find_key"]
 
 KEY_VARIABLES = ("SAM4MLLM_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key; the first that is set is sent."""
-_MAX_REASON = 200
-_DATA = re.compile(r"data:[\w/+.-]*;base64,[\w+/=]*|[A-Za-z0-9+/]{64,}={0,2}")
 
 
 def find_key() -> tuple[str, str]:
     """Return the name of the environment variable that holds the key, and the key; both empty without one."""
     return next(((name, key) for name in KEY_VARIABLES if (key := os.environ.get(name, "").strip())), ("", ""))
-
-
-def redact(text: str, key: str) -> str:
-    """Return text that a server or a library wrote on one line, shortened, without the key and without images."""
-    if key:
-        text = text.replace(key, "[key]")
-    line = " ".join(remove_errno(_DATA.sub("[data]", text)).split())
-    return line if len(line) <= _MAX_REASON else f"{line[:_MAX_REASON]}..."
 
 
 def describe_failure(error: Exception, *, url: str, model: str, timeout_s: float, key_variable: str, key: str) -> str:

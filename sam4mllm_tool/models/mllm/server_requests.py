@@ -136,19 +136,9 @@ def _read_reasoning(message: Any) -> str:
 
 def _read_tokens(choice: Any) -> tuple[AnswerToken, ...] | None:
     try:
-        content = choice.logprobs.content
-        tokens = [
-            AnswerToken(
-                str(position.token),
-                float(position.logprob),
-                {str(other.token): float(other.logprob) for other in (position.top_logprobs or ())}
-                | {str(position.token): float(position.logprob)},
-            )
-            for position in content
-        ]
-    except (AttributeError, TypeError, ValueError):
+        return tuple(AnswerToken.from_dict(token.model_dump()) for token in choice.logprobs.content) or None
+    except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    return tuple(tokens) or None
 
 
 def _read_usage(completion: Any) -> Tokens | None:

@@ -20,6 +20,7 @@ import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
 from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
@@ -128,6 +129,21 @@ class TransformersMLLM:
     def pads_images(self) -> bool:
         """Whether the model sees an image in the middle of a square, as LLaVA 1.5 does: its coordinates then count that one."""
         return self._renderer.pads_images
+
+    @property
+    def hardware(self) -> str:
+        """Where it runs, in which precision, and how much memory its weights take."""
+        return describe_hardware(self._runner.model)
+
+    @property
+    def device(self) -> str:
+        """The device that its inputs are on."""
+        return str(self._runner.model.device)
+
+    @property
+    def confidence_source(self) -> str:
+        """Where the probabilities of labels come from."""
+        return "the model's own probabilities of the words, from its logits"
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order. The image is encoded once for all of them.

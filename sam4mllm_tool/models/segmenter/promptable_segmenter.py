@@ -12,6 +12,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.rgb_conversion import image_to_rgb
-from sam4mllm_tool.models.devices import choose_device, choose_dtype
+from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
 from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
@@ -62,6 +63,9 @@ class PromptableSegmenter(ABC):
         self._used_again: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._lock = threading.Lock()
 
+    _model: Any
+    """Encoder and decoder, a PyTorch module."""
+
     @abstractmethod
     def _encode(self, image: Image) -> EncodedImage:
         """Run the encoder on an RGB image, inside `_encoder_precision`."""
@@ -77,6 +81,11 @@ class PromptableSegmenter(ABC):
     @abstractmethod
     def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
         """Return (n, 1, H, W) bool masks on the original image from (n, 1, h, w) logits."""
+
+    @property
+    def hardware(self) -> str:
+        """Where it runs, in which precision its image encoder does, and how much memory its weights take."""
+        return describe_hardware(self._model, self._dtype)
 
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """Return one object per prompt, in order, with its mask on the image's own pixel grid.
