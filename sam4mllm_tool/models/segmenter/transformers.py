@@ -101,7 +101,7 @@ class TransformersSegmenter(PromptableSegmenter):
 
     @property
     def propose(self) -> Callable[[Image, str], list[Proposal]] | None:
-        """Finds instances by words (`types.Segmenter`) where the checkpoint is SAM 3's; its concept head is loaded on first use."""
+        """Finds instances by words (`types.Segmenter`) if this is SAM 3; its concept head is loaded on first use."""
         return None if self._concept_source is None else self._propose
 
     def _propose(self, image: Image, phrase: str) -> list[Proposal]:
