@@ -7,7 +7,7 @@ import asyncio
 import copy
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -436,11 +436,8 @@ class _Group:
         first = next(questions, next(iter(self._pending.values())))
         shared = {index: request for index, request in self._pending.items() if _can_share(request, first)}
         response = self._models._serve(self._image, _join(list(shared.values())))
-        results = iter(response.results)
-        for index, request in shared.items():
-            whole = isinstance(request, ProposalRequest)
-            share = list(response.results) if whole else list(islice(results, _count_items(request)))
-            part = Response(share, response.seconds / len(shared), response.warnings)  # type: ignore[arg-type]
+        for index, share in zip(shared, _split_results(list(shared.values()), response), strict=True):
+            part = Response(share, response.seconds / len(shared), response.warnings)
             self._advance(index, partial(self._drivers[index].send, part))
 
     def _advance(self, index: int, step: Callable[[], None]) -> None:
@@ -475,8 +472,14 @@ def _join(requests: Sequence[Request]) -> Request:
     return SegmentRequest(tuple(prompts), first.transform)
 
 
-def _count_items(request: MLLMRequest | SegmentRequest) -> int:
-    return len(request.questions if isinstance(request, MLLMRequest) else request.prompts)
+def _split_results(requests: Sequence[Request], response: Response) -> Iterator[list[Any]]:
+    """Yield each request's share of a call's results; of proposals, which are for one phrase, all of them."""
+    results = iter(response.results)
+    for request in requests:
+        if isinstance(request, ProposalRequest):
+            yield list(response.results)
+        else:
+            yield list(islice(results, len(request.questions if isinstance(request, MLLMRequest) else request.prompts)))
 
 
 def _transform(image: Image, request: Request) -> Image:

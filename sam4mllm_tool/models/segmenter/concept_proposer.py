@@ -51,7 +51,7 @@ class ConceptProposer:
         with quiet_loading(), wrap_load_errors(source, extra="sam"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False).detector_config
             processor = Sam3Processor.from_pretrained(source, trust_remote_code=False)
-            model, info = Sam3Model.from_pretrained(
+            model, info = cast(Any, Sam3Model).from_pretrained(
                 source,
                 config=config,
                 dtype=torch.float32,
