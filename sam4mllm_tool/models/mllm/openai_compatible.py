@@ -113,6 +113,8 @@ class OpenAICompatibleMLLM:
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
         self._thinks = False
+        self.version: str | None = None
+        """What the server says that it runs (`system_fingerprint`), such as a build; None where it doesn't say."""
         self._free = asyncio.Semaphore(options.concurrency)
         weakref.finalize(self, finish_in_background, self._client.close).atexit = False
 
@@ -215,6 +217,7 @@ class OpenAICompatibleMLLM:
                 continue
             answer = read_completion(completion)
             self._rejected |= rejected
+            self.version = getattr(completion, "system_fingerprint", None) or self.version
             if not self._thinks and is_thinking(completion):
                 self._thinks = True
                 continue
