@@ -67,7 +67,8 @@ def wrap_with_dialect(
         BackendError: The model failed, or the coordinate frame of its answers is in doubt.
     """
     wrapped = wrap_chat_model(mllm, dialect=dialect, max_pixels=options.max_pixels)
-    chosen = dialect or getattr(wrapped, "dialect", PLAIN)
+    own: Dialect = getattr(wrapped, "dialect", PLAIN)
+    chosen = dialect or own
     if dialect is not None or not probe:
         return wrapped, chosen
     measured = measured_dialect(probe_mllm(wrapped, tuple(dict.fromkeys((chosen, PLAIN)))), is_sent=wrapped is not mllm)
