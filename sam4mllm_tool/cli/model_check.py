@@ -122,7 +122,9 @@ def _ask(mllm: MLLM, dialect: Dialect, scene: Scene) -> tuple[bool, list[tuple[s
 def _describe_confidence(mllm: MLLM, label_reply: Any) -> tuple[str, str]:
     if label_reply.label_probabilities is None:
         return "confidence", "none: labels come without probabilities"
-    return "confidence", str(getattr(mllm, "confidence_source", "probabilities that come with the labels"))
+    votes = getattr(mllm, "gives_probabilities", True) is False
+    reported = "the shares of sampled answers" if votes else "the probabilities of tokens that the model's server reports"
+    return "confidence", str(getattr(mllm, "confidence_source", reported))
 
 
 def _find_source(spec: str, name: str | None, dialect: Dialect) -> str:
