@@ -125,7 +125,9 @@ def _describe_confidence(mllm: MLLM, label_replies: Sequence[Reply]) -> tuple[st
         return "confidence", "none: it can't be asked about points"
     if label_replies[0].label_probabilities is None:
         return "confidence", "none: labels come without probabilities"
-    return "confidence", str(getattr(mllm, "confidence_source", "probabilities that come with the labels"))
+    votes = getattr(mllm, "gives_probabilities", True) is False
+    reported = "the shares of sampled answers" if votes else "the probabilities of tokens that the model's server reports"
+    return "confidence", str(getattr(mllm, "confidence_source", reported))
 
 
 def _find_source(spec: str, name: str | None, dialect: Dialect) -> str:
