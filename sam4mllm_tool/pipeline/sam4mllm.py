@@ -20,7 +20,8 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm, wrap_chat_model
-from sam4mllm_tool.models.probing.first_use import load_and_probe
+from sam4mllm_tool.models.probing.first_use import load_with_dialect
+from sam4mllm_tool.models.probing.measurement import probe_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -102,7 +103,8 @@ class Sam4Mllm:
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
                 else the one that `sam4mllm probe` measured, else that of the model's family, else `plain`.
-            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there.
+            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there. What
+                is measured for an instance is not kept.
             calibration: By default the calibration.json beside the adapter or the model, else none.
             options: Where and how precisely the models run; by default in the device's best precision on the first GPU, else
                 on the CPU.
@@ -121,10 +123,14 @@ class Sam4Mllm:
         spec, segmenter = choose_specs(mllm if isinstance(mllm, str) else None, segmenter)
         mllm = spec if mllm is None else mllm
         if not isinstance(mllm, str):
-            loaded_mllm, dialect = _wrap_instance(mllm, dialect, options)
+            loaded_mllm, chosen = _wrap_instance(mllm, dialect, options)
+            is_measured = probe and dialect is None
+            dialect = (
+                probe_mllm(loaded_mllm, tuple(dict.fromkeys((chosen, PLAIN)))).require_dialect() if is_measured else chosen
+            )
             calibration = calibration or Calibration()
-        elif probe and dialect is None:
-            loaded_mllm, dialect = load_and_probe(mllm, options)
+        elif dialect is None:
+            loaded_mllm, dialect = load_with_dialect(mllm, options, probe=probe)
         else:
             dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
             loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)

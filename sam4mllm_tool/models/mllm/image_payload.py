@@ -14,6 +14,7 @@ from collections import OrderedDict
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
+from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing
 from sam4mllm_tool.types import Image, Size
@@ -51,7 +52,7 @@ class ImagePayload:
 
     def encode(self, image: Image) -> str:
         """Return the image as a data URI: PNG, or JPEG where that would be large."""
-        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
         key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
         with self._lock:
             uri = self._encoded.get(key)

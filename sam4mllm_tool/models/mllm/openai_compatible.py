@@ -114,6 +114,8 @@ class OpenAICompatibleMLLM:
         self._rejected: frozenset[str] = frozenset()
         self._thinks, self._has_tokenizer = False, False
         self._token_ids: dict[tuple[str, ...], tuple[int, ...]] = {}
+        self.version: str | None = None
+        """What the server says that it runs (`system_fingerprint`), such as a build; None where it doesn't say."""
         self._free = asyncio.Semaphore(options.concurrency)
         weakref.finalize(self, finish_in_background, self._client.close).atexit = False
 
@@ -216,6 +218,7 @@ class OpenAICompatibleMLLM:
                 continue
             answer = read_completion(completion)
             self._rejected |= rejected
+            self.version = getattr(completion, "system_fingerprint", None) or self.version
             if not self._thinks and is_thinking(completion):
                 self._thinks = True
                 continue

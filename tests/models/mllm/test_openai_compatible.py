@@ -189,6 +189,15 @@ def test_a_vllm_that_can_not_do_so_is_asked_for_the_most_probable_tokens(fault: 
     assert reply.label_probabilities == (pytest.approx((0.75, 0.25)),)
 
 
+def test_one_empty_answer_does_not_end_the_probabilities() -> None:
+    answers = iter([build_completion("", probabilities=[]), build_completion("Yes", probabilities=[{"Yes": 0.9, "No": 0.1}])])
+    with serve(lambda _: next(answers)) as server:
+        mllm = connect(server)
+        (empty,), (reply,) = (mllm.reply(square(), [question]) for question in (BOXES, POINTS[0]))
+    assert empty == Reply("", tokens=Tokens(100, 2)), "its probability is unknown"
+    assert reply.label_probabilities == (pytest.approx((0.9, 0.1)),)
+
+
 def test_several_labels_of_one_answer_are_scored_one_by_one() -> None:
     tokens = [{"No": 0.9, "Yes": 0.1}, {"Yes": 0.8, "No": 0.2}, {" ": 1.0}, {"No": 0.6, "Yes": 0.4}]
     question = Question((*FIRST, Turn("user", "Which of the three?")), Labels(3, YES_NO))

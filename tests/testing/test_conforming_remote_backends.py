@@ -1,0 +1,49 @@
+"""The remote backends pass the public conformance suites, driven by stand-in servers on loopback."""
+
+import re
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+
+pytest.importorskip("openai")
+
+from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM, ServerOptions
+from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.protocol.dialects import QWEN2_5_VL
+from sam4mllm_tool.testing import MLLMConformance
+from sam4mllm_tool.types import MLLM
+from tests.openai_servers import Exchange, build_completion, serve
+
+RESIZING = (28, 56 * 56, 1280 * 28 * 28)
+"""The rule by which images are sent to families that count pixels."""
+
+
+class TestOpenAICompatibleMLLM(MLLMConformance):
+    @pytest.fixture(autouse=True)
+    def url(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        for name in ("SAM4MLLM_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            monkeypatch.delenv(name, raising=False)
+        with serve(self.answer, models=["m"]) as server:
+            self._url = server.url
+            yield
+
+    def make_backend(self) -> MLLM:
+        return OpenAICompatibleMLLM("m", self._url, dialect=self.dialect, options=ServerOptions(retries=0))
+
+    def answer(self, exchange: Exchange) -> dict[str, Any]:
+        text = self.oracle.answer_text(exchange.last_text)
+        other = {"Yes": "No", "No": "Yes"}.get(text)
+        return build_completion(text, probabilities=[{text: 0.9, other: 0.1}] if other else None)
+
+
+class TestOpenAICompatibleMLLMWithoutProbabilities(TestOpenAICompatibleMLLM):
+    def answer(self, exchange: Exchange) -> dict[str, Any]:
+        if "on a line of its own" not in exchange.last_text:
+            return build_completion(self.oracle.answer_text(exchange.last_text))
+        numbered = re.findall(r"^(\d+)\. (.*)$", exchange.last_text, re.MULTILINE)
+        return build_completion("\n".join(f"{number}. {self.oracle.answer_text(text)}" for number, text in numbered))
+
+
+class TestOpenAICompatibleMLLMThatCountsPixels(TestOpenAICompatibleMLLM):
+    dialect: ClassVar[Dialect] = QWEN2_5_VL.for_model(RESIZING)
