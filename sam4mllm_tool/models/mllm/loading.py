@@ -168,6 +168,7 @@ def _greedy_config(model: Any, tokenizer: Any) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False,
         bos_token_id=original.bos_token_id,
+        decoder_start_token_id=original.decoder_start_token_id,
         eos_token_id=eos or None,
         pad_token_id=next((pad for pad in pads if pad is not None), None),
     )

@@ -27,6 +27,17 @@ TokenIds: TypeAlias = tuple[int, ...]
 
 _LOCATION = re.compile(r"<loc_?\d+>")
 
+_TASK_TEMPLATE = (
+    "{% set asked = messages | selectattr('role', 'equalto', 'user') | list | last %}IMAGE"
+    "{% for part in asked['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% if messages[-1]['role'] == 'assistant' %}{{ messages[-1]['content'][0]['text'] }}{% endif %}"
+)
+"""For families that have no chat template because they were trained on tasks: the last question is the whole prompt."""
+_TASK_TEMPLATES = {
+    "PaliGemmaProcessor": _TASK_TEMPLATE.replace("IMAGE", "<image>"),
+    "Florence2Processor": _TASK_TEMPLATE.replace("IMAGE", ""),  # it adds the image's tokens itself
+}
+
 _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
 
@@ -106,7 +117,7 @@ class PromptRenderer:
     def __init__(self, processor: Any, name: str, longest: int | None = None, max_pixels: int | None = None) -> None:
         self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
         self._preparation = ImagePreparation.for_processor(processor.image_processor, max_pixels)
-        self._template = _chat_template(processor, name)
+        self._template, self._asks_tasks = _chat_template(processor, name)
         self._switches = _thought_switches(self._template)
         control = _control_tokens(processor)
         longest_first = sorted(control, key=len, reverse=True)
@@ -231,9 +242,9 @@ class PromptRenderer:
         return close_thought(str(rendered)) if add_generation_prompt else str(rendered)
 
     def _options(self, rendered: str) -> dict[str, bool]:
-        """Keep the tokenizer from adding a second first token if the template already writes one."""
+        """Keep the tokenizer from adding a second first token if the template, or the processor of tasks, writes one."""
         bos = self.tokenizer.bos_token
-        return {"add_special_tokens": not (bos and rendered.startswith(bos))}
+        return {"add_special_tokens": not (bos and rendered.startswith(bos)) and not self._asks_tasks}
 
     def _break_control_tokens(self, text: str) -> str:
         """Put a space inside each control token (`< image>`), so that it is read as text.
@@ -300,13 +311,16 @@ class PromptRenderer:
         return ids
 
 
-def _chat_template(processor: Any, name: str) -> str:
+def _chat_template(processor: Any, name: str) -> tuple[str, bool]:
+    """Return the chat template, and whether it is ours for a family that is asked tasks. Raises SpecError."""
     templates = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     if isinstance(templates, dict):
         templates = templates.get("default")
+    if not templates and (template := _TASK_TEMPLATES.get(type(processor).__name__)):
+        return template, True
     if not templates:
         raise SpecError(f"{name!r} has no chat template: expected an instruction-tuned checkpoint, not a pretrained base")
-    return str(templates)
+    return str(templates), False
 
 
 def _control_tokens(processor: Any) -> dict[str, int]:

@@ -150,11 +150,13 @@ class TransformersMLLM:
 
         Raises:
             ValueError: A question asks for no tokens, no labels or fewer than two words, or doesn't end with the user's turn.
-            SpecError: The tokenizer or the chat template can't write a question.
+            SpecError: The tokenizer or the chat template can't write a question, or the model can't choose among labels.
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
         validate_questions(questions)
+        if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
+            raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
         with self._running():
             return self._reply(image, questions)
 
