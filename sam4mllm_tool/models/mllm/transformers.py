@@ -8,6 +8,7 @@ labels of one question in sequence over a key-value cache.
 import asyncio
 import copy
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -223,12 +224,21 @@ class TransformersMLLM:
             answer, read = question.answer, len(prompt.ids)
             if isinstance(answer, FreeText):
                 ids, log_probability = self._runner.generate(image_inputs, prompt, answer.max_tokens)
+                self._require_numbers(log_probability)
                 text = self._renderer.decode(ids)
                 replies.append(Reply(text, log_probability=log_probability, tokens=Tokens(read, len(ids))))
             else:
                 rows = [next(single_rows)] if answer.count == 1 else self._score_sequence(image_inputs, prompt, answer)
+                self._require_numbers(*(probability for row in rows for probability in row))
                 replies.append(_label_reply(answer.words, rows, Tokens(read, answer.count)))
         return replies
+
+    def _require_numbers(self, *values: float) -> None:
+        """Refuse answers of a model that overflows its precision: they would be the same whatever is asked."""
+        if any(map(math.isnan, values)):
+            dtype = str(self._runner.model.dtype).removeprefix("torch.")
+            cure = "its weights are broken" if dtype == "float32" else "load it in float32 (--dtype), or in bfloat16 on a GPU"
+            raise BackendError(f"{self._name!r} computes values that are not numbers in {dtype}: {cure}")
 
     def _image_inputs(self, image: Image) -> ImageInputs:
         """Look the image up by its content: the caller may have drawn on it since the last question."""

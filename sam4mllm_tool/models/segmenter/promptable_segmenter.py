@@ -154,9 +154,13 @@ class PromptableSegmenter(ABC):
                 f"{prompts} prompts: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             ) from error
 
+    @staticmethod
+    def _to_rgb(image: Image) -> Image:
+        return image if image.mode == "RGB" else image_to_rgb(image, "the image")
+
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = image if image.mode == "RGB" else image_to_rgb(image, "the image")
+        image = self._to_rgb(image)
         key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again

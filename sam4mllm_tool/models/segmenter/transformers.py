@@ -1,6 +1,6 @@
 """Serve the Segment Anything family of transformers: SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker behind one interface."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -24,10 +24,11 @@ from sam4mllm_tool.models.checkpoints import (
     wrap_load_errors,
 )
 from sam4mllm_tool.models.devices import choose_device
+from sam4mllm_tool.models.segmenter.concept_proposer import ConceptProposer
 from sam4mllm_tool.models.segmenter.decoder_grid import EncodedImage, scale_prompts
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
 from sam4mllm_tool.models.segmenter.promptable_segmenter import PromptableSegmenter
-from sam4mllm_tool.types import Image, ObjectPrompt
+from sam4mllm_tool.types import Image, ObjectPrompt, Proposal
 
 __all__ = ["TransformersSegmenter"]
 
@@ -57,6 +58,8 @@ class TransformersSegmenter(PromptableSegmenter):
         super().__init__(name=name or str(model.name_or_path), device=device, dtype=dtype, by=by)
         self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
         self._processor: Any = processor
+        self._concept_source: str | None = None
+        self._concepts: ConceptProposer | None = None
 
     @classmethod
     def load(
@@ -92,7 +95,21 @@ class TransformersSegmenter(PromptableSegmenter):
                 output_loading_info=True,
             )
         require_complete(spec, info)
-        return cls(model, processor, name=spec, device=device, dtype=dtype, by=by)
+        segmenter = cls(model, processor, name=spec, device=device, dtype=dtype, by=by)
+        segmenter._concept_source = source if config.model_type == "sam3_video" else None
+        return segmenter
+
+    @property
+    def propose(self) -> Callable[[Image, str], list[Proposal]] | None:
+        """Finds instances by words (`types.Segmenter`) if this is SAM 3; its concept head is loaded on first use."""
+        return None if self._concept_source is None else self._propose
+
+    def _propose(self, image: Image, phrase: str) -> list[Proposal]:
+        with self._lock, self._wrap_failures(image, 1):
+            if self._concepts is None:
+                source, backbone = str(self._concept_source), self._model.vision_encoder.backbone
+                self._concepts = ConceptProposer.load(source, device=self.device, dtype=self._dtype, backbone=backbone)
+            return self._concepts.propose(self._to_rgb(image), phrase)
 
     def _encode(self, image: Image) -> EncodedImage:
         inputs = self._processor(images=image, return_tensors="pt")
