@@ -25,7 +25,10 @@ __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", 
 
 TokenIds: TypeAlias = tuple[int, ...]
 
-_LOCATION = re.compile(r"<loc_?\d+>")
+_GROUNDING = re.compile(
+    r"<loc_?\d+>|</?(?:ref|box|quad|point)>|<\|(?:object_ref|box|quad|point)_(?:start|end)\|>|<\|(?:begin|end)_of_box\|>"
+)
+"""Tokens with which families write boxes and what is in them. They tell a label from a place, and control nothing."""
 
 _TASK_TEMPLATE = (
     "{% set asked = messages | selectattr('role', 'equalto', 'user') | list | last %}IMAGE"
@@ -284,7 +287,7 @@ class PromptRenderer:
         return tuple(dict.fromkeys(usable))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer, without control tokens but the marks of a thought and locations."""
+        """Return the text of an answer, without control tokens but the marks of a thought and of boxes."""
         dropped = self._dropped_ids
         kept = [i for i in ids if i not in dropped]
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -327,7 +330,7 @@ def _control_tokens(processor: Any) -> dict[str, int]:
     """Return the tokens that the text of a turn must not produce, with their ids.
 
     These are special tokens, placeholders, and added tokens with characters other than letters, digits and spaces. The unknown
-    token is allowed: it only says that a word is unknown. So are locations (`<loc0012>`), with which boxes are written.
+    token is allowed: it only says that a word is unknown. So are the marks of boxes (`<loc0012>`, `<box>`).
     """
     tokenizer = processor.tokenizer
     placeholders = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi", "eoi")}
@@ -335,7 +338,7 @@ def _control_tokens(processor: Any) -> dict[str, int]:
         token.content: i
         for i, token in tokenizer.added_tokens_decoder.items()
         if i != tokenizer.unk_token_id
-        and not _LOCATION.fullmatch(token.content)
+        and not _GROUNDING.fullmatch(token.content)
         and (token.special or token.content in placeholders or re.search(r"[^\w\s]", token.content))
     }
 
@@ -347,9 +350,9 @@ def _thought_switches(template: str) -> dict[str, bool]:
 
 
 def _dropped_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the special tokens that are left out of an answer's text: all but the marks of a thought and locations."""
+    """Return the special tokens that are left out of an answer's text: all but the marks of a thought and of boxes."""
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(i for i, text in special.items() if not is_thought_mark(text) and not _LOCATION.fullmatch(text))
+    return frozenset(i for i, text in special.items() if not is_thought_mark(text) and not _GROUNDING.fullmatch(text))
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:
