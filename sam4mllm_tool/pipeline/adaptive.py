@@ -29,7 +29,7 @@ from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
 from sam4mllm_tool.protocol.references import is_plural
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject
 
-__all__ = ["MethodResult", "min_confidence", "run_adaptive", "segment_boxes"]
+__all__ = ["SAME_MASK_IOU", "MethodResult", "min_confidence", "run_adaptive", "segment_boxes"]
 
 _DOUBTED = 0.7
 """Confidence below which a box is in doubt."""
@@ -37,7 +37,7 @@ _ADDED = 0.8
 """Confidence that another box needs to be added to several."""
 _DROPPED = 0.4
 """Confidence below which one of several objects is dropped."""
-_SAME_MASK_IOU = 0.8
+SAME_MASK_IOU = 0.8
 """IoU of two masks that are one object's."""
 
 
@@ -232,7 +232,7 @@ def _drop_duplicates(run: RunContext, candidates: Sequence[_Candidate]) -> list[
     for candidate in sorted(candidates, key=lambda candidate: -candidate.probability):
         mask = candidate.segmented.mask
         others = (other.segmented.mask for other in kept)
-        if any(other.any() and mask_iou(mask, other) >= _SAME_MASK_IOU for other in others):
+        if any(other.any() and mask_iou(mask, other) >= SAME_MASK_IOU for other in others):
             run.note(f"left out the object at {candidate.place}, which was named twice")
         else:
             kept.append(candidate)
