@@ -36,7 +36,7 @@ def probe(
     """
     from sam4mllm_tool.atomic_io import write_text
     from sam4mllm_tool.models.metadata import list_candidate_dialects
-    from sam4mllm_tool.models.mllm import load_mllm
+    from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec
     from sam4mllm_tool.models.probing.first_use import keep_measured_dialect, measured_dialect
     from sam4mllm_tool.models.probing.measurement import probe_mllm
     from sam4mllm_tool.pipeline.sam4mllm import choose_specs
@@ -47,7 +47,7 @@ def probe(
         model = load_mllm(spec, dialect=candidates[0], options=options)
     report = probe_mllm(model, candidates)
     print(json.dumps(report.to_dict()) if as_json else _format_report(report))
-    best = measured_dialect(spec, report)
+    best = measured_dialect(report, is_sent=parse_remote_spec(spec) is not None)
     paths = [keep_measured_dialect(spec, model, best)]
     if out is not None:
         write_text(out, best.to_json())

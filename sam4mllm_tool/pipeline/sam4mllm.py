@@ -19,9 +19,8 @@ from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sa
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
-from sam4mllm_tool.models.mllm import load_mllm, wrap_chat_model
-from sam4mllm_tool.models.probing.first_use import load_with_dialect
-from sam4mllm_tool.models.probing.measurement import probe_mllm
+from sam4mllm_tool.models.mllm import load_mllm
+from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -123,11 +122,8 @@ class Sam4Mllm:
         spec, segmenter = choose_specs(mllm if isinstance(mllm, str) else None, segmenter)
         mllm = spec if mllm is None else mllm
         if not isinstance(mllm, str):
-            loaded_mllm, chosen = _wrap_instance(mllm, dialect, options)
-            is_measured = probe and dialect is None
-            dialect = (
-                probe_mllm(loaded_mllm, tuple(dict.fromkeys((chosen, PLAIN)))).require_dialect() if is_measured else chosen
-            )
+            named = find_dialect("", dialect) if isinstance(dialect, str) else dialect
+            loaded_mllm, dialect = wrap_with_dialect(mllm, named, options, probe=probe)
             calibration = calibration or Calibration()
         elif dialect is None:
             loaded_mllm, dialect = load_with_dialect(mllm, options, probe=probe)
@@ -334,14 +330,6 @@ class Sam4Mllm:
         expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
         valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
         return Response(valid, time.perf_counter() - began)
-
-
-def _wrap_instance(mllm: "MLLM | BaseChatModel", dialect: str | Dialect | None, options: LoadOptions) -> tuple[MLLM, Dialect]:
-    """Return an MLLM or a chat model that is loaded already, and how it is asked: by default as its name says, else plainly."""
-    chosen = find_dialect("", dialect) if isinstance(dialect, str) else dialect
-    wrapped = wrap_chat_model(mllm, dialect=chosen, max_pixels=options.max_pixels)
-    own: Dialect = getattr(wrapped, "dialect", PLAIN)
-    return wrapped, chosen or own
 
 
 class _RunDriver(Generic[T]):

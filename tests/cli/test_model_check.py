@@ -1,6 +1,7 @@
 """`sam4mllm doctor --mllm SPEC --segmenter SPEC`: models are loaded, asked and described."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sam4mllm_tool.cli.model_check import describe_frame
 from sam4mllm_tool.protocol import DIALECTS, PLAIN
 from sam4mllm_tool.types import Size
 from tests.checkpoints import save_llava
+from tests.openai_servers import Exchange, Response, answer_with_weights, build_completion, serve
 
 
 def read_rows(text: str) -> list[tuple[str, str]]:
@@ -43,6 +45,30 @@ def test_a_reply_that_cannot_be_read_is_shown_with_the_cure(tmp_path: Path, caps
     assert values["frame"] == "0 to 1, x first, of the square around the image"
     assert values["device"].startswith("cpu, bfloat16, ")
     assert "'sam4mllm probe' measures which dialect fits" in values["read as"]
+
+
+@pytest.mark.parametrize(
+    ("build_answer", "confidence"),
+    [
+        (answer_with_weights, "the probabilities of tokens that the model's server reports"),
+        (lambda: lambda _: build_completion("[ 010 010 020 020 ]"), "none: labels come without probabilities"),
+    ],
+    ids=["with probabilities", "without"],
+)
+def test_a_remote_model_is_asked_too(
+    build_answer: Callable[[], Callable[[Exchange], Response]],
+    confidence: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("SAM4MLLM_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with serve(build_answer(), models=["pair"]) as server:
+        assert main(["doctor", "--mllm", f"openai:pair@{server.url}", "--dialect", "embedded"]) == 0
+    values = dict(read_rows(capsys.readouterr().out))
+    assert (values["dialect"], values["device"]) == ("embedded, as given", "a server's or another library's")
+    assert values["read as"].startswith("boxes: 1, ")
+    assert values["confidence"] == confidence
 
 
 @pytest.mark.parametrize(

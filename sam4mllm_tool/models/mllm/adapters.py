@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel
+from transformers import CONFIG_MAPPING
 
 from sam4mllm_tool.errors import ModelWarning, SpecError
 from sam4mllm_tool.models.checkpoints import quiet_loading, resolve_folder_or_hub_id, wrap_load_errors
@@ -162,7 +163,8 @@ def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
 
 def _require_same_architecture(model: Any, config: PeftConfig, adapter: str, base: str) -> None:
     trained_on = str(config.base_model_name_or_path or "")
-    trained_class = (config.auto_mapping or {}).get("base_model_class")
+    mapping = config.auto_mapping or {}
+    trained_class = mapping.get("base_model_class") if str(mapping.get("parent_library")).startswith("transformers.") else None
     trained_type, own_type = _read_model_type(trained_on), model.config.model_type
     if trained_class not in (None, type(model).__name__) or trained_type not in (None, own_type):
         kind = trained_type or trained_class
@@ -197,11 +199,15 @@ def _has_safetensors(path: str) -> bool:
 
 
 def _read_model_type(base: str) -> str | None:
-    """Return the type that a base's config names, where it lies in a folder or in the hub's cache; nothing is downloaded."""
+    """Return the type that a base's config names, where it lies in a folder or in the hub's cache; nothing is downloaded.
+
+    Types that transformers doesn't know are those of original releases, whose converted copies have another type: None.
+    """
     try:
         folder = Path(base).expanduser()
         file = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(base, "config.json")
-        return str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["model_type"])
+        model_type = str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["model_type"])
+        return model_type if model_type in CONFIG_MAPPING else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # no such folder, no hub id, or no config
         return None
 

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import (
@@ -12,14 +13,17 @@ from sam4mllm_tool.models.metadata import (
     identify_mllm,
     list_candidate_dialects,
 )
-from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec
+from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, wrap_chat_model
 from sam4mllm_tool.models.probing.frame_fit import WHOLE_IMAGE
 from sam4mllm_tool.models.probing.measurement import ProbeReport, probe_mllm
 from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect, save_probed_dialect
-from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM
 
-__all__ = ["keep_measured_dialect", "load_with_dialect", "measured_dialect"]
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ["keep_measured_dialect", "load_with_dialect", "measured_dialect", "wrap_with_dialect"]
 
 
 def load_with_dialect(spec: str, options: LoadOptions, *, probe: bool = False) -> tuple[MLLM, Dialect]:
@@ -47,16 +51,43 @@ def load_with_dialect(spec: str, options: LoadOptions, *, probe: bool = False) -
     return mllm, _measure(spec, mllm, candidates)
 
 
-def measured_dialect(spec: str, report: ProbeReport) -> Dialect:
-    """Return the dialect that was measured for the model of a spec, for later loads.
+def wrap_with_dialect(
+    mllm: "MLLM | BaseChatModel", dialect: Dialect | None, options: LoadOptions, *, probe: bool = False
+) -> tuple[MLLM, Dialect]:
+    """Return an MLLM or a chat model that is loaded already as an MLLM, and the dialect in which to ask it.
+
+    Args:
+        mllm: An MLLM, or a chat model of LangChain that takes images.
+        dialect: That dialect; by default as the model's name says, else `plain`.
+        options: Of them only `max_pixels` counts.
+        probe: Whether to measure the dialect where none is given. It is not kept.
+
+    Raises:
+        SpecError: It is neither, or the chat model takes no images.
+        BackendError: The model failed, or the coordinate frame of its answers is in doubt.
+    """
+    wrapped = wrap_chat_model(mllm, dialect=dialect, max_pixels=options.max_pixels)
+    own: Dialect = getattr(wrapped, "dialect", PLAIN)
+    chosen = dialect or own
+    if dialect is not None or not probe:
+        return wrapped, chosen
+    measured = measured_dialect(probe_mllm(wrapped, tuple(dict.fromkeys((chosen, PLAIN)))), is_sent=wrapped is not mllm)
+    return wrap_chat_model(mllm, dialect=measured, max_pixels=options.max_pixels), measured
+
+
+def measured_dialect(report: ProbeReport, *, is_sent: bool) -> Dialect:
+    """Return the dialect that was measured, for later loads.
+
+    Args:
+        report: The measurement.
+        is_sent: Whether images are resized on our side before they are sent to the model, so that pixels of what was sent are
+            known at any size.
 
     Raises:
         BackendError: The frame is in doubt.
     """
     dialect = report.require_dialect()
-    # Images are resized on our side before they are sent, so that the pixels of what was sent are known at any size.
-    is_sent = parse_remote_spec(spec) is not None and dialect.resizing == WHOLE_IMAGE
-    return replace(dialect, resizing=None) if is_sent else dialect
+    return replace(dialect, resizing=None) if is_sent and dialect.resizing == WHOLE_IMAGE else dialect
 
 
 def keep_measured_dialect(spec: str, mllm: MLLM, dialect: Dialect) -> Path:
@@ -65,7 +96,7 @@ def keep_measured_dialect(spec: str, mllm: MLLM, dialect: Dialect) -> Path:
 
 
 def _measure(spec: str, mllm: MLLM, candidates: tuple[Dialect, ...]) -> Dialect:
-    dialect = measured_dialect(spec, probe_mllm(mllm, candidates))
+    dialect = measured_dialect(probe_mllm(mllm, candidates), is_sent=parse_remote_spec(spec) is not None)
     with suppress(OSError):  # where nothing can be kept, as in a container, the next load measures again
         keep_measured_dialect(spec, mllm, dialect)
     return dialect

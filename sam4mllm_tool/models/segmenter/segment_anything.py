@@ -156,7 +156,10 @@ def _read_weights(path: Path, architecture: str) -> Mapping[str, Tensor]:
     except Exception as error:  # a broken file shows in many ways
         raise SpecError(f"{place} can't be read as weights: {first_line(error)}") from error
     if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise SpecError(f"{place} holds no weights by name: expected a released file of {architecture}")
+        raise SpecError(
+            f"{place} holds no weights by name: expected a released file of {architecture}; SAM 2 and later are to be had "
+            "from the hub, for example as facebook/sam2.1-hiera-large"
+        )
     patches = weights.get("image_encoder.patch_embed.proj.weight")
     actual = "vit_t" if patches is None else _WIDTHS.get(patches.shape[0], architecture)
     if "image_encoder.patch_embed.seq.0.c.weight" not in weights and patches is None:

@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.messages import BaseMessage
 
 pytest.importorskip("openai")
 
 from sam4mllm_tool.models.load_options import LoadOptions
-from sam4mllm_tool.models.probing.first_use import load_with_dialect
+from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS
+from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.probing.probe_scenes import draw_probe_scenes
-from sam4mllm_tool.protocol.dialects import QWEN2_5_VL
+from sam4mllm_tool.protocol.dialects import PLAIN, QWEN2_5_VL
 from sam4mllm_tool.types import FreeText, Question, Size, Turn
+from tests.models.mllm.test_chat_model import FunctionChatModel
 from tests.models.probing.grounding_model import GroundingModel
 from tests.openai_servers import Exchange, LoopbackServer, build_completion, serve
 
@@ -73,3 +76,17 @@ def test_pixels_on_a_server_are_those_of_the_image_as_it_is_sent() -> None:
     assert bound.encode_box(draw_probe_scenes()[0].objects[0].box, Size(10_000, 6_000)), "large images are sent smaller"
     assert bound.resizing is not None
     assert bound.resizing[2] < 2_000_000
+
+
+def test_pixels_of_a_chat_model_are_those_of_the_image_as_it_is_sent() -> None:
+    grounding = GroundingModel("pixels of the image")
+
+    def answer(messages: list[BaseMessage], **_: Any) -> str:
+        question = Question((Turn("user", str(messages[-1].text)),), FreeText(64))
+        return "Yes" if "Answer Yes or No" in question.turns[0].text else grounding.reply(question).text
+
+    model = FunctionChatModel(function=answer, model="some-model")
+    mllm, dialect = wrap_with_dialect(model, None, LoadOptions(), probe=True)
+    assert dialect.name == "plain (pixels of the image, x first)"
+    assert dialect.for_model(mllm.resizing).resizing == (28, 56 * 56, MAX_PIXELS)  # type: ignore[attr-defined]
+    assert wrap_with_dialect(model, None, LoadOptions())[1] == PLAIN

@@ -1,6 +1,7 @@
 """Meta's `segment-anything` package: our backend, the package's own predictor and transformers on the same weights."""
 
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import SamConfig, SamImageProcessorPil, SamModel, SamProcessor
 
 from sam4mllm_tool.errors import MissingExtraError, SpecError
+from sam4mllm_tool.models.checkpoints import fingerprint
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.segmenter.segment_anything import SegmentAnythingSegmenter
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
@@ -85,11 +87,9 @@ def transformers_key(key: str) -> str:
     return key
 
 
-def predict(sam: Any, image: Image, prompt: ObjectPrompt) -> tuple[Mask, Any]:
+def predict(sam: Any, image: Image, prompt: ObjectPrompt, *, package: str = "segment_anything") -> tuple[Mask, Any]:
     """Return masks (3, H, W) and scores (3,), best first, computed with the package's own predictor."""
-    from segment_anything import SamPredictor
-
-    predictor = SamPredictor(sam)
+    predictor = import_module(package).SamPredictor(sam)
     predictor.set_image(np.asarray(image))
     masks, scores, _ = predictor.predict(
         point_coords=np.array([(point.x, point.y) for point in prompt.points]) if prompt.points else None,
@@ -169,6 +169,20 @@ def test_the_predictor_and_transformers_agree_on_a_released_files_architecture(t
     assert 0.01 < masks.mean() < 0.99, "a constant mask would prove nothing"
 
 
+@needs_package
+@pytest.mark.skipif(find_spec("mobile_sam") is None, reason="MobileSAM's package is missing")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_mobile_sam_gives_the_masks_of_its_own_predictor(tmp_path: Path) -> None:
+    mobile_sam = import_module("mobile_sam")
+    sam = mobile_sam.sam_model_registry["vit_t"]()
+    randomise_weights(sam)
+    sam.train().eval()  # its encoder keeps a copy of weights from when it was last put into evaluation mode
+    torch.save(sam.state_dict(), tmp_path / "mobile_sam.pt")
+    segmenter, image = load_segmenter(f"segment-anything:vit_t@{tmp_path}/mobile_sam.pt", by="score"), make_image(320, 240)
+    (segmented,) = segmenter.segment(image, PROMPTS[1:2])
+    assert mean_iou(segmented, predict(sam, image, PROMPTS[1], package="mobile_sam")[0]) >= 0.999
+
+
 class TestFiles:
     @pytest.mark.parametrize(
         ("spec", "message"),
@@ -193,7 +207,7 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ({"model": {}}, "no weights by name"),
+            ({"model": {}}, "no weights by name: .* as facebook/sam2"),
             ({"weight": torch.zeros(1)}, "no weights of a Segment Anything model"),
             ({"image_encoder.patch_embed.proj.weight": torch.zeros(768, 1)}, "holds the weights of vit_b: write .*vit_b@"),
             ({"image_encoder.patch_embed.seq.0.c.weight": torch.zeros(1)}, "holds the weights of vit_t"),
@@ -204,6 +218,14 @@ class TestFiles:
         torch.save(content, tmp_path / "sam.pth")
         with pytest.raises(SpecError, match=message):
             load_segmenter(f"segment-anything:vit_h@{tmp_path}/sam.pth")
+
+    def test_a_file_has_a_fingerprint(self, tmp_path: Path) -> None:
+        for name, value in (("one", 1.0), ("other", 2.0)):
+            torch.save({"weight": torch.full((3,), value)}, tmp_path / f"{name}.pth")
+        one, other = (fingerprint(f"segment-anything:vit_h@{tmp_path}/{name}.pth") for name in ("one", "other"))
+        assert None not in (one, other)
+        assert one != other
+        assert fingerprint(f"segment-anything:vit_h@{tmp_path}/none.pth") is None
 
     def test_a_broken_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "sam.safetensors").write_bytes(b"none")
