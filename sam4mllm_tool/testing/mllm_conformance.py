@@ -157,13 +157,13 @@ class MLLMConformance:
         _check_same(expected, self._validate(backend, questions, replies), "before and after a cancelled call")
 
     def test_threads_get_their_own_replies(self) -> None:
-        """Calls from three threads get the replies that one thread gets."""
-        backend, cases = self.make_backend(), self._cases_with_points[:3]
+        """Calls from several threads, each about another image, get the replies that one thread gets."""
+        backend, cases = self.make_backend(), list({case.size: case for case in self._cases_with_points}.values())
         expected = [self._reply(backend, case, self._ask_everything(case)) for case in cases]
-        with ThreadPoolExecutor(3) as pool:
-            jobs = [pool.submit(self._reply, backend, case, self._ask_everything(case)) for case in cases * 2]
-            for number, job in enumerate(jobs):
-                _check_same(expected[number % len(cases)], job.result(), "in one thread and in three")
+        with ThreadPoolExecutor(len(cases)) as pool:
+            jobs = [pool.submit(self._reply, backend, case, self._ask_everything(case)) for case in cases]
+            for replies, job in zip(expected, jobs, strict=True):
+                _check_same(replies, job.result(), "in one thread and in several")
 
     # Images ---------------------------------------------------------------------------------------------------------
 
