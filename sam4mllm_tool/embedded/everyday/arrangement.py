@@ -1,0 +1,264 @@
+"""What a scene holds and where, before it is drawn.
+
+Everything is decided on a coarse raster of its own, so that a seed gives the same scene at any resolution.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from random import Random
+from typing import Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Piece, Recipe, build_pieces
+from sam4mllm_tool.embedded.everyday.rendering import (
+    PATTERNS,
+    Labels,
+    Pose,
+    Style,
+    Window,
+    compute_placement,
+    draw_labels,
+    list_labels,
+    place_pieces,
+)
+
+PLAN_SIDE = 128
+"""Side of the coarse raster in pixels."""
+
+Relation = Literal["on", "in", "behind", "across"]
+
+_COUNTS = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
+_ATTEMPTS = 12
+_MIN_VISIBLE = 0.72  # of a thing that is not placed to be covered
+_MARGIN = 0.02  # of the image that things keep free
+
+
+@dataclass(frozen=True)
+class PlannedThing:
+    """A thing with all that is needed to draw it.
+
+    Attributes:
+        recipe: What it is.
+        pieces: The individual.
+        pose: Where it lies.
+        style: How it is painted.
+        min_visible: The least share of its pixels that others may leave visible.
+    """
+
+    recipe: Recipe
+    pieces: tuple[Piece, ...]
+    pose: Pose
+    style: Style
+    min_visible: float = _MIN_VISIBLE
+
+    def measure(self) -> npt.NDArray[np.float64]:
+        """Return the box of its drawing, x1, y1, x2, y2 in units of the image's side."""
+        corners = np.concatenate(place_pieces(self.pieces, self.pose))
+        return np.concatenate([corners.min(0), corners.max(0)])
+
+    def locate(self, x: float, y: float) -> npt.NDArray[np.float64]:
+        """Return where a point of the recipe lies, in units of the image's side."""
+        matrix, offset = compute_placement(self.pieces, self.pose)
+        return np.asarray(np.array((x, y)) @ matrix + offset)
+
+    def move(self, x: float, y: float) -> "PlannedThing":
+        """Return it shifted."""
+        cx, cy = self.pose.centre
+        return replace(self, pose=replace(self.pose, centre=(cx + x, cy + y)))
+
+    def change(self, min_visible: float) -> "PlannedThing":
+        """Return it with another least visible share."""
+        return replace(self, min_visible=min_visible)
+
+
+class Layer(NamedTuple):
+    """A step of drawing: thing number `number`, or its front again."""
+
+    number: int
+    front: bool = False
+
+
+class Group(NamedTuple):
+    """Things that are placed together.
+
+    Attributes:
+        things: The things.
+        layers: In order of drawing, numbers within the group.
+        relations: (i, relation, j): thing i of the group is on, in ... thing j.
+    """
+
+    things: list[PlannedThing]
+    layers: list[Layer]
+    relations: list[tuple[int, Relation, int]]
+
+
+@dataclass
+class Plan:
+    """What a scene holds.
+
+    Attributes:
+        things: In order of placement.
+        layers: In order of drawing.
+        relations: (i, relation, j): thing i was placed on, in ... thing j.
+        shadow: (right, down, darkness) of the shadows, the first two in units of the image's side.
+    """
+
+    things: list[PlannedThing] = field(default_factory=list)
+    layers: list[Layer] = field(default_factory=list)
+    relations: list[tuple[int, Relation, int]] = field(default_factory=list)
+    shadow: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def rasterize(self) -> "LabelMaps":
+        """Draw the numbers of things and parts coarsely."""
+        maps = LabelMaps(self, PLAN_SIDE)
+        for layer in self.layers:
+            thing = self.things[layer.number]
+            maps.paint(layer.number, *draw_labels(thing.pieces, thing.pose, PLAN_SIDE, front=layer.front))
+        return maps
+
+
+class LabelMaps:
+    """Which thing and which part each pixel shows.
+
+    Attributes:
+        instances: (side, side) uint8; 0 is the background, i + 1 is things[i].
+        parts: (side, side) uint8; the numbers of the parts, counted over all things from 1, 0 for none.
+        labels: Per thing, its parts' labels in the order of their numbers.
+        first: Per thing, the number before that of its first part.
+    """
+
+    def __init__(self, plan: Plan, side: int) -> None:
+        self.instances, self.parts = np.zeros((2, side, side), np.uint8)
+        self.labels = [list_labels(thing.pieces) for thing in plan.things]
+        self.first = [0, *accumulate(len(labels) for labels in self.labels)]
+
+    def paint(self, index: int, window: Window, parts: Labels, holes: Labels) -> None:
+        """Draw things[index] over what is there; a hole shows only where nothing is seen through it."""
+        solid = parts > 0
+        self.instances[window][solid] = index + 1
+        self.parts[window][solid] = parts[solid] + np.uint8(self.first[index])
+        if holes.any():
+            empty = (holes > 0) & (self.instances[window] == 0)
+            self.parts[window][empty] = holes[empty] + np.uint8(self.first[index])
+
+
+class Planner:
+    """Chooses things and finds places for them.
+
+    Attributes:
+        plan: What has been placed.
+        rng: Source of randomness.
+        count: How many things the scene is to hold.
+        size: Of a usual thing, in units of the image's side.
+    """
+
+    def __init__(self, rng: Random) -> None:
+        self.plan, self.rng = Plan(), rng
+        self.count = rng.choice(_COUNTS)
+        self.size = min(0.44, max(0.2, 0.62 / self.count**0.5 * rng.uniform(0.85, 1.15)))
+        self._instances = np.zeros((PLAN_SIDE, PLAN_SIDE), np.uint8)
+        self._areas: list[int] = []
+
+    @property
+    def left(self) -> int:
+        """How many things are still to be placed."""
+        return self.count - len(self.plan.things)
+
+    def choose_recipe(self, pool: Sequence[Recipe], besides: Sequence[Recipe] = ()) -> Recipe | None:
+        """Choose a recipe, often one that the scene has already; None if all would be confused with parts of others."""
+        present = [*besides, *(thing.recipe for thing in self.plan.things)]
+        fit = [recipe for recipe in pool if not any(_share_noun(recipe, other) for other in present)]
+        again = [recipe for recipe in fit if recipe in present]
+        return self.rng.choice(again if again and self.rng.random() < 0.45 else fit) if fit else None
+
+    def choose_thing(self, recipe: Recipe, size: float, *, turn: float | None = None) -> PlannedThing:
+        """Choose an individual in the middle of the image.
+
+        Args:
+            recipe: What it is.
+            size: In units of the image's side.
+            turn: Degrees; chosen if None.
+        """
+        rng = self.rng
+        pieces = tuple(build_pieces(recipe, rng))
+        turn = rng.uniform(-recipe.turn, recipe.turn) if turn is None else turn
+        pose = Pose((0.5, 0.5), size, turn, rng.uniform(*recipe.stretch), rng.random() < 0.5)
+        return PlannedThing(recipe, pieces, pose, self._choose_style(recipe))
+
+    def _choose_style(self, recipe: Recipe) -> Style:
+        rng = self.rng
+        taken = {thing.style.colour for thing in self.plan.things if thing.recipe == recipe}
+        free = [colour for colour in recipe.colours if colour not in taken]
+        colour = rng.choice(free if free and rng.random() < 0.85 else recipe.colours)
+        second = rng.choice([other for other in COLOURS if _differ(colour, other)])
+        pattern = rng.choice(PATTERNS) if recipe.takes_pattern and rng.random() < 0.75 else "plain"
+        return Style(
+            colour,
+            second,
+            pattern,
+            outline=rng.choice((0.0, 0.8, 1.0, 1.3)),
+            tint=tuple(rng.uniform(-9, 9) for _ in range(3)),
+            shade=(rng.uniform(-16, 16), rng.uniform(-20, 6)),
+            pattern_turn=rng.choice((0, 0, 90, 45, rng.uniform(0, 180))),
+            pattern_step=rng.uniform(0.13, 0.2),
+        )
+
+    def place(self, build: Callable[["Planner"], Group | None], *, apart: bool = True) -> bool:
+        """Build a group and find a place for it where it hides none of what is there too much; return whether there is one.
+
+        Args:
+            build: Builds the group, anywhere; None if it can't.
+            apart: Keep it off the things that are there.
+        """
+        for _ in range(_ATTEMPTS):
+            group = build(self)
+            if group is None or (moved := self._move_anywhere(group)) is None:
+                continue
+            if self._add(moved, apart):
+                return True
+        return False
+
+    def _move_anywhere(self, group: Group) -> Group | None:
+        boxes = np.array([thing.measure() for thing in group.things])
+        low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+        free = 1 - 2 * _MARGIN - (high - low)
+        if (free < 0).any():
+            return None
+        dx, dy = (_MARGIN + self.rng.uniform(0, free[axis]) - low[axis] for axis in (0, 1))
+        return group._replace(things=[thing.move(dx, dy) for thing in group.things])
+
+    def _add(self, group: Group, apart: bool) -> bool:
+        first = len(self.plan.things)
+        instances, areas, covers = self._instances.copy(), [*self._areas], False
+        areas += [0] * len(group.things)
+        for number, front in group.layers:
+            thing = group.things[number]
+            window, parts, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE, front=front)
+            solid = parts > 0
+            if not front:
+                areas[first + number] = int(solid.sum())
+            below = instances[window][solid]
+            covers |= bool(((below > 0) & (below <= first)).any())
+            instances[window][solid] = first + number + 1
+        visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)[1:]
+        shares = visible / np.maximum(areas, 1)
+        things = [*self.plan.things, *group.things]
+        if (apart and covers) or any(share < thing.min_visible for share, thing in zip(shares, things, strict=True)):
+            return False
+        self.plan.things = [thing.change(min(_MIN_VISIBLE, 0.9 * share)) for share, thing in zip(shares, things, strict=True)]
+        self.plan.layers += [Layer(first + number, front) for number, front in group.layers]
+        self.plan.relations += [(first + i, relation, first + j) for i, relation, j in group.relations]
+        self._instances, self._areas = instances, areas
+        return True
+
+
+def _share_noun(recipe: Recipe, other: Recipe) -> bool:
+    """Return whether one is called like a part of the other."""
+    return recipe.name in other.parts or other.name in recipe.parts
+
+
+def _differ(colour: str, other: str) -> bool:
+    return sum(abs(a - b) for a, b in zip(COLOURS[colour], COLOURS[other], strict=True)) > 170

@@ -1,0 +1,75 @@
+"""How the things of a planned scene lie to each other, with doubtful cases marked as such."""
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, Plan
+from sam4mllm_tool.embedded.everyday.rendering import draw_labels
+from sam4mllm_tool.types import Mask
+
+Relations: TypeAlias = dict[tuple[int, str, int], bool | None]
+
+_HIDDEN, _TOUCHED = 0.08, 0.01  # shares of a thing that another covers: it is behind it; it might be
+_NEAR, _FAR = 0.07, 0.16  # gaps in units of the image's side: next to each other; not next to each other
+
+
+def judge_relations(plan: Plan, boxes: npt.NDArray[np.float64]) -> Relations:
+    """Judge every pair of things.
+
+    Args:
+        plan: The scene.
+        boxes: (n, 4) of the things' visible pixels, x1, y1, x2, y2 in units of the image's side.
+
+    Returns:
+        (i, relation, j) -> True where thing i is "on", "in", "behind" or "across" thing j, or "next to" it; None where people
+        could disagree. All others are not so.
+    """
+    relations: Relations = {}
+    silhouettes = _draw_silhouettes(plan)
+    order = {layer.number: position for position, layer in reversed(list(enumerate(plan.layers)))}
+    placed = {frozenset((i, j)) for i, _, j in plan.relations}
+    for i in range(len(plan.things)):
+        for j in range(len(plan.things)):
+            if i == j:
+                continue
+            overlap = int((silhouettes[i] & silhouettes[j]).sum())
+            share = overlap / max(1, int(silhouettes[i].sum()))
+            doubtful = frozenset((i, j)) in placed
+            if doubtful or share > _TOUCHED and order[i] < order[j]:
+                relations[i, "behind", j] = None if doubtful or share < _HIDDEN else True
+            if doubtful or overlap or _rests_on(boxes[i], boxes[j]):
+                relations |= {(i, relation, j): None for relation in ("on", "in", "across", "next to")}
+            elif (beside := _judge_beside(boxes[i], boxes[j])) is not False:
+                relations[i, "next to", j] = beside
+    for i, relation, j in plan.relations:
+        relations[i, relation, j] = True
+        if relation == "across":
+            relations[j, relation, i] = True
+    return relations
+
+
+def _draw_silhouettes(plan: Plan) -> list[Mask]:
+    silhouettes = []
+    for thing in plan.things:
+        mask = np.zeros((PLAN_SIDE, PLAN_SIDE), np.bool_)
+        window, parts, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE)
+        mask[window] = parts > 0
+        silhouettes.append(mask)
+    return silhouettes
+
+
+def _rests_on(upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64]) -> bool:
+    """Return whether a box ends about where the other begins, above it."""
+    overlap = min(upper[2], lower[2]) - max(upper[0], lower[0])
+    return bool(overlap > 0 and abs(upper[3] - lower[1]) < 0.05)
+
+
+def _judge_beside(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool | None:
+    gap = max(first[0], second[0]) - min(first[2], second[2])
+    heights = min(first[3] - first[1], second[3] - second[1])
+    level = (min(first[3], second[3]) - max(first[1], second[1])) / heights
+    if -0.02 < gap < _NEAR and level > 0.5:
+        return True
+    return None if gap < _FAR and level > 0.2 else False

@@ -1,0 +1,192 @@
+"""The everyday world: drawn scenes of common things with exact masks of the things and of their parts, each from a seed.
+
+A scene is two to ten things on a plain or cluttered background. Many stand on, lie in, hide behind or cross each other, many are
+thin, and many have a part that fills their box, so that a box alone does not say which pixels are meant. Seeds below
+`TEST_SEEDS` may be used for training and tuning; seeds from there on are the test split and are never trained on.
+
+Positions are in units of the image's side, so a seed gives the same scene at any resolution.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+
+from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, LabelMaps, Plan
+from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
+from sam4mllm_tool.embedded.everyday.groups import plan_scene
+from sam4mllm_tool.embedded.everyday.recipe import HOLE, Recipe, load_recipes, name_part
+from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
+from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual, draw_labels
+from sam4mllm_tool.geometry.boxes import mask_to_box
+from sam4mllm_tool.types import Box, Mask
+
+TEST_SEEDS = 1_000_000
+"""The first seed of the test split."""
+MIN_SIDE = 128
+
+_MIN_PART = 22  # pixels of the coarse raster; smaller parts are not referred to
+
+
+@dataclass(frozen=True)
+class EverydayObject:
+    """One drawn thing.
+
+    Attributes:
+        noun: What it is, a key of `load_recipes()`.
+        colour: Name of its main colour.
+        pattern: "plain", "striped" or "dotted".
+        centre: Middle of its visible pixels' box, (x, y) in units of the image's side.
+        extent: (width, height) of that box in units of the image's side.
+        visible: Share of its pixels that no other thing covers.
+        box: Around its visible pixels, in pixels.
+    """
+
+    noun: str
+    colour: str
+    pattern: str
+    centre: tuple[float, float]
+    extent: tuple[float, float]
+    visible: float
+    box: Box
+
+    @property
+    def recipe(self) -> Recipe:
+        """How things of this kind are drawn."""
+        return load_recipes()[self.noun]
+
+
+@dataclass(frozen=True)
+class ObjectPart:
+    """One part of a drawn thing, or a hole in it.
+
+    Attributes:
+        name: What it is, one of the recipe's parts.
+        owner: Index of the thing in the scene's objects.
+        number: Its pixels' value in the scene's parts.
+        is_hole: Whether it is a hole, whose pixels are not the thing's own.
+        centre: Middle of its visible pixels' box, (x, y) in units of the image's side.
+        box: Around its visible pixels, in pixels.
+    """
+
+    name: str
+    owner: int
+    number: int
+    is_hole: bool
+    centre: tuple[float, float]
+    box: Box
+
+
+Region: TypeAlias = EverydayObject | ObjectPart
+
+
+@dataclass(frozen=True, eq=False)
+class EverydayScene:
+    """A drawn image with its true masks.
+
+    Attributes:
+        seed: What it was drawn from.
+        image: (side, side, 3) uint8 RGB.
+        instances: (side, side) uint8; 0 is the background, i + 1 the visible pixels of objects[i].
+        parts: (side, side) uint8; 0 is the background, else the number of an `ObjectPart`, or of one too small to be in the list.
+        objects: The things.
+        object_parts: Their parts that are large enough to be referred to.
+        clipped: (index of the object, name) of the parts of which an instance is too small to be in object_parts.
+        relations: (i, relation, j): objects[i] is on, in, behind or across objects[j], or next to it; True where that is so,
+            None where people could disagree; all others are not so.
+    """
+
+    seed: int
+    image: npt.NDArray[np.uint8]
+    instances: npt.NDArray[np.uint8]
+    parts: npt.NDArray[np.uint8]
+    objects: tuple[EverydayObject, ...]
+    object_parts: tuple[ObjectPart, ...]
+    clipped: frozenset[tuple[int, str]]
+    relations: Relations
+
+    @cached_property
+    def regions(self) -> tuple[Region, ...]:
+        """The objects, then their parts: what expressions refer to."""
+        return (*self.objects, *self.object_parts)
+
+    def mask(self, index: int) -> Mask:
+        """Return the visible pixels of regions[index], (side, side) bool; objects come first."""
+        if index < len(self.objects):
+            return np.equal(self.instances, index + 1)
+        return np.equal(self.parts, self.object_parts[index - len(self.objects)].number)
+
+
+def draw_scene(seed: int, side: int = 256) -> EverydayScene:
+    """Draw the scene of a seed, `side` pixels square.
+
+    Raises:
+        ValueError: The side is below `MIN_SIDE`.
+    """
+    if side < MIN_SIDE:
+        raise ValueError(f"a scene of everyday things is at least {MIN_SIDE} pixels square, not {side}")
+    plan = plan_scene(Random(f"everyday-{seed}"))
+    image = draw_background(Random(f"background-{seed}"), np.random.default_rng(seed), side)
+    maps = LabelMaps(plan, side)
+    for number, front in plan.layers:
+        thing = plan.things[number]
+        drawing = draw_individual(thing.pieces, thing.pose, thing.style, side, front=front)
+        if plan.shadow[2] and not front:
+            _cast_shadow(image, drawing, plan.shadow)
+        image[drawing.window] = image[drawing.window] * (1 - drawing.coverage[..., None]) + drawing.colour
+        maps.paint(number, drawing.window, drawing.parts, drawing.holes)
+    objects, parts, clipped, relations = _describe(plan, maps)
+    pixels = image.clip(0, 255).astype(np.uint8)
+    return EverydayScene(seed, pixels, maps.instances, maps.parts, objects, parts, clipped, relations)
+
+
+def _cast_shadow(image: FloatImage, drawing: Drawing, shadow: tuple[float, float, float]) -> None:
+    """Darken the image around where the thing will be drawn, shifted and blurred."""
+    side = len(image)
+    dx, dy, blur = round(shadow[0] * side), round(shadow[1] * side), max(1, side // 100)
+    rows, columns = drawing.window
+    room = 2 * blur + max(abs(dx), abs(dy))
+    y1, x1 = max(0, rows.start - room), max(0, columns.start - room)
+    y2, x2 = min(side, rows.stop + room), min(side, columns.stop + room)
+    canvas = Image.new("L", (x2 - x1, y2 - y1))
+    solid = Image.fromarray((drawing.coverage * 255).astype(np.uint8))
+    canvas.paste(solid, (columns.start - x1 + dx, rows.start - y1 + dy))
+    dark = np.asarray(canvas.filter(ImageFilter.BoxBlur(blur)), np.float32) * np.float32(shadow[2] / 255)
+    image[y1:y2, x1:x2] *= 1 - dark[..., None]
+
+
+def _describe(
+    plan: Plan, maps: LabelMaps
+) -> tuple[tuple[EverydayObject, ...], tuple[ObjectPart, ...], frozenset[tuple[int, str]], Relations]:
+    """Describe the things and parts by what the coarse raster shows, with boxes from the image's own pixels."""
+    coarse = plan.rasterize()
+    objects, parts, clipped = [], [], set()
+    boxes = np.array([_measure(coarse.instances == i + 1) for i in range(len(plan.things))])
+    counts = np.bincount(coarse.parts.ravel(), minlength=coarse.first[-1] + 1)
+    for i, thing in enumerate(plan.things):
+        x1, y1, x2, y2 = boxes[i].tolist()
+        window, full, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE)
+        share = int((coarse.instances == i + 1).sum()) / max(1, int((full > 0).sum()))
+        box = mask_to_box(maps.instances == i + 1)
+        style, centre = thing.style, ((x1 + x2) / 2, (y1 + y2) / 2)
+        objects.append(
+            EverydayObject(thing.recipe.name, style.colour, style.pattern, centre, (x2 - x1, y2 - y1), min(1.0, share), box)
+        )
+        holes = {piece.label for piece in thing.pieces if piece.colour == HOLE}
+        for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
+            if counts[number] >= _MIN_PART:
+                x1, y1, x2, y2 = _measure(coarse.parts == number).tolist()
+                middle, box = ((x1 + x2) / 2, (y1 + y2) / 2), mask_to_box(maps.parts == number)
+                parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, box))
+            elif counts[number]:
+                clipped.add((i, name_part(label)))
+    return tuple(objects), tuple(parts), frozenset(clipped), judge_relations(plan, boxes)
+
+
+def _measure(mask: Mask) -> npt.NDArray[np.float64]:
+    """Return the box of the pixels in units of the raster's side."""
+    return np.array(mask_to_box(mask)) / len(mask)
