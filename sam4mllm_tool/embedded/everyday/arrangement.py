@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Piece, Recipe, build_pieces
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, Recipe, build_individual
 from sam4mllm_tool.embedded.everyday.rendering import (
     PATTERNS,
     Labels,
@@ -21,19 +21,19 @@ from sam4mllm_tool.embedded.everyday.rendering import (
     Window,
     compute_placement,
     draw_labels,
-    list_labels,
-    place_pieces,
+    place_polygons,
 )
 
 PLAN_SIDE = 128
 """Side of the coarse raster in pixels."""
 
+Stamp = tuple[Window, Labels, Labels]
 Relation = Literal["on", "in", "behind", "across"]
 
 _COUNTS = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
-_ATTEMPTS = 12
+_BUILDS, _PLACES = 6, 8  # how many groups are tried, and how many places for each
 _MIN_VISIBLE = 0.72  # of a thing that is not placed to be covered
-_MARGIN = 0.02  # of the image that things keep free
+_MARGIN = 0.03  # of the image that things keep free
 
 
 @dataclass(frozen=True)
@@ -42,36 +42,32 @@ class PlannedThing:
 
     Attributes:
         recipe: What it is.
-        pieces: The individual.
+        individual: Its proportions.
         pose: Where it lies.
         style: How it is painted.
         min_visible: The least share of its pixels that others may leave visible.
     """
 
     recipe: Recipe
-    pieces: tuple[Piece, ...]
+    individual: Individual
     pose: Pose
     style: Style
     min_visible: float = _MIN_VISIBLE
 
     def measure(self) -> npt.NDArray[np.float64]:
         """Return the box of its drawing, x1, y1, x2, y2 in units of the image's side."""
-        corners = np.concatenate(place_pieces(self.pieces, self.pose))
+        corners = place_polygons(self.individual, self.pose)
         return np.concatenate([corners.min(0), corners.max(0)])
 
     def locate(self, x: float, y: float) -> npt.NDArray[np.float64]:
         """Return where a point of the recipe lies, in units of the image's side."""
-        matrix, offset = compute_placement(self.pieces, self.pose)
+        matrix, offset = compute_placement(self.individual, self.pose)
         return np.asarray(np.array((x, y)) @ matrix + offset)
 
     def move(self, x: float, y: float) -> "PlannedThing":
         """Return it shifted."""
         cx, cy = self.pose.centre
         return replace(self, pose=replace(self.pose, centre=(cx + x, cy + y)))
-
-    def change(self, min_visible: float) -> "PlannedThing":
-        """Return it with another least visible share."""
-        return replace(self, min_visible=min_visible)
 
 
 class Layer(NamedTuple):
@@ -102,21 +98,22 @@ class Plan:
     Attributes:
         things: In order of placement.
         layers: In order of drawing.
+        stamps: Per layer, the window, parts and holes that it draws on the coarse raster.
         relations: (i, relation, j): thing i was placed on, in ... thing j.
         shadow: (right, down, darkness) of the shadows, the first two in units of the image's side.
     """
 
     things: list[PlannedThing] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
+    stamps: list[Stamp] = field(default_factory=list)
     relations: list[tuple[int, Relation, int]] = field(default_factory=list)
     shadow: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def rasterize(self) -> "LabelMaps":
         """Draw the numbers of things and parts coarsely."""
         maps = LabelMaps(self, PLAN_SIDE)
-        for layer in self.layers:
-            thing = self.things[layer.number]
-            maps.paint(layer.number, *draw_labels(thing.pieces, thing.pose, PLAN_SIDE, front=layer.front))
+        for layer, stamp in zip(self.layers, self.stamps, strict=True):
+            maps.paint(layer.number, *stamp)
         return maps
 
 
@@ -132,7 +129,7 @@ class LabelMaps:
 
     def __init__(self, plan: Plan, side: int) -> None:
         self.instances, self.parts = np.zeros((2, side, side), np.uint8)
-        self.labels = [list_labels(thing.pieces) for thing in plan.things]
+        self.labels = [thing.individual.labels for thing in plan.things]
         self.first = [0, *accumulate(len(labels) for labels in self.labels)]
 
     def paint(self, index: int, window: Window, parts: Labels, holes: Labels) -> None:
@@ -169,24 +166,28 @@ class Planner:
 
     def choose_recipe(self, pool: Sequence[Recipe], besides: Sequence[Recipe] = ()) -> Recipe | None:
         """Choose a recipe, often one that the scene has already; None if all would be confused with parts of others."""
-        present = [*besides, *(thing.recipe for thing in self.plan.things)]
-        fit = [recipe for recipe in pool if not any(_share_noun(recipe, other) for other in present)]
+        present = {*besides, *(thing.recipe for thing in self.plan.things)}
+        names, parts = {recipe.name for recipe in present}, {part for recipe in present for part in recipe.parts}
+        fit = [recipe for recipe in pool if recipe.name not in parts and names.isdisjoint(recipe.parts)]
         again = [recipe for recipe in fit if recipe in present]
         return self.rng.choice(again if again and self.rng.random() < 0.45 else fit) if fit else None
 
-    def choose_thing(self, recipe: Recipe, size: float, *, turn: float | None = None) -> PlannedThing:
+    def choose_thing(
+        self, recipe: Recipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE
+    ) -> PlannedThing:
         """Choose an individual in the middle of the image.
 
         Args:
             recipe: What it is.
             size: In units of the image's side.
             turn: Degrees; chosen if None.
+            min_visible: The least share of its pixels that others may leave visible.
         """
         rng = self.rng
-        pieces = tuple(build_pieces(recipe, rng))
+        individual = build_individual(recipe, rng)
         turn = rng.uniform(-recipe.turn, recipe.turn) if turn is None else turn
         pose = Pose((0.5, 0.5), size, turn, rng.uniform(*recipe.stretch), rng.random() < 0.5)
-        return PlannedThing(recipe, pieces, pose, self._choose_style(recipe))
+        return PlannedThing(recipe, individual, pose, self._choose_style(recipe), min_visible)
 
     def _choose_style(self, recipe: Recipe) -> Style:
         rng = self.rng
@@ -213,51 +214,59 @@ class Planner:
             build: Builds the group, anywhere; None if it can't.
             apart: Keep it off the things that are there.
         """
-        for _ in range(_ATTEMPTS):
+        for _ in range(_BUILDS):
             group = build(self)
-            if group is None or (moved := self._move_anywhere(group)) is None:
+            if group is None:
                 continue
-            if self._add(moved, apart):
-                return True
+            boxes = np.array([thing.measure() for thing in group.things])
+            low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
+            room = np.floor((1 - 2 * _MARGIN - (high - low)) * PLAN_SIDE).astype(int).tolist()
+            if min(room) < 0:
+                continue
+            group = _move_group(group, *(_MARGIN - low))
+            stamps = [_draw_stamp(group.things[number], front) for number, front in group.layers]
+            for _ in range(_PLACES):
+                x, y = (self.rng.randint(0, most) for most in room)
+                if self._add(_move_group(group, x / PLAN_SIDE, y / PLAN_SIDE), [_move_stamp(s, x, y) for s in stamps], apart):
+                    return True
         return False
 
-    def _move_anywhere(self, group: Group) -> Group | None:
-        boxes = np.array([thing.measure() for thing in group.things])
-        low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
-        free = 1 - 2 * _MARGIN - (high - low)
-        if (free < 0).any():
-            return None
-        dx, dy = (_MARGIN + self.rng.uniform(0, free[axis]) - low[axis] for axis in (0, 1))
-        return group._replace(things=[thing.move(dx, dy) for thing in group.things])
-
-    def _add(self, group: Group, apart: bool) -> bool:
+    def _add(self, group: Group, stamps: list[Stamp], apart: bool) -> bool:
         first = len(self.plan.things)
-        instances, areas, covers = self._instances.copy(), [*self._areas], False
-        areas += [0] * len(group.things)
-        for number, front in group.layers:
-            thing = group.things[number]
-            window, parts, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE, front=front)
-            solid = parts > 0
-            if not front:
-                areas[first + number] = int(solid.sum())
-            below = instances[window][solid]
-            covers |= bool(((below > 0) & (below <= first)).any())
-            instances[window][solid] = first + number + 1
-        visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)[1:]
-        shares = visible / np.maximum(areas, 1)
-        things = [*self.plan.things, *group.things]
-        if (apart and covers) or any(share < thing.min_visible for share, thing in zip(shares, things, strict=True)):
+        if apart and any((self._instances[window][parts > 0] > 0).any() for window, parts, _ in stamps):
             return False
-        self.plan.things = [thing.change(min(_MIN_VISIBLE, 0.9 * share)) for share, thing in zip(shares, things, strict=True)]
+        instances, areas = self._instances.copy(), [*self._areas, *(0 for _ in group.things)]
+        for layer, (window, parts, _) in zip(group.layers, stamps, strict=True):
+            solid = parts > 0
+            if not layer.front:
+                areas[first + layer.number] = int(solid.sum())
+            instances[window][solid] = first + layer.number + 1
+        visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)[1:]
+        shares = (visible / np.maximum(areas, 1)).tolist()
+        things = [*self.plan.things, *group.things]
+        if any(share < thing.min_visible for share, thing in zip(shares, things, strict=True)):
+            return False
+        self.plan.things = [
+            replace(thing, min_visible=min(_MIN_VISIBLE, 0.9 * share)) for share, thing in zip(shares, things, strict=True)
+        ]
         self.plan.layers += [Layer(first + number, front) for number, front in group.layers]
+        self.plan.stamps += stamps
         self.plan.relations += [(first + i, relation, first + j) for i, relation, j in group.relations]
         self._instances, self._areas = instances, areas
         return True
 
 
-def _share_noun(recipe: Recipe, other: Recipe) -> bool:
-    """Return whether one is called like a part of the other."""
-    return recipe.name in other.parts or other.name in recipe.parts
+def _draw_stamp(thing: PlannedThing, front: bool) -> Stamp:
+    return draw_labels(thing.individual, thing.pose, PLAN_SIDE, front=front)
+
+
+def _move_stamp(stamp: Stamp, x: int, y: int) -> Stamp:
+    (rows, columns), parts, holes = stamp
+    return (slice(rows.start + y, rows.stop + y), slice(columns.start + x, columns.stop + x)), parts, holes
+
+
+def _move_group(group: Group, x: float, y: float) -> Group:
+    return group._replace(things=[thing.move(x, y) for thing in group.things])
 
 
 def _differ(colour: str, other: str) -> bool:

@@ -96,7 +96,9 @@ def _cluttered(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatIma
         fill = tuple(int(value + rng.gauss(0, 16)) for value in tint)
         x, y, r = rng.uniform(-0.1, 1.1), rng.uniform(-0.1, 1.1), rng.uniform(0.02, 0.14)
         if rng.random() < 0.4:
-            draw.ellipse([side * v for v in (x - r, y - r * rng.uniform(0.4, 1), x + r, y + r * rng.uniform(0.4, 1))], fill=fill)
+            draw.ellipse(
+                [side * v for v in (x - r, y - r * rng.uniform(0.4, 1), x + r, y + r * rng.uniform(0.4, 1))], fill=fill
+            )
             continue
         angles = sorted(rng.uniform(0, 2 * math.pi) for _ in range(rng.randint(3, 6)))
         draw.polygon([((x + r * math.cos(a)) * side, (y + r * math.sin(a)) * side) for a in angles], fill=fill)

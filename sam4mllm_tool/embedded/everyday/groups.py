@@ -69,7 +69,7 @@ def _build_in(planner: Planner) -> Group | None:
     inner = outer and planner.choose_recipe(_pool(lambda recipe: recipe.name in outer.holds), [outer])
     if outer is None or inner is None:
         return None
-    container = planner.choose_thing(outer, _clip(planner.size * 1.4, 0.3, 0.55), turn=rng.uniform(-3, 3))
+    container = planner.choose_thing(outer, _clip(planner.size * 1.4, 0.3, 0.55), turn=rng.uniform(-3, 3), min_visible=0.3)
     x1, x2, y = outer.opening
     left, right = container.locate(x1, y), container.locate(x2, y)
     narrow = x2 - x1 < 45
@@ -78,10 +78,10 @@ def _build_in(planner: Planner) -> Group | None:
     things = [container]
     for number in range(count):
         turn = rng.uniform(-16, 16) + (180 if inner.name in _HANDLE_UP else 0)
-        thing = planner.choose_thing(inner, size, turn=turn if narrow else rng.uniform(-10, 10)).change(0.3)
+        thing = planner.choose_thing(inner, size, turn=turn if narrow else rng.uniform(-10, 10), min_visible=0.3)
         _, top, _, bottom = thing.measure()
         foot = left + (right - left) * (number + rng.uniform(0.4, 0.6)) / count
-        things.append(_stand(thing, foot + (0, (bottom - top) * rng.uniform(0.3, 0.45))))
+        things.append(_stand(thing, foot + np.array((0, (bottom - top) * rng.uniform(0.3, 0.45)))))
     layers = [*(Layer(i) for i in range(len(things))), Layer(0, front=True)]
     return Group(things, layers, [(i, "in", 0) for i in range(1, len(things))])
 
@@ -96,15 +96,15 @@ def _build_inside(planner: Planner) -> Group | None:
     inner = outer and planner.choose_recipe(_pool(lambda recipe: recipe.stands or recipe.long), [outer])
     if outer is None or inner is None:
         return None
-    container = planner.choose_thing(outer, _clip(planner.size * 1.5, 0.3, 0.6)).change(0.3)
+    container = planner.choose_thing(outer, _clip(planner.size * 1.5, 0.3, 0.6), min_visible=0.3)
     x1, y1, x2, y2 = outer.inside
     corners = np.array([container.locate(x, y) for x in (x1, x2) for y in (y1, y2)])
     room = (corners.max(0) - corners.min(0)).min()
-    thing = planner.choose_thing(inner, room * rng.uniform(0.65, 0.9))
+    thing = planner.choose_thing(inner, room * rng.uniform(0.65, 0.9), min_visible=0.6)
     box = thing.measure()
     middle = corners.mean(0) - (box[:2] + box[2:]) / 2
     layers = [Layer(0), Layer(1), *([Layer(0, front=True)] if outer.front else [])]
-    return Group([container, thing.move(*middle).change(0.6)], layers, [(1, "in", 0)])
+    return Group([container, thing.move(*middle)], layers, [(1, "in", 0)])
 
 
 def _build_behind(planner: Planner) -> Group | None:
@@ -116,7 +116,7 @@ def _build_behind(planner: Planner) -> Group | None:
     if near is None or far is None:
         return None
     front = planner.choose_thing(near, _clip(planner.size * 1.4, 0.28, 0.6))
-    back = planner.choose_thing(far, front.pose.size * rng.uniform(0.65, 1.0)).change(0.45)
+    back = planner.choose_thing(far, front.pose.size * rng.uniform(0.65, 1.0), min_visible=0.45)
     reach = 0.15 if thin else rng.uniform(0.4, 0.6)
     side = rng.choice((-1, 1)) * reach * front.pose.size
     return Group([back.move(side, rng.uniform(-0.1, 0.1) * front.pose.size), front], [Layer(0), Layer(1)], [])
@@ -133,7 +133,7 @@ def _build_across(planner: Planner) -> Group | None:
     turns = (tilt + rng.choice((0, 180)), -tilt + rng.choice((0, 180)))
     things = []
     for recipe, turn in zip((first, second), turns, strict=True):
-        thing = planner.choose_thing(recipe, size, turn=turn).change(0.5)
+        thing = planner.choose_thing(recipe, size, turn=turn, min_visible=0.5)
         x1, y1, x2, y2 = thing.measure()
         things.append(thing.move(0.5 - (x1 + x2) / 2, 0.5 - (y1 + y2) / 2))
     return Group(things, [Layer(0), Layer(1)], [(1, "across", 0)])

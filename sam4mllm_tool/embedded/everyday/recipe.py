@@ -4,19 +4,20 @@ A recipe draws in a square of 100 x 100 units, y down, one primitive per line, t
 
     PART [sym | row N DX DY | spin N X Y | maybe] PRIMITIVE NUMBERS COLOUR [flat] [pat]
 
-`let NAME A..B` draws a number that the lines after it may use as NAME, NAME+5 or NAME-5; A..B may stand in a line too. `sym` adds
-the mirror image at x = 50, `row` and `spin` repeat the primitive, `maybe` leaves it out in four of ten individuals. A digit after the
-name of a part starts an instance of it (wheel1, wheel2), which repetitions count up. COLOUR is `main` (the one by which the thing is
-called), `dark` or `light` (shades of it), `second` (any other), a name of `MATERIALS`, or `hole`, which cuts
-a hole that is a part of its own. `flat` leaves the outline out, `pat` takes the thing's stripes or dots.
+`let NAME A..B` draws a number that the lines after it may use as NAME, NAME+5 or NAME-5; A..B may stand in a line too.
+`sym` adds the mirror image at x = 50, `row` and `spin` repeat the primitive, `maybe` leaves it out in four of ten individuals.
+A digit after the name of a part starts an instance of it (wheel1, wheel2), which repetitions count up. COLOUR is `main` (the
+one by which the thing is called), `dark` or `light` (shades of it), `second` (any other), a name of `MATERIALS`, or `hole`,
+which cuts a hole that is a part of its own. `flat` leaves the outline out, `pat` takes the thing's stripes or dots.
 """
 
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
+from itertools import accumulate
 from random import Random
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ MATERIALS: dict[str, Rgb] = {
 HOLE = "hole"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recipe:
     """How an everyday thing is drawn and what may be done with it.
 
@@ -113,7 +114,7 @@ class Recipe:
         """Whether it can be striped or dotted."""
         return any("pat" in line.split() for line in self.lines)
 
-    @property
+    @cached_property
     def parts(self) -> tuple[str, ...]:
         """The names of its parts, holes included, in drawing order."""
         labels = (line.split()[0] for line in self.lines if not line.startswith("let "))
@@ -155,7 +156,9 @@ def load_recipes() -> dict[str, Recipe]:
 
 
 def _read_recipe(name: str, table: dict[str, Any]) -> Recipe:
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in ("draw", "front")}
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in ("draw", "front")
+    }
     for key in ("colours", "similar", "pair", "holds"):
         if key in fields:
             fields[key] = tuple(re.split(r",\s*", fields[key]))
@@ -167,37 +170,90 @@ def _read_recipe(name: str, table: dict[str, Any]) -> Recipe:
 # Drawing an individual ----------------------------------------------------------------------------------------------
 
 
-def build_pieces(recipe: Recipe, rng: Random) -> list[Piece]:
-    """Draw the proportions of an individual and return its polygons, from back to front, the front's flagged as such."""
+class Individual:
+    """The polygons of one thing, from back to front.
+
+    Attributes:
+        pieces: The polygons with their parts and colours.
+        labels: The labels of the parts in drawing order; the numbers of parts count along this list from 1.
+        corners: (n, 2) of all polygons, in the recipe's units.
+        ends: Per piece, where its corners end in `corners`.
+        low: (2,) least coordinates.
+        high: (2,) greatest coordinates.
+    """
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self.pieces = tuple(pieces)
+        self.labels = list(dict.fromkeys(piece.label for piece in pieces))
+        self.corners = np.concatenate([piece.polygon for piece in pieces])
+        self.ends = tuple(accumulate(len(piece.polygon) for piece in pieces))
+        self.low, self.high = self.corners.min(0), self.corners.max(0)
+
+
+def build_individual(recipe: Recipe, rng: Random) -> Individual:
+    """Draw the proportions of an individual."""
     pieces: list[Piece] = []
     values: dict[str, float] = {}
+    for step in _compile_recipe(recipe):
+        if isinstance(step, _Variable):
+            values[step.name] = _evaluate(step.value, values, rng)
+        elif not step.optional or rng.random() < 0.6:
+            pieces += step.fixed or _build_pieces(step, values, rng)
+    return Individual(pieces)
+
+
+class _Variable(NamedTuple):
+    name: str
+    value: str
+
+
+class _Step(NamedTuple):
+    """A line of a drawing; `fixed` are its pieces if they are the same for every individual."""
+
+    template: Piece
+    primitive: str
+    numbers: tuple[str, ...]
+    repetition: tuple[str, ...]
+    optional: bool
+    fixed: tuple[Piece, ...] = ()
+
+
+@cache
+def _compile_recipe(recipe: Recipe) -> tuple[_Step | _Variable, ...]:
+    steps: list[_Step | _Variable] = []
     for number, line in enumerate((*recipe.lines, *recipe.front)):
         words = line.split()
         try:
-            if words[0] == "let":
-                values[words[1]] = _evaluate(words[2], values, rng)
-            else:
-                drawn = _read_line(words, values, rng)
-                pieces += (piece._replace(front=True) for piece in drawn) if number >= len(recipe.lines) else drawn
-        except (ValueError, IndexError, KeyError) as error:
-            raise ValueError(f"{recipe.name}: {line!r}: {error}") from error
-    return pieces
-
-
-def _read_line(words: Sequence[str], values: dict[str, float], rng: Random) -> Iterator[Piece]:
-    start = next(i for i, word in enumerate(words) if word in PRIMITIVES)
-    end = next(i for i, word in enumerate(words) if i > start and word in _COLOUR_WORDS)
-    flags = words[end + 1 :]
-    shape = build_polygon(words[start], [_evaluate(word, values, rng) for word in words[start + 1 : end]])
-    shapes = _repeat(shape, words[1:start], values, rng)
-    name = words[0].rstrip("0123456789")
-    first = int(words[0][len(name) :] or 0)
-    for number, repeated in enumerate(shapes):
-        label = f"{name}{first + number}" if first else name
-        yield Piece(label, repeated, words[end], "flat" not in flags, "pat" in flags, words[start] == "ring")
+            steps.append(
+                _Variable(words[1], words[2]) if words[0] == "let" else _compile_line(words, front=number >= len(recipe.lines))
+            )
+        except (ValueError, IndexError, KeyError, StopIteration) as error:
+            raise ValueError(f"{recipe.name}: {line!r} can't be drawn: {error}") from error
+    return tuple(steps)
 
 
 _COLOUR_WORDS = {"main", "dark", "light", "second", HOLE, *MATERIALS}
+
+
+def _compile_line(words: Sequence[str], *, front: bool) -> _Step:
+    start = next(i for i, word in enumerate(words) if word in PRIMITIVES)
+    end = next(i for i, word in enumerate(words) if i > start and word in _COLOUR_WORDS)
+    flags, repetition, numbers = words[end + 1 :], tuple(words[1:start]), tuple(words[start + 1 : end])
+    template = Piece(
+        words[0], np.empty((0, 2)), words[end], "flat" not in flags, "pat" in flags, ring=words[start] == "ring", front=front
+    )
+    optional = repetition == ("maybe",)
+    step = _Step(template, words[start], numbers, () if optional else repetition, optional)
+    varies = any(re.search(r"[a-z]|\.\.", word) for word in (*numbers, *repetition[1:]))
+    return step if varies else step._replace(fixed=tuple(_build_pieces(step, {}, Random(0))))
+
+
+def _build_pieces(step: _Step, values: dict[str, float], rng: Random) -> Iterator[Piece]:
+    shape = build_polygon(step.primitive, [_evaluate(word, values, rng) for word in step.numbers])
+    name = step.template.label.rstrip("0123456789")
+    first = int(step.template.label[len(name) :] or 0)
+    for number, repeated in enumerate(_repeat(shape, step.repetition, values, rng), start=first):
+        yield step.template._replace(label=f"{name}{number}" if first else name, polygon=repeated)
 
 
 def _repeat(shape: Polygon, words: Sequence[str], values: dict[str, float], rng: Random) -> list[Polygon]:
@@ -206,14 +262,12 @@ def _repeat(shape: Polygon, words: Sequence[str], values: dict[str, float], rng:
     numbers = [_evaluate(word, values, rng) for word in words[1:]]
     match words[0]:
         case "sym":
-            return [shape, shape * (-1, 1) + (100, 0)]
+            return [shape, shape * np.array((-1, 1)) + np.array((100, 0))]
         case "row":
-            return [shape + (i * numbers[1], i * numbers[2]) for i in range(round(numbers[0]))]
+            return [shape + i * np.array(numbers[1:]) for i in range(round(numbers[0]))]
         case "spin":
             centre, count = np.array(numbers[1:]), round(numbers[0])
             return [(shape - centre) @ _rotation(360 * i / count) + centre for i in range(count)]
-        case "maybe":
-            return [shape] if rng.random() < 0.6 else []
     raise ValueError(f"no repetition {words[0]!r}")
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, Plan
-from sam4mllm_tool.embedded.everyday.rendering import draw_labels
 from sam4mllm_tool.types import Mask
 
 Relations: TypeAlias = dict[tuple[int, str, int], bool | None]
@@ -37,7 +36,7 @@ def judge_relations(plan: Plan, boxes: npt.NDArray[np.float64]) -> Relations:
             overlap = int((silhouettes[i] & silhouettes[j]).sum())
             share = overlap / max(1, int(silhouettes[i].sum()))
             doubtful = frozenset((i, j)) in placed
-            if doubtful or share > _TOUCHED and order[i] < order[j]:
+            if doubtful or (share > _TOUCHED and order[i] < order[j]):
                 relations[i, "behind", j] = None if doubtful or share < _HIDDEN else True
             if doubtful or overlap or _rests_on(boxes[i], boxes[j]):
                 relations |= {(i, relation, j): None for relation in ("on", "in", "across", "next to")}
@@ -51,13 +50,13 @@ def judge_relations(plan: Plan, boxes: npt.NDArray[np.float64]) -> Relations:
 
 
 def _draw_silhouettes(plan: Plan) -> list[Mask]:
-    silhouettes = []
-    for thing in plan.things:
-        mask = np.zeros((PLAN_SIDE, PLAN_SIDE), np.bool_)
-        window, parts, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE)
-        mask[window] = parts > 0
-        silhouettes.append(mask)
-    return silhouettes
+    silhouettes: list[tuple[int, Mask]] = []
+    for layer, (window, parts, _) in zip(plan.layers, plan.stamps, strict=True):
+        if not layer.front:
+            mask = np.zeros((PLAN_SIDE, PLAN_SIDE), np.bool_)
+            mask[window] = parts > 0
+            silhouettes.append((layer.number, mask))
+    return [mask for _, mask in sorted(silhouettes, key=lambda pair: pair[0])]
 
 
 def _rests_on(upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64]) -> bool:

@@ -1,11 +1,11 @@
 """Draws individuals of everyday things: coloured, patterned, shaded and outlined, with the exact pixels of their parts.
 
-A canvas is three times as fine as the image. Its alpha channel holds the number of the part, so that one filled polygon sets colour
-and part alike; the pixel of a mask is the part at the pixel's middle.
+A canvas is three times as fine as the image. Its alpha channel holds the number of the part, so that one filled polygon sets
+colour and part alike; the pixel of a mask is the part at the pixel's middle.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw
 
 from sam4mllm_tool.embedded.everyday.primitives import Polygon
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, HOLE, MATERIALS, Piece, Rgb
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, HOLE, MATERIALS, Individual, Piece, Rgb
 
 PATTERNS = ("plain", "striped", "dotted")
 
@@ -87,35 +87,28 @@ class Drawing(NamedTuple):
     holes: Labels
 
 
-def list_labels(pieces: Sequence[Piece]) -> list[str]:
-    """List the labels of the parts in drawing order; a drawing's numbers count along this list."""
-    return list(dict.fromkeys(piece.label for piece in pieces))
+def place_polygons(individual: Individual, pose: Pose) -> Polygon:
+    """Return the corners of all polygons in units of the image's side, as `Individual.corners`."""
+    matrix, offset = compute_placement(individual, pose)
+    return individual.corners @ matrix + offset
 
 
-def place_pieces(pieces: Sequence[Piece], pose: Pose) -> list[Polygon]:
-    """Return the polygons in units of the image's side."""
-    matrix, offset = compute_placement(pieces, pose)
-    return [piece.polygon @ matrix + offset for piece in pieces]
-
-
-def compute_placement(pieces: Sequence[Piece], pose: Pose) -> tuple[Polygon, Polygon]:
-    """Return the (2, 2) matrix and the offset that take the recipe's units to those of the image's side: p @ matrix + offset."""
-    corners = np.concatenate([piece.polygon for piece in pieces])
-    low, high = corners.min(0), corners.max(0)
-    stretch = np.array([pose.stretch, 1.0])
-    scale = pose.size / float(((high - low) * stretch).max())
+def compute_placement(individual: Individual, pose: Pose) -> tuple[Polygon, Polygon]:
+    """Return the (2, 2) matrix and the offset that take the recipe's units to the image's side: p @ matrix + offset."""
+    width, height = (individual.high - individual.low).tolist()
+    scale = pose.size / max(width * pose.stretch, height)
+    across = -scale * pose.stretch if pose.mirrored else scale * pose.stretch
     angle = math.radians(pose.turn)
-    turn = np.array([(math.cos(angle), math.sin(angle)), (-math.sin(angle), math.cos(angle))])
-    flip = np.diag([-pose.stretch if pose.mirrored else pose.stretch, 1.0])
-    matrix = flip @ turn * scale
-    return matrix, np.array(pose.centre) - (low + high) / 2 @ matrix
+    cosine, sine = math.cos(angle), math.sin(angle)
+    matrix = np.array([(across * cosine, across * sine), (-scale * sine, scale * cosine)])
+    return matrix, np.array(pose.centre) - (individual.low + individual.high) / 2 @ matrix
 
 
-def draw_labels(pieces: Sequence[Piece], pose: Pose, side: int, *, front: bool = False) -> tuple[Window, Labels, Labels]:
+def draw_labels(individual: Individual, pose: Pose, side: int, *, front: bool = False) -> tuple[Window, Labels, Labels]:
     """Draw only the numbers of the parts, without outlines and not finer than the image.
 
     Args:
-        pieces: The individual.
+        individual: What is drawn.
         pose: Where it lies.
         side: Of the image, in pixels.
         front: Draw what comes over the things in it, instead of the rest.
@@ -123,16 +116,23 @@ def draw_labels(pieces: Sequence[Piece], pose: Pose, side: int, *, front: bool =
     Returns:
         The window of the image and, in it, parts and holes as in `Drawing`.
     """
-    polygons = place_pieces(pieces, pose)
-    window = _find_window(polygons, side)
+    corners = place_polygons(individual, pose) * side
+    window = _find_window(corners, side)
     canvas = Image.new("L", (window[1].stop - window[1].start, window[0].stop - window[0].start))
-    draw, corner = ImageDraw.Draw(canvas), (window[1].start, window[0].start)
-    numbers = {label: number for number, label in enumerate(list_labels(pieces), start=1)}
-    for piece, polygon in zip(pieces, polygons, strict=True):
-        if piece.front == front:
-            number = numbers[piece.label] + (_FIRST_HOLE if piece.colour == HOLE else 0)
-            draw.polygon((polygon * side - corner).ravel().tolist(), fill=number)
+    draw = ImageDraw.Draw(canvas)
+    for piece, number, polygon in _list_polygons(individual, corners - (window[1].start, window[0].start), front=front):
+        draw.polygon(polygon, fill=number + (_FIRST_HOLE if piece.colour == HOLE else 0))
     return window, *_split_holes(np.asarray(canvas))
+
+
+def _list_polygons(individual: Individual, corners: Polygon, *, front: bool) -> Iterator[tuple[Piece, int, list[float]]]:
+    """Yield the pieces with the numbers of their parts and their corners, x1, y1, x2, y2 ..."""
+    numbers = {label: number for number, label in enumerate(individual.labels, start=1)}
+    flat, start = corners.ravel().tolist(), 0
+    for piece, end in zip(individual.pieces, individual.ends, strict=True):
+        if piece.front == front:
+            yield piece, numbers[piece.label], flat[2 * start : 2 * end]
+        start = end
 
 
 def _split_holes(labels: Labels) -> tuple[Labels, Labels]:
@@ -141,40 +141,39 @@ def _split_holes(labels: Labels) -> tuple[Labels, Labels]:
     return parts, np.where(labels > _FIRST_HOLE, labels - np.uint8(_FIRST_HOLE), np.uint8(0))
 
 
-def draw_individual(pieces: Sequence[Piece], pose: Pose, style: Style, side: int, *, front: bool = False) -> Drawing:
+def draw_individual(individual: Individual, pose: Pose, style: Style, side: int, *, front: bool = False) -> Drawing:
     """Draw an individual, or only its front, into its window of an image of `side` pixels."""
-    polygons = place_pieces(pieces, pose)
-    window = _find_window(polygons, side)
+    corners = place_polygons(individual, pose) * side
+    window = _find_window(corners, side)
     shape = (window[0].stop - window[0].start, window[1].stop - window[1].start)
     canvas = Image.new("RGBA", (shape[1] * _FINE, shape[0] * _FINE))
-    draw = ImageDraw.Draw(canvas)
-    numbers = {label: number for number, label in enumerate(list_labels(pieces), start=1)}
-    palette = _Palette(style)
-    offset, width = np.array((window[1].start, window[0].start)) * _FINE, max(1, round(style.outline * side / 256 * _FINE))
-    for piece, polygon in zip(pieces, polygons, strict=True):
-        if piece.front != front:
-            continue
-        corners = (polygon * side * _FINE - offset).ravel().tolist()
+    draw, palette = ImageDraw.Draw(canvas), _Palette(style)
+    fine = (corners - (window[1].start, window[0].start)) * _FINE
+    width = max(1, round(style.outline * side / 256 * _FINE))
+    for piece, number, polygon in _list_polygons(individual, fine, front=front):
         if piece.colour == HOLE:
-            draw.polygon(corners, fill=(0, 0, 0, _FIRST_HOLE + numbers[piece.label]))
+            draw.polygon(polygon, fill=(0, 0, 0, _FIRST_HOLE + number))
             continue
-        fill = (*palette.mix(piece.colour), numbers[piece.label])
-        draw.polygon(corners, fill=fill)
+        fill = (*palette.mix(piece.colour), number)
+        draw.polygon(polygon, fill=fill)
         if piece.patterned and style.pattern != "plain":
-            _draw_pattern(canvas, corners, (*palette.mix("second"), numbers[piece.label]), style, pose.size * side * _FINE)
+            _draw_pattern(canvas, polygon, (*palette.mix("second"), number), style, pose.size * side * _FINE)
         if piece.outlined and style.outline:
-            edge = tuple(int(0.55 * value) for value in fill[:3])
-            half = len(corners) // 2
-            for loop in (corners[:half], corners[half:]) if piece.ring else (corners,):
-                draw.line([*loop, *loop[:4]], fill=(*edge, numbers[piece.label]), width=width)
+            edge, half = tuple(int(0.55 * value) for value in fill[:3]), len(polygon) // 2
+            for loop in (polygon[:half], polygon[half:]) if piece.ring else (polygon,):
+                draw.line([*loop, *loop[:4]], fill=(*edge, number), width=width)
     return _reduce(canvas, window, style)
 
 
-def _find_window(polygons: Sequence[Polygon], side: int) -> Window:
-    corners = np.concatenate(polygons) * side
-    (x1, y1), (x2, y2) = np.floor(corners.min(0)).astype(int) - 2, np.ceil(corners.max(0)).astype(int) + 2
-    columns, rows = (np.clip((first, last), 0, side).tolist() for first, last in ((x1, x2), (y1, y2)))
+def _find_window(corners: Polygon, side: int) -> Window:
+    """Return the part of the image that the corners, in pixels, fall in."""
+    x1, y1, x2, y2 = *corners.min(0).tolist(), *corners.max(0).tolist()
+    columns, rows = ((_clip(low - 2, side - 1), _clip(high + 3, side)) for low, high in ((x1, x2), (y1, y2)))
     return slice(rows[0], max(rows[1], rows[0] + 1)), slice(columns[0], max(columns[1], columns[0] + 1))
+
+
+def _clip(value: float, most: int) -> int:
+    return min(most, max(0, math.floor(value)))
 
 
 class _Palette:

@@ -1,7 +1,7 @@
 """The everyday world: drawn scenes of common things with exact masks of the things and of their parts, each from a seed.
 
-A scene is two to ten things on a plain or cluttered background. Many stand on, lie in, hide behind or cross each other, many are
-thin, and many have a part that fills their box, so that a box alone does not say which pixels are meant. Seeds below
+A scene is two to ten things on a plain or cluttered background. Many stand on, lie in, hide behind or cross each other, many
+are thin, and many have a part that fills their box, so that a box alone does not say which pixels are meant. Seeds below
 `TEST_SEEDS` may be used for training and tuning; seeds from there on are the test split and are never trained on.
 
 Positions are in units of the image's side, so a seed gives the same scene at any resolution.
@@ -16,18 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, LabelMaps, Plan
+from sam4mllm_tool.embedded.everyday.arrangement import LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
 from sam4mllm_tool.embedded.everyday.recipe import HOLE, Recipe, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
-from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual, draw_labels
+from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask
 
-TEST_SEEDS = 1_000_000
-"""The first seed of the test split."""
+__all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "Region", "draw_scene"]
+
 MIN_SIDE = 128
+"""The smallest image in pixels: on a smaller one, parts would be lost."""
 
 _MIN_PART = 22  # pixels of the coarse raster; smaller parts are not referred to
 
@@ -92,7 +94,7 @@ class EverydayScene:
         seed: What it was drawn from.
         image: (side, side, 3) uint8 RGB.
         instances: (side, side) uint8; 0 is the background, i + 1 the visible pixels of objects[i].
-        parts: (side, side) uint8; 0 is the background, else the number of an `ObjectPart`, or of one too small to be in the list.
+        parts: (side, side) uint8; 0 is the background, else the number of an `ObjectPart`, or of one too small to be listed.
         objects: The things.
         object_parts: Their parts that are large enough to be referred to.
         clipped: (index of the object, name) of the parts of which an instance is too small to be in object_parts.
@@ -134,7 +136,7 @@ def draw_scene(seed: int, side: int = 256) -> EverydayScene:
     maps = LabelMaps(plan, side)
     for number, front in plan.layers:
         thing = plan.things[number]
-        drawing = draw_individual(thing.pieces, thing.pose, thing.style, side, front=front)
+        drawing = draw_individual(thing.individual, thing.pose, thing.style, side, front=front)
         if plan.shadow[2] and not front:
             _cast_shadow(image, drawing, plan.shadow)
         image[drawing.window] = image[drawing.window] * (1 - drawing.coverage[..., None]) + drawing.colour
@@ -164,27 +166,28 @@ def _describe(
 ) -> tuple[tuple[EverydayObject, ...], tuple[ObjectPart, ...], frozenset[tuple[int, str]], Relations]:
     """Describe the things and parts by what the coarse raster shows, with boxes from the image's own pixels."""
     coarse = plan.rasterize()
-    objects, parts, clipped = [], [], set()
+    objects, object_parts, clipped = [], [], set()
     boxes = np.array([_measure(coarse.instances == i + 1) for i in range(len(plan.things))])
     counts = np.bincount(coarse.parts.ravel(), minlength=coarse.first[-1] + 1)
+    stamps = zip(plan.layers, plan.stamps, strict=True)
+    full = {layer.number: int((parts > 0).sum()) for layer, (_, parts, _) in stamps if not layer.front}
     for i, thing in enumerate(plan.things):
         x1, y1, x2, y2 = boxes[i].tolist()
-        window, full, _ = draw_labels(thing.pieces, thing.pose, PLAN_SIDE)
-        share = int((coarse.instances == i + 1).sum()) / max(1, int((full > 0).sum()))
+        share = int((coarse.instances == i + 1).sum()) / full[i]
         box = mask_to_box(maps.instances == i + 1)
         style, centre = thing.style, ((x1 + x2) / 2, (y1 + y2) / 2)
         objects.append(
             EverydayObject(thing.recipe.name, style.colour, style.pattern, centre, (x2 - x1, y2 - y1), min(1.0, share), box)
         )
-        holes = {piece.label for piece in thing.pieces if piece.colour == HOLE}
+        holes = {piece.label for piece in thing.individual.pieces if piece.colour == HOLE}
         for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
             if counts[number] >= _MIN_PART:
                 x1, y1, x2, y2 = _measure(coarse.parts == number).tolist()
                 middle, box = ((x1 + x2) / 2, (y1 + y2) / 2), mask_to_box(maps.parts == number)
-                parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, box))
+                object_parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, box))
             elif counts[number]:
                 clipped.add((i, name_part(label)))
-    return tuple(objects), tuple(parts), frozenset(clipped), judge_relations(plan, boxes)
+    return tuple(objects), tuple(object_parts), frozenset(clipped), judge_relations(plan, boxes)
 
 
 def _measure(mask: Mask) -> npt.NDArray[np.float64]:
