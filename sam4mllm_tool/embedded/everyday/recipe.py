@@ -76,7 +76,7 @@ class Recipe:
         plural: Its plural.
         lines: The drawing, see the module.
         colours: Names of `COLOURS` that its main colour is drawn from.
-        category: "animal", "fruit", "vehicle", "tool", or "".
+        category: "animal", "fruit", "vehicle" or "".
         turn: It is rotated by up to so many degrees either way.
         stretch: Its width is multiplied by a factor drawn from this range.
         long: Whether it may cross another long thing in an X.
@@ -109,10 +109,15 @@ class Recipe:
     pair: tuple[str, ...] = ()
     similar: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def takes_pattern(self) -> bool:
         """Whether it can be striped or dotted."""
         return any("pat" in line.split() for line in self.lines)
+
+    @cached_property
+    def has_second(self) -> bool:
+        """Whether some of it has a second colour even if it is plain."""
+        return any("second" in line.split() for line in self.lines)
 
     @cached_property
     def parts(self) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ def judge_relations(plan: Plan, boxes: npt.NDArray[np.float64]) -> Relations:
             doubtful = frozenset((i, j)) in placed
             if doubtful or (share > _TOUCHED and order[i] < order[j]):
                 relations[i, "behind", j] = None if doubtful or share < _HIDDEN else True
-            if doubtful or overlap or _rests_on(boxes[i], boxes[j]):
+            if doubtful or overlap or _rests_on(boxes[i], boxes[j]) or _lies_within(boxes[i], boxes[j]):
                 relations |= {(i, relation, j): None for relation in ("on", "in", "across", "next to")}
             elif (beside := _judge_beside(boxes[i], boxes[j])) is not False:
                 relations[i, "next to", j] = beside
@@ -65,10 +65,15 @@ def _rests_on(upper: npt.NDArray[np.float64], lower: npt.NDArray[np.float64]) ->
     return bool(overlap > 0 and abs(upper[3] - lower[1]) < 0.05)
 
 
+def _lies_within(inner: npt.NDArray[np.float64], outer: npt.NDArray[np.float64]) -> bool:
+    """Return whether a good part of a box lies in the other."""
+    width, height = np.minimum(inner[2:], outer[2:]) - np.maximum(inner[:2], outer[:2])
+    return bool(width > 0 and height > 0 and width * height > 0.25 * np.prod(inner[2:] - inner[:2]))
+
+
 def _judge_beside(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool | None:
-    gap = max(first[0], second[0]) - min(first[2], second[2])
+    across, down = (np.maximum(first[:2], second[:2]) - np.minimum(first[2:], second[2:])).tolist()
     heights = min(first[3] - first[1], second[3] - second[1])
-    level = (min(first[3], second[3]) - max(first[1], second[1])) / heights
-    if -0.02 < gap < _NEAR and level > 0.5:
+    if across < _NEAR and -down > 0.5 * heights:
         return True
-    return None if gap < _FAR and level > 0.2 else False
+    return None if max(across, down) < _FAR else False

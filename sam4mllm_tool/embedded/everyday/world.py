@@ -44,6 +44,8 @@ class EverydayObject:
         pattern: "plain", "striped" or "dotted".
         centre: Middle of its visible pixels' box, (x, y) in units of the image's side.
         extent: (width, height) of that box in units of the image's side.
+        size: The longer side of its drawing before it is turned, covered or not, in units of the image's side.
+        second: Name of the colour that it has besides, None if it has none.
         visible: Share of its pixels that no other thing covers.
         box: Around its visible pixels, in pixels.
     """
@@ -53,6 +55,8 @@ class EverydayObject:
     pattern: str
     centre: tuple[float, float]
     extent: tuple[float, float]
+    size: float
+    second: str | None
     visible: float
     box: Box
 
@@ -174,16 +178,16 @@ def _describe(
     for i, thing in enumerate(plan.things):
         x1, y1, x2, y2 = boxes[i].tolist()
         share = int((coarse.instances == i + 1).sum()) / full[i]
-        box = mask_to_box(maps.instances == i + 1)
+        box = _find_box(maps.instances == i + 1, boxes[i])
         style, centre = thing.style, ((x1 + x2) / 2, (y1 + y2) / 2)
-        objects.append(
-            EverydayObject(thing.recipe.name, style.colour, style.pattern, centre, (x2 - x1, y2 - y1), min(1.0, share), box)
-        )
+        second = style.second if style.pattern != "plain" or thing.recipe.has_second else None
+        noun, extent, size = thing.recipe.name, (x2 - x1, y2 - y1), thing.pose.size
+        objects.append(EverydayObject(noun, style.colour, style.pattern, centre, extent, size, second, min(1.0, share), box))
         holes = {piece.label for piece in thing.individual.pieces if piece.colour == HOLE}
         for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
             if counts[number] >= _MIN_PART:
-                x1, y1, x2, y2 = _measure(coarse.parts == number).tolist()
-                middle, box = ((x1 + x2) / 2, (y1 + y2) / 2), mask_to_box(maps.parts == number)
+                x1, y1, x2, y2 = measured = _measure(coarse.parts == number)
+                middle, box = (float(x1 + x2) / 2, float(y1 + y2) / 2), _find_box(maps.parts == number, measured)
                 object_parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, box))
             elif counts[number]:
                 clipped.add((i, name_part(label)))
@@ -193,3 +197,8 @@ def _describe(
 def _measure(mask: Mask) -> npt.NDArray[np.float64]:
     """Return the box of the pixels in units of the raster's side."""
     return np.array(mask_to_box(mask)) / len(mask)
+
+
+def _find_box(mask: Mask, coarse: npt.NDArray[np.float64]) -> Box:
+    """Return the box of the pixels; of none, which outlines can cause in a small image, the coarse one's."""
+    return mask_to_box(mask) if mask.any() else Box(*(coarse * len(mask)).tolist())
