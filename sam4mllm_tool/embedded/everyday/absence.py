@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from sam4mllm_tool.embedded.everyday import wording
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Recipe, load_recipes
+from sam4mllm_tool.embedded.everyday import expression_templates as wording
+from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES, HELD_OUT, load_phrases
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ThingRecipe, load_recipes
 from sam4mllm_tool.embedded.everyday.referring import MARGIN, Description, EverydayExpression, measure_extent
-from sam4mllm_tool.embedded.everyday.wording import CATEGORIES, HELD_OUT, load_phrases
 
 _TELLING_PARTS = {
     "wheel": (),
@@ -109,7 +109,7 @@ def _missing_parts(description: Description) -> Iterator[str]:
             yield wording.PART.format(part if description.rng.random() < 0.5 else wording.pluralize_part(part), name)
 
 
-def _lacks_part(recipe: Recipe, part: str) -> bool:
+def _lacks_part(recipe: ThingRecipe, part: str) -> bool:
     return part not in recipe.parts and recipe.name not in _TELLING_PARTS[part]
 
 

@@ -17,8 +17,8 @@ def find_ambiguity(scene: EverydayScene, index: int) -> str | None:
         index: Of a thing or a part, as in an expression's targets.
 
     Returns:
-        "part and whole" if a part, the whole or another thing has about the same box and another mask, "crowded" if other things
-        fill at least 0.15 of its box, "sparse" if it fills less than half of its box, None if its box is clear.
+        "part and whole" if a part, the whole or another thing has about the same box and another mask, "crowded" if other
+        things fill at least 0.15 of its box, "sparse" if it fills less than half of its box, None if its box is clear.
     """
     region, mask = scene.regions[index], scene.mask(index)
     x1, y1, x2, y2 = map(int, region.box)

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, Recipe, build_individual
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, ThingRecipe, build_individual
 from sam4mllm_tool.embedded.everyday.rendering import (
     PATTERNS,
     Labels,
@@ -48,7 +48,7 @@ class PlannedThing:
         min_visible: The least share of its pixels that others may leave visible.
     """
 
-    recipe: Recipe
+    recipe: ThingRecipe
     individual: Individual
     pose: Pose
     style: Style
@@ -164,7 +164,7 @@ class Planner:
         """How many things are still to be placed."""
         return self.count - len(self.plan.things)
 
-    def choose_recipe(self, pool: Sequence[Recipe], besides: Sequence[Recipe] = ()) -> Recipe | None:
+    def choose_recipe(self, pool: Sequence[ThingRecipe], besides: Sequence[ThingRecipe] = ()) -> ThingRecipe | None:
         """Choose a recipe, often one that the scene has already; None if all would be confused with parts of others."""
         present = {*besides, *(thing.recipe for thing in self.plan.things)}
         names, parts = {recipe.name for recipe in present}, {part for recipe in present for part in recipe.parts}
@@ -173,7 +173,7 @@ class Planner:
         return self.rng.choice(again if again and self.rng.random() < 0.45 else fit) if fit else None
 
     def choose_thing(
-        self, recipe: Recipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE
+        self, recipe: ThingRecipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE
     ) -> PlannedThing:
         """Choose an individual in the middle of the image.
 
@@ -189,7 +189,7 @@ class Planner:
         pose = Pose((0.5, 0.5), size, turn, rng.uniform(*recipe.stretch), rng.random() < 0.5)
         return PlannedThing(recipe, individual, pose, self._choose_style(recipe), min_visible)
 
-    def _choose_style(self, recipe: Recipe) -> Style:
+    def _choose_style(self, recipe: ThingRecipe) -> Style:
         rng = self.rng
         taken = {thing.style.colour for thing in self.plan.things if thing.recipe == recipe}
         free = [colour for colour in recipe.colours if colour not in taken]

@@ -3,6 +3,7 @@
 from random import Random
 
 from sam4mllm_tool.embedded.everyday.absence import absent_expressions
+from sam4mllm_tool.embedded.everyday.expression_templates import EverydayKind
 from sam4mllm_tool.embedded.everyday.referring import (
     Description,
     EverydayExpression,
@@ -15,7 +16,6 @@ from sam4mllm_tool.embedded.everyday.referring import (
     relation_expressions,
 )
 from sam4mllm_tool.embedded.everyday.referring_parts import part_expressions, part_whole_expressions
-from sam4mllm_tool.embedded.everyday.wording import EverydayKind
 from sam4mllm_tool.embedded.everyday.world import TEST_SEEDS, EverydayScene
 
 _BUILDERS = (

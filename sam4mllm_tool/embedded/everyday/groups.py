@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 
 from sam4mllm_tool.embedded.everyday.arrangement import Group, Layer, Plan, PlannedThing, Planner
-from sam4mllm_tool.embedded.everyday.recipe import Recipe, load_recipes
+from sam4mllm_tool.embedded.everyday.recipe import ThingRecipe, load_recipes
 
 
 def plan_scene(rng: Random) -> Plan:
@@ -24,7 +24,7 @@ def plan_scene(rng: Random) -> Plan:
     return planner.plan
 
 
-def _pool(fits: Callable[[Recipe], bool] = lambda _: True) -> list[Recipe]:
+def _pool(fits: Callable[[ThingRecipe], bool] = lambda _: True) -> list[ThingRecipe]:
     return [recipe for recipe in load_recipes().values() if fits(recipe)]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sam4mllm_tool.embedded.everyday.wording import CATEGORIES
+from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES
 from sam4mllm_tool.embedded.everyday.world import EverydayObject
 
 _MAYBE = {"fruit": ("pumpkin",)}  # what some people would count among them

@@ -68,7 +68,7 @@ HOLE = "hole"
 
 
 @dataclass(frozen=True, eq=False)
-class Recipe:
+class ThingRecipe:
     """How an everyday thing is drawn and what may be done with it.
 
     Attributes:
@@ -154,13 +154,13 @@ def name_part(label: str) -> str:
 
 
 @cache
-def load_recipes() -> dict[str, Recipe]:
+def load_recipes() -> dict[str, ThingRecipe]:
     """Read all recipes, by noun."""
     text = (files("sam4mllm_tool.embedded.everyday") / "things.toml").read_text(encoding="utf-8")
     return {name: _read_recipe(name, table) for name, table in tomllib.loads(text).items()}
 
 
-def _read_recipe(name: str, table: dict[str, Any]) -> Recipe:
+def _read_recipe(name: str, table: dict[str, Any]) -> ThingRecipe:
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in ("draw", "front")
     }
@@ -169,7 +169,7 @@ def _read_recipe(name: str, table: dict[str, Any]) -> Recipe:
             fields[key] = tuple(re.split(r",\s*", fields[key]))
     fields.setdefault("plural", name + "s")
     lines, front = (tuple(table.get(key, "").strip().splitlines()) for key in ("draw", "front"))
-    return Recipe(name=name, lines=lines, front=front, **fields)
+    return ThingRecipe(name=name, lines=lines, front=front, **fields)
 
 
 # Drawing an individual ----------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ class Individual:
         self.low, self.high = self.corners.min(0), self.corners.max(0)
 
 
-def build_individual(recipe: Recipe, rng: Random) -> Individual:
+def build_individual(recipe: ThingRecipe, rng: Random) -> Individual:
     """Draw the proportions of an individual."""
     pieces: list[Piece] = []
     values: dict[str, float] = {}
@@ -224,7 +224,7 @@ class _Step(NamedTuple):
 
 
 @cache
-def _compile_recipe(recipe: Recipe) -> tuple[_Step | _Variable, ...]:
+def _compile_recipe(recipe: ThingRecipe) -> tuple[_Step | _Variable, ...]:
     steps: list[_Step | _Variable] = []
     for number, line in enumerate((*recipe.lines, *recipe.front)):
         words = line.split()

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from sam4mllm_tool.embedded.everyday import wording
+from sam4mllm_tool.embedded.everyday import expression_templates as wording
+from sam4mllm_tool.embedded.everyday.expression_templates import HELD_OUT, EverydayKind, load_phrases
 from sam4mllm_tool.embedded.everyday.noun_phrases import NounPhrase, list_noun_phrases, name_objects
-from sam4mllm_tool.embedded.everyday.wording import HELD_OUT, EverydayKind, load_phrases
 from sam4mllm_tool.embedded.everyday.world import EverydayObject, EverydayScene
 
 MARGIN = 0.05

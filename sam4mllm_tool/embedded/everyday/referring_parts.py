@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from sam4mllm_tool.embedded.everyday import wording
+from sam4mllm_tool.embedded.everyday import expression_templates as wording
 from sam4mllm_tool.embedded.everyday.referring import MARGIN, Description, EverydayExpression
 
 

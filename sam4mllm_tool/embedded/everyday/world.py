@@ -19,14 +19,14 @@ from PIL import Image, ImageFilter
 from sam4mllm_tool.embedded.everyday.arrangement import LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
-from sam4mllm_tool.embedded.everyday.recipe import HOLE, Recipe, load_recipes, name_part
+from sam4mllm_tool.embedded.everyday.recipe import HOLE, ThingRecipe, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
 from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask
 
-__all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "Region", "draw_scene"]
+__all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "SceneRegion", "draw_scene"]
 
 MIN_SIDE = 128
 """The smallest image in pixels: on a smaller one, parts would be lost."""
@@ -61,7 +61,7 @@ class EverydayObject:
     box: Box
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ThingRecipe:
         """How things of this kind are drawn."""
         return load_recipes()[self.noun]
 
@@ -87,7 +87,7 @@ class ObjectPart:
     box: Box
 
 
-Region: TypeAlias = EverydayObject | ObjectPart
+SceneRegion: TypeAlias = EverydayObject | ObjectPart
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +116,7 @@ class EverydayScene:
     relations: Relations
 
     @cached_property
-    def regions(self) -> tuple[Region, ...]:
+    def regions(self) -> tuple[SceneRegion, ...]:
         """The objects, then their parts: what expressions refer to."""
         return (*self.objects, *self.object_parts)
 
