@@ -62,10 +62,10 @@ def gallery(
     """Draw the everyday things with their parts, or scenes of them, into one image."""
     from sam4mllm_tool.atomic_io import require_new_file
     from sam4mllm_tool.data.contact_sheet import save_sheet
-    from sam4mllm_tool.embedded.everyday.gallery import draw_scenes_sheet, draw_things_sheet
+    from sam4mllm_tool.embedded.everyday.gallery import draw_objects_sheet, draw_scenes_sheet
 
     require_new_file(out, overwrite=overwrite)
-    save_sheet(draw_scenes_sheet(scenes, seed) if scenes else draw_things_sheet(seed), out)
+    save_sheet(draw_scenes_sheet(scenes, seed) if scenes else draw_objects_sheet(seed), out)
     print(f"wrote {out}")
 
 

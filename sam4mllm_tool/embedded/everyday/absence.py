@@ -1,10 +1,10 @@
-"""Expressions that fit nothing in a scene: easy ones, of things that aren't there, and hard ones, which nearly fit."""
+"""Expressions that fit nothing in a scene: easy ones, of objects that aren't there, and hard ones, which nearly fit."""
 
 from collections.abc import Iterator
 
 from sam4mllm_tool.embedded.everyday import expression_templates as wording
 from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES, HELD_OUT, load_phrases
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ThingRecipe, load_recipes
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ObjectRecipe, load_recipes
 from sam4mllm_tool.embedded.everyday.referring import MARGIN, Description, EverydayExpression, measure_extent
 
 _TELLING_PARTS = {
@@ -37,7 +37,7 @@ _TELLING_PARTS = {
     "collar": ("cat", "bottle"),
     "buttons": ("lamp", "clock"),
 }
-"""Parts that a thing clearly has or hasn't -> things that might be said to have one although their recipe names none."""
+"""Parts that an object clearly has or hasn't -> objects that might be said to have one although their recipe names none."""
 
 
 def absent_expressions(description: Description) -> Iterator[EverydayExpression]:
@@ -50,13 +50,13 @@ def absent_expressions(description: Description) -> Iterator[EverydayExpression]
 
 def _easy_texts(description: Description) -> Iterator[str]:
     rng, objects = description.rng, description.scene.objects
-    nouns, parts = {thing.noun for thing in objects}, {part for thing in objects for part in thing.recipe.parts}
+    nouns, parts = {obj.noun for obj in objects}, {part for obj in objects for part in obj.recipe.parts}
     missing = [
         recipe
         for recipe in load_recipes().values()
         if recipe.name not in nouns | parts
         and nouns.isdisjoint(recipe.similar)
-        and not any(recipe.name in thing.recipe.similar for thing in objects)
+        and not any(recipe.name in obj.recipe.similar for obj in objects)
     ]
     for recipe in rng.sample(missing, 4):
         yield wording.BARE.format(recipe.name)
@@ -68,7 +68,7 @@ def _easy_texts(description: Description) -> Iterator[str]:
         if name := description.name(rng.randrange(len(objects))):
             yield rng.choice(wording.RELATIONS["next to"]).format(recipe.name, name)
     for category in CATEGORIES:
-        if all(thing.recipe.category != category for thing in objects) and "pumpkin" not in nouns:
+        if all(obj.recipe.category != category for obj in objects) and "pumpkin" not in nouns:
             yield wording.BARE.format(category)
 
 
@@ -81,27 +81,27 @@ def _hard_texts(description: Description) -> Iterator[str]:
 
 
 def _wrong_colours(description: Description) -> Iterator[str]:
-    """Yield things that are there with a colour or a pattern that none of them has."""
+    """Yield objects that are there with a colour or a pattern that none of them has."""
     objects = description.scene.objects
-    around = {thing.colour for thing in objects}
-    for noun in sorted({thing.noun for thing in objects}):
-        same = [thing for thing in objects if thing.noun == noun]
-        recipe, taken = load_recipes()[noun], {colour for thing in same for colour in (thing.colour, thing.second)}
+    around = {obj.colour for obj in objects}
+    for noun in sorted({obj.noun for obj in objects}):
+        same = [obj for obj in objects if obj.noun == noun]
+        recipe, taken = load_recipes()[noun], {colour for obj in same for colour in (obj.colour, obj.second)}
         free = [colour for colour in (recipe.colours if len(recipe.colours) > 1 else COLOURS) if colour not in taken]
         near = [colour for colour in free if colour in around]
         for colour in description.rng.sample(near or free, min(2, len(near or free))):
             yield wording.BARE.format(f"{colour} {noun}")
         for pattern in ("striped", "dotted"):
-            if recipe.takes_pattern and all(thing.pattern != pattern for thing in same):
+            if recipe.takes_pattern and all(obj.pattern != pattern for obj in same):
                 yield wording.BARE.format(f"{pattern} {noun}")
 
 
 def _missing_parts(description: Description) -> Iterator[str]:
-    """Yield parts that other things have, preferably things of the scene, of things that have none."""
+    """Yield parts that other objects have, preferably objects of the scene, of objects that have none."""
     objects = description.scene.objects
-    present = {part for thing in objects for part in thing.recipe.parts}
-    for i, thing in enumerate(objects):
-        missing = [part for part in _TELLING_PARTS if _lacks_part(thing.recipe, part)]
+    present = {part for obj in objects for part in obj.recipe.parts}
+    for i, obj in enumerate(objects):
+        missing = [part for part in _TELLING_PARTS if _lacks_part(obj.recipe, part)]
         near = [part for part in missing if part in present]
         name = description.name(i)
         if name and missing:
@@ -109,12 +109,12 @@ def _missing_parts(description: Description) -> Iterator[str]:
             yield wording.PART.format(part if description.rng.random() < 0.5 else wording.pluralize_part(part), name)
 
 
-def _lacks_part(recipe: ThingRecipe, part: str) -> bool:
+def _lacks_part(recipe: ObjectRecipe, part: str) -> bool:
     return part not in recipe.parts and recipe.name not in _TELLING_PARTS[part]
 
 
 def _reversed_relations(description: Description) -> Iterator[str]:
-    """Yield true relations with their things exchanged."""
+    """Yield true relations with their objects exchanged."""
     for (i, relation, j), holds in description.scene.relations.items():
         names = description.name(i), description.name(j)
         if holds and relation in ("on", "in", "behind") and names[0] and names[1]:
@@ -122,7 +122,7 @@ def _reversed_relations(description: Description) -> Iterator[str]:
 
 
 def _reversed_directions(description: Description) -> Iterator[str]:
-    """Yield things left of what they are right of, and the like."""
+    """Yield objects left of what they are right of, and the like."""
     objects, rng = description.scene.objects, description.rng
     for _ in range(6):
         i, j = rng.sample(range(len(objects)), 2)

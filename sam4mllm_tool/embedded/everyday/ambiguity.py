@@ -5,7 +5,7 @@ import numpy as np
 from sam4mllm_tool.embedded.everyday.world import EverydayScene
 
 _SPARSE = 0.5  # share of its box that a region fills
-_CROWDED = 0.15  # share of its box that other things fill
+_CROWDED = 0.15  # share of its box that other objects fill
 _SAME_BOX, _SAME_MASK = 0.7, 0.85  # IoU
 
 
@@ -14,11 +14,11 @@ def find_ambiguity(scene: EverydayScene, index: int) -> str | None:
 
     Args:
         scene: The scene.
-        index: Of a thing or a part, as in an expression's targets.
+        index: Of an object or a part, as in an expression's targets.
 
     Returns:
-        "part and whole" if a part, the whole or another thing has about the same box and another mask, "crowded" if other
-        things fill at least 0.15 of its box, "sparse" if it fills less than half of its box, None if its box is clear.
+        "part and whole" if a part, the whole or another object has about the same box and another mask, "crowded" if other
+        objects fill at least 0.15 of its box, "sparse" if it fills less than half of its box, None if its box is clear.
     """
     region, mask = scene.regions[index], scene.mask(index)
     x1, y1, x2, y2 = map(int, region.box)

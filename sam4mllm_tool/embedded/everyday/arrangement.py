@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, ThingRecipe, build_individual
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, ObjectRecipe, build_individual
 from sam4mllm_tool.embedded.everyday.rendering import (
     PATTERNS,
     Labels,
@@ -32,13 +32,13 @@ Relation = Literal["on", "in", "behind", "across"]
 
 _COUNTS = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
 _BUILDS, _PLACES = 6, 8  # how many groups are tried, and how many places for each
-_MIN_VISIBLE = 0.72  # of a thing that is not placed to be covered
-_MARGIN = 0.03  # of the image that things keep free
+_MIN_VISIBLE = 0.72  # of an object that is not placed to be covered
+_MARGIN = 0.03  # of the image that objects keep free
 
 
 @dataclass(frozen=True)
-class PlannedThing:
-    """A thing with all that is needed to draw it.
+class PlannedObject:
+    """An object with all that is needed to draw it.
 
     Attributes:
         recipe: What it is.
@@ -48,7 +48,7 @@ class PlannedThing:
         min_visible: The least share of its pixels that others may leave visible.
     """
 
-    recipe: ThingRecipe
+    recipe: ObjectRecipe
     individual: Individual
     pose: Pose
     style: Style
@@ -64,29 +64,29 @@ class PlannedThing:
         matrix, offset = compute_placement(self.individual, self.pose)
         return np.asarray(np.array((x, y)) @ matrix + offset)
 
-    def move(self, x: float, y: float) -> "PlannedThing":
+    def move(self, x: float, y: float) -> "PlannedObject":
         """Return it shifted."""
         cx, cy = self.pose.centre
         return replace(self, pose=replace(self.pose, centre=(cx + x, cy + y)))
 
 
 class Layer(NamedTuple):
-    """A step of drawing: thing number `number`, or its front again."""
+    """A step of drawing: object number `number`, or its front again."""
 
     number: int
     front: bool = False
 
 
 class Group(NamedTuple):
-    """Things that are placed together.
+    """Objects that are placed together.
 
     Attributes:
-        things: The things.
+        objects: The objects.
         layers: In order of drawing, numbers within the group.
-        relations: (i, relation, j): thing i of the group is on, in ... thing j.
+        relations: (i, relation, j): object i of the group is on, in ... object j.
     """
 
-    things: list[PlannedThing]
+    objects: list[PlannedObject]
     layers: list[Layer]
     relations: list[tuple[int, Relation, int]]
 
@@ -96,21 +96,21 @@ class Plan:
     """What a scene holds.
 
     Attributes:
-        things: In order of placement.
+        objects: In order of placement.
         layers: In order of drawing.
         stamps: Per layer, the window, parts and holes that it draws on the coarse raster.
-        relations: (i, relation, j): thing i was placed on, in ... thing j.
+        relations: (i, relation, j): object i was placed on, in ... object j.
         shadow: (right, down, darkness) of the shadows, the first two in units of the image's side.
     """
 
-    things: list[PlannedThing] = field(default_factory=list)
+    objects: list[PlannedObject] = field(default_factory=list)
     layers: list[Layer] = field(default_factory=list)
     stamps: list[Stamp] = field(default_factory=list)
     relations: list[tuple[int, Relation, int]] = field(default_factory=list)
     shadow: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def rasterize(self) -> "LabelMaps":
-        """Draw the numbers of things and parts coarsely."""
+        """Draw the numbers of objects and parts coarsely."""
         maps = LabelMaps(self, PLAN_SIDE)
         for layer, stamp in zip(self.layers, self.stamps, strict=True):
             maps.paint(layer.number, *stamp)
@@ -118,22 +118,22 @@ class Plan:
 
 
 class LabelMaps:
-    """Which thing and which part each pixel shows.
+    """Which object and which part each pixel shows.
 
     Attributes:
-        instances: (side, side) uint8; 0 is the background, i + 1 is things[i].
-        parts: (side, side) uint8; the numbers of the parts, counted over all things from 1, 0 for none.
-        labels: Per thing, its parts' labels in the order of their numbers.
-        first: Per thing, the number before that of its first part.
+        instances: (side, side) uint8; 0 is the background, i + 1 is objects[i].
+        parts: (side, side) uint8; the numbers of the parts, counted over all objects from 1, 0 for none.
+        labels: Per object, its parts' labels in the order of their numbers.
+        first: Per object, the number before that of its first part.
     """
 
     def __init__(self, plan: Plan, side: int) -> None:
         self.instances, self.parts = np.zeros((2, side, side), np.uint8)
-        self.labels = [thing.individual.labels for thing in plan.things]
+        self.labels = [obj.individual.labels for obj in plan.objects]
         self.first = [0, *accumulate(len(labels) for labels in self.labels)]
 
     def paint(self, index: int, window: Window, parts: Labels, holes: Labels) -> None:
-        """Draw things[index] over what is there; a hole shows only where nothing is seen through it."""
+        """Draw objects[index] over what is there; a hole shows only where nothing is seen through it."""
         solid = parts > 0
         self.instances[window][solid] = index + 1
         self.parts[window][solid] = parts[solid] + np.uint8(self.first[index])
@@ -143,13 +143,13 @@ class LabelMaps:
 
 
 class Planner:
-    """Chooses things and finds places for them.
+    """Chooses objects and finds places for them.
 
     Attributes:
         plan: What has been placed.
         rng: Source of randomness.
-        count: How many things the scene is to hold.
-        size: Of a usual thing, in units of the image's side.
+        count: How many objects the scene is to hold.
+        size: Of a usual object, in units of the image's side.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -161,20 +161,20 @@ class Planner:
 
     @property
     def left(self) -> int:
-        """How many things are still to be placed."""
-        return self.count - len(self.plan.things)
+        """How many objects are still to be placed."""
+        return self.count - len(self.plan.objects)
 
-    def choose_recipe(self, pool: Sequence[ThingRecipe], besides: Sequence[ThingRecipe] = ()) -> ThingRecipe | None:
+    def choose_recipe(self, pool: Sequence[ObjectRecipe], besides: Sequence[ObjectRecipe] = ()) -> ObjectRecipe | None:
         """Choose a recipe, often one that the scene has already; None if all would be confused with parts of others."""
-        present = {*besides, *(thing.recipe for thing in self.plan.things)}
+        present = {*besides, *(obj.recipe for obj in self.plan.objects)}
         names, parts = {recipe.name for recipe in present}, {part for recipe in present for part in recipe.parts}
         fit = [recipe for recipe in pool if recipe.name not in parts and names.isdisjoint(recipe.parts)]
         again = [recipe for recipe in fit if recipe in present]
         return self.rng.choice(again if again and self.rng.random() < 0.45 else fit) if fit else None
 
-    def choose_thing(
-        self, recipe: ThingRecipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE
-    ) -> PlannedThing:
+    def choose_object(
+        self, recipe: ObjectRecipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE
+    ) -> PlannedObject:
         """Choose an individual in the middle of the image.
 
         Args:
@@ -187,11 +187,11 @@ class Planner:
         individual = build_individual(recipe, rng)
         turn = rng.uniform(-recipe.turn, recipe.turn) if turn is None else turn
         pose = Pose((0.5, 0.5), size, turn, rng.uniform(*recipe.stretch), rng.random() < 0.5)
-        return PlannedThing(recipe, individual, pose, self._choose_style(recipe), min_visible)
+        return PlannedObject(recipe, individual, pose, self._choose_style(recipe), min_visible)
 
-    def _choose_style(self, recipe: ThingRecipe) -> Style:
+    def _choose_style(self, recipe: ObjectRecipe) -> Style:
         rng = self.rng
-        taken = {thing.style.colour for thing in self.plan.things if thing.recipe == recipe}
+        taken = {obj.style.colour for obj in self.plan.objects if obj.recipe == recipe}
         free = [colour for colour in recipe.colours if colour not in taken]
         colour = rng.choice(free if free and rng.random() < 0.85 else recipe.colours)
         second = rng.choice([other for other in COLOURS if _differ(colour, other)])
@@ -212,19 +212,19 @@ class Planner:
 
         Args:
             build: Builds the group, anywhere; None if it can't.
-            apart: Keep it off the things that are there.
+            apart: Keep it off the objects that are there.
         """
         for _ in range(_BUILDS):
             group = build(self)
             if group is None:
                 continue
-            boxes = np.array([thing.measure() for thing in group.things])
+            boxes = np.array([obj.measure() for obj in group.objects])
             low, high = boxes[:, :2].min(0), boxes[:, 2:].max(0)
             room = np.floor((1 - 2 * _MARGIN - (high - low)) * PLAN_SIDE).astype(int).tolist()
             if min(room) < 0:
                 continue
             group = _move_group(group, *(_MARGIN - low))
-            stamps = [_draw_stamp(group.things[number], front) for number, front in group.layers]
+            stamps = [_draw_stamp(group.objects[number], front) for number, front in group.layers]
             for _ in range(_PLACES):
                 x, y = (self.rng.randint(0, most) for most in room)
                 if self._add(_move_group(group, x / PLAN_SIDE, y / PLAN_SIDE), [_move_stamp(s, x, y) for s in stamps], apart):
@@ -232,10 +232,10 @@ class Planner:
         return False
 
     def _add(self, group: Group, stamps: list[Stamp], apart: bool) -> bool:
-        first = len(self.plan.things)
+        first = len(self.plan.objects)
         if apart and any((self._instances[window][parts > 0] > 0).any() for window, parts, _ in stamps):
             return False
-        instances, areas = self._instances.copy(), [*self._areas, *(0 for _ in group.things)]
+        instances, areas = self._instances.copy(), [*self._areas, *(0 for _ in group.objects)]
         for layer, (window, parts, _) in zip(group.layers, stamps, strict=True):
             solid = parts > 0
             if not layer.front:
@@ -243,11 +243,11 @@ class Planner:
             instances[window][solid] = first + layer.number + 1
         visible = np.bincount(instances.ravel(), minlength=len(areas) + 1)[1:]
         shares = (visible / np.maximum(areas, 1)).tolist()
-        things = [*self.plan.things, *group.things]
-        if any(share < thing.min_visible for share, thing in zip(shares, things, strict=True)):
+        objects = [*self.plan.objects, *group.objects]
+        if any(share < obj.min_visible for share, obj in zip(shares, objects, strict=True)):
             return False
-        self.plan.things = [
-            replace(thing, min_visible=min(_MIN_VISIBLE, 0.9 * share)) for share, thing in zip(shares, things, strict=True)
+        self.plan.objects = [
+            replace(obj, min_visible=min(_MIN_VISIBLE, 0.9 * share)) for share, obj in zip(shares, objects, strict=True)
         ]
         self.plan.layers += [Layer(first + number, front) for number, front in group.layers]
         self.plan.stamps += stamps
@@ -256,8 +256,8 @@ class Planner:
         return True
 
 
-def _draw_stamp(thing: PlannedThing, front: bool) -> Stamp:
-    return draw_labels(thing.individual, thing.pose, PLAN_SIDE, front=front)
+def _draw_stamp(obj: PlannedObject, front: bool) -> Stamp:
+    return draw_labels(obj.individual, obj.pose, PLAN_SIDE, front=front)
 
 
 def _move_stamp(stamp: Stamp, x: int, y: int) -> Stamp:
@@ -266,7 +266,7 @@ def _move_stamp(stamp: Stamp, x: int, y: int) -> Stamp:
 
 
 def _move_group(group: Group, x: float, y: float) -> Group:
-    return group._replace(things=[thing.move(x, y) for thing in group.things])
+    return group._replace(objects=[obj.move(x, y) for obj in group.objects])
 
 
 def _differ(colour: str, other: str) -> bool:

@@ -48,15 +48,15 @@ SINGLE_OBJECT_KINDS: tuple[EverydayKind, ...] = (
     "implicit",
     "implicit_held_out",
 )
-"""Kinds whose expressions refer to one thing."""
+"""Kinds whose expressions refer to one object."""
 ABSENT_KINDS: tuple[EverydayKind, ...] = ("absent_easy", "absent_hard")
 """Kinds whose expressions refer to nothing in the scene."""
 
 CATEGORIES = {"animal": "animals", "fruit": "fruits", "vehicle": "vehicles"}
-"""Words for several kinds of things, with their plurals."""
+"""Words for several kinds of objects, with their plurals."""
 
 HELD_OUT = 2
-"""How many of each thing's descriptions, the last ones, are held out from training."""
+"""How many of each object's descriptions, the last ones, are held out from training."""
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth")
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
@@ -84,9 +84,9 @@ CONVERSES = {
     "in": ("the {} with the {} in it",),
     "behind": ("the {} in front of the {}",),
 }
-"""The same relations said of the other thing."""
+"""The same relations said of the other object."""
 AROUND = "the {} around the {}"
-"""The converse of "in" for things that go all around."""
+"""The converse of "in" for objects that go all around."""
 ORDINAL = "the {} {} from the {}"
 PLURALS = ("all {}", "the {}", "all the {}")
 EVERY = "every {}"
@@ -116,7 +116,7 @@ def pluralize_part(name: str) -> str:
 
 @cache
 def load_phrases() -> dict[str, tuple[str, ...]]:
-    """Read the descriptions of things that don't name them, by noun; the last `HELD_OUT` are held out from training."""
+    """Read the descriptions of objects that don't name them, by noun; the last `HELD_OUT` are held out from training."""
     text = (files("sam4mllm_tool.embedded.everyday") / "phrases.toml").read_text(encoding="utf-8")
     return {noun: tuple(phrases) for noun, phrases in tomllib.loads(text).items()}
 

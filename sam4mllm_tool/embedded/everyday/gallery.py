@@ -1,4 +1,4 @@
-"""Contact sheets of the everyday world: every thing with its parts, or scenes with expressions and their masks."""
+"""Contact sheets of the everyday world: every object with its parts, or scenes with expressions and their masks."""
 
 from pathlib import Path
 from random import Random
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sam4mllm_tool.data.contact_sheet import draw_contact_sheet
 from sam4mllm_tool.data.jsonl import JsonLines
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ThingRecipe, build_individual, load_recipes, name_part
+from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ObjectRecipe, build_individual, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.rendering import PATTERNS, Pose, Style, draw_individual
 from sam4mllm_tool.embedded.scene_files import write_scenes
 
@@ -29,9 +29,9 @@ _PART_COLOURS = (
 )
 
 
-def draw_things_sheet(seed: int = 0) -> Image.Image:
-    """Draw an individual of every thing, beside it its parts in colours, below it their names in the same colours."""
-    cells = [_draw_thing(recipe, Random(f"gallery-{seed}-{recipe.name}")) for recipe in load_recipes().values()]
+def draw_objects_sheet(seed: int = 0) -> Image.Image:
+    """Draw an individual of every object, beside it its parts in colours, below it their names in the same colours."""
+    cells = [_draw_object(recipe, Random(f"gallery-{seed}-{recipe.name}")) for recipe in load_recipes().values()]
     width, height = cells[0].size
     rows = -(-len(cells) // _COLUMNS)
     sheet = Image.new("RGB", (_GAP + _COLUMNS * (width + _GAP), _GAP + rows * (height + _GAP)), _PAPER)
@@ -53,7 +53,7 @@ def draw_scenes_sheet(count: int, seed: int) -> Image.Image:
         return draw_contact_sheet(list(JsonLines(path, "all")), f"everyday things, scenes {seed} to {seed + count - 1}").image
 
 
-def _draw_thing(recipe: ThingRecipe, rng: Random) -> Image.Image:
+def _draw_object(recipe: ObjectRecipe, rng: Random) -> Image.Image:
     colour = rng.choice(recipe.colours)
     second = rng.choice([other for other in COLOURS if other not in (colour, "black", "white")])
     pattern = rng.choice(PATTERNS) if recipe.takes_pattern else "plain"

@@ -1,4 +1,4 @@
-"""Noun phrases for the things of a scene: each with the things that it fits, and those that it might be taken to fit."""
+"""Noun phrases for the objects of a scene: each with the objects that it fits, and those that it might be taken to fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class NounPhrase:
     Attributes:
         singular: As in "red mug".
         plural: As in "red mugs".
-        noun: The thing's or the category's name.
-        members: Indices of the things that it fits.
-        doubtful: Indices of things that people might take it to fit: those of which it names the second colour.
+        noun: The object's or the category's name.
+        members: Indices of the objects that it fits.
+        doubtful: Indices of objects that people might take it to fit: those of which it names the second colour.
     """
 
     singular: str
@@ -34,17 +34,17 @@ class NounPhrase:
 
 
 def list_noun_phrases(objects: Sequence[EverydayObject]) -> list[NounPhrase]:
-    """List the phrases that fit some of the things, the shortest first."""
+    """List the phrases that fit some of the objects, the shortest first."""
     phrases: dict[str, NounPhrase] = {}
-    for i, thing in enumerate(objects):
-        recipe = thing.recipe
+    for i, obj in enumerate(objects):
+        recipe = obj.recipe
         nouns = [(recipe.name, recipe.plural)]
         if recipe.category in CATEGORIES:
             nouns.append((recipe.category, CATEGORIES[recipe.category]))
         for singular, plural in nouns:
-            adjectives = ["", thing.colour]
-            if thing.pattern != "plain" and singular == recipe.name:
-                adjectives += [thing.pattern, f"{thing.pattern} {thing.colour}"]
+            adjectives = ["", obj.colour]
+            if obj.pattern != "plain" and singular == recipe.name:
+                adjectives += [obj.pattern, f"{obj.pattern} {obj.colour}"]
             for adjective in adjectives:
                 text = f"{adjective} {singular}".strip()
                 phrase = phrases.setdefault(text, NounPhrase(text, f"{adjective} {plural}".strip(), singular))
@@ -53,18 +53,18 @@ def list_noun_phrases(objects: Sequence[EverydayObject]) -> list[NounPhrase]:
         words = set(phrase.singular.removesuffix(phrase.noun).split())
         phrase.doubtful = [
             i
-            for i, thing in enumerate(objects)
+            for i, obj in enumerate(objects)
             if i not in phrase.members
             and (
-                (phrase.noun in (thing.noun, thing.recipe.category) and thing.second in words)
-                or thing.noun in _MAYBE.get(phrase.noun, ())
+                (phrase.noun in (obj.noun, obj.recipe.category) and obj.second in words)
+                or obj.noun in _MAYBE.get(phrase.noun, ())
             )
         ]
     return sorted(phrases.values(), key=lambda phrase: len(phrase.singular.split()))
 
 
 def name_objects(phrases: Sequence[NounPhrase], count: int) -> dict[int, list[NounPhrase]]:
-    """Return, per thing, the phrases that fit it alone, the shortest first."""
+    """Return, per object, the phrases that fit it alone, the shortest first."""
     names: dict[int, list[NounPhrase]] = {i: [] for i in range(count)}
     for phrase in phrases:
         if len(phrase.members) == 1 and phrase.is_clear:

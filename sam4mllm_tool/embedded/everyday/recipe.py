@@ -1,4 +1,4 @@
-"""Recipes of everyday things: reads `things.toml` and turns a recipe into the coloured polygons of one individual.
+"""Recipes of everyday things: reads `objects.toml` and turns a recipe into the coloured polygons of one individual.
 
 A recipe draws in a square of 100 x 100 units, y down, one primitive per line, the later ones over the earlier ones:
 
@@ -7,8 +7,8 @@ A recipe draws in a square of 100 x 100 units, y down, one primitive per line, t
 `let NAME A..B` draws a number that the lines after it may use as NAME, NAME+5 or NAME-5; A..B may stand in a line too.
 `sym` adds the mirror image at x = 50, `row` and `spin` repeat the primitive, `maybe` leaves it out in four of ten individuals.
 A digit after the name of a part starts an instance of it (wheel1, wheel2), which repetitions count up. COLOUR is `main` (the
-one by which the thing is called), `dark` or `light` (shades of it), `second` (any other), a name of `MATERIALS`, or `hole`,
-which cuts a hole that is a part of its own. `flat` leaves the outline out, `pat` takes the thing's stripes or dots.
+one by which the object is called), `dark` or `light` (shades of it), `second` (any other), a name of `MATERIALS`, or `hole`,
+which cuts a hole that is a part of its own. `flat` leaves the outline out, `pat` takes the object's stripes or dots.
 """
 
 import re
@@ -68,7 +68,7 @@ HOLE = "hole"
 
 
 @dataclass(frozen=True, eq=False)
-class ThingRecipe:
+class ObjectRecipe:
     """How an everyday thing is drawn and what may be done with it.
 
     Attributes:
@@ -79,16 +79,16 @@ class ThingRecipe:
         category: "animal", "fruit", "vehicle" or "".
         turn: It is rotated by up to so many degrees either way.
         stretch: Its width is multiplied by a factor drawn from this range.
-        long: Whether it may cross another long thing in an X.
-        thin: Whether things behind it can be made out.
+        long: Whether it may cross another long object in an X.
+        thin: Whether objects behind it can be made out.
         stands: Whether it can stand on something.
-        front: What of it is drawn again over things in it.
-        surface: (x1, x2, y): where things can stand on it; empty if nowhere.
-        opening: (x1, x2, y): where things stick out of it.
+        front: What of it is drawn again over objects in it.
+        surface: (x1, x2, y): where objects can stand on it; empty if nowhere.
+        opening: (x1, x2, y): where objects stick out of it.
         holds: Nouns of what may stick out of it.
-        inside: (x1, y1, x2, y2): where things show in it.
+        inside: (x1, y1, x2, y2): where objects show in it.
         pair: Two parts that are easily taken for each other or for the whole.
-        similar: Nouns of things that its descriptions might fit too.
+        similar: Nouns of objects that its descriptions might fit too.
     """
 
     name: str
@@ -134,9 +134,9 @@ class Piece(NamedTuple):
         polygon: In the recipe's units.
         colour: See the module.
         outlined: Whether its edge is drawn.
-        patterned: Whether it takes the thing's pattern.
+        patterned: Whether it takes the object's pattern.
         ring: Whether the polygon's first half is its outer edge and the second its inner one.
-        front: Whether it is drawn over things in this one, else not at all.
+        front: Whether it is drawn over objects in this one, else not at all.
     """
 
     label: str
@@ -154,13 +154,13 @@ def name_part(label: str) -> str:
 
 
 @cache
-def load_recipes() -> dict[str, ThingRecipe]:
+def load_recipes() -> dict[str, ObjectRecipe]:
     """Read all recipes, by noun."""
     text = (files("sam4mllm_tool.embedded.everyday") / "things.toml").read_text(encoding="utf-8")
     return {name: _read_recipe(name, table) for name, table in tomllib.loads(text).items()}
 
 
-def _read_recipe(name: str, table: dict[str, Any]) -> ThingRecipe:
+def _read_recipe(name: str, table: dict[str, Any]) -> ObjectRecipe:
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in ("draw", "front")
     }
@@ -169,14 +169,14 @@ def _read_recipe(name: str, table: dict[str, Any]) -> ThingRecipe:
             fields[key] = tuple(re.split(r",\s*", fields[key]))
     fields.setdefault("plural", name + "s")
     lines, front = (tuple(table.get(key, "").strip().splitlines()) for key in ("draw", "front"))
-    return ThingRecipe(name=name, lines=lines, front=front, **fields)
+    return ObjectRecipe(name=name, lines=lines, front=front, **fields)
 
 
 # Drawing an individual ----------------------------------------------------------------------------------------------
 
 
 class Individual:
-    """The polygons of one thing, from back to front.
+    """The polygons of one object, from back to front.
 
     Attributes:
         pieces: The polygons with their parts and colours.
@@ -195,7 +195,7 @@ class Individual:
         self.low, self.high = self.corners.min(0), self.corners.max(0)
 
 
-def build_individual(recipe: ThingRecipe, rng: Random) -> Individual:
+def build_individual(recipe: ObjectRecipe, rng: Random) -> Individual:
     """Draw the proportions of an individual."""
     pieces: list[Piece] = []
     values: dict[str, float] = {}
@@ -224,7 +224,7 @@ class _Step(NamedTuple):
 
 
 @cache
-def _compile_recipe(recipe: ThingRecipe) -> tuple[_Step | _Variable, ...]:
+def _compile_recipe(recipe: ObjectRecipe) -> tuple[_Step | _Variable, ...]:
     steps: list[_Step | _Variable] = []
     for number, line in enumerate((*recipe.lines, *recipe.front)):
         words = line.split()

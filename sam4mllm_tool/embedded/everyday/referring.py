@@ -31,13 +31,13 @@ class EverydayExpression:
 
 
 class Description:
-    """A scene with what its things can be called.
+    """A scene with what its objects can be called.
 
     Attributes:
         scene: The scene.
         rng: Source of randomness, the same for every scene of this seed.
         phrases: All noun phrases that fit something.
-        names: Per thing, the phrases that fit it alone, the shortest first.
+        names: Per object, the phrases that fit it alone, the shortest first.
     """
 
     def __init__(self, scene: EverydayScene) -> None:
@@ -74,11 +74,11 @@ def measure_extent(centre: tuple[float, float], side: str) -> float:
     return {"left": -x, "right": x, "top": -y, "bottom": y}[side]
 
 
-# Things by what they are --------------------------------------------------------------------------------------------
+# Objects by what they are --------------------------------------------------------------------------------------------
 
 
 def attribute_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield things by noun, colour, pattern and relative size."""
+    """Yield objects by noun, colour, pattern and relative size."""
     objects = description.scene.objects
     for phrase in description.phrases:
         if len(phrase.members) == 1 and phrase.is_clear:
@@ -93,24 +93,24 @@ def attribute_expressions(description: Description) -> Iterator[EverydayExpressi
 
 
 def implicit_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield things by what they are for, where no similar thing is there; held-out phrasings too, as a kind of their own."""
-    nouns = [thing.noun for thing in description.scene.objects]
-    for i, thing in enumerate(description.scene.objects):
-        if nouns.count(thing.noun) == 1 and not any(is_similar(thing, other) for other in description.scene.objects):
-            phrases = load_phrases()[thing.noun]
+    """Yield objects by what they are for, where no similar object is there; held-out phrasings too, as a kind of their own."""
+    nouns = [obj.noun for obj in description.scene.objects]
+    for i, obj in enumerate(description.scene.objects):
+        if nouns.count(obj.noun) == 1 and not any(is_similar(obj, other) for other in description.scene.objects):
+            phrases = load_phrases()[obj.noun]
             known, held_out = phrases[:-HELD_OUT], phrases[-HELD_OUT:]
             for phrase in description.rng.sample(known, 2):
                 yield EverydayExpression(phrase, "implicit", (i,))
             yield EverydayExpression(description.rng.choice(held_out), "implicit_held_out", (i,))
 
 
-def is_similar(thing: EverydayObject, other: EverydayObject) -> bool:
+def is_similar(obj: EverydayObject, other: EverydayObject) -> bool:
     """Return whether a description of one might fit the other."""
-    return thing.noun in other.recipe.similar or other.noun in thing.recipe.similar
+    return obj.noun in other.recipe.similar or other.noun in obj.recipe.similar
 
 
 def plural_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield all things that a phrase fits, with and without their number."""
+    """Yield all objects that a phrase fits, with and without their number."""
     for phrase in description.phrases:
         count = len(phrase.members)
         if not 2 <= count <= 5 or not phrase.is_clear:
@@ -129,7 +129,7 @@ def plural_expressions(description: Description) -> Iterator[EverydayExpression]
 
 
 def negation_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the one of several things of a kind that has not a colour, or is not in a relation, that the others have."""
+    """Yield the one of several objects of a kind that has not a colour, or is not in a relation, that the others have."""
     objects = description.scene.objects
     for phrase in description.phrases:
         if phrase.singular != phrase.noun or not 2 <= len(phrase.members) <= 5 or not phrase.is_clear:
@@ -153,11 +153,11 @@ def _unrelated_expressions(description: Description, phrase: NounPhrase) -> Iter
                 yield EverydayExpression(text, "negation", tuple(others))
 
 
-# Things by where they are -------------------------------------------------------------------------------------------
+# Objects by where they are -------------------------------------------------------------------------------------------
 
 
 def position_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the first, second ... of several things that a phrase fits, from a side."""
+    """Yield the first, second ... of several objects that a phrase fits, from a side."""
     for phrase in description.phrases:
         if not 2 <= len(phrase.members) <= 5 or not phrase.is_clear:
             continue
@@ -171,9 +171,9 @@ def position_expressions(description: Description) -> Iterator[EverydayExpressio
 
 
 def direction_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the one of several things that lies left, right, above or below of a thing."""
+    """Yield the one of several objects that lies left, right, above or below of an object."""
     objects = description.scene.objects
-    for anchor, thing in enumerate(objects):
+    for anchor, obj in enumerate(objects):
         name = description.name(anchor)
         if name is None:
             continue
@@ -182,7 +182,7 @@ def direction_expressions(description: Description) -> Iterator[EverydayExpressi
             if len(others) < 2 or not phrase.is_clear:
                 continue
             for side, templates in wording.DIRECTIONS.items():
-                lead = {i: measure_extent(objects[i].centre, side) - measure_extent(thing.centre, side) for i in others}
+                lead = {i: measure_extent(objects[i].centre, side) - measure_extent(obj.centre, side) for i in others}
                 matches = [i for i in others if lead[i] > 0]
                 if len(matches) == 1 and all(abs(distance) > MARGIN for distance in lead.values()):
                     text = description.rng.choice(templates).format(phrase.singular, name)
@@ -190,7 +190,7 @@ def direction_expressions(description: Description) -> Iterator[EverydayExpressi
 
 
 def relation_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the things on, in, behind, across or next to a thing, and the thing that they are on, in or behind."""
+    """Yield the objects on, in, behind, across or next to an object, and the object that they are on, in or behind."""
     for relation, templates in wording.RELATIONS.items():
         for anchor in range(len(description.scene.objects)):
             yield from _related_expressions(description, relation, anchor, templates, converse=False)
@@ -201,7 +201,7 @@ def relation_expressions(description: Description) -> Iterator[EverydayExpressio
 def _related_expressions(
     description: Description, relation: str, anchor: int, templates: Sequence[str], *, converse: bool
 ) -> Iterator[EverydayExpression]:
-    """Yield what is related to a thing that can be named; with `converse`, what that thing is related to."""
+    """Yield what is related to an object that can be named; with `converse`, what that object is related to."""
     name = description.name(anchor)
     if name is None:
         return

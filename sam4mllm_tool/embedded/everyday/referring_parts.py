@@ -1,4 +1,4 @@
-"""Expressions that refer to parts of things: the handle of a mug, the wheels of a bus, a frame without its picture."""
+"""Expressions that refer to parts of objects: the handle of a mug, the wheels of a bus, a frame without its picture."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from sam4mllm_tool.embedded.everyday.referring import MARGIN, Description, Every
 
 
 def list_part_groups(description: Description) -> dict[tuple[int, str], tuple[int, ...]]:
-    """Return, per thing and part's name, the regions of its instances from left to right, if all are large enough."""
+    """Return, per object and part's name, the regions of its instances from left to right, if all are large enough."""
     scene, groups = description.scene, dict[tuple[int, str], tuple[int, ...]]()
     for index, part in enumerate(scene.object_parts, start=len(scene.objects)):
         key = part.owner, part.name
@@ -17,7 +17,7 @@ def list_part_groups(description: Description) -> dict[tuple[int, str], tuple[in
 
 
 def part_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the parts of things that can be named, one, all or the left or right one of two."""
+    """Yield the parts of objects that can be named, one, all or the left or right one of two."""
     groups = list_part_groups(description)
     for (owner, part), regions in groups.items():
         if name := description.name(owner):
@@ -28,7 +28,7 @@ def part_expressions(description: Description) -> Iterator[EverydayExpression]:
 
 
 def _count_parts(description: Description, part: str) -> int:
-    """Count the parts of the scene, of whichever things, that are called so."""
+    """Count the parts of the scene, of whichever objects, that are called so."""
     names = [*(known.name for known in description.scene.object_parts), *(name for _, name in description.scene.clipped)]
     return sum(wording.pluralize_part(name) == wording.pluralize_part(part) for name in names)
 
@@ -48,24 +48,24 @@ def _parts_of(description: Description, part: str, regions: tuple[int, ...], nam
 def part_whole_expressions(description: Description) -> Iterator[EverydayExpression]:
     """Yield wholes and parts that are easily taken for each other, said so that they aren't."""
     groups = list_part_groups(description)
-    for owner, thing in enumerate(description.scene.objects):
+    for owner, obj in enumerate(description.scene.objects):
         name = description.name(owner)
         if name is None:
             continue
         parts = {part: regions for (index, part), regions in groups.items() if index == owner}
-        pair = [part for part in thing.recipe.pair if part in parts]
+        pair = [part for part in obj.recipe.pair if part in parts]
         if len(pair) == 2:
             for part, other in (pair, pair[::-1]):
                 if len(parts[part]) == 1:
                     yield from _one_of_pair(description, (part, other), parts[part], name)
-        elif len(thing.recipe.parts) == 2 and len(parts) == 2:
+        elif len(obj.recipe.parts) == 2 and len(parts) == 2:
             pair = sorted(parts)
         for part in pair:
             text = part if len(parts[part]) == 1 else wording.pluralize_part(part)
             yield EverydayExpression(wording.WITH.format(name, text), "part_whole", (owner,))
         if len(pair) == 2:
             yield EverydayExpression(description.rng.choice(wording.WHOLE).format(name), "part_whole", (owner,))
-        if set(thing.recipe.parts) == set(parts) and len(parts) == 2:
+        if set(obj.recipe.parts) == set(parts) and len(parts) == 2:
             for part, other in (pair, pair[::-1]):
                 text = other if len(parts[other]) == 1 else wording.pluralize_part(other)
                 yield EverydayExpression(wording.REST.format(name, text), "part_whole", parts[part])

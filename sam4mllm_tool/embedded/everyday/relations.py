@@ -1,4 +1,4 @@
-"""How the things of a planned scene lie to each other, with doubtful cases marked as such."""
+"""How the objects of a planned scene lie to each other, with doubtful cases marked as such."""
 
 from typing import TypeAlias
 
@@ -10,27 +10,27 @@ from sam4mllm_tool.types import Mask
 
 Relations: TypeAlias = dict[tuple[int, str, int], bool | None]
 
-_HIDDEN, _TOUCHED = 0.08, 0.01  # shares of a thing that another covers: it is behind it; it might be
+_HIDDEN, _TOUCHED = 0.08, 0.01  # shares of an object that another covers: it is behind it; it might be
 _NEAR, _FAR = 0.07, 0.16  # gaps in units of the image's side: next to each other; not next to each other
 
 
 def judge_relations(plan: Plan, boxes: npt.NDArray[np.float64]) -> Relations:
-    """Judge every pair of things.
+    """Judge every pair of objects.
 
     Args:
         plan: The scene.
-        boxes: (n, 4) of the things' visible pixels, x1, y1, x2, y2 in units of the image's side.
+        boxes: (n, 4) of the objects' visible pixels, x1, y1, x2, y2 in units of the image's side.
 
     Returns:
-        (i, relation, j) -> True where thing i is "on", "in", "behind" or "across" thing j, or "next to" it; None where people
+        (i, relation, j) -> True where object i is "on", "in", "behind" or "across" object j, or "next to" it; None where people
         could disagree. All others are not so.
     """
     relations: Relations = {}
     silhouettes = _draw_silhouettes(plan)
     order = {layer.number: position for position, layer in reversed(list(enumerate(plan.layers)))}
     placed = {frozenset((i, j)) for i, _, j in plan.relations}
-    for i in range(len(plan.things)):
-        for j in range(len(plan.things)):
+    for i in range(len(plan.objects)):
+        for j in range(len(plan.objects)):
             if i == j:
                 continue
             overlap = int((silhouettes[i] & silhouettes[j]).sum())

@@ -111,7 +111,7 @@ def draw_labels(individual: Individual, pose: Pose, side: int, *, front: bool = 
         individual: What is drawn.
         pose: Where it lies.
         side: Of the image, in pixels.
-        front: Draw what comes over the things in it, instead of the rest.
+        front: Draw what comes over the objects in it, instead of the rest.
 
     Returns:
         The window of the image and, in it, parts and holes as in `Drawing`.

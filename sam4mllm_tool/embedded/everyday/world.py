@@ -1,6 +1,6 @@
-"""The everyday world: drawn scenes of common things with exact masks of the things and of their parts, each from a seed.
+"""The everyday world: drawn scenes of common objects with exact masks of the objects and of their parts, each from a seed.
 
-A scene is two to ten things on a plain or cluttered background. Many stand on, lie in, hide behind or cross each other, many
+A scene is two to ten objects on a plain or cluttered background. Many stand on, lie in, hide behind or cross each other, many
 are thin, and many have a part that fills their box, so that a box alone does not say which pixels are meant. Seeds below
 `TEST_SEEDS` may be used for training and tuning; seeds from there on are the test split and are never trained on.
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 from sam4mllm_tool.embedded.everyday.arrangement import LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
-from sam4mllm_tool.embedded.everyday.recipe import HOLE, ThingRecipe, load_recipes, name_part
+from sam4mllm_tool.embedded.everyday.recipe import HOLE, ObjectRecipe, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
 from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
@@ -36,7 +36,7 @@ _MIN_PART = 22  # pixels of the coarse raster; smaller parts are not referred to
 
 @dataclass(frozen=True)
 class EverydayObject:
-    """One drawn thing.
+    """One drawn object.
 
     Attributes:
         noun: What it is, a key of `load_recipes()`.
@@ -46,7 +46,7 @@ class EverydayObject:
         extent: (width, height) of that box in units of the image's side.
         size: The longer side of its drawing before it is turned, covered or not, in units of the image's side.
         second: Name of the colour that it has besides, None if it has none.
-        visible: Share of its pixels that no other thing covers.
+        visible: Share of its pixels that no other object covers.
         box: Around its visible pixels, in pixels.
     """
 
@@ -61,20 +61,20 @@ class EverydayObject:
     box: Box
 
     @property
-    def recipe(self) -> ThingRecipe:
-        """How things of this kind are drawn."""
+    def recipe(self) -> ObjectRecipe:
+        """How objects of this kind are drawn."""
         return load_recipes()[self.noun]
 
 
 @dataclass(frozen=True)
 class ObjectPart:
-    """One part of a drawn thing, or a hole in it.
+    """One part of a drawn object, or a hole in it.
 
     Attributes:
         name: What it is, one of the recipe's parts.
-        owner: Index of the thing in the scene's objects.
+        owner: Index of the object in the scene's objects.
         number: Its pixels' value in the scene's parts.
-        is_hole: Whether it is a hole, whose pixels are not the thing's own.
+        is_hole: Whether it is a hole, whose pixels are not the object's own.
         centre: Middle of its visible pixels' box, (x, y) in units of the image's side.
         box: Around its visible pixels, in pixels.
     """
@@ -99,7 +99,7 @@ class EverydayScene:
         image: (side, side, 3) uint8 RGB.
         instances: (side, side) uint8; 0 is the background, i + 1 the visible pixels of objects[i].
         parts: (side, side) uint8; 0 is the background, else the number of an `ObjectPart`, or of one too small to be listed.
-        objects: The things.
+        objects: The objects.
         object_parts: Their parts that are large enough to be referred to.
         clipped: (index of the object, name) of the parts of which an instance is too small to be in object_parts.
         relations: (i, relation, j): objects[i] is on, in, behind or across objects[j], or next to it; True where that is so,
@@ -139,8 +139,8 @@ def draw_scene(seed: int, side: int = 256) -> EverydayScene:
     image = draw_background(Random(f"background-{seed}"), np.random.default_rng(seed), side)
     maps = LabelMaps(plan, side)
     for number, front in plan.layers:
-        thing = plan.things[number]
-        drawing = draw_individual(thing.individual, thing.pose, thing.style, side, front=front)
+        obj = plan.objects[number]
+        drawing = draw_individual(obj.individual, obj.pose, obj.style, side, front=front)
         if plan.shadow[2] and not front:
             _cast_shadow(image, drawing, plan.shadow)
         image[drawing.window] = image[drawing.window] * (1 - drawing.coverage[..., None]) + drawing.colour
@@ -151,7 +151,7 @@ def draw_scene(seed: int, side: int = 256) -> EverydayScene:
 
 
 def _cast_shadow(image: FloatImage, drawing: Drawing, shadow: tuple[float, float, float]) -> None:
-    """Darken the image around where the thing will be drawn, shifted and blurred."""
+    """Darken the image around where the object will be drawn, shifted and blurred."""
     side = len(image)
     dx, dy, blur = round(shadow[0] * side), round(shadow[1] * side), max(1, side // 100)
     rows, columns = drawing.window
@@ -168,22 +168,22 @@ def _cast_shadow(image: FloatImage, drawing: Drawing, shadow: tuple[float, float
 def _describe(
     plan: Plan, maps: LabelMaps
 ) -> tuple[tuple[EverydayObject, ...], tuple[ObjectPart, ...], frozenset[tuple[int, str]], Relations]:
-    """Describe the things and parts by what the coarse raster shows, with boxes from the image's own pixels."""
+    """Describe the objects and parts by what the coarse raster shows, with boxes from the image's own pixels."""
     coarse = plan.rasterize()
     objects, object_parts, clipped = [], [], set()
-    boxes = np.array([_measure(coarse.instances == i + 1) for i in range(len(plan.things))])
+    boxes = np.array([_measure(coarse.instances == i + 1) for i in range(len(plan.objects))])
     counts = np.bincount(coarse.parts.ravel(), minlength=coarse.first[-1] + 1)
     stamps = zip(plan.layers, plan.stamps, strict=True)
     full = {layer.number: int((parts > 0).sum()) for layer, (_, parts, _) in stamps if not layer.front}
-    for i, thing in enumerate(plan.things):
+    for i, obj in enumerate(plan.objects):
         x1, y1, x2, y2 = boxes[i].tolist()
         share = int((coarse.instances == i + 1).sum()) / full[i]
         box = _find_box(maps.instances == i + 1, boxes[i])
-        style, centre = thing.style, ((x1 + x2) / 2, (y1 + y2) / 2)
-        second = style.second if style.pattern != "plain" or thing.recipe.has_second else None
-        noun, extent, size = thing.recipe.name, (x2 - x1, y2 - y1), thing.pose.size
+        style, centre = obj.style, ((x1 + x2) / 2, (y1 + y2) / 2)
+        second = style.second if style.pattern != "plain" or obj.recipe.has_second else None
+        noun, extent, size = obj.recipe.name, (x2 - x1, y2 - y1), obj.pose.size
         objects.append(EverydayObject(noun, style.colour, style.pattern, centre, extent, size, second, min(1.0, share), box))
-        holes = {piece.label for piece in thing.individual.pieces if piece.colour == HOLE}
+        holes = {piece.label for piece in obj.individual.pieces if piece.colour == HOLE}
         for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
             if counts[number] >= _MIN_PART:
                 x1, y1, x2, y2 = measured = _measure(coarse.parts == number)
