@@ -201,7 +201,7 @@ class Planner:
             second,
             pattern,
             outline=rng.choice((0.0, 0.8, 1.0, 1.3)),
-            tint=tuple(rng.uniform(-9, 9) for _ in range(3)),
+            tint=(rng.uniform(-9, 9), rng.uniform(-9, 9), rng.uniform(-9, 9)),
             shade=(rng.uniform(-16, 16), rng.uniform(-20, 6)),
             pattern_turn=rng.choice((0, 0, 90, 45, rng.uniform(0, 180))),
             pattern_step=rng.uniform(0.13, 0.2),

@@ -19,7 +19,7 @@ _SKY = (176, 212, 240)
 
 def draw_background(rng: Random, noise: np.random.Generator, side: int) -> FloatImage:
     """Draw one of the backgrounds with grain, (side, side, 3) in about [0, 255]."""
-    axis = (np.arange(side, dtype=np.float32) + 0.5) / side
+    axis: FloatImage = ((np.arange(side) + 0.5) / side).astype(np.float32)
     grid = np.broadcast_to(axis[None], (side, side)), np.broadcast_to(axis[:, None], (side, side))
     image = rng.choice(_KINDS)(rng, noise, grid)
     grain = noise.normal(0, rng.uniform(1, 4), (side, side)).astype(np.float32)
@@ -29,7 +29,9 @@ def draw_background(rng: Random, noise: np.random.Generator, side: int) -> Float
 def _plain(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:  # noqa: ARG001 - one signature for all
     x, y = grid
     angle, depth = rng.uniform(0, 2 * math.pi), rng.uniform(4, 22)
-    return _tint(rng) + (depth * (math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5)))[..., None]
+    slope: FloatImage = math.cos(angle) * (x - 0.5) + math.sin(angle) * (y - 0.5)
+    image: FloatImage = _tint(rng) + (depth * slope)[..., None]
+    return image
 
 
 def _clouded(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
@@ -44,7 +46,8 @@ def _boards(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
     offset = noise.uniform(0, 1, count).astype(np.float32)[row]
     wave = np.sin(2 * math.pi * (y * count * 3 + 0.3 * np.sin(2 * math.pi * (x * 1.3 + offset)))) * 3.5
     gap = (np.abs(y * count - np.round(y * count)) < 0.03) | (np.abs((x + offset) % 0.7 - 0.35) < 0.003)
-    return np.array(rng.choice(_WOODS), np.float32) + (tone + wave - 34 * gap)[..., None]
+    image: FloatImage = np.array(rng.choice(_WOODS), np.float32) + (tone + wave - 34 * gap)[..., None]
+    return image
 
 
 def _tiles(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
@@ -55,7 +58,8 @@ def _tiles(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
         tone += 14 * (np.indices((count, count)).sum(0) % 2 * 2 - 1)
     columns, rows = np.floor(x * count).astype(int), np.floor(y * count).astype(int)
     joint = (np.abs(x * count - np.round(x * count)) < 0.03) | (np.abs(y * count - np.round(y * count)) < 0.03)
-    return _tint(rng) + (tone[rows, columns] - 26 * joint)[..., None]
+    image: FloatImage = _tint(rng) + (tone[rows, columns] - 26 * joint)[..., None]
+    return image
 
 
 def _meadow(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:

@@ -29,10 +29,15 @@ def _pool(fits: Callable[[ObjectRecipe], bool] = lambda _: True) -> list[ObjectR
 
 
 def _build_single(planner: Planner) -> Group | None:
-    recipe = planner.choose_recipe(_pool())
+    recipe = planner.choose_recipe([*_pool(), *_pool(_is_rare), *_pool(_is_rare)])
     if recipe is None:
         return None
     return Group([planner.choose_object(recipe, planner.size * planner.rng.uniform(0.8, 1.25))], [Layer(0)], [])
+
+
+def _is_rare(recipe: ObjectRecipe) -> bool:
+    """Return whether objects of this kind are seldom in groups."""
+    return not (recipe.long or recipe.thin or recipe.stands or recipe.inside or recipe.opening)
 
 
 def _build_on(planner: Planner) -> Group | None:
@@ -162,7 +167,7 @@ def _clip(value: float, low: float, high: float) -> float:
 
 
 _GROUPS: tuple[tuple[Callable[[Planner], Group | None], int, float], ...] = (
-    (_build_on, 2, 1.2),
+    (_build_on, 2, 2.2),
     (_build_in, 2, 1.2),
     (_build_inside, 2, 1.0),
     (_build_behind, 2, 1.6),

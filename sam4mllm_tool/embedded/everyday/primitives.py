@@ -129,6 +129,6 @@ def _thicken(path: Polygon, width: float, *, rounded: bool = False) -> Polygon:
         return np.concatenate([left, right])
     first, last = (math.degrees(math.atan2(n[1], n[0])) for n in (normals[0], normals[-1]))
     half = width / 2
-    end = _arc_points(*path[-1], half, half, last, last - 180, 30)
-    start = _arc_points(*path[0], half, half, first + 180, first, 30)
+    end = _arc_points(path[-1][0], path[-1][1], half, half, last, last - 180, 30)
+    start = _arc_points(path[0][0], path[0][1], half, half, first + 180, first, 30)
     return np.concatenate([left, end, right, start])

@@ -161,15 +161,15 @@ def load_recipes() -> dict[str, ObjectRecipe]:
 
 
 def _read_recipe(name: str, table: dict[str, Any]) -> ObjectRecipe:
-    fields = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in table.items() if key not in ("draw", "front")
-    }
-    for key in ("colours", "similar", "pair", "holds"):
-        if key in fields:
-            fields[key] = tuple(re.split(r",\s*", fields[key]))
-    fields.setdefault("plural", name + "s")
-    lines, front = (tuple(table.get(key, "").strip().splitlines()) for key in ("draw", "front"))
-    return ObjectRecipe(name=name, lines=lines, front=front, **fields)
+    fields: dict[str, Any] = {"plural": name + "s"}
+    for key, value in table.items():
+        if key in ("draw", "front"):
+            fields["lines" if key == "draw" else "front"] = tuple(value.strip().splitlines())
+        elif key in ("colours", "similar", "pair", "holds"):
+            fields[key] = tuple(re.split(r",\s*", value))
+        else:
+            fields[key] = tuple(value) if isinstance(value, list) else value
+    return ObjectRecipe(name=name, **fields)
 
 
 # Drawing an individual ----------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def draw_individual(individual: Individual, pose: Pose, style: Style, side: int,
 
 def _find_window(corners: Polygon, side: int) -> Window:
     """Return the part of the image that the corners, in pixels, fall in."""
-    x1, y1, x2, y2 = *corners.min(0).tolist(), *corners.max(0).tolist()
+    (x1, y1), (x2, y2) = corners.min(0), corners.max(0)
     columns, rows = ((_clip(low - 2, side - 1), _clip(high + 3, side)) for low, high in ((x1, x2), (y1, y2)))
     return slice(rows[0], max(rows[1], rows[0] + 1)), slice(columns[0], max(columns[1], columns[0] + 1))
 

@@ -28,7 +28,7 @@ from sam4mllm_tool.types import Box, Mask
 
 __all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "SceneRegion", "draw_scene"]
 
-MIN_SIDE = 128
+MIN_SIDE = 160
 """The smallest image in pixels: on a smaller one, parts would be lost."""
 
 _MIN_PART = 22  # pixels of the coarse raster; smaller parts are not referred to
