@@ -40,7 +40,7 @@ types: .venv/tested  ## types of the package, and of what the tests share
 	cd .venv/typed && ../bin/mypy --cache-dir ../mypy_cache --config-file ../../pyproject.toml
 
 video: .venv/video  ## tests of model families whose processors need torchvision
-	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/models/segmenter/test_sam2_families.py
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py
 
 test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch
 	$(subst python,.venv-newest/bin/python,$(PYTEST_FAST)) $(PYTEST)
@@ -64,22 +64,25 @@ lock:  ## renew constraints.txt
 clean:
 	rm -rf .venv .venv-newest .venv-oldest out site
 
-.venv/installed: pyproject.toml setup.py constraints.txt
+.venv/created:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -qq --upgrade --constraint constraints.txt pip
+	touch $@
+
+.venv/installed: .venv/created pyproject.toml setup.py constraints.txt
 	$(BIN)/$(INSTALL) --editable .
 	touch $@
 
-.venv/tested: .venv/installed
+.venv/tested: .venv/created pyproject.toml setup.py constraints.txt  # in one run of pip, of which each takes a while
 	$(BIN)/$(INSTALL) --editable ".[test]"
-	touch $@
+	touch .venv/installed $@
 
 .venv/docs: .venv/tested
 	$(BIN)/$(INSTALL) --editable ".[docs]"
 	touch $@
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone
-	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm
+	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm segment-anything
 
 .venv-newest/tested: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv --clear .venv-newest

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.interactive.number_references import parse_numbers
-from sam4mllm_tool.interactive.references import pluralize
+from sam4mllm_tool.protocol.references import pluralize
 
 __all__ = ["ImageQuestion", "QuestionKind", "format_answer", "format_regions", "parse_question"]
 

@@ -26,6 +26,7 @@ __all__ = ["create_segmentation_agent"]
 def create_segmentation_agent(
     model: str | BaseChatModel,
     *,
+    mllm: str | BaseChatModel | None = None,
     toolkit: Sam4MllmToolkit | None = None,
     tools: Sequence[BaseTool] = (),
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
@@ -36,7 +37,9 @@ def create_segmentation_agent(
 
     Args:
         model: A chat model or its spec, as in "openai:gpt-5".
-        toolkit: The segmentation tools; by default with the models that the environment names, else the embedded pair, loaded
+        mllm: The MLLM of the tools, by default the environment's, else the embedded one: a spec, or a chat model that takes
+            images. `model` itself makes the agent's own model the MLLM, so that nothing else is hosted but the segmenter.
+        toolkit: The segmentation tools, if they need other settings; it has its own `mllm`. By default the models are loaded
             on first use. Images of messages go into its store.
         tools: Tools of your own besides these.
         middleware: Middleware of your own, after the one that takes images out of messages.
@@ -45,8 +48,11 @@ def create_segmentation_agent(
 
     Raises:
         SpecError: The chat model can't be loaded.
+        ValueError: Both `mllm` and `toolkit` are given.
     """
-    toolkit = Sam4MllmToolkit() if toolkit is None else toolkit
+    if mllm is not None and toolkit is not None:
+        raise ValueError("expected either mllm or toolkit, got both: give the toolkit this MLLM")
+    toolkit = Sam4MllmToolkit(mllm=mllm) if toolkit is None else toolkit
     images = ImageMiddleware(toolkit.image_store, policy=toolkit.policy)
     agent = create_agent(
         load_chat_model(model) if isinstance(model, str) else model,

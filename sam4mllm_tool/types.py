@@ -271,6 +271,21 @@ class MaskCandidate:
 
 
 @dataclass(frozen=True, eq=False)
+class Proposal:
+    """An instance of a concept that a segmenter finds by words.
+
+    Args:
+        box: Around it, in pixels.
+        mask: (H, W) bool.
+        score: How sure the segmenter is that it is one, in [0, 1].
+    """
+
+    box: Box
+    mask: Mask
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
 class SegmentedObject:
     """One segmented object.
 
@@ -510,7 +525,11 @@ class MLLM(Protocol):
 
 
 class Segmenter(Protocol):
-    """A model that turns boxes and points into masks."""
+    """A model that turns boxes and points into masks.
+
+    One that also finds instances by words has a method `propose(image, phrase) -> Sequence[Proposal]`, best first, for a short
+    noun phrase such as "red ring"; without it, or where it is None, `adaptive` relies on the MLLM's boxes alone.
+    """
 
     @property
     def name(self) -> str:

@@ -16,6 +16,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
+    Florence2Config,
+    Florence2ForConditionalGeneration,
+    Florence2Processor,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
     Gemma3ImageProcessorPil,
@@ -199,6 +202,28 @@ def save_paligemma(folder: Path, **options: Any) -> Path:
         projection_dim=WIDTH,
     )
     return _save(PaliGemmaForConditionalGeneration, config, processor, folder, options)
+
+
+def save_florence2(folder: Path, **options: Any) -> Path:
+    """Save Florence-2: an encoder reads the image and the task, a decoder answers. It has no chat template."""
+    tokenizer = build_tokenizer(SPECIAL, adds_bos=True)
+    tokenizer.add_tokens([f"<loc_{i}>" for i in range(1000)], special_tokens=True)
+    tokenizer._set_model_specific_special_tokens({"image_token": "<image>"})
+    tokenizer.init_kwargs["extra_special_tokens"] = {"image_token": "<image>"}
+    images: Any = CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
+    images.image_seq_length = 17  # 4 x 4 patches, and their mean
+    processor = Florence2Processor(images, tokenizer)
+    stages: dict[str, Any] = {"depths": (1, 1), "patch_size": (7, 3), "patch_stride": (4, 2), "patch_padding": (3, 1)}
+    stages |= {"patch_prenorm": (False, True), "embed_dim": (16, WIDTH), "num_heads": (2, 2), "num_groups": (2, 2)}
+    text = {"model_type": "bart", "d_model": WIDTH, "vocab_size": len(tokenizer), "encoder_layers": 2, "decoder_layers": 2}
+    text |= {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": WIDTH, "decoder_ffn_dim": WIDTH}
+    text |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 3, "decoder_start_token_id": 1, "init_std": 0.4}
+    config = Florence2Config(
+        text_config=text,
+        vision_config=stages | {"window_size": 2, "projection_dim": WIDTH, "drop_path_rate": 0.0},
+        image_token_id=SPECIAL.index("<image>"),
+    )
+    return _save(Florence2ForConditionalGeneration, config, processor, folder, options)
 
 
 FAMILIES: dict[str, Callable[..., Path]] = {

@@ -69,7 +69,7 @@ def _image_processor(side: int) -> SamImageProcessorPil:
 
 def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> Path:
     """Save a model with random weights on which masks depend, and its processor; return the folder."""
-    _randomise_weights(model)
+    randomise_weights(model)
     level = logging.getLogger("transformers").level
     logging.getLogger("transformers").setLevel(logging.ERROR)
     model.save_pretrained(folder)
@@ -79,7 +79,7 @@ def save_checkpoint(model: PreTrainedModel, processor: Any, folder: Path) -> Pat
 
 
 @torch.no_grad()
-def _randomise_weights(model: PreTrainedModel) -> None:
+def randomise_weights(model: torch.nn.Module) -> None:
     """Set weights so large that masks and scores depend on every prompt; with transformers' initialisation they don't.
 
     The positional embedding gets Segment Anything's own standard deviation of 1; transformers initialises it with half the
@@ -96,6 +96,6 @@ def _randomise_weights(model: PreTrainedModel) -> None:
             weight.copy_(0.1 * noise)
     # predicted IoUs inside (0, 1), so that clipping doesn't hide differences
     for name, head in model.named_modules():
-        if name.endswith("mask_decoder.iou_prediction_head.proj_out"):
+        if name.endswith(("mask_decoder.iou_prediction_head.proj_out", "mask_decoder.iou_prediction_head.layers.2")):
             head.weight.mul_(0.1)
             head.bias.fill_(0.5)

@@ -17,7 +17,7 @@ BLOCKS = [
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL), 1)
 ]
 """Blocks marked `py` instead of `python` need what can't be had here: the weights of real models."""
-WITH_WEIGHTS = re.compile(r'\b(?:Sam4Mllm|TransformersMLLM)\.load\("')
+WITH_WEIGHTS = re.compile(r'\b(?:(?:Sam4Mllm|TransformersMLLM)\.load|load_segmenter|load_mllm|init_chat_model)\("')
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

@@ -33,7 +33,7 @@ ALLOWED = {
     "testing": PIPELINE,
     "deprecation": set(),
     "interactive": PIPELINE,
-    "reasoning": PIPELINE | {"deprecation", "interactive"},  # of interactive only the words of references.py
+    "reasoning": PIPELINE | {"deprecation"},
     "looking": {"deprecation", "reasoning"},  # the old name of reasoning, for one release
     "data": MODEL_FREE | {"images", "protocol", "models"},
     "embedded": PIPELINE | {"data"},

@@ -9,8 +9,13 @@ import re
 import time
 from importlib import import_module, metadata
 from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
 
 from sam4mllm_tool import __version__
+from sam4mllm_tool.cli.options import LOADING_OPTIONS, refuse_options, with_options
+from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.optional_dependencies import root_message
 
 __all__ = ["doctor", "list_extras"]
@@ -44,11 +49,31 @@ _BACKENDS = {
 """Title -> the module that loads these models, and the classes of transformers that it uses."""
 
 
-def doctor() -> int:
-    """Report which packages are installed, which models can be loaded and on which device.
+@with_options(LOADING_OPTIONS)
+def doctor(
+    ctx: typer.Context,
+    mllm: Annotated[
+        str | None,
+        typer.Option(metavar="SPEC", help="Load this MLLM, ask it about a drawn scene, and describe it, in place of the rest."),
+    ] = None,
+    segmenter: Annotated[
+        str | None, typer.Option(metavar="SPEC", help="Load this segmenter, prompt it with a box, and describe it, likewise.")
+    ] = None,
+    dialect: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Wording and coordinate format of the questions to --mllm.", show_default="its own"),
+    ] = None,
+    **loading: Any,
+) -> int:
+    """Report which packages are installed, which models can be loaded and on which device; or try out given models.
 
-    Exit code 1 if something that is always needed does not work.
+    Exit code 1 if something that is always needed does not work, or a given model's answer is of no use.
     """
+    if mllm is None:
+        refuse_options(ctx, ("dialect",), "no effect without --mllm")
+    if mllm is not None or segmenter is not None:
+        return _check_models(mllm, segmenter, dialect, LoadOptions(**loading))
+    refuse_options(ctx, [option.name for option in LOADING_OPTIONS], "no effect without --mllm or --segmenter")
     print(f"sam4mllm-tool {__version__} on Python {platform.python_version()}, {platform.system()} {platform.machine()}")
     for name in _BASE:
         print(f"  {name:15} {_version(name) or 'MISSING: install sam4mllm-tool again'}")
@@ -65,6 +90,14 @@ def doctor() -> int:
     works, outcome = _try_embedded()
     print(f"embedded pair: {outcome}")
     return 0 if works else 1
+
+
+def _check_models(mllm: str | None, segmenter: str | None, dialect: str | None, options: LoadOptions) -> int:
+    from sam4mllm_tool.cli.model_check import check_mllm, check_segmenter
+
+    works = [check_mllm(mllm, dialect, options)] if mllm is not None else []
+    works += [check_segmenter(segmenter, options)] if segmenter is not None else []
+    return 0 if all(works) else 1
 
 
 def list_extras() -> dict[str, tuple[str, ...]]:

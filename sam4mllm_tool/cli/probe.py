@@ -35,10 +35,10 @@ def probe(
     frame is clearly ahead, nothing is kept and the exit code is 1.
     """
     from sam4mllm_tool.atomic_io import write_text
-    from sam4mllm_tool.models.metadata import identify_mllm, list_candidate_dialects
-    from sam4mllm_tool.models.mllm import load_mllm
+    from sam4mllm_tool.models.metadata import list_candidate_dialects
+    from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec
+    from sam4mllm_tool.models.probing.first_use import keep_measured_dialect, measured_dialect
     from sam4mllm_tool.models.probing.measurement import probe_mllm
-    from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
     from sam4mllm_tool.pipeline.sam4mllm import choose_specs
 
     options, (spec, _) = LoadOptions(**loading), choose_specs(mllm, None)
@@ -47,8 +47,8 @@ def probe(
         model = load_mllm(spec, dialect=candidates[0], options=options)
     report = probe_mllm(model, candidates)
     print(json.dumps(report.to_dict()) if as_json else _format_report(report))
-    best = report.require_dialect()
-    paths = [save_probed_dialect(identify_mllm(spec), best)]
+    best = measured_dialect(report, is_sent=parse_remote_spec(spec) is not None)
+    paths = [keep_measured_dialect(spec, model, best)]
     if out is not None:
         write_text(out, best.to_json())
         paths.append(out)

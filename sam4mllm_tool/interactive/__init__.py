@@ -21,9 +21,9 @@ from sam4mllm_tool.interactive.instructions import Instruction, read_instruction
 from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, ObjectCandidate
 from sam4mllm_tool.interactive.number_listing import list_choices, list_left_out
 from sam4mllm_tool.interactive.object_alternatives import find_choices
-from sam4mllm_tool.interactive.references import complete_expression
 from sam4mllm_tool.interactive.refine import RefinementResult, refine
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError
+from sam4mllm_tool.protocol.references import complete_expression
 
 __all__ = [
     "CompoundExpression",

@@ -21,10 +21,10 @@ from sam4mllm_tool.interactive.other_objects import (
     segment_known_boxes,
     segment_with_points,
 )
-from sam4mllm_tool.interactive.references import is_plural
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol.references import is_plural
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, SegmentedObject, Size
 
 __all__ = ["apply_clicks", "check_clicks"]

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from sam4mllm_tool.interactive.references import (
+from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.protocol.references import (
     complete_expression,
     is_modifier,
     is_plural,
     singularize_noun,
     split_noun_phrase,
 )
-from sam4mllm_tool.protocol.dialogues import validate_expression
 
 __all__ = ["MAX_PARTS", "CompoundExpression", "split_expression"]
 

@@ -13,13 +13,13 @@ from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import SAME_OBJECT_IOU, format_box, mask_iou
 from sam4mllm_tool.images.export import format_confidence
 from sam4mllm_tool.interactive.compound_expression import MAX_PARTS, split_expression
-from sam4mllm_tool.interactive.references import is_plural, singularize
 from sam4mllm_tool.pipeline.adaptive import min_confidence
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.protocol.references import is_plural, singularize
 from sam4mllm_tool.types import Box, Segmentation, SegmentedObject
 
 __all__ = ["segment_compound"]

@@ -9,11 +9,11 @@ from sam4mllm_tool.interactive.instructions import Instruction
 from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, match_objects
 from sam4mllm_tool.interactive.number_listing import format_numbers, list_numbers, quote_expression
 from sam4mllm_tool.interactive.object_alternatives import take_other
-from sam4mllm_tool.interactive.references import complete_expression, is_plural
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol.references import complete_expression, is_plural
 from sam4mllm_tool.types import SegmentedObject
 
 __all__ = ["add_described", "describe_anew", "keep_described", "take_out"]

@@ -11,10 +11,10 @@ from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, Obj
 from sam4mllm_tool.interactive.number_listing import format_numbers, list_numbers
 from sam4mllm_tool.interactive.number_references import NumberItem, NumberReference
 from sam4mllm_tool.interactive.other_objects import segment_known_boxes
-from sam4mllm_tool.interactive.references import pluralize_noun, singularize_noun, split_noun_phrase
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol.references import pluralize_noun, singularize_noun, split_noun_phrase
 from sam4mllm_tool.types import SegmentedObject
 
 __all__ = [

@@ -8,10 +8,10 @@ from sam4mllm_tool.interactive.interactive_objects import InteractiveObject, Obj
 from sam4mllm_tool.interactive.number_listing import list_boxes, quote_expression
 from sam4mllm_tool.interactive.number_selection import add_candidates
 from sam4mllm_tool.interactive.other_objects import find_other_boxes, segment_known_boxes
-from sam4mllm_tool.interactive.references import is_plural, pluralize
 from sam4mllm_tool.interactive.state import InteractiveState, RefineError, RefineStep
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
+from sam4mllm_tool.protocol.references import is_plural, pluralize
 from sam4mllm_tool.types import Box, ObjectPrompt
 
 __all__ = ["add_others", "find_choices", "go_back", "take_other"]

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -152,20 +152,27 @@ def find_file(spec: str, name: str) -> Path | None:
 def fingerprint(spec: str) -> str | None:
     """Return a string that identifies the weights of a folder or hub id; None if the spec names no checkpoint.
 
-    For a folder: a hash of its weight files' names, sizes and evenly spaced blocks, which takes milliseconds at any size. For
-    a hub id: the commit.
+    For a folder, and for the file of `segment-anything:NAME@FILE`: a hash of the weight files' names, sizes and evenly spaced
+    blocks, which takes milliseconds at any size. For a hub id: the commit.
 
     Raises:
         SpecError: As in `find_file`.
     """
+    if spec.startswith("segment-anything:"):
+        file = Path(spec.partition("@")[2]).expanduser()
+        return _digest([file]) if file.is_file() else None
     markers = (find_file(spec, marker) for marker in ("adapter_config.json", "config.json"))
     folder = next((marker.parent for marker in markers if marker), None)
     if folder is None:
         return None
     if folder.parent.name == "snapshots":  # the hub's cache names the folder after the commit
         return folder.name
+    return _digest(sorted(path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES))
+
+
+def _digest(files: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES):
+    for path in files:
         size = path.stat().st_size
         digest.update(f"{path.name} {size}".encode())
         with path.open("rb") as file:

@@ -1,11 +1,13 @@
 """Choose the device and the precision of a model. Imports torch, so packages import this module on first use."""
 
+from typing import Any
+
 import torch
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.text import first_line, suggest_name
 
-__all__ = ["choose_device", "choose_dtype"]
+__all__ = ["choose_device", "choose_dtype", "describe_hardware", "format_bytes"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEVICE_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"}
@@ -58,3 +60,23 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
         return torch.bfloat16
     return torch.float16 if device.type in ("cuda", "mps") else torch.float32
+
+
+def describe_hardware(model: Any, dtype: torch.dtype | None = None) -> str:
+    """Return where a model runs, in which precision it computes, and how much memory its weights take.
+
+    Args:
+        model: A model of transformers.
+        dtype: What it computes in, if that isn't what its weights are in.
+    """
+    devices = dict.fromkeys(str(weight.device) for weight in model.parameters())
+    names = [f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device for device in devices]
+    size = sum(weight.numel() * weight.element_size() for weight in model.parameters())
+    precision = str(dtype or model.dtype).removeprefix("torch.")
+    quantized = ", quantized" if getattr(model, "hf_quantizer", None) is not None else ""
+    return f"{' and '.join(names)}, {precision}{quantized}, {format_bytes(size)} of weights"
+
+
+def format_bytes(count: int) -> str:
+    """Return a memory size in decimal units, as in "17 MB" or "16.06 GB"."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

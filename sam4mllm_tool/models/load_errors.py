@@ -100,13 +100,20 @@ def explain_file(spec: str, marker: str) -> str:
     if suffix in _PICKLES:
         return (
             f"{quote_text(spec)} is a file of pickled weights, which are never opened because they can run code: name the "
-            f"folder of a checkpoint with safetensors; Meta's own SAM files are segmenters, segment-anything:vit_h@{spec}"
+            "folder of a checkpoint with safetensors; Meta's own SAM files are segmenters, "
+            f"segment-anything:{_architecture(spec)}@{spec}"
         )
     if suffix in (".safetensors", ".json"):
         return (
             f"{quote_text(spec)} is a file: name its folder {quote_text(str(Path(spec).parent))}, which has to contain {marker}"
         )
     return f"{quote_text(spec)} is a file: expected the folder of a checkpoint that contains {marker}"
+
+
+def _architecture(spec: str) -> str:
+    """Return the architecture that a released file's name says, as in sam_vit_b_01ec64.pth; else the largest one."""
+    name = Path(spec).name.lower()
+    return "vit_t" if name.startswith("mobile_sam") else next((each for each in ("vit_b", "vit_l") if each in name), "vit_h")
 
 
 _SERVE_GGUF = "serve it, for example with llama.cpp or Ollama, and name the server's model as openai:MODEL@URL"

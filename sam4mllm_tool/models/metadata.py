@@ -120,13 +120,17 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
     return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
 
 
-def identify_mllm(mllm: str) -> dict[str, str | None]:
+def identify_mllm(mllm: str, version: str | None = None) -> dict[str, str | None]:
     """Return what tells an MLLM from others and its versions from one another: fingerprints of its weights, or a server's spec.
+
+    Args:
+        mllm: Model spec.
+        version: What a server says that it runs; unused where there are weights.
 
     Raises:
         SpecError: The spec names nothing, or the hub can't be reached.
     """
-    return {"spec": mllm} if parse_remote_spec(mllm) else _fingerprint_mllm(mllm)
+    return {"spec": mllm, "version": version} if parse_remote_spec(mllm) else _fingerprint_mllm(mllm)
 
 
 def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sam4mllm_tool.errors import BackendError
-from sam4mllm_tool.types import Labels, MaskCandidate, ObjectPrompt, Question, Reply, SegmentedObject, Size
+from sam4mllm_tool.types import FreeText, Labels, MaskCandidate, ObjectPrompt, Question, Reply, SegmentedObject, Size
 
-__all__ = ["validate_objects", "validate_replies"]
+__all__ = ["validate_objects", "validate_questions", "validate_replies"]
 
 T = TypeVar("T")
 
@@ -24,6 +24,16 @@ SUM_TOLERANCE = 1e-3
 """How far the sum of a label's probabilities may be from 1; half precision needs it."""
 LOG_TOLERANCE = 1e-6
 """How far above 0 rounding may lift a log-probability."""
+
+
+def validate_questions(questions: Sequence[Question]) -> None:
+    """Check what an MLLM is asked.
+
+    Raises:
+        ValueError: A question asks for no tokens, no labels or fewer than two words, or doesn't end with the user's turn.
+    """
+    for question in questions:
+        _validate_question(question)
 
 
 def validate_replies(name: str, questions: Sequence[Question], replies: Sequence[Reply]) -> list[Reply]:
@@ -74,6 +84,18 @@ def validate_objects(
         for candidate in segmented.alternatives:
             _validate_candidate(f"{name} gave an alternative of object {number}", size, candidate)
     return checked
+
+
+def _validate_question(question: Question) -> None:
+    answer, roles = question.answer, [turn.role for turn in question.turns]
+    if roles[-1:] != ["user"]:
+        raise ValueError(f"a question's turns must end with the user's, got {roles}")
+    if isinstance(answer, FreeText) and answer.max_tokens < 1:
+        raise ValueError(f"free text needs at least one token, got max_tokens={answer.max_tokens}")
+    if isinstance(answer, Labels) and (
+        answer.count < 1 or len(set(answer.words)) != len(answer.words) or len(answer.words) < 2
+    ):
+        raise ValueError(f"labels need a count of at least 1 and at least two different words, got {answer}")
 
 
 def _validate_sequence(name: str, what: str, kind: type[T], results: Any, count: int) -> list[T]:

@@ -9,8 +9,11 @@ The paper asks where a fixed grid falls, about a box that it takes for granted. 
    fits the answers clearly better, and a mask that outgrows its box is tried as a box itself;
 4. where a box is in doubt, by its confidence or because no point in it is on the object, and where several were named, the
    MLLM is asked for other boxes, which go through the same steps; the more probable objects stay;
-5. their masks are refined in crops (crop_refinement.py).
-Step 4 is skipped where nothing is in doubt, and no more points are asked about than `config.max_points`.
+5. a segmenter that finds instances by words (`types.Segmenter`) proposes those that the expression may mean besides; the MLLM
+   says of each whether it is meant, and those that it is sure of go through the same steps;
+6. all masks are refined in crops (crop_refinement.py).
+Step 4 is skipped where nothing is in doubt, step 5 where a single object is meant and not in doubt. No more points are asked
+about than `config.max_points`.
 """
 
 from collections.abc import Sequence
@@ -23,9 +26,10 @@ from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PQPP, BoxOnly, Dialogue, Exchange, PointsByBox, Verified
 from sam4mllm_tool.protocol.dialect import MAX_OBJECTS
+from sam4mllm_tool.protocol.references import is_plural
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, Reply, SegmentedObject
 
-__all__ = ["MethodResult", "min_confidence", "run_adaptive", "segment_boxes"]
+__all__ = ["SAME_MASK_IOU", "MethodResult", "min_confidence", "run_adaptive", "segment_boxes"]
 
 _DOUBTED = 0.7
 """Confidence below which a box is in doubt."""
@@ -33,7 +37,7 @@ _ADDED = 0.8
 """Confidence that another box needs to be added to several."""
 _DROPPED = 0.4
 """Confidence below which one of several objects is dropped."""
-_SAME_MASK_IOU = 0.8
+SAME_MASK_IOU = 0.8
 """IoU of two masks that are one object's."""
 
 
@@ -92,11 +96,12 @@ def run_adaptive(run: RunContext, expression: str) -> Flow[MethodResult]:
     named = yield from run.run_dialogue(BoxOnly.start(expression, run.size, dialect=run.dialect))
     boxes = [prompt.box for prompt in named.prompts]
     first = named.history[0]
-    if not boxes:
-        return MethodResult(named.expression, (), run.none_confidence(first.reply))
-    candidates = yield from _examine_boxes(run, named.expression, boxes, first)
-    if len(candidates) > 1 or candidates[0].is_doubted:
+    candidates = (yield from _examine_boxes(run, named.expression, boxes, first)) if boxes else []
+    if len(candidates) > 1 or any(candidate.is_doubted for candidate in candidates):
         candidates = yield from _reconsider(run, named.expression, candidates)
+    candidates = yield from _add_proposals(run, named.expression, candidates)
+    if not candidates:
+        return MethodResult(named.expression, (), run.none_confidence(first.reply))
     objects = yield from _finish(run, candidates)
     return MethodResult(named.expression, objects, min_confidence(objects))
 
@@ -108,13 +113,17 @@ def min_confidence(objects: Sequence[SegmentedObject]) -> float | None:
 
 
 def segment_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[SegmentedObject]]:
-    """Segment the objects in boxes that are known, as if the MLLM had just named them: all steps but the fourth."""
+    """Segment the objects in boxes that are known, as if the MLLM had just named them: steps 1 to 3 and 6."""
     if not boxes:
         return []
+    return (yield from _finish(run, (yield from _examine_known_boxes(run, expression, boxes))))
+
+
+def _examine_known_boxes(run: RunContext, expression: str, boxes: Sequence[Box]) -> Flow[list[_Candidate]]:
+    """Steps 1 to 3, as if the MLLM had just named the boxes."""
     start = BoxOnly.start(expression, run.size, dialect=run.dialect)
     first = Exchange(start.pending[0], Reply(run.dialect.format_boxes(boxes, run.size)))
-    candidates = yield from _examine_boxes(run, start.expression, boxes, first)
-    return (yield from _finish(run, candidates))
+    return (yield from _examine_boxes(run, start.expression, boxes, first))
 
 
 def _examine_boxes(run: RunContext, expression: str, boxes: Sequence[Box], first: Exchange) -> Flow[list[_Candidate]]:
@@ -161,6 +170,36 @@ def _reconsider(run: RunContext, expression: str, candidates: list[_Candidate]) 
     return _choose(run, candidates, others)
 
 
+def _add_proposals(run: RunContext, expression: str, candidates: list[_Candidate]) -> Flow[list[_Candidate]]:
+    """Step 5: add the objects that the segmenter proposes and the MLLM believes; of a doubted single one, the most probable."""
+    several = is_plural(expression)
+    if not run.traits.proposes or (len(candidates) == 1 and not several and not candidates[0].is_doubted):
+        return candidates
+    proposals = yield from run.propose_objects(expression)
+    known = [candidate.segmented.prompt.box for candidate in candidates]
+    new_boxes = select_new_boxes((proposal.prompt.box for proposal in proposals), known)[: MAX_OBJECTS - len(known)]
+    probabilities = yield from run.verify_boxes(expression, new_boxes)
+    believed = [box for box, meant in zip(new_boxes, probabilities, strict=True) if _is_believed(run, meant)]
+    if not believed:
+        return candidates
+    others = [each for each in (yield from _examine_known_boxes(run, expression, believed)) if _is_added(each)]
+    if not several and len(candidates) < 2:
+        others = sorted((*candidates, *others), key=lambda candidate: -candidate.probability)[:1]
+        candidates = [candidate for candidate in candidates if candidate in others]
+    added = [other for other in others if other not in candidates]
+    for other in added:
+        run.note(f"{'added' if several else 'took'} the object at {other.place}, which {run.traits.segmenter} proposed")
+    return [*candidates, *added]
+
+
+def _is_believed(run: RunContext, probability: float | None) -> bool:
+    return probability is not None and run.calibration.objects(probability) > _ADDED
+
+
+def _is_added(candidate: _Candidate) -> bool:
+    return candidate.meant is not None and candidate.meant > _ADDED
+
+
 def _choose(run: RunContext, candidates: list[_Candidate], others: list[_Candidate]) -> list[_Candidate]:
     """Of a single object and the others the most probable one; of several those not denied, and the others believed."""
     if len(candidates) == 1:
@@ -172,14 +211,14 @@ def _choose(run: RunContext, candidates: list[_Candidate], others: list[_Candida
     for candidate in candidates:
         if candidate not in kept:
             run.note(f"left out the object at {candidate.place}, which is not what was meant")
-    added = [other for other in others if other.meant is not None and other.meant > _ADDED]
+    added = [other for other in others if _is_added(other)]
     for other in added:
         run.note(f"added the object at {other.place}, which had been forgotten")
     return [*kept, *added]
 
 
 def _finish(run: RunContext, candidates: Sequence[_Candidate]) -> Flow[list[SegmentedObject]]:
-    """Step 5: every object once, with its refined mask if that is wanted, and its confidence."""
+    """Step 6: every object once, with its refined mask if that is wanted, and its confidence."""
     candidates = _drop_duplicates(run, candidates)
     if run.config.refine_crops:
         refined = yield from refine_crops(run, [candidate.segmented for candidate in candidates])
@@ -193,7 +232,7 @@ def _drop_duplicates(run: RunContext, candidates: Sequence[_Candidate]) -> list[
     for candidate in sorted(candidates, key=lambda candidate: -candidate.probability):
         mask = candidate.segmented.mask
         others = (other.segmented.mask for other in kept)
-        if any(other.any() and mask_iou(mask, other) >= _SAME_MASK_IOU for other in others):
+        if any(other.any() and mask_iou(mask, other) >= SAME_MASK_IOU for other in others):
             run.note(f"left out the object at {candidate.place}, which was named twice")
         else:
             kept.append(candidate)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from sam4mllm_tool.config import METHODS, Method
 from sam4mllm_tool.errors import EmptyMaskError, quote_text
-from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.pipeline.adaptive import MethodResult, min_confidence, run_adaptive
+from sam4mllm_tool.geometry.boxes import format_box, mask_iou
+from sam4mllm_tool.pipeline.adaptive import SAME_MASK_IOU, MethodResult, min_confidence, run_adaptive
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue, Pointing
@@ -37,7 +37,8 @@ def segment_expression(run: RunContext, expression: str, method: Method) -> Flow
 
 def _run_dialogue(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
     dialogue = yield from run.run_dialogue(_start_dialogue(run, expression, method))
-    return MethodResult(dialogue.expression, (yield from run.segment_prompts(dialogue.prompts)), None)
+    objects = yield from run.segment_prompts(dialogue.prompts)
+    return MethodResult(dialogue.expression, _drop_repeated_points(run, objects), None)
 
 
 def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogue:
@@ -72,6 +73,18 @@ def drop_empty(run: RunContext, objects: Sequence[SegmentedObject], claim: str, 
         raise EmptyMaskError(f"{claim} {' and '.join(empty)}, and {run.traits.segmenter} found no pixel there: {cure}")
     for place in empty:
         run.note(f"left out the object at {place}: its mask is empty")
+    return kept
+
+
+def _drop_repeated_points(run: RunContext, objects: Sequence[SegmentedObject]) -> list[SegmentedObject]:
+    """Drop objects that were prompted without a box and whose mask is nearly that of one before: two points on one object."""
+    kept: list[SegmentedObject] = []
+    for segmented in objects:
+        others = (other.mask for other in kept if segmented.prompt.points_only and other.mask.any())
+        if any(mask_iou(segmented.mask, other) >= SAME_MASK_IOU for other in others):
+            run.note(f"left out the object at {_format_place(segmented.prompt)}: it was pointed to before")
+        else:
+            kept.append(segmented)
     return kept
 
 

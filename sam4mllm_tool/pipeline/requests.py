@@ -1,8 +1,8 @@
 """What a step may ask for, and what may watch or limit a run.
 
-A flow is a generator that yields requests (`MLLMRequest`, `SegmentRequest`) and is sent a `Response` to each. Flows are
-composed with `yield from`. They hold no model and no clock: thin drivers (sam4mllm.py) serve them, so that blocking, async and
-batched callers get the same results.
+A flow is a generator that yields requests (`MLLMRequest`, `SegmentRequest`, `ProposalRequest`) and is sent a `Response` to
+each. Flows are composed with `yield from`. They hold no model and no clock: thin drivers (sam4mllm.py) serve them, so that
+blocking, async and batched callers get the same results.
 """
 
 from collections.abc import Generator, Sequence
@@ -13,7 +13,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.geometry.crops import ImageTransform
 from sam4mllm_tool.types import ObjectPrompt, Question, Reply, SegmentedObject
 
-__all__ = ["Flow", "MLLMRequest", "Request", "Response", "RunHook", "SegmentRequest", "on_crop"]
+__all__ = ["Flow", "MLLMRequest", "ProposalRequest", "Request", "Response", "RunHook", "SegmentRequest", "on_crop"]
 
 T = TypeVar("T")
 
@@ -44,7 +44,20 @@ class SegmentRequest:
     transform: ImageTransform | None = None
 
 
-Request: TypeAlias = MLLMRequest | SegmentRequest
+@dataclass(frozen=True)
+class ProposalRequest:
+    """Instances of a concept to propose, where `ModelTraits.proposes`; the driver validates them as objects.
+
+    Args:
+        phrase: A short noun phrase.
+        transform: How the image is to be shown; None shows it as it is.
+    """
+
+    phrase: str
+    transform: ImageTransform | None = None
+
+
+Request: TypeAlias = MLLMRequest | SegmentRequest | ProposalRequest
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Response:
     """What the driver sends for a request.
 
     Args:
-        results: Replies to an `MLLMRequest`, objects to a `SegmentRequest`, in its order.
+        results: Replies to an `MLLMRequest`, objects to a `SegmentRequest`, in its order; any number of objects to a
+            `ProposalRequest`, each with its box alone as its prompt.
         seconds: What serving the request took; of a call that several runs share, this run's share.
         warnings: Why the MLLM's answers about this image may mean nothing, in plain words (`types.MLLM`).
     """
@@ -68,7 +82,7 @@ class Response:
 
     @property
     def objects(self) -> list[SegmentedObject]:
-        """The results of a `SegmentRequest`."""
+        """The results of a `SegmentRequest` or a `ProposalRequest`."""
         return [result for result in self.results if isinstance(result, SegmentedObject)]
 
 

@@ -8,8 +8,9 @@ from typing import TypeVar
 from sam4mllm_tool.config import Method, SegmentationConfig
 from sam4mllm_tool.errors import BackendError, ReplyError
 from sam4mllm_tool.pipeline.calibration import Calibration
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, SegmentRequest
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, ProposalRequest, SegmentRequest
 from sam4mllm_tool.protocol import PLAIN, Dialect, Dialogue, Exchange, flatten_turns
+from sam4mllm_tool.protocol.references import concept
 from sam4mllm_tool.types import (
     Box,
     ObjectPrompt,
@@ -74,6 +75,7 @@ class ModelTraits:
         greedy: Whether the MLLM gives the same reply to the same question every time (`types.MLLM`).
         mllm: The MLLM's name.
         segmenter: The segmenter's name.
+        proposes: Whether the segmenter finds instances by words (`types.Segmenter`).
     """
 
     dialect: Dialect = PLAIN
@@ -81,6 +83,7 @@ class ModelTraits:
     greedy: bool = False
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
+    proposes: bool = False
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,15 @@ class RunContext:
             return []
         self._check_mask_memory(len(prompts))
         response = yield SegmentRequest(tuple(prompts))
+        self.transcript.seconds["segmenter"] += response.seconds
+        return response.objects
+
+    def propose_objects(self, expression: str) -> Flow[list[SegmentedObject]]:
+        """Return instances of the expression's concept that the segmenter finds, best first; none where it can't."""
+        phrase = concept(expression)
+        if not self.traits.proposes or not phrase:
+            return []
+        response = yield ProposalRequest(phrase)
         self.transcript.seconds["segmenter"] += response.seconds
         return response.objects
 

@@ -7,12 +7,12 @@ import asyncio
 import copy
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError
@@ -20,15 +20,18 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
-from sam4mllm_tool.models.probing.first_use import load_and_probe
+from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
 from sam4mllm_tool.pipeline.methods import segment_expression
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, Request, Response, RunHook, SegmentRequest
+from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, ProposalRequest, Request, Response, RunHook, SegmentRequest
 from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
 from sam4mllm_tool.protocol import PLAIN, Dialect
-from sam4mllm_tool.types import MLLM, Image, Segmentation, Segmenter, Size
+from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Segmentation, SegmentedObject, Segmenter, Size
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
 
 __all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "choose_specs", "find_dialect"]
 
@@ -81,7 +84,7 @@ class Sam4Mllm:
     @classmethod
     def load(
         cls,
-        mllm: str | None = None,
+        mllm: "str | MLLM | BaseChatModel | None" = None,
         segmenter: str | None = None,
         *,
         dialect: str | Dialect | None = None,
@@ -94,12 +97,13 @@ class Sam4Mllm:
         """Load both models by their specs: `embedded`, a local folder, or a hub id; `+ADAPTER` adds a LoRA adapter.
 
         Args:
-            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; by default the
-                environment's SAM4MLLM_MLLM, else `embedded`.
+            mllm: Spec of the MLLM, which may also be `openai:MODEL@URL` or `langchain:PROVIDER:MODEL`; or a chat model of
+                LangChain that takes images, or an MLLM. By default the environment's SAM4MLLM_MLLM, else `embedded`.
             segmenter: Spec of the segmenter; by default the environment's SAM4MLLM_SEGMENTER, else `embedded`.
             dialect: A name among `protocol.DIALECTS` or a value; by default the dialect.json beside the adapter or the model,
                 else the one that `sam4mllm probe` measured, else that of the model's family, else `plain`.
-            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there.
+            probe: Whether to measure the dialect, and keep it, where neither `dialect` nor one of the first two is there. What
+                is measured for an instance is not kept.
             calibration: By default the calibration.json beside the adapter or the model, else none.
             options: Where and how precisely the models run; by default in the device's best precision on the first GPU, else
                 on the CPU.
@@ -115,9 +119,14 @@ class Sam4Mllm:
         overrides: Any = {name: value for name, value in settings.items() if name in LoadOverrides.__annotations__}
         others: Any = {name: value for name, value in settings.items() if name not in overrides}
         config, options = config.override(others), options.override(**overrides)
-        mllm, segmenter = choose_specs(mllm, segmenter)
-        if probe and dialect is None:
-            loaded_mllm, dialect = load_and_probe(mllm, options)
+        spec, segmenter = choose_specs(mllm if isinstance(mllm, str) else None, segmenter)
+        mllm = spec if mllm is None else mllm
+        if not isinstance(mllm, str):
+            named = find_dialect("", dialect) if isinstance(dialect, str) else dialect
+            loaded_mllm, dialect = wrap_with_dialect(mllm, named, options, probe=probe)
+            calibration = calibration or Calibration()
+        elif dialect is None:
+            loaded_mllm, dialect = load_with_dialect(mllm, options, probe=probe)
         else:
             dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
             loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
@@ -127,7 +136,7 @@ class Sam4Mllm:
             dialect=dialect.for_model(
                 getattr(loaded_mllm, "resizing", None), pads_images=getattr(loaded_mllm, "pads_images", False)
             ),
-            calibration=find_calibration(mllm) if calibration is None else calibration,
+            calibration=find_calibration(spec) if calibration is None else calibration,
             config=config,
         )
 
@@ -141,7 +150,8 @@ class Sam4Mllm:
     def traits(self) -> ModelTraits:
         """What a run has to know of these models."""
         greedy = bool(getattr(self.mllm, "greedy", False))
-        return ModelTraits(self.dialect, self.calibration, greedy, self.mllm.name, self.segmenter.name)
+        proposes = getattr(self.segmenter, "propose", None) is not None
+        return ModelTraits(self.dialect, self.calibration, greedy, self.mllm.name, self.segmenter.name, proposes)
 
     def start_run(self, size: Size, expression: str | None = None, method: Method | None = None) -> RunContext:
         """Start a run on an image of `size`, for flows of your own that `run` or `arun` then drive."""
@@ -280,7 +290,9 @@ class Sam4Mllm:
         if isinstance(request, MLLMRequest):
             replies = self.mllm.reply(shown, request.questions)
             return self._reply_response(request, replies, began, self._check_image(image, request))
-        return self._object_response(request, shown, self.segmenter.segment(shown, request.prompts), began)
+        if isinstance(request, ProposalRequest):
+            return self._object_response(None, shown, self._propose(shown, request.phrase), began)
+        return self._object_response(request.prompts, shown, self.segmenter.segment(shown, request.prompts), began)
 
     async def _aserve(self, image: Image, request: Request) -> Response:
         began = time.perf_counter()
@@ -289,7 +301,15 @@ class Sam4Mllm:
             replies = await self.mllm.areply(shown, request.questions)
             warnings = await asyncio.to_thread(self._check_image, image, request)
             return self._reply_response(request, replies, began, warnings)
-        return self._object_response(request, shown, await self.segmenter.asegment(shown, request.prompts), began)
+        if isinstance(request, ProposalRequest):
+            return self._object_response(None, shown, await asyncio.to_thread(self._propose, shown, request.phrase), began)
+        return self._object_response(request.prompts, shown, await self.segmenter.asegment(shown, request.prompts), began)
+
+    def _propose(self, image: Image, phrase: str) -> list[SegmentedObject]:
+        """The segmenter's proposals as objects, each with its box as its prompt."""
+        propose: Callable[[Image, str], Sequence[Proposal]] | None = getattr(self.segmenter, "propose", None)
+        proposals = () if propose is None else propose(image, phrase)
+        return [SegmentedObject(proposal.mask, ObjectPrompt(proposal.box), proposal.score) for proposal in proposals]
 
     def _check_image(self, image: Image, request: MLLMRequest) -> tuple[str, ...]:
         """The MLLM's warning about a whole image, where it has one."""
@@ -303,8 +323,12 @@ class Sam4Mllm:
         valid = validate_replies(self.mllm.name, request.questions, replies)  # type: ignore[arg-type]  # it checks the types
         return Response(valid, time.perf_counter() - began, warnings)
 
-    def _object_response(self, request: SegmentRequest, shown: Image, objects: Sequence[object], began: float) -> Response:
-        valid = validate_objects(self.segmenter.name, Size(*shown.size), request.prompts, objects)  # type: ignore[arg-type]
+    def _object_response(
+        self, prompts: Sequence[ObjectPrompt] | None, shown: Image, objects: Sequence[SegmentedObject], began: float
+    ) -> Response:
+        """Validate the objects of prompts, or those that were proposed."""
+        expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
+        valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
         return Response(valid, time.perf_counter() - began)
 
 
@@ -398,16 +422,10 @@ class _Group:
         """
         questions = (request for request in self._pending.values() if isinstance(request, MLLMRequest))
         first = next(questions, next(iter(self._pending.values())))
-        shared = {
-            index: request
-            for index, request in self._pending.items()
-            if type(request) is type(first) and request.transform == first.transform
-        }
+        shared = {index: request for index, request in self._pending.items() if _can_share(request, first)}
         response = self._models._serve(self._image, _join(list(shared.values())))
-        results = iter(response.results)
-        for index, request in shared.items():
-            share = list(islice(results, _count_items(request)))
-            part = Response(share, response.seconds / len(shared), response.warnings)  # type: ignore[arg-type]
+        for index, share in zip(shared, _split_results(list(shared.values()), response), strict=True):
+            part = Response(share, response.seconds / len(shared), response.warnings)
             self._advance(index, partial(self._drivers[index].send, part))
 
     def _advance(self, index: int, step: Callable[[], None]) -> None:
@@ -423,9 +441,18 @@ class _Group:
                 self._pending[index] = request
 
 
+def _can_share(request: Request, first: Request) -> bool:
+    """Whether both requests can be served by one call: of proposals, those for one phrase."""
+    if isinstance(first, ProposalRequest):
+        return request == first
+    return type(request) is type(first) and request.transform == first.transform
+
+
 def _join(requests: Sequence[Request]) -> Request:
-    """One request for all; they are of one kind and transform."""
+    """One request for all, which can share a call."""
     first = requests[0]
+    if isinstance(first, ProposalRequest):
+        return first
     if isinstance(first, MLLMRequest):
         questions = (question for request in requests if isinstance(request, MLLMRequest) for question in request.questions)
         return MLLMRequest(tuple(questions), first.transform)
@@ -433,8 +460,14 @@ def _join(requests: Sequence[Request]) -> Request:
     return SegmentRequest(tuple(prompts), first.transform)
 
 
-def _count_items(request: Request) -> int:
-    return len(request.questions if isinstance(request, MLLMRequest) else request.prompts)
+def _split_results(requests: Sequence[Request], response: Response) -> Iterator[list[Any]]:
+    """Yield each request's share of a call's results; of proposals, which are for one phrase, all of them."""
+    results = iter(response.results)
+    for request in requests:
+        if isinstance(request, ProposalRequest):
+            yield list(response.results)
+        else:
+            yield list(islice(results, len(request.questions if isinstance(request, MLLMRequest) else request.prompts)))
 
 
 def _transform(image: Image, request: Request) -> Image:

@@ -159,8 +159,8 @@ class Meter(RunHook):
         self.add(seconds, rounds=1, tokens=tokens)
         if counts:
             known = self.spent.picture_tokens
-            read = [count.read for count in counts]
-            self.spent = replace(self.spent, picture_tokens=min(read if known is None else [known, *read]))
+            read = [count.read for count in counts if count.read]  # 0 where a question was asked together with another
+            self.spent = replace(self.spent, picture_tokens=min([known, *read] if known is not None else read, default=None))
 
     def _bound_tokens(self, questions: Sequence[Question]) -> int:
         """An upper bound for the questions and their answers: a token is at least a byte of text."""

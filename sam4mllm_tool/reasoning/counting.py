@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from sam4mllm_tool.errors import OverBudgetError, ReplyError
 from sam4mllm_tool.geometry.boxes import select_new_boxes
-from sam4mllm_tool.interactive.references import pluralize, split_noun_phrase
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext, yes_probability
 from sam4mllm_tool.protocol import BoxOnly
+from sam4mllm_tool.protocol.references import pluralize, split_noun_phrase
 from sam4mllm_tool.reasoning.attempts import Attempt
 from sam4mllm_tool.types import Box, Question, Reply
 

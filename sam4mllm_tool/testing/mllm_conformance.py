@@ -67,20 +67,25 @@ class MLLMConformance:
     # Boxes ----------------------------------------------------------------------------------------------------------
 
     def test_backend_has_a_name(self) -> None:
+        """The name is a text that is not empty."""
         name = self.make_backend().name
         assert isinstance(name, str), f"expected a name, the spec of the model, got {name!r}"
         assert name, "expected a name, the spec of the model, got an empty one"
 
     def test_known_box_comes_back(self) -> None:
+        """Boxes of single objects, on images of odd sizes, are near the true ones (`is_close`)."""
         self._check_boxes([case for case in self.cases if len(case.boxes) == 1])
 
     def test_absent_object_gets_no_box(self) -> None:
+        """ "There is no such object" arrives as such."""
         self._check_boxes([case for case in self.cases if not case.boxes])
 
     def test_several_boxes_come_back(self) -> None:
+        """Two objects get two boxes."""
         self._check_boxes([case for case in self.cases if len(case.boxes) > 1])
 
     def test_malformed_reply_becomes_a_reply_error(self) -> None:
+        """A reply that can't be read arrives as it is, so that the dialect raises ReplyError."""
         if not self.is_prepared:
             skip("a trained model can't be made to give a malformed reply")
         case, question = self.cases[0], self.dialect.ask_boxes(MALFORMED_EXPRESSION)
@@ -92,6 +97,7 @@ class MLLMConformance:
         raise AssertionError(f"expected the malformed reply to arrive as it is; {reply.text!r} is read as {boxes}")
 
     def test_backend_works_in_the_pipeline(self) -> None:
+        """`Sam4Mllm.segment` gets the known box."""
         case = next(case for case in self.cases if len(case.boxes) == 1)
         models = Sam4Mllm(self.make_backend(), BoxSegmenter(), dialect=self.dialect)
         (segmented,) = models.segment(case.image, case.expression, method="box").objects
@@ -100,6 +106,7 @@ class MLLMConformance:
     # Labels ---------------------------------------------------------------------------------------------------------
 
     def test_points_get_their_labels(self) -> None:
+        """Known points get the right labels."""
         backend = self.make_backend()
         for case in self._cases_with_points:
             questions, texts = self._ask_about_points(case)
@@ -110,6 +117,7 @@ class MLLMConformance:
                 )
 
     def test_probabilities_sum_to_one(self) -> None:
+        """The probabilities of each label are a distribution, where there are any."""
         backend, case = self.make_backend(), self._cases_with_points[0]
         questions, _ = self._ask_about_points(case)
         for reply in self._reply(backend, case, questions):
@@ -119,10 +127,12 @@ class MLLMConformance:
     # Calls ----------------------------------------------------------------------------------------------------------
 
     def test_no_questions_get_no_replies(self) -> None:
+        """No questions get an empty list."""
         replies = self.make_backend().reply(self.cases[0].image, [])
         assert list(replies) == [], f"expected no replies to no questions, got {replies}"
 
     def test_replies_come_in_the_order_of_the_questions(self) -> None:
+        """Questions of both kinds get the same replies together, one by one and in reverse."""
         backend, case = self.make_backend(), self._cases_with_points[0]
         questions = self._ask_everything(case)
         together = self._reply(backend, case, questions)
@@ -132,12 +142,14 @@ class MLLMConformance:
         _check_same(together, reversed_order, "asked in order and in reverse")
 
     def test_async_replies_are_the_same(self) -> None:
+        """`areply` gives what `reply` gives."""
         backend, case = self.make_backend(), self._cases_with_points[0]
         questions = self._ask_everything(case)
         waited = asyncio.run(_as_coroutine(backend, case, questions))
         _check_same(self._reply(backend, case, questions), self._validate(backend, questions, waited), "by reply and areply")
 
     def test_cancelled_call_leaves_the_backend_usable(self) -> None:
+        """A cancelled call ends as cancelled, and the next one is answered as before."""
         backend, case = self.make_backend(), self._cases_with_points[0]
         questions = self._ask_everything(case)
         expected = self._reply(backend, case, questions)
@@ -145,6 +157,7 @@ class MLLMConformance:
         _check_same(expected, self._validate(backend, questions, replies), "before and after a cancelled call")
 
     def test_threads_get_their_own_replies(self) -> None:
+        """Calls from four threads get the replies that one thread gets."""
         backend, cases = self.make_backend(), self._cases_with_points[:4]
         expected = [self._reply(backend, case, self._ask_everything(case)) for case in cases]
         with ThreadPoolExecutor(4) as pool:
@@ -155,6 +168,7 @@ class MLLMConformance:
     # Images ---------------------------------------------------------------------------------------------------------
 
     def test_every_image_mode_is_read_as_its_rgb(self) -> None:
+        """Images of every mode get the reply that their RGB, as `load_image` makes it, gets."""
         backend, case = self.make_backend(), self.cases[0]
         question = self.dialect.ask_boxes(case.expression)
         for image in draw_every_mode(case.image):
@@ -166,6 +180,7 @@ class MLLMConformance:
             _check_same(expected, replies, f"to an image of mode {image.mode!r} and to its RGB as load_image makes it")
 
     def test_image_is_left_as_it_was(self) -> None:
+        """The image that was given is not changed."""
         backend, case = self.make_backend(), self.cases[0]
         image, before = case.image.copy(), np.array(case.image)
         self._validate(backend, questions := self._ask_everything(case), backend.reply(image, questions))

@@ -43,16 +43,19 @@ class SegmenterConformance:
     # Masks ----------------------------------------------------------------------------------------------------------
 
     def test_backend_has_a_name(self) -> None:
+        """The name is a text that is not empty."""
         name = self.make_backend().name
         assert isinstance(name, str), f"expected a name, the spec of the model, got {name!r}"
         assert name, "expected a name, the spec of the model, got an empty one"
 
     def test_masks_and_scores_are_valid(self) -> None:
+        """Masks are (H, W) bool of the image's size and scores in [0, 1], on images of odd sizes."""
         backend = self.make_backend()
         for case in self._single_cases:
             _segment(backend, case.image, _prompts(case))
 
     def test_known_object_gets_its_mask(self) -> None:
+        """Masks of known objects have an IoU of at least `least_iou` with the true ones."""
         if not self.least_iou:
             skip("least_iou is 0")
         backend = self.make_backend()
@@ -64,6 +67,7 @@ class SegmenterConformance:
             )
 
     def test_the_same_prompt_gets_the_same_mask(self) -> None:
+        """Two equal calls give equal masks."""
         backend, case = self.make_backend(), self._single_cases[0]
         first, second = (_segment(backend, case.image, _prompts(case)) for _ in range(2))
         _check_same(first, second, "in two calls")
@@ -71,10 +75,12 @@ class SegmenterConformance:
     # Prompts --------------------------------------------------------------------------------------------------------
 
     def test_no_prompts_get_no_masks(self) -> None:
+        """No prompts get an empty list."""
         objects = self.make_backend().segment(self._single_cases[0].image, [])
         assert list(objects) == [], f"expected no objects for no prompts, got {len(objects)}"
 
     def test_masks_come_in_the_order_of_the_prompts(self) -> None:
+        """Several prompts get the same masks together, one by one and in reverse, each with its prompt."""
         backend, case = self.make_backend(), self._case_of_several
         prompts = [prompt for box in case.boxes for prompt in (ObjectPrompt(box), _with_points(box))]
         together = _segment(backend, case.image, prompts)
@@ -90,6 +96,7 @@ class SegmenterConformance:
         _check_same(together, alone, "of prompts together and one by one")
 
     def test_points_alone_are_a_prompt(self) -> None:
+        """A prompt without a box gets a mask and the box around it."""
         if not self.takes_points_alone:
             skip("takes_points_alone is False")
         backend, case = self.make_backend(), self._single_cases[0]
@@ -101,6 +108,7 @@ class SegmenterConformance:
             assert box.iou(drawn) > 0.9, f"expected the box around the mask, {tuple(drawn)}, got {tuple(box)}"
 
     def test_prompts_at_the_border_get_masks(self) -> None:
+        """Boxes at the border, over it and of one pixel, and points at the corners, get masks."""
         backend, case = self.make_backend(), self._single_cases[0]
         width, height = case.size
         corners = (PointPrompt(0, 0, 1), PointPrompt(width, height, 0))
@@ -119,6 +127,7 @@ class SegmenterConformance:
     # Calls ----------------------------------------------------------------------------------------------------------
 
     def test_async_masks_are_the_same(self) -> None:
+        """`asegment` gives what `segment` gives."""
         backend, case = self.make_backend(), self._single_cases[0]
         prompts = _prompts(case)
         waited = asyncio.run(_as_coroutine(backend, case.image, prompts))
@@ -127,6 +136,7 @@ class SegmenterConformance:
         )
 
     def test_cancelled_call_leaves_the_backend_usable(self) -> None:
+        """A cancelled call ends as cancelled, and the next one gives the masks of before."""
         backend, case = self.make_backend(), self._single_cases[0]
         prompts = _prompts(case)
         expected = _segment(backend, case.image, prompts)
@@ -134,6 +144,7 @@ class SegmenterConformance:
         _check_same(expected, _validate(backend, case.image, prompts, objects), "before and after a cancelled call")
 
     def test_threads_get_their_own_masks(self) -> None:
+        """Calls from four threads get the masks that one thread gets."""
         backend = self.make_backend()
         cases = list({case.size: case for case in self._single_cases}.values())
         expected = [_segment(backend, case.image, _prompts(case)) for case in cases]
@@ -145,6 +156,7 @@ class SegmenterConformance:
     # Images ---------------------------------------------------------------------------------------------------------
 
     def test_every_image_mode_is_read_as_its_rgb(self) -> None:
+        """Images of every mode get the masks that their RGB, as `load_image` makes it, gets."""
         backend, case = self.make_backend(), self._single_cases[0]
         prompts = [ObjectPrompt(case.boxes[0])]
         for image in draw_every_mode(case.image):
@@ -156,6 +168,7 @@ class SegmenterConformance:
             _check_same(expected, objects, f"of an image of mode {image.mode!r} and of its RGB as load_image makes it")
 
     def test_image_is_left_as_it_was(self) -> None:
+        """The image that was given is not changed."""
         backend, case = self.make_backend(), self._single_cases[0]
         image, before = case.image.copy(), np.array(case.image)
         _segment(backend, image, _prompts(case))

@@ -69,17 +69,22 @@ class ToolTask:
 
 
 class SharedModels:
-    """Models that several tools share, loaded on first use. Copies share them too; pickling leaves them behind."""
+    """Models that several tools share, loaded on first use. Copies share them too; pickling leaves them behind.
 
-    def __init__(self) -> None:
+    Args:
+        mllm: As in `Sam4Mllm.load`.
+    """
+
+    def __init__(self, mllm: Any = None) -> None:
+        self._mllm = mllm
         self._lock = threading.Lock()
         self._models: Sam4Mllm | None = None
 
     def get(self) -> Sam4Mllm:
-        """Return the models; the first call loads them with `Sam4Mllm.load()` and raises what that raises."""
+        """Return the models; the first call loads them with `Sam4Mllm.load` and raises what that raises."""
         with self._lock:
             if self._models is None:
-                self._models = Sam4Mllm.load()
+                self._models = Sam4Mllm.load() if self._mllm is None else Sam4Mllm.load(self._mllm)
             return self._models
 
     def __copy__(self) -> "SharedModels":
@@ -88,8 +93,14 @@ class SharedModels:
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedModels":
         return self
 
-    def __reduce__(self) -> tuple[type["SharedModels"], tuple[()]]:
-        return SharedModels, ()
+    def __reduce__(self) -> tuple[type["SharedModels"], tuple[Any]]:
+        return SharedModels, (self._mllm,)
+
+
+def require_either(sam4mllm: Sam4Mllm | None, mllm: object) -> None:
+    """Raise ValueError where both loaded models and an MLLM to load are given."""
+    if sam4mllm is not None and mllm is not None:
+        raise ValueError("expected either sam4mllm, loaded models, or mllm, got both: build the models with this MLLM")
 
 
 def describe_faults(error: ValidationError) -> str:
@@ -142,7 +153,9 @@ class Sam4MllmTool(BaseTool):
     """The base of the tools. Copies share the models; a pickled tool takes given models along and reloads its own.
 
     Attributes:
-        sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
+        sam4mllm: The loaded models. None: `Sam4Mllm.load` is called on first use.
+        mllm: Which MLLM that loads: a spec, or a chat model that takes images, such as the agent's own. By default the
+            environment's.
         method: How an expression is asked about, in tools that do so in one call. By default `adaptive`: an agent has to know
             how sure a result is, which the paper's methods don't say.
         policy: Which images may be opened besides those of the conversation.
@@ -157,6 +170,7 @@ class Sam4MllmTool(BaseTool):
     handle_validation_error: Any = describe_faults
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
+    mllm: Any = Field(default=None, exclude=True)
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
@@ -166,6 +180,8 @@ class Sam4MllmTool(BaseTool):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
+        require_either(self.sam4mllm, self.mllm)
+        self._shared = SharedModels(self.mllm)
 
     @property
     @deprecated("`pictures` is now `image_store`")
@@ -175,7 +191,7 @@ class Sam4MllmTool(BaseTool):
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> "Sam4MllmTool":
         memo = {} if memo is None else memo
-        return super().__deepcopy__(memo | {id(self.sam4mllm): self.sam4mllm})
+        return super().__deepcopy__(memo | {id(models): models for models in (self.sam4mllm, self.mllm)})
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Describe the work of one call. `arguments` are validated by the args_schema; raises Sam4MllmError."""

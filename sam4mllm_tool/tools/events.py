@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
+from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook, SegmentRequest
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.types import Box, FreeText, PointPrompt, SegmentedObject
 
@@ -61,7 +61,7 @@ class EventHook(RunHook):
 
     def before_request(self, request: Request) -> None:
         """Report the points of the first prompts that have any."""
-        if isinstance(request, MLLMRequest) or "points" not in self._pending:
+        if not isinstance(request, SegmentRequest) or "points" not in self._pending:
             return
         if points := [point for prompt in request.prompts for point in prompt.points]:
             self._pending.discard("points")

@@ -9,7 +9,7 @@ from typing_extensions import deprecated
 from sam4mllm_tool.deprecation import rename_arguments
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.sam4mllm import Method, Sam4Mllm
-from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
+from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels, require_either
 from sam4mllm_tool.tools.dialogue_tools import CheckPointsTool, ProposeBoxesTool, SegmentPromptTool
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.tools.refine_tools import DescribeRegionTool, RefineTool
@@ -31,7 +31,9 @@ class Sam4MllmToolkit(BaseToolkit):
     """The tools for an agent that holds a conversation about images. The models are loaded once, on first use.
 
     Attributes:
-        sam4mllm: The loaded models. None: `Sam4Mllm.load()` is called on first use.
+        sam4mllm: The loaded models. None: `Sam4Mllm.load` is called on first use.
+        mllm: Which MLLM that loads: a spec, or a chat model that takes images, such as the agent's own. By default the
+            environment's.
         method: How an expression is asked about, as for a single tool.
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept: the store of its `ImageMiddleware`.
@@ -41,6 +43,7 @@ class Sam4MllmToolkit(BaseToolkit):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
+    mllm: Any = Field(default=None, exclude=True)
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
@@ -50,6 +53,8 @@ class Sam4MllmToolkit(BaseToolkit):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
+        require_either(self.sam4mllm, self.mllm)
+        self._shared = SharedModels(self.mllm)
 
     @property
     @deprecated("`pictures` is now `image_store`")
@@ -61,6 +66,7 @@ class Sam4MllmToolkit(BaseToolkit):
         """Return segment_image, propose_boxes, check_points, segment_prompt, refine_segmentation, describe_image_region."""
         settings: dict[str, Any] = {
             "sam4mllm": self.sam4mllm,
+            "mllm": self.mllm,
             "method": self.method,
             "policy": self.policy,
             "image_store": self.image_store,

@@ -17,7 +17,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.interactive import RefinementResult
-from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
+from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Request, Response, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import Exchange, PointsByBox
@@ -128,7 +128,12 @@ class _RecordingHook(RunHook):
         else:
             objects = tuple(map(RecordedObject.of, response.objects))
             crop = transform if isinstance(transform, Crop) else None
-            self._steps.append(SegmentStep(request.prompts, objects, response.seconds, description, crop))
+            prompts, phrase = tuple(segmented.prompt for segmented in response.objects), None
+            if isinstance(request, ProposalRequest):
+                phrase = request.phrase
+            else:
+                prompts = request.prompts
+            self._steps.append(SegmentStep(prompts, objects, response.seconds, description, crop, phrase))
 
     def after_run(self, result: object, error: BaseException | None) -> None:
         is_cancelled = error is not None and not isinstance(error, Exception)

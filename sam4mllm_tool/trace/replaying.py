@@ -5,7 +5,7 @@ One that was not recorded is reported together with the nearest that was. The re
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
@@ -17,7 +17,7 @@ from sam4mllm_tool.errors import BackendError, Sam4MllmError, quote_text
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.trace.schema import MLLMStep, RecordedObject, SegmentStep, Trace, TraceError
-from sam4mllm_tool.types import Image, ObjectPrompt, Question, Reply, Segmentation, SegmentedObject
+from sam4mllm_tool.types import Image, ObjectPrompt, Proposal, Question, Reply, Segmentation, SegmentedObject
 
 __all__ = ["Replay", "ReplayedModels", "first_difference", "replay", "replaying"]
 
@@ -106,7 +106,7 @@ class ReplayedModels(Sam4Mllm):
             raise TraceError(f"trace.settings: {error}") from error
         super().__init__(
             _ReplayMLLM(settings.mllm, settings.greedy, self._replies, _first_warning(trace)),
-            _ReplaySegmenter(settings.segmenter, self._objects),
+            _ReplaySegmenter(settings.segmenter, self._objects, _proposals_by_phrase(trace)),
             dialect=settings.dialect,
             calibration=settings.calibration,
             config=config,
@@ -124,8 +124,13 @@ def _first_warning(trace: Trace) -> str | None:
     return next((warning for step in trace.steps if isinstance(step, MLLMStep) for warning in step.warnings or ()), None)
 
 
-def _prompts_with_objects(trace: Trace) -> list[tuple[ObjectPrompt, RecordedObject]]:
+def _proposals_by_phrase(trace: Trace) -> dict[str, Sequence[RecordedObject]]:
     steps = (step for step in trace.steps if isinstance(step, SegmentStep))
+    return {step.phrase: step.objects for step in steps if step.phrase is not None}
+
+
+def _prompts_with_objects(trace: Trace) -> list[tuple[ObjectPrompt, RecordedObject]]:
+    steps = (step for step in trace.steps if isinstance(step, SegmentStep) and step.phrase is None)
     return [pair for step in steps for pair in zip(step.prompts, step.objects, strict=True)]
 
 
@@ -192,6 +197,15 @@ class _ReplaySegmenter:
 
     name: str
     answers: _RecordedAnswers[ObjectPrompt, RecordedObject]
+    proposals: Mapping[str, Sequence[RecordedObject]]
+
+    @property
+    def propose(self) -> Callable[[Image, str], list[Proposal]] | None:
+        return self._propose if self.proposals else None
+
+    def _propose(self, image: Image, phrase: str) -> list[Proposal]:  # noqa: ARG002
+        recorded = self.proposals.get(phrase, ())
+        return [Proposal(proposal.prompt.box, proposal.mask.mask(), proposal.score) for proposal in recorded]
 
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:  # noqa: ARG002
         return [self.answers.take(prompt).object() for prompt in prompts]

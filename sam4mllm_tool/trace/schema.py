@@ -126,7 +126,7 @@ class MLLMStep:
 
 @dataclass(frozen=True)
 class SegmentStep:
-    """Prompts of the segmenter, and an object for each.
+    """Prompts of the segmenter, and an object for each; or objects that it proposed for a phrase.
 
     Args:
         prompts: In order.
@@ -134,6 +134,7 @@ class SegmentStep:
         seconds: As for `MLLMStep`.
         transform: As for `MLLMStep`.
         crop: The part of the image that was shown; None for all of it.
+        phrase: What the segmenter proposed the objects for, each with its box as its prompt; None where it was prompted.
     """
 
     prompts: tuple[ObjectPrompt, ...]
@@ -141,6 +142,7 @@ class SegmentStep:
     seconds: float
     transform: Annotated[str | None, Field(alias="shown")] = None
     crop: Annotated[Crop | None, Field(alias="view")] = None
+    phrase: str | None = None
 
 
 Step: TypeAlias = MLLMStep | SegmentStep

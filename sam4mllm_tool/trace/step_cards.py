@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from sam4mllm_tool.errors import count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.crops import Crop
 from sam4mllm_tool.images.draw import OBJECT_COLOURS
@@ -136,6 +137,8 @@ def _describe_step(step: Step) -> str:
     if isinstance(step, MLLMStep):
         count = len(step.exchanges)
         return ("The model is asked" if count == 1 else f"The model is asked {count} questions at once") + suffix
+    if step.phrase is not None:
+        return f"Segment Anything proposes {count_noun(len(step.objects), 'object')} for {quote_text(step.phrase)}{suffix}"
     points = sum(len(prompt.points) for prompt in step.prompts)
     boxes = sum(not prompt.points_only for prompt in step.prompts)
     parts = [f"{boxes} box{'es' if boxes > 1 else ''}"] * bool(boxes) + [f"{points} points"] * bool(points)

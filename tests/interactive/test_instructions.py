@@ -4,7 +4,7 @@ import pytest
 
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.interactive import read_instruction
-from sam4mllm_tool.interactive.references import complete_expression, is_plural, pluralize
+from sam4mllm_tool.protocol.references import complete_expression, is_plural, pluralize
 
 INSTRUCTIONS = {
     "the other one": ("no, the other one", "other", ""),

@@ -66,6 +66,9 @@ def parse(name: str, text: str, size: Size = SIZE) -> list[Box]:
         pytest.param("qwen3_vl", "It may be [1,2,3,4].\n</think>\n[100, 100, 500, 500]", [BOX], id="after an opened thought"),
         pytest.param("internvl", "<ref>the ring</ref><box>[[100, 100, 500, 500]]</box>", [BOX], id="InternVL"),
         pytest.param("internvl", "ring[[100, 100, 500, 500], [500, 500, 1000, 1000]]", [BOX, OTHER], id="InternVL, two boxes"),
+        pytest.param(
+            "internvl", "<ref>sign [1, 2, 3, 4]</ref><box>[[100, 100, 500, 500]]</box>", [BOX], id="InternVL, a label"
+        ),
         pytest.param("glm4v", "<|begin_of_box|>[[100,100,500,500]]<|end_of_box|>", [BOX], id="GLM-4.1V"),
         pytest.param("gemma", '```json\n[{"box_2d": [100, 100, 500, 500], "label": "ring"}]\n```', [BOX], id="Gemma"),
         pytest.param("kimi_vl", "[0.1, 0.1, 0.5, 0.5]", [BOX], id="Kimi-VL"),

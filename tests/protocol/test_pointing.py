@@ -1,6 +1,7 @@
 """Pointing: the model's own points prompt the segmenter, without a box."""
 
 import pickle
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -18,14 +19,30 @@ IMAGE, SIZE = Image.new("RGB", (100, 80)), Size(100, 80)
 MOLMO, QWEN = DIALECTS["molmo"], DIALECTS["qwen3_vl"]
 
 
+class _Halves(BoxSegmenter):
+    """Returns the half of the image that the prompt's first point is in."""
+
+    def segment(self, image: AnyImage, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
+        self.calls.append(tuple(prompts))
+        left = np.arange(image.width)[None].repeat(image.height, 0) < image.width / 2
+        return [SegmentedObject(left == (prompt.points[0].x < image.width / 2), prompt, 0.5) for prompt in prompts]
+
+
 def test_each_point_is_an_object_without_a_box() -> None:
-    mllm, segmenter = ScriptedMLLM(['<points x1="10.0" y1="50.0" x2="90.0" y2="50.0" alt="cats">cats</points>']), BoxSegmenter()
+    mllm, segmenter = ScriptedMLLM(['<points x1="10.0" y1="50.0" x2="90.0" y2="50.0" alt="cats">cats</points>']), _Halves()
     result = Sam4Mllm(mllm, segmenter, dialect=MOLMO).segment(IMAGE, "cats", method="points")
     (prompts,) = segmenter.calls
     assert prompts == tuple(ObjectPrompt.from_points([PointPrompt(x, 40, 1)]) for x in (10, 90))
     assert all(prompt.points_only for prompt in prompts)
     assert len(result.objects) == 2
     assert mllm.questions[0].turns[-1].text == "Point to cats"
+
+
+def test_two_points_on_one_object_are_one_object() -> None:
+    mllm = ScriptedMLLM(['<points x1="10.0" y1="50.0" x2="20.0" y2="50.0" x3="90" y3="50" alt="cats">cats</points>'])
+    result = Sam4Mllm(mllm, _Halves(), dialect=MOLMO).segment(IMAGE, "cats", method="points")
+    assert [segmented.prompt.points[0].x for segmented in result.objects] == [10, 90]
+    assert result.notes == ("left out the object at (20, 40): it was pointed to before",)
 
 
 def test_a_dialect_without_words_for_it_is_asked_as_for_ppg_and_its_boxes_are_left_out() -> None:
@@ -63,7 +80,7 @@ def test_a_reply_without_points_is_asked_for_again_and_then_an_error() -> None:
 
 
 class _EmptySegmenter(BoxSegmenter):
-    def segment(self, image: AnyImage, prompts: list[ObjectPrompt]) -> list[SegmentedObject]:  # type: ignore[override]
+    def segment(self, image: AnyImage, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         return [SegmentedObject(np.zeros((image.height, image.width), bool), prompt, 0.5) for prompt in prompts]
 
 

@@ -25,7 +25,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
-from sam4mllm_tool.protocol import RELEASED
+from sam4mllm_tool.protocol import DIALECTS, RELEASED
 from sam4mllm_tool.types import Labels, Question
 from tests.tool_suites import ToolSuite
 
@@ -110,6 +110,14 @@ def test_the_method_can_be_chosen_and_misspelt() -> None:
     assert artifact["objects"][0]["points"] == []
     with pytest.raises(ValueError, match="method"):
         SegmentTool(sam4mllm=models(), method="boxes")
+
+
+def test_a_model_that_points_prompts_without_a_box() -> None:
+    segmenter = BoxSegmenter()
+    mllm = ScriptedMLLM(['<point x="10.0" y="50.0" alt="ring">ring</point>'])
+    tool = SegmentTool(sam4mllm=Sam4Mllm(mllm, segmenter, dialect=DIALECTS["molmo"]), method="points")
+    assert "1 object" in tool.invoke(call()).content
+    assert segmenter.calls[0][0].points_only
 
 
 WRONG = {

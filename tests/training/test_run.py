@@ -217,7 +217,10 @@ def test_conversations_of_which_nothing_fits_are_refused_with_the_reason(
         run(base, conversations_dir, tmp_path / "out", max_tokens=5)
 
 
-def test_quantization_requires_bitsandbytes(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
+def test_quantization_requires_bitsandbytes(
+    base: Path, conversations_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sam4mllm_tool.training.preflight.find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match="bitsandbytes"):
         run(base, conversations_dir, tmp_path / "out", quantise="4bit")
 

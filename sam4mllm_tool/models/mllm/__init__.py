@@ -4,6 +4,7 @@
 it, is imported on first use.
 """
 
+import reprlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -18,7 +19,7 @@ from sam4mllm_tool.types import MLLM
 if TYPE_CHECKING:
     from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
-__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec", "split_spec"]
+__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec", "split_spec", "wrap_chat_model"]
 
 EMBEDDED = "embedded"
 
@@ -42,7 +43,7 @@ def load_mllm(
         MissingExtraError: A library is not installed.
     """
     if remote := parse_remote_spec(spec):
-        return _load_remote(remote, spec, dialect)
+        return _load_remote(remote, spec, dialect, options.override(**overrides).max_pixels)
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
         from sam4mllm_tool.models.metadata import find_parts
@@ -60,14 +61,35 @@ def load_mllm(
         raise SpecError(f"{reason}; name a base as BASE+ADAPTER") from error
 
 
-def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None) -> MLLM:
+def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None, max_pixels: int | None) -> MLLM:
     if remote.kind == "openai":
-        from sam4mllm_tool.models.mllm.openai_compatible import load_openai_compatible
+        from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
 
-        return load_openai_compatible(remote, name=spec, dialect=dialect)
-    from sam4mllm_tool.models.mllm.chat_model import load_chat_model_mllm
+        return OpenAICompatibleMLLM.load(remote, name=spec, dialect=dialect, max_pixels=max_pixels)
+    from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 
-    return load_chat_model_mllm(remote, name=spec, dialect=dialect)
+    return ChatModelMLLM.load(remote, name=spec, dialect=dialect, max_pixels=max_pixels)
+
+
+def wrap_chat_model(mllm: Any, *, dialect: Dialect | None = None, max_pixels: int | None = None) -> MLLM:
+    """Return an MLLM as it is, and a chat model of LangChain as one that asks it.
+
+    Args:
+        mllm: The MLLM or the chat model.
+        dialect: As in `load_mllm`.
+        max_pixels: As in `LoadOptions`.
+
+    Raises:
+        SpecError: It is neither, or the chat model takes no images.
+    """
+    if hasattr(mllm, "reply") and hasattr(mllm, "areply"):
+        given: MLLM = mllm
+        return given
+    if not hasattr(mllm, "invoke"):
+        raise SpecError(f"expected a spec, a chat model or an MLLM, got {reprlib.repr(mllm)}")
+    from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
+
+    return ChatModelMLLM(mllm, dialect=dialect, max_pixels=max_pixels)
 
 
 def split_spec(spec: str) -> tuple[str, str | None]:

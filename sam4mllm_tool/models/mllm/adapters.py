@@ -8,16 +8,22 @@ transformers 4.52 moved the parts of multimodal models are read by the names tha
 import json
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftConfig, PeftModel
+from transformers import CONFIG_MAPPING
 
 from sam4mllm_tool.errors import ModelWarning, SpecError
+from sam4mllm_tool.models.checkpoints import quiet_loading, resolve_folder_or_hub_id, wrap_load_errors
 
-__all__ = ["attach_adapter", "require_safe_adapter"]
+__all__ = ["SwitchedAdapters", "attach_adapter", "require_safe_adapter"]
+
+TORCHVISION_EXTRA = "sam"
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _OLD_NAMES = {
@@ -48,16 +54,87 @@ def attach_adapter(model: Any, path: str, adapter: str, base: str, *, is_trainab
     """
     config = require_safe_adapter(path, adapter)
     _require_same_architecture(model, config, adapter, base)
+    with _refusing_what_does_not_fit(adapter, base):
+        adapted = PeftModel.from_pretrained(model, path, is_trainable=is_trainable, key_mapping=find_renamings(model))
+    _warn_of_another_base(config, adapter, base)
+    return adapted
+
+
+class SwitchedAdapters:
+    """Adapters that share the weights of one base. One of them, or none, is active at a time. Not safe for threads.
+
+    Args:
+        model: The base, as `load_checkpoint` returns it.
+        base: Its spec.
+    """
+
+    def __init__(self, model: Any, base: str) -> None:
+        self.model, self.base = model, base
+        self._adapted: PeftModel | None = None
+        self._names: dict[str, str] = {}
+        self._active: str | None = None
+
+    def add(self, adapter: str) -> None:
+        """Load an adapter, unless it is loaded already; the base stays as it was if the adapter doesn't fit.
+
+        Raises:
+            SpecError: As in `attach_adapter`.
+        """
+        if adapter in self._names:
+            return
+        path, name = resolve_folder_or_hub_id(adapter, marker="adapter_config.json"), f"adapter_{len(self._names)}"
+        with quiet_loading(), wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
+            config = require_safe_adapter(path, adapter)
+            _require_same_architecture(self.model, config, adapter, self.base)
+            config.inference_mode = True
+            with _refusing_what_does_not_fit(adapter, self.base):
+                self._load(path, name, config)
+            _warn_of_another_base(config, adapter, self.base)
+        self._names[adapter] = name
+
+    def activate(self, adapter: str | None) -> None:
+        """Answer with an adapter that was added, or with the base alone."""
+        name = None if adapter is None else self._names[adapter]
+        if self._adapted is None or name == self._active:
+            return
+        tuner: Any = self._adapted.base_model
+        if name is None:
+            tuner.disable_adapter_layers()
+        else:
+            tuner.enable_adapter_layers()
+            self._adapted.set_adapter(name, inference_mode=True)
+        self._active = name
+
+    def _load(self, path: str, name: str, config: PeftConfig) -> None:
+        adapted = self._adapted
+        if adapted is None:
+            adapted = PeftModel(self.model, config, adapter_name=name)
+        try:
+            missing = adapted.load_adapter(
+                path, name, torch_device=str(self.model.device), key_mapping=find_renamings(self.model)
+            ).missing_keys
+            if missing:
+                raise ValueError(f"it has no weights for {missing[0]}")
+        except Exception:
+            if self._adapted is None:
+                adapted.unload()
+            elif name in adapted.peft_config:
+                adapted.delete_adapter(name)
+            raise
+        if self._adapted is None:
+            self._adapted, self._active = adapted, name
+
+
+@contextmanager
+def _refusing_what_does_not_fit(adapter: str, base: str) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # peft 0.21 uses a deprecated name
         try:
-            adapted = PeftModel.from_pretrained(model, path, is_trainable=is_trainable, key_mapping=find_renamings(model))
+            yield
         except (RuntimeError, ValueError, KeyError, UserWarning) as error:
             reason = " ".join(str(error).split())[:200]
             raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
-    _warn_of_another_base(config, adapter, base)
-    return adapted
 
 
 def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
@@ -86,7 +163,8 @@ def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
 
 def _require_same_architecture(model: Any, config: PeftConfig, adapter: str, base: str) -> None:
     trained_on = str(config.base_model_name_or_path or "")
-    trained_class = (config.auto_mapping or {}).get("base_model_class")
+    mapping = config.auto_mapping or {}
+    trained_class = mapping.get("base_model_class") if str(mapping.get("parent_library")).startswith("transformers.") else None
     trained_type, own_type = _read_model_type(trained_on), model.config.model_type
     if trained_class not in (None, type(model).__name__) or trained_type not in (None, own_type):
         kind = trained_type or trained_class
@@ -121,11 +199,15 @@ def _has_safetensors(path: str) -> bool:
 
 
 def _read_model_type(base: str) -> str | None:
-    """Return the type that a base's config names, where it lies in a folder or in the hub's cache; nothing is downloaded."""
+    """Return the type that a base's config names, where it lies in a folder or in the hub's cache; nothing is downloaded.
+
+    Types that transformers doesn't know are those of original releases, whose converted copies have another type: None.
+    """
     try:
         folder = Path(base).expanduser()
         file = folder / "config.json" if folder.is_dir() else try_to_load_from_cache(base, "config.json")
-        return str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["model_type"])
+        model_type = str(json.loads(Path(str(file)).read_text(encoding="utf-8"))["model_type"])
+        return model_type if model_type in CONFIG_MAPPING else None
     except (OSError, RuntimeError, ValueError, KeyError, TypeError):  # no such folder, no hub id, or no config
         return None
 

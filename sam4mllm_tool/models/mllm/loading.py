@@ -6,6 +6,7 @@ random numbers and warn.
 """
 
 import json
+import logging
 from importlib.util import find_spec
 from typing import Any, Unpack
 
@@ -33,12 +34,13 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.adapters import TORCHVISION_EXTRA, attach_adapter
 from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
 __all__ = ["load_checkpoint"]
 
-TORCHVISION_EXTRA = "sam"
+_OUTSIDE_LANGUAGE_MODEL = r"(?!.*(language|text)_model\.).+"
+"""Regular expression of the names of all modules that are no part of the language model."""
 _GENERIC_TOKENIZERS = ("TokenizersBackend", "PreTrainedTokenizerFast", "SentencePieceBackend", "PythonBackend")
 
 
@@ -130,13 +132,21 @@ def _load_model(path: str, base: str, config: Any, options: LoadOptions) -> Any:
 
 
 def _quantization_config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return bitsandbytes' settings: NF4 with doubly quantized scales, as QLoRA has them, or LLM.int8()."""
+    """Return bitsandbytes' settings: NF4 with doubly quantized scales, as QLoRA has them, or LLM.int8().
+
+    Only the language model is quantized. The rest is small, and adapters may replace the projector's weights.
+    """
     if find_spec("bitsandbytes") is None:
         raise MissingExtraError("bitsandbytes, which quantizes models,", "quantize")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a cast in every layer
     if quantize == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=[_OUTSIDE_LANGUAGE_MODEL])
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[_OUTSIDE_LANGUAGE_MODEL],
     )
 
 
@@ -158,6 +168,7 @@ def _greedy_config(model: Any, tokenizer: Any) -> GenerationConfig:
     return GenerationConfig(
         do_sample=False,
         bos_token_id=original.bos_token_id,
+        decoder_start_token_id=original.decoder_start_token_id,
         eos_token_id=eos or None,
         pad_token_id=next((pad for pad in pads if pad is not None), None),
     )

@@ -1,9 +1,11 @@
 """Run one checkpoint: an image and tokenized prompts in, token ids and logits out.
 
 The image's features are computed once and passed with every prompt, in families that accept them (`mm_encoder_outputs`); other
-families encode its pixels again. Several prompts are packed into one prefix tree if the model's attention allows it.
+families encode its pixels again. Several prompts are packed into one prefix tree if the model's attention allows it; otherwise
+what they share is read once over a key-value cache, and the rest of each over a copy of it.
 """
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -20,6 +22,8 @@ __all__ = ["CachedReader", "ModelRunner", "cache_parameter", "can_pack", "extend
 PACKED_TOKENS = 4096
 """Most tokens after the image in one packed pass; bounds the memory of its attention mask."""
 _PACKABLE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+_TWO_WAY_MODEL_TYPES = ("paligemma",)
+"""They read all of a prompt in both directions, so that none of it can be read before the rest."""
 _PACKABLE_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
@@ -36,6 +40,11 @@ class ModelRunner:
         self.model, self.keeps_layers = model, keeps_layers
         self.packs = packs and can_pack(model)
         self._parameters = frozenset(inspect.signature(model.forward).parameters)
+
+    @property
+    def encodes_prompts(self) -> bool:
+        """Whether prompts are read by an encoder, and answers start anew."""
+        return bool(getattr(self.model.config, "is_encoder_decoder", False))
 
     @property
     def longest(self) -> int | None:
@@ -58,7 +67,7 @@ class ModelRunner:
             output_logits=True,
             **self._prompt_arguments(image_inputs, prompt, len(prompt.ids)),
         )
-        answer = output.sequences[0, len(prompt.ids) :]
+        answer = output.sequences[0, 1 if self.encodes_prompts else len(prompt.ids) :]
         following = torch.log_softmax(torch.cat(output.logits).float(), -1)
         return answer.tolist(), float(following.gather(1, answer[:, None]).double().sum())
 
@@ -73,7 +82,10 @@ class ModelRunner:
             For each text, (k, vocabulary) logits: after the last token of its prompt and after each later token.
         """
         if not self.packs or any(prompt.token_inputs for prompt in prompts.values()):
-            return {text: self._compute_alone(image_inputs, prompt, text) for text, prompt in prompts.items()}
+            shared = self._shared_prefix(prompts)
+            if not shared:
+                return {text: self._compute_alone(image_inputs, prompt, text) for text, prompt in prompts.items()}
+            return self._compute_branches(image_inputs, prompts, shared)
         logits: dict[TokenIds, Tensor] = {}
         for group in split_into_passes(prompts, self.model.config.image_token_id, PACKED_TOKENS):
             starts = [len(prompts[text].ids) - 1 for text in group]
@@ -117,6 +129,28 @@ class ModelRunner:
         count = len(text) - len(prompt.ids) + 1
         arguments = self._prompt_arguments(image_inputs, prompt, len(text))
         return self.forward(text, count, attention_mask=self.ones(len(text)), **arguments)
+
+    def _shared_prefix(self, prompts: dict[TokenIds, TokenizedPrompt]) -> TokenIds:
+        """Return what all prompts start with, the image included, where it can be read before the rest; else nothing."""
+        image = getattr(self.model.config, "image_token_id", None) or getattr(self.model.config, "image_token_index", None)
+        if len(prompts) < 2 or self.encodes_prompts or self.model.config.model_type in _TWO_WAY_MODEL_TYPES:
+            return ()
+        length = min(len(prompt.ids) - 1 for prompt in prompts.values())
+        first, *others = prompts
+        for other in others:
+            length = min(length, _shared_length(first, other))
+        prefix = first[:length]
+        return prefix if image in prefix and all(image not in text[length:] for text in prompts) else ()
+
+    def _compute_branches(
+        self, image_inputs: ImageInputs, prompts: dict[TokenIds, TokenizedPrompt], shared: TokenIds
+    ) -> dict[TokenIds, Tensor]:
+        token_inputs = {name: value[:, : len(shared)] for name, value in next(iter(prompts.values())).token_inputs.items()}
+        reader = self.start_reader(image_inputs, TokenizedPrompt(shared, token_inputs))
+        reader.read(shared)
+        return {
+            text: reader.copy().read(text[len(shared) :], len(text) - len(prompt.ids) + 1) for text, prompt in prompts.items()
+        }
 
     def _compute_packed(self, image_inputs: ImageInputs, texts: Sequence[TokenIds], starts: Sequence[int]) -> list[Tensor]:
         """Return for each text (length - start, vocabulary) logits: after each of its tokens from `start` on."""
@@ -187,8 +221,14 @@ class CachedReader:
         self._last_rows: dict[str, Tensor] = {name: arguments[name][:, -1:] for name in masks}
         self._cache = {cache_parameter(runner.model): DynamicCache(config=runner.model.config)}
 
-    def read(self, ids: TokenIds) -> Tensor:
-        """Return the (1, vocabulary) logits after these tokens.
+    def copy(self) -> "CachedReader":
+        """Return a reader that goes on from here by itself."""
+        branch = copy.copy(self)
+        branch._cache = {name: copy.deepcopy(cache) for name, cache in self._cache.items()}
+        return branch
+
+    def read(self, ids: TokenIds, count: int = 1) -> Tensor:
+        """Return the (count, vocabulary) logits after the last `count` of these tokens.
 
         Only the first piece has an attention mask: from a mask as long as the cache, families with three-dimensional positions
         (Qwen2-VL, GLM-4.xV) would build the positions of the whole text for the new tokens.
@@ -198,7 +238,7 @@ class CachedReader:
             arguments["attention_mask"] = self._runner.ones(len(ids))
         else:
             arguments = {name: last_row.expand(-1, len(ids), -1, -1) for name, last_row in self._last_rows.items()}
-        return self._runner.forward(ids, 1, use_cache=True, **self._cache, **arguments)
+        return self._runner.forward(ids, count, use_cache=True, **self._cache, **arguments)
 
 
 def extend_by_last(value: Tensor, length: int) -> Tensor:

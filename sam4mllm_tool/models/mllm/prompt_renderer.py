@@ -25,7 +25,21 @@ __all__ = ["ImageInputs", "PlaceholderExpansion", "PromptRenderer", "TokenIds", 
 
 TokenIds: TypeAlias = tuple[int, ...]
 
-_LOCATION = re.compile(r"<loc_?\d+>")
+_GROUNDING = re.compile(
+    r"<loc_?\d+>|</?(?:ref|box|quad|point)>|<\|(?:object_ref|box|quad|point)_(?:start|end)\|>|<\|(?:begin|end)_of_box\|>"
+)
+"""Tokens with which families write boxes and what is in them. They tell a label from a place, and control nothing."""
+
+_TASK_TEMPLATE = (
+    "{% set asked = messages | selectattr('role', 'equalto', 'user') | list | last %}IMAGE"
+    "{% for part in asked['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}"
+    "{% if messages[-1]['role'] == 'assistant' %}{{ messages[-1]['content'][0]['text'] }}{% endif %}"
+)
+"""For families that have no chat template because they were trained on tasks: the last question is the whole prompt."""
+_TASK_TEMPLATES = {
+    "PaliGemmaProcessor": _TASK_TEMPLATE.replace("IMAGE", "<image>"),
+    "Florence2Processor": _TASK_TEMPLATE.replace("IMAGE", ""),  # it adds the image's tokens itself
+}
 
 _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
@@ -106,7 +120,7 @@ class PromptRenderer:
     def __init__(self, processor: Any, name: str, longest: int | None = None, max_pixels: int | None = None) -> None:
         self.processor, self.tokenizer, self.name, self.longest = processor, processor.tokenizer, name, longest
         self._preparation = ImagePreparation.for_processor(processor.image_processor, max_pixels)
-        self._template = _chat_template(processor, name)
+        self._template, self._asks_tasks = _chat_template(processor, name)
         self._switches = _thought_switches(self._template)
         control = _control_tokens(processor)
         longest_first = sorted(control, key=len, reverse=True)
@@ -231,9 +245,9 @@ class PromptRenderer:
         return close_thought(str(rendered)) if add_generation_prompt else str(rendered)
 
     def _options(self, rendered: str) -> dict[str, bool]:
-        """Keep the tokenizer from adding a second first token if the template already writes one."""
+        """Keep the tokenizer from adding a second first token if the template, or the processor of tasks, writes one."""
         bos = self.tokenizer.bos_token
-        return {"add_special_tokens": not (bos and rendered.startswith(bos))}
+        return {"add_special_tokens": not (bos and rendered.startswith(bos)) and not self._asks_tasks}
 
     def _break_control_tokens(self, text: str) -> str:
         """Put a space inside each control token (`< image>`), so that it is read as text.
@@ -273,7 +287,7 @@ class PromptRenderer:
         return tuple(dict.fromkeys(usable))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of an answer, without control tokens but the marks of a thought and locations."""
+        """Return the text of an answer, without control tokens but the marks of a thought and of boxes."""
         dropped = self._dropped_ids
         kept = [i for i in ids if i not in dropped]
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
@@ -300,20 +314,23 @@ class PromptRenderer:
         return ids
 
 
-def _chat_template(processor: Any, name: str) -> str:
+def _chat_template(processor: Any, name: str) -> tuple[str, bool]:
+    """Return the chat template, and whether it is ours for a family that is asked tasks. Raises SpecError."""
     templates = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     if isinstance(templates, dict):
         templates = templates.get("default")
+    if not templates and (template := _TASK_TEMPLATES.get(type(processor).__name__)):
+        return template, True
     if not templates:
         raise SpecError(f"{name!r} has no chat template: expected an instruction-tuned checkpoint, not a pretrained base")
-    return str(templates)
+    return str(templates), False
 
 
 def _control_tokens(processor: Any) -> dict[str, int]:
     """Return the tokens that the text of a turn must not produce, with their ids.
 
     These are special tokens, placeholders, and added tokens with characters other than letters, digits and spaces. The unknown
-    token is allowed: it only says that a word is unknown. So are locations (`<loc0012>`), with which boxes are written.
+    token is allowed: it only says that a word is unknown. So are the marks of boxes (`<loc0012>`, `<box>`).
     """
     tokenizer = processor.tokenizer
     placeholders = {getattr(processor, f"{kind}_token", None) for kind in ("image", "video", "audio", "boi", "eoi")}
@@ -321,7 +338,7 @@ def _control_tokens(processor: Any) -> dict[str, int]:
         token.content: i
         for i, token in tokenizer.added_tokens_decoder.items()
         if i != tokenizer.unk_token_id
-        and not _LOCATION.fullmatch(token.content)
+        and not _GROUNDING.fullmatch(token.content)
         and (token.special or token.content in placeholders or re.search(r"[^\w\s]", token.content))
     }
 
@@ -333,9 +350,9 @@ def _thought_switches(template: str) -> dict[str, bool]:
 
 
 def _dropped_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the special tokens that are left out of an answer's text: all but the marks of a thought and locations."""
+    """Return the special tokens that are left out of an answer's text: all but the marks of a thought and of boxes."""
     special = {i: token.content for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(i for i, text in special.items() if not is_thought_mark(text) and not _LOCATION.fullmatch(text))
+    return frozenset(i for i, text in special.items() if not is_thought_mark(text) and not _GROUNDING.fullmatch(text))
 
 
 def _fold_system(turns: Sequence[Turn]) -> list[Turn]:

@@ -6,7 +6,9 @@ labels of one question in sequence over a key-value cache.
 """
 
 import asyncio
+import copy
 import hashlib
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -17,15 +19,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sam4mllm_tool.errors import BackendError, Sam4MllmError
+from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
 from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import label_probabilities
+from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenizedPrompt
+from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
@@ -63,6 +68,8 @@ class TransformersMLLM:
         self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
         self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
         self._lock = threading.Lock()
+        self._adapters: SwitchedAdapters | None = None
+        self._adapter: str | None = None
 
     @classmethod
     def load(
@@ -83,7 +90,31 @@ class TransformersMLLM:
         options = options.override(**overrides)
         model, processor = load_checkpoint(base, adapter, options=options)
         name, domain = name or (f"{base}+{adapter}" if adapter else base), find_domain(adapter or base)
-        return cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
+        mllm = cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
+        mllm._adapters = SwitchedAdapters(model, name) if adapter is None else None
+        return mllm
+
+    def use(self, adapter: str) -> "TransformersMLLM":
+        """Return the model with an adapter. It shares the base's weights, so that several take the memory of one model.
+
+        The adapter isn't merged into the weights, which costs some time per call. This object goes on answering as before,
+        and calls of both, from any thread, take turns.
+
+        Args:
+            adapter: Folder or hub id of a peft adapter.
+
+        Raises:
+            SpecError: The adapter can't be loaded or doesn't fit, or this model was loaded with an adapter itself.
+        """
+        if self._adapters is None:
+            raise SpecError(f"{self._name!r} has an adapter in its weights: load its base alone to use {adapter!r} on it")
+        used = copy.copy(self)
+        used._domain, used._adapter, used._name = find_domain(adapter), adapter, f"{self._adapters.base}+{adapter}"
+        used._runner = ModelRunner(self._runner.model, keeps_layers=used._domain is not None)
+        used._images = OrderedDict()
+        with self._lock:
+            self._adapters.add(adapter)
+        return used
 
     @property
     def name(self) -> str:
@@ -100,17 +131,33 @@ class TransformersMLLM:
         """Whether the model sees an image in the middle of a square, as LLaVA 1.5 does: its coordinates then count that one."""
         return self._renderer.pads_images
 
+    @property
+    def hardware(self) -> str:
+        """Where it runs, in which precision, and how much memory its weights take."""
+        return describe_hardware(self._runner.model)
+
+    @property
+    def device(self) -> str:
+        """The device that its inputs are on."""
+        return str(self._runner.model.device)
+
+    @property
+    def confidence_source(self) -> str:
+        """Where the probabilities of labels come from."""
+        return "the model's own probabilities of the words, from its logits"
+
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Return one reply per question, in order. The image is encoded once for all of them.
 
         Raises:
             ValueError: A question asks for no tokens, no labels or fewer than two words, or doesn't end with the user's turn.
-            SpecError: The tokenizer or the chat template can't write a question.
+            SpecError: The tokenizer or the chat template can't write a question, or the model can't choose among labels.
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
-        for question in questions:
-            _validate_question(question)
+        validate_questions(questions)
+        if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
+            raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
         with self._running():
             return self._reply(image, questions)
 
@@ -155,9 +202,12 @@ class TransformersMLLM:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Wait for other calls, and wrap what the model raises."""
-        with self._lock, torch.inference_mode():
+        with self._lock:
             try:
-                yield
+                if self._adapters is not None:
+                    self._adapters.activate(self._adapter)
+                with torch.inference_mode():
+                    yield
             except Sam4MllmError:
                 raise
             except torch.OutOfMemoryError as error:
@@ -174,12 +224,21 @@ class TransformersMLLM:
             answer, read = question.answer, len(prompt.ids)
             if isinstance(answer, FreeText):
                 ids, log_probability = self._runner.generate(image_inputs, prompt, answer.max_tokens)
+                self._require_numbers(log_probability)
                 text = self._renderer.decode(ids)
                 replies.append(Reply(text, log_probability=log_probability, tokens=Tokens(read, len(ids))))
             else:
                 rows = [next(single_rows)] if answer.count == 1 else self._score_sequence(image_inputs, prompt, answer)
+                self._require_numbers(*(probability for row in rows for probability in row))
                 replies.append(_label_reply(answer.words, rows, Tokens(read, answer.count)))
         return replies
+
+    def _require_numbers(self, *values: float) -> None:
+        """Refuse answers of a model that overflows its precision: they would be the same whatever is asked."""
+        if any(map(math.isnan, values)):
+            dtype = str(self._runner.model.dtype).removeprefix("torch.")
+            cure = "its weights are broken" if dtype == "float32" else "load it in float32 (--dtype), or in bfloat16 on a GPU"
+            raise BackendError(f"{self._name!r} computes values that are not numbers in {dtype}: {cure}")
 
     def _image_inputs(self, image: Image) -> ImageInputs:
         """Look the image up by its content: the caller may have drawn on it since the last question."""
@@ -246,18 +305,6 @@ class TransformersMLLM:
 
     def _spellings(self, words: Sequence[str]) -> Spellings:
         return tuple(self._renderer.spellings(word) for word in words)
-
-
-def _validate_question(question: Question) -> None:
-    answer, roles = question.answer, [turn.role for turn in question.turns]
-    if roles[-1:] != ["user"]:
-        raise ValueError(f"a question's turns must end with the user's, got {roles}")
-    if isinstance(answer, FreeText) and answer.max_tokens < 1:
-        raise ValueError(f"free text needs at least one token, got max_tokens={answer.max_tokens}")
-    if isinstance(answer, Labels) and (
-        answer.count < 1 or len(set(answer.words)) != len(answer.words) or len(answer.words) < 2
-    ):
-        raise ValueError(f"labels need a count of at least 1 and at least two different words, got {answer}")
 
 
 def _argmax(row: Probabilities) -> int:

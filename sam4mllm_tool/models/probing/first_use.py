@@ -1,39 +1,115 @@
-"""Load a model with the dialect that fits it, measuring that where nobody knows it yet."""
+"""Load a model with the dialect that fits it, and measure that dialect where it is wanted and not known yet."""
 
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import (
+    find_dialect,
     find_probed_dialect,
     find_trained_dialect,
     identify_mllm,
     list_candidate_dialects,
 )
-from sam4mllm_tool.models.mllm import load_mllm
-from sam4mllm_tool.models.probing.measurement import probe_mllm
-from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
-from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, wrap_chat_model
+from sam4mllm_tool.models.probing.frame_fit import WHOLE_IMAGE
+from sam4mllm_tool.models.probing.measurement import ProbeReport, probe_mllm
+from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect, save_probed_dialect
+from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM
 
-__all__ = ["load_and_probe"]
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+__all__ = ["keep_measured_dialect", "load_with_dialect", "measured_dialect", "wrap_with_dialect"]
 
 
-def load_and_probe(spec: str, options: LoadOptions) -> tuple[MLLM, Dialect]:
-    """Load the MLLM that a spec names, and measure its dialect on first use.
+def load_with_dialect(spec: str, options: LoadOptions, *, probe: bool = False) -> tuple[MLLM, Dialect]:
+    """Load the MLLM that a spec names, and find the dialect in which to ask it, as `find_dialect` does.
 
-    Nothing is measured where a dialect.json lies beside the weights, or where a measurement was kept.
+    Args:
+        spec: Model spec.
+        options: How it is loaded.
+        probe: Whether to measure the dialect where no dialect.json lies beside the weights and no measurement was kept.
 
     Raises:
         SpecError: The spec names nothing that can be loaded.
         MissingExtraError: A dependency is not installed.
         BackendError: The model failed, or the coordinate frame of its answers is in doubt.
     """
-    known = find_trained_dialect(spec) or find_probed_dialect(spec)
-    candidates = (known,) if known else list_candidate_dialects(spec)
+    if parse_remote_spec(spec):
+        return _load_remote(spec, options, probe=probe)
+    if not probe:
+        dialect = find_dialect(spec)
+        return load_mllm(spec, dialect=dialect, options=options), dialect
+    if known := find_trained_dialect(spec) or find_probed_dialect(spec):
+        return load_mllm(spec, dialect=known, options=options), known
+    candidates = list_candidate_dialects(spec)
     mllm = load_mllm(spec, dialect=candidates[0], options=options)
-    if known:
-        return mllm, known
-    dialect = probe_mllm(mllm, candidates).require_dialect()
+    return mllm, _measure(spec, mllm, candidates)
+
+
+def wrap_with_dialect(
+    mllm: "MLLM | BaseChatModel", dialect: Dialect | None, options: LoadOptions, *, probe: bool = False
+) -> tuple[MLLM, Dialect]:
+    """Return an MLLM or a chat model that is loaded already as an MLLM, and the dialect in which to ask it.
+
+    Args:
+        mllm: An MLLM, or a chat model of LangChain that takes images.
+        dialect: That dialect; by default as the model's name says, else `plain`.
+        options: Of them only `max_pixels` counts.
+        probe: Whether to measure the dialect where none is given. It is not kept.
+
+    Raises:
+        SpecError: It is neither, or the chat model takes no images.
+        BackendError: The model failed, or the coordinate frame of its answers is in doubt.
+    """
+    wrapped = wrap_chat_model(mllm, dialect=dialect, max_pixels=options.max_pixels)
+    own: Dialect = getattr(wrapped, "dialect", PLAIN)
+    chosen = dialect or own
+    if dialect is not None or not probe:
+        return wrapped, chosen
+    measured = measured_dialect(probe_mllm(wrapped, tuple(dict.fromkeys((chosen, PLAIN)))), is_sent=wrapped is not mllm)
+    return wrap_chat_model(mllm, dialect=measured, max_pixels=options.max_pixels), measured
+
+
+def measured_dialect(report: ProbeReport, *, is_sent: bool) -> Dialect:
+    """Return the dialect that was measured, for later loads.
+
+    Args:
+        report: The measurement.
+        is_sent: Whether images are resized on our side before they are sent to the model, so that pixels of what was sent are
+            known at any size.
+
+    Raises:
+        BackendError: The frame is in doubt.
+    """
+    dialect = report.require_dialect()
+    return replace(dialect, resizing=None) if is_sent and dialect.resizing == WHOLE_IMAGE else dialect
+
+
+def keep_measured_dialect(spec: str, mllm: MLLM, dialect: Dialect) -> Path:
+    """Keep what was measured for a model, and return the file. Raises OSError."""
+    return save_probed_dialect(identify_mllm(spec, getattr(mllm, "version", None)), dialect)
+
+
+def _measure(spec: str, mllm: MLLM, candidates: tuple[Dialect, ...]) -> Dialect:
+    dialect = measured_dialect(probe_mllm(mllm, candidates), is_sent=parse_remote_spec(spec) is not None)
     with suppress(OSError):  # where nothing can be kept, as in a container, the next load measures again
-        save_probed_dialect(identify_mllm(spec), dialect)
+        keep_measured_dialect(spec, mllm, dialect)
+    return dialect
+
+
+def _load_remote(spec: str, options: LoadOptions, *, probe: bool) -> tuple[MLLM, Dialect]:
+    """Load a model behind a server, which says only then which version it runs."""
+    candidates = list_candidate_dialects(spec)
+    mllm = load_mllm(spec, dialect=candidates[0], options=options)
+    identity = identify_mllm(spec, getattr(mllm, "version", None))
+    dialect = load_probed_dialect(identity) if has_probed_dialects() else None
+    if dialect is None:
+        dialect = _measure(spec, mllm, candidates) if probe else candidates[0]
+    if dialect != candidates[0]:  # it decides in which sizes images are sent
+        mllm = load_mllm(spec, dialect=dialect, options=options)
     return mllm, dialect

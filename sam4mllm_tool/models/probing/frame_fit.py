@@ -13,9 +13,10 @@ from typing import Literal, TypeAlias
 
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing
+from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
 from sam4mllm_tool.types import Box, Size
 
-__all__ = ["BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
+__all__ = ["WHOLE_IMAGE", "BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
 
 Order: TypeAlias = Literal["xy", "yx"]
 Rule: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
@@ -30,7 +31,7 @@ _LEAST_LEAD = 0.02
 _LEAST_LEAD_IN_ERRORS = 2.0
 """The lead over the next frame must be this many standard errors of the answers' differences."""
 _ORDERS: tuple[Order, ...] = ("xy", "yx")
-_WHOLE_IMAGE = (1, 1, 10**9)
+WHOLE_IMAGE = (1, 1, 10**9)
 """A "resizing" that changes nothing: pixels of the processed image then are those of the image itself."""
 
 
@@ -45,6 +46,7 @@ class CandidateFrame:
         offset: What is added to a number before it is read: 0.5 where a number names a step.
         resizing: For pixels: how the image is resized before they are counted.
         decimals: That the numbers need.
+        padded: Whether the numbers count the square that the model sees the image in the middle of.
     """
 
     name: str
@@ -53,14 +55,16 @@ class CandidateFrame:
     offset: float = 0.0
     resizing: Rule | None = None
     decimals: int = 0
+    padded: bool = False
 
     def read_box(self, numbers: FourNumbers, size: Size) -> Box:
         """Return the box that four numbers stand for in this frame, in pixels of an image of `size`; it may be anywhere."""
-        units = self._count_units(size)
-        sides = [side / unit for side, unit in zip(size, units, strict=True)]
+        counted = pad_size(size) if self.padded else size
+        left, top, *_ = pad_box(Box(0, 0, 0, 0), size) if self.padded else (0, 0)
+        x_unit, y_unit = (side / end for side, end in zip(counted, self._find_ends(counted), strict=True))
         values = [number + self.offset for number in numbers]
         x1, y1, x2, y2 = values if self.order == "xy" else (values[1], values[0], values[3], values[2])
-        return Box(x1 * sides[0], y1 * sides[1], x2 * sides[0], y2 * sides[1])
+        return Box(x1 * x_unit - left, y1 * y_unit - top, x2 * x_unit - left, y2 * y_unit - top)
 
     def adapt_dialect(self, dialect: Dialect, box_text: str) -> Dialect:
         """Return the dialect with the same words that reads and writes boxes in this frame, in any native format."""
@@ -74,13 +78,15 @@ class CandidateFrame:
             replies="native",
             box_text=_write_in_order(box_text, self.order),
             point_text=_write_in_order(dialect.point_text, self.order),
-            resizing=_WHOLE_IMAGE if self.resizing == _WHOLE_IMAGE else None,  # loading sets any other
+            resizing=WHOLE_IMAGE if self.resizing == WHOLE_IMAGE else None,  # loading sets any other
+            padded=self.padded,
         )
 
-    def _count_units(self, size: Size) -> tuple[float, float]:
+    def _find_ends(self, size: Size) -> tuple[float, float]:
+        """Return the numbers at the right and at the lower edge."""
         if self.end is not None:
             return self.end, self.end
-        return Resizing(*self.resizing or _WHOLE_IMAGE).apply(size)
+        return Resizing(*self.resizing or WHOLE_IMAGE).apply(size)
 
 
 @dataclass(frozen=True)
@@ -131,19 +137,25 @@ class FrameChoice:
         return self.fits[0]
 
 
-def list_frames(dialect: Dialect, resizing: Rule | None) -> list[CandidateFrame]:
+def list_frames(dialect: Dialect, resizing: Rule | None, *, pads_images: bool = False) -> list[CandidateFrame]:
     """Return the frames that a model asked in this dialect may answer in, the dialect's own first.
 
     Args:
         dialect: How the model is asked.
         resizing: How the model resizes images, where that is known; pixels of the processed image then are a candidate.
+        pads_images: Whether the model sees an image in the middle of a square; frames of the square then are candidates, too.
     """
     by_name: dict[str, CandidateFrame] = {}
     own = _read_order(dialect.box_text)
     for order in (own, *(order for order in _ORDERS if order != own)):
         for frame in (*_own_frame(dialect, order), *_common_frames(order, resizing)):
             by_name.setdefault(frame.name, frame)
-    return list(by_name.values())
+    frames = list(by_name.values())
+    return [*map(_pad_frame, frames), *frames] if pads_images else frames
+
+
+def _pad_frame(frame: CandidateFrame) -> CandidateFrame:
+    return replace(frame, name=f"{frame.name}, in the padded square", padded=True)
 
 
 def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
@@ -151,7 +163,7 @@ def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
         yield CandidateFrame(f"0..{dialect.scale - 1}, {order[0]} first", order, dialect.scale, 0.5)
     elif dialect.frame == "lines":
         yield CandidateFrame(f"0..{dialect.scale}, {order[0]} first", order, dialect.scale, decimals=dialect.decimals)
-    elif dialect.resizing and dialect.resizing != _WHOLE_IMAGE:
+    elif dialect.resizing and dialect.resizing != WHOLE_IMAGE:
         yield CandidateFrame(f"pixels of the processed image, {order[0]} first", order, resizing=dialect.resizing)
 
 
@@ -161,7 +173,7 @@ def _common_frames(order: Order, resizing: Rule | None) -> Iterator[CandidateFra
     yield CandidateFrame(f"0..999, {first}", order, 1000, 0.5)
     yield CandidateFrame(f"0..1, {first}", order, 1, decimals=3)
     yield CandidateFrame(f"0..100, {first}", order, 100, decimals=1)
-    yield CandidateFrame(f"pixels of the image, {first}", order, resizing=_WHOLE_IMAGE)
+    yield CandidateFrame(f"pixels of the image, {first}", order, resizing=WHOLE_IMAGE)
     if resizing:
         yield CandidateFrame(f"pixels of the processed image, {first}", order, resizing=resizing)
 

@@ -16,8 +16,7 @@ from sam4mllm_tool.models.probing.probe_scenes import ProbeObject, ProbeScene, d
 from sam4mllm_tool.models.validation import validate_replies
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_replies import find_first_box
-from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
-from sam4mllm_tool.types import MLLM, Box, Label, Question, Reply, Size, Turn
+from sam4mllm_tool.types import MLLM, Label, Question, Reply, Turn
 
 __all__ = ["DialectTrial", "PointAccuracy", "ProbeReport", "probe_mllm"]
 
@@ -129,15 +128,13 @@ def probe_mllm(mllm: MLLM, dialects: Sequence[Dialect]) -> ProbeReport:
     Raises:
         BackendError: The model failed.
     """
-    resizing: tuple[int, int, int] | None = getattr(mllm, "resizing", None)
-    pads_images = getattr(mllm, "pads_images", False)
-    trials = [_try_dialect(mllm, dialect.for_model(resizing, pads_images=pads_images), resizing) for dialect in dialects]
+    trials = [_try_dialect(mllm, dialect) for dialect in dialects]
     reliable = [trial for trial in trials if not trial.choice.reason]
     best = _choose_first_best(reliable or trials)
     ranked = (best, *sorted((trial for trial in trials if trial is not best), key=lambda trial: -trial.giou))
     if not reliable:
         return ProbeReport(mllm.name, ranked, None, best.choice.reason)
-    return ProbeReport(mllm.name, ranked, _measure_points(mllm, best.dialect), "")
+    return ProbeReport(mllm.name, ranked, _measure_points(mllm, _bind(best.dialect, mllm)), "")
 
 
 def _choose_first_best(trials: Sequence[DialectTrial]) -> DialectTrial:
@@ -151,19 +148,22 @@ _Exchange = tuple[ProbeScene, ProbeObject | None, Question, Reply]
 """A scene, the object asked about or None for the absent one, the question and its reply."""
 
 
-def _try_dialect(mllm: MLLM, dialect: Dialect, resizing: tuple[int, int, int] | None) -> DialectTrial:
+def _bind(dialect: Dialect, mllm: MLLM) -> Dialect:
+    """Return the dialect for the model as it is loaded: with its resizing and padding."""
+    return dialect.for_model(getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
+
+
+def _try_dialect(mllm: MLLM, dialect: Dialect) -> DialectTrial:
+    bound = _bind(dialect, mllm)
     began = time.perf_counter()
-    exchanges = [exchange for scene in draw_probe_scenes() for exchange in _ask_boxes(mllm, dialect, scene)]
+    exchanges = [exchange for scene in draw_probe_scenes() for exchange in _ask_boxes(mllm, bound, scene)]
     seconds = (time.perf_counter() - began) / len(exchanges)
-    answers = [
-        BoxAnswer(find_first_box(reply.text), *_place_box(dialect, drawn.box, scene.size))
-        for scene, drawn, _, reply in exchanges
-        if drawn
-    ]
-    choice = choose_frame(list_frames(dialect, resizing), answers)
+    answers = [BoxAnswer(find_first_box(reply.text), drawn.box, scene.size) for scene, drawn, _, reply in exchanges if drawn]
+    frames = list_frames(bound, getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
+    choice = choose_frame(frames, answers)
     templates = dict.fromkeys((dialect.box_text, *_NATIVE_BOXES))
-    adapted = [choice.best.frame.adapt_dialect(dialect, text).for_model(resizing) for text in templates]
-    scores = {reader: [_score(reader, *exchange) for exchange in exchanges] for reader in (dialect, *adapted)}
+    readers = (dialect, *(choice.best.frame.adapt_dialect(dialect, text) for text in templates))
+    scores = {reader: [_score(_bind(reader, mllm), *exchange) for exchange in exchanges] for reader in readers}
     most = max(map(fmean, scores.values()))
     reader = next(reader for reader, score in scores.items() if fmean(score) > most - _SAME_SCORE)
     present = [score for score, exchange in zip(scores[reader], exchanges, strict=True) if exchange[1]]
@@ -171,11 +171,6 @@ def _try_dialect(mllm: MLLM, dialect: Dialect, resizing: tuple[int, int, int] | 
     return DialectTrial(
         reader, choice, fmean(scores[reader]), fmean(present), sum(score == 1 for score in absent), len(absent), seconds
     )
-
-
-def _place_box(dialect: Dialect, box: Box, size: Size) -> tuple[Box, Size]:
-    """Return where the object is in what the model sees, which may be a square around the image, and the size of that."""
-    return (pad_box(box, size), pad_size(size)) if dialect.padded else (box, size)
 
 
 def _ask_boxes(mllm: MLLM, dialect: Dialect, scene: ProbeScene) -> list[_Exchange]:

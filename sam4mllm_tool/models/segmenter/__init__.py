@@ -5,7 +5,6 @@
 
 from typing import Unpack
 
-from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
@@ -21,7 +20,8 @@ def load_segmenter(
     """Load the segmenter that a spec names.
 
     Args:
-        spec: `embedded`, or a folder in Hugging Face format or a hub id of SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3's tracker.
+        spec: `embedded`; a folder in Hugging Face format or a hub id of SAM, SAM-HQ, SAM 2, EdgeTAM or SAM 3; or
+            `segment-anything:vit_h@FILE`, also of vit_b, vit_l and vit_t, with the weights that Meta and MobileSAM released.
         options: Where the model runs, and the precision of its image encoder; those of the MLLM alone are ignored.
         by: How to choose among the three candidate masks; the paper's rule is `score` (see `mask_choice`).
         overrides: Single options that differ from `options`, as in `device="cuda:1"`; see `LoadOptions`.
@@ -30,10 +30,11 @@ def load_segmenter(
         SpecError: The spec names nothing that can be loaded, or a library is broken.
         MissingExtraError: A library is not installed.
     """
-    if spec.startswith("segment-anything:"):
-        raise SpecError(f"{spec!r}: the segment-anything backend is not available yet; expected a folder or a hub id")
-    with wrap_import_errors():
-        from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
-
     chosen = options.override(**overrides).for_segmenter
+    with wrap_import_errors():
+        if spec.startswith("segment-anything:"):
+            from sam4mllm_tool.models.segmenter.segment_anything import SegmentAnythingSegmenter
+
+            return SegmentAnythingSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)
+        from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
     return TransformersSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)

@@ -1,5 +1,6 @@
 """An encoded image, and masks on the coarse grid of the decoder's logits: comparing them there saves upsampling."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from sam4mllm_tool.types import Mask, ObjectPrompt, PointPrompt
 
-__all__ = ["DecoderGrid", "EncodedImage", "encode_mask_input", "grid_ious"]
+__all__ = ["DecoderGrid", "EncodedImage", "grid_ious", "scale_prompts"]
 
 _COMPARED_CELLS = 256
 _MIN_COVERAGE = 1e-3
@@ -66,7 +67,30 @@ class DecoderGrid:
         return ObjectPrompt(prompt.box, tuple(points))
 
 
-def encode_mask_input(mask: Mask, encoded: EncodedImage) -> Tensor:
+def scale_prompts(prompts: Sequence[ObjectPrompt], encoded: EncodedImage, device: torch.device) -> dict[str, Tensor]:
+    """Return prompts as tensors, in pixels of the model's input.
+
+    Args:
+        prompts: n prompts with equally many points, all with or all without a box; one that has a mask input stands alone.
+        encoded: The image.
+        device: Where the tensors are wanted.
+
+    Returns:
+        `boxes` (n, 4), `points` (n, k, 2) and `labels` (n, k), and `masks` (1, 1, h, w) logits; those that the prompts have.
+    """
+    scale = torch.tensor([encoded.processed[1] / encoded.original[1], encoded.processed[0] / encoded.original[0]])
+    tensors: dict[str, Tensor] = {}
+    if not prompts[0].points_only:
+        tensors["boxes"] = torch.tensor([prompt.box for prompt in prompts]) * scale.repeat(2)
+    if prompts[0].points:
+        tensors["points"] = torch.tensor([[(point.x, point.y) for point in prompt.points] for prompt in prompts]) * scale
+        tensors["labels"] = torch.tensor([[point.label for point in prompt.points] for prompt in prompts])
+    if prompts[0].mask_input is not None:
+        tensors["masks"] = _encode_mask_input(prompts[0].mask_input.mask(), encoded)
+    return {kind: tensor.to(device) for kind, tensor in tensors.items()}
+
+
+def _encode_mask_input(mask: Mask, encoded: EncodedImage) -> Tensor:
     """Return a mask as the prompt encoder takes it: (1, 1, h, w) logits on a grid of four cells per embedding and side.
 
     Args:
@@ -82,7 +106,7 @@ def encode_mask_input(mask: Mask, encoded: EncodedImage) -> Tensor:
         torch.from_numpy(mask)[None, None].float(), (height, width), mode="bilinear", antialias=True
     )
     padded = torch.nn.functional.pad(coverage, (0, grid[1] - width, 0, grid[0] - height))
-    return padded.logit(eps=_MIN_COVERAGE).to(prompted.device)
+    return padded.logit(eps=_MIN_COVERAGE)
 
 
 def grid_ious(logits: Tensor, truth: Mask, encoded: EncodedImage) -> npt.NDArray[np.float64]:

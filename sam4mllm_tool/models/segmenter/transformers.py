@@ -1,21 +1,8 @@
-"""Serve the Segment Anything family of transformers: SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker behind one interface.
+"""Serve the Segment Anything family of transformers: SAM, SAM-HQ, SAM 2, EdgeTAM and SAM 3's tracker behind one interface."""
 
-An image is encoded once and cached; each prompt then costs only the small decoder, with many prompts per call. The encoder does
-nearly all of the work and runs in the requested precision. The rest stays in float32: in half precision coordinates would be
-off by whole pixels.
-"""
-
-import asyncio
-import hashlib
-import threading
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers import (
@@ -28,8 +15,7 @@ from transformers import (
     Sam3TrackerProcessor,
 )
 
-from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
-from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import (
     embedded_folder,
     quiet_loading,
@@ -37,23 +23,17 @@ from sam4mllm_tool.models.checkpoints import (
     resolve_folder_or_hub_id,
     wrap_load_errors,
 )
-from sam4mllm_tool.models.devices import choose_device, choose_dtype
-from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, encode_mask_input, grid_ious
-from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
-from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
-from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
+from sam4mllm_tool.models.devices import choose_device
+from sam4mllm_tool.models.segmenter.concept_proposer import ConceptProposer
+from sam4mllm_tool.models.segmenter.decoder_grid import EncodedImage, scale_prompts
+from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
+from sam4mllm_tool.models.segmenter.promptable_segmenter import PromptableSegmenter
+from sam4mllm_tool.types import Image, ObjectPrompt, Proposal
 
 __all__ = ["TransformersSegmenter"]
 
-_CACHED_IMAGES = 2
-"""Size of each of two caches: images used in one call, and images used in several. Crops that are used once therefore don't
-evict the image that they were cut from."""
-_PROMPTS_PER_RUN = 64
-_UPSAMPLING_BYTES = 2**28
-_ALTERNATIVES_BYTES = 2**30
 
-
-class TransformersSegmenter:
+class TransformersSegmenter(PromptableSegmenter):
     """A segmenter made of a mask-generation model of transformers and its processor. Concurrent calls wait for each other.
 
     Args:
@@ -75,15 +55,11 @@ class TransformersSegmenter:
         dtype: str | torch.dtype | None = None,
         by: ChooseBy = "both",
     ) -> None:
-        self.name: str = name or str(model.name_or_path)
-        self.by = by
-        self.device = choose_device(device)
-        self._dtype = choose_dtype(dtype, self.device)
+        super().__init__(name=name or str(model.name_or_path), device=device, dtype=dtype, by=by)
         self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
         self._processor: Any = processor
-        self._used_once: OrderedDict[bytes, EncodedImage] = OrderedDict()
-        self._used_again: OrderedDict[bytes, EncodedImage] = OrderedDict()
-        self._lock = threading.Lock()
+        self._concept_source: str | None = None
+        self._concepts: ConceptProposer | None = None
 
     @classmethod
     def load(
@@ -119,90 +95,26 @@ class TransformersSegmenter:
                 output_loading_info=True,
             )
         require_complete(spec, info)
-        return cls(model, processor, name=spec, device=device, dtype=dtype, by=by)
+        segmenter = cls(model, processor, name=spec, device=device, dtype=dtype, by=by)
+        segmenter._concept_source = source if config.model_type == "sam3_video" else None
+        return segmenter
 
-    def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        """Return one object per prompt, in order, with its mask on the image's own pixel grid.
+    @property
+    def propose(self) -> Callable[[Image, str], list[Proposal]] | None:
+        """Finds instances by words (`types.Segmenter`) if this is SAM 3; its concept head is loaded on first use."""
+        return None if self._concept_source is None else self._propose
 
-        The image is encoded once for all prompts, and again in a later call only if it is no longer cached.
-
-        Args:
-            image: RGB, any size.
-            prompts: In pixels of the image. Boxes and points over its edge are clipped, and returned so.
-
-        Returns:
-            Objects whose mask is (H, W) bool, maybe empty; score is SAM's predicted IoU, clipped to [0, 1]; confidence is as
-            in `mask_choice.choose_object`; alternatives are the other candidates, left out if those of all prompts would take
-            more than 1 GiB.
-
-        Raises:
-            ValueError: A prompt is invalid (see `clip_prompt`).
-            BackendError: The model failed.
-        """
-        clipped = [clip_prompt(prompt, Size(*image.size)) for prompt in prompts]
-        if not clipped:
-            return []
-        with self._lock, self._wrap_failures(image, len(clipped)), torch.inference_mode():
-            return self._segment(self._encode_cached(image), clipped)
-
-    async def asegment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        """As `segment`, in a thread."""
-        return await asyncio.to_thread(self.segment, image, prompts)
-
-    def compare(self, image: Image, prompts: Sequence[ObjectPrompt], truth: Mask) -> npt.NDArray[np.float64]:
-        """Return the (n,) IoU of each prompt's mask with the true mask, for choosing among many prompts.
-
-        The masks are those that `segment` would choose, compared on a grid of about 256 cells a side instead of the image's
-        pixels: several times faster, and off by at most a cell along the edges.
-
-        Args:
-            image: RGB, any size.
-            prompts: In pixels of the image.
-            truth: (H, W) bool on the image.
-
-        Raises:
-            ValueError: `truth` has another size, or as in `segment`.
-            BackendError: The model failed.
-        """
-        if truth.shape != (image.height, image.width):
-            raise ValueError(f"expected a truth of {image.height} x {image.width} pixels, got {truth.shape}")
-        clipped = [clip_prompt(prompt, Size(*image.size)) for prompt in prompts]
-        ious = np.zeros(len(clipped))
-        with self._lock, self._wrap_failures(image, len(clipped)), torch.inference_mode():
-            encoded = self._encode_cached(image)
-            for indices in _group_into_runs(clipped):
-                group = [clipped[index] for index in indices]
-                logits, scores = self._run_decoder(encoded, group)
-                ious[indices] = grid_ious(self._best_logits(logits, scores, group, encoded), truth, encoded)
-        return ious
-
-    @contextmanager
-    def _wrap_failures(self, image: Image, prompts: int) -> Iterator[None]:
-        try:
-            yield
-        except Sam4MllmError:
-            raise
-        except Exception as error:
-            raise BackendError(
-                f"the segmenter {self.name!r} failed on an image of {image.width} x {image.height} pixels with "
-                f"{prompts} prompts: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-            ) from error
-
-    def _encode_cached(self, image: Image) -> EncodedImage:
-        """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = image if image.mode == "RGB" else image_to_rgb(image, "the image")
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
-        cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
-        cache = self._used_once if cached is None else self._used_again
-        encoded = cache[key] = cached or self._encode(image)
-        if len(cache) > _CACHED_IMAGES:
-            cache.popitem(last=False)
-        return encoded
+    def _propose(self, image: Image, phrase: str) -> list[Proposal]:
+        with self._lock, self._wrap_failures(image, 1):
+            if self._concepts is None:
+                source, backbone = str(self._concept_source), self._model.vision_encoder.backbone
+                self._concepts = ConceptProposer.load(source, device=self.device, dtype=self._dtype, backbone=backbone)
+            return self._concepts.propose(self._to_rgb(image), phrase)
 
     def _encode(self, image: Image) -> EncodedImage:
         inputs = self._processor(images=image, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.device)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with self._encoder_precision():
             embeddings = self._model.get_image_embeddings(pixels)
         padded = (pixels.shape[-2], pixels.shape[-1])
         # SAM and SAM-HQ keep the aspect ratio and pad, so their processors return the size without padding; others stretch.
@@ -210,48 +122,17 @@ class TransformersSegmenter:
         height, width = unpadding["reshaped_input_sizes"][0].tolist() if unpadding else padded
         return EncodedImage(_embedding_arguments(embeddings), (image.height, image.width), (height, width), padded, unpadding)
 
-    def _segment(self, encoded: EncodedImage, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
-        """Return the object of each prompt, in prompt order."""
-        height, width = encoded.original
-        objects: dict[int, SegmentedObject] = {}
-        for indices in _group_into_runs(prompts):
-            logits, scores = self._run_decoder(encoded, [prompts[index] for index in indices])
-            masks = self._upsample(logits.flatten(0, 1), encoded)
-            keep_alternatives = len(prompts) * scores.shape[1] * height * width <= _ALTERNATIVES_BYTES
-            for index, row in zip(indices, scores.tolist(), strict=True):
-                candidates = [MaskCandidate(next(masks), score) for score in row]
-                chosen = choose_object(candidates, prompts[index], by=self.by)
-                objects[index] = chosen if keep_alternatives else replace(chosen, alternatives=())
-        return [objects[index] for index in range(len(prompts))]
+    def _decode(self, encoded: EncodedImage, prompts: Sequence[ObjectPrompt]) -> tuple[Tensor, Tensor]:
+        scaled = scale_prompts(prompts, encoded, self.device)
+        tensors = {f"input_{kind}": tensor[None] for kind, tensor in scaled.items() if kind != "masks"}
+        if "masks" in scaled:
+            tensors["input_masks"] = scaled["masks"]  # one for the image
+        output = self._model(**encoded.embeddings, **tensors, multimask_output=True)
+        return output.pred_masks[0], output.iou_scores[0]
 
-    def _run_decoder(self, encoded: EncodedImage, prompts: Sequence[ObjectPrompt]) -> tuple[Tensor, Tensor]:
-        """Run the decoder once over prompts with equally many points.
-
-        Returns:
-            Mask logits (prompts, candidates, h, w) on the decoder's grid, and scores (prompts, candidates) in [0, 1].
-        """
-        output = self._model(**encoded.embeddings, **_prompt_tensors(prompts, encoded, self.device), multimask_output=True)
-        scores = output.iou_scores[0].float()
-        if not torch.isfinite(scores).all():
-            raise BackendError(f"the segmenter {self.name!r} returned scores that are not numbers: its weights are broken")
-        return output.pred_masks[0], scores.clamp(0, 1)
-
-    def _best_logits(self, logits: Tensor, scores: Tensor, prompts: Sequence[ObjectPrompt], encoded: EncodedImage) -> Tensor:
-        """Return the (prompts, h, w) logits of each prompt's best candidate, chosen on the decoder's grid."""
-        grid = DecoderGrid.over(encoded, *logits.shape[-2:])
-        best = []
-        for masks, row, prompt in zip((logits > 0).cpu().numpy(), scores.tolist(), prompts, strict=True):
-            candidates = [MaskCandidate(mask, score) for mask, score in zip(masks, row, strict=True)]
-            best.append(rank_candidates(candidates, grid.scale_points(prompt), by=self.by)[0])
-        return logits[torch.arange(len(prompts)), torch.tensor(best)]
-
-    def _upsample(self, logits: Tensor, encoded: EncodedImage) -> Iterator[Mask]:
-        """Yield (H, W) bool masks on the original image from (n, h, w) logits, in batches that bound memory."""
-        pixels = max(encoded.original[0] * encoded.original[1], encoded.padded[0] * encoded.padded[1])
-        batch_size = max(1, _UPSAMPLING_BYTES // (pixels * logits.element_size()))
-        for batch in torch.split(logits[:, None], batch_size):
-            masks = self._processor.post_process_masks([batch], [encoded.original], **encoded.unpadding)[0]
-            yield from (np.array(mask, np.bool_) for mask in masks[:, 0].cpu().numpy())
+    def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
+        masks: Tensor = self._processor.post_process_masks([logits], [encoded.original], **encoded.unpadding)[0]
+        return masks
 
 
 def _require_segmenter(config: Any, spec: str) -> None:
@@ -268,33 +149,3 @@ def _embedding_arguments(embeddings: Any) -> dict[str, Any]:
     if isinstance(embeddings, list):  # SAM 2 and its descendants: finest level first
         return {"image_embeddings": [level.float() for level in embeddings]}
     return {"image_embeddings": embeddings.float()}
-
-
-def _group_into_runs(prompts: Sequence[ObjectPrompt]) -> Iterator[list[int]]:
-    """Yield indices of prompts with equally many points and all with or without a box, as many as the decoder takes in one run.
-
-    Prompts are not padded to equal length: transformers embeds its padding, label -10, as zeros, but the decoder attends to it
-    like to any other token, and masks change as much as with a wrong point. transformers takes one mask input per image, so a
-    prompt with a mask input runs alone.
-    """
-    by_shape: dict[tuple[int, bool, int | None], list[int]] = defaultdict(list)
-    for index, prompt in enumerate(prompts):
-        by_shape[len(prompt.points), prompt.points_only, None if prompt.mask_input is None else index].append(index)
-    for indices in by_shape.values():
-        yield from (indices[start : start + _PROMPTS_PER_RUN] for start in range(0, len(indices), _PROMPTS_PER_RUN))
-
-
-def _prompt_tensors(prompts: Sequence[ObjectPrompt], encoded: EncodedImage, device: torch.device) -> dict[str, Tensor]:
-    """Return boxes (1, n, 4), points (1, n, k, 2) and labels (1, n, k), scaled to pixels of the model's input; a mask input."""
-    scale = torch.tensor([encoded.processed[1] / encoded.original[1], encoded.processed[0] / encoded.original[0]])
-    tensors = {}
-    if not prompts[0].points_only:
-        boxes = torch.tensor([prompt.box for prompt in prompts]) * scale.repeat(2)
-        tensors["input_boxes"] = boxes[None].to(device)
-    if prompts[0].points:
-        points = torch.tensor([[(point.x, point.y) for point in prompt.points] for prompt in prompts]) * scale
-        labels = torch.tensor([[point.label for point in prompt.points] for prompt in prompts])
-        tensors |= {"input_points": points[None].to(device), "input_labels": labels[None].to(device)}
-    if prompts[0].mask_input is not None:
-        tensors["input_masks"] = encode_mask_input(prompts[0].mask_input.mask(), encoded)
-    return tensors

@@ -1,7 +1,7 @@
 """Checkpoints by family, and questions as the dialogue poses them, for the tests of the MLLM backends."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -49,6 +49,21 @@ def make_point_questions(words: tuple[str, ...], count: int = 25) -> list[Questi
     """Return the questions of a second round: one per point, after a first round that all share."""
     first = (Turn("user", "where is the red ring ?"), Turn("assistant", "[ 012 , 034 ]"))
     return [Question((*first, Turn("user", f"is ( {i:03d} , {7 * i:03d} ) on it ?")), Labels(1, words)) for i in range(count)]
+
+
+def count_prefills(mllm: TransformersMLLM, image: Image, questions: Sequence[Question]) -> int:
+    """Return how often the language model reads the image's tokens while it answers."""
+    model, passes = mllm._runner.model, 0
+    placeholder = getattr(model.config, "image_token_id", None) or model.config.image_token_index
+
+    def count(_: object, __: object, arguments: dict[str, torch.Tensor]) -> None:
+        nonlocal passes
+        passes += bool((arguments["input_ids"] == placeholder).any())
+
+    hook = model.register_forward_pre_hook(count, with_kwargs=True)
+    mllm.reply(image, questions)
+    hook.remove()
+    return passes
 
 
 def score_by_full_passes(mllm: TransformersMLLM, image: Image, question: Question) -> list[list[float]]:

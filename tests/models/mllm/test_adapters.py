@@ -141,6 +141,21 @@ def test_the_same_base_under_another_path_is_not_warned_of(
         load_mllm(f"{base}+{adapter}")
 
 
+def test_an_adapter_of_an_original_release_is_loaded_onto_the_converted_copy(
+    checkpoint: Checkpoint, lora: Callable[[str], Path], tmp_path: Path, image: Image
+) -> None:
+    """As the published adapter, whose base is lmms-lab/llama3-llava-next-8b, of a type that transformers doesn't know."""
+    original = tmp_path / "lmms-lab" / "llama3-llava-next-8b"
+    original.mkdir(parents=True)
+    (original / "config.json").write_text(json.dumps({"model_type": "llava_llama"}))
+    adapter = Path(shutil.copytree(lora("llava"), tmp_path / "lora"))
+    mapping = {"base_model_class": "LlavaLlamaForCausalLM", "parent_library": "llava.model.language_model.llava_llama"}
+    change_settings(adapter, base_model_name_or_path=str(original), auto_mapping=mapping)
+    converted = shutil.copytree(checkpoint("llava"), tmp_path / "llama3-llava-next-8b-hf")
+    replies = load_mllm(f"{converted}+{adapter}").reply(image, QUESTIONS)
+    assert replies == load_mllm(str(lora("llava"))).reply(image, QUESTIONS)
+
+
 def rename_keys(folder: Path, *renamings: tuple[str, str]) -> None:
     """Give an adapter's weights the names that its parts had before transformers 4.52."""
     renamed = {}

@@ -7,11 +7,13 @@ from transformers import Glm4vImageProcessorPil, LlavaImageProcessorPil, Qwen2VL
 
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation, limit_pixels, read_resizing
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.protocol.dialects.qwen import QWEN2_5_VL
 from sam4mllm_tool.types import Box, Labels, Size
 from tests.models.mllm.questions import YES_NO, make_question
+from tests.video_checkpoints import build_processor, needs_torchvision
 
 QUESTIONS = [make_question("on it ?", Labels(1, YES_NO))]
 PHOTOGRAPH = Size(4032, 3024)
@@ -144,3 +146,18 @@ def test_loading_both_models_asks_in_the_square(checkpoint):
     models = Sam4Mllm.load(str(checkpoint("llava")), "embedded")
     assert (models.dialect.name, models.dialect.padded) == ("llava", True)
     assert not Sam4Mllm.load(str(checkpoint("llava")), "embedded", dialect="joint").dialect.padded
+
+
+@needs_torchvision
+@pytest.mark.parametrize(
+    ("family", "multiple", "tokens"), [("qwen2_vl", 28, 2_596), ("qwen2_5_vl", 28, 2_596), ("qwen3_vl", 32, 2_028)]
+)
+def test_a_photograph_takes_a_qwen_some_two_thousand_tokens(family, multiple, tokens):
+    processor = build_processor(family)
+    processor.image_processor.size = {"shortest_edge": multiple**2, "longest_edge": 16_384 * multiple**2}
+    renderer, image = PromptRenderer(processor, family), PIL.Image.new("RGB", PHOTOGRAPH)
+    turns, placeholder = make_question("where is it ?", Labels(1, YES_NO)).turns, processor.image_token_id
+    costly = renderer.tokenize(ImageInputs(image), turns).ids.count(placeholder)
+    limit_pixels(processor.image_processor)
+    assert renderer.tokenize(ImageInputs(image), turns).ids.count(placeholder) == tokens
+    assert costly > 5.5 * tokens

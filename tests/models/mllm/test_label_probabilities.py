@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from sam4mllm_tool.models.mllm import model_runner
+from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES
@@ -16,6 +18,7 @@ from tests.models.mllm.questions import (
     PACKED,
     YES_NO,
     answer_words,
+    count_prefills,
     make_point_questions,
     make_question,
     score_by_full_passes,
@@ -28,6 +31,11 @@ EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
 def rows(replies: list[Reply]) -> torch.Tensor:
     """Return (questions, labels, words) probabilities of replies of equal length."""
     return torch.tensor([reply.label_probabilities for reply in replies])
+
+
+def prepare(processor: Any, image: Image) -> Image:
+    """Return the image as the backend hands it to the processor: LLaVA 1.5 gets a square."""
+    return ImagePreparation.for_processor(processor.image_processor, None).apply(image)
 
 
 def make_second_round(first: str, then: str, words: tuple[str, ...]) -> Question:
@@ -60,6 +68,14 @@ def test_a_family_that_cannot_be_packed_scores_questions_separately(mllm: Load, 
     questions = make_point_questions(YES_NO, 4)
     alone = [mllm("gemma3").reply(image, [question])[0] for question in questions]
     torch.testing.assert_close(rows(mllm("gemma3").reply(image, questions)), rows(alone))
+
+
+@EVERY_FAMILY
+def test_the_image_is_prefilled_once_for_all_points(mllm: Load, image: Image, family: str) -> None:
+    words = answer_words(family)
+    expected = 25 if family == "paligemma" else 1  # it reads a prompt in both directions, so that none of it can be shared
+    assert count_prefills(mllm(family), image, make_point_questions(words)) == expected
+    assert count_prefills(mllm(family), image, [make_question("is it inside ?", Labels(25, words))]) == 1
 
 
 @pytest.mark.parametrize(
@@ -118,7 +134,7 @@ def test_probabilities_are_the_softmax_of_the_models_logits(
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     options = {"add_special_tokens": not text.startswith("<s>")}
     with torch.no_grad():
-        logits = model(**processor(text=text, images=[image], return_tensors="pt", **options)).logits[0, -1]
+        logits = model(**processor(text=text, images=[prepare(processor, image)], return_tensors="pt", **options)).logits[0, -1]
     vocabulary = processor.tokenizer.get_vocab()
     spelled = torch.tensor([[vocabulary[word], vocabulary["Ġ" + word]] for word in YES_NO])
     both = logits.softmax(0)[spelled].sum(1)
@@ -150,7 +166,8 @@ def test_a_label_depends_on_the_labels_before_it(mllm: Load, checkpoint: Callabl
     first, second = rows(backend.reply(image, [make_question("on it ?", Labels(2, YES_NO))]))[0]
     processor = AutoProcessor.from_pretrained(checkpoint("llava"))
     model = AutoModelForImageTextToText.from_pretrained(checkpoint("llava")).eval()
-    inputs = processor(text="USER: <image>\non it ? ASSISTANT:", images=[image], return_tensors="pt")
+    prepared = prepare(processor, image)
+    inputs = processor(text="USER: <image>\non it ? ASSISTANT:", images=[prepared], return_tensors="pt")
     vocabulary = processor.tokenizer.get_vocab()
     word = YES_NO[int(first.argmax())]
     groups = torch.tensor([[vocabulary[w], vocabulary["Ġ" + w]] for w in YES_NO])

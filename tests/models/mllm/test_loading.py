@@ -152,8 +152,8 @@ def test_the_requested_precision_is_used(checkpoint: Checkpoint, image: Image) -
     assert sum(row) == pytest.approx(1)
 
 
-@pytest.mark.skipif(find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_quantization_without_its_library_names_the_extra(checkpoint: Checkpoint) -> None:
+def test_quantization_without_its_library_names_the_extra(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
     with pytest.raises(MissingExtraError, match=r'bitsandbytes, .* is not installed: pip install "sam4mllm-tool\[quantize\]"'):
         load_mllm(str(checkpoint("llava")), quantize="4bit")
 
@@ -181,6 +181,31 @@ def test_quantization_reaches_transformers(
     config = passed["quantization_config"]
     assert {name: getattr(config, name) for name in expected} == expected
     assert passed["device_map"] == {"": torch.device("cpu")}
+    (skipped,) = config.llm_int8_skip_modules
+    for name in ("lm_head", "model.multi_modal_projector.linear_1", "model.visual.blocks.0.mlp.up_proj", "model.connector"):
+        assert re.fullmatch(skipped, name)
+    for name in ("model.language_model.layers.0.mlp.up_proj", "model.text_model.layers.0.self_attn.q_proj"):
+        assert not re.match(skipped, name)
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")
+@pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
+@pytest.mark.parametrize("quantize", ["8bit", "4bit"])
+def test_a_quantized_model_answers_with_its_adapter(
+    checkpoint: Checkpoint, lora: Path, image: Image, quantize: Literal["4bit", "8bit"], capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = load_mllm(str(checkpoint("llava")), quantize=quantize, device="cpu")
+    assert isinstance(base, TransformersMLLM)
+    inside = {name for name, module in base._runner.model.named_modules() if type(module).__name__.endswith(("8bitLt", "4bit"))}
+    assert inside
+    assert all(name.startswith("model.language_model.") for name in inside)
+    rough, exact = (model.reply(image, QUESTIONS)[0] for model in (base, load_mllm(str(checkpoint("llava")))))
+    assert (rough.label_probabilities or ())[0] == pytest.approx((exact.label_probabilities or ())[0], abs=0.2)
+    adapted = load_mllm(f"{checkpoint('llava')}+{lora}", quantize=quantize, device="cpu")
+    expected = adapted.reply(image, QUESTIONS)
+    assert expected != base.reply(image, QUESTIONS)
+    assert base.use(str(lora)).reply(image, QUESTIONS) == expected
+    assert "cast" not in capfd.readouterr().err
 
 
 def test_an_unknown_attention_is_refused_in_one_line(checkpoint: Checkpoint) -> None:

@@ -184,3 +184,14 @@ def test_a_failing_model_is_a_backend_error(checkpoint: Callable[[str], Path], i
     with pytest.raises(BackendError, match="failed to answer") as caught:
         backend.reply(image, [make_question("on it ?", Labels(1, YES_NO))])
     assert caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize("answer", [FreeText(4), Labels(1, YES_NO), Labels(3, YES_NO)], ids=["text", "a label", "labels"])
+@pytest.mark.parametrize(("dtype", "cure"), [("float16", "load it in float32"), ("float32", "its weights are broken")])
+def test_a_model_that_overflows_says_so_instead_of_answering(
+    checkpoint: Callable[[str], Path], image: Image, answer: FreeText | Labels, dtype: str, cure: str
+) -> None:
+    mllm = TransformersMLLM.load(str(checkpoint("llava")), dtype=dtype, device="cpu")
+    mllm._runner.model.model.multi_modal_projector.linear_1.weight.data.fill_(float("inf"))
+    with pytest.raises(BackendError, match=f"computes values that are not numbers in {dtype}: {cure}"):
+        mllm.reply(image, [make_question("on it ?", answer)])

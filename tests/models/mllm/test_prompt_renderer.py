@@ -130,13 +130,17 @@ def test_a_thinking_model_answers_without_a_thought(generation_prompt: str, endi
     assert PromptRenderer(processor, "thinker").render([Turn("user", "Hello")]).endswith(ending)
 
 
-def test_the_marks_of_a_thought_and_locations_are_kept_in_an_answer(tmp_path: Path) -> None:
+def test_the_marks_of_a_thought_and_of_boxes_are_kept_in_an_answer(tmp_path: Path) -> None:
     processor = AutoProcessor.from_pretrained(save_llava(tmp_path))
-    marks = ["[THINK]", "[/THINK]", "<loc0012>", "<|box_start|>"]
+    marks = ["[THINK]", "[/THINK]", "<loc0012>", "<ref>", "</ref>", "<|box_start|>", "<|im_end|>"]
     processor.tokenizer.add_special_tokens({"additional_special_tokens": marks})
     renderer = PromptRenderer(processor, "thinker")
-    ids = processor.tokenizer("[THINK]Yes[/THINK]<|box_start|>No<loc0012></s>", add_special_tokens=False)["input_ids"]
-    assert renderer.decode(ids) == "[THINK]Yes[/THINK]No<loc0012>", "a reader must see where the thought ends"
+    ids = processor.tokenizer(
+        "[THINK]Yes[/THINK]<|box_start|>No<loc0012><ref>[1]</ref><|im_end|></s>", add_special_tokens=False
+    )["input_ids"]
+    assert renderer.decode(ids) == "[THINK]Yes[/THINK]<|box_start|>No<loc0012><ref>[1]</ref>", (
+        "where the thought and a label end"
+    )
     assert renderer.render([Turn("user", "at <loc0012>?")]).endswith("at <loc0012>? ASSISTANT:"), "a box is written with them"
 
 

@@ -9,6 +9,7 @@ from random import Random
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.probing.probe_scenes import ProbeObject, ProbeScene, draw_probe_scenes
 from sam4mllm_tool.protocol.native_codec import Resizing
+from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
 from sam4mllm_tool.types import Box, Labels, Point, Question, Reply, Size
 
 RESIZING = (28, 56 * 56, 14 * 14 * 4 * 1280)
@@ -38,6 +39,7 @@ class GroundingModel:
         wrong: Share of the boxes that are another object's.
         says_none: Whether it says that there is no such object; else it gives a box of another one.
         probabilities: Whether labels come with probabilities.
+        counts_square: Whether its numbers count the square that it sees the image in the middle of.
     """
 
     frame: str
@@ -47,6 +49,7 @@ class GroundingModel:
     wrong: float = 0.0
     says_none: bool = True
     probabilities: bool = False
+    counts_square: bool = False
     random: Random = field(default_factory=lambda: Random(0))
 
     def load(self) -> ScriptedMLLM:
@@ -80,6 +83,9 @@ class GroundingModel:
         return [number for corner in corners for number in self._write_point(corner, size)]
 
     def _write_point(self, point: Point, size: Size) -> list[str]:
+        if self.counts_square:
+            x, y, *_ = pad_box(Box(*point, *point), size)
+            point, size = Point(x, y), pad_size(size)
         decimals = {"0..1": 3, "0..100": 1}.get(self.frame, 0)
         numbers = [
             f"{value / side * unit:.{decimals}f}"
@@ -99,7 +105,7 @@ class GroundingModel:
 
     def _find_label(self, pair: tuple[float, float], question: Question) -> int | None:
         scene, drawn = self._find_object(question)
-        unit = max(UNITS[self.frame](scene.size)) / 400
+        unit = max(UNITS[self.frame](scene.size)) / 150
         for point, label in drawn.points:
             written = (float(number) for number in self._write_point(point, scene.size))
             if all(abs(number - other) < unit for number, other in zip(pair, written, strict=True)):

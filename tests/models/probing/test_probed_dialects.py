@@ -126,3 +126,10 @@ def test_a_model_that_cannot_ground_is_not_loaded_with_a_guess(weights: Path, mo
     monkeypatch.setattr(first_use, "load_mllm", lambda *_, **__: ScriptedMLLM(lambda _: "in the middle"))
     with pytest.raises(BackendError, match="no dialect can be chosen"):
         Sam4Mllm.load(str(weights), probe=True)
+
+
+def test_an_instance_is_measured_too_and_nothing_is_kept(cache: Path) -> None:
+    models = Sam4Mllm.load(GroundingModel("0..1", "yx").load(), probe=True)
+    assert models.dialect.name == "plain (0..1, y first)"
+    assert Sam4Mllm.load(GroundingModel("0..1", "yx").load()).dialect == DIALECTS["plain"]
+    assert not cache.exists()

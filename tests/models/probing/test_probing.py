@@ -163,6 +163,27 @@ def test_pixels_are_the_image_s_where_the_model_s_resizing_is_unknown() -> None:
     assert best.for_model((28, 3136, 10**6)) == best, "a resizing that was measured is not replaced by loading"
 
 
+@pytest.mark.parametrize("frame", ["0..1", "0..1000"])
+@pytest.mark.parametrize("counts_square", [True, False])
+def test_whether_numbers_count_the_padded_square_is_measured_too(frame: str, counts_square: bool) -> None:
+    mllm = GroundingModel(frame, counts_square=counts_square).load()
+    mllm.pads_images = True  # type: ignore[attr-defined]
+    report = probe_mllm(mllm, (DIALECTS["llava"], PLAIN))
+    best = report.require_dialect().for_model(pads_images=True)
+    assert best.padded is counts_square
+    assert report.trials[0].choice.best.frame.name.endswith("in the padded square") is counts_square
+    assert report.trials[0].iou > 0.98
+    assert report.points is not None
+    assert report.points.right == 22
+
+
+def test_what_is_kept_leaves_the_resizing_to_the_load() -> None:
+    report = probe_mllm(GroundingModel("pixels of the processed image").load(), (DIALECTS["qwen2_5_vl"],))
+    assert report.dialect == DIALECTS["qwen2_5_vl"]
+    adapted = probe_mllm(GroundingModel("pixels of the processed image").load(), (PLAIN,)).require_dialect()
+    assert (adapted.frame, adapted.resizing) == ("processed", None)
+
+
 # What is shown --------------------------------------------------------------------------------------------------------
 
 

@@ -15,8 +15,6 @@ from transformers import AutoModelForMaskGeneration, AutoProcessor, Sam3TrackerC
 
 from sam4mllm_tool.types import Box, Image, Mask, ObjectPrompt, PointPrompt, RunLengthMask, SegmentedObject
 
-__all__ = ["assert_equal_objects", "make_image", "masks_of", "predict_masks", "prompts_without_box_or_with_mask", "scores_of"]
-
 
 def make_image(width: int, height: int, seed: int = 0) -> Image:
     """Return an image of noise."""
@@ -34,7 +32,9 @@ def predict_masks(folder: Path, image: Image, prompt: ObjectPrompt) -> tuple[Mas
     inputs = processor(images=image, return_tensors="pt", **prompts)
     sizes = [inputs.pop(name) for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
     if prompt.mask_input is not None:
-        inputs["input_masks"] = _resize_mask(prompt.mask_input.mask(), model, pads=len(sizes) > 1)
+        size = model.prompt_encoder.image_embedding_size
+        side = 4 * (size if isinstance(size, int) else size[0])
+        inputs["input_masks"] = resize_mask(prompt.mask_input.mask(), side, pads=len(sizes) > 1)
     with torch.no_grad():
         output = model(**inputs)
     masks = processor.post_process_masks(output.pred_masks, *sizes)[0][0].numpy()
@@ -55,10 +55,8 @@ def _load(folder: Path) -> tuple[Any, Any]:
     return AutoModelForMaskGeneration.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
 
 
-def _resize_mask(mask: Mask, model: Any, *, pads: bool) -> torch.Tensor:
-    """Return logits (1, 1, h, w) of a mask: stretched, or as SAM pads images, at the right and at the bottom."""
-    size = model.prompt_encoder.image_embedding_size
-    side = 4 * (size if isinstance(size, int) else size[0])
+def resize_mask(mask: Mask, side: int, *, pads: bool) -> torch.Tensor:
+    """Return logits (1, 1, side, side) of a mask: stretched, or as SAM pads images, at the right and at the bottom."""
     height, width = (round(side * length / max(mask.shape)) if pads else side for length in mask.shape)
     grid = torch.zeros(1, 1, side, side)
     resized = PILImage.fromarray(mask.astype(np.float32)).resize((width, height), PILImage.Resampling.BILINEAR)

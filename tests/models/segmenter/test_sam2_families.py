@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoConfig, Sam3Model, Sam3Processor
 
-from sam4mllm_tool.models.segmenter import load_segmenter
-from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import concept_proposer, load_segmenter
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.types import Box, FreeText, ObjectPrompt, PointPrompt, Reply, Size
 from tests.models.segmenter.reference import (
     assert_equal_objects,
     make_image,
@@ -65,6 +68,52 @@ def test_the_tracker_of_facebook_sam3s_layout_has_the_checkpoints_weights(tmp_pa
     for name, weight in load_segmenter(str(folder))._model.named_parameters():  # type: ignore[attr-defined]
         ours, theirs = next(pair for pair in places if name.startswith(pair[0]))
         assert torch.equal(weight, stored[theirs + name.removeprefix(ours)])
+
+
+@pytest.fixture(scope="session")
+def sam3(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = save_sam3(tmp_path_factory.mktemp("sam3"))
+    return folder, load_segmenter(str(folder))
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_proposals_are_the_instances_of_the_concept_head(
+    sam3: tuple[Path, Any], size: tuple[int, int], monkeypatch: Any
+) -> None:
+    folder, segmenter = sam3
+    monkeypatch.setattr(concept_proposer, "_MIN_SCORE", 0.0)  # random weights are sure of nothing
+    image, config = make_image(*size), AutoConfig.from_pretrained(folder)
+    model, processor = Sam3Model.from_pretrained(folder, config=config.detector_config), Sam3Processor.from_pretrained(folder)
+    inputs = processor(images=image, text="red ring", return_tensors="pt")
+    sizes = inputs.pop("original_sizes").tolist()
+    with torch.no_grad():
+        (expected,) = processor.post_process_instance_segmentation(model(**inputs), threshold=0.0, target_sizes=sizes)
+    proposals = segmenter.propose(image, "red ring")
+    assert [proposal.score for proposal in proposals] == pytest.approx(
+        expected["scores"].sort(descending=True).values.tolist(), abs=1e-5
+    )
+    best = expected["scores"].argmax()
+    assert proposals[0].box == pytest.approx(Box(*expected["boxes"][best].tolist()).clip(Size(*size)), abs=1e-2)
+    assert (proposals[0].mask != expected["masks"][best].bool().numpy()).mean() < 1e-3
+    other = segmenter.propose(image, "blue star " * 50)
+    assert [proposal.score for proposal in other] != [proposal.score for proposal in proposals], "the words count"
+
+
+def test_the_concept_head_shares_the_trackers_encoder_and_other_families_have_none(sam3: tuple[Path, Any], family: Any) -> None:
+    _, segmenter = sam3
+    segmenter.propose(make_image(80, 50), "ring")
+    assert segmenter._concepts._model.vision_encoder.backbone is segmenter._model.vision_encoder.backbone
+    folder, other = family
+    assert (other.propose is None) == (folder.name[:10] != "sam3_video")
+
+
+def test_a_run_asks_sam_3_for_proposals(sam3: tuple[Path, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr(concept_proposer, "_MIN_SCORE", 0.0)
+    mllm = ScriptedMLLM(lambda question: "none" if isinstance(question.answer, FreeText) else Reply("No", ((0.1, 0.9),)))
+    models = Sam4Mllm(mllm, sam3[1])
+    result = models.segment(make_image(80, 50), "all red rings", method="adaptive")
+    assert result.objects == ()
+    assert 1 < result.usage.questions <= 1 + 5, "each of the five queries that is an object of its own is asked about"
 
 
 def test_many_prompts_give_what_each_gives_alone(family: tuple[Path, Any]) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForMaskGeneration, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, SpecError
-from sam4mllm_tool.models.segmenter import load_segmenter, transformers
+from sam4mllm_tool.models.segmenter import load_segmenter, promptable_segmenter
 from sam4mllm_tool.models.segmenter.mask_choice import agreement
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.types import Box, ObjectPrompt, PointPrompt, Segmenter
@@ -129,8 +129,8 @@ def test_a_truth_of_another_size_is_refused(segmenter):
 def test_prompts_of_several_decoder_runs_and_upsampling_batches_keep_their_order(segmenter, monkeypatch):
     """With decoder runs of 6 prompts, and batches of the masks of a few prompts."""
     image = make_image(80, 50)
-    monkeypatch.setattr(transformers, "_PROMPTS_PER_RUN", 6)
-    monkeypatch.setattr(transformers, "_UPSAMPLING_BYTES", 12 * 96 * 96 * 4)
+    monkeypatch.setattr(promptable_segmenter, "_PROMPTS_PER_RUN", 6)
+    monkeypatch.setattr(promptable_segmenter, "_UPSAMPLING_BYTES", 12 * 96 * 96 * 4)
     prompts = [ObjectPrompt(Box(4 * i, 3 * i, 4 * i + 30, 3 * i + 20)) for i in range(10)]
     together = segmenter.segment(image, prompts)
     for index in (0, 3, 4, 5, 6, 9):
@@ -140,9 +140,9 @@ def test_prompts_of_several_decoder_runs_and_upsampling_batches_keep_their_order
 def test_alternatives_are_left_out_if_they_would_take_too_much_memory(segmenter, monkeypatch):
     image = make_image(80, 50)
     whole = segmenter.segment(image, PROMPTS)
-    monkeypatch.setattr(transformers, "_ALTERNATIVES_BYTES", 3 * len(PROMPTS) * 80 * 50)
+    monkeypatch.setattr(promptable_segmenter, "_ALTERNATIVES_BYTES", 3 * len(PROMPTS) * 80 * 50)
     assert [len(segmented.alternatives) for segmented in segmenter.segment(image, PROMPTS)] == [2] * len(PROMPTS)
-    monkeypatch.setattr(transformers, "_ALTERNATIVES_BYTES", 3 * len(PROMPTS) * 80 * 50 - 1)
+    monkeypatch.setattr(promptable_segmenter, "_ALTERNATIVES_BYTES", 3 * len(PROMPTS) * 80 * 50 - 1)
     for full, reduced in zip(whole, segmenter.segment(image, PROMPTS), strict=True):
         assert reduced.alternatives == ()
         assert (full.score, full.confidence) == (reduced.score, reduced.confidence)
@@ -152,7 +152,7 @@ def test_alternatives_are_left_out_if_they_would_take_too_much_memory(segmenter,
 def test_memory_grows_by_one_mask_per_prompt_without_alternatives(sam_folder, monkeypatch):
     segmenter, image = load_segmenter(str(sam_folder)), make_image(500, 400)
     prompts = [ObjectPrompt(Box(5 * i, 5 * i, 5 * i + 150, 5 * i + 150)) for i in range(40)]
-    monkeypatch.setattr(transformers, "_ALTERNATIVES_BYTES", 0)
+    monkeypatch.setattr(promptable_segmenter, "_ALTERNATIVES_BYTES", 0)
     tracemalloc.start()
     objects = segmenter.segment(image, prompts)
     peak = tracemalloc.get_traced_memory()[1]
@@ -310,7 +310,7 @@ class TestBadSpecs:
             pytest.param("./no/such/folder", r"no folder './no/such/folder'", id="no such folder"),
             pytest.param("not a hub id", "it can't be a hub id", id="spaces"),
             pytest.param("x" * 5000, "can't be a folder", id="longer than a path can be"),
-            pytest.param("segment-anything:vit_h@sam.pth", "not available yet", id="a future backend"),
+            pytest.param("segment-anything:vit_h@sam.pth", r"no file 'sam\.pth'", id="no such file of weights"),
             pytest.param("nobody/has-this-model", "check the spelling", id="a hub id, offline"),
         ],
     )
@@ -322,6 +322,14 @@ class TestBadSpecs:
     def test_a_file_is_refused(self, sam_folder):
         with pytest.raises(SpecError, match="is a file"):
             load_segmenter(str(sam_folder / "config.json"))
+
+    @pytest.mark.parametrize(
+        ("name", "architecture"), [("sam_vit_b_01ec64.pth", "vit_b"), ("mobile_sam.pt", "vit_t"), ("weights.bin", "vit_h")]
+    )
+    def test_a_released_file_given_alone_says_which_spec_to_use(self, tmp_path, name, architecture):
+        (tmp_path / name).touch()
+        with pytest.raises(SpecError, match=f"segment-anything:{architecture}@{tmp_path / name}"):
+            load_segmenter(str(tmp_path / name))
 
     def test_a_folder_without_config_is_refused(self, tmp_path):
         with pytest.raises(SpecError, match=r"has no config\.json"):

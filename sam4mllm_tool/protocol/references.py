@@ -8,6 +8,7 @@ import re
 
 __all__ = [
     "complete_expression",
+    "concept",
     "is_modifier",
     "is_plural",
     "pluralize",
@@ -76,6 +77,12 @@ def split_noun_phrase(expression: str) -> tuple[list[str], str]:
     while words and words[0].lower() in _DETERMINERS:
         words = words[1:]
     return (words[:-1], words[-1]) if words else ([], "")
+
+
+def concept(expression: str) -> str:
+    """Return the object's kind and looks, without where it is: "small red ring" of "the second small red rings left of it"."""
+    modifiers, noun = split_noun_phrase(expression)
+    return " ".join([*(word for word in modifiers if word.lower() not in _POSITIONS), singularize_noun(noun)]).strip()
 
 
 def is_modifier(word: str) -> bool:

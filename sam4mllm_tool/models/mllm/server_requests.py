@@ -1,0 +1,148 @@
+"""What is asked of an OpenAI-compatible server: the parameters of a request, and which of them a server accepts.
+
+Servers differ in what they accept, and say so only by refusing. A request begins with all that helps; what a server refuses is
+left out from then on. Nothing here sends anything.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sam4mllm_tool.models.mllm.chat_questions import AnswerToken, ChatAnswer, ChatRequest
+from sam4mllm_tool.protocol.thoughts import strip_thought
+from sam4mllm_tool.types import Tokens, Turn
+
+__all__ = ["build_messages", "build_parameters", "choose_rejected", "is_thinking", "read_completion"]
+
+_MANY, _FEW = 20, 5
+"""Alternatives of a token that are asked for, first and where a server refuses that many."""
+_OPTIONAL = (
+    "logprob_token_ids",
+    "structured_outputs",
+    "chat_template_kwargs",
+    f"top_logprobs={_MANY}",
+    f"top_logprobs={_FEW}",
+    "logprobs",
+    "max_tokens",
+    "temperature",
+)
+"""Parameters that a server may refuse, the least common first."""
+
+
+def build_messages(turns: Sequence[Turn], image_uri: str | None) -> list[dict[str, Any]]:
+    """Return the turns as messages, the image before the first user's text, so that servers keep it in their prefix cache."""
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        content: Any = turn.text
+        if turn.role == "user" and image_uri is not None:
+            content = [{"type": "image_url", "image_url": {"url": image_uri}}, {"type": "text", "text": turn.text}]
+            image_uri = None
+        messages.append({"role": turn.role, "content": content})
+    return messages
+
+
+def build_parameters(
+    request: ChatRequest, rejected: frozenset[str], token_ids: Sequence[int] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the parameters of a request besides model and messages, and the optional ones among them.
+
+    Args:
+        request: What is asked.
+        rejected: Optional parameters that the server refuses.
+        token_ids: First tokens of the request's words; empty where they are unknown.
+    """
+    offered = {name for name in _OPTIONAL if name not in rejected}
+    if request.is_sampled:
+        offered -= {"logprob_token_ids", f"top_logprobs={_MANY}", f"top_logprobs={_FEW}", "logprobs"}
+    if not token_ids:
+        offered.discard("logprob_token_ids")
+    if not request.words:
+        offered.discard("structured_outputs")
+    if "logprobs" not in offered:
+        offered -= {f"top_logprobs={_MANY}", f"top_logprobs={_FEW}", "logprob_token_ids"}
+    if f"top_logprobs={_MANY}" in offered:
+        offered.discard(f"top_logprobs={_FEW}")
+    names = [name for name in _OPTIONAL if name in offered]
+    extra: dict[str, Any] = {}
+    parameters: dict[str, Any] = {"max_tokens" if "max_tokens" in offered else "max_completion_tokens": request.max_tokens}
+    for name in names:
+        if name == "logprob_token_ids":
+            extra[name] = list(token_ids)
+        elif name == "structured_outputs":
+            extra[name] = _constrain(request)
+        elif name == "chat_template_kwargs":
+            extra[name] = {"enable_thinking": False}
+        elif name == "logprobs":
+            parameters[name] = True
+        elif name == "temperature":
+            parameters[name] = 1.0 if request.is_sampled else 0.0
+        elif name.startswith("top_logprobs"):
+            parameters["top_logprobs"] = int(name.partition("=")[2])
+    return (parameters | {"extra_body": extra} if extra else parameters), names
+
+
+def _constrain(request: ChatRequest) -> dict[str, Any]:
+    """Return vLLM's constraint: the answer is one of the words, or so many of them in a row."""
+    if request.count == 1:
+        return {"choice": list(request.words)}
+    return {"regex": f"({'|'.join(map(re.escape, request.words))}){{{request.count}}}"}
+
+
+def choose_rejected(message: str, names: Sequence[str]) -> frozenset[str]:
+    """Return which of the optional parameters of a refused request to leave out; none where there are none.
+
+    Args:
+        message: What the server said; parameters that it names are meant.
+        names: The optional parameters of the request.
+    """
+    named = [name for name in names if re.search(rf"\b{name.partition('=')[0]}\b", message)]
+    return frozenset(named or names[:1])
+
+
+def read_completion(completion: Any, *, keeps_tokens: bool = True) -> ChatAnswer:
+    """Return the answer of a completion, without its thought.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        choice = completion.choices[0]
+        message = choice.message
+    except (AttributeError, IndexError, TypeError) as error:
+        raise ValueError("no completion") from error
+    text = _read_text(message.content)
+    answer = strip_thought(text)
+    has_thought = bool(_read_reasoning(message)) or answer is None or answer != text.strip()
+    tokens = None if has_thought or not keeps_tokens else _read_tokens(choice)
+    return ChatAnswer(answer or "" if has_thought else text, tokens, _read_usage(completion))
+
+
+def is_thinking(completion: Any) -> bool:
+    """Whether a completion ended before the model's thought did: nothing of the answer is there."""
+    choice = completion.choices[0]
+    return choice.finish_reason == "length" and not (strip_thought(_read_text(choice.message.content)) or "")
+
+
+def _read_text(content: Any) -> str:
+    """Return a message's text; some servers give it in parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
+def _read_reasoning(message: Any) -> str:
+    return str(getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None) or "")
+
+
+def _read_tokens(choice: Any) -> tuple[AnswerToken, ...] | None:
+    try:
+        return tuple(AnswerToken.from_dict(token.model_dump()) for token in choice.logprobs.content) or None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _read_usage(completion: Any) -> Tokens | None:
+    usage = getattr(completion, "usage", None)
+    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
+    is_known = isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0
+    return Tokens(int(read or 0), int(written or 0)) if is_known else None
