@@ -5,6 +5,7 @@ What can't be loaded raises; a reply that can't be read is printed, since it say
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image as PILImage
@@ -17,7 +18,7 @@ from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.coordinate_codec import placeholders
 from sam4mllm_tool.protocol.native_codec import Resizing
-from sam4mllm_tool.types import MLLM, Box, ObjectPrompt, Point, Size
+from sam4mllm_tool.types import MLLM, Box, ObjectPrompt, Point, Reply, Size
 
 __all__ = ["check_mllm", "check_segmenter", "describe_frame"]
 
@@ -105,22 +106,24 @@ def _ask(mllm: MLLM, dialect: Dialect, scene: Scene) -> tuple[bool, list[tuple[s
     size = Size(*image.size)
     question = dialect.ask_boxes(expression)
     middle = Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2)
-    about_point = dialect.ask_points((), box, [middle], size)[0]
-    (reply,), (label_reply,) = mllm.reply(image, [question]), mllm.reply(image, [about_point])
+    about_point = dialect.ask_points((), box, [middle], size)
+    (reply,), label_replies = mllm.reply(image, [question]), mllm.reply(image, about_point)
     quoted = quote_text(reply.text[:_MAX_REPLY])
     rows = [("asked for", f"{quote_text(expression)} in a drawn scene, answered {quoted}")]
     try:
         boxes = dialect.parse_boxes(question, reply, size)
     except ReplyError as error:
         rows.append(("read as", f"nothing: {error.reason}; 'sam4mllm probe' measures which dialect fits"))
-        return False, [*rows, _describe_confidence(mllm, label_reply)]
+        return False, [*rows, _describe_confidence(mllm, label_replies)]
     iou = max((candidate.iou(box) for candidate in boxes), default=0.0)
     rows.append(("read as", f"boxes: {len(boxes)}, best IoU with the true one {iou:.2f}"))
-    return True, [*rows, _describe_confidence(mllm, label_reply)]
+    return True, [*rows, _describe_confidence(mllm, label_replies)]
 
 
-def _describe_confidence(mllm: MLLM, label_reply: Any) -> tuple[str, str]:
-    if label_reply.label_probabilities is None:
+def _describe_confidence(mllm: MLLM, label_replies: Sequence[Reply]) -> tuple[str, str]:
+    if not label_replies:
+        return "confidence", "none: it can't be asked about points"
+    if label_replies[0].label_probabilities is None:
         return "confidence", "none: labels come without probabilities"
     votes = getattr(mllm, "gives_probabilities", True) is False
     reported = "the shares of sampled answers" if votes else "the probabilities of tokens that the model's server reports"

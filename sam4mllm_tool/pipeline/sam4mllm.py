@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
-from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError, SpecError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
@@ -43,6 +43,10 @@ RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
 
 class _LoadSettings(SettingsOverrides, LoadOverrides):
     """The keyword arguments of `Sam4Mllm.load`."""
+
+
+def _fit_dialect(dialect: Dialect, mllm: MLLM) -> Dialect:
+    return dialect.for_model(getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
 
 
 def choose_specs(mllm: str | None, segmenter: str | None) -> tuple[str, str]:
@@ -133,12 +137,30 @@ class Sam4Mllm:
         return cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),
-            dialect=dialect.for_model(
-                getattr(loaded_mllm, "resizing", None), pads_images=getattr(loaded_mllm, "pads_images", False)
-            ),
+            dialect=_fit_dialect(dialect, loaded_mllm),
             calibration=find_calibration(spec) if calibration is None else calibration,
             config=config,
         )
+
+    def use(self, adapter: str) -> "Sam4Mllm":
+        """Return the same models with an adapter on the MLLM's base, asked and calibrated as the files beside the adapter say.
+
+        The weights are shared, and these models go on answering without the adapter: see `TransformersMLLM.use`.
+
+        Args:
+            adapter: Folder or hub id of a peft adapter.
+
+        Raises:
+            SpecError: The MLLM can't switch adapters, or the adapter can't be loaded or doesn't fit.
+        """
+        use: Callable[[str], MLLM] | None = getattr(self.mllm, "use", None)
+        if use is None:
+            raise SpecError(f"{self.mllm.name!r} can't switch adapters: expected a checkpoint that was loaded without one")
+        models = copy.copy(self)
+        models.mllm = use(adapter)
+        models.dialect = _fit_dialect(find_dialect(models.mllm.name), models.mllm)
+        models.calibration = find_calibration(models.mllm.name)
+        return models
 
     def with_run_hooks(self, *factories: RunHookFactory) -> "Sam4Mllm":
         """Return the same models whose every run is also watched by a hook of each factory."""

@@ -62,7 +62,8 @@ class Dialect:
     Args:
         name: The key in `DIALECTS`.
         ask_boxes_text: Round 1: where is the object? Placeholder {expression}.
-        ask_points_text: Round 2: which of these points are on the object? Placeholders {box} and {points}.
+        ask_points_text: Round 2: which of these points are on the object? Placeholders {box} and {points}. Empty for
+            checkpoints that can't be asked: PQPP then ends with its boxes.
         ask_prompt_text: PPG: box and points in one reply. Placeholders {expression}, and {on} and {off}, the numbers of points
             in words.
         none_text: The reply where there is no such object.

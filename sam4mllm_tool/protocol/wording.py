@@ -72,6 +72,8 @@ class Wording:
     def ask_points(
         self, previous_turns: tuple[Turn, ...], box: Box, points: Sequence[Point], size: Size
     ) -> tuple[Question, ...]:
+        if not self.ask_points_text:
+            return ()
         groups = [[point] for point in points] if self.points == "each" else [points] if points else []
         questions = []
         for group in groups:

@@ -8,7 +8,8 @@ from sam4mllm_tool.cli.options import LOADING_OPTIONS
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.evaluation import ModelSpec
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm import TransformersMLLM
+from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm
+from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.checkpoints import save_llava
 
@@ -63,3 +64,12 @@ def test_an_evaluations_order_names_the_options_that_are_given():
     described = ModelSpec(device="cpu", options=LoadOptions(max_pixels=500_000)).describe()
     assert (described["device"], described["dtype"], described["max_pixels"]) == ("cpu", None, 500_000)
     assert not {"max_pixels", "quantize", "attention"} & ModelSpec().describe().keys()
+
+
+def test_each_model_is_loaded_on_its_own_device():
+    """The meta device is refused by name, so it shows which model was sent where."""
+    with pytest.raises(SpecError, match="the device 'meta' can't be used"):
+        load_segmenter("embedded", device="cpu", segmenter_device="meta")
+    with pytest.raises(SpecError, match="the device 'meta' can't be used"):
+        load_mllm("embedded", device="meta", segmenter_device="cpu")
+    assert str(load_segmenter("embedded", device="meta", segmenter_device="cpu").device) == "cpu"

@@ -8,6 +8,7 @@ import pytest
 
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.protocol import (
+    DIALECTS,
     EMBEDDED,
     PLAIN,
     PPG,
@@ -453,3 +454,11 @@ def test_a_stripped_answer_start_is_restored_in_the_conversation() -> None:
     assert unstripped.pending == dialogue.pending
     done = dialogue.answer([Reply("Yes" * 25)])
     assert [turn.role for turn in flatten_turns(done.history)] == ["system", "user", "assistant", "user", "assistant"]
+
+
+def test_a_model_that_cannot_be_asked_about_points_is_done_with_its_boxes() -> None:
+    dialogue = PQPP.start("the ring", Size(1000, 1000), dialect=DIALECTS["florence2"])
+    dialogue = dialogue.answer([Reply("ring<loc_100><loc_100><loc_500><loc_500>")])
+    assert dialogue.pending == ()
+    assert dialogue.prompts == (ObjectPrompt(Box(100.5, 100.5, 500.5, 500.5)),)
+    assert dialogue.point_answers == ()

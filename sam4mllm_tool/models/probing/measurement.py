@@ -71,7 +71,7 @@ class ProbeReport:
     Args:
         mllm: The model's name.
         trials: One for each dialect, best first.
-        points: How points were answered in the best dialect; None where the frame is in doubt.
+        points: How points were answered in the best dialect; None where the frame is in doubt, or without words for them.
         doubt: Why no dialect can be relied on; empty if one can.
     """
 
@@ -194,7 +194,9 @@ def _score(dialect: Dialect, scene: ProbeScene, drawn: ProbeObject | None, quest
 # Points ---------------------------------------------------------------------------------------------------------------
 
 
-def _measure_points(mllm: MLLM, dialect: Dialect) -> PointAccuracy:
+def _measure_points(mllm: MLLM, dialect: Dialect) -> PointAccuracy | None:
+    if not dialect.ask_points_text:
+        return None
     right = count = with_probabilities = question_count = 0
     for scene in draw_probe_scenes():
         questions, labels = _list_point_questions(dialect, scene)
@@ -217,7 +219,8 @@ def _list_point_questions(dialect: Dialect, scene: ProbeScene) -> tuple[list[Que
         point_questions = dialect.ask_points(turns, drawn.box, points, scene.size)
         questions += point_questions
         true_labels: list[Label] = [label for _, label in drawn.points]
-        labels += [[label] for label in true_labels] if len(point_questions) == len(points) else [true_labels]
+        if point_questions:
+            labels += [[label] for label in true_labels] if len(point_questions) == len(points) else [true_labels]
     return questions, labels
 
 

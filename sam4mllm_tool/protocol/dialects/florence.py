@@ -11,6 +11,7 @@ FLORENCE2 = build_native(
     item_text="object{box}",
     separator="",
     none_text="none",
+    ask_points_text="",
     ask_boxes_text="Locate {expression} in the image.",
     ask_prompt_text="Locate {expression} in the image.",
     ask_pointing_text="",
@@ -19,4 +20,4 @@ FLORENCE2 = build_native(
     ask_again_text="",
     ask_region_text="What does the region {box} describe?",
 )
-"""It answers with boxes alone: use the method `box`. Nothing else can be asked of it."""
+"""It answers with boxes alone; nothing else can be asked of it."""

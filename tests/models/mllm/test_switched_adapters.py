@@ -10,8 +10,11 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.metadata import find_dialect
-from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm
+from sam4mllm_tool.models.checkpoints import embedded_folder
+from sam4mllm_tool.models.mllm import ScriptedMLLM, TransformersMLLM, load_mllm
+from sam4mllm_tool.models.segmenter import BoxSegmenter
+from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.types import FreeText, Image, Labels, Reply
 from tests.checkpoints import PROJECTORS, save_adapter
@@ -111,9 +114,21 @@ def test_a_model_with_an_adapter_in_its_weights_takes_no_other(checkpoint: Check
         merged.use(adapters[1])
 
 
-def test_the_dialect_of_a_used_adapter_is_looked_up_by_its_name(
+def test_both_models_use_an_adapter_as_its_own_files_say(
     checkpoint: Checkpoint, adapters: tuple[str, str], tmp_path: Path
 ) -> None:
     adapter = Path(shutil.copytree(adapters[0], tmp_path / "lora"))
     (adapter / "dialect.json").write_text(JOINT.to_json())
-    assert find_dialect(load(str(checkpoint("llava"))).use(str(adapter)).name) == JOINT
+    (adapter / "calibration.json").write_bytes(Path(embedded_folder("adapter"), "calibration.json").read_bytes())
+    models = Sam4Mllm.load(str(checkpoint("llava")), "embedded", retries=0)
+    used = models.use(str(adapter))
+    assert (used.dialect, used.calibration) == (JOINT, find_calibration("embedded"))
+    assert (models.dialect.name, models.calibration) == ("llava", Calibration())
+    assert (used.segmenter, used.config) == (models.segmenter, models.config)
+    assert models.use(adapters[1]).dialect == models.dialect, "an adapter without a dialect.json is asked as its family"
+
+
+def test_what_has_no_adapters_says_so() -> None:
+    models = Sam4Mllm(ScriptedMLLM([]), BoxSegmenter())
+    with pytest.raises(SpecError, match="can't switch adapters"):
+        models.use("lora")
