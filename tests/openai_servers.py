@@ -85,12 +85,15 @@ def build_completion(text: str | None, *, probabilities: list[dict[str, float]] 
 
 
 @contextmanager
-def serve(answer: Callable[[Exchange], Response | Body | str], *, models: list[str] | None = None) -> Iterator[LoopbackServer]:
+def serve(
+    answer: Callable[[Exchange], Response | Body | str], *, models: list[str] | None = None, owner: str = "test"
+) -> Iterator[LoopbackServer]:
     """Run a server whose completions a function gives: their text, their JSON, or status, body and headers.
 
     Args:
         answer: Called for each request other than for the list of models.
         models: What the server lists; None: `answer` is called for that too.
+        owner: Whom it names as their owner.
     """
     running = LoopbackServer("")
 
@@ -107,7 +110,7 @@ def serve(answer: Callable[[Exchange], Response | Body | str], *, models: list[s
             exchange = Exchange(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
             running.exchanges.append(exchange)
             if self.path == "/v1/models" and models is not None:
-                listed = [{"id": name, "object": "model", "created": 1, "owned_by": "test"} for name in models]
+                listed = [{"id": name, "object": "model", "created": 1, "owned_by": owner} for name in models]
                 given: Any = {"object": "list", "data": listed}
             else:
                 given = answer(exchange)

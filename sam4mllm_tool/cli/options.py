@@ -42,7 +42,8 @@ MllmOption = Annotated[
     typer.Option(
         "--mllm",
         metavar="SPEC",
-        help=f"Multimodal language model: {_SPEC}. Append '+ADAPTER' to add a LoRA adapter.",
+        help=f"Multimodal language model: {_SPEC}. Append '+ADAPTER' to add a LoRA adapter. Or a model that runs elsewhere: "
+        "openai:MODEL@URL, or langchain:PROVIDER:MODEL.",
         show_default="$SAM4MLLM_MLLM, or else embedded",
     ),
 ]

@@ -41,6 +41,7 @@ _HASHED_BLOCKS, _BLOCK_BYTES = 64, 16_384
 """A fingerprint reads this many blocks of this size from each weight file."""
 _MODEL_MARKER, _ADAPTER_MARKER = "config.json", "adapter_config.json"
 _OWN_SPECS = ("embedded",)
+_REMOTE = ("openai:", "langchain:")
 
 
 def resolve_folder_or_hub_id(spec: str, *, marker: str = _MODEL_MARKER) -> str:
@@ -57,6 +58,8 @@ def resolve_folder_or_hub_id(spec: str, *, marker: str = _MODEL_MARKER) -> str:
         SpecError: The spec names neither.
     """
     _require_not_empty(spec)
+    if spec.startswith(_REMOTE):
+        raise SpecError(f"{quote_text(spec)} runs elsewhere, and its weights are needed here: expected a folder or a hub id")
     folder = _as_folder(spec)
     if folder.is_dir():
         if not (folder / marker).is_file():

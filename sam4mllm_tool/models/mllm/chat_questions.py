@@ -145,7 +145,7 @@ def read_reply(question: Question, answer: ChatAnswer) -> Reply:
     """Return the reply to a question that was asked alone; the answer's own text where no labels can be read from it."""
     expected, tokens = question.answer, answer.answer_tokens
     if isinstance(expected, FreeText):
-        logarithm = None if tokens is None else min(0.0, math.fsum(token.log_probability for token in tokens))
+        logarithm = None if not tokens else min(0.0, math.fsum(token.log_probability for token in tokens))
         return Reply(answer.text, log_probability=logarithm, tokens=answer.tokens)
     if tokens is not None and (rows := _score_labels(expected, tokens)):
         words = [expected.words[row.index(max(row))] for row in rows]

@@ -112,7 +112,8 @@ class OpenAICompatibleMLLM:
         self._payload = ImagePayload(dialect or find_by_model_name(model) or PLAIN, options.max_pixels)
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
-        self._thinks = False
+        self._thinks, self._has_tokenizer = False, False
+        self._token_ids: dict[tuple[str, ...], tuple[int, ...]] = {}
         self.version: str | None = None
         """What the server says that it runs (`system_fingerprint`), such as a build; None where it doesn't say."""
         self._free = asyncio.Semaphore(options.concurrency)
@@ -205,7 +206,7 @@ class OpenAICompatibleMLLM:
             limited = ChatRequest(
                 request.turns, request.max_tokens + extra_tokens, request.words, request.count, request.is_sampled
             )
-            parameters, names = build_parameters(limited, rejected)
+            parameters, names = build_parameters(limited, rejected, await self._find_token_ids(request.words))
             parameters |= {"model": self._model, "messages": messages}
             try:
                 completion = await self._client.chat.completions.create(**parameters)
@@ -224,6 +225,26 @@ class OpenAICompatibleMLLM:
             if answer.answer_tokens is None and not request.is_sampled:
                 self._features.gives_probabilities = False
             return answer
+
+    async def _find_token_ids(self, words: tuple[str, ...]) -> tuple[int, ...]:
+        """Return the tokens that begin the words, of a vLLM server, which then reports their probabilities however small."""
+        if not words or not self._has_tokenizer:
+            return ()
+        if words not in self._token_ids:
+            spellings = [spelling for word in words for spelling in (word, f" {word}")]
+            try:
+                first_tokens = {await self._find_first_token(spelling) for spelling in spellings}
+            except (openai.OpenAIError, ValueError, LookupError, TypeError):
+                self._has_tokenizer = False
+                return ()
+            self._token_ids[words] = tuple(sorted(first_tokens))
+        return self._token_ids[words]
+
+    async def _find_first_token(self, text: str) -> int:
+        url = f"{self._url.removesuffix('/v1')}/tokenize"
+        body = {"model": self._model, "prompt": text, "add_special_tokens": False}
+        answer: Any = await self._client.post(url, cast_to=object, body=body)
+        return int(answer["tokens"][0])
 
     async def _check(self) -> None:
         failure = ""
@@ -274,7 +295,9 @@ class OpenAICompatibleMLLM:
             return []
         except AttributeError as error:  # the client's, about an answer that is no JSON
             raise ValueError("no list of models") from error
-        return [str(model.id) for model in getattr(page, "data", None) or () if getattr(model, "id", None)]
+        models = [model for model in getattr(page, "data", None) or () if getattr(model, "id", None)]
+        self._has_tokenizer = any(getattr(model, "owned_by", "") == "vllm" for model in models)
+        return [str(model.id) for model in models]
 
     def _no_vision(self, reason: str) -> str:
         cure = "choose a vision model, or start the server with one"

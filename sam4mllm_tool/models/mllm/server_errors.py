@@ -73,4 +73,6 @@ def _server_message(error: openai.APIStatusError) -> str:
 def _root_message(error: BaseException) -> str:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
+    if isinstance(error, OSError) and (error.errno or 0) > 0:
+        return os.strerror(error.errno or 0)
     return str(error) or type(error).__name__

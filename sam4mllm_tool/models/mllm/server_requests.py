@@ -136,7 +136,7 @@ def _read_reasoning(message: Any) -> str:
 
 def _read_tokens(choice: Any) -> tuple[AnswerToken, ...] | None:
     try:
-        return tuple(AnswerToken.from_dict(token.model_dump()) for token in choice.logprobs.content) or None
+        return tuple(AnswerToken.from_dict(token.model_dump()) for token in choice.logprobs.content)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 

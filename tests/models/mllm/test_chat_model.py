@@ -1,6 +1,7 @@
 """Chat models of LangChain as MLLMs."""
 
 import asyncio
+import re
 import threading
 import traceback
 from collections.abc import Callable
@@ -19,7 +20,9 @@ from sam4mllm_tool.errors import BackendError, SpecError
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
-from sam4mllm_tool.types import FreeText, Labels, Question, Reply, Tokens, Turn
+from sam4mllm_tool.testing import MLLMConformance
+from sam4mllm_tool.types import MLLM, FreeText, Labels, Question, Reply, Tokens, Turn
+from tests.openai_servers import Exchange, Response, build_completion, serve
 
 FIRST = (Turn("system", "Be brief."), Turn("user", "Where is the mug?"), Turn("assistant", "[1,2,3,4]"))
 BOXES = Question(FIRST[:2], FreeText(64))
@@ -231,6 +234,28 @@ def test_what_can_not_be_an_mllm_is_refused_at_once(model: Any, message: str) ->
         Sam4Mllm.load(model, "embedded")
 
 
+def test_a_spec_of_openai_is_asked_with_probabilities(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("langchain_openai")
+
+    def answer(exchange: Exchange) -> Response | dict[str, object]:
+        if exchange.headers["authorization"] != f"Bearer {KEY}":
+            return 401, {"error": {"message": f"Incorrect API key provided: {exchange.headers['authorization']}"}}, {}
+        return build_completion("Yes", probabilities=[{"Yes": 0.6, "No": 0.2}])
+
+    with serve(answer) as server:
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY + "wrong")
+        with pytest.raises(SpecError, match=r"failed to answer.*401.*; check the key") as caught:
+            load_mllm("langchain:openai:gpt-4o")
+        assert KEY not in str(caught.value)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        (reply,) = load_mllm("langchain:openai:gpt-4o").reply(IMAGE, POINTS[:1])
+    assert reply.label_probabilities == (pytest.approx((0.75, 0.25)),)
+    content = server.exchanges[-1].body["messages"][1]["content"]
+    assert [part["type"] for part in content] == ["image_url", "text"]
+    assert content[0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
@@ -243,3 +268,26 @@ def test_a_spec_that_can_not_be_loaded_is_one_line(spec: str, message: str) -> N
     with pytest.raises(SpecError, match=message) as caught:
         load_mllm(spec)
     assert "\n" not in str(caught.value)
+
+
+class TestChatModelMLLM(MLLMConformance):
+    """Without probabilities: points are one numbered question."""
+
+    def make_backend(self) -> MLLM:
+        return ChatModelMLLM(FunctionChatModel(function=self.answer))
+
+    def answer(self, messages: list[BaseMessage]) -> str:
+        lines = re.findall(r"^(\d+)\. (.*)$", text_of(messages), re.MULTILINE)
+        if "on a line of its own" in text_of(messages):
+            return "\n".join(f"{number}. {self.oracle.answer_text(text)}" for number, text in lines)
+        return self.oracle.answer_text(text_of(messages))
+
+
+class TestChatModelMLLMWithProbabilities(TestChatModelMLLM):
+    def make_backend(self) -> MLLM:
+        return ChatModelMLLM(ScoringChatModel(function=self.answer_scored))
+
+    def answer_scored(self, messages: list[BaseMessage], **_: Any) -> AIMessage:
+        text = self.oracle.answer_text(text_of(messages))
+        other = {"Yes": "No", "No": "Yes"}.get(text)
+        return score(text, **{text: -0.1, **({other: -2.4} if other else {})})

@@ -149,6 +149,55 @@ def test_where_the_probabilities_of_a_word_are_read(
     assert reply.text == ("No" if expected == (0.2, 0.8) else "Yes")
 
 
+VOCABULARY = {"Yes": 10, " Yes": 11, "No": 12, " No": 13, "Maybe": 14}
+
+
+def vllm(exchange: Exchange) -> dict[str, object]:
+    """Report the probabilities of the requested tokens alone, as vLLM does."""
+    if exchange.path == "/tokenize":
+        return {"tokens": [VOCABULARY[exchange.body["prompt"]]], "count": 1, "max_model_len": 4096}
+    shares = {"Yes": 1 - 1e-6, " Yes": 1e-9, "No": 9e-7, " No": 1e-8, "Maybe": 5e-8}
+    wanted = exchange.body.get("logprob_token_ids")
+    reported = {text: share for text, share in shares.items() if wanted and VOCABULARY[text] in wanted}
+    return build_completion("Yes", probabilities=[reported or {"Yes": 1 - 1e-6}])
+
+
+def test_vllm_reports_the_probability_of_a_word_however_small() -> None:
+    with serve(vllm, models=["m"], owner="vllm") as server:
+        mllm = connect(server)
+        mllm.check()
+        before = len(server.exchanges)
+        (reply,) = mllm.reply(square(), POINTS[:1])
+    assert reply.label_probabilities == ((pytest.approx(1 - 9.1e-7, abs=1e-8), pytest.approx(9.1e-7, rel=0.01)),)
+    assert server.exchanges[-1].body["logprob_token_ids"] == [10, 11, 12, 13]
+    assert len(server.exchanges) == before + 1, "the tokens were learnt once"
+
+
+@pytest.mark.parametrize("fault", ["no such path", "another answer", "refused"])
+def test_a_vllm_that_can_not_do_so_is_asked_for_the_most_probable_tokens(fault: str) -> None:
+    def answer(exchange: Exchange) -> Response | dict[str, object]:
+        if exchange.path == "/tokenize" and fault != "refused":
+            return (404, "not found", {}) if fault == "no such path" else {"tokens": []}
+        if "logprob_token_ids" in exchange.body:
+            return 400, {"error": {"message": "Extra inputs are not permitted: logprob_token_ids"}}, {}
+        return vllm(exchange) if exchange.path == "/tokenize" else yes_or_no(exchange)
+
+    with serve(answer, models=["m"], owner="vllm") as server:
+        mllm = connect(server)
+        mllm.check()
+        (reply,) = mllm.reply(square(), POINTS[:1])
+    assert reply.label_probabilities == (pytest.approx((0.75, 0.25)),)
+
+
+def test_one_empty_answer_does_not_end_the_probabilities() -> None:
+    answers = iter([build_completion("", probabilities=[]), build_completion("Yes", probabilities=[{"Yes": 0.9, "No": 0.1}])])
+    with serve(lambda _: next(answers)) as server:
+        mllm = connect(server)
+        (empty,), (reply,) = (mllm.reply(square(), [question]) for question in (BOXES, POINTS[0]))
+    assert empty == Reply("", tokens=Tokens(100, 2)), "its probability is unknown"
+    assert reply.label_probabilities == (pytest.approx((0.9, 0.1)),)
+
+
 def test_several_labels_of_one_answer_are_scored_one_by_one() -> None:
     tokens = [{"No": 0.9, "Yes": 0.1}, {"Yes": 0.8, "No": 0.2}, {" ": 1.0}, {"No": 0.6, "Yes": 0.4}]
     question = Question((*FIRST, Turn("user", "Which of the three?")), Labels(3, YES_NO))
@@ -590,7 +639,9 @@ def test_what_is_wrong_is_said_at_load_in_one_line(
 def test_a_server_that_is_down_is_said_at_load() -> None:
     with serve(yes_or_no) as server:
         pass
-    with pytest.raises(SpecError, match=rf"the server at {server.url} can't be reached \(.+\): start it, or correct the URL"):
+    with pytest.raises(
+        SpecError, match=rf"the server at {server.url} can't be reached \(Connection refused\): start it, or correct"
+    ):
         load_mllm(f"openai:m@{server.url}")
 
 

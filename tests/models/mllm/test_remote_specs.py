@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,9 @@ from sam4mllm_tool.models.domain import find_domain
 from sam4mllm_tool.models.metadata import find_dialect, find_fingerprints
 from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, split_spec
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
+from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
+from sam4mllm_tool.training.merge_adapter import export
 
 LOCAL = "http://localhost:8000/v1"
 
@@ -100,6 +103,14 @@ def test_nothing_is_looked_up_for_a_remote_model(spec: str) -> None:
     assert find_calibration(spec) == Calibration()
     assert find_domain(spec) is None
     assert find_fingerprints(spec, "embedded")["base"] is None
+
+
+@pytest.mark.parametrize("spec", [f"openai:m@{LOCAL}", "langchain:openai:gpt-5"])
+def test_where_weights_are_needed_a_remote_model_is_refused_without_asking_a_hub(spec: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="runs elsewhere, and its weights are needed here"):
+        load_segmenter(spec)
+    with pytest.raises(SpecError, match="runs elsewhere, and its weights are needed here"):
+        export(spec, tmp_path / "merged")
 
 
 def test_reading_a_remote_spec_loads_no_model_library() -> None:
