@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sam4mllm_tool.config import SegmentationConfig
     from sam4mllm_tool.images.export import overlay, write_outputs
     from sam4mllm_tool.images.load import ImagePolicy, load_image
+    from sam4mllm_tool.models.load_options import LoadOptions
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
     from sam4mllm_tool.tools import Sam4MllmToolkit, SegmentTool
     from sam4mllm_tool.tools.image_store import ImageStore
@@ -40,6 +41,7 @@ __all__ = [
     "ImageError",
     "ImagePolicy",
     "ImageStore",
+    "LoadOptions",
     "MissingExtraError",
     "ObjectPrompt",
     "Point",
@@ -64,6 +66,7 @@ _LAZY = {
     "ImageMiddleware": "agents",
     "ImagePolicy": "images.load",
     "ImageStore": "tools.image_store",
+    "LoadOptions": "models.load_options",
     "ReasonTool": "agents.reason_tool",
     "Sam4Mllm": "pipeline.sam4mllm",
     "Sam4MllmToolkit": "tools",
