@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sam4mllm_tool.cli.datasets import check, convert, scenes, show, split
+from sam4mllm_tool.cli.datasets import check, convert, gallery, scenes, show, split
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command, complete_from, config_options, with_options
 from sam4mllm_tool.data.conversation_builder import Recipe
@@ -52,7 +52,7 @@ HeldOutOption = Annotated[
     ),
 ]
 
-for _command in (scenes, check, convert, split, show):
+for _command in (scenes, gallery, check, convert, split, show):
     data_app.command(cls=Command)(_command)
 
 

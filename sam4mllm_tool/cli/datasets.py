@@ -1,4 +1,4 @@
-"""The commands `sam4mllm data scenes | check | convert | split | show`. They import what they need when they run."""
+"""The commands `sam4mllm data scenes | gallery | check | convert | split | show`. They import what they need when they run."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from sam4mllm_tool.errors import DataError, count_noun
 if TYPE_CHECKING:
     from sam4mllm_tool.data.sample import Problems
 
-__all__ = ["check", "convert", "scenes", "show", "split"]
+__all__ = ["check", "convert", "gallery", "scenes", "show", "split"]
 
 _NAMES = ("refcoco", "refcoco+", "refcocog", "grefcoco", "reasonseg", "vqa", "ade20k", "paco", "partimagenet", "jsonl")
 NameArgument = Annotated[
@@ -37,12 +37,36 @@ def scenes(
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene; the next one has the next seed.")
     ] = 0,
+    world: Annotated[
+        Literal["shapes", "everyday"],
+        typer.Option(
+            metavar="shapes|everyday", help="Coloured shapes, which the embedded pair knows, or everyday things with parts."
+        ),
+    ] = "shapes",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Draw scenes with expressions and exact masks."""
     from sam4mllm_tool.embedded.scene_files import write_scenes
 
-    print(f"wrote {write_scenes(out, count, seed, overwrite=overwrite)}")
+    print(f"wrote {write_scenes(out, count, seed, world=world, overwrite=overwrite)}")
+
+
+def gallery(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Image to write, a PNG or JPEG file.")],
+    scenes: Annotated[
+        int, typer.Option(metavar="N", min=0, max=200, help="Draw N scenes with expressions; 0: every thing with its parts.")
+    ] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene, or of the things.")] = 0,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Draw the everyday things with their parts, or scenes of them, into one image."""
+    from sam4mllm_tool.atomic_io import require_new_file
+    from sam4mllm_tool.data.contact_sheet import save_sheet
+    from sam4mllm_tool.embedded.everyday.gallery import draw_objects_sheet, draw_scenes_sheet
+
+    require_new_file(out, overwrite=overwrite)
+    save_sheet(draw_scenes_sheet(scenes, seed) if scenes else draw_objects_sheet(seed), out)
+    print(f"wrote {out}")
 
 
 def check(

@@ -1,22 +1,72 @@
 """Drawn scenes as files: PNG images and a line of JSON per expression, the format of a dataset of one's own."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import atomic_path, require_new_file
-from sam4mllm_tool.embedded.expressions import Expression, sample_expressions
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
+from sam4mllm_tool.embedded import everyday, expressions, scenes
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.types import Box, Mask
 
 SCENES_FILE = "scenes.jsonl"
 
 
-def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_scene: int = 7, overwrite: bool = False) -> Path:
+class _Region(Protocol):
+    @property
+    def box(self) -> Box: ...
+
+
+class _Scene(Protocol):
+    @property
+    def image(self) -> npt.NDArray[np.uint8]: ...
+
+    @property
+    def regions(self) -> Sequence[_Region]: ...
+
+    def mask(self, index: int, /) -> Mask: ...
+
+
+class _Expression(Protocol):
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def targets(self) -> tuple[int, ...]: ...
+
+
+class _World(NamedTuple):
+    draw_scene: Callable[[int, int], Any]
+    sample_expressions: Callable[[Any, int, Random], Sequence[_Expression]]
+
+
+WorldName = Literal["shapes", "everyday"]
+_WORLDS: dict[WorldName, _World] = {
+    "shapes": _World(scenes.draw_scene, expressions.sample_expressions),
+    "everyday": _World(everyday.draw_scene, everyday.sample_expressions),
+}
+
+
+def write_scenes(
+    folder: Path,
+    count: int,
+    seed: int,
+    *,
+    side: int = 256,
+    per_scene: int = 7,
+    world: WorldName = "shapes",
+    overwrite: bool = False,
+) -> Path:
     """Draw scenes into a folder, with scenes.jsonl describing them.
 
     Each line has image (a file name beside it), expression, kind and objects: [{box: [x1, y1, x2, y2] in pixels, mask: COCO
@@ -28,6 +78,7 @@ def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_sc
         seed: Seed of the first scene; the others follow.
         side: Width and height of the images in pixels.
         per_scene: Most expressions per scene, kinds drawn evenly.
+        world: Coloured shapes, or everyday things with parts.
         overwrite: Replace files that exist.
 
     Returns:
@@ -43,17 +94,17 @@ def write_scenes(folder: Path, count: int, seed: int, *, side: int = 256, per_sc
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
         for number, name in tqdm(names.items(), desc="scenes", unit="scene", disable=None):
-            scene = draw_scene(number, side)
+            scene = _WORLDS[world].draw_scene(number, side)
             Image.fromarray(scene.image).save(folder / name)
-            for expression in sample_expressions(scene, per_scene, Random(f"files-{number}")):
+            for expression in _WORLDS[world].sample_expressions(scene, per_scene, Random(f"files-{number}")):
                 lines.write(json.dumps(_describe_sample(name, scene, expression)) + "\n")
     return folder / SCENES_FILE
 
 
-def _describe_sample(name: str, scene: Scene, expression: Expression) -> dict[str, Any]:
+def _describe_sample(name: str, scene: _Scene, expression: _Expression) -> dict[str, Any]:
     return {
         "image": name,
         "expression": expression.text,
         "kind": expression.kind,
-        "objects": [{"box": list(scene.objects[i].box), "mask": rle.encode(scene.mask(i))} for i in expression.targets],
+        "objects": [{"box": list(scene.regions[i].box), "mask": rle.encode(scene.mask(i))} for i in expression.targets],
     }

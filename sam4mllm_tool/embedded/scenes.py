@@ -82,6 +82,11 @@ class Scene:
     instances: npt.NDArray[np.uint8]
     objects: tuple[SceneObject, ...]
 
+    @property
+    def regions(self) -> tuple[SceneObject, ...]:
+        """What expressions refer to: the objects."""
+        return self.objects
+
     def mask(self, index: int) -> Mask:
         """Return the visible pixels of objects[index], (side, side) bool."""
         return np.equal(self.instances, index + 1)

@@ -10,7 +10,11 @@ from PIL import Image as PILImage
 from sam4mllm_tool.models.probing.probe_scenes import draw_probe_scene, draw_probe_scenes
 from sam4mllm_tool.types import Box, Image, Label, Mask, Point, Size
 
-__all__ = ["ConformanceCase", "draw_conformance_cases", "draw_every_mode"]
+__all__ = ["SMALL", "ConformanceCase", "draw_conformance_cases", "draw_every_mode"]
+
+
+SMALL = Size(109, 73)
+"""Size for images of every mode, in pixels: what matters of them is that they are read alike."""
 
 
 @dataclass(frozen=True, eq=False)

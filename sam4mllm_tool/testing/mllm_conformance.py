@@ -15,7 +15,7 @@ from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.models.validation import validate_replies
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import PLAIN, Dialect
-from sam4mllm_tool.testing.conformance_cases import ConformanceCase, draw_conformance_cases, draw_every_mode
+from sam4mllm_tool.testing.conformance_cases import SMALL, ConformanceCase, draw_conformance_cases, draw_every_mode
 from sam4mllm_tool.testing.prepared_answers import MALFORMED_EXPRESSION, PreparedAnswers, ask_about_points
 from sam4mllm_tool.testing.running import cancel_early, skip
 from sam4mllm_tool.types import MLLM, Box, Question, Reply
@@ -157,21 +157,21 @@ class MLLMConformance:
         _check_same(expected, self._validate(backend, questions, replies), "before and after a cancelled call")
 
     def test_threads_get_their_own_replies(self) -> None:
-        """Calls from four threads get the replies that one thread gets."""
-        backend, cases = self.make_backend(), self._cases_with_points[:4]
+        """Calls from several threads, each about another image, get the replies that one thread gets."""
+        backend, cases = self.make_backend(), list({case.size: case for case in self._cases_with_points}.values())
         expected = [self._reply(backend, case, self._ask_everything(case)) for case in cases]
-        with ThreadPoolExecutor(4) as pool:
-            jobs = [pool.submit(self._reply, backend, case, self._ask_everything(case)) for case in cases * 2]
-            for number, job in enumerate(jobs):
-                _check_same(expected[number % len(cases)], job.result(), "in one thread and in four")
+        with ThreadPoolExecutor(len(cases)) as pool:
+            jobs = [pool.submit(self._reply, backend, case, self._ask_everything(case)) for case in cases]
+            for replies, job in zip(expected, jobs, strict=True):
+                _check_same(replies, job.result(), "in one thread and in several")
 
     # Images ---------------------------------------------------------------------------------------------------------
 
     def test_every_image_mode_is_read_as_its_rgb(self) -> None:
         """Images of every mode get the reply that their RGB, as `load_image` makes it, gets."""
-        backend, case = self.make_backend(), self.cases[0]
-        question = self.dialect.ask_boxes(case.expression)
-        for image in draw_every_mode(case.image):
+        backend, case = self.make_backend(), self._cases_with_points[0]
+        question = self._ask_about_points(case)[0][0]
+        for image in draw_every_mode(case.image.resize(SMALL)):
             expected = backend.reply(load_image(image), [question])
             try:
                 replies = backend.reply(image, [question])

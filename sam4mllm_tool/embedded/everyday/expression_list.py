@@ -1,0 +1,78 @@
+"""All expressions about a scene of everyday things, and a balanced handful of them."""
+
+from random import Random
+
+from sam4mllm_tool.embedded.everyday.absence import absent_expressions
+from sam4mllm_tool.embedded.everyday.expression_templates import EverydayKind
+from sam4mllm_tool.embedded.everyday.referring import (
+    Description,
+    EverydayExpression,
+    attribute_expressions,
+    direction_expressions,
+    implicit_expressions,
+    negation_expressions,
+    plural_expressions,
+    position_expressions,
+    relation_expressions,
+)
+from sam4mllm_tool.embedded.everyday.referring_parts import part_expressions, part_whole_expressions
+from sam4mllm_tool.embedded.everyday.world import TEST_SEEDS, EverydayScene
+
+_BUILDERS = (
+    attribute_expressions,
+    implicit_expressions,
+    plural_expressions,
+    negation_expressions,
+    position_expressions,
+    direction_expressions,
+    relation_expressions,
+    part_expressions,
+    part_whole_expressions,
+    absent_expressions,
+)
+
+
+def list_expressions(scene: EverydayScene, *, held_out: bool | None = None) -> list[EverydayExpression]:
+    """List the expressions that are unambiguous in the scene and some that fit nothing in it, shuffled by the scene's seed.
+
+    There are far more of some kinds than of others: `sample_expressions` draws a balanced handful.
+
+    Args:
+        scene: What they are about.
+        held_out: Whether descriptions that are held out from training are listed; by default only of test-split scenes.
+    """
+    description = Description(scene)
+    expressions = [expression for build in _BUILDERS for expression in build(description)]
+    if not (scene.seed >= TEST_SEEDS if held_out is None else held_out):
+        expressions = [expression for expression in expressions if expression.kind != "implicit_held_out"]
+    description.rng.shuffle(expressions)
+    return expressions
+
+
+def sample_expressions(
+    scene: EverydayScene,
+    count: int,
+    rng: Random,
+    twice: tuple[EverydayKind, ...] = (),
+    *,
+    held_out: bool | None = None,
+) -> list[EverydayExpression]:
+    """Draw different expressions, kinds evenly among those that the scene has.
+
+    Args:
+        scene: What they are about.
+        count: Most expressions.
+        rng: Source of randomness.
+        twice: Kinds that are drawn twice as often.
+        held_out: As for `list_expressions`.
+    """
+    by_kind: dict[EverydayKind, list[EverydayExpression]] = {}
+    for expression in list_expressions(scene, held_out=held_out):
+        by_kind.setdefault(expression.kind, []).append(expression)
+    chosen: list[EverydayExpression] = []
+    while by_kind and len(chosen) < count:
+        kind = rng.choice(sorted([*by_kind, *(kind for kind in twice if kind in by_kind)]))
+        chosen.append(by_kind[kind].pop(rng.randrange(len(by_kind[kind]))))
+        if not by_kind[kind]:
+            del by_kind[kind]
+    return chosen
