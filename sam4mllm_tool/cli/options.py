@@ -62,7 +62,7 @@ DialectOption = Annotated[
         "--dialect",
         metavar="NAME",
         help="Wording and coordinate format of the questions to the MLLM.",
-        show_default="the dialect.json beside its weights, or else plain",
+        show_default="the dialect.json beside its weights, what probe measured, its family's, or else plain",
     ),
 ]
 MethodOption = Annotated[
