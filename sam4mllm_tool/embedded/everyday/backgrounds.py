@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 FloatImage = npt.NDArray[np.float32]
 _Grid = tuple[FloatImage, FloatImage]
+"""x, (1, side), and y, (side, 1), in units of the side: what depends on one of them alone is computed once."""
 
 _TINTS = ((222, 214, 198), (198, 208, 214), (206, 214, 196), (214, 200, 206), (176, 186, 192), (160, 150, 138), (120, 132, 142))
 _WOODS = ((196, 158, 112), (168, 126, 84), (214, 186, 146), (142, 108, 78))
@@ -20,10 +21,10 @@ _SKY = (176, 212, 240)
 def draw_background(rng: Random, noise: np.random.Generator, side: int) -> FloatImage:
     """Draw one of the backgrounds with grain, (side, side, 3) in about [0, 255]."""
     axis: FloatImage = ((np.arange(side) + 0.5) / side).astype(np.float32)
-    grid = np.broadcast_to(axis[None], (side, side)), np.broadcast_to(axis[:, None], (side, side))
-    image = rng.choice(_KINDS)(rng, noise, grid)
-    grain = noise.normal(0, rng.uniform(1, 4), (side, side)).astype(np.float32)
-    return (image + grain[..., None]).astype(np.float32)
+    image = np.zeros((side, side, 3), np.float32)
+    image += rng.choice(_KINDS)(rng, noise, (axis[None, :], axis[:, None]))
+    image += noise.standard_normal((side, side, 1), np.float32) * np.float32(rng.uniform(1, 4))
+    return image
 
 
 def _plain(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:  # noqa: ARG001 - one signature for all
@@ -35,18 +36,20 @@ def _plain(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage: 
 
 
 def _clouded(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
-    return _tint(rng) + (_blotches(noise, len(grid[0]), rng.randint(3, 12)) * rng.uniform(6, 18))[..., None]
+    return _tint(rng) + (_blotches(noise, grid[0].size, rng.randint(3, 12)) * rng.uniform(6, 18))[..., None]
 
 
 def _boards(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
-    x, y = grid if rng.random() < 0.7 else grid[::-1]
+    x, y = grid
     count = rng.randint(4, 8)
     row = np.floor(y * count).astype(int)
     tone = noise.normal(0, 9, count).astype(np.float32)[row]
     offset = noise.uniform(0, 1, count).astype(np.float32)[row]
-    wave = np.sin(2 * math.pi * (y * count * 3 + 0.3 * np.sin(2 * math.pi * (x * 1.3 + offset)))) * 3.5
-    gap = (np.abs(y * count - np.round(y * count)) < 0.03) | (np.abs((x + offset) % 0.7 - 0.35) < 0.003)
-    image: FloatImage = np.array(rng.choice(_WOODS), np.float32) + (tone + wave - 34 * gap)[..., None]
+    bend = np.sin(np.float32(2 * math.pi) * (x * np.float32(1.3) + offset)) * np.float32(0.6 * math.pi)
+    wave = np.sin(y * np.float32(6 * math.pi * count) + bend) * np.float32(3.5)
+    gap = (np.abs(y * count - np.round(y * count)) < 0.03) | (np.abs((x + offset) % np.float32(0.7) - 0.35) < 0.003)
+    shade = tone + wave - np.float32(34) * gap
+    image: FloatImage = np.array(rng.choice(_WOODS), np.float32) + (shade if rng.random() < 0.7 else shade.T)[..., None]
     return image
 
 
@@ -58,14 +61,14 @@ def _tiles(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
         tone += 14 * (np.indices((count, count)).sum(0) % 2 * 2 - 1)
     columns, rows = np.floor(x * count).astype(int), np.floor(y * count).astype(int)
     joint = (np.abs(x * count - np.round(x * count)) < 0.03) | (np.abs(y * count - np.round(y * count)) < 0.03)
-    image: FloatImage = _tint(rng) + (tone[rows, columns] - 26 * joint)[..., None]
+    image: FloatImage = _tint(rng) + (tone[rows, columns] - np.float32(26) * joint)[..., None]
     return image
 
 
 def _meadow(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
     """Sky over grass, with a horizon of hills."""
     x, y = grid
-    side = len(x)
+    side = x.size
     horizon = rng.uniform(0.25, 0.6) + 0.05 * np.sin(2 * math.pi * (x * rng.uniform(0.6, 1.6) + rng.random()))
     grass = (y > horizon)[..., None]
     blades = _blotches(noise, side, 40) * 9 + _blotches(noise, side, 6) * 8
@@ -74,7 +77,7 @@ def _meadow(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
 
 
 def _lawn(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
-    side = len(grid[0])
+    side = grid[0].size
     shade = _blotches(noise, side, 60) * 12 + _blotches(noise, side, rng.randint(4, 9)) * 9
     return np.array(_GRASS, np.float32) + shade[..., None] * np.array((0.8, 1.0, 0.6), np.float32)
 
@@ -82,7 +85,7 @@ def _lawn(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
 def _room(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
     """A wall with or without stripes over a floor."""
     x, y = grid
-    wall = _tint(rng) + np.zeros((*x.shape, 1), np.float32)
+    wall = _tint(rng) + np.zeros((x.size, x.size, 1), np.float32)
     if rng.random() < 0.5:
         wall = wall + (8 * np.sign(np.sin(2 * math.pi * x * rng.randint(5, 14))))[..., None]
     edge = rng.uniform(0.6, 0.8)
@@ -92,7 +95,7 @@ def _room(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
 
 def _cluttered(rng: Random, noise: np.random.Generator, grid: _Grid) -> FloatImage:
     """Dull, faint shapes that are nothing in particular."""
-    side = len(grid[0])
+    side = grid[0].size
     tint = _tint(rng)
     canvas = Image.new("RGB", (side, side), tuple(int(value) for value in tint))
     draw = ImageDraw.Draw(canvas)

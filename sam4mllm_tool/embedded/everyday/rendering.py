@@ -226,12 +226,12 @@ def _draw_pattern(
 
 
 def _reduce(canvas: Image.Image, window: Window, style: Style) -> Drawing:
-    labels = canvas.getchannel("A")
-    solid = labels.point([0] + [255] * (_FIRST_HOLE - 1) + [0] * (256 - _FIRST_HOLE))
+    labels = np.asarray(canvas.getchannel("A"))
+    solid = Image.fromarray(((labels > 0) & (labels < _FIRST_HOLE)).view(np.uint8) * np.uint8(255))
     colour = np.asarray(canvas.convert("RGB").reduce(_FINE), np.float32)
     coverage = np.asarray(solid.reduce(_FINE), np.float32) / np.float32(255)
-    middles = np.asarray(labels)[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
+    middles = labels[_FINE // 2 :: _FINE, _FINE // 2 :: _FINE]
     h, w = middles.shape
     right, down = np.linspace(-1, 1, w, dtype=np.float32)[None], np.linspace(-1, 1, h, dtype=np.float32)[:, None]
-    shaded = colour + (style.shade[0] * right + style.shade[1] * down)[..., None] * coverage[..., None]
-    return Drawing(window, shaded.astype(np.float32), coverage, *_split_holes(middles))
+    shade = np.float32(style.shade[0]) * right + np.float32(style.shade[1]) * down
+    return Drawing(window, colour + (shade * coverage)[..., None], coverage, *_split_holes(middles))

@@ -15,15 +15,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+from scipy import ndimage  # type: ignore[import-untyped]
 
-from sam4mllm_tool.embedded.everyday.arrangement import LabelMaps, Plan
+from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
 from sam4mllm_tool.embedded.everyday.recipe import HOLE, ObjectRecipe, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
-from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, draw_individual
+from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, Labels, draw_individual
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
-from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask
 
 __all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "SceneRegion", "draw_scene"]
@@ -165,40 +165,64 @@ def _cast_shadow(image: FloatImage, drawing: Drawing, shadow: tuple[float, float
     image[y1:y2, x1:x2] *= 1 - dark[..., None]
 
 
-def _describe(
-    plan: Plan, maps: LabelMaps
-) -> tuple[tuple[EverydayObject, ...], tuple[ObjectPart, ...], frozenset[tuple[int, str]], Relations]:
+_Description: TypeAlias = tuple[tuple[EverydayObject, ...], tuple[ObjectPart, ...], frozenset[tuple[int, str]], Relations]
+
+
+def _describe(plan: Plan, maps: LabelMaps) -> _Description:
     """Describe the objects and parts by what the coarse raster shows, with boxes from the image's own pixels."""
-    coarse = plan.rasterize()
-    objects, object_parts, clipped = [], [], set()
-    boxes = np.array([_measure(coarse.instances == i + 1) for i in range(len(plan.objects))])
-    counts = np.bincount(coarse.parts.ravel(), minlength=coarse.first[-1] + 1)
+    coarse, side = plan.rasterize(), len(maps.instances)
+    measured, boxes = _find_boxes(coarse.instances, PLAN_SIDE, 1), _find_boxes(maps.instances, side, side)
+    visible = np.bincount(coarse.instances.ravel(), minlength=len(plan.objects) + 1)[1:].tolist()
     stamps = zip(plan.layers, plan.stamps, strict=True)
     full = {layer.number: int((parts > 0).sum()) for layer, (_, parts, _) in stamps if not layer.front}
+    objects = []
     for i, obj in enumerate(plan.objects):
-        x1, y1, x2, y2 = boxes[i].tolist()
-        share = int((coarse.instances == i + 1).sum()) / full[i]
-        box = _find_box(maps.instances == i + 1, boxes[i])
-        style, centre = obj.style, ((x1 + x2) / 2, (y1 + y2) / 2)
+        box, style = measured[i + 1], obj.style
         second = style.second if style.pattern != "plain" or obj.recipe.has_second else None
-        noun, extent, size = obj.recipe.name, (x2 - x1, y2 - y1), obj.pose.size
-        objects.append(EverydayObject(noun, style.colour, style.pattern, centre, extent, size, second, min(1.0, share), box))
+        objects.append(
+            EverydayObject(
+                noun=obj.recipe.name,
+                colour=style.colour,
+                pattern=style.pattern,
+                centre=_find_middle(box),
+                extent=(box.width, box.height),
+                size=obj.pose.size,
+                second=second,
+                visible=min(1.0, visible[i] / full[i]),
+                box=boxes[i + 1],
+            )
+        )
+    relations = judge_relations(plan, np.array([measured[i + 1] for i in range(len(objects))]))
+    return tuple(objects), *_describe_parts(plan, maps, coarse), relations
+
+
+def _describe_parts(
+    plan: Plan, maps: LabelMaps, coarse: LabelMaps
+) -> tuple[tuple[ObjectPart, ...], frozenset[tuple[int, str]]]:
+    """Return the parts that are large enough, and the owners and names of those that are visible but too small."""
+    object_parts, clipped, side = [], set(), len(maps.parts)
+    measured, boxes = _find_boxes(coarse.parts, PLAN_SIDE, 1), _find_boxes(maps.parts, side, side)
+    counts = np.bincount(coarse.parts.ravel(), minlength=coarse.first[-1] + 1)
+    for i, obj in enumerate(plan.objects):
         holes = {piece.label for piece in obj.individual.pieces if piece.colour == HOLE}
         for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
-            if counts[number] >= _MIN_PART:
-                x1, y1, x2, y2 = measured = _measure(coarse.parts == number)
-                middle, box = (float(x1 + x2) / 2, float(y1 + y2) / 2), _find_box(maps.parts == number, measured)
-                object_parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, box))
+            if counts[number] >= _MIN_PART and number in boxes:
+                middle = _find_middle(measured[number])
+                object_parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, boxes[number]))
             elif counts[number]:
                 clipped.add((i, name_part(label)))
-    return tuple(objects), tuple(object_parts), frozenset(clipped), judge_relations(plan, boxes)
+    return tuple(object_parts), frozenset(clipped)
 
 
-def _measure(mask: Mask) -> npt.NDArray[np.float64]:
-    """Return the box of the pixels in units of the raster's side."""
-    return np.array(mask_to_box(mask)) / len(mask)
+def _find_boxes(labels: Labels, side: int, unit: int) -> dict[int, Box]:
+    """Return the box around the pixels of each number but 0, in units of which the image's side has `unit`."""
+    slices_by_number = enumerate(ndimage.find_objects(labels), start=1)
+    scale = unit / side
+    return {
+        number: Box(columns.start * scale, rows.start * scale, columns.stop * scale, rows.stop * scale)
+        for number, (rows, columns) in ((number, slices) for number, slices in slices_by_number if slices is not None)
+    }
 
 
-def _find_box(mask: Mask, coarse: npt.NDArray[np.float64]) -> Box:
-    """Return the box of the pixels; of none, which outlines can cause in a small image, the coarse one's."""
-    return mask_to_box(mask) if mask.any() else Box(*(coarse * len(mask)).tolist())
+def _find_middle(box: Box) -> tuple[float, float]:
+    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2
