@@ -5,6 +5,8 @@ model, takes images, and gives probabilities. All requests run on one event loop
 """
 
 import asyncio
+import math
+import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,6 +54,9 @@ _TEST_REQUEST = ChatRequest((Turn("user", "Is there a red square in this image? 
 _NO_KEY = "none"
 """Sent where there is no key: the client wants one, local servers ignore it."""
 
+_LEAST = {"timeout_s": 0.001, "retries": 0, "concurrency": 1, "votes": 0, "max_pixels": MIN_PIXELS}
+"""Least values of the options."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServerOptions:
@@ -74,9 +79,32 @@ class ServerOptions:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        for name, least in (("timeout_s", 0.001), ("retries", 0), ("concurrency", 1), ("votes", 0), ("max_pixels", MIN_PIXELS)):
-            if getattr(self, name) < least:
+        for name, least in _LEAST.items():
+            if not least <= getattr(self, name) < math.inf:
                 raise ValueError(f"expected {name} from {least:g} on, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_environment(cls, *, max_pixels: int | None = None) -> "ServerOptions":
+        """Return the options that SAM4MLLM_SERVER_TIMEOUT_S, _RETRIES, _CONCURRENCY and _VOTES set; the defaults of others.
+
+        Args:
+            max_pixels: By default one megapixel.
+
+        Raises:
+            SpecError: Names the variable whose value can't be used.
+        """
+        values: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max(max_pixels, MIN_PIXELS)}
+        for name in ("timeout_s", "retries", "concurrency", "votes"):
+            variable = f"SAM4MLLM_SERVER_{name.upper()}"
+            if text := os.environ.get(variable, "").strip():
+                kind: type[float] = float if name == "timeout_s" else int
+                try:
+                    values[name] = kind(text)
+                    cls(**{name: values[name]})
+                except ValueError as error:
+                    number = f"{'number' if kind is float else 'whole number'} from {_LEAST[name]:g} on"
+                    raise SpecError(f"expected {variable} as a {number}, got {quote_text(text)}") from error
+        return cls(**values)
 
 
 class OpenAICompatibleMLLM:
@@ -124,12 +152,12 @@ class OpenAICompatibleMLLM:
     def load(
         cls, remote: RemoteSpec, *, name: str, dialect: Dialect | None = None, max_pixels: int | None = None
     ) -> "OpenAICompatibleMLLM":
-        """Connect to the server of a spec, and learn what it can do.
+        """Connect to the server of a spec, and learn what it can do. The environment sets the options.
 
         Raises:
             SpecError: The model can't be used there; in one line that says what to do.
         """
-        options = ServerOptions() if max_pixels is None else ServerOptions(max_pixels=max(max_pixels, MIN_PIXELS))
+        options = ServerOptions.from_environment(max_pixels=max_pixels)
         mllm = cls(remote.model, remote.url, name=name, dialect=dialect, options=options)
         mllm.check()
         return mllm

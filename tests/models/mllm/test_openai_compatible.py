@@ -716,6 +716,34 @@ def test_the_key_comes_from_the_environment(name: str, monkeypatch: pytest.Monke
         load_mllm(f"openai:m@{server.url}")
 
 
+def test_the_environment_sets_how_a_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("TIMEOUT_S", "0.5"), ("RETRIES", "0"), ("CONCURRENCY", "3"), ("VOTES", "2")):
+        monkeypatch.setenv(f"SAM4MLLM_SERVER_{name}", value)
+    assert ServerOptions.from_environment() == ServerOptions(timeout_s=0.5, retries=0, concurrency=3, votes=2)
+    with serve(lambda _: "Yes", models=["m"]) as server:
+        (reply,) = load_mllm(f"openai:m@{server.url}").reply(square(), POINTS[:1])
+    assert reply.label_probabilities == ((1.0, 0.0),), "by votes"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("TIMEOUT_S", "soon", "as a number from 0.001 on, got 'soon'"),
+        ("TIMEOUT_S", "0", "as a number from 0.001 on, got '0'"),
+        ("TIMEOUT_S", "nan", "as a number from 0.001 on, got 'nan'"),
+        ("RETRIES", "1.5", "as a whole number from 0 on, got '1.5'"),
+        ("CONCURRENCY", "0", "as a whole number from 1 on, got '0'"),
+        ("VOTES", "-1", "as a whole number from 0 on, got '-1'"),
+    ],
+)
+def test_a_bad_value_in_the_environment_is_one_line(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SAM4MLLM_SERVER_{name}", value)
+    with pytest.raises(SpecError, match=f"^expected SAM4MLLM_SERVER_{name} {message}$"):
+        load_mllm("openai:m@http://localhost:9/v1")
+
+
 # Secrets ---------------------------------------------------------------------------------------------------------------
 
 
