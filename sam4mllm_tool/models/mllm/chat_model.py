@@ -39,6 +39,11 @@ from sam4mllm_tool.types import Image, Labels, Question, Reply, Tokens, Turn
 __all__ = ["ChatModelMLLM", "name_chat_model"]
 
 _ALTERNATIVES = 20
+_REFUSED = re.compile(
+    r"logprob|(?:unsupported|unknown|unexpected|unrecognized|extra) (?:\w+ )?(?:parameter|value|argument|field|input)",
+    re.IGNORECASE,
+)
+"""What providers and their packages write about a setting that a model doesn't take."""
 _TEST_QUESTION = Question((Turn("user", "Is there a red square in this image? Answer Yes or No."),), Labels(1, ("Yes", "No")))
 
 
@@ -162,6 +167,8 @@ class ChatModelMLLM:
                 message = self.model.invoke(messages, _silence(), **settings)
             except Exception as error:  # noqa: BLE001 - each provider raises its own
                 failure = self._describe(error)
+                if not _refuses_settings(error):
+                    break
                 continue
             return self._read(message, settings)
         raise BackendError(failure)
@@ -174,12 +181,14 @@ class ChatModelMLLM:
                 message = await self.model.ainvoke(messages, _silence(), **settings)
             except Exception as error:  # noqa: BLE001 - as in _ask
                 failure = self._describe(error)
+                if not _refuses_settings(error):
+                    break
                 continue
             return self._read(message, settings)
         raise BackendError(failure)
 
     def _list_settings(self, request: ChatRequest) -> list[dict[str, Any]]:
-        """Return the settings to try in turn: with probabilities, where the model may give them, then as the model is."""
+        """Return the settings to try: with probabilities, where the model may give them; as it is, where it refuses those."""
         scored = {"logprobs": True, "top_logprobs": _ALTERNATIVES}
         return [scored, {}] if self._features.gives_probabilities and not request.is_sampled else [{}]
 
@@ -193,6 +202,11 @@ class ChatModelMLLM:
     def _describe(self, error: Exception) -> str:
         reason = redact(f"{type(error).__name__}: {error}", *_list_secrets(self.model))
         return f"the chat model {quote_text(self._name)} failed to answer: {reason}"
+
+
+def _refuses_settings(error: Exception) -> bool:
+    """Whether an error is about the settings of a call; a limit, a time-out or a wrong key isn't."""
+    return getattr(error, "status_code", None) not in (401, 408, 429) and bool(_REFUSED.search(str(error)))
 
 
 def _silence() -> RunnableConfig:

@@ -210,8 +210,9 @@ class OpenAICompatibleMLLM:
             parameters |= {"model": self._model, "messages": messages}
             try:
                 completion = await self._client.chat.completions.create(**parameters)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = choose_rejected(str(error), names)
+            except (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError) as error:
+                # 403 is mostly about the account: it is a parameter's fault only where it says so.
+                refused = choose_rejected(str(error), names, is_named=isinstance(error, openai.PermissionDeniedError))
                 if not refused:
                     raise
                 rejected |= refused

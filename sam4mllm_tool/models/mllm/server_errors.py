@@ -1,6 +1,7 @@
 """What goes wrong with a server, in one line that names the cause and the cure, without the key and the image."""
 
 import os
+import re
 from typing import Any
 
 import openai
@@ -12,6 +13,9 @@ __all__ = ["KEY_VARIABLES", "describe_failure", "find_key"]
 
 KEY_VARIABLES = ("SAM4MLLM_API_KEY", "OPENAI_API_KEY")
 """Environment variables that may hold the key; the first that is set is sent."""
+
+_KEY = re.compile(r"key\b|\bauth|\bcredential|\btoken\b", re.IGNORECASE)
+"""How servers name the key that they refuse."""
 
 
 def find_key() -> tuple[str, str]:
@@ -44,6 +48,9 @@ def describe_failure(error: Exception, *, url: str, model: str, timeout_s: float
 
 def _describe_status(error: openai.APIStatusError, url: str, model: str, key_variable: str, reason: str) -> str:
     status = error.status_code
+    if status == 403 and not _KEY.search(reason):
+        hint = "" if key_variable else f"; if it wants a key, set {' or '.join(KEY_VARIABLES)} in the environment"
+        return f"the server at {url} doesn't allow the request for {quote_text(model)} (403): {reason}{hint}"
     if status in (401, 403):
         if key_variable:
             return f"the server at {url} refused the key in {key_variable} ({status}): set a valid one"

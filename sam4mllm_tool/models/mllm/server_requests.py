@@ -71,7 +71,7 @@ def build_parameters(
         elif name == "structured_outputs":
             extra[name] = _constrain(request)
         elif name == "chat_template_kwargs":
-            extra[name] = {"enable_thinking": False}
+            extra[name] = {"enable_thinking": False, "thinking": False}
         elif name == "logprobs":
             parameters[name] = True
         elif name == "temperature":
@@ -88,15 +88,16 @@ def _constrain(request: ChatRequest) -> dict[str, Any]:
     return {"regex": f"({'|'.join(map(re.escape, request.words))}){{{request.count}}}"}
 
 
-def choose_rejected(message: str, names: Sequence[str]) -> frozenset[str]:
+def choose_rejected(message: str, names: Sequence[str], *, is_named: bool = False) -> frozenset[str]:
     """Return which of the optional parameters of a refused request to leave out; none where there are none.
 
     Args:
         message: What the server said; parameters that it names are meant.
         names: The optional parameters of the request.
+        is_named: Whether to leave out none that the message doesn't name, rather than the least common.
     """
     named = [name for name in names if re.search(rf"\b{name.partition('=')[0]}\b", message)]
-    return frozenset(named or names[:1])
+    return frozenset(named or names[: 0 if is_named else 1])
 
 
 def read_completion(completion: Any, *, keeps_tokens: bool = True) -> ChatAnswer:

@@ -76,8 +76,9 @@ BY_MODEL_NAME = {
     "llava": LLAVA,
     "qwen2vl": QWEN2_VL,
     "qwen25vl": QWEN2_5_VL,
-    "qwen3vl": QWEN3_VL,
-    "qwen35": QWEN3_VL,
+    r"qwen[3-9]\d?(?:vl|omni)": QWEN3_VL,
+    "qwen3[56]": QWEN3_VL,
+    "qwenvlmax": QWEN3_VL,
     "internvl": INTERNVL,
     "glm4v": GLM4V,
     "glm41v": GLM4V,
@@ -102,7 +103,8 @@ BY_MODEL_NAME = {
     "gpt4": GPT,
     "gpt5": GPT,
 }
-"""What the names of a family's models contain, in small letters and digits alone: "Qwen/Qwen2.5-VL-7B" has "qwen25vl".
+"""Regular expressions of what the names of a family's models contain, in small letters and digits alone: "Qwen/Qwen2.5-VL-7B"
+has "qwen25vl".
 
 The first that fits counts: PaliGemma 3B has "gemma3" too.
 """
@@ -120,5 +122,7 @@ def find_by_config(config: Mapping[str, Any]) -> Dialect | None:
 
 def find_by_model_name(name: str) -> Dialect | None:
     """Return the dialect of the family that a model's name names, however the server spells it; None for any other name."""
+    if re.match(r"(?:.*/)?o[1-9](?![a-z0-9.])", name.lower()):  # OpenAI's "o3" and "o4-mini": too short to look for anywhere
+        return GPT
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
-    return next((dialect for part, dialect in BY_MODEL_NAME.items() if part in plain), None)
+    return next((dialect for pattern, dialect in BY_MODEL_NAME.items() if re.search(pattern, plain)), None)

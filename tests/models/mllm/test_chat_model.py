@@ -112,6 +112,46 @@ def test_a_model_that_refuses_probabilities_is_asked_without_them_from_then_on()
     assert calls == [{"logprobs": True, "top_logprobs": 20}, {}, {}]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    "failure", ["Error code: 429 - rate limit reached", "Request timed out.", "Error code: 401 - wrong key"]
+)
+async def test_a_passing_failure_does_not_end_the_probabilities(failure: str, is_async: bool) -> None:
+    calls: list[dict[str, Any]] = []
+
+    def answer(_: list[BaseMessage], **settings: Any) -> AIMessage:
+        calls.append(settings)
+        if len(calls) == 1:
+            raise RuntimeError(failure)
+        return score("Yes", Yes=-0.1, No=-2.0)
+
+    mllm = ChatModelMLLM(ScoringChatModel(function=answer))
+    with pytest.raises(BackendError, match=failure):
+        _ = await mllm.areply(IMAGE, POINTS[:1]) if is_async else mllm.reply(IMAGE, POINTS[:1])
+    (reply,) = await mllm.areply(IMAGE, POINTS[:1]) if is_async else mllm.reply(IMAGE, POINTS[:1])
+    assert reply.label_probabilities is not None
+    assert calls == [{"logprobs": True, "top_logprobs": 20}] * 2, "it is not asked as it is"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "Error code: 403 - You are not allowed to request logprobs from this model",
+        "Logprobs is not enabled for models/gemini-3-pro",
+        "Error code: 400 - Unsupported parameter: 'top_k' is not supported with this model",
+        "_generate() got an unexpected keyword argument 'top_logprobs'",
+        "messages.create: extra inputs are not permitted",
+    ],
+)
+def test_a_setting_that_a_model_refuses_is_left_out(failure: str) -> None:
+    def answer(_: list[BaseMessage], **settings: Any) -> str:
+        if settings:
+            raise RuntimeError(failure)
+        return "Yes"
+
+    assert ChatModelMLLM(ScoringChatModel(function=answer)).reply(IMAGE, POINTS[:1])[0].text == "Yes"
+
+
 def test_without_probabilities_the_points_are_one_question_and_confidence_is_unknown() -> None:
     questions: list[str] = []
 

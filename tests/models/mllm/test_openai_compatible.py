@@ -246,6 +246,38 @@ def test_what_a_server_refuses_is_left_out_from_then_on(names: tuple[str, ...]) 
     assert mllm.greedy == ("temperature" not in names)
 
 
+NO_LOGPROBS = (403, {"error": {"message": "You are not allowed to request logprobs from this model", "code": None}}, {})
+"""OpenAI's answer for models that reason."""
+
+
+def test_a_parameter_that_the_model_may_not_be_asked_for_is_left_out_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serve(
+        lambda each: NO_LOGPROBS if "logprobs" in each.body else numbered("1. Yes\n2. No")(each), models=["m"]
+    ) as server:
+        mllm = load_mllm(f"openai:m@{server.url}")
+        connected = len(server.exchanges)
+        replies = mllm.reply(square(), POINTS[:2])
+    assert [reply.text for reply in replies] == ["Yes", "No"]
+    assert all(reply.label_probabilities is None for reply in replies)
+    assert len(server.exchanges) == connected + 1
+
+
+def test_a_refusal_of_permission_that_names_no_parameter_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    answer: Response = (403, {"error": {"message": "Country not supported"}}, {})
+    message = r"doesn't allow the request for 'm' \(403\): Country not supported$"
+    with serve(lambda _: answer, models=["m"]) as server, pytest.raises(SpecError, match=message):
+        load_mllm(f"openai:m@{server.url}")
+    assert len(server.exchanges) == 2, "the list of models, and one question"
+
+
+def test_all_names_of_the_switch_for_thinking_are_sent() -> None:
+    with serve(yes_or_no) as server:
+        connect(server).reply(square(), POINTS[:1])
+    assert server.exchanges[0].body["chat_template_kwargs"] == {"enable_thinking": False, "thinking": False}
+
+
 def test_a_server_that_gives_fewer_alternatives_is_asked_for_fewer() -> None:
     def answer(exchange: Exchange) -> Response | dict[str, object]:
         if exchange.body["top_logprobs"] > 5:
@@ -323,7 +355,7 @@ def test_a_server_that_never_answers_by_numbers_is_asked_so_once() -> None:
         mllm = connect(server)
         for _ in range(3):
             mllm.reply(square(), POINTS)
-    assert sum("on a line of its own" in exchange.last_text for exchange in server.exchanges) <= 1
+    assert sum("on a line of its own" in exchange.last_text for exchange in server.exchanges) == 1
 
 
 def test_votes_estimate_a_probability_only_where_they_are_wanted() -> None:
@@ -478,12 +510,14 @@ def test_a_busy_server_is_asked_again_when_it_says(status: int) -> None:
         ((500, {"error": "out of memory"}, {}), r"failed to answer for 'm' \(500\): out of memory"),
         ((502, "<html>bad gateway</html>", {}), r"\(502\): the server gave no reason"),
         ((401, {"error": {"message": "no"}}, {}), r"wants a key \(401\): set SAM4MLLM_API_KEY or OPENAI_API_KEY"),
+        ((403, {"error": {"message": "Invalid API key"}}, {}), r"wants a key \(403\): set SAM4MLLM_API_KEY or OPENAI_API_KEY"),
+        ((403, "Forbidden", {}), r"doesn't allow the request for 'm' \(403\): .*; if it wants a key, set SAM4MLLM_API_KEY or"),
         ((200, "<html>hello</html>", {}), "gave no answer of an OpenAI-compatible API"),
         ((200, {"choices": []}, {}), "gave no answer of an OpenAI-compatible API"),
         ((200, {"hello": "world"}, {}), "gave no answer of an OpenAI-compatible API"),
         ((200, '{"choices": [{"mess', {"Content-Type": "application/json"}), "gave no answer of an OpenAI-compatible API"),
     ],
-    ids=["limit", "error", "gateway", "key", "HTML", "no choice", "other JSON", "half a JSON"],
+    ids=["limit", "error", "gateway", "key", "wrong key", "forbidden", "HTML", "no choice", "other JSON", "half a JSON"],
 )
 def test_a_failure_is_one_line(answer: Response, message: str) -> None:
     with serve(lambda _: answer) as server, pytest.raises(BackendError, match=message) as caught:
@@ -669,13 +703,19 @@ def test_the_key_comes_from_the_environment(name: str, monkeypatch: pytest.Monke
 # Secrets ---------------------------------------------------------------------------------------------------------------
 
 
-def echo(exchange: Exchange) -> Response | dict[str, object]:
-    """Send back all that came, as a careless server may."""
-    return 500, {"error": {"message": f"{exchange.headers} {exchange.body}"}}, {}
+def echo_headers(exchange: Exchange) -> Response | dict[str, object]:
+    """Send back the headers, as a careless server may; the key first, since messages are cut."""
+    return 500, {"error": {"message": f"{exchange.headers.get('authorization')} {exchange.headers}"}}, {}
 
 
+def echo_body(exchange: Exchange) -> Response | dict[str, object]:
+    """Send back the question with its image."""
+    return 500, {"error": {"message": str(exchange.body.get("messages"))}}, {}
+
+
+@pytest.mark.parametrize("echo", [echo_headers, echo_body])
 def test_neither_the_key_nor_the_image_is_in_errors_and_logs(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    echo: Callable[[Exchange], Response], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("SAM4MLLM_API_KEY", KEY)
     caplog.set_level(logging.DEBUG)
