@@ -27,6 +27,7 @@ def create_segmentation_agent(
     model: str | BaseChatModel,
     *,
     mllm: str | BaseChatModel | None = None,
+    segmenter: str | None = None,
     toolkit: Sam4MllmToolkit | None = None,
     tools: Sequence[BaseTool] = (),
     middleware: Sequence[AgentMiddleware[Any, Any, Any]] = (),
@@ -39,8 +40,10 @@ def create_segmentation_agent(
         model: A chat model or its spec, as in "openai:gpt-5".
         mllm: The MLLM of the tools, by default the environment's, else the embedded one: a spec, or a chat model that takes
             images. `model` itself makes the agent's own model the MLLM, so that nothing else is hosted but the segmenter.
-        toolkit: The segmentation tools, if they need other settings; it has its own `mllm`. By default the models are loaded
-            on first use. Images of messages go into its store.
+        segmenter: The segmenter of the tools, a spec; by default the environment's, else the embedded one, which knows drawn
+            scenes only.
+        toolkit: The segmentation tools, if they need other settings; it has its own `mllm` and `segmenter`. By default the
+            models are loaded on first use. Images of messages go into its store.
         tools: Tools of your own besides these.
         middleware: Middleware of your own, after the one that takes images out of messages.
         system_prompt: The chat model's instructions.
@@ -48,11 +51,12 @@ def create_segmentation_agent(
 
     Raises:
         SpecError: The chat model can't be loaded.
-        ValueError: Both `mllm` and `toolkit` are given.
+        ValueError: Besides `toolkit`, `mllm` or `segmenter` is given.
     """
-    if mllm is not None and toolkit is not None:
-        raise ValueError("expected either mllm or toolkit, got both: give the toolkit this MLLM")
-    toolkit = Sam4MllmToolkit(mllm=mllm) if toolkit is None else toolkit
+    for name, spec in {"mllm": mllm, "segmenter": segmenter}.items():
+        if spec is not None and toolkit is not None:
+            raise ValueError(f"expected either {name} or toolkit, got both: give the toolkit this {name}")
+    toolkit = Sam4MllmToolkit(mllm=mllm, segmenter=segmenter) if toolkit is None else toolkit
     images = ImageMiddleware(toolkit.image_store, policy=toolkit.policy)
     agent = create_agent(
         load_chat_model(model) if isinstance(model, str) else model,

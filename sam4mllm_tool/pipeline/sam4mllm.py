@@ -21,6 +21,7 @@ from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
+from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
@@ -83,6 +84,7 @@ class Sam4Mllm:
         self.mllm, self.segmenter = mllm, segmenter
         self.dialect, self.calibration = dialect, calibration
         self.config = config.override(settings)
+        self._scene_check: SceneCheck | None = None
         self._hook_factories: tuple[RunHookFactory, ...] = ()
 
     @classmethod
@@ -134,13 +136,15 @@ class Sam4Mllm:
         else:
             dialect = dialect if isinstance(dialect, Dialect) else find_dialect(mllm, dialect)
             loaded_mllm = load_mllm(mllm, dialect=dialect, options=options)
-        return cls(
+        models = cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),
             dialect=_fit_dialect(dialect, loaded_mllm),
             calibration=find_calibration(spec) if calibration is None else calibration,
             config=config,
         )
+        models._scene_check = SceneCheck.for_pair(loaded_mllm, segmenter)
+        return models
 
     def use(self, adapter: str) -> "Sam4Mllm":
         """Return the same models with an adapter on the MLLM's base, asked and calibrated as the files beside the adapter say.
@@ -334,10 +338,12 @@ class Sam4Mllm:
         return [SegmentedObject(proposal.mask, ObjectPrompt(proposal.box), proposal.score) for proposal in proposals]
 
     def _check_image(self, image: Image, request: MLLMRequest) -> tuple[str, ...]:
-        """The MLLM's warning about a whole image, where it has one."""
-        check: Callable[[Image], str | None] | None = getattr(self.mllm, "check_image", None)
-        warning = check(image) if check is not None and request.transform is None else None
-        return () if warning is None else (warning,)
+        """The warnings about a whole image: the MLLM's, and that of an embedded segmenter behind another MLLM."""
+        if request.transform is not None:
+            return ()
+        checks = [getattr(model, "check_image", None) for model in (self.mllm, self._scene_check)]
+        warnings = [check(image) for check in checks if check is not None]
+        return tuple(warning for warning in warnings if warning is not None)
 
     def _reply_response(
         self, request: MLLMRequest, replies: Sequence[object], began: float, warnings: tuple[str, ...]

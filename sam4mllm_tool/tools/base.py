@@ -73,10 +73,11 @@ class SharedModels:
 
     Args:
         mllm: As in `Sam4Mllm.load`.
+        segmenter: As in `Sam4Mllm.load`.
     """
 
-    def __init__(self, mllm: Any = None) -> None:
-        self._mllm = mllm
+    def __init__(self, mllm: Any = None, segmenter: str | None = None) -> None:
+        self._mllm, self._segmenter = mllm, segmenter
         self._lock = threading.Lock()
         self._models: Sam4Mllm | None = None
 
@@ -84,7 +85,8 @@ class SharedModels:
         """Return the models; the first call loads them with `Sam4Mllm.load` and raises what that raises."""
         with self._lock:
             if self._models is None:
-                self._models = Sam4Mllm.load() if self._mllm is None else Sam4Mllm.load(self._mllm)
+                specs = {"mllm": self._mllm, "segmenter": self._segmenter}
+                self._models = Sam4Mllm.load(**{name: spec for name, spec in specs.items() if spec is not None})
             return self._models
 
     def __copy__(self) -> "SharedModels":
@@ -93,14 +95,15 @@ class SharedModels:
     def __deepcopy__(self, memo: dict[int, Any]) -> "SharedModels":
         return self
 
-    def __reduce__(self) -> tuple[type["SharedModels"], tuple[Any]]:
-        return SharedModels, (self._mllm,)
+    def __reduce__(self) -> tuple[type["SharedModels"], tuple[Any, str | None]]:
+        return SharedModels, (self._mllm, self._segmenter)
 
 
-def require_either(sam4mllm: Sam4Mllm | None, mllm: object) -> None:
-    """Raise ValueError where both loaded models and an MLLM to load are given."""
-    if sam4mllm is not None and mllm is not None:
-        raise ValueError("expected either sam4mllm, loaded models, or mllm, got both: build the models with this MLLM")
+def require_either(sam4mllm: Sam4Mllm | None, **to_load: object) -> None:
+    """Raise ValueError where both loaded models and models to load are given."""
+    for name, model in to_load.items():
+        if sam4mllm is not None and model is not None:
+            raise ValueError(f"expected either sam4mllm, loaded models, or {name}, got both: build the models with this {name}")
 
 
 def describe_faults(error: ValidationError) -> str:
@@ -156,6 +159,7 @@ class Sam4MllmTool(BaseTool):
         sam4mllm: The loaded models. None: `Sam4Mllm.load` is called on first use.
         mllm: Which MLLM that loads: a spec, or a chat model that takes images, such as the agent's own. By default the
             environment's.
+        segmenter: Which segmenter that loads, a spec; by default the environment's.
         method: How an expression is asked about, in tools that do so in one call. By default `adaptive`: an agent has to know
             how sure a result is, which the paper's methods don't say.
         policy: Which images may be opened besides those of the conversation.
@@ -171,6 +175,7 @@ class Sam4MllmTool(BaseTool):
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
     mllm: Any = Field(default=None, exclude=True)
+    segmenter: str | None = None
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
@@ -180,8 +185,8 @@ class Sam4MllmTool(BaseTool):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
-        require_either(self.sam4mllm, self.mllm)
-        self._shared = SharedModels(self.mllm)
+        require_either(self.sam4mllm, mllm=self.mllm, segmenter=self.segmenter)
+        self._shared = SharedModels(self.mllm, self.segmenter)
 
     @property
     @deprecated("`pictures` is now `image_store`")

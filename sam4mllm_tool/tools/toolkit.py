@@ -34,6 +34,7 @@ class Sam4MllmToolkit(BaseToolkit):
         sam4mllm: The loaded models. None: `Sam4Mllm.load` is called on first use.
         mllm: Which MLLM that loads: a spec, or a chat model that takes images, such as the agent's own. By default the
             environment's.
+        segmenter: Which segmenter that loads, a spec; by default the environment's.
         method: How an expression is asked about, as for a single tool.
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept: the store of its `ImageMiddleware`.
@@ -44,6 +45,7 @@ class Sam4MllmToolkit(BaseToolkit):
 
     sam4mllm: Sam4Mllm | None = Field(default=None, exclude=True)
     mllm: Any = Field(default=None, exclude=True)
+    segmenter: str | None = None
     method: Method = "adaptive"
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
@@ -53,8 +55,8 @@ class Sam4MllmToolkit(BaseToolkit):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
-        require_either(self.sam4mllm, self.mllm)
-        self._shared = SharedModels(self.mllm)
+        require_either(self.sam4mllm, mllm=self.mllm, segmenter=self.segmenter)
+        self._shared = SharedModels(self.mllm, self.segmenter)
 
     @property
     @deprecated("`pictures` is now `image_store`")
@@ -67,6 +69,7 @@ class Sam4MllmToolkit(BaseToolkit):
         settings: dict[str, Any] = {
             "sam4mllm": self.sam4mllm,
             "mllm": self.mllm,
+            "segmenter": self.segmenter,
             "method": self.method,
             "policy": self.policy,
             "image_store": self.image_store,

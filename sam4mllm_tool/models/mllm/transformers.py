@@ -122,6 +122,11 @@ class TransformersMLLM:
         return self._name
 
     @property
+    def domain(self) -> ImageDomain | None:
+        """The images that it was trained on, where that is known."""
+        return self._domain
+
+    @property
     def resizing(self) -> tuple[int, int, int] | None:
         """How images are resized: (multiple of both sides, least pixels, most pixels); None for families with another rule."""
         return self._renderer.resizing
