@@ -1,4 +1,4 @@
-"""Boxes as the families themselves write them, from their own documentation and not from our codecs: to test these by."""
+"""Boxes as the families write them, by their own documentation where it says so, and not by our codecs: to test these by."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -70,4 +70,4 @@ NATIVE_ANSWERS: dict[str, Answer] = {
     "claude": lambda box, size: f'[{{"box": {_shrunk(box, size)}, "label": "ring"}}]',
     "gpt": lambda box, _: f'[{{"box": {[round(value) for value in box]}, "label": "ring"}}]',
 }
-"""By the name of the dialect."""
+"""By the dialect's name. Those of Idefics, Mistral, Kimi, Claude and GPT are assumptions, with no published format behind."""

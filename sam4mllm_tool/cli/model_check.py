@@ -41,15 +41,20 @@ def check_mllm(spec: str, dialect_name: str | None, options: LoadOptions) -> boo
     """
     from sam4mllm_tool.models.metadata import find_dialect
     from sam4mllm_tool.models.mllm import load_mllm
+    from sam4mllm_tool.models.probing.first_use import load_with_dialect
 
     began = time.perf_counter()
-    dialect = find_dialect(spec, dialect_name)
-    mllm = load_mllm(spec, dialect=dialect, options=options)
+    if dialect_name is None:
+        mllm, dialect = load_with_dialect(spec, options)
+    else:
+        dialect = find_dialect(spec, dialect_name)
+        mllm = load_mllm(spec, dialect=dialect, options=options)
     resizing, pads_images = getattr(mllm, "resizing", None), getattr(mllm, "pads_images", False)
     dialect = dialect.for_model(resizing, pads_images=pads_images)
     loaded = time.perf_counter()
+    source = "as given" if dialect_name else _find_source(spec, getattr(mllm, "version", None), dialect)
     _print_row("MLLM", spec)
-    _print_row("dialect", f"{dialect.name}, {_find_source(spec, dialect_name, dialect)}")
+    _print_row("dialect", f"{dialect.name}, {source}")
     is_readable, rows = _ask(mllm, dialect, draw_scene(TEST_SEEDS))
     answered = time.perf_counter()
     _print_row("frame", describe_frame(dialect, Size(256, 256)))
@@ -130,14 +135,14 @@ def _describe_confidence(mllm: MLLM, label_replies: Sequence[Reply]) -> tuple[st
     return "confidence", str(getattr(mllm, "confidence_source", reported))
 
 
-def _find_source(spec: str, name: str | None, dialect: Dialect) -> str:
-    from sam4mllm_tool.models.metadata import find_probed_dialect, find_trained_dialect
+def _find_source(spec: str, version: str | None, dialect: Dialect) -> str:
+    from sam4mllm_tool.models.metadata import find_probed_dialect, find_trained_dialect, read_metadata
 
-    if name is not None:
-        return "as given"
-    if find_trained_dialect(spec):
+    if read_metadata(spec, "dialect.json", Dialect.from_json):
         return "from the dialect.json beside the weights"
-    if find_probed_dialect(spec):
+    if find_trained_dialect(spec):
+        return "that of the published adapter, which has the same base"
+    if find_probed_dialect(spec, version):
         return "as sam4mllm probe measured"
     return "for any model" if dialect.name == PLAIN.name else "that of the model's family"
 

@@ -52,7 +52,7 @@ SegmenterOption = Annotated[
     typer.Option(
         "--segmenter",
         metavar="SPEC",
-        help=f"Segment Anything model: {_SPEC}.",
+        help=f"Segment Anything model: {_SPEC}. Or a file as Meta released it: segment-anything:vit_h@FILE.",
         show_default="$SAM4MLLM_SEGMENTER, or else embedded",
     ),
 ]

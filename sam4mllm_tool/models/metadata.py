@@ -12,7 +12,7 @@ from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
 from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
-from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
+from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
 from sam4mllm_tool.text import suggest_name
 
@@ -28,13 +28,16 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_RELEASED_BASE = "llama3-llava-next-8b"
+"""In the name of the published adapter's base, and of its converted copy."""
 
 
 def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     """Return the dialect in which to ask a model.
 
-    That is the one called `name`, else the dialect.json beside the weights, which says how they were trained, else the one that
-    was measured for the model (`sam4mllm probe`), else the model family's own, else `plain`.
+    That is the one called `name`, else the dialect.json beside the weights, which says how they were trained, else `released`
+    for an adapter of the published one's base, else the one that was measured for the model (`sam4mllm probe`), else the model
+    family's own, else `plain`.
 
     Args:
         mllm: Model spec; a hub id is looked up on the hub. A remote model's family is guessed by its name.
@@ -49,13 +52,25 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
 
 
 def find_trained_dialect(mllm: str) -> Dialect | None:
-    """Return the dialect.json beside a model's weights, or None. Raises SpecError as `find_dialect` does."""
-    return read_metadata(mllm, "dialect.json", Dialect.from_json)
+    """Return the dialect that a model was trained in, where that is known, or None. Raises SpecError as `find_dialect` does.
+
+    That is the dialect.json beside its weights, else `released` for an adapter of the published SAM4MLLM adapter's base, which
+    has no such file.
+    """
+    return read_metadata(mllm, "dialect.json", Dialect.from_json) or _find_released_dialect(mllm)
 
 
-def find_probed_dialect(mllm: str) -> Dialect | None:
-    """Return the dialect that was measured for a model and kept, or None. Raises SpecError as `find_dialect` does."""
-    return load_probed_dialect(identify_mllm(mllm)) if has_probed_dialects() else None
+def find_probed_dialect(mllm: str, version: str | None = None) -> Dialect | None:
+    """Return the dialect that was measured for a model and kept, or None.
+
+    Args:
+        mllm: Model spec.
+        version: As in `identify_mllm`.
+
+    Raises:
+        SpecError: As in `find_dialect`.
+    """
+    return load_probed_dialect(identify_mllm(mllm, version)) if has_probed_dialects() else None
 
 
 def list_candidate_dialects(mllm: str, name: str | None = None) -> tuple[Dialect, ...]:
@@ -98,6 +113,15 @@ def find_parts(mllm: str) -> tuple[str, str | None]:
 
     named = find_adapter_base(base)
     return (base, None) if named is None else (named, base)
+
+
+def _find_released_dialect(mllm: str) -> Dialect | None:
+    """Return the published adapter's dialect for an adapter whose adapter_config.json names the same base."""
+    if parse_remote_spec(mllm) or find_parts(mllm)[1] is None:
+        return None
+    config = read_metadata(mllm, "adapter_config.json", json.loads, adapter_only=True)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    return RELEASED if isinstance(base, str) and _RELEASED_BASE in base.lower() else None
 
 
 def _find_family_dialect(mllm: str) -> Dialect | None:

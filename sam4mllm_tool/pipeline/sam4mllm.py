@@ -20,7 +20,7 @@ from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, l
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm import load_mllm
-from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
+from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
@@ -156,13 +156,16 @@ class Sam4Mllm:
 
         Raises:
             SpecError: The MLLM can't switch adapters, or the adapter can't be loaded or doesn't fit.
+
+        Warns:
+            ModelWarning: Nothing says in which dialect the adapter was trained.
         """
         use: Callable[[str], MLLM] | None = getattr(self.mllm, "use", None)
         if use is None:
             raise SpecError(f"{self.mllm.name!r} can't switch adapters: expected a checkpoint that was loaded without one")
         models = copy.copy(self)
         models.mllm = use(adapter)
-        models.dialect = _fit_dialect(find_dialect(models.mllm.name), models.mllm)
+        models.dialect = _fit_dialect(find_adapter_dialect(models.mllm.name), models.mllm)
         models.calibration = find_calibration(models.mllm.name)
         return models
 

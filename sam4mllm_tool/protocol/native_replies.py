@@ -3,9 +3,10 @@
 Formats that can't be confused are read at once: JSON with `bbox_2d`, `box_2d` or bare lists of four numbers, in a code fence or
 not; `<box>[[...]]</box>`; `(x1,y1,x2,y2)`. Where the dialect writes `(x1,y1),(x2,y2)` or location tokens such as `<loc0012>`,
 those are read. What the numbers mean is the codec's alone. Families that answer with points in XML have a parser of their own
-(point_replies.py).
+(point_replies.py); `find_first_box`, which asks for no dialect, reads those, too.
 """
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from sam4mllm_tool.protocol.reply_parser import ReplyParser
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
-__all__ = ["NativeReplyParser", "find_first_box"]
+__all__ = ["NativeReplyParser", "find_first_box", "find_tagged_points"]
 
 _N = r"-?(?:\d{1,7}(?:\.\d{1,17})?|\.\d{1,17})"
 _SEPARATOR = r"(?:\s*+[,;]\s*+|\s++)"
@@ -44,17 +45,50 @@ _NONE = re.compile(
     r"|\[\s*\]\s*\}*\s*(?:```)?\s*$",
     re.IGNORECASE,
 )
+_TAG = re.compile(r"<points?\s[^<>]*+>?", re.IGNORECASE)
+_TAG_NUMBER = r"-?\d{1,7}(?:\.\d{1,17})?"
+_TAG_PAIR = re.compile(rf"\bx\d*\s*=\s*\"\s*({_TAG_NUMBER})\s*\"\s+y\d*\s*=\s*\"\s*({_TAG_NUMBER})\s*\"")
+_TAG_COORDS = re.compile(r"\bcoords\s*=\s*\"([^\"]*)(\"?)")
 _REFUSAL = re.compile(r"\b(?:sorry|cannot|can't|unable|won't|not able|as an ai)\b", re.IGNORECASE)
 
 
 def find_first_box(text: str) -> tuple[float, float, float, float] | None:
-    """Return the four numbers of the first box in a reply, in any format and whatever they count; None without a box."""
+    """Return the four numbers of the first box in a reply, in any format and whatever they count; None without a box.
+
+    A tag with several points is a box: its first two points are the corners.
+    """
     answer = _LABEL_TEXTS.sub("", strip_thought(text) or "")
-    matches = [match for pattern in (_CORNERS, _LOCATED_BOX) if (match := pattern.search(answer))]
-    if not matches:
+    boxes = [
+        (match.start(), re.findall(_N, _numbers(match)))
+        for pattern in (_CORNERS, _LOCATED_BOX)
+        if (match := pattern.search(answer))
+    ]
+    tagged = ((tag.start(), [*points[0], *points[1]]) for tag, points in find_tagged_points(answer) if len(points) > 1)
+    boxes += itertools.islice(tagged, 1)
+    if not boxes:
         return None
-    x1, y1, x2, y2 = map(float, re.findall(_N, _numbers(min(matches, key=lambda match: match.start()))))
+    x1, y1, x2, y2 = map(float, min(boxes)[1])
     return x1, y1, x2, y2
+
+
+def find_tagged_points(text: str) -> Iterator[tuple[re.Match[str], list[tuple[str, str]]]]:
+    """Yield the XML tags that have points, with the first and the second number of each point, as text.
+
+    The last tag may be cut off: then it doesn't end with ">".
+    """
+    for tag in _TAG.finditer(text):
+        if points := list(_find_pairs(tag[0])):
+            yield tag, points
+
+
+def _find_pairs(tag: str) -> Iterator[tuple[str, str]]:
+    yield from ((match[1], match[2]) for match in _TAG_PAIR.finditer(tag))
+    for listed in _TAG_COORDS.finditer(tag):
+        for image in re.split(r"[\t;:,]", listed[1]):
+            numbers = re.findall(_TAG_NUMBER, image)
+            start = 0 if listed[2] and len(numbers) % 3 == 0 else 1  # the image's number comes first, if it is written
+            complete = numbers if listed[2] else numbers[:-1]  # the last number may be cut off
+            yield from ((complete[i + 1], complete[i + 2]) for i in range(start, len(complete) - 2, 3))
 
 
 @dataclass(frozen=True)

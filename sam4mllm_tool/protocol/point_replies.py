@@ -7,20 +7,13 @@
 A tag with several points is a box where a box was asked for: the one around them.
 """
 
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol.native_replies import NativeReplyParser
+from sam4mllm_tool.protocol.native_replies import NativeReplyParser, find_tagged_points
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Question, Reply, Size
 
 __all__ = ["PointReplyParser"]
-
-_TAG = re.compile(r"<points?\s[^<>]*+>?", re.IGNORECASE)
-_NUMBER = r"-?\d{1,7}(?:\.\d{1,17})?"
-_PAIR = re.compile(rf"\bx\d*\s*=\s*\"\s*({_NUMBER})\s*\"\s+y\d*\s*=\s*\"\s*({_NUMBER})\s*\"")
-_LISTED = re.compile(r"\bcoords\s*=\s*\"([^\"]*)(\"?)")
 
 
 @dataclass(frozen=True)
@@ -57,23 +50,11 @@ class PointReplyParser(NativeReplyParser):
         """
         text = self.read_answer(question, reply)
         groups: list[tuple[list[Point], bool]] = []
-        for tag in _TAG.findall(text):
-            pairs = list(_find_pairs(tag))
+        for tag, pairs in find_tagged_points(text):
             points = [self._decode_point(",".join(pair), question, reply, size) for pair in pairs]
-            groups += [(points, tag.endswith(">"))] if points else []
+            groups.append((points, tag[0].endswith(">")))
         if not groups:
             if "<point" in text.lower():
                 raise ReplyError("a point has too few numbers, or the answer is cut off", question, reply)
             self._require_none(text, question, reply)
         return groups
-
-
-def _find_pairs(tag: str) -> Iterator[tuple[str, str]]:
-    """Yield x and y of each point of a tag, as text."""
-    yield from ((match[1], match[2]) for match in _PAIR.finditer(tag))
-    for listed in _LISTED.finditer(tag):
-        for image in re.split(r"[\t;:,]", listed[1]):
-            numbers = re.findall(_NUMBER, image)
-            start = 0 if listed[2] and len(numbers) % 3 == 0 else 1  # the image's number comes first, if it is written
-            complete = numbers if listed[2] else numbers[:-1]  # the last number may be cut off
-            yield from ((complete[i + 1], complete[i + 2]) for i in range(start, len(complete) - 2, 3))

@@ -1,9 +1,9 @@
-"""Write the table of model families into the documentation: `python -m tests.benchmarks.families`.
+"""Write the table of model families into the documentation: `PYTHONPATH=.venv/video python -m tests.benchmarks.families`.
 
 For each family: its dialect; the mean IoU between 50 boxes and what the dialect reads out of them as the family itself writes
 them, at five image sizes; whether labels of a tiny random checkpoint in the family's real format are those of full passes, all
 of a question in a sequence (joint) and one a question (each); and how often its language model reads the image for 25 points
-asked so. Most families need torchvision: run it with `PYTHONPATH=.venv/video`, as `make video` installs it. Two minutes.
+asked so. Most families need torchvision, which `make video` installs in that folder. Two minutes.
 """
 
 import argparse

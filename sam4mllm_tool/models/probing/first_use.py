@@ -1,13 +1,16 @@
 """Load a model with the dialect that fits it, and measure that dialect where it is wanted and not known yet."""
 
+import warnings
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sam4mllm_tool.errors import ModelWarning, quote_text
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import (
     find_dialect,
+    find_parts,
     find_probed_dialect,
     find_trained_dialect,
     identify_mllm,
@@ -16,14 +19,14 @@ from sam4mllm_tool.models.metadata import (
 from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, wrap_chat_model
 from sam4mllm_tool.models.probing.frame_fit import WHOLE_IMAGE
 from sam4mllm_tool.models.probing.measurement import ProbeReport, probe_mllm
-from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect, save_probed_dialect
+from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
-__all__ = ["keep_measured_dialect", "load_with_dialect", "measured_dialect", "wrap_with_dialect"]
+__all__ = ["find_adapter_dialect", "keep_measured_dialect", "load_with_dialect", "measured_dialect", "wrap_with_dialect"]
 
 
 def load_with_dialect(spec: str, options: LoadOptions, *, probe: bool = False) -> tuple[MLLM, Dialect]:
@@ -38,17 +41,42 @@ def load_with_dialect(spec: str, options: LoadOptions, *, probe: bool = False) -
         SpecError: The spec names nothing that can be loaded.
         MissingExtraError: A dependency is not installed.
         BackendError: The model failed, or the coordinate frame of its answers is in doubt.
+
+    Warns:
+        ModelWarning: As in `find_adapter_dialect`.
     """
     if parse_remote_spec(spec):
         return _load_remote(spec, options, probe=probe)
     if not probe:
-        dialect = find_dialect(spec)
+        dialect = find_adapter_dialect(spec)
         return load_mllm(spec, dialect=dialect, options=options), dialect
     if known := find_trained_dialect(spec) or find_probed_dialect(spec):
         return load_mllm(spec, dialect=known, options=options), known
     candidates = list_candidate_dialects(spec)
     mllm = load_mllm(spec, dialect=candidates[0], options=options)
     return mllm, _measure(spec, mllm, candidates)
+
+
+def find_adapter_dialect(spec: str) -> Dialect:
+    """Return the dialect of a checkpoint as `find_dialect` does, with a warning where an adapter's is a guess.
+
+    Raises:
+        SpecError: As in `find_dialect`.
+
+    Warns:
+        ModelWarning: There is an adapter, and nothing says in which dialect it was trained.
+    """
+    if known := find_trained_dialect(spec) or find_probed_dialect(spec):
+        return known
+    dialect = find_dialect(spec)
+    _, adapter = find_parts(spec)
+    if adapter is not None:
+        message = (
+            f"the adapter {quote_text(adapter)} has no dialect.json, and is asked in the dialect {dialect.name!r}, as its base "
+            "would be: name the one that it was trained in with --dialect or dialect="
+        )
+        warnings.warn(message, ModelWarning, stacklevel=2)
+    return dialect
 
 
 def wrap_with_dialect(
@@ -106,8 +134,7 @@ def _load_remote(spec: str, options: LoadOptions, *, probe: bool) -> tuple[MLLM,
     """Load a model behind a server, which says only then which version it runs."""
     candidates = list_candidate_dialects(spec)
     mllm = load_mllm(spec, dialect=candidates[0], options=options)
-    identity = identify_mllm(spec, getattr(mllm, "version", None))
-    dialect = load_probed_dialect(identity) if has_probed_dialects() else None
+    dialect = find_probed_dialect(spec, getattr(mllm, "version", None))
     if dialect is None:
         dialect = _measure(spec, mllm, candidates) if probe else candidates[0]
     if dialect != candidates[0]:  # it decides in which sizes images are sent

@@ -75,7 +75,7 @@ class CandidateFrame:
             scale=int(self.end or dialect.scale),
             decimals=self.decimals,
             digits=0,
-            replies="native",
+            replies="points" if "<point" in box_text else "native",
             box_text=_write_in_order(box_text, self.order),
             point_text=_write_in_order(dialect.point_text, self.order),
             resizing=WHOLE_IMAGE if self.resizing == WHOLE_IMAGE else None,  # loading sets any other

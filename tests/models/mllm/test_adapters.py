@@ -18,11 +18,13 @@ from transformers import (
 )
 
 from sam4mllm_tool.errors import ModelWarning, SpecError
+from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import find_dialect, find_fingerprints
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.probing.first_use import load_with_dialect
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
-from sam4mllm_tool.protocol import JOINT
+from sam4mllm_tool.protocol import DIALECTS, JOINT, PLAIN, RELEASED
 from sam4mllm_tool.training.merge_adapter import export
 from sam4mllm_tool.types import FreeText, Image, Labels
 from tests.checkpoints import PROJECTORS, save_adapter
@@ -74,6 +76,34 @@ def test_an_adapter_alone_is_asked_as_its_own_files_say(
     (base / "calibration.json").write_text("not for adapters")
     assert find_dialect(str(adapter)) == JOINT
     assert find_calibration(str(adapter)) == Calibration()
+
+
+@pytest.mark.parametrize("base", ["lmms-lab/llama3-llava-next-8b", "/models/llava-hf/Llama3-LLaVA-NeXT-8b-hf", "llava-1.5-7b"])
+def test_an_adapter_of_the_published_one_s_base_is_asked_in_its_dialect(
+    checkpoint: Checkpoint, lora: Callable[[str], Path], tmp_path: Path, base: str
+) -> None:
+    adapter = Path(shutil.copytree(lora("llava_next"), tmp_path / "lora"))
+    change_settings(adapter, base_model_name_or_path=base)
+    spec = f"{checkpoint('llava_next')}+{adapter}"
+    assert find_dialect(spec) == (RELEASED if "llama3" in base.lower() else DIALECTS["llava"])
+    assert find_dialect(spec, "plain") == PLAIN
+    (adapter / "dialect.json").write_text(JOINT.to_json())
+    assert find_dialect(spec) == JOINT
+
+
+def test_an_adapter_whose_dialect_is_unknown_is_warned_of_once(
+    checkpoint: Checkpoint, lora: Callable[[str], Path], tmp_path: Path
+) -> None:
+    adapter = Path(shutil.copytree(lora("llava"), tmp_path / "lora"))
+    for spec in (f"{checkpoint('llava')}+{adapter}", str(adapter)):
+        with pytest.warns(ModelWarning) as warned:
+            load_with_dialect(spec, LoadOptions())
+        assert [str(each.message) for each in warned] == [
+            f"the adapter '{adapter}' has no dialect.json, and is asked in the dialect 'llava', as its base would be: "
+            "name the one that it was trained in with --dialect or dialect="
+        ]
+    (adapter / "dialect.json").write_text(JOINT.to_json())
+    assert load_with_dialect(spec, LoadOptions())[1] == JOINT
 
 
 def test_an_adapter_alone_is_exported_with_its_base(lora: Callable[[str], Path], tmp_path: Path, image: Image) -> None:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration, LlavaForConditionalGeneration, LlavaNextForConditionalGeneration
 
-from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.errors import ModelWarning, SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from sam4mllm_tool.models.mllm import ScriptedMLLM, TransformersMLLM, load_mllm
 from sam4mllm_tool.models.segmenter import BoxSegmenter
@@ -125,7 +125,8 @@ def test_both_models_use_an_adapter_as_its_own_files_say(
     assert (used.dialect, used.calibration) == (JOINT, find_calibration("embedded"))
     assert (models.dialect.name, models.calibration) == ("llava", Calibration())
     assert (used.segmenter, used.config) == (models.segmenter, models.config)
-    assert models.use(adapters[1]).dialect == models.dialect, "an adapter without a dialect.json is asked as its family"
+    with pytest.warns(ModelWarning, match=r"has no dialect\.json, and is asked in the dialect 'llava', .* with --dialect or"):
+        assert models.use(adapters[1]).dialect == models.dialect, "an adapter without a dialect.json is asked as its family"
 
 
 def test_what_has_no_adapters_says_so() -> None:

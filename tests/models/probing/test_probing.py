@@ -11,10 +11,11 @@ from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.probing.measurement import ProbeReport, probe_mllm
 from sam4mllm_tool.models.probing.probe_scenes import draw_probe_scenes
-from sam4mllm_tool.protocol import DIALECTS, PLAIN
+from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect
 from sam4mllm_tool.protocol.native_replies import find_first_box
 from sam4mllm_tool.types import Labels, Question, Reply, Size
 from tests.models.probing.grounding_model import UNITS, GroundingModel
+from tests.native_answers import NATIVE_ANSWERS, QWEN_RESIZING
 
 CANDIDATES = (PLAIN, DIALECTS["qwen3_vl"])
 SAME = {"0..999": {"0..999", "0..1000"}, "0..1000": {"0..999", "0..1000"}}
@@ -24,6 +25,26 @@ SAME = {"0..999": {"0..999", "0..1000"}, "0..1000": {"0..999", "0..1000"}}
 def frame_name(report: ProbeReport) -> tuple[str, str]:
     name, _, first = report.trials[0].choice.best.frame.name.partition(", ")
     return name, first
+
+
+def load_native_model(dialect: Dialect) -> ScriptedMLLM:
+    """Return a model that knows the scenes, and writes boxes as the family's own documentation says."""
+    bound = dialect.for_model(QWEN_RESIZING)
+
+    def reply(question: Question) -> str:
+        if isinstance(question.answer, Labels):
+            return question.answer.words[0] * question.answer.count
+        text = question.turns[-1].text
+        pairs = ((scene, drawn) for scene in draw_probe_scenes() for drawn in scene.objects)
+        if (named := next(((scene, drawn) for scene, drawn in pairs if drawn.expression in text), None)) is None:
+            return bound.none_text
+        scene, drawn = named
+        write = NATIVE_ANSWERS.get(dialect.name)
+        return write(drawn.box, scene.size) if write else bound.format_boxes([drawn.box], scene.size)
+
+    mllm = ScriptedMLLM(reply)
+    mllm.resizing = QWEN_RESIZING  # type: ignore[attr-defined]
+    return mllm
 
 
 @pytest.mark.parametrize("order", ["xy", "yx"])
@@ -69,6 +90,24 @@ def test_any_native_format_is_read(frame: str, form: str) -> None:
     report = probe_mllm(GroundingModel(frame, form=form).load(), (PLAIN,))
     assert report.require_dialect().name == f"plain ({frame}, x first)"
     assert report.trials[0].iou > 0.9
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_a_model_that_answers_as_its_family_writes_gets_its_family_s_dialect(name: str) -> None:
+    dialect = DIALECTS[name]
+    report = probe_mllm(load_native_model(dialect), tuple(dict.fromkeys((dialect, PLAIN))))
+    assert report.require_dialect() == dialect
+    assert report.trials[0].giou > 0.95
+
+
+@pytest.mark.parametrize("name", ["molmo", "molmo2"])
+@pytest.mark.parametrize("frame", ["0..1", "0..1000"])
+def test_points_in_another_frame_than_the_family_s_are_read_in_it(name: str, frame: str) -> None:
+    form = '<points x1="{0}" y1="{1}" x2="{2}" y2="{3}" alt="object">object</points>'
+    report = probe_mllm(GroundingModel(frame, form=form).load(), (DIALECTS[name],))
+    assert frame_name(report)[0] in SAME.get(frame, {frame})
+    assert report.require_dialect().replies == "points"
+    assert report.trials[0].iou > 0.95
 
 
 def test_a_dialect_that_reads_the_answers_as_they_are_stays_as_it_is() -> None:
@@ -217,6 +256,9 @@ def test_sizes_tell_pixels_of_the_image_from_those_of_a_resized_one() -> None:
         ("(10,20),(30,40) and [1,2,3,4]", (10, 20, 30, 40)),
         ('{"label": "sign [9, 9, 9, 9]", "box_2d": [0.1, 0.2, 0.5, 0.75]}', (0.1, 0.2, 0.5, 0.75)),
         ("<loc0010><loc0020><loc0300><loc0400>", (10, 20, 300, 400)),
+        ('<points x1="10.5" y1="20.0" x2="50" y2="60.5" alt="ring">ring</points>', (10.5, 20, 50, 60.5)),
+        ('<points coords="1 1 105 200 2 500 605">ring</points> or [1,2,3,4]', (105, 200, 500, 605)),
+        ('<point x="10.5" y="20.0" alt="ring">ring</point>', None),
         ("<think>[1,2,3,4]", None),
         ("none", None),
     ],

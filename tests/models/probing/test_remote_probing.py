@@ -9,6 +9,7 @@ from langchain_core.messages import BaseMessage
 
 pytest.importorskip("openai")
 
+from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS
 from sam4mllm_tool.models.probing.first_use import load_with_dialect, wrap_with_dialect
@@ -65,6 +66,19 @@ def test_a_server_s_frame_is_measured_against_what_the_name_promises(server: tup
     grounding.model, grounding.build = GroundingModel("0..1"), "b2"
     assert load_with_dialect(spec, LoadOptions())[1] == QWEN2_5_VL, "another build may answer otherwise"
     assert "0..1, x first" in load_with_dialect(spec, LoadOptions(), probe=True)[1].name
+
+
+def test_doctor_asks_in_the_dialect_that_was_measured_for_the_server_s_build(
+    server: tuple[GroundingServer, LoopbackServer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    grounding, running = server
+    spec = f"openai:Qwen2.5-VL-7B-GGUF@{running.url}"
+    _, dialect = load_with_dialect(spec, LoadOptions(), probe=True)
+    main(["doctor", "--mllm", spec])
+    assert f"dialect     {dialect.name}, as sam4mllm probe measured\n" in capsys.readouterr().out
+    grounding.build = "b2"
+    main(["doctor", "--mllm", spec])
+    assert "dialect     qwen2_5_vl, that of the model's family\n" in capsys.readouterr().out
 
 
 def test_pixels_on_a_server_are_those_of_the_image_as_it_is_sent() -> None:
