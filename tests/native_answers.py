@@ -46,6 +46,13 @@ def _shrunk(box: Box, size: Size) -> list[int]:
     return [round(value * shrink) for value in box]
 
 
+def _fitted(box: Box, size: Size) -> list[int]:
+    """Pixels of the image after the two steps that OpenAI's documentation describes."""
+    shrink = min(1.0, 2048 / max(size))
+    shrink *= min(1.0, 768 / (min(size) * shrink))
+    return [round(value * shrink) for value in box]
+
+
 NATIVE_ANSWERS: dict[str, Answer] = {
     "released": lambda box, size: "\n[{:03d},{:03d},{:03d},{:03d}]".format(*_steps(box, size, 1000)),
     "plain": lambda box, size: "[{},{},{},{}]".format(*_steps(box, size, 1000)),
@@ -68,6 +75,6 @@ NATIVE_ANSWERS: dict[str, Answer] = {
     "idefics": lambda box, size: "[{:.3f}, {:.3f}, {:.3f}, {:.3f}]".format(*_scale(box, size, 1)),
     "mistral": lambda box, size: f"The ring is at {_integers(box, size, 1000)}.",
     "claude": lambda box, size: f'[{{"box": {_shrunk(box, size)}, "label": "ring"}}]',
-    "gpt": lambda box, _: f'[{{"box": {[round(value) for value in box]}, "label": "ring"}}]',
+    "gpt": lambda box, size: f'[{{"box": {_fitted(box, size)}, "label": "ring"}}]',
 }
 """By the dialect's name. Those of Idefics, Mistral, Kimi, Claude and GPT are assumptions, with no published format behind."""

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
-from sam4mllm_tool.protocol.native_codec import Frame, NativeCodec, Resizing
+from sam4mllm_tool.protocol.native_codec import Frame, NativeCodec, Resizing, ResizingRule
 from sam4mllm_tool.protocol.native_replies import NativeReplyParser
 from sam4mllm_tool.protocol.padded_codec import Codec, PaddedCodec
 from sam4mllm_tool.protocol.point_replies import PointReplyParser
@@ -91,8 +91,8 @@ class Dialect:
         item_text: How one box stands in the answer to `ask_boxes`; placeholder {box}.
         list_text: How the boxes of that answer stand together; placeholder {boxes}.
         separator: What stands between them.
-        resizing: How the model resizes images, as (multiple, least pixels, most pixels) and maybe the longest side, where
-            `frame` is "processed". Loading sets it, unless it is set already.
+        resizing: How the model resizes images, as (multiple, least pixels, most pixels) and maybe limits of the longer side
+            and of the shorter, where `frame` is "processed". Loading sets it, or lowers most pixels where it is set already.
         padded: Whether coordinates count the sides of the square that the model sees the image in the middle of, as LLaVA 1.5
             does. Loading sets it, unless it is set already; in a dialect.json it is set: false where the file doesn't name it.
         ask_pointing_text: Where are the objects, a point on each? Placeholder {expression}. Empty for checkpoints that answer
@@ -127,7 +127,7 @@ class Dialect:
     item_text: str = "{box}"
     list_text: str = "{boxes}"
     separator: str = " "
-    resizing: tuple[int, int, int] | tuple[int, int, int, int] | None = None
+    resizing: ResizingRule | None = None
     ask_pointing_text: str = ""
     padded: bool | None = None
 
@@ -158,15 +158,16 @@ class Dialect:
         resizing = Resizing(*self.resizing) if self.resizing else None
         return NativeCodec(self.frame, self.scale, self.decimals, self.digits, self.box_text, self.point_text, resizing)
 
-    def for_model(self, resizing: tuple[int, int, int] | None = None, *, pads_images: bool = False) -> "Dialect":
+    def for_model(self, resizing: ResizingRule | None = None, *, pads_images: bool = False) -> "Dialect":
         """Return the dialect for a model that makes images ready so; the same one, where it says already what it counts.
 
         Args:
-            resizing: How the model resizes images; used where coordinates are pixels of the resized image.
+            resizing: How the model resizes images; used where coordinates are pixels of the resized image. A rule that is set
+                already is kept, unless this one is the same with fewer pixels, as by the option `max_pixels`.
             pads_images: Whether the model sees an image in the middle of a square.
         """
         changes: dict[str, Any] = {}
-        if self.frame == "processed" and self.resizing is None and resizing:
+        if self.frame == "processed" and resizing and (self.resizing is None or _is_tighter(resizing, self.resizing)):
             changes["resizing"] = resizing
         if self.padded is None and pads_images:
             changes["padded"] = True
@@ -307,6 +308,11 @@ class Dialect:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         warnings.warn(f"Dialect.{name} is now Dialect.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
         return getattr(self, _RENAMED[name])
+
+
+def _is_tighter(resizing: ResizingRule, other: ResizingRule) -> bool:
+    """Whether a rule is another one with fewer pixels."""
+    return resizing[2] < other[2] and (*resizing[:2], *resizing[3:]) == (*other[:2], *other[3:])
 
 
 def _check_template(name: str, template: str, placeholders: tuple[str, ...]) -> None:

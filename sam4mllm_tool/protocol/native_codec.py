@@ -12,10 +12,12 @@ from typing import Literal, TypeAlias
 from sam4mllm_tool.protocol.coordinate_codec import placeholders
 from sam4mllm_tool.types import Box, Point, Size
 
-__all__ = ["Frame", "NativeCodec", "Resizing"]
+__all__ = ["Frame", "NativeCodec", "Resizing", "ResizingRule"]
 
 Frame: TypeAlias = Literal["steps", "lines", "processed"]
 """What coordinates count: steps of the image's side, lines of a grid over it, or pixels of the image as the model gets it."""
+ResizingRule: TypeAlias = tuple[int, ...]
+"""The arguments of `Resizing`, three to five."""
 
 _SLACK = 1.05
 """Models overshoot an edge a little (Qwen3-VL writes 1003 of 1000). What is further out is in another frame."""
@@ -34,20 +36,22 @@ class Resizing:
         min_pixels: Least area.
         max_pixels: Largest area.
         max_side: Longest side, for families that limit it too.
+        max_short_side: Shorter side, likewise.
     """
 
     multiple: int
     min_pixels: int
     max_pixels: int
     max_side: int | None = None
+    max_short_side: int | None = None
 
     def apply(self, size: Size) -> Size:
         """Return the size that an image of `size` gets."""
         sides = [round(side / self.multiple) * self.multiple for side in size]
         area = size.width * size.height
-        longest = self.max_side or max(sides)
-        if sides[0] * sides[1] > self.max_pixels or max(sides) > longest:
-            shrink = max(math.sqrt(area / self.max_pixels), max(size) / longest)
+        longest, shortest = self.max_side or math.inf, self.max_short_side or math.inf
+        if sides[0] * sides[1] > self.max_pixels or max(sides) > longest or min(sides) > shortest:
+            shrink = max(math.sqrt(area / self.max_pixels), max(size) / longest, min(size) / shortest)
             sides = [max(self.multiple, math.floor(side / shrink / self.multiple) * self.multiple) for side in size]
         elif sides[0] * sides[1] < self.min_pixels:
             grow = math.sqrt(self.min_pixels / area)

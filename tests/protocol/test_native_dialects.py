@@ -122,8 +122,17 @@ def test_claude_counts_pixels_of_the_image_that_its_service_shrinks() -> None:
 
 
 def test_gpt_counts_pixels_of_the_image_as_sent() -> None:
-    (box,) = parse("gpt", '[{"box": [10, 20, 3000, 1998], "label": "ring"}]', Size(3001, 1999))
-    assert box == Box(10, 20, 3000, 1998)
+    (box,) = parse("gpt", '[{"box": [10, 20, 1024, 768], "label": "ring"}]', Size(2000, 1500))
+    assert box == pytest.approx(Box(10 / 0.512, 20 / 0.512, 2000, 1500)), "768 pixels on the short side"
+    (box,) = parse("gpt", '[{"box": [10, 20, 640, 480], "label": "ring"}]', Size(640, 480))
+    assert box == Box(10, 20, 640, 480)
+
+
+def test_a_model_that_gets_fewer_pixels_lowers_the_dialects_own_rule() -> None:
+    gpt = NATIVE["gpt"]
+    assert gpt.for_model((1, 1, 10_000, 2048, 768)).resizing == (1, 1, 10_000, 2048, 768)
+    for other in ((28, 3136, 10_000), (1, 1, 10**9, 2048, 768)):
+        assert gpt.for_model(other) is gpt, "a rule of another kind, or a wider one"
 
 
 def test_gemma_writes_y_first() -> None:

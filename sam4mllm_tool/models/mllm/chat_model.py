@@ -33,6 +33,7 @@ from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
 from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_model_name
+from sam4mllm_tool.protocol.native_codec import ResizingRule
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Image, Labels, Question, Reply, Tokens, Turn
 
@@ -113,7 +114,7 @@ class ChatModelMLLM:
         return self._name
 
     @property
-    def resizing(self) -> tuple[int, int, int] | tuple[int, int, int, int] | None:
+    def resizing(self) -> ResizingRule | None:
         """The rule by which images are resized before they are sent; None where the dialect doesn't depend on it."""
         return self._payload.resizing
 

@@ -16,7 +16,7 @@ from PIL import ImageDraw
 
 from sam4mllm_tool.images.rgb_conversion import image_to_rgb
 from sam4mllm_tool.protocol import Dialect
-from sam4mllm_tool.protocol.native_codec import Resizing
+from sam4mllm_tool.protocol.native_codec import Resizing, ResizingRule
 from sam4mllm_tool.types import Image, Size
 
 __all__ = ["MAX_PIXELS", "MIN_PIXELS", "ImagePayload", "draw_test_image"]
@@ -38,14 +38,15 @@ class ImagePayload:
 
     Args:
         dialect: Where it counts pixels of the image as the model gets it, images get sizes that the family leaves alone.
-        max_pixels: Larger images are shrunk to it.
+        max_pixels: Larger images are shrunk to it, also where the family takes more.
     """
 
     def __init__(self, dialect: Dialect, max_pixels: int = MAX_PIXELS) -> None:
-        self.resizing: tuple[int, int, int] | tuple[int, int, int, int] | None = None
+        self.resizing: ResizingRule | None = None
         """As `Dialect.resizing`; None where coordinates don't depend on the size."""
         if dialect.frame == "processed":
-            self.resizing = dialect.resizing or (_MULTIPLE, MIN_PIXELS, max_pixels)
+            multiple, least, most, *sides = dialect.resizing or (_MULTIPLE, MIN_PIXELS, max_pixels)
+            self.resizing = (multiple, least, max(least, min(most, max_pixels)), *sides)
         self._max_pixels = max_pixels
         self._encoded: OrderedDict[bytes, str] = OrderedDict()
         self._lock = threading.Lock()

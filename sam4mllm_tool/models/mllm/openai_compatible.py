@@ -30,6 +30,7 @@ from sam4mllm_tool.models.mllm.server_requests import (
 from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_model_name
+from sam4mllm_tool.protocol.native_codec import ResizingRule
 from sam4mllm_tool.text import suggest_name
 from sam4mllm_tool.types import Image, Question, Reply, Turn
 
@@ -144,7 +145,7 @@ class OpenAICompatibleMLLM:
         return "temperature" not in self._rejected
 
     @property
-    def resizing(self) -> tuple[int, int, int] | tuple[int, int, int, int] | None:
+    def resizing(self) -> ResizingRule | None:
         """The rule by which images are resized before they are sent; None where the dialect doesn't depend on it."""
         return self._payload.resizing
 

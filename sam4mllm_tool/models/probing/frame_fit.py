@@ -12,15 +12,13 @@ from statistics import fmean, stdev
 from typing import Literal, TypeAlias
 
 from sam4mllm_tool.protocol import Dialect
-from sam4mllm_tool.protocol.native_codec import Resizing
+from sam4mllm_tool.protocol.native_codec import Resizing, ResizingRule
 from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
 from sam4mllm_tool.types import Box, Size
 
 __all__ = ["WHOLE_IMAGE", "BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
 
 Order: TypeAlias = Literal["xy", "yx"]
-Rule: TypeAlias = tuple[int, int, int] | tuple[int, int, int, int]
-"""How images are resized: see `Dialect.resizing`."""
 FourNumbers: TypeAlias = tuple[float, float, float, float]
 
 _SAME_READING_IOU = 0.97
@@ -53,7 +51,7 @@ class CandidateFrame:
     order: Order
     end: float | None = None
     offset: float = 0.0
-    resizing: Rule | None = None
+    resizing: ResizingRule | None = None
     decimals: int = 0
     padded: bool = False
 
@@ -137,7 +135,7 @@ class FrameChoice:
         return self.fits[0]
 
 
-def list_frames(dialect: Dialect, resizing: Rule | None, *, pads_images: bool = False) -> list[CandidateFrame]:
+def list_frames(dialect: Dialect, resizing: ResizingRule | None, *, pads_images: bool = False) -> list[CandidateFrame]:
     """Return the frames that a model asked in this dialect may answer in, the dialect's own first.
 
     Args:
@@ -167,7 +165,7 @@ def _own_frame(dialect: Dialect, order: Order) -> Iterator[CandidateFrame]:
         yield CandidateFrame(f"pixels of the processed image, {order[0]} first", order, resizing=dialect.resizing)
 
 
-def _common_frames(order: Order, resizing: Rule | None) -> Iterator[CandidateFrame]:
+def _common_frames(order: Order, resizing: ResizingRule | None) -> Iterator[CandidateFrame]:
     first = f"{order[0]} first"
     yield CandidateFrame(f"0..1000, {first}", order, 1000)
     yield CandidateFrame(f"0..999, {first}", order, 1000, 0.5)

@@ -9,5 +9,6 @@ GPT = build_native(
     frame="processed",
     item_text='{{"box": {box}, "label": "object"}}',
     list_text="```json\n[{boxes}]\n```",
-    resizing=(1, 1, 10**9),
+    resizing=(1, 1, 2048 * 768, 2048, 768),
 )
+"""The limits of the service's documentation: images are shrunk to fit within 2048 x 2048, then to a shorter side of 768."""

@@ -18,9 +18,11 @@ pytest.importorskip("openai")
 from sam4mllm_tool.errors import BackendError, ExpressionError, OverBudgetError, SpecError
 from sam4mllm_tool.images import load_image
 from sam4mllm_tool.models.mllm import load_mllm
+from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS
 from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM, ServerOptions
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Grid
+from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.reasoning.budget import Budget, Meter
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn
 from tests.openai_servers import Exchange, LoopbackServer, Response, answer_with_weights, build_completion, read_image, serve
@@ -437,6 +439,11 @@ def noise(width: int, height: int) -> Image:
         ("qwen2_5_vl", (640, 480), (644, 476)),
         ("qwen2_5_vl", (4000, 3000), (1148, 840)),
         ("qwen2_5_vl", (20, 20), (56, 56)),
+        ("claude", (4000, 3000), (1156, 867)),
+        ("claude", (4000, 400), (1568, 156)),
+        ("gpt", (4000, 3000), (1024, 768)),
+        ("gpt", (4000, 400), (2048, 204)),
+        ("gpt", (640, 480), (640, 480)),
     ],
 )
 def test_an_image_is_sent_in_the_size_that_the_family_counts_in(
@@ -448,7 +455,7 @@ def test_an_image_is_sent_in_the_size_that_the_family_counts_in(
         image = read_image(server.exchanges[0])
     assert image is not None
     assert image.size == sent
-    assert (mllm.resizing is not None) == (dialect == "qwen2_5_vl")
+    assert (mllm.resizing is not None) == (dialect != "plain")
 
 
 def test_the_option_max_pixels_bounds_what_is_sent() -> None:
@@ -459,18 +466,27 @@ def test_the_option_max_pixels_bounds_what_is_sent() -> None:
     assert image.size == (200, 50)
 
 
-def test_pixel_frames_are_exact() -> None:
+@pytest.mark.parametrize("max_pixels", [MAX_PIXELS, 100_000])
+@pytest.mark.parametrize("size", [Size(1000, 700), Size(4000, 3000)])
+@pytest.mark.parametrize(("model", "key"), [("qwen2.5vl:7b", "bbox_2d"), ("claude-sonnet-5", "box"), ("gpt-5", "box")])
+def test_pixel_frames_are_exact(model: str, key: str, size: Size, max_pixels: int) -> None:
     """Boxes in pixels of the image as it was sent come back on the original."""
-    width, height = 1000, 700
-    with serve(
-        lambda exchange: f'[{{"bbox_2d": [0, 0, {read_image(exchange).width // 2}, {read_image(exchange).height}]}}]'
-    ) as server:
-        mllm = OpenAICompatibleMLLM("qwen2.5vl:7b", server.url)
-        dialect = DIALECTS["qwen2_5_vl"].for_model(mllm.resizing)
-        question = dialect.ask_boxes("the left half")
-        (reply,) = mllm.reply(square(width, height), [question])
-        (box,) = dialect.parse_boxes(question, reply, Size(width, height))
-    assert box == pytest.approx((0, 0, 500, 700), abs=0.51)
+
+    def answer(exchange: Exchange) -> str:
+        image = read_image(exchange)
+        assert image is not None
+        assert image.width * image.height <= max_pixels, "every image, however much the family takes"
+        return f'[{{"{key}": [0, 0, {image.width}, {image.height / 2}]}}]'
+
+    with serve(answer) as server:
+        mllm = OpenAICompatibleMLLM(model, server.url, options=ServerOptions(max_pixels=max_pixels))
+        family = find_by_model_name(model)
+        assert family is not None
+        dialect = family.for_model(mllm.resizing)
+        question = dialect.ask_boxes("the upper half")
+        (reply,) = mllm.reply(square(*size), [question])
+        (box,) = dialect.parse_boxes(question, reply, size)
+    assert box == pytest.approx((0, 0, size.width, size.height / 2))
 
 
 @pytest.mark.parametrize(("image", "kind"), [(square(), "png"), (noise(1000, 1000), "jpeg")], ids=["drawn", "noise"])
