@@ -1,8 +1,13 @@
-"""Which targets a box alone leaves open."""
+"""Which targets a box alone leaves open; `python -m sam4mllm_tool.embedded.everyday.ambiguity` counts them."""
+
+from collections import Counter
+from collections.abc import Iterable
+from random import Random
 
 import numpy as np
 
-from sam4mllm_tool.embedded.everyday.world import EverydayScene
+from sam4mllm_tool.embedded.everyday.expression_list import sample_expressions
+from sam4mllm_tool.embedded.everyday.world import EverydayScene, draw_scene
 
 _SPARSE = 0.5  # share of its box that a region fills
 _CROWDED = 0.15  # share of its box that other objects fill
@@ -33,3 +38,18 @@ def find_ambiguity(scene: EverydayScene, index: int) -> str | None:
     if np.mean((instances > 0) & (instances != owner + 1)) >= _CROWDED:
         return "crowded"
     return "sparse" if inside.mean() < _SPARSE else None
+
+
+def count_ambiguity(seeds: Iterable[int], per_scene: int = 8) -> Counter[str]:
+    """Count what `find_ambiguity` says, "clear" for None, of the targets of some expressions per scene."""
+    reasons: Counter[str] = Counter()
+    for seed in seeds:
+        scene = draw_scene(seed)
+        for expression in sample_expressions(scene, per_scene, Random(seed)):
+            reasons.update(find_ambiguity(scene, target) or "clear" for target in expression.targets)
+    return reasons
+
+
+if __name__ == "__main__":
+    counts = count_ambiguity(range(1000, 1200))
+    print("\n".join(f"{reason}: {count / counts.total():.2f} of the targets" for reason, count in counts.most_common()))

@@ -155,7 +155,7 @@ class Planner:
     def __init__(self, rng: Random) -> None:
         self.plan, self.rng = Plan(), rng
         self.count = rng.choice(_COUNTS)
-        self.size = min(0.44, max(0.2, 0.62 / self.count**0.5 * rng.uniform(0.85, 1.15)))
+        self.size = min(0.48, max(0.22, 0.7 / self.count**0.5 * rng.uniform(0.85, 1.15)))
         self._instances = np.zeros((PLAN_SIDE, PLAN_SIDE), np.uint8)
         self._areas: list[int] = []
 
@@ -170,7 +170,7 @@ class Planner:
         names, parts = {recipe.name for recipe in present}, {part for recipe in present for part in recipe.parts}
         fit = [recipe for recipe in pool if recipe.name not in parts and names.isdisjoint(recipe.parts)]
         again = [recipe for recipe in fit if recipe in present]
-        return self.rng.choice(again if again and self.rng.random() < 0.45 else fit) if fit else None
+        return self.rng.choice(again if again and self.rng.random() < 0.55 else fit) if fit else None
 
     def choose_object(
         self, recipe: ObjectRecipe, size: float, *, turn: float | None = None, min_visible: float = _MIN_VISIBLE

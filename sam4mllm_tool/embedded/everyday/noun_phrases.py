@@ -28,6 +28,11 @@ class NounPhrase:
     doubtful: list[int] = field(default_factory=list)
 
     @property
+    def is_bare(self) -> bool:
+        """Whether it has no adjective."""
+        return self.singular == self.noun
+
+    @property
     def is_clear(self) -> bool:
         """Whether nobody could take it for something else."""
         return not self.doubtful

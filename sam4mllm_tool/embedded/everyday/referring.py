@@ -132,7 +132,7 @@ def negation_expressions(description: Description) -> Iterator[EverydayExpressio
     """Yield the one of several objects of a kind that has not a colour, or is not in a relation, that the others have."""
     objects = description.scene.objects
     for phrase in description.phrases:
-        if phrase.singular != phrase.noun or not 2 <= len(phrase.members) <= 5 or not phrase.is_clear:
+        if not phrase.is_bare or not 2 <= len(phrase.members) <= 5 or not phrase.is_clear:
             continue
         for colour in sorted({objects[i].colour for i in phrase.members}):
             others = [i for i in phrase.members if objects[i].colour != colour]
@@ -190,12 +190,19 @@ def direction_expressions(description: Description) -> Iterator[EverydayExpressi
 
 
 def relation_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield the objects on, in, behind, across or next to an object, and the object that they are on, in or behind."""
+    """Yield the objects on, in, behind or across an object, and the object that they are on, in or behind."""
     for relation, templates in wording.RELATIONS.items():
         for anchor in range(len(description.scene.objects)):
-            yield from _related_expressions(description, relation, anchor, templates, converse=False)
+            if relation != "next to":
+                yield from _related_expressions(description, relation, anchor, templates, converse=False)
             if relation in wording.CONVERSES:
                 yield from _related_expressions(description, relation, anchor, wording.CONVERSES[relation], converse=True)
+
+
+def neighbour_expressions(description: Description) -> Iterator[EverydayExpression]:
+    """Yield the objects next to an object."""
+    for anchor in range(len(description.scene.objects)):
+        yield from _related_expressions(description, "next to", anchor, wording.RELATIONS["next to"], converse=False)
 
 
 def _related_expressions(
@@ -205,7 +212,10 @@ def _related_expressions(
     name = description.name(anchor)
     if name is None:
         return
+    alone = {phrase.noun for phrase in description.phrases if phrase.is_bare and len(phrase.members) == 1}
     for phrase in description.phrases:
+        if not phrase.is_bare and phrase.noun in alone:  # the adjective would be one clue too many
+            continue
         others = [i for i in {*phrase.members, *phrase.doubtful} if i != anchor]
         judged = {i: description.is_related(*((anchor, relation, i) if converse else (i, relation, anchor))) for i in others}
         matches = [i for i in others if judged[i]]

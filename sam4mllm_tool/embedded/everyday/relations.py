@@ -74,6 +74,6 @@ def _lies_within(inner: npt.NDArray[np.float64], outer: npt.NDArray[np.float64])
 def _judge_beside(first: npt.NDArray[np.float64], second: npt.NDArray[np.float64]) -> bool | None:
     across, down = (np.maximum(first[:2], second[:2]) - np.minimum(first[2:], second[2:])).tolist()
     heights = min(first[3] - first[1], second[3] - second[1])
-    if across < _NEAR and -down > 0.5 * heights:
+    if -0.03 < across < _NEAR and -down > 0.5 * heights:
         return True
     return None if max(across, down) < _FAR else False

@@ -31,7 +31,7 @@ __all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectP
 MIN_SIDE = 160
 """The smallest image in pixels: on a smaller one, parts would be lost."""
 
-_MIN_PART = 22  # pixels of the coarse raster; smaller parts are not referred to
+_MIN_PART = 36  # pixels of the coarse raster; smaller parts are not referred to
 
 
 @dataclass(frozen=True)
