@@ -7,8 +7,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Build environments don't see constraints by themselves, and would take the newest setuptools.
 INSTALL := pip install -qq --no-compile --constraint constraints.txt --build-constraint constraints.txt
 PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
-# One thread per worker: the workers share the cores.
-PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) -m "not slow"
+# One thread per worker: the workers share the cores. The tests of a file share what they need.
+PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 .PHONY: demo docs help-pages test test-slow test-newest test-oldest check lint types coverage video format lock clean
 

@@ -229,6 +229,7 @@ def boxes_of(turn: list[BaseMessage]) -> list[list[float]]:
     return [fields["box"] for fields in message.artifact["objects"]]
 
 
+@pytest.mark.slow
 def test_questions_are_answered_from_results(models: Sam4Mllm) -> None:
     talk = Talk(models)
     counted = talk.say("how many rings are there?")
@@ -293,6 +294,7 @@ def test_a_singular_that_fits_several_objects_is_asked_back_with_numbers_that_ch
     assert "which one is meant" not in talk.say("the purple ring")[-1].text
 
 
+@pytest.mark.slow
 def test_several_expressions_in_one_request_are_segmented_one_by_one(models: Sam4Mllm) -> None:
     talk = Talk(models)
     assert len(boxes_of(talk.say("segment the purple ring and the orange circle"))) == 2

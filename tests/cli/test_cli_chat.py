@@ -262,6 +262,7 @@ def test_no_text_of_the_chat_is_written_for_developers(chat: Chat, scene: Path) 
         assert words not in printed, words
 
 
+@pytest.mark.slow
 def test_requests_are_about_the_image_opened_last(chat: Chat, scene: Path) -> None:
     other = scene.with_name("an image.png")
     drawn = draw_scene(200_777)
@@ -305,6 +306,7 @@ ODD_LINES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "answer"), ODD_LINES.values(), ids=ODD_LINES)
 def test_an_odd_line_is_answered_in_words_and_the_conversation_continues(
     chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch, line: str, answer: str
@@ -400,6 +402,7 @@ FAILURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("answers", "reason"), FAILURES.values(), ids=FAILURES)
 async def test_a_turn_in_which_the_chat_model_fails_is_removed_as_a_whole(scene: Path, answers: list[Any], reason: str) -> None:
     conversation = conversation_with(*answers)

@@ -46,6 +46,7 @@ def test_a_library_that_cannot_be_imported_is_reported_in_one_line(
     assert reason in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "reason"),
     [(MISSING, "No module named 'torch'"), (BROKEN, "operator torchvision::nms")],

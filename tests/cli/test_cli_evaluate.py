@@ -50,6 +50,7 @@ def test_predictions_are_scored_and_compared(run: Run, data: Path, tmp_path: Pat
     assert (difference["first"], difference["second"], difference["difference"]) == (0.5, 1, 0.5)
 
 
+@pytest.mark.slow
 def test_the_same_data_under_two_names_is_compared_and_an_earlier_comparison_kept(run: Run, data: Path, tmp_path: Path) -> None:
     (data / "test.jsonl").write_text((data / "val.jsonl").read_text())
     for split, boxes in (("val", (SQUARE, TALL)), ("test", (SQUARE,))):
@@ -74,6 +75,7 @@ def test_training_data_is_not_reported_as_val(run: Run, data: Path, tmp_path: Pa
     assert "sam4mllm data split" in err
 
 
+@pytest.mark.slow
 def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(embedded_folder("adapter"), adapter)

@@ -107,7 +107,7 @@ def test_a_bad_expression_is_refused_in_one_line(run: Run, image: Path, expressi
         pytest.param(["--mllm", "x+" * 2500], "can't be a folder: File name too long", id="adapters of 5,000 characters"),
         pytest.param(["--mllm", "./" + "n/" * 1500], "there is no folder", id="a path of 3,000 characters"),
         pytest.param(["--mllm", "+"], "incomplete", id="half a spec"),
-        pytest.param(["--dialect", "klingon"], "there are embedded, gemma", id="an unknown dialect"),
+        pytest.param(["--dialect", "klingon"], "there are claude, embedded", id="an unknown dialect"),
         pytest.param(["--method", "boxes"], "'boxes' is not one of 'pqpp', 'ppg', 'box'", id="an unknown method"),
         pytest.param(["--abstain", "2"], "'--abstain': expected a number from 0 to 1, got '2'", id="a probability above 1"),
         pytest.param(["--abstain", "nan"], "expected a number from 0 to 1, got 'nan'", id="a probability that is not a number"),

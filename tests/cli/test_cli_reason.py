@@ -67,6 +67,7 @@ def test_the_json_has_the_warnings_also_where_there_is_no_answer() -> None:
     assert result.as_segmentation().warnings == ("unlike the drawn scenes",)
 
 
+@pytest.mark.slow
 def test_a_budget_that_reaches_to_nothing_says_so(run: Run) -> None:
     code, out, _ = run("reason", SCENE, EXPRESSION, "--tokens", "500")
     assert code == 0

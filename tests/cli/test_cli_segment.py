@@ -253,6 +253,7 @@ def test_results_replace_neither_an_image_nor_a_foreign_file(run: Run) -> None:
     assert Path("mine/results.jsonl").read_text() == "my results\n"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder", "loads")
 def test_points_can_be_left_out_of_the_overlays(run: Run) -> None:
     for name, words in (("one", ["a.png"]), ("several", ["a.png", "b.png"])):

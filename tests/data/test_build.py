@@ -286,6 +286,7 @@ def test_former_names_still_work_and_warn(tmp_path: Path) -> None:
         assert verify_lessons(out) == verify_conversations(out)
 
 
+@pytest.mark.slow
 def test_ppg_keeps_the_groups_with_the_best_masks(few_scenes: Path, tmp_path: Path) -> None:
     """The mean IoU increases with the number of groups that are tried."""
     means = []
@@ -298,6 +299,7 @@ def test_ppg_keeps_the_groups_with_the_best_masks(few_scenes: Path, tmp_path: Pa
     assert means[1] > means[0] + 0.005
 
 
+@pytest.mark.slow
 def test_the_kept_group_is_the_best_of_all_within_a_small_tolerance() -> None:
     """The groups are ranked here by their full masks, without the shortlist."""
     segmenter = load_segmenter("embedded")

@@ -68,6 +68,7 @@ def test_examples_are_encoded_as_the_processor_encodes_the_chat(scene: Scene) ->
     assert example.ids[: example.answer_start] == ids.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "turn_counts"),
     [

@@ -65,6 +65,7 @@ def conversation() -> Conversation:
     return Conversation()
 
 
+@pytest.mark.slow
 def test_each_object_is_verified_by_the_expression_that_it_was_segmented_by(conversation: Conversation) -> None:
     conversation.segment("all crescents")
     both = conversation.refine("also the green circle")
@@ -118,6 +119,7 @@ def test_undo_goes_back_over_what_changed_nothing_and_further_each_time(conversa
     assert list_shown(conversation.refine("undo")) == shown
 
 
+@pytest.mark.slow
 def test_what_was_left_out_never_lists_what_is_shown(conversation: Conversation) -> None:
     conversation.segment("all crescents")
     conversation.refine("keep 1")

@@ -118,6 +118,7 @@ def test_reading_inverts_writing(trace: Trace) -> None:
     assert again.image.pixels.tobytes() == IMAGE.pixels.tobytes()  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 @given(traces, st.data())
 def test_a_file_truncated_anywhere_is_refused(trace: Trace, data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:

@@ -29,6 +29,7 @@ def processed_size(processor, size: Size) -> Size:
     return Size(width * processor.patch_size, height * processor.patch_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processor", "least_saving"),
     [
