@@ -20,7 +20,7 @@ test: .venv/tested  ## set up, then run all tests but the slow ones
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
 test-slow: .venv/tested video  ## set up, then run the slow tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(PYTEST)
 
 check: test lint types coverage test-slow docs  ## everything
 
