@@ -102,7 +102,7 @@ class Stage:
         file = self.folder / f"{self.name}.pt"
         if not file.exists():
             return 0
-        checkpoint = torch.load(file, weights_only=True)
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
         self.module.load_state_dict(checkpoint["model"], strict=False)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         steps: int = checkpoint["step"]
