@@ -16,10 +16,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
-from recipes.embedded.architecture import GRID, TOWER_WIDTH, build_vocabulary
+from recipes.embedded.architecture import build_vocabulary
 from recipes.embedded.packing import PREFIX_LENGTH, ExampleRow
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.training_loop import autocast
+from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.models.mllm.model_runner import cache_parameter
 
 _END = build_vocabulary().index("</s>")
@@ -101,19 +102,37 @@ def collate(scenes: Tensor, rows_by_scene: Sequence[Sequence[ExampleRow]]) -> Ex
     )
 
 
-def compute_features(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
-    """Compute the tower's output for all scenes, (scenes, patches, width) bfloat16, or load it from the working folder."""
-    file = folder / f"features-{cache.first}-{len(cache)}.pt"
-    if file.exists():
-        return torch.load(file, weights_only=True, mmap=True)
-    features = torch.empty(len(cache), GRID**2, TOWER_WIDTH, dtype=torch.bfloat16)
-    layer = model.config.vision_feature_layer
-    with torch.inference_mode(), autocast(model.device):
-        for index in tqdm(torch.arange(len(cache)).split(200), desc="features", mininterval=20):
+class CachedFeatures:
+    """The vision tower's output for all scenes, computed once and kept in files of 1,000 scenes.
+
+    Args:
+        cache: The scenes.
+        model: The model with the trained tower.
+        folder: Where the files are, and where missing ones are written.
+    """
+
+    _CHUNK = 1000
+
+    def __init__(self, cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._files = [folder / f"{cache.first + first:06d}.pt" for first in range(0, len(cache), self._CHUNK)]
+        chunks = torch.arange(len(cache)).split(self._CHUNK)
+        for file, index in zip(self._files, tqdm(chunks, desc="features", mininterval=20), strict=True):
+            if not file.exists():
+                features = torch.cat([self._compute(cache, model, part) for part in index.split(50)])
+                with atomic_path(file) as part_file:
+                    torch.save(features, part_file)
+        self._chunks = [torch.load(file, weights_only=True, mmap=True) for file in self._files]
+
+    @torch.inference_mode()
+    def _compute(self, cache: SceneCache, model: LlavaForConditionalGeneration, index: Tensor) -> Tensor:
+        with autocast(model.device):
             output = model.model.vision_tower(pixel_values=cache.load_pixels(index).to(model.device), output_hidden_states=True)
-            features[index] = output.hidden_states[layer].to("cpu", torch.bfloat16)
-    torch.save(features, file)
-    return features
+        return output.hidden_states[model.config.vision_feature_layer].to("cpu", torch.bfloat16)
+
+    def __getitem__(self, scenes: Tensor) -> Tensor:
+        """Return the features of some scenes, (n, patches, width) bfloat16."""
+        return torch.stack([self._chunks[i // self._CHUNK][i % self._CHUNK] for i in scenes.tolist()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +155,7 @@ class ForwardOutput:
 class CachedFeatureModel:
     """The MLLM on cached features of the vision tower."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor | CachedFeatures) -> None:
         self.model, self.features = model, features
 
     def embed_image(self, scenes: Tensor) -> Tensor:

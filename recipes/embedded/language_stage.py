@@ -23,12 +23,11 @@ from recipes.embedded.architecture import COORDINATES, build_vocabulary
 from recipes.embedded.auxiliary_losses import PointProbe, compute_image_attention_loss, compute_word_attention_loss
 from recipes.embedded.curriculum import base_examples
 from recipes.embedded.dialogue_curriculum import dialogue_examples
-from recipes.embedded.feature_model import CachedFeatureModel, ExampleBatch, collate, compute_features
+from recipes.embedded.feature_model import CachedFeatureModel, CachedFeatures, ExampleBatch, collate
 from recipes.embedded.packing import TASKS, TrainingExample, build_example, encode_text, pack_examples
 from recipes.embedded.patch_targets import PatchTargets, compute_targets
 from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
-from recipes.embedded.vision_stage import HELD_OUT
 from sam4mllm_tool.embedded.everyday import KINDS, SINGLE_OBJECT_KINDS, EverydayScene, sample_expressions
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import Box, Turn
@@ -117,7 +116,7 @@ class LanguageTraining:
 
     def _prefetch_batches(self, first_step: int) -> Iterator[ExampleBatch]:
         """Yield batches; a thread builds the next one while the model learns from this one."""
-        draw = draw_batches(len(self.cache) - HELD_OUT, self.batch_size, seed=40, first=first_step)
+        draw = draw_batches(self.cache.trained_on, self.batch_size, seed=40, first=first_step)
         with ThreadPoolExecutor(1) as pool:
             following = pool.submit(self._build_batch, first_step, next(draw))
             for step in itertools.count(first_step + 1):
@@ -153,8 +152,7 @@ class LanguageTraining:
         task, *words = self.point_task
         yes, no = (encode_text(word)[0] for word in words)
         hits, passing = [], []
-        first = len(self.cache) - HELD_OUT
-        for index in torch.arange(first, first + scenes).split(20):
+        for index in self.cache.held_out(scenes).split(20):
             examples = [list(self.curriculum(self.cache.scene(i), Random(i))) for i in index.tolist()]
             batch = collate(index, [pack_examples(group, ROW_WIDTH, MAX_ROWS) for group in examples]).to(
                 self.model.model.device
@@ -180,7 +178,7 @@ def measure_boxes(cache: SceneCache, model: CachedFeatureModel, question: str, s
     """
     cases: list[tuple[int, str, str, list[Box]]] = []
     rng = Random(7)
-    for i in range(len(cache) - scenes, len(cache)):
+    for i in cache.held_out(scenes).tolist():
         scene = cache.scene(i)
         for expression in sample_expressions(scene, 8, rng, held_out=True):
             boxes = [scene.regions[k].box for k in expression.targets]
@@ -223,7 +221,7 @@ def train_base(cache: SceneCache, model: LlavaForConditionalGeneration, folder: 
     LanguageTraining(
         Stage("base", folder, parts, optimizer, steps),
         cache,
-        CachedFeatureModel(model, compute_features(cache, model, folder)),
+        CachedFeatureModel(model, CachedFeatures(cache, model, folder / "features")),
         probe,
         compute_targets(cache, folder),
         base_examples,
@@ -248,7 +246,7 @@ def add_adapter(model: LlavaForConditionalGeneration) -> PeftModel:
 
 def train_adapter(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path, steps: int) -> None:
     """Train an adapter on the frozen base (stage 3); checkpoint folder/adapter.pt."""
-    features = compute_features(cache, model, folder)
+    features = CachedFeatures(cache, model, folder / "features")
     adapted = add_adapter(model)  # in place: `model` has the adapter's layers from here on
     probe = PointProbe()
     parts = nn.ModuleDict({"adapted": adapted, "probe": probe})

@@ -25,7 +25,6 @@ from recipes.embedded.sam_model import CHANNELS, GRID, MASK_SIDE
 from recipes.embedded.sam_prompts import COUNTS, PLACEMENTS, SamPrompts, sample_prompts
 from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
-from recipes.embedded.vision_stage import HELD_OUT
 
 _CORRECTED = 0.4
 """Share of the steps in which a correcting click follows."""
@@ -101,11 +100,11 @@ def train_encoder(cache: SceneCache, model: SamModel, folder: Path, steps: int, 
     """Train the encoder in place (stage 1); checkpoint folder/sam-encoder.pt."""
     module = DenseEncoder(model).to(model.device)
     stage = Stage("sam-encoder", folder, module, MuonAdamW(module.named_parameters(), rate=3e-3), steps)
-    draw = draw_batches(len(cache) - HELD_OUT, batch, seed=10, first=stage.count_steps_done())
+    draw = draw_batches(cache.trained_on, batch, seed=10, first=stage.count_steps_done())
 
     @torch.no_grad()
     def evaluate() -> Metrics:
-        return _compute_dense_loss(module, cache, torch.arange(len(cache) - 60, len(cache)))[1]
+        return _compute_dense_loss(module, cache, cache.held_out(60))[1]
 
     train(stage, lambda _: _compute_dense_loss(module, cache, next(draw)), evaluate)
 
@@ -188,7 +187,7 @@ def train_masks(cache: SceneCache, model: SamModel, folder: Path, steps: int, ba
     """Train the model in place (stage 2); checkpoint folder/sam.pt."""
     device = model.device
     stage = Stage("sam", folder, model, MuonAdamW(model.named_parameters(), rate=2e-3), steps)
-    draw = draw_batches(len(cache) - HELD_OUT, batch, seed=20, first=stage.count_steps_done())
+    draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
     def encode(index: Tensor) -> Tensor:
         with autocast(device):
@@ -220,7 +219,7 @@ def train_masks(cache: SceneCache, model: SamModel, folder: Path, steps: int, ba
             ("clicks", 1, 0.0),
         ):
             fixed, figures = np.random.default_rng(1), []
-            for index in torch.arange(len(cache) - 120, len(cache)).split(20):
+            for index in cache.held_out(120).split(20):
                 prompts = sample_prompts(cache, index, fixed, count, placement, (jitter,)).to(device)
                 figures.append(_compute_mask_loss(_predict(model, encode(index), prompts), prompts)[1])
             for name in ("chosen", "best"):

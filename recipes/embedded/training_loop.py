@@ -152,6 +152,7 @@ def _format_metrics(metrics: Metrics) -> str:
 
 def draw_batches(count: int, size: int, seed: int, first: int = 0) -> Iterator[Tensor]:
     """Yield batches of indices below `count` without end, reshuffled every epoch, after leaving out the `first` ones."""
+    size = min(size, count)
     per_epoch = count // size
     for epoch in itertools.count(first // per_epoch):
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))

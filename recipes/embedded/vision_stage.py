@@ -17,8 +17,6 @@ from recipes.embedded.patch_targets import PatchTargets, compute_targets
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
 
-HELD_OUT = 500
-"""Scenes at the end of the cache that are not trained on."""
 _SHARPNESS = 8.0  # logits are the class codes times this
 _MIRRORED_RANKS = (1, 0, 2, 3)
 
@@ -111,7 +109,7 @@ def train_vision(cache: SceneCache, model: LlavaForConditionalGeneration, folder
     codes, targets, device = EmbeddingCodes(), compute_targets(cache, folder), model.device
     parts = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
     stage = Stage("eyes", folder, parts, MuonAdamW(parts.named_parameters(), rate=3e-3), steps)
-    draw = draw_batches(len(cache) - HELD_OUT, batch, seed=0, first=stage.count_steps_done())
+    draw = draw_batches(cache.trained_on, batch, seed=0, first=stage.count_steps_done())
 
     def compute_loss(index: Tensor, mirrored: bool = False) -> tuple[Tensor, Metrics]:
         pixels, truth = cache.load_pixels(index).to(device), targets.select(index).to(device)
@@ -124,7 +122,7 @@ def train_vision(cache: SceneCache, model: LlavaForConditionalGeneration, folder
 
     @torch.no_grad()
     def evaluate() -> Metrics:
-        chunks = torch.arange(len(cache) - HELD_OUT, len(cache)).split(50)[::2]
+        chunks = cache.held_out(250).split(50)
         metrics = [compute_loss(chunk)[1] for chunk in chunks]
         return {key: sum(m[key] for m in metrics) / len(metrics) for key in metrics[0]}
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from recipes.embedded.__main__ import STEPS, run_stages, save_mllm, save_sam
 from recipes.embedded.architecture import GRID, TOWER_WIDTH, build_mllm, build_processor
 from recipes.embedded.curriculum import base_examples
 from recipes.embedded.dialogue_curriculum import dialogue_examples
@@ -37,8 +38,9 @@ from sam4mllm_tool.embedded.everyday import (
     list_vocabulary,
 )
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
-from sam4mllm_tool.types import Point, Size, Turn
+from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Size, Turn
 
 UNKNOWN = encode_text("xylophone")[0]
 CURRICULA = pytest.mark.parametrize("curriculum", [base_examples, dialogue_examples], ids=["base", "dialogue"])
@@ -189,3 +191,20 @@ def run_alone(model: CachedFeatureModel, scene: int, example: TrainingExample) -
     embedded = torch.cat([model.embed_image(torch.tensor([scene])), words], 1)
     hidden = model.model.model.language_model(inputs_embeds=embedded).last_hidden_state[0]
     return model.model.lm_head(hidden[example.answer_start - 1 : len(example.ids) - 1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft reads it
+def test_a_recipe_of_one_step_a_stage_gives_a_pair_that_answers(tmp_path: Path, scene: EverydayScene) -> None:
+    cache = SceneCache(tmp_path / "world", 8, chunk=8)
+    run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 1))
+    run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
+    assert {stage: torch.load(tmp_path / f"{stage}.pt")["step"] for stage in STEPS} == dict.fromkeys(STEPS, 2)
+    save_mllm(tmp_path, tmp_path / "out")
+    save_sam(tmp_path, tmp_path / "out")
+    pair = Sam4Mllm.load(f"{tmp_path / 'out' / 'mllm'}+{tmp_path / 'out' / 'adapter'}", str(tmp_path / "out" / "sam"))
+    prompt = ObjectPrompt(Box(40, 40, 200, 160), (PointPrompt(100, 100, 1, 1.0),))
+    (segmented,) = pair.segmenter.segment(Image.fromarray(scene.image), [prompt])
+    assert segmented.mask.shape == scene.instances.shape
+    (reply,) = pair.mllm.reply(Image.fromarray(scene.image), [EMBEDDED.ask_boxes("the mug")])
+    assert isinstance(reply.text, str)
