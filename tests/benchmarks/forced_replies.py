@@ -1,9 +1,9 @@
 """Make a model with random weights answer round 1 with a given text, whoever decodes it.
 
-What a decoder predicts then depends, over the positions of the answer, on the position alone: a hook marks its last hidden states
-there, and a hook on the output layer returns the answer's tokens for marked ones. That is a model like any other: greedy decoding,
-verified guesses, packed branches and copies of a cache all have to come to the same answer. All other positions are left as they
-are, those of the answers about points among them.
+What a decoder predicts then depends, over the positions of the answer, on the position alone: a hook marks its last hidden
+states there, and a hook on the output layer returns the answer's tokens for marked ones. That is a model like any other: greedy
+decoding, verified guesses, packed branches and copies of a cache all have to come to the same answer. All other positions are
+left as they are, those of the answers about points among them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
 from sam4mllm_tool.types import Image, Turn
+from tests.benchmarks.reference_loop import prepare_inputs
 
 __all__ = ["force_reply"]
 
@@ -90,13 +91,10 @@ def _last_position(model: Any, renderer: Any, image: Image, turns: Sequence[Turn
         raise _Stop
 
     hook = model.get_decoder().rotary_emb.register_forward_pre_hook(stop, with_kwargs=True)
-    tensors = renderer.prepare(image, renderer.render(turns))
-    inputs = {
-        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype) for name, value in tensors.items()
-    }
+    inputs = prepare_inputs(model, renderer, image, turns)
     try:
         with torch.inference_mode():
-            model.generate(**inputs, attention_mask=torch.ones_like(inputs["input_ids"]), max_new_tokens=1, do_sample=False)
+            model.generate(**inputs, max_new_tokens=1, do_sample=False)
     except _Stop:
         pass
     finally:

@@ -5,7 +5,7 @@ segmenter's encoder and its mask decoder, and on the image processor. So they co
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,11 @@ class Work:
         return sum(each.rows * each.tokens for each in self.prefills)
 
     @property
+    def starts(self) -> int:
+        """Passes with nothing in the cache: they compute the image's tokens."""
+        return sum(not each.cached for each in self.passes)
+
+    @property
     def decodes(self) -> int:
         """Passes over one token of each sequence."""
         return len(self.passes) - len(self.prefills)
@@ -96,10 +101,10 @@ def count_work(models: Sam4Mllm) -> Iterator[Work]:
         yield work
 
 
-def count_trie_tokens(renderer: PromptRenderer, image: Image, dialogues: Sequence[Sequence[Turn]]) -> int:
+def count_trie_tokens(renderer: PromptRenderer, image: Image, prompts: Iterable[Sequence[Turn]]) -> int:
     """Return the tokens of a trie of prompts about an image: those that no driver can do without."""
     inputs = ImageInputs(image)
-    return len(build_prefix_tree([renderer.token_ids(inputs, turns) for turns in dialogues]).ids)
+    return len(build_prefix_tree([renderer.token_ids(inputs, turns) for turns in prompts]).ids)
 
 
 def _read_pass(arguments: dict[str, Any]) -> LanguagePass:

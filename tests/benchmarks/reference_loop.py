@@ -1,11 +1,12 @@
 """The released way to run the dialogue, to compare with: each question is a `generate` call that starts from the pixels.
 
-It asks what `PQPP` asks, so that only the execution differs: greedy decoding over a key-value cache, in inference mode, with the
-checkpoint's own processor. In each call the image is processed, encoded and prefilled anew; SAM runs after all calls. Answers
-about points are decoded one after another in joint dialects, in a call per point in the others. Decoding is held to the two
-words, as the packages that its authors use can: the probabilities then are those that `TransformersMLLM` gives.
+It asks what `PQPP` asks, so that only the execution differs: greedy decoding over a key-value cache, in inference mode, with
+the checkpoint's own processor. In each call the image is processed, encoded and prefilled anew; SAM runs after all calls.
+Answers about points are decoded one after another in joint dialects, in a call per point in the others. Decoding is held to the
+two words, as the packages that its authors use can: the probabilities then are those that `TransformersMLLM` gives.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,12 @@ from transformers import LogitsProcessor, LogitsProcessorList
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings, differ_in_first_token
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.protocol import PQPP
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import FreeText, Image, Question, Reply, Segmentation, SegmentedObject, Size, Turn
 
-__all__ = ["ReferenceAnswer", "ReferenceLoop", "find_difference"]
+__all__ = ["ReferenceAnswer", "ReferenceLoop", "find_difference", "prepare_inputs"]
 
 TOLERANCE = 1e-2
 """Largest difference between probabilities of labels in float32."""
@@ -67,14 +69,9 @@ class ReferenceLoop:
         return Reply(text, tuple(words.rows))
 
     def _generate(self, image: Image, question: Question, count: int, words: "_WordChoice | None" = None) -> list[int]:
-        tensors = self._renderer.prepare(image, self._renderer.render(question.turns))
-        inputs: dict[str, Tensor] = {
-            name: value.to(self._model.device, self._model.dtype if value.is_floating_point() else value.dtype)
-            for name, value in tensors.items()
-        }
+        inputs = prepare_inputs(self._model, self._renderer, image, question.turns)
         output: Tensor = self._model.generate(
             **inputs,
-            attention_mask=torch.ones_like(inputs["input_ids"]),
             max_new_tokens=count,
             do_sample=False,
             use_cache=True,
@@ -105,6 +102,16 @@ class _WordChoice(LogitsProcessor):
         return torch.full_like(scores, -torch.inf).index_fill_(1, torch.tensor([chosen], device=scores.device), 0)
 
 
+def prepare_inputs(model: Any, renderer: PromptRenderer, image: Image, turns: Sequence[Turn]) -> dict[str, Tensor]:
+    """Run the checkpoint's processor on a prompt and the image; return the arguments of `generate`."""
+    tensors = renderer.prepare(image, renderer.render(turns))
+    inputs = {
+        name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+        for name, value in tensors.items()
+    }
+    return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+
+
 def find_difference(
     result: Segmentation | Sam4MllmError, reference: ReferenceAnswer | Sam4MllmError, tolerance: float = TOLERANCE
 ) -> str | None:
@@ -132,8 +139,3 @@ def find_difference(
         if difference > tolerance:
             return f"the confidence at {place} is off by {difference:.3f}"
     return None
-
-
-def is_joint(question: Question) -> bool:
-    """Whether it asks about several points at once."""
-    return isinstance(question.answer, Labels) and question.answer.count > 1
