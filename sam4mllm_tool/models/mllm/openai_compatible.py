@@ -9,7 +9,7 @@ import math
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
@@ -232,9 +232,7 @@ class OpenAICompatibleMLLM:
         messages, rejected = build_messages(request.turns, image_uri), self._rejected
         while True:
             extra_tokens = _THOUGHT_TOKENS if self._thinks else 0
-            limited = ChatRequest(
-                request.turns, request.max_tokens + extra_tokens, request.words, request.count, request.is_sampled
-            )
+            limited = replace(request, max_tokens=request.max_tokens + extra_tokens)
             parameters, names = build_parameters(limited, rejected, await self._find_token_ids(request.words))
             parameters |= {"model": self._model, "messages": messages}
             try:

@@ -100,7 +100,7 @@ def choose_rejected(message: str, names: Sequence[str], *, is_named: bool = Fals
     return frozenset(named or names[: 0 if is_named else 1])
 
 
-def read_completion(completion: Any, *, keeps_tokens: bool = True) -> ChatAnswer:
+def read_completion(completion: Any) -> ChatAnswer:
     """Return the answer of a completion, without its thought.
 
     Raises:
@@ -114,7 +114,7 @@ def read_completion(completion: Any, *, keeps_tokens: bool = True) -> ChatAnswer
     text = _read_text(message.content)
     answer = strip_thought(text)
     has_thought = bool(_read_reasoning(message)) or answer is None or answer != text.strip()
-    tokens = None if has_thought or not keeps_tokens else _read_tokens(choice)
+    tokens = None if has_thought else _read_tokens(choice)
     return ChatAnswer(answer or "" if has_thought else text, tokens, _read_usage(completion))
 
 
