@@ -49,11 +49,11 @@ class Bound:
 
 BOUNDS = {
     ("embedded", "embedded"): Bound(trie=1.7, starts=2, decodes=6),
-    ("llava_next", "plain"): Bound(trie=1.2, starts=2, decodes=18),
+    ("llava_next", "plain"): Bound(trie=1.6, starts=2, decodes=18),
     ("llava_next", "released"): Bound(trie=1.5, starts=2, decodes=43),
-    ("gemma3", "plain"): Bound(trie=1.2, starts=2, decodes=17, images=2, processed=26),
+    ("gemma3", "plain"): Bound(trie=1.6, starts=2, decodes=17, images=2, processed=26),
     ("mllama", "released"): Bound(trie=1.5, starts=2, decodes=44, images=2, processed=2),
-    ("qwen2_5_vl", "plain"): Bound(trie=1.2, starts=2, decodes=17, images=2, processed=26),
+    ("qwen2_5_vl", "plain"): Bound(trie=1.6, starts=2, decodes=17, images=2, processed=26),
     ("qwen2_5_vl", "released"): Bound(trie=1.5, starts=2, decodes=42, images=2, processed=2),
 }
 TEN_EXPRESSIONS = Bound(trie=9, starts=20, decodes=60)
