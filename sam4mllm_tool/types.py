@@ -388,9 +388,9 @@ class Usage:
             counts = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
             seconds = {str(backend): float(duration) for backend, duration in fields["seconds"].items()}
             names = str(models["mllm"]), str(models["segmenter"])
-            remote = {name: int(fields[name]) for name in ("cached_tokens", "requests") if name in fields}
-            dialect = str(fields.get("dialect", ""))
-            return cls(*names, int(fields["questions"]), seconds, counts, int(fields["rounds"]), dialect, **remote)
+            cached, requests = (int(fields[name]) if name in fields else None for name in ("cached_tokens", "requests"))
+            questions, rounds, dialect = int(fields["questions"]), int(fields["rounds"]), str(fields.get("dialect", ""))
+            return cls(*names, questions, seconds, counts, rounds, dialect, cached, requests)
 
 
 @dataclass(frozen=True, eq=False)

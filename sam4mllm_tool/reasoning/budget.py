@@ -54,8 +54,10 @@ class Budget:
         if unknown := set(limits) - set(own):
             raise ValueError(f"a budget has rounds, tokens, seconds and requests, not {', '.join(sorted(map(str, unknown)))}")
         lower = asdict(Budget(**{"rounds": self.rounds, "seconds": None} | dict(limits)))
-        pairs = {name: [limit for limit in (own[name], lower[name]) if limit is not None] for name in own}
-        return Budget(**{name: min(pair, default=None) for name, pair in pairs.items()})
+        lowest: dict[str, Any] = {}
+        for name, limit in own.items():
+            lowest[name] = min((each for each in (limit, lower[name]) if each is not None), default=None)
+        return Budget(**lowest)
 
 
 @dataclass(frozen=True)
