@@ -24,7 +24,7 @@ from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Grid
 from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.reasoning.budget import Budget, Meter
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn, Usage
 from tests.openai_servers import Exchange, LoopbackServer, Response, answer_with_weights, build_completion, read_image, serve
 
 SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
@@ -189,6 +189,45 @@ def test_a_vllm_that_can_not_do_so_is_asked_for_the_most_probable_tokens(fault: 
         mllm.check()
         (reply,) = mllm.reply(square(), POINTS[:1])
     assert reply.label_probabilities == (pytest.approx((0.75, 0.25)),)
+
+
+def test_an_odd_answer_without_probabilities_falls_back_alone() -> None:
+    """As one that a proxy's cache gave, or a moderation step; the others of its round, and all later ones, are scored."""
+
+    odd = iter([True])
+
+    def answer(exchange: Exchange) -> dict[str, object]:
+        return build_completion("Yes") if "point 1" in exchange.last_text and next(odd, False) else yes_or_no(exchange)
+
+    with serve(answer, models=["m"]) as server:
+        mllm = connect(server, concurrency=1)
+        mllm.check()
+        replies = mllm.reply(square(), POINTS)
+        again = mllm.reply(square(), POINTS)
+    assert [reply.label_probabilities is None for reply in replies] == [False, True, False, False]
+    assert replies[1].text == "Yes"
+    assert all(reply.label_probabilities is not None for reply in again)
+
+
+def test_probabilities_that_stop_are_given_up_and_taken_up_again_where_they_return() -> None:
+    gives = True
+
+    def answer(exchange: Exchange) -> dict[str, object]:
+        return yes_or_no(exchange) if gives else build_completion("1. Yes\n2. No\n3. No\n4. Yes")
+
+    with serve(answer) as server:
+        mllm = connect(server)
+        mllm.reply(square(), POINTS)
+        gives = False
+        mllm.reply(square(), POINTS)
+        assert not mllm.gives_probabilities
+        before = len(server.exchanges)
+        mllm.reply(square(), POINTS)
+        assert len(server.exchanges) == before + 1, "all in one numbered question"
+        gives = True
+        mllm.reply(square(), [BOXES])
+        (reply,) = mllm.reply(square(), POINTS[:1])
+    assert reply.label_probabilities is not None
 
 
 def test_one_empty_answer_does_not_end_the_probabilities() -> None:
@@ -792,9 +831,53 @@ def test_neither_the_key_nor_the_image_is_in_results_and_traces(
     assert segmentation.usage.mllm == f"openai:pair@{weights.url}"
 
 
+def test_requests_and_cached_tokens_are_counted_in_the_usage(local: Sam4Mllm) -> None:
+    """Four points in one numbered answer, one of which has to be asked alone, and a request that is sent again."""
+    busy = iter([True])
+
+    def answer(exchange: Exchange) -> Response | dict[str, object]:
+        if next(busy, False):
+            return 503, {"error": {"message": "busy"}}, {"Retry-After": "0.01"}
+        if "Find every object" in exchange.last_text:
+            return build_completion("[100,100,500,500]", tokens=300)
+        if "on a line of its own" in exchange.last_text:
+            return build_completion("1. Yes\n2. No\n3. No", tokens=400, cached=256)
+        return build_completion("Yes", tokens=320, cached=288)
+
+    with serve(answer) as server:
+        mllm = connect(server, retries=1)
+        models = Sam4Mllm(mllm, local.segmenter, dialect=PLAIN, sampler=Grid(2, 2))
+        usage = models.segment(load_image(SCENE), EXPRESSION).usage
+    assert (usage.questions, usage.rounds) == (5, 2)
+    assert usage.requests == len(server.exchanges) == 4
+    assert usage.tokens == (300 + 400 + 320, 2 + 2 + 2)
+    assert usage.cached_tokens == 256 + 288, "as far as the server reports them"
+    assert usage.to_dict()["cached_tokens"] == 544
+    assert Usage.from_dict(usage.to_dict()) == usage
+    local_usage = local.segment(load_image(SCENE), EXPRESSION, method="box").usage.to_dict()
+    assert not {"requests", "cached_tokens"} & set(local_usage), "never invented"
+
+
+def test_votes_are_requests_too_and_their_tokens_count() -> None:
+    with serve(lambda _: "No") as server:
+        replies = connect(server, votes=3).reply(square(), POINTS[:1])
+    assert replies[0].requests == len(server.exchanges) == 4
+    assert replies[0].tokens == Tokens(4 * 100, 4 * 2)
+
+
+async def test_blocking_and_async_calls_share_one_pool_of_connections() -> None:
+    with serve(yes_or_no) as server:
+        mllm = connect(server)
+        mllm.check()
+        for _ in range(2):
+            _ = mllm.reply(square(), POINTS[:1])
+            _ = await mllm.areply(square(), POINTS[:1])
+        assert (len(server.exchanges), server.connections) == (6, 1)
+
+
 def test_a_budget_of_calls_tokens_and_seconds_holds_a_remote_model(remote: Sam4Mllm) -> None:
     image = load_image(SCENE)
-    for budget in (Budget(rounds=1), Budget(tokens=100), Budget(seconds=0.0)):
+    for budget in (Budget(rounds=1), Budget(tokens=100), Budget(seconds=0.0), Budget(requests=4)):
         limited = remote.with_run_hooks(lambda *_, budget=budget: Meter(budget))
         with pytest.raises(OverBudgetError, match="budget"):
             limited.segment(image, EXPRESSION)
