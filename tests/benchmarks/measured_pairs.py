@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields, replace
 from random import Random
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import transformers
@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.config import SettingsOverrides
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, draw_scene
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
@@ -130,10 +131,10 @@ class MeasuredPair:
         with force_reply(self.models, image, expressions, self.reply(objects or 1)) if needed else nullcontext():
             yield
 
-    def with_settings(self, **settings: Any) -> "MeasuredPair":
+    def with_settings(self, **settings: Unpack[SettingsOverrides]) -> "MeasuredPair":
         """Return the pair with other settings of the runs, and replies as long as they need."""
         models, dialect = self.models, replace(self.models.dialect, max_tokens=MAX_REPLY_TOKENS)
-        other = Sam4Mllm(models.mllm, models.segmenter, dialect=dialect, config=models.config.override(settings))  # type: ignore[typeddict-item]
+        other = Sam4Mllm(models.mllm, models.segmenter, dialect=dialect, config=models.config.override(settings))
         return replace(self, models=other)
 
 
