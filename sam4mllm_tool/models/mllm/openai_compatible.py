@@ -81,7 +81,7 @@ class OpenAICompatibleMLLM:
             timeout=openai.Timeout(options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, options.timeout_s)),
             max_retries=options.retries,
         )
-        self._payload = ImagePayload(dialect or find_by_model_name(model) or PLAIN, options.max_pixels)
+        self.ask_in(dialect or find_by_model_name(model) or PLAIN)
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
         self._thinks, self._has_tokenizer = False, False
@@ -124,6 +124,10 @@ class OpenAICompatibleMLLM:
     def gives_probabilities(self) -> bool:
         """Whether the server gives the probabilities of answers, as far as is known."""
         return self._features.gives_probabilities
+
+    def ask_in(self, dialect: Dialect) -> None:
+        """Set the dialect in which the model will be asked: it decides in which sizes images are sent."""
+        self._payload = ImagePayload(dialect, self._options.max_pixels)
 
     def check(self) -> None:
         """Ask about a small image, and learn what the server can do.
