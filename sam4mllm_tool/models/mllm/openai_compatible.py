@@ -36,7 +36,8 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("openai", "openai") from missing
 
-from sam4mllm_tool.models.mllm.server_errors import describe_failure, find_key
+from sam4mllm_tool.models.mllm.server_errors import describe_failure
+from sam4mllm_tool.models.mllm.server_keys import find_key
 
 __all__ = ["OpenAICompatibleMLLM", "ServerOptions"]
 
@@ -53,7 +54,8 @@ _NO_KEY = "none"
 class OpenAICompatibleMLLM:
     """Answers questions by requests to a server. Calls may overlap; together they send `concurrency` requests at a time.
 
-    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else.
+    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else. The second is not
+    sent to just any server (`server_keys`).
 
     Args:
         model: The model's name on the server.
@@ -74,7 +76,7 @@ class OpenAICompatibleMLLM:
     ) -> None:
         self._name = f"openai:{model}@{url}" if name is None else name
         self._model, self._url, self._options = model, url, options
-        self._key_variable, self._key = find_key()
+        self._key_variable, self._key = find_key(url)
         self._client = openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY,
             base_url=url,
