@@ -89,9 +89,8 @@ class ChatModelMLLM:
         if profile.get("image_inputs") is False:
             raise SpecError(f"the chat model {quote_text(self._name)} takes no images: choose a vision model")
         self.model = model
-        self.dialect = dialect or find_by_model_name(name_chat_model(model)) or PLAIN
-        """In which it is to be asked."""
-        self._payload = ImagePayload(self.dialect, max_pixels or MAX_PIXELS)
+        self._max_pixels = max_pixels or MAX_PIXELS
+        self.ask_in(dialect or find_by_model_name(name_chat_model(model)) or PLAIN)
         self._accepts_scoring = set(_SCORED) <= set(type(model).model_fields)
         self._features = ChatFeatures(gives_probabilities=self._accepts_scoring, votes=votes)
         self._concurrency = concurrency
@@ -119,6 +118,11 @@ class ChatModelMLLM:
     def resizing(self) -> ResizingRule | None:
         """The rule by which images are resized before they are sent; None where the dialect doesn't depend on it."""
         return self._payload.resizing
+
+    def ask_in(self, dialect: Dialect) -> None:
+        """Set the dialect in which the model is to be asked: it decides in which sizes images are sent."""
+        self.dialect = dialect
+        self._payload = ImagePayload(dialect, self._max_pixels)
 
     def check(self) -> None:
         """Ask about a small image. Raises SpecError if the model doesn't answer."""

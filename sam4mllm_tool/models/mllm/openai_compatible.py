@@ -36,7 +36,8 @@ try:
 except ModuleNotFoundError as missing:
     raise MissingExtraError("openai", "openai") from missing
 
-from sam4mllm_tool.models.mllm.server_errors import describe_failure, find_key
+from sam4mllm_tool.models.mllm.server_errors import describe_failure
+from sam4mllm_tool.models.mllm.server_keys import find_key
 
 __all__ = ["OpenAICompatibleMLLM", "ServerOptions"]
 
@@ -53,7 +54,8 @@ _NO_KEY = "none"
 class OpenAICompatibleMLLM:
     """Answers questions by requests to a server. Calls may overlap; together they send `concurrency` requests at a time.
 
-    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else.
+    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else. The second is not
+    sent to just any server (`server_keys`).
 
     Args:
         model: The model's name on the server.
@@ -74,14 +76,14 @@ class OpenAICompatibleMLLM:
     ) -> None:
         self._name = f"openai:{model}@{url}" if name is None else name
         self._model, self._url, self._options = model, url, options
-        self._key_variable, self._key = find_key()
+        self._key_variable, self._key = find_key(url)
         self._client = openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY,
             base_url=url,
             timeout=openai.Timeout(options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, options.timeout_s)),
             max_retries=options.retries,
         )
-        self._payload = ImagePayload(dialect or find_by_model_name(model) or PLAIN, options.max_pixels)
+        self.ask_in(dialect or find_by_model_name(model) or PLAIN)
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
         self._thinks, self._has_tokenizer = False, False
@@ -124,6 +126,10 @@ class OpenAICompatibleMLLM:
     def gives_probabilities(self) -> bool:
         """Whether the server gives the probabilities of answers, as far as is known."""
         return self._features.gives_probabilities
+
+    def ask_in(self, dialect: Dialect) -> None:
+        """Set the dialect in which the model will be asked: it decides in which sizes images are sent."""
+        self._payload = ImagePayload(dialect, self._options.max_pixels)
 
     def check(self) -> None:
         """Ask about a small image, and learn what the server can do.

@@ -20,6 +20,7 @@ from sam4mllm_tool.images import load_image
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS
 from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM, ServerOptions
+from sam4mllm_tool.models.mllm.server_keys import ask_for_key, find_key
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Grid
 from sam4mllm_tool.protocol.dialects import find_by_model_name
@@ -753,6 +754,36 @@ def test_the_key_comes_from_the_environment(name: str, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, "right")
         monkeypatch.setenv("OPENAI_API_KEY", "right" if name == "OPENAI_API_KEY" else "other")
         load_mllm(f"openai:m@{server.url}")
+
+
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://192.168.1.7:8000/v1", True),
+        ("http://gpu-box:8000/v1", True),
+        ("http://vllm.internal/v1", True),
+        ("https://models.example.org/v1", False),
+        ("https://api.openai.com.example.org/v1", False),
+        ("https://notopenai.com/v1", False),
+        ("http://8.8.8.8/v1", False),
+    ],
+)
+def test_the_openai_key_is_sent_to_openai_and_to_local_servers_alone(
+    url: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert find_key(url) == (("OPENAI_API_KEY", KEY) if is_sent else ("", ""))
+    assert ("OPENAI_API_KEY is sent to OpenAI and to local servers alone" in ask_for_key(url)) == (not is_sent)
+    assert "SAM4MLLM_API_KEY" in ask_for_key(url)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert find_key(url) == ("OPENAI_API_KEY", KEY), "named by who set the key"
+    monkeypatch.setenv("SAM4MLLM_API_KEY", "own")
+    assert find_key(url) == ("SAM4MLLM_API_KEY", "own")
 
 
 def test_the_environment_sets_how_a_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
