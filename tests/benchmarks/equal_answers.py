@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-import tests.conftest  # noqa: F401  # declares the operators that a torchvision without a build for this torch lacks
+import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import draw_scene

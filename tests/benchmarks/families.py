@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-import tests.conftest  # noqa: F401  # declares the operators that a torchvision without a build for this torch lacks
+import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, FreeText, Image, Labels, Question, Reply, Size, Turn
