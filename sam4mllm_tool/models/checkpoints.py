@@ -8,12 +8,16 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from torch import Tensor
+from torch.nn import init
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
@@ -238,6 +242,8 @@ def _require_on_hub(hub_id: str, marker: str) -> None:
 
 
 _LOADING = threading.RLock()
+_INITIALIZERS = ("uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_")
+"""Functions of `torch.nn.init` that torch's own layers call and that draw random numbers."""
 
 
 @contextmanager
@@ -257,13 +263,41 @@ def quiet_loading() -> Iterator[None]:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # transformers then raises instead of asking
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            yield
+            with _cheap_meta_tensors():
+                yield
         finally:
             dynamic_module_utils.TIME_OUT_REMOTE_CODE = answer_timeout_s
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
                 transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _cheap_meta_tensors() -> Iterator[None]:
+    """Spare what transformers computes without memory while it builds a model, before it reads the weights.
+
+    torch does it in Python, through its compiler and SymPy, whose import alone takes longer than loading a small model. Random
+    numbers without memory have no effect, and of ranges transformers computes the values again. Other tensors are made as ever.
+    """
+    initializers = {name: getattr(init, name) for name in _INITIALIZERS}
+    arange = torch.arange
+
+    def skip(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else initialize(tensor, *args, **kwargs)
+
+    def make_range(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
+        if device is None and torch.get_default_device().type == "meta":
+            device = "cpu"
+        return arange(*args, device=device, **kwargs)
+
+    try:
+        vars(init).update({name: skip(initialize) for name, initialize in initializers.items()})
+        torch.arange = make_range
+        yield
+    finally:
+        vars(init).update(initializers)
+        torch.arange = arange
 
 
 def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:
