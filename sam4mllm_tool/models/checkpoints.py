@@ -277,27 +277,32 @@ def quiet_loading() -> Iterator[None]:
 def _cheap_meta_tensors() -> Iterator[None]:
     """Spare what transformers computes without memory while it builds a model, before it reads the weights.
 
-    torch does it in Python, through its compiler and SymPy, whose import alone takes longer than loading a small model. Random
-    numbers without memory have no effect, and of ranges transformers computes the values again. Other tensors are made as ever.
+    torch computes that in Python, through its compiler and SymPy, whose import alone takes longer than loading a small model.
+    Initialising tensors without memory has no effect. Those that transformers computes with are made on the CPU instead: it
+    replaces all of them. What is made on another device is made as ever.
     """
     initializers = {name: getattr(init, name) for name in _INITIALIZERS}
-    arange = torch.arange
+    makers = {"arange": torch.arange, "randn": torch.randn}
 
     def skip(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else initialize(tensor, *args, **kwargs)
 
-    def make_range(*args: Any, device: Any = None, **kwargs: Any) -> Tensor:
-        if device is None and torch.get_default_device().type == "meta":
-            device = "cpu"
-        return arange(*args, device=device, **kwargs)
+    def on_cpu(make: Callable[..., Tensor], replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def make_tensor(*args: Any, **kwargs: Any) -> Tensor:
+            if kwargs.get("device") is None and torch.get_default_device().type == "meta":
+                return replacement(*args, **kwargs | {"device": "cpu"})
+            return make(*args, **kwargs)
+
+        return make_tensor
 
     try:
         vars(init).update({name: skip(initialize) for name, initialize in initializers.items()})
-        torch.arange = make_range
+        # Random numbers would change the state of the generator.
+        vars(torch).update(arange=on_cpu(torch.arange, torch.arange), randn=on_cpu(torch.randn, torch.empty))
         yield
     finally:
         vars(init).update(initializers)
-        torch.arange = arange
+        vars(torch).update(makers)
 
 
 def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:

@@ -1,7 +1,8 @@
 """Put off what transformers imports at its top and answering doesn't need: a third of the time until a command answers.
 
-That is torch's compiler, for decorators that mean something to the compiler alone; and SciPy and tensors distributed over
-processes, for training. For processes of our own only: a program that uses this package as a library may need them.
+That is torch's compiler and SymPy, for decorators and comparisons that mean something to the compiler alone; and SciPy and
+tensors distributed over processes, for training. For processes of our own only: a program that uses this package as a library
+may need them.
 """
 
 import sys
@@ -27,11 +28,12 @@ def defer_unused_imports() -> None:
     The compiler is imported where more of it is needed than decorators. Without SciPy and distribution, transformers can't
     compute detection losses in this process or spread a model over processes. Does nothing if it is all imported already.
     """
-    import torch  # noqa: F401 - first, as it imports modules inside the deferred one itself
+    import torch  # first, as it imports modules inside the deferred one itself
 
     if any(name in sys.modules for name in (*_MODELS, _COMPILER)):
         return
     sys.modules[_COMPILER] = _StandIn(_COMPILER, allow_in_graph=_identity, assume_constant_result=_identity, disable=_identity)
+    _pass_true_checks(torch)
     with suppress(ImportError, AttributeError), _hidden_libraries():  # whoever imports it next then gets the error
         for name in _MODELS:
             import_module(name)
@@ -66,6 +68,17 @@ class _StandIn(ModuleType):
 def _identity(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
     """Decorate nothing, with or without arguments."""
     return _identity if function is None else function
+
+
+def _pass_true_checks(torch: Any) -> None:
+    """Let torch's checks pass what is true at once; they import SymPy first, as a condition may be an expression."""
+    check: Callable[..., None] = torch._check_with
+
+    def check_unless_true(error_type: type[Exception], condition: object, message: Callable[[], str] | None = None) -> None:
+        if condition is not True:
+            check(error_type, condition, message)
+
+    torch._check_with = check_unless_true
 
 
 @contextmanager
