@@ -17,7 +17,7 @@ __all__ = ["defer_unused_imports"]
 
 _MODELS = ("transformers.modeling_utils", "transformers.generation.utils")
 """What all models import. It decides at its top what else to import."""
-_COMPILER = "torch._dynamo"
+_COMPILER, _DECORATORS = "torch._dynamo", ("allow_in_graph", "assume_constant_result", "disable")
 _HIDDEN = ("is_scipy_available", "is_torch_distributed_available")
 """Functions of `transformers.utils` by which it decides."""
 
@@ -25,44 +25,31 @@ _HIDDEN = ("is_scipy_available", "is_torch_distributed_available")
 def defer_unused_imports() -> None:
     """Import what all models of transformers share, without what answering doesn't need.
 
-    The compiler is imported where more of it is needed than decorators. Without SciPy and distribution, transformers can't
+    The compiler and SymPy are imported when something needs them later. Without SciPy and distribution, transformers can't
     compute detection losses in this process or spread a model over processes. Does nothing if it is all imported already.
     """
-    import torch  # first, as it imports modules inside the deferred one itself
+    import torch  # first, as it imports modules inside the compiler's package itself
 
     if any(name in sys.modules for name in (*_MODELS, _COMPILER)):
         return
-    sys.modules[_COMPILER] = _StandIn(_COMPILER, allow_in_graph=_identity, assume_constant_result=_identity, disable=_identity)
     _pass_true_checks(torch)
-    with suppress(ImportError, AttributeError), _hidden_libraries():  # whoever imports it next then gets the error
+    # A version that needs more is imported in full by whoever imports it next, who then gets the error if there is one.
+    with suppress(ImportError, AttributeError), _compiler_stand_in(), _hidden_libraries():
         for name in _MODELS:
             import_module(name)
 
 
-class _StandIn(ModuleType):
-    """A module that has a few names of another one, and becomes that one when any other name is needed.
-
-    Its submodules can be imported one by one, which doesn't import the module itself.
-    """
-
-    def __init__(self, name: str, **names: object) -> None:
-        super().__init__(name)
-        spec: Any = find_spec(name)
-        self.__spec__, self.__file__ = spec, spec.origin
-        if spec.submodule_search_locations is not None:
-            self.__path__ = spec.submodule_search_locations
-        self._names = names
-        vars(self).update(names)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # asked by those who look through all modules
-            raise AttributeError(name)
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        module = import_module(self.__name__)
-        for own in self._names:
-            vars(self).pop(own, None)
-        return getattr(module, name)
+@contextmanager
+def _compiler_stand_in() -> Iterator[None]:
+    """Put a module that has decorators alone in the place of the compiler's package, and leave its modules importable."""
+    spec: Any = find_spec(_COMPILER)
+    stand_in: Any = ModuleType(_COMPILER)
+    vars(stand_in).update(dict.fromkeys(_DECORATORS, _identity), __path__=spec.submodule_search_locations, __spec__=spec)
+    sys.modules[_COMPILER] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[_COMPILER]
 
 
 def _identity(function: Callable[..., Any] | None = None, *_: object, **__: object) -> Any:
