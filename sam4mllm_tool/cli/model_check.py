@@ -18,7 +18,7 @@ from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.coordinate_codec import placeholders
 from sam4mllm_tool.protocol.native_codec import Resizing
-from sam4mllm_tool.types import MLLM, Box, ObjectPrompt, Point, Reply, Size
+from sam4mllm_tool.types import MLLM, Box, ObjectPrompt, Reply, Size
 
 __all__ = ["check_mllm", "check_segmenter", "describe_frame"]
 
@@ -39,7 +39,7 @@ def check_mllm(spec: str, dialect_name: str | None, options: LoadOptions) -> boo
     Raises:
         Sam4MllmError: The model can't be loaded, or failed.
     """
-    from sam4mllm_tool.models.metadata import find_dialect
+    from sam4mllm_tool.models.metadata import find_dialect, fit_dialect
     from sam4mllm_tool.models.mllm import load_mllm
     from sam4mllm_tool.models.probing.first_use import load_with_dialect
 
@@ -49,8 +49,7 @@ def check_mllm(spec: str, dialect_name: str | None, options: LoadOptions) -> boo
     else:
         dialect = find_dialect(spec, dialect_name)
         mllm = load_mllm(spec, dialect=dialect, options=options)
-    resizing, pads_images = getattr(mllm, "resizing", None), getattr(mllm, "pads_images", False)
-    dialect = dialect.for_model(resizing, pads_images=pads_images)
+    dialect = fit_dialect(dialect, mllm)
     loaded = time.perf_counter()
     source = "as given" if dialect_name else _find_source(spec, getattr(mllm, "version", None), dialect)
     _print_row("MLLM", spec)
@@ -110,7 +109,7 @@ def _ask(mllm: MLLM, dialect: Dialect, scene: Scene) -> tuple[bool, list[tuple[s
     image = PILImage.fromarray(scene.image)
     size = Size(*image.size)
     question = dialect.ask_boxes(expression)
-    middle = Point((box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2)
+    middle = box.center
     about_point = dialect.ask_points((), box, [middle], size)
     (reply,), label_replies = mllm.reply(image, [question]), mllm.reply(image, about_point)
     quoted = quote_text(reply.text[:_MAX_REPLY])

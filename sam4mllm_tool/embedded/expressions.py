@@ -6,6 +6,7 @@ from itertools import pairwise
 from random import Random
 from typing import Literal
 
+from sam4mllm_tool.embedded.kind_sampling import sample_kinds_evenly
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene, SceneObject
 
 Kind = Literal["attribute", "position", "relation", "ordinal", "plural", "implicit", "absent"]
@@ -70,16 +71,7 @@ def sample_expressions(scene: Scene, count: int, rng: Random, twice: tuple[Kind,
         rng: Source of randomness.
         twice: Kinds that are drawn twice as often.
     """
-    by_kind: dict[Kind, list[Expression]] = {}
-    for expression in list_expressions(scene):
-        by_kind.setdefault(expression.kind, []).append(expression)
-    chosen: list[Expression] = []
-    while by_kind and len(chosen) < count:
-        kind = rng.choice(sorted([*by_kind, *(kind for kind in twice if kind in by_kind)]))
-        chosen.append(by_kind[kind].pop(rng.randrange(len(by_kind[kind]))))
-        if not by_kind[kind]:
-            del by_kind[kind]
-    return chosen
+    return sample_kinds_evenly(list_expressions(scene), count, rng, twice)
 
 
 _Objects = tuple[SceneObject, ...]

@@ -3,6 +3,7 @@
 Transparency is composited on white. Grey values of 16 bits are scaled to 8, floats are expected in [0, 1].
 """
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from PIL import Image as PILImage
 from sam4mllm_tool.errors import ImageError
 from sam4mllm_tool.types import Image
 
-__all__ = ["array_to_rgb", "ignore_pillow_warnings", "image_to_rgb"]
+__all__ = ["array_to_rgb", "ensure_rgb", "hash_pixels", "ignore_pillow_warnings", "image_to_rgb"]
 
 _WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings is not thread-safe
 _ORIENTATION_TO_TRANSPOSE = {
@@ -40,6 +41,16 @@ def ignore_pillow_warnings() -> Iterator[None]:
         warnings.simplefilter("ignore", UserWarning)
         warnings.simplefilter("ignore", PILImage.DecompressionBombWarning)
         yield
+
+
+def ensure_rgb(image: Image) -> Image:
+    """Return an image that is RGB as it is, and any other as `image_to_rgb` does."""
+    return image if image.mode == "RGB" else image_to_rgb(image, "the image")
+
+
+def hash_pixels(rgb: Image) -> bytes:
+    """Return a hash of an RGB image's pixels and size: an image that was drawn on is new, one that was loaded again is not."""
+    return hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
 
 
 def image_to_rgb(image: Image, what: str) -> Image:

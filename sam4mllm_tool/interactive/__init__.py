@@ -7,8 +7,8 @@ refined = models.run(image, refine(run, state, instruction="no, the other one"),
 refined.state.objects, refined.understood
 ```
 
-instructions.py reads an instruction, with the numbers in it (number_references.py), and references.py completes it from the
-expression before. number_selection.py, described_objects.py, object_alternatives.py and mask_sizes.py carry it out;
+instructions.py reads an instruction, with the numbers in it (number_references.py), and protocol/references.py completes it
+from the expression before. number_selection.py, described_objects.py, object_alternatives.py and mask_sizes.py carry it out;
 other_objects.py finds what else may be meant. clicks.py applies clicks by means of mask_candidates.py. refine.py puts these
 together, number_listing.py puts numbers into words, and state.py holds the result.
 

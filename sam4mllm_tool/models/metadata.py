@@ -15,13 +15,16 @@ from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
 from sam4mllm_tool.text import suggest_name
+from sam4mllm_tool.types import MLLM
 
 __all__ = [
     "find_dialect",
+    "find_family_dialect",
     "find_fingerprints",
     "find_parts",
     "find_probed_dialect",
     "find_trained_dialect",
+    "fit_dialect",
     "identify_mllm",
     "list_candidate_dialects",
     "read_metadata",
@@ -48,7 +51,7 @@ def find_dialect(mllm: str, name: str | None = None) -> Dialect:
     """
     if name is not None:
         return _get_dialect(name)
-    return find_trained_dialect(mllm) or find_probed_dialect(mllm) or _find_family_dialect(mllm) or PLAIN
+    return find_trained_dialect(mllm) or find_probed_dialect(mllm) or find_family_dialect(mllm) or PLAIN
 
 
 def find_trained_dialect(mllm: str) -> Dialect | None:
@@ -89,8 +92,13 @@ def list_candidate_dialects(mllm: str, name: str | None = None) -> tuple[Dialect
         return (_get_dialect(name),)
     if trained := find_trained_dialect(mllm):
         return (trained,)
-    family = _find_family_dialect(mllm)
+    family = find_family_dialect(mllm)
     return (family, PLAIN) if family else (PLAIN, DIALECTS["qwen3_vl"], DIALECTS["gemma"])
+
+
+def fit_dialect(dialect: Dialect, mllm: MLLM) -> Dialect:
+    """Return the dialect for a model as it is loaded: with its resizing and padding."""
+    return dialect.for_model(getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
 
 
 def _get_dialect(name: str) -> Dialect:
@@ -124,7 +132,7 @@ def _find_released_dialect(mllm: str) -> Dialect | None:
     return RELEASED if isinstance(base, str) and _RELEASED_BASE in base.lower() else None
 
 
-def _find_family_dialect(mllm: str) -> Dialect | None:
+def find_family_dialect(mllm: str) -> Dialect | None:
     """Return the dialect of the family that the base model's config names, or a remote model's name."""
     if remote := parse_remote_spec(mllm):
         return find_by_model_name(remote.model)

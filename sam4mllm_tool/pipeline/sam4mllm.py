@@ -18,7 +18,7 @@ from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOv
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError, SpecError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.metadata import find_dialect
+from sam4mllm_tool.models.metadata import find_dialect, fit_dialect
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.scene_check import SceneCheck
@@ -44,10 +44,6 @@ RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
 
 class _LoadSettings(SettingsOverrides, LoadOverrides):
     """The keyword arguments of `Sam4Mllm.load`."""
-
-
-def _fit_dialect(dialect: Dialect, mllm: MLLM) -> Dialect:
-    return dialect.for_model(getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
 
 
 def choose_specs(mllm: str | None, segmenter: str | None) -> tuple[str, str]:
@@ -139,7 +135,7 @@ class Sam4Mllm:
         models = cls(
             loaded_mllm,
             load_segmenter(segmenter, options=options),
-            dialect=_fit_dialect(dialect, loaded_mllm),
+            dialect=fit_dialect(dialect, loaded_mllm),
             calibration=find_calibration(spec) if calibration is None else calibration,
             config=config,
         )
@@ -165,7 +161,7 @@ class Sam4Mllm:
             raise SpecError(f"{self.mllm.name!r} can't switch adapters: expected a checkpoint that was loaded without one")
         models = copy.copy(self)
         models.mllm = use(adapter)
-        models.dialect = _fit_dialect(find_adapter_dialect(models.mllm.name), models.mllm)
+        models.dialect = fit_dialect(find_adapter_dialect(models.mllm.name), models.mllm)
         models.calibration = find_calibration(models.mllm.name)
         return models
 

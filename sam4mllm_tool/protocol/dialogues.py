@@ -20,9 +20,10 @@ from functools import partial
 
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.protocol.dialect import Dialect
-from sam4mllm_tool.protocol.exchanges import Dialogue, Exchange, check_reply_count
+from sam4mllm_tool.protocol.exchanges import Dialogue, Exchange, catch_reply_error, check_reply_count
 from sam4mllm_tool.protocol.reply_parser import LabelAndConfidence
 from sam4mllm_tool.protocol.samplers import Grid, Sampler
+from sam4mllm_tool.protocol.single_round import SingleRound
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointAnswer, PointPrompt, Question, Reply, Size, Turn
 
 __all__ = [
@@ -93,65 +94,28 @@ def _is_invisible(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) == "Cf"
 
 
-def _catch_reply_error(parse: Callable[[], object]) -> ReplyError | None:
-    try:
-        parse()
-    except ReplyError as error:
-        return error
-    return None
-
-
 @dataclass(frozen=True)
-class BoxOnly:
+class BoxOnly(SingleRound):
     """One round: boxes, or that there is no such object."""
-
-    expression: str
-    size: Size
-    dialect: Dialect
-    boxes: tuple[Box, ...] | None = None
-    history: tuple[Exchange, ...] = ()
 
     @classmethod
     def start(cls, expression: str, size: Size, *, dialect: Dialect) -> "BoxOnly":
         """Return the first state. Raises ExpressionError."""
         return cls(validate_expression(expression), size, dialect)
 
-    @property
-    def pending(self) -> tuple[Question, ...]:
-        return (self.dialect.ask_boxes(self.expression),) if self.boxes is None else ()
+    def _ask(self) -> Question:
+        return self.dialect.ask_boxes(self.expression)
 
-    @property
-    def point_answers(self) -> tuple[PointAnswer, ...]:
-        return ()
-
-    @property
-    def prompts(self) -> tuple[ObjectPrompt, ...]:
-        return tuple(ObjectPrompt(box) for box in self.boxes or ())
-
-    def answer(self, replies: Sequence[Reply]) -> "BoxOnly":
-        check_reply_count(self.pending, replies)
-        (question,), (reply,) = self.pending, replies
-        boxes = self.dialect.parse_boxes(question, reply, self.size)
-        return replace(self, boxes=boxes, history=(Exchange(question, reply),))
-
-    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        return (_catch_reply_error(lambda: self.answer(replies)),)
-
-    def drop_unreadable_points(self, replies: Sequence[Reply]) -> None:  # noqa: ARG002
-        return None
+    def _parse(self, question: Question, reply: Reply) -> tuple[ObjectPrompt, ...]:
+        return tuple(map(ObjectPrompt, self.dialect.parse_boxes(question, reply, self.size)))
 
 
 @dataclass(frozen=True)
-class PPG:
+class PPG(SingleRound):
     """One round: the model writes `on` points on the object and `off` beside it itself; the paper's n1 = 2, n2 = 1."""
 
-    expression: str
-    size: Size
-    dialect: Dialect
     on: int = 2
     off: int = 1
-    parsed_prompts: tuple[ObjectPrompt, ...] | None = None
-    history: tuple[Exchange, ...] = ()
 
     def __post_init__(self) -> None:
         if self.on < 0 or self.off < 0:
@@ -160,33 +124,19 @@ class PPG:
     @classmethod
     def start(cls, expression: str, size: Size, *, dialect: Dialect, on: int = 2, off: int = 1) -> "PPG":
         """Return the first state. Raises ExpressionError."""
-        return cls(validate_expression(expression), size, dialect, on, off)
+        return cls(validate_expression(expression), size, dialect, on=on, off=off)
 
-    @property
-    def pending(self) -> tuple[Question, ...]:
-        return (self.dialect.ask_prompts(self.expression, self.on, self.off),) if self.parsed_prompts is None else ()
+    def _ask(self) -> Question:
+        return self.dialect.ask_prompts(self.expression, self.on, self.off)
 
-    @property
-    def point_answers(self) -> tuple[PointAnswer, ...]:
-        return ()
-
-    @property
-    def prompts(self) -> tuple[ObjectPrompt, ...]:
-        return self.parsed_prompts or ()
-
-    def answer(self, replies: Sequence[Reply]) -> "PPG":
-        check_reply_count(self.pending, replies)
-        (question,), (reply,) = self.pending, replies
+    def _parse(self, question: Question, reply: Reply) -> tuple[ObjectPrompt, ...]:
         prompts = self.dialect.parse_prompts(question, reply, self.size)
         for prompt in (prompt for prompt in prompts if not prompt.points_only):  # a family that only points decides itself
             on, off = (sum(point.label == label for point in prompt.points) for label in (1, 0))
             if (on, off) != (self.on, self.off):
                 expected = f"{self.on} points on and {self.off} off"
                 raise ReplyError(f"expected {expected} each object, got {on} and {off}", question, reply)
-        return replace(self, parsed_prompts=prompts, history=(Exchange(question, reply),))
-
-    def faults(self, replies: Sequence[Reply]) -> tuple[ReplyError | None, ...]:
-        return (_catch_reply_error(lambda: self.answer(replies)),)
+        return prompts
 
     def drop_unreadable_points(self, replies: Sequence[Reply]) -> Dialogue:  # noqa: ARG002
         """Return a dialogue that asks for boxes alone."""
@@ -269,7 +219,7 @@ class PQPP:
         pending = self.pending
         check_reply_count(pending, replies)
         parse = self._parse_boxes if self.boxes is None else self.dialect.parse_labels
-        return tuple(_catch_reply_error(partial(parse, *pair)) for pair in zip(pending, replies, strict=True))
+        return tuple(catch_reply_error(partial(parse, *pair)) for pair in zip(pending, replies, strict=True))
 
     def drop_unreadable_points(self, replies: Sequence[Reply]) -> "PQPP | None":
         """Keep the points whose answers can be parsed; at worst the boxes alone. None in round 1."""

@@ -1,6 +1,6 @@
 """What every dialogue shares: its interface, its history of exchanges, and how both are replayed and listed."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Protocol, Self, TypeVar
@@ -8,7 +8,7 @@ from typing import Protocol, Self, TypeVar
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.types import ObjectPrompt, PointAnswer, Question, Reply, Turn
 
-__all__ = ["Dialogue", "Exchange", "check_reply_count", "flatten_turns", "replay"]
+__all__ = ["Dialogue", "Exchange", "catch_reply_error", "check_reply_count", "flatten_turns", "replay"]
 
 
 @dataclass(frozen=True)
@@ -88,3 +88,12 @@ def check_reply_count(pending: Sequence[Question], replies: Sequence[Reply]) -> 
         raise ValueError("the dialogue is done: nothing is pending")
     if len(replies) != len(pending):
         raise ValueError(f"{len(pending)} questions are pending, got {len(replies)} replies")
+
+
+def catch_reply_error(parse: Callable[[], object]) -> ReplyError | None:
+    """Return why a reply can't be parsed, or None if it can."""
+    try:
+        parse()
+    except ReplyError as error:
+        return error
+    return None

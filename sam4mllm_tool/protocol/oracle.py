@@ -43,9 +43,10 @@ def build_true_replies(dialogue: BoxOnly | PPG | PQPP, objects: Sequence[TrueObj
         prompts = [ObjectPrompt(annotated.box, annotated.points) for annotated in objects]
         return [Reply(dialogue.dialect.format_prompts(prompts, dialogue.size))]
     objects = _merge_equal_boxes(dialogue, objects)
-    if dialogue.boxes is None:
-        return [Reply(dialogue.dialect.format_boxes([annotated.box for annotated in objects], dialogue.size))]
-    return _build_label_replies(dialogue, objects) if isinstance(dialogue, PQPP) else []
+    if isinstance(dialogue, PQPP) and dialogue.boxes is not None:
+        return _build_label_replies(dialogue, objects)
+    boxes = [annotated.box for annotated in objects]
+    return [Reply(dialogue.dialect.format_boxes(boxes, dialogue.size))] if dialogue.pending else []
 
 
 def build_true_dialogue(dialogue: BoxOnly | PPG | PQPP, objects: Sequence[TrueObject]) -> tuple[Exchange, ...]:

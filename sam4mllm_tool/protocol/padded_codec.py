@@ -11,7 +11,7 @@ from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
 from sam4mllm_tool.protocol.native_codec import NativeCodec
 from sam4mllm_tool.types import Box, Point, Size
 
-__all__ = ["Codec", "PaddedCodec", "pad_box", "pad_size"]
+__all__ = ["Codec", "PaddedCodec", "margins", "pad_box", "pad_size"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class PaddedCodec:
 
     def encode_point(self, point: Point, size: Size) -> str:
         """Write a point in pixels of the image as text."""
-        left, top = _margins(size)
+        left, top = margins(size)
         return self.codec.encode_point(Point(point.x + left, point.y + top), pad_size(size))
 
     def decode_box(self, text: str, size: Size) -> Box:
@@ -62,7 +62,7 @@ class PaddedCodec:
 
     def snap_point(self, point: Point, size: Size) -> Point:
         """Return the point that the model is really asked about when this one is written."""
-        left, top = _margins(size)
+        left, top = margins(size)
         return _unpad_point(self.codec.snap_point(Point(point.x + left, point.y + top), pad_size(size)), size)
 
 
@@ -76,21 +76,21 @@ def pad_size(size: Size) -> Size:
 
 def pad_box(box: Box, size: Size) -> Box:
     """Move a box from an image of `size` to the square around it."""
-    left, top = _margins(size)
+    left, top = margins(size)
     return Box(box.x1 + left, box.y1 + top, box.x2 + left, box.y2 + top)
 
 
 def _unpad_box(box: Box, size: Size) -> Box:
-    left, top = _margins(size)
+    left, top = margins(size)
     return Box(box.x1 - left, box.y1 - top, box.x2 - left, box.y2 - top).clip(size)
 
 
 def _unpad_point(point: Point, size: Size) -> Point:
-    left, top = _margins(size)
+    left, top = margins(size)
     return Point(min(max(point.x - left, 0.0), size.width), min(max(point.y - top, 0.0), size.height))
 
 
-def _margins(size: Size) -> tuple[int, int]:
+def margins(size: Size) -> tuple[int, int]:
     """Return how many columns are left of the image, and how many rows above it."""
     side = max(size)
     return (side - size.width) // 2, (side - size.height) // 2

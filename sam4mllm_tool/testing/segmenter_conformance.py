@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sam4mllm_tool.geometry.boxes import mask_iou
+from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.models.validation import validate_objects
 from sam4mllm_tool.testing.conformance_cases import SMALL, ConformanceCase, draw_conformance_cases, draw_every_mode
@@ -102,9 +102,8 @@ class SegmenterConformance:
         backend, case = self.make_backend(), self._single_cases[0]
         points = [PointPrompt(*point, label) for point, label in case.points]
         (segmented,) = _segment(backend, case.image, [ObjectPrompt.from_points(points)])
-        ys, xs = np.nonzero(segmented.mask)
-        if len(xs):
-            box, drawn = segmented.prompt.box, Box(xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
+        if segmented.mask.any():
+            box, drawn = segmented.prompt.box, mask_to_box(segmented.mask)
             assert box.iou(drawn) > 0.9, f"expected the box around the mask, {tuple(drawn)}, got {tuple(box)}"
 
     def test_prompts_at_the_border_get_masks(self) -> None:

@@ -50,7 +50,10 @@ CATEGORIES = {"animal": "animals", "fruit": "fruits", "vehicle": "vehicles"}
 SINGULARS = {recipe.plural: noun for noun, recipe in load_recipes().items()} | {v: k for k, v in CATEGORIES.items()}
 NOUNS = sorted({*load_recipes(), *SINGULARS, *CATEGORIES}, key=len, reverse=True)
 PARTS = {part for recipe in load_recipes().values() for part in recipe.parts}
-MANY = {"lenses": "lens", "leaves": "leaf"} | {f"{part}s": part for part in PARTS if not part.endswith("s")}
+IRREGULAR = {
+    "lenses": "lens", "leaves": "leaf", "bodies": "body", "canopies": "canopy", "cherries": "cherry", "waxes": "wax"
+}  # fmt: skip
+MANY = IRREGULAR | {f"{part}s": part for part in PARTS if not part.endswith("s") and part not in IRREGULAR.values()}
 NP = rf"((?:(?:striped|dotted) )?(?:(?:{'|'.join(COLOURS)}) )?(?:{'|'.join(NOUNS)}))"
 PART = rf"({'|'.join(sorted({*PARTS, *MANY}, key=len, reverse=True))})"
 AXES = {"left": (-1, 0), "right": (1, 0), "top": (0, -1), "bottom": (0, 1)}

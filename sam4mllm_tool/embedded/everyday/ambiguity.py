@@ -8,6 +8,7 @@ import numpy as np
 
 from sam4mllm_tool.embedded.everyday.expression_list import sample_expressions
 from sam4mllm_tool.embedded.everyday.world import EverydayScene, draw_scene
+from sam4mllm_tool.geometry.boxes import mask_iou
 
 _SPARSE = 0.5  # share of its box that a region fills
 _CROWDED = 0.15  # share of its box that other objects fill
@@ -28,10 +29,9 @@ def find_ambiguity(scene: EverydayScene, index: int) -> str | None:
     region, mask = scene.regions[index], scene.mask(index)
     x1, y1, x2, y2 = map(int, region.box)
     for other, rival in enumerate(scene.regions):
-        if other != index and region.box.iou(rival.box) >= _SAME_BOX:
-            rival_mask = scene.mask(other)
-            if (mask & rival_mask).sum() < _SAME_MASK * (mask | rival_mask).sum():
-                return "part and whole"
+        has_same_box = other != index and region.box.iou(rival.box) >= _SAME_BOX
+        if has_same_box and mask_iou(mask, scene.mask(other)) < _SAME_MASK:
+            return "part and whole"
     inside = mask[y1:y2, x1:x2]
     owner = index if index < len(scene.objects) else scene.object_parts[index - len(scene.objects)].owner
     instances = scene.instances[y1:y2, x1:x2]

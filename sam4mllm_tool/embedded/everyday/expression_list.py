@@ -19,6 +19,7 @@ from sam4mllm_tool.embedded.everyday.referring import (
 )
 from sam4mllm_tool.embedded.everyday.referring_parts import part_expressions, part_whole_expressions
 from sam4mllm_tool.embedded.everyday.world import TEST_SEEDS, EverydayScene
+from sam4mllm_tool.embedded.kind_sampling import sample_kinds_evenly
 
 _BUILDERS: tuple[tuple[Callable[[Description], Iterable[EverydayExpression]], int], ...] = (
     (attribute_expressions, 1000),
@@ -73,13 +74,4 @@ def sample_expressions(
         twice: Kinds that are drawn twice as often.
         held_out: As for `list_expressions`.
     """
-    by_kind: dict[EverydayKind, list[EverydayExpression]] = {}
-    for expression in list_expressions(scene, held_out=held_out):
-        by_kind.setdefault(expression.kind, []).append(expression)
-    chosen: list[EverydayExpression] = []
-    while by_kind and len(chosen) < count:
-        kind = rng.choice(sorted([*by_kind, *(kind for kind in twice if kind in by_kind)]))
-        chosen.append(by_kind[kind].pop(rng.randrange(len(by_kind[kind]))))
-        if not by_kind[kind]:
-            del by_kind[kind]
-    return chosen
+    return sample_kinds_evenly(list_expressions(scene, held_out=held_out), count, rng, twice)

@@ -5,9 +5,10 @@ import tomllib
 from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, get_args
 
 from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
+from sam4mllm_tool.protocol.references import pluralize_noun
 
 EverydayKind = Literal[
     "attribute",
@@ -24,21 +25,7 @@ EverydayKind = Literal[
     "absent_easy",
     "absent_hard",
 ]
-KINDS: tuple[EverydayKind, ...] = (
-    "attribute",
-    "position",
-    "relation",
-    "ordinal",
-    "plural",
-    "count",
-    "part",
-    "part_whole",
-    "negation",
-    "implicit",
-    "implicit_held_out",
-    "absent_easy",
-    "absent_hard",
-)
+KINDS: tuple[EverydayKind, ...] = get_args(EverydayKind)
 SINGLE_OBJECT_KINDS: tuple[EverydayKind, ...] = (
     "attribute",
     "position",
@@ -106,12 +93,15 @@ REST = "the {} without its {}"
 WHOLE = ("the whole {}", "the {} as a whole")
 WITH = "the {} with its {}"
 
-_PART_PLURALS = {"lens": "lenses", "leaf": "leaves"}
-
 
 def pluralize_part(name: str) -> str:
     """Return a part's plural; that of petals is petals."""
-    return name if name.endswith("s") and name != "lens" else _PART_PLURALS.get(name, name + "s")
+    return name if name.endswith("s") and name != "lens" else pluralize_noun(name)
+
+
+def name_parts(name: str, count: int) -> str:
+    """Return what `count` parts of this name are called."""
+    return name if count == 1 else pluralize_part(name)
 
 
 @cache

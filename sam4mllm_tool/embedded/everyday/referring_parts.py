@@ -23,7 +23,7 @@ def part_expressions(description: Description) -> Iterator[EverydayExpression]:
         if name := description.name(owner):
             yield from _parts_of(description, part, regions, name)
         if _count_parts(description, part) == len(regions):
-            text = part if len(regions) == 1 else wording.pluralize_part(part)
+            text = wording.name_parts(part, len(regions))
             yield EverydayExpression(wording.BARE.format(text), "part", regions)
 
 
@@ -36,7 +36,7 @@ def _count_parts(description: Description, part: str) -> int:
 def _parts_of(description: Description, part: str, regions: tuple[int, ...], name: str) -> Iterator[EverydayExpression]:
     first = description.scene.regions[regions[0]]
     template = wording.HOLE if getattr(first, "is_hole", False) else wording.PART
-    text = part if len(regions) == 1 else wording.pluralize_part(part)
+    text = wording.name_parts(part, len(regions))
     yield EverydayExpression(template.format(text, name), "part", regions)
     if len(regions) == 2:
         left, right = (description.scene.regions[i].centre[0] for i in regions)
@@ -61,13 +61,13 @@ def part_whole_expressions(description: Description) -> Iterator[EverydayExpress
         elif len(obj.recipe.parts) == 2 and len(parts) == 2:
             pair = sorted(parts)
         for part in pair:
-            text = part if len(parts[part]) == 1 else wording.pluralize_part(part)
+            text = wording.name_parts(part, len(parts[part]))
             yield EverydayExpression(wording.WITH.format(name, text), "part_whole", (owner,))
         if len(pair) == 2:
             yield EverydayExpression(description.rng.choice(wording.WHOLE).format(name), "part_whole", (owner,))
         if set(obj.recipe.parts) == set(parts) and len(parts) == 2:
             for part, other in (pair, pair[::-1]):
-                text = other if len(parts[other]) == 1 else wording.pluralize_part(other)
+                text = wording.name_parts(other, len(parts[other]))
                 yield EverydayExpression(wording.REST.format(name, text), "part_whole", parts[part])
 
 

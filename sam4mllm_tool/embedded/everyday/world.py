@@ -15,7 +15,6 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
-from scipy import ndimage  # type: ignore[import-untyped]
 
 from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
@@ -43,7 +42,6 @@ class EverydayObject:
         colour: Name of its main colour.
         pattern: "plain", "striped" or "dotted".
         centre: Middle of its visible pixels' box, (x, y) in units of the image's side.
-        extent: (width, height) of that box in units of the image's side.
         size: The longer side of its drawing before it is turned, covered or not, in units of the image's side.
         second: Name of the colour that it has besides, None if it has none.
         visible: Share of its pixels that no other object covers.
@@ -54,7 +52,6 @@ class EverydayObject:
     colour: str
     pattern: str
     centre: tuple[float, float]
-    extent: tuple[float, float]
     size: float
     second: str | None
     visible: float
@@ -184,8 +181,7 @@ def _describe(plan: Plan, maps: LabelMaps) -> _Description:
                 noun=obj.recipe.name,
                 colour=style.colour,
                 pattern=style.pattern,
-                centre=_find_middle(box),
-                extent=(box.width, box.height),
+                centre=box.center,
                 size=obj.pose.size,
                 second=second,
                 visible=min(1.0, visible[i] / full[i]),
@@ -207,7 +203,7 @@ def _describe_parts(
         holes = {piece.label for piece in obj.individual.pieces if piece.colour == HOLE}
         for number, label in enumerate(coarse.labels[i], start=coarse.first[i] + 1):
             if counts[number] >= _MIN_PART and number in boxes:
-                middle = _find_middle(measured[number])
+                middle = measured[number].center
                 object_parts.append(ObjectPart(name_part(label), i, number, label in holes, middle, boxes[number]))
             elif counts[number]:
                 clipped.add((i, name_part(label)))
@@ -216,13 +212,11 @@ def _describe_parts(
 
 def _find_boxes(labels: Labels, side: int, unit: int) -> dict[int, Box]:
     """Return the box around the pixels of each number but 0, in units of which the image's side has `unit`."""
+    from scipy import ndimage  # type: ignore[import-untyped]
+
     slices_by_number = enumerate(ndimage.find_objects(labels), start=1)
     scale = unit / side
     return {
         number: Box(columns.start * scale, rows.start * scale, columns.stop * scale, rows.stop * scale)
         for number, (rows, columns) in ((number, slices) for number, slices in slices_by_number if slices is not None)
     }
-
-
-def _find_middle(box: Box) -> tuple[float, float]:
-    return (box.x1 + box.x2) / 2, (box.y1 + box.y2) / 2

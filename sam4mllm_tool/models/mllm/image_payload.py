@@ -5,7 +5,6 @@ has a size which the family's rule leaves alone stays as it is, so pixels of the
 """
 
 import base64
-import hashlib
 import io
 import math
 import threading
@@ -14,7 +13,7 @@ from collections import OrderedDict
 from PIL import Image as PILImage
 from PIL import ImageDraw
 
-from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing, ResizingRule
 from sam4mllm_tool.types import Image, Size
@@ -53,8 +52,8 @@ class ImagePayload:
 
     def encode(self, image: Image) -> str:
         """Return the image as a data URI: PNG, or JPEG where that would be large."""
-        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
-        key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
+        rgb = ensure_rgb(image)
+        key = hash_pixels(rgb)
         with self._lock:
             uri = self._encoded.get(key)
         if uri is None:

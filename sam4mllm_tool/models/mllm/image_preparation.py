@@ -14,7 +14,8 @@ from typing import Any
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool.types import Image
+from sam4mllm_tool.protocol.padded_codec import margins, pad_size
+from sam4mllm_tool.types import Image, Size
 
 __all__ = ["DEFAULT_MAX_PIXELS", "ImagePreparation", "limit_pixels", "read_resizing"]
 
@@ -55,9 +56,9 @@ class ImagePreparation:
 
 
 def _pad_to_square(image: Image, color: tuple[int, int, int]) -> Image:
-    side = max(image.size)
-    square = PILImage.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))  # as protocol.padded_codec has it
+    size = Size(*image.size)
+    square = PILImage.new("RGB", pad_size(size), color)
+    square.paste(image, margins(size))
     return square
 
 

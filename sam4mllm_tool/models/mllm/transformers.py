@@ -7,7 +7,6 @@ labels of one question in sequence over a key-value cache.
 
 import asyncio
 import copy
-import hashlib
 import math
 import threading
 from collections import OrderedDict
@@ -20,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
-from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
@@ -247,8 +246,8 @@ class TransformersMLLM:
 
     def _image_inputs(self, image: Image) -> ImageInputs:
         """Look the image up by its content: the caller may have drawn on it since the last question."""
-        rgb = image if image.mode == "RGB" else image_to_rgb(image, "the image")
-        key = hashlib.blake2b(rgb.tobytes(), person=b"%dx%d" % rgb.size).digest()
+        rgb = ensure_rgb(image)
+        key = hash_pixels(rgb)
         image_inputs = self._images.pop(key, None) or ImageInputs(rgb)
         self._images[key] = image_inputs
         if len(self._images) > CACHED_IMAGES:

@@ -1,4 +1,7 @@
-"""Load a model with the dialect that fits it, and measure that dialect where it is wanted and not known yet."""
+"""Load a model with the dialect that fits it, and measure that dialect where it is wanted and not known yet.
+
+What measures is imported when it is used, so that loading a model by its known dialect stays fast.
+"""
 
 import warnings
 from contextlib import suppress
@@ -9,22 +12,22 @@ from typing import TYPE_CHECKING
 from sam4mllm_tool.errors import ModelWarning, quote_text
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import (
-    find_dialect,
+    find_family_dialect,
     find_parts,
     find_probed_dialect,
     find_trained_dialect,
     identify_mllm,
     list_candidate_dialects,
 )
-from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, wrap_chat_model
-from sam4mllm_tool.models.probing.frame_fit import WHOLE_IMAGE
-from sam4mllm_tool.models.probing.measurement import ProbeReport, probe_mllm
+from sam4mllm_tool.models.mllm import load_mllm, load_remote_mllm, parse_remote_spec, wrap_chat_model
 from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+    from sam4mllm_tool.models.probing.measurement import ProbeReport
 
 __all__ = ["find_adapter_dialect", "keep_measured_dialect", "load_with_dialect", "measured_dialect", "wrap_with_dialect"]
 
@@ -68,7 +71,7 @@ def find_adapter_dialect(spec: str) -> Dialect:
     """
     if known := find_trained_dialect(spec) or find_probed_dialect(spec):
         return known
-    dialect = find_dialect(spec)
+    dialect = find_family_dialect(spec) or PLAIN
     _, adapter = find_parts(spec)
     if adapter is not None:
         message = (
@@ -99,11 +102,13 @@ def wrap_with_dialect(
     chosen = dialect or own
     if dialect is not None or not probe:
         return wrapped, chosen
+    from sam4mllm_tool.models.probing.measurement import probe_mllm
+
     measured = measured_dialect(probe_mllm(wrapped, tuple(dict.fromkeys((chosen, PLAIN)))), is_sent=wrapped is not mllm)
     return wrap_chat_model(mllm, dialect=measured, max_pixels=options.max_pixels), measured
 
 
-def measured_dialect(report: ProbeReport, *, is_sent: bool) -> Dialect:
+def measured_dialect(report: "ProbeReport", *, is_sent: bool) -> Dialect:
     """Return the dialect that was measured, for later loads.
 
     Args:
@@ -114,6 +119,8 @@ def measured_dialect(report: ProbeReport, *, is_sent: bool) -> Dialect:
     Raises:
         BackendError: The frame is in doubt.
     """
+    from sam4mllm_tool.models.probing.frame_fit import WHOLE_IMAGE
+
     dialect = report.require_dialect()
     return replace(dialect, resizing=None) if is_sent and dialect.resizing == WHOLE_IMAGE else dialect
 
@@ -124,6 +131,8 @@ def keep_measured_dialect(spec: str, mllm: MLLM, dialect: Dialect) -> Path:
 
 
 def _measure(spec: str, mllm: MLLM, candidates: tuple[Dialect, ...]) -> Dialect:
+    from sam4mllm_tool.models.probing.measurement import probe_mllm
+
     dialect = measured_dialect(probe_mllm(mllm, candidates), is_sent=parse_remote_spec(spec) is not None)
     with suppress(OSError):  # where nothing can be kept, as in a container, the next load measures again
         keep_measured_dialect(spec, mllm, dialect)
@@ -133,10 +142,9 @@ def _measure(spec: str, mllm: MLLM, candidates: tuple[Dialect, ...]) -> Dialect:
 def _load_remote(spec: str, options: LoadOptions, *, probe: bool) -> tuple[MLLM, Dialect]:
     """Load a model behind a server, which says only then which version it runs."""
     candidates = list_candidate_dialects(spec)
-    mllm = load_mllm(spec, dialect=candidates[0], options=options)
+    mllm = load_remote_mllm(spec, dialect=candidates[0], options=options)
     dialect = find_probed_dialect(spec, getattr(mllm, "version", None))
     if dialect is None:
         dialect = _measure(spec, mllm, candidates) if probe else candidates[0]
-    if dialect != candidates[0]:  # it decides in which sizes images are sent
-        mllm = load_mllm(spec, dialect=dialect, options=options)
+    mllm.ask_in(dialect)
     return mllm, dialect

@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.native_codec import Resizing, ResizingRule
-from sam4mllm_tool.protocol.padded_codec import pad_box, pad_size
+from sam4mllm_tool.protocol.padded_codec import margins, pad_size
 from sam4mllm_tool.types import Box, Size
 
 __all__ = ["WHOLE_IMAGE", "BoxAnswer", "CandidateFrame", "FrameChoice", "FrameFit", "choose_frame", "list_frames"]
@@ -58,7 +58,7 @@ class CandidateFrame:
     def read_box(self, numbers: FourNumbers, size: Size) -> Box:
         """Return the box that four numbers stand for in this frame, in pixels of an image of `size`; it may be anywhere."""
         counted = pad_size(size) if self.padded else size
-        left, top, *_ = pad_box(Box(0, 0, 0, 0), size) if self.padded else (0, 0)
+        left, top = margins(size) if self.padded else (0, 0)
         x_unit, y_unit = (side / end for side, end in zip(counted, self._find_ends(counted), strict=True))
         values = [number + self.offset for number in numbers]
         x1, y1, x2, y2 = values if self.order == "xy" else (values[1], values[0], values[3], values[2])

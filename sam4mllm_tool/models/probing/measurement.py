@@ -11,6 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from sam4mllm_tool.errors import BackendError, ReplyError
+from sam4mllm_tool.models.metadata import fit_dialect
 from sam4mllm_tool.models.probing.frame_fit import BoxAnswer, FrameChoice, choose_frame, list_frames
 from sam4mllm_tool.models.probing.probe_scenes import ProbeObject, ProbeScene, draw_probe_scenes
 from sam4mllm_tool.models.validation import validate_replies
@@ -134,7 +135,7 @@ def probe_mllm(mllm: MLLM, dialects: Sequence[Dialect]) -> ProbeReport:
     ranked = (best, *sorted((trial for trial in trials if trial is not best), key=lambda trial: -trial.giou))
     if not reliable:
         return ProbeReport(mllm.name, ranked, None, best.choice.reason)
-    return ProbeReport(mllm.name, ranked, _measure_points(mllm, _bind(best.dialect, mllm)), "")
+    return ProbeReport(mllm.name, ranked, _measure_points(mllm, fit_dialect(best.dialect, mllm)), "")
 
 
 def _choose_first_best(trials: Sequence[DialectTrial]) -> DialectTrial:
@@ -148,13 +149,8 @@ _Exchange = tuple[ProbeScene, ProbeObject | None, Question, Reply]
 """A scene, the object asked about or None for the absent one, the question and its reply."""
 
 
-def _bind(dialect: Dialect, mllm: MLLM) -> Dialect:
-    """Return the dialect for the model as it is loaded: with its resizing and padding."""
-    return dialect.for_model(getattr(mllm, "resizing", None), pads_images=getattr(mllm, "pads_images", False))
-
-
 def _try_dialect(mllm: MLLM, dialect: Dialect) -> DialectTrial:
-    bound = _bind(dialect, mllm)
+    bound = fit_dialect(dialect, mllm)
     began = time.perf_counter()
     exchanges = [exchange for scene in draw_probe_scenes() for exchange in _ask_boxes(mllm, bound, scene)]
     seconds = (time.perf_counter() - began) / len(exchanges)
@@ -163,7 +159,8 @@ def _try_dialect(mllm: MLLM, dialect: Dialect) -> DialectTrial:
     choice = choose_frame(frames, answers)
     templates = dict.fromkeys((dialect.box_text, *_NATIVE_BOXES))
     readers = (dialect, *(choice.best.frame.adapt_dialect(dialect, text) for text in templates))
-    scores = {reader: [_score(_bind(reader, mllm), *exchange) for exchange in exchanges] for reader in readers}
+    fitted = {reader: fit_dialect(reader, mllm) for reader in readers}
+    scores = {reader: [_score(fitted[reader], *exchange) for exchange in exchanges] for reader in readers}
     most = max(map(fmean, scores.values()))
     reader = next(reader for reader, score in scores.items() if fmean(score) > most - _SAME_SCORE)
     present = [score for score, exchange in zip(scores[reader], exchanges, strict=True) if exchange[1]]

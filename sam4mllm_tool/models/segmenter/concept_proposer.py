@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel, ProcessorMixin, Sam3Model, Sam3Processor
 
+from sam4mllm_tool.images.rgb_conversion import hash_pixels
 from sam4mllm_tool.models.checkpoints import quiet_loading, require_complete, wrap_load_errors
 from sam4mllm_tool.types import Box, Image, Proposal, Size
 
@@ -34,6 +35,7 @@ class ConceptProposer:
         self._model = cast(Any, model).to(device, torch.float32).eval().requires_grad_(False)
         self._processor: Any = processor
         self._device, self._dtype = device, dtype
+        self._encoded: tuple[bytes, Any] | None = None
 
     @classmethod
     def load(cls, source: str, *, device: torch.device, dtype: torch.dtype, backbone: torch.nn.Module) -> Self:
@@ -63,6 +65,18 @@ class ConceptProposer:
         model.vision_encoder.backbone = backbone
         return cls(model, processor, device=device, dtype=dtype)
 
+    def _encode(self, image: Image) -> Any:
+        """Return the features of an image; of the last one they are kept, as several phrases may be asked about it."""
+        key = hash_pixels(image)
+        if self._encoded is None or self._encoded[0] != key:
+            pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
+            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
+                features = self._model.get_vision_features(pixels)
+            for name, value in features.items():
+                features[name] = _to_float(value)  # in half precision boxes would be off by whole pixels
+            self._encoded = key, features
+        return type(self._encoded[1])(**self._encoded[1])
+
     def propose(self, image: Image, phrase: str) -> list[Proposal]:
         """Return the instances of a concept, best first.
 
@@ -70,15 +84,11 @@ class ConceptProposer:
             image: RGB, any size.
             phrase: A short noun phrase such as "red ring"; what is longer than 32 tokens is cut off.
         """
-        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
         text = self._processor.tokenizer(
             phrase, return_tensors="pt", padding="max_length", max_length=_MAX_TOKENS, truncation=True
         )
         with torch.inference_mode():
-            with torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32):
-                features = self._model.get_vision_features(pixels)
-            for name, value in features.items():
-                features[name] = _to_float(value)  # in half precision boxes would be off by whole pixels
+            features = self._encode(image)
             ids, attention_mask = (text[name].to(self._device) for name in ("input_ids", "attention_mask"))
             output = self._model(vision_embeds=features, input_ids=ids, attention_mask=attention_mask)
         sizes = [(image.height, image.width)]

@@ -5,7 +5,6 @@ requested precision. The rest stays in float32: in half precision coordinates wo
 """
 
 import asyncio
-import hashlib
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
-from sam4mllm_tool.images.rgb_conversion import image_to_rgb
+from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
@@ -41,6 +40,7 @@ class PromptableSegmenter(ABC):
     """A segmenter made of an image encoder and a mask decoder. Concurrent calls wait for each other.
 
     Args:
+        model: Encoder and decoder. It is moved to the device, in float32, in evaluation mode.
         name: Name in `Usage` and in messages.
         device: As in `load_segmenter`.
         dtype: As in `load_segmenter`.
@@ -49,6 +49,7 @@ class PromptableSegmenter(ABC):
 
     def __init__(
         self,
+        model: torch.nn.Module,
         *,
         name: str,
         device: str | torch.device | None = None,
@@ -59,12 +60,10 @@ class PromptableSegmenter(ABC):
         self.by = by
         self.device = choose_device(device)
         self._dtype = choose_dtype(dtype, self.device)
+        self._model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
         self._used_once: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._used_again: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._lock = threading.Lock()
-
-    _model: Any
-    """Encoder and decoder, a PyTorch module."""
 
     @abstractmethod
     def _encode(self, image: Image) -> EncodedImage:
@@ -154,14 +153,10 @@ class PromptableSegmenter(ABC):
                 f"{prompts} prompts: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             ) from error
 
-    @staticmethod
-    def _to_rgb(image: Image) -> Image:
-        return image if image.mode == "RGB" else image_to_rgb(image, "the image")
-
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
-        image = self._to_rgb(image)
-        key = hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%dx%d" % image.size).digest()
+        image = ensure_rgb(image)
+        key = hash_pixels(image)
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again
         encoded = cache[key] = cached or self._encode(image)

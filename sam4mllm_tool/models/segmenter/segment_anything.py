@@ -8,7 +8,7 @@ import pickle
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
     """A segmenter made of a `Sam` of the `segment-anything` package. Concurrent calls wait for each other.
 
     Args:
-        model: A `segment_anything.modeling.Sam`. It is moved to the device, in float32, in evaluation mode.
+        model: A `segment_anything.modeling.Sam`, moved as in `PromptableSegmenter`.
         name: Name in `Usage` and in messages.
         device: As in `load_segmenter`.
         dtype: As in `load_segmenter`.
@@ -55,8 +55,7 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
         dtype: str | torch.dtype | None = None,
         by: ChooseBy = "both",
     ) -> None:
-        super().__init__(name=name, device=device, dtype=dtype, by=by)
-        self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
+        super().__init__(model, name=name, device=device, dtype=dtype, by=by)
 
     @classmethod
     def load(

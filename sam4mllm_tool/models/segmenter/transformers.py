@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.images.rgb_conversion import ensure_rgb
 from sam4mllm_tool.models.checkpoints import (
     embedded_folder,
     quiet_loading,
@@ -55,8 +56,7 @@ class TransformersSegmenter(PromptableSegmenter):
         dtype: str | torch.dtype | None = None,
         by: ChooseBy = "both",
     ) -> None:
-        super().__init__(name=name or str(model.name_or_path), device=device, dtype=dtype, by=by)
-        self._model = cast(Any, model).to(self.device, torch.float32).eval().requires_grad_(False)
+        super().__init__(cast(Any, model), name=name or str(model.name_or_path), device=device, dtype=dtype, by=by)
         self._processor: Any = processor
         self._concept_source: str | None = None
         self._concepts: ConceptProposer | None = None
@@ -109,7 +109,7 @@ class TransformersSegmenter(PromptableSegmenter):
             if self._concepts is None:
                 source, backbone = str(self._concept_source), self._model.vision_encoder.backbone
                 self._concepts = ConceptProposer.load(source, device=self.device, dtype=self._dtype, backbone=backbone)
-            return self._concepts.propose(self._to_rgb(image), phrase)
+            return self._concepts.propose(ensure_rgb(image), phrase)
 
     def _encode(self, image: Image) -> EncodedImage:
         inputs = self._processor(images=image, return_tensors="pt")

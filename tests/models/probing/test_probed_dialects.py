@@ -9,7 +9,7 @@ import pytest
 from sam4mllm_tool.errors import BackendError, SpecError
 from sam4mllm_tool.models.metadata import find_dialect, identify_mllm, list_candidate_dialects
 from sam4mllm_tool.models.mllm import ScriptedMLLM
-from sam4mllm_tool.models.probing import first_use
+from sam4mllm_tool.models.probing import first_use, measurement
 from sam4mllm_tool.models.probing.probe_scenes import draw_probe_scenes
 from sam4mllm_tool.models.probing.probed_dialects import cache_folder, save_probed_dialect
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -104,7 +104,7 @@ def test_the_first_load_measures_and_later_ones_use_it(weights: Path, monkeypatc
     models = Sam4Mllm.load(str(weights), probe=True)
     assert models.dialect.name == "plain (0..1, y first)"
     assert find_dialect(str(weights)) == models.dialect
-    monkeypatch.setattr(first_use, "probe_mllm", None)
+    monkeypatch.setattr(measurement, "probe_mllm", None)
     assert Sam4Mllm.load(str(weights), probe=True).dialect == models.dialect
     scene = draw_probe_scenes()[0]
     (segmented,) = models.segment(scene.image, scene.objects[0].expression, method="box").objects

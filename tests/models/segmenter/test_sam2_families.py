@@ -107,6 +107,23 @@ def test_the_concept_head_shares_the_trackers_encoder_and_other_families_have_no
     assert (other.propose is None) == (folder.name[:10] != "sam3_video")
 
 
+def test_several_phrases_share_the_encoding_of_an_image_and_get_what_each_gets_alone(
+    sam3: tuple[Path, Any], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(concept_proposer, "_MIN_SCORE", 0.0)
+    _, segmenter = sam3
+    image, other = make_image(80, 50), make_image(50, 80)
+    alone = segmenter.propose(image, "blue star")
+    segmenter.propose(other, "blue star")
+    head, calls = segmenter._concepts._model, []
+    encode = head.get_vision_features
+    monkeypatch.setattr(head, "get_vision_features", lambda pixels: calls.append(pixels) or encode(pixels))
+    segmenter.propose(image, "red ring")
+    again = segmenter.propose(image, "blue star")
+    assert len(calls) == 1
+    assert [(each.box, each.score) for each in again] == [(each.box, each.score) for each in alone]
+
+
 def test_a_run_asks_sam_3_for_proposals(sam3: tuple[Path, Any], monkeypatch: Any) -> None:
     monkeypatch.setattr(concept_proposer, "_MIN_SCORE", 0.0)
     mllm = ScriptedMLLM(lambda question: "none" if isinstance(question.answer, FreeText) else Reply("No", ((0.1, 0.9),)))
