@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recipes.embedded.architecture import CELLS, GRID, NOUNS, PARTS, RANKS, RELATION_FLAGS
 from recipes.embedded.scene_cache import SIDE, SceneCache, SceneRecord
+from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.embedded.everyday import EverydayObject
 from sam4mllm_tool.embedded.everyday.recipe import COLOURS
 from sam4mllm_tool.embedded.everyday.rendering import PATTERNS
@@ -73,7 +74,8 @@ def compute_targets(cache: SceneCache, folder: Path) -> PatchTargets:
     if not file.exists():
         scenes = [_compute_scene(cache, i) for i in tqdm(range(len(cache)), desc="targets", mininterval=10)]
         arrays = {name: torch.from_numpy(np.stack([scene[name] for scene in scenes])) for name in scenes[0]}
-        torch.save(arrays, file)
+        with atomic_path(file) as part_file:
+            torch.save(arrays, part_file)
     return PatchTargets(**torch.load(file, weights_only=True))
 
 

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
-from sam4mllm_tool.embedded.check_worlds import SHAPES, WORLDS, DrawnExpression, DrawnScene, Figures, MeasuredWorld
+from sam4mllm_tool.embedded.check_worlds import SHAPES, WORLDS, Figures, MeasuredWorld
+from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou
@@ -51,6 +52,7 @@ from sam4mllm_tool.types import (
 )
 
 _BOX_IOU = 0.5
+_SIDE = 256
 Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError | EmptyMaskError
 
 
@@ -98,7 +100,7 @@ def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: Measur
     """
     tallies = {kind: KindTally() for kind in world.kinds}
     for scene in scenes:
-        expressions = world.sample(scene, len(world.kinds), Random(f"check-{scene.seed}"))
+        expressions = world.drawn.sample_expressions(scene, len(world.kinds), Random(f"check-{scene.seed}"))
         for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions, world), strict=True):
             tally = tallies[expression.kind]
             _count(tally, scene, expression, *outcomes, models.config.thresholds)
@@ -263,9 +265,10 @@ def _draw_click(mask: Mask, rng: Random) -> PointPrompt:
 
 def measure_pair(models: Sam4Mllm, seeds: range, world: MeasuredWorld = SHAPES) -> Figures:
     """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds."""
-    progress = tqdm((world.draw(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5, disable=None)
+    scenes = (world.drawn.draw_scene(seed, _SIDE) for seed in seeds)
+    progress = tqdm(scenes, total=len(seeds), unit="scene", mininterval=5, disable=None)
     figures = measure_models(models, progress, world)
-    return figures | {"segmenter": measure_segmenter(models, (world.draw(seed) for seed in seeds))}
+    return figures | {"segmenter": measure_segmenter(models, (world.drawn.draw_scene(seed, _SIDE) for seed in seeds))}
 
 
 def format_table(figures: Figures) -> str:

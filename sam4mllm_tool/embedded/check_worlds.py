@@ -1,17 +1,13 @@
 """The drawn worlds as the embedded pair is measured on them: how scenes are drawn, the kinds of expressions, what must hold."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from random import Random
-from typing import Any, Protocol, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TypeAlias
 
 from sam4mllm_tool.config import Method
-from sam4mllm_tool.embedded import everyday, expressions, scenes
-from sam4mllm_tool.types import Mask
+from sam4mllm_tool.embedded import everyday, expressions
+from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnWorld, WorldName
 
 Figures: TypeAlias = dict[str, dict[str, float]]
 
@@ -45,48 +41,12 @@ class Requirement:
         return {">=": value >= self.limit, ">": value > self.limit, "<=": value <= self.limit}[self.relation]
 
 
-class DrawnScene(Protocol):
-    """A scene of either world."""
-
-    @property
-    def seed(self) -> int:
-        """What it was drawn from."""
-
-    @property
-    def image(self) -> npt.NDArray[np.uint8]:
-        """(side, side, 3) RGB."""
-
-    @property
-    def regions(self) -> Sequence[Any]:
-        """What expressions refer to, each with a `box`."""
-
-    def mask(self, index: int) -> Mask:
-        """Return the visible pixels of regions[index]."""
-
-
-class DrawnExpression(Protocol):
-    """An expression about a scene of either world."""
-
-    @property
-    def text(self) -> str:
-        """The expression."""
-
-    @property
-    def kind(self) -> Any:
-        """How it refers."""
-
-    @property
-    def targets(self) -> tuple[int, ...]:
-        """Indices of the scene's regions."""
-
-
 @dataclass(frozen=True)
 class MeasuredWorld:
     """A world with what is measured in it.
 
     Attributes:
-        draw: Draws the scene of a seed.
-        sample: Draws so many expressions about a scene.
+        drawn: How scenes are drawn.
         groups: Kinds of expressions that are measured together too, by the group's name.
         kinds: All kinds, in the table's order.
         box_kinds: Kinds of which box accuracy is measured, where an expression has one target.
@@ -95,8 +55,7 @@ class MeasuredWorld:
         requirements: What the pair must reach.
     """
 
-    draw: Callable[[int], DrawnScene]
-    sample: Callable[[Any, int, Random], Sequence[DrawnExpression]]
+    drawn: DrawnWorld
     groups: dict[str, tuple[str, ...]]
     kinds: tuple[str, ...]
     box_kinds: tuple[str, ...]
@@ -117,8 +76,7 @@ _COMMON = (
 )
 
 SHAPES = MeasuredWorld(
-    draw=scenes.draw_scene,
-    sample=expressions.sample_expressions,
+    drawn=DRAWN_WORLDS["shapes"],
     groups={"single": expressions.SINGLE_OBJECT_KINDS},
     kinds=expressions.KINDS,
     box_kinds=expressions.SINGLE_OBJECT_KINDS,
@@ -141,8 +99,7 @@ SHAPES = MeasuredWorld(
 """The world of coloured shapes, which the weights in the package know; its requirements are for 300 scenes."""
 
 EVERYDAY = MeasuredWorld(
-    draw=everyday.draw_scene,
-    sample=everyday.sample_expressions,
+    drawn=DRAWN_WORLDS["everyday"],
     groups={
         "single": tuple(kind for kind in everyday.SINGLE_OBJECT_KINDS if kind != "implicit_held_out"),
         "parts": ("part", "part_whole"),
@@ -165,4 +122,4 @@ EVERYDAY = MeasuredWorld(
 )
 """The world of everyday things, for pairs that are trained on it; its requirements are for 700 scenes."""
 
-WORLDS = {"shapes": SHAPES, "everyday": EVERYDAY}
+WORLDS: dict[WorldName, MeasuredWorld] = {"shapes": SHAPES, "everyday": EVERYDAY}

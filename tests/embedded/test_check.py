@@ -9,7 +9,8 @@ import pytest
 
 from sam4mllm_tool.embedded import check
 from sam4mllm_tool.embedded.check import KindTally, format_table, measure_models, measure_segmenter
-from sam4mllm_tool.embedded.check_worlds import EVERYDAY, SHAPES, DrawnScene
+from sam4mllm_tool.embedded.check_worlds import EVERYDAY, SHAPES
+from sam4mllm_tool.embedded.drawn_worlds import DrawnScene, DrawnWorld
 from sam4mllm_tool.embedded.everyday import EverydayExpression, ObjectPart
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
@@ -109,7 +110,7 @@ def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
 
 @pytest.fixture(scope="module")
 def everyday_scenes() -> list[DrawnScene]:
-    return [EVERYDAY.draw(seed) for seed in (1, 9)]
+    return [EVERYDAY.drawn.draw_scene(seed, 256) for seed in (1, 9)]
 
 
 def test_the_everyday_world_has_its_own_kinds_and_requirements(everyday_scenes: list[DrawnScene]) -> None:
@@ -124,7 +125,8 @@ def test_the_everyday_world_has_its_own_kinds_and_requirements(everyday_scenes: 
 def test_points_are_labelled_by_the_part_that_the_expression_means(everyday_scenes: list[DrawnScene]) -> None:
     scene = everyday_scenes[0]
     part = next(i for i, region in enumerate(scene.regions) if isinstance(region, ObjectPart))
-    alone = replace(EVERYDAY, sample=lambda *_: [EverydayExpression("the part", "part", (part,))])
+    drawn = DrawnWorld(EVERYDAY.drawn.draw_scene, lambda *_: [EverydayExpression("the part", "part", (part,))])
+    alone = replace(EVERYDAY, drawn=drawn)
     reply = EMBEDDED.encode_box(scene.regions[part].box, Size(256, 256))
     figures = measure_models(build_models(reply), [scene], alone)
     inside = crop(scene.mask(part), scene.regions[part].box)
