@@ -45,22 +45,31 @@ _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlaceholderExpansion:
-    """How a processor changed the ids of a rendered prompt: after `before`, it replaced `removed` by `inserted`."""
+    """How a processor changed the ids of a rendered prompt: after `before`, it replaced `removed` by `inserted`.
+
+    Attributes:
+        token_inputs: Its (1, n, ...) inputs per token, up to the first token after `inserted`; later ones have the same row.
+    """
 
     before: TokenIds
     removed: TokenIds
     inserted: TokenIds
+    token_inputs: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, plain: TokenIds, expanded: TokenIds) -> "PlaceholderExpansion":
+    def between(
+        cls, plain: TokenIds, expanded: TokenIds, token_inputs: dict[str, Tensor] | None = None
+    ) -> "PlaceholderExpansion":
         """Return the single replacement that turns the plain ids into the expanded ones."""
         shorter = min(len(plain), len(expanded))
         start = next((i for i in range(shorter) if plain[i] != expanded[i]), shorter)
         longest_suffix = shorter - start
         suffix = next((k for k in range(longest_suffix) if plain[-1 - k] != expanded[-1 - k]), longest_suffix)
-        return cls(plain[:start], plain[start : len(plain) - suffix], expanded[start : len(expanded) - suffix])
+        end = len(expanded) - suffix
+        rows = {name: value[:, : end + 1] for name, value in (token_inputs or {}).items()}
+        return cls(plain[:start], plain[start : len(plain) - suffix], expanded[start:end], rows)
 
     def apply(self, plain: TokenIds) -> TokenIds | None:
         """Return the expanded ids; None if the plain ids start differently."""
@@ -79,15 +88,12 @@ class ImageInputs:
         inputs: The processor's tensors for the image, without those that have one value per token.
         features: The model's image features, in families whose forward pass accepts them.
         expansions: How the image's placeholder was expanded so far.
-        has_token_inputs: Whether the family has inputs with one value per token, so that its processor must tokenize every
-            prompt.
     """
 
     image: Image
     inputs: dict[str, Tensor] = field(default_factory=dict)
     features: Any = None
     expansions: list[PlaceholderExpansion] = field(default_factory=list)
-    has_token_inputs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +102,8 @@ class TokenizedPrompt:
 
     Attributes:
         ids: All tokens up to where the answer starts.
-        token_inputs: (1, n, ...) tensors with one value or row per token, such as token types or cross-attention masks; empty
-            in most families.
+        token_inputs: (1, n, ...) tensors with one value or row per token, such as token types or cross-attention masks, up to
+            one after the image, whose row all later ones have; empty in most families.
     """
 
     ids: TokenIds
@@ -148,18 +154,16 @@ class PromptRenderer:
         """
         rendered = self.render(turns)
         plain = self._require_fit(self._encode(rendered, **self._options(rendered)))
-        if not image_inputs.has_token_inputs and (ids := self._expand(image_inputs, plain)) is not None:
-            return TokenizedPrompt(ids, {})
+        if image_inputs.inputs and (prompt := self._expand(image_inputs, plain)) is not None:
+            return prompt
         tensors = self.prepare(image_inputs.image, rendered)
         input_ids = tensors.pop("input_ids")
         ids = self._require_fit(tuple(input_ids[0].tolist()))
         token_inputs = {name: value for name, value in tensors.items() if value.shape[:2] == input_ids.shape}
         if not image_inputs.inputs:
             image_inputs.inputs = {name: value for name, value in tensors.items() if name not in token_inputs}
-        image_inputs.has_token_inputs = bool(token_inputs)
-        if not token_inputs:
-            image_inputs.expansions.append(PlaceholderExpansion.between(plain, ids))
-        return TokenizedPrompt(ids, token_inputs)
+        image_inputs.expansions.append(expansion := PlaceholderExpansion.between(plain, ids, token_inputs))
+        return TokenizedPrompt(ids, expansion.token_inputs)
 
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
         """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
@@ -170,13 +174,8 @@ class PromptRenderer:
     def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids of `tokenize`, and raise as it does; the processor runs only until an expansion is recorded."""
         rendered = self.render(turns)
-        plain = self._encode(rendered, **self._options(rendered))
-        if (ids := self._expand(image_inputs, plain)) is not None:
-            return ids
-        prompt = self.tokenize(image_inputs, turns)
-        if image_inputs.has_token_inputs:
-            image_inputs.expansions.append(PlaceholderExpansion.between(plain, prompt.ids))
-        return prompt.ids
+        prompt = self._expand(image_inputs, self._encode(rendered, **self._options(rendered)))
+        return (prompt or self.tokenize(image_inputs, turns)).ids
 
     def answer_ids(self, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids that a model must generate after the prompt of all turns but the last, the assistant's.
@@ -293,10 +292,12 @@ class PromptRenderer:
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
-    def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenIds | None:
+    def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenizedPrompt | None:
         """Replay a recorded expansion; None if no recorded prompt of the image starts like this one."""
-        candidates = (expansion.apply(plain) for expansion in image_inputs.expansions)
-        return next((self._require_fit(ids) for ids in candidates if ids is not None), None)
+        for expansion in image_inputs.expansions:
+            if (ids := expansion.apply(plain)) is not None:
+                return TokenizedPrompt(self._require_fit(ids), expansion.token_inputs)
+        return None
 
     def _encode(self, text: str, *, add_special_tokens: bool = False) -> TokenIds:
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
