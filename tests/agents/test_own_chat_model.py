@@ -64,12 +64,12 @@ class TalkingMLLM(BaseChatModel):
         """Answer from the true mask."""
         rows, columns = np.nonzero(MASK)
         box = Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        lines = re.findall(r"^(\d+)\. Is the point (\(\d+,\d+\))", question, re.MULTILINE)
+        lines = re.findall(r"^(\d+)\. Look at the object.*The point: (\(\d+,\d+\))", question, re.MULTILINE)
         if lines:
             return "\n".join(f"{number}. {self.judge(point)}" for number, point in lines)
         if "Is the point" in question:
             return self.judge(question)
-        if "Look at the object" in question:
+        if "Is the object" in question:
             return "Yes"
         return PLAIN.format_boxes([] if "Leave out" in question else [box], SIZE)
 

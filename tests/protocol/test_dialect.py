@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pickle
 import re
+from itertools import takewhile
 
 import pytest
 
@@ -12,6 +13,7 @@ from sam4mllm_tool.protocol import DIALECTS, EMBEDDED, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
 
 EVERY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+UNTRAINED = [dialect for dialect in DIALECTS.values() if dialect is PLAIN or dialect.replies != "exact"]
 QUESTION = Question((Turn("user", "where is it?"),), FreeText(64))
 
 # Wording ------------------------------------------------------------------------------------------------------------
@@ -51,6 +53,29 @@ def test_each_asks_about_one_point_per_question_and_joint_about_all_in_one() -> 
         questions = dialect.ask_points((), Box(0, 0, 9, 9), points, Size(9, 9))
         assert [question.answer.count for question in questions if isinstance(question.answer, Labels)] == counts
         assert dialect.ask_points((), Box(0, 0, 9, 9), [], Size(9, 9)) == ()
+
+
+@pytest.mark.parametrize("dialect", UNTRAINED, ids=lambda dialect: dialect.name)
+def test_the_questions_of_a_round_differ_at_their_ends_alone(dialect: Dialect) -> None:
+    """So that what they share is read once, with the image before it."""
+    dialect = dialect.for_model((28, 56 * 56, 10**6))
+    size, boxes, points = Size(640, 480), [Box(10, 20, 300, 400), Box(200, 210, 500, 470)], [Point(20, 30), Point(290, 310)]
+    verification = [dialect.ask_verification("the ring", box, size) for box in boxes]
+    about_points = [question for box in boxes for question in dialect.ask_points((), box, points, size)]
+    about_one_box = dialect.ask_points((), boxes[0], points, size)
+    box, point = (len(text) for text in (dialect.encode_box(boxes[0], size), dialect.encode_point(points[0], size)))
+    for end, questions in (
+        (len("a red ring"), [dialect.ask_boxes(expression) for expression in ("a red ring", "one cup")]),
+        (len("a red ring"), [dialect.ask_prompts(expression, 2, 1) for expression in ("a red ring", "one cup")]),
+        (box, [question for question in verification if question is not None]),
+        (box + point, about_points),
+        (point, about_one_box),
+    ):
+        texts = [question.turns[-1].text for question in questions]
+        shared = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+        assert all(len(text) - shared <= end + 20 for text in texts), texts
+    others = dialect.ask_other_boxes("a red ring", boxes, size)
+    assert others is None or others.turns[-1].text.startswith(dialect.ask_boxes("a red ring").turns[-1].text)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ _POINTING: dict[str, Any] = {
     "ask_boxes_text": "Point to the top left corner and the bottom right corner of the object described as: {expression}",
     "ask_prompt_text": "Point to {expression}",
     "ask_pointing_text": "Point to {expression}",
-    "ask_points_text": "Is the object that {box} encloses also at {points}? Answer Yes or No.",
-    "ask_whether_text": "Is what {box} encloses this: {expression}? Answer Yes or No.",
+    "ask_points_text": "Answer Yes or No: is the object that {box} encloses also at {points}?",
+    "ask_whether_text": "Answer Yes or No: is this, {expression}, what is enclosed by {box}?",
     "ask_other_text": "",
 }
 """What is asked for a box is its corners; `ppg` asks for points, as `points` does."""

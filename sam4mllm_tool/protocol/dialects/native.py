@@ -1,7 +1,7 @@
 """What the dialects of off-the-shelf families share: plain questions that state the frame and the format of the answer.
 
 Saying the range, the order and the origin of coordinates in the question makes models keep to them far more often than relying
-on what they were trained on.
+on what they were trained on. What differs between questions about an image comes last, as in `plain`.
 """
 
 from typing import Any, Literal
@@ -42,6 +42,7 @@ def build_native(
         f"{ask} as {written}; coordinates are {units}. If there is no such object, answer: {_NONE}"
         for ask, written in (("Answer with each", answer), ("Answer with one point on each", point or f"({x}, {y})"))
     )
+    locate, description = "Locate every object in the image that the description below fits.", "\nDescription: {expression}"
     defaults: dict[str, Any] = {
         "name": name,
         "frame": "lines",
@@ -52,18 +53,16 @@ def build_native(
         "point_text": f"({{{x}}}, {{{y}}})",
         "none_text": _NONE,
         "separator": ", ",
-        "ask_boxes_text": "Locate every object in the image that this describes: {expression}\n" + form,
+        "ask_boxes_text": f"{locate} {form}{description}",
         "ask_points_text": (
-            "Is the point {points} on the object whose bounding box is {box}, rather than on something else inside that box? "
-            "Answer Yes or No."
+            "Look at the object in the bounding box below. Is the point below on that object, rather than on something else "
+            "inside the box? Answer Yes or No. The bounding box: {box}. The point: {points}"
         ),
         "ask_prompt_text": (
-            "Locate every object in the image that this describes: {expression}\n"
-            + form
-            + f". After each box write: on, {{on}} points on the object; off, {{off}} points beside it but inside the box; "
-            f"each point as ({x}, {y})"
+            f"{locate} {form} After each box write: on, {{on}} points on the object; off, {{off}} points beside it but inside "
+            f"the box; each point as ({x}, {y}){description}"
         ),
-        "ask_pointing_text": "Point to every object in the image that this describes: {expression}\n" + pointed,
+        "ask_pointing_text": f"Point to every object in the image that the description below fits. {pointed}{description}",
         "yes": "Yes",
         "no": "No",
         "points": "each",
@@ -72,11 +71,11 @@ def build_native(
             "such object, answer: " + _NONE
         ),
         "ask_whether_text": (
-            "Look at the object in the bounding box {box}. Is it what this describes, or one of those it describes: "
-            "{expression}\nAnswer Yes or No."
+            "Is the object in the bounding box below what this describes, or one of those it describes: "
+            "{expression}\nAnswer Yes or No. The bounding box: {box}"
         ),
         "ask_other_text": (
-            "Leave out what is in {boxes}. Locate every other object in the image that this describes: {expression}\n" + form
+            f"{locate} {form}{description}\nLeave out what is in {{boxes}}. If there is no other object, answer: {_NONE}"
         ),
     }
     return Dialect(**{**defaults, **settings})

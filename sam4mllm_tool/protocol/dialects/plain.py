@@ -1,28 +1,33 @@
-"""Plain instructions that an off-the-shelf model can follow without any tuning."""
+"""Plain instructions that an off-the-shelf model can follow without any tuning.
+
+What the questions about an image have in common comes first, and what differs last: that much is read once, here and by the
+prefix caches of servers.
+"""
 
 from sam4mllm_tool.protocol.dialect import Dialect
 
+_UNITS = "where x and y are integers from 0 (left, top) to 999 (right, bottom) of the image"
+_NONE = "and nothing else. If there is no such object, answer: none\nDescription: {expression}"
+_ASK_BOXES = (
+    "Find every object in the image that the description below fits. Answer with the bounding box of each as [x1,y1,x2,y2], "
+    f"{_UNITS}, separated by spaces, {_NONE}"
+)
+
 PLAIN = Dialect(
     name="plain",
-    ask_boxes_text=(
-        "Find every object in the picture that this describes: {expression}\n"
-        "Answer with the bounding box of each as [x1,y1,x2,y2], where x and y are integers from 0 (left, top) to 999 "
-        "(right, bottom) of the picture, separated by spaces, and nothing else. If there is no such object, answer: none"
-    ),
+    ask_boxes_text=_ASK_BOXES,
     ask_points_text=(
-        "Is the point {points} on the object whose bounding box is {box}, rather than on something else inside that box? "
-        "Answer Yes or No."
+        "Look at the object in the bounding box below. Is the point below on that object, rather than on something else "
+        "inside the box? Answer Yes or No. The bounding box: {box}. The point: {points}"
     ),
     ask_prompt_text=(
-        "Find every object in the picture that this describes: {expression}\n"
-        "For each, answer with its bounding box, {on} points on it and {off} beside it but inside the box, as "
-        "[x1,y1,x2,y2] on (x,y) off (x,y), where x and y are integers from 0 (left, top) to 999 (right, bottom) of the "
-        "picture, and nothing else. If there is no such object, answer: none"
+        "Find every object in the image that the description below fits. For each, answer with its bounding box, {on} points "
+        "on it and {off} beside it but inside the box, as [x1,y1,x2,y2] on (x,y) off (x,y), "
+        f"{_UNITS}, {_NONE}"
     ),
     ask_pointing_text=(
-        "Point to every object in the picture that this describes: {expression}\n"
-        "Answer with one point on each as (x,y), where x and y are integers from 0 (left, top) to 999 (right, bottom) of the "
-        "picture, separated by spaces, and nothing else. If there is no such object, answer: none"
+        "Point to every object in the image that the description below fits. Answer with one point on each as (x,y), "
+        f"{_UNITS}, separated by spaces, {_NONE}"
     ),
     none_text="none",
     yes="Yes",
@@ -35,12 +40,8 @@ PLAIN = Dialect(
         "or No where that is asked."
     ),
     ask_whether_text=(
-        "Look at the object in the bounding box {box}. Is it what this describes, or one of those it describes: {expression}\n"
-        "Answer Yes or No."
+        "Is the object in the bounding box below what this describes, or one of those it describes: {expression}\n"
+        "Answer Yes or No. The bounding box: {box}"
     ),
-    ask_other_text=(
-        "Leave out what is in {boxes}. Find every other object in the picture that this describes: {expression}\n"
-        "Answer with the bounding box of each as [x1,y1,x2,y2], where x and y are integers from 0 (left, top) to 999 "
-        "(right, bottom) of the picture, separated by spaces, and nothing else. If there is no other, answer: none"
-    ),
+    ask_other_text=_ASK_BOXES + "\nLeave out what is in {boxes}. If there is no other, answer: none",
 )

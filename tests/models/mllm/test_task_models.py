@@ -57,7 +57,7 @@ def test_paligemma_is_asked_about_points_in_location_tokens(folders: dict[str, s
     (question,) = dialect.ask_points((*first.turns, Turn("assistant", "none")), box, [box.center], size)
     prompt = mllm._renderer.tokenize(ImageInputs(image), question.turns)
     read = mllm._renderer.tokenizer.decode([i for i in prompt.ids if i != mllm._renderer.processor.image_token_id])
-    assert read == "<s>answer en is the point <loc0512><loc0512> on the object in <loc0000><loc0000><loc1023><loc1023>?\n"
+    assert read == "<s>answer en is the object in <loc0000><loc0000><loc1023><loc1023> at the point <loc0512><loc0512>?\n"
     question = make_question("answer en is it?", Labels(1, YES_NO))
     (reply,) = mllm.reply(image, [question])
     assert reply.label_probabilities is not None
