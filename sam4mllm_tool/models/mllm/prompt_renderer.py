@@ -134,6 +134,7 @@ class PromptRenderer:
         self._control_ids = frozenset(control.values())
         self._dropped_ids = _dropped_ids(self.tokenizer)
         self.break_control_tokens = lru_cache(1024)(self._break_control_tokens)
+        self.spellings = lru_cache(256)(self._spellings)
 
     @property
     def resizing(self) -> tuple[int, int, int] | None:
@@ -162,8 +163,10 @@ class PromptRenderer:
         token_inputs = {name: value for name, value in tensors.items() if value.shape[:2] == input_ids.shape}
         if not image_inputs.inputs:
             image_inputs.inputs = {name: value for name, value in tensors.items() if name not in token_inputs}
-        image_inputs.expansions.append(expansion := PlaceholderExpansion.between(plain, ids, token_inputs))
-        return TokenizedPrompt(ids, expansion.token_inputs)
+        expansion = PlaceholderExpansion.between(plain, ids, token_inputs)
+        if len(expansion.before + expansion.removed) < len(plain):  # else the processor changes the text, too (PaliGemma)
+            image_inputs.expansions.append(expansion)
+        return TokenizedPrompt(ids, token_inputs)
 
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
         """Return the processor's tensors: `input_ids` (1, n) of a rendered prompt, other inputs per token, and the image's."""
@@ -265,7 +268,7 @@ class PromptRenderer:
     def _has_control_token(self, text: str) -> bool:
         return not self._control_ids.isdisjoint(self._encode(text))
 
-    def spellings(self, word: str) -> tuple[TokenIds, ...]:
+    def _spellings(self, word: str) -> tuple[TokenIds, ...]:
         """Return the token sequences that can write a word at the start of an answer: with and without a leading space.
 
         Some templates end with the space, others leave it to the model ("ASSISTANT:" in LLaVA 1.5), and tokenizers differ in

@@ -1,8 +1,8 @@
 """Serve any image-text-to-text checkpoint of transformers, optionally with a peft adapter, as an MLLM.
 
-An image is encoded once and cached, so that the rounds of a dialogue share it. Free text is decoded greedily. Labels are
-scored instead of decoded, so a reply always has as many as requested: single labels of several questions together, several
-labels of one question in sequence over a key-value cache.
+An image is encoded once, and each token about it is read once: the rounds of a dialogue, other expressions and later calls go
+on from what was read. Free text is decoded greedily. Labels are scored instead of decoded, so a reply always has as many as
+requested. What is read together changes values by rounding alone.
 """
 
 import asyncio
@@ -26,13 +26,14 @@ from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
 from sam4mllm_tool.models.mllm.answering import Job, Probabilities, Writing, generate, run_jobs, score_labels
+from sam4mllm_tool.models.mllm.branching import can_branch
 from sam4mllm_tool.models.mllm.copying_reader import CopyingReader
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds, TokenizedPrompt
 from sam4mllm_tool.models.mllm.reading import Reader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
-from sam4mllm_tool.models.mllm.tree_reader import TreeReader, can_branch
+from sam4mllm_tool.models.mllm.tree_reader import TreeReader
 from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 

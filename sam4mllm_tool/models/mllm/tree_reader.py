@@ -5,10 +5,9 @@ a tree: each token sees those before it in its own text, and has its place in th
 equal those of separate passes.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +20,10 @@ from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenizedProm
 from sam4mllm_tool.models.mllm.reading import Reading
 from sam4mllm_tool.models.mllm.token_tree import shared_length
 
-__all__ = ["TreeReader", "can_branch"]
+__all__ = ["TreeReader"]
 
 TOKENS_PER_PASS = 4096
 """Most new tokens in one pass over a tree; bounds the memory of its attention mask."""
-_MODEL_TYPES = (
-    *("llama", "mistral", "qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "glm4v_text"),
-    *("gemma3_text", "gemma4_text", "smollm3", "phi3"),
-)
-"""Decoders whose tokens see those before them, all or the last few, and nothing else once the image is read."""
-_ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
-"""Rotations that don't depend on the length of the text."""
-
 _Logits: TypeAlias = dict[tuple[ImageTexts, int], Tensor]
 """What follows a node, (vocabulary,)."""
 
@@ -204,25 +195,3 @@ def _join_masks(parts: list[tuple[ImageTexts, int]], window: int | None) -> npt.
         joined[row : row + len(mask), old + row : old + row + len(mask)] = mask[:, first:]
         row, column = row + len(mask), column + first
     return joined
-
-
-def can_branch(model: Any) -> bool:
-    """Whether texts in a tree get exactly the logits that they get alone.
-
-    They do in decoders whose tokens see those before them, if the rotation of a position doesn't depend on the length. They
-    don't with a recurrent state (Qwen3.5, Mamba) or where the image is not among the tokens (Llama 3.2 Vision), nor in models
-    that read prompts in both directions. Flash attention is excluded because it takes no mask of this kind.
-    """
-    text = model.config.get_text_config()
-    rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [each.get("rope_type", "default") for each in rope.values() if isinstance(each, dict)] or [
-        rope.get("rope_type", "default")
-    ]
-    return (
-        text.model_type in _MODEL_TYPES
-        and set(kinds) <= set(_ROPE_TYPES)
-        and set(getattr(text, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
-        and getattr(text, "_attn_implementation", None) in ("sdpa", "eager")
-        and (getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)) is not None
-        and "logits_to_keep" in inspect.signature(model.forward).parameters
-    )
