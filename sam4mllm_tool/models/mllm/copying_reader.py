@@ -40,13 +40,18 @@ class CopiedTexts:
 
     Attributes:
         image_inputs: The image.
-        token_inputs: As in `ImageTexts`.
+        token_inputs, image_end: As in `ImageTexts`.
         kept: What later texts can go on from.
     """
 
     image_inputs: ImageInputs
     token_inputs: dict[str, Tensor]
+    image_end: int
     kept: list[_ReadText] = field(default_factory=list)
+
+    def forget_texts(self) -> None:
+        """Forget all but what is shared."""
+        self.kept = [read for read in self.kept if read.is_shared]
 
     @property
     def bytes(self) -> int:
@@ -66,13 +71,11 @@ class CopyingReader:
 
     def __init__(self, runner: ModelRunner) -> None:
         self._runner = runner
-        config = runner.model.config
-        self._image_token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None)
-        self._reads_whole_prompts = config.model_type in _TWO_WAY_MODEL_TYPES
+        self._reads_whole_prompts = runner.model.config.model_type in _TWO_WAY_MODEL_TYPES
 
-    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> CopiedTexts:
-        """Return where the texts about an image are kept that begin as the prompt does, up to the image's end."""
-        return CopiedTexts(image_inputs, prompt.token_inputs)
+    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> CopiedTexts:
+        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
+        return CopiedTexts(image_inputs, prompt.token_inputs, image_end)
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:
         """Return for each reading (count, vocabulary) logits: of what follows each of its last `count` tokens."""
@@ -94,14 +97,14 @@ class CopyingReader:
 
     def _read_shared(self, texts: CopiedTexts, readings: Sequence[Reading]) -> None:
         """Read what all texts begin with, the image included, unless it was read or can't be read before the rest."""
-        if self._reads_whole_prompts or texts.kept:
+        if self._reads_whole_prompts or texts.kept or not texts.image_end:
             return
         shared = min((reading.text[: len(reading.text) - reading.count] for reading in readings), key=len)
         for reading in readings:
             shared = shared[: shared_length(shared, reading.text)]
-        if len(readings) == 1 and self._image_token in shared:  # what another question about the image will begin with
-            shared = shared[: len(shared) - shared[::-1].index(self._image_token)]
-        if self._image_token in shared:
+        if len(readings) == 1:  # another question about the image will begin with the image
+            shared = shared[: texts.image_end]
+        if len(shared) >= texts.image_end:
             read = _ReadText((), DynamicCache(config=self._runner.model.config), is_shared=True)
             self._forward(texts, read, shared, 1)
             texts.kept.append(read)

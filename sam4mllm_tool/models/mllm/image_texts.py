@@ -36,7 +36,9 @@ class _GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def truncate(self, length: int) -> None:
-        """Keep the first `length` tokens."""
+        """Keep the first `length` tokens, in smaller buffers if they take less than half of these."""
+        if self._buffers[0].shape[-2] > 2 * length + _LEAST_ROOM:
+            self._buffers = _enlarge(self.keys[..., :length, :], length), _enlarge(self.values[..., :length, :], length)
         self.keys, self.values = (buffer[..., :length, :] for buffer in self._buffers)
 
     @property
@@ -46,6 +48,7 @@ class _GrowingLayer(DynamicLayer):
 
 
 def _enlarge(states: Tensor, length: int) -> Tensor:
+    """Return a buffer for `length` tokens that begins with these."""
     larger = states.new_empty((*states.shape[:-2], length, states.shape[-1]))
     larger[..., : states.shape[-2], :] = states
     return larger
@@ -63,6 +66,7 @@ class ImageTexts:
     Attributes:
         image_inputs: The image.
         token_inputs: (1, n, ...) inputs per token of a text that begins like all others; the last row is that of later tokens.
+        image_end: How many tokens all begin with: the last of the image, and those before it.
         tree: The tokens that were read.
         cache: Keys and values, (1, heads, tokens, width) per layer, in the order of the tree's nodes.
         position_offset: What is added to a node's depth to give the position of a token after the image. It isn't 0 where an
@@ -71,6 +75,7 @@ class ImageTexts:
 
     image_inputs: ImageInputs
     token_inputs: dict[str, Tensor]
+    image_end: int
     tree: TokenTree = field(default_factory=TokenTree)
     cache: Any = field(default_factory=new_cache)
     position_offset: int = 0
@@ -86,6 +91,10 @@ class ImageTexts:
             self.tree.truncate(length)
             for layer in self.cache.layers:
                 layer.truncate(length)
+
+    def forget_texts(self) -> None:
+        """Forget all but the image."""
+        self.truncate(self.image_end)
 
     def append(self, joined: Any, first: int, last: int) -> None:
         """Take over the keys and values of `joined` from `first` to `last`."""

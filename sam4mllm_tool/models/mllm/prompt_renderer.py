@@ -109,6 +109,18 @@ class TokenizedPrompt:
     ids: TokenIds
     token_inputs: dict[str, Tensor]
 
+    def image_end(self, image_token: int | None) -> int:
+        """Return how many tokens there are up to the image's last; 0 where none stands for it.
+
+        It may end with other tokens (Molmo 2): those that differ from text in their inputs per token are its own, too.
+        """
+        end = len(self.ids) - self.ids[::-1].index(image_token) if image_token in self.ids else 0
+        for value in self.token_inputs.values():
+            differs = (value != value[:, -1:]).flatten(2).any(-1)[0] if value.ndim > 2 else (value != value[:, -1:])[0]
+            if end and differs.any():
+                end = max(end, int(differs.nonzero()[-1]) + 1)
+        return end
+
 
 class PromptRenderer:
     """Renders and tokenizes prompts for one checkpoint, with its own processor, tokenizer and chat template.

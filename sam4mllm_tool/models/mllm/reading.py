@@ -34,8 +34,8 @@ class Reader(Protocol):
     can_guess: bool
     """Whether tokens that were read in vain do no harm."""
 
-    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> Any:
-        """Return where the texts about an image are kept that begin as the prompt does, up to the image's end."""
+    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> Any:
+        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:
         """Return for each reading (count, vocabulary) logits: of what follows each of its last `count` tokens."""

@@ -306,6 +306,7 @@ class TransformersMLLM:
                 break
             used -= known.bytes
             known.forget_texts()
+            used += known.bytes
 
 
 @dataclass(eq=False)
@@ -317,10 +318,9 @@ class _KnownImage:
 
     def texts(self, reader: Reader, prompt: TokenizedPrompt, image_token: int | None) -> Any:
         """Return where the texts are kept that begin as the prompt does."""
-        ids = prompt.ids
-        beginning = ids[: len(ids) - ids[::-1].index(image_token)] if image_token in ids else ()
+        beginning = prompt.ids[: prompt.image_end(image_token)]
         if beginning not in self._texts:
-            self._texts[beginning] = reader.open(self.inputs, prompt)
+            self._texts[beginning] = reader.open(self.inputs, prompt, len(beginning))
         return self._texts[beginning]
 
     @property
@@ -329,8 +329,9 @@ class _KnownImage:
         return sum(texts.bytes for texts in self._texts.values())
 
     def forget_texts(self) -> None:
-        """Forget all texts, so that the image's tokens are read again when they are needed."""
-        self._texts.clear()
+        """Forget all that was read but the image."""
+        for texts in self._texts.values():
+            texts.forget_texts()
 
 
 def _argmax(row: Probabilities) -> int:

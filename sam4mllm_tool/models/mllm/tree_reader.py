@@ -44,9 +44,9 @@ class TreeReader:
         self._window: int | None = getattr(text, "sliding_window", None) if getattr(text, "use_sliding_window", True) else None
         self._layer_types = sorted(set(getattr(text, "layer_types", None) or ()))
 
-    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt) -> ImageTexts:
-        """Return where the texts about an image are kept that begin as the prompt does, up to the image's end."""
-        return ImageTexts(image_inputs, prompt.token_inputs)
+    def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> ImageTexts:
+        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
+        return ImageTexts(image_inputs, prompt.token_inputs, image_end)
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:
         """Return for each reading (count, vocabulary) logits: of what follows each of its last `count` tokens."""
