@@ -74,7 +74,7 @@ class CopyingReader:
         self._reads_whole_prompts = runner.model.config.model_type in _TWO_WAY_MODEL_TYPES
 
     def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> CopiedTexts:
-        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
+        """Return where the texts are kept that begin with the prompt's first `image_end` tokens, up to the image's last."""
         return CopiedTexts(image_inputs, prompt.token_inputs, image_end)
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:

@@ -20,6 +20,10 @@ _LEAST_ROOM = 128
 class _GrowingLayer(DynamicLayer):
     """Keys and values in buffers with room to grow, so that a few new tokens don't copy all the others."""
 
+    keys: Tensor
+    values: Tensor
+    _buffers: tuple[Tensor, Tensor]
+
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Append the states of new tokens, and return all."""
         if not self.is_initialized:

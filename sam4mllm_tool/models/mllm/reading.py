@@ -35,7 +35,7 @@ class Reader(Protocol):
     """Whether tokens that were read in vain do no harm."""
 
     def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> Any:
-        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
+        """Return where the texts are kept that begin with the prompt's first `image_end` tokens, up to the image's last."""
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:
         """Return for each reading (count, vocabulary) logits: of what follows each of its last `count` tokens."""

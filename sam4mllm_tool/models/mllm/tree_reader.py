@@ -45,7 +45,7 @@ class TreeReader:
         self._layer_types = sorted(set(getattr(text, "layer_types", None) or ()))
 
     def open(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, image_end: int) -> ImageTexts:
-        """Return where the texts about an image are kept that begin with the prompt's first `image_end` tokens, up to its end."""
+        """Return where the texts are kept that begin with the prompt's first `image_end` tokens, up to the image's last."""
         return ImageTexts(image_inputs, prompt.token_inputs, image_end)
 
     def read(self, readings: Sequence[Reading]) -> list[Tensor]:
