@@ -49,7 +49,7 @@ class ReasoningInput(TypedDict):
     Attributes:
         image: The id of an image in the graph's store, or what its policy opens: by default a data URI.
         expression: What to segment.
-        budget: Limits of this run below the graph's own: `rounds`, `tokens`, `seconds`.
+        budget: Limits of this run below the graph's own: `rounds`, `tokens`, `seconds`, `requests`.
     """
 
     image: str

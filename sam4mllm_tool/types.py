@@ -249,12 +249,18 @@ class Reply:
             where the backend can't know them.
         log_probability: For a `FreeText` answer the natural logarithm of the whole text's probability; None where unknown.
         tokens: None where unknown.
+        cached_tokens: Those of the tokens read that a server took from its prefix cache, as it reports them; None where it
+            reports none.
+        requests: Requests to a server that the reply took, repeated ones and votes included; None for a model that runs here.
+            0 where the question was asked together with another one, which counts the request.
     """
 
     text: str
     label_probabilities: tuple[tuple[float, ...], ...] | None = None
     log_probability: float | None = None
     tokens: Tokens | None = None
+    cached_tokens: int | None = field(default=None, compare=False)
+    requests: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,6 +353,8 @@ class Usage:
         tokens: None where the model doesn't report them.
         rounds: Number of calls of the MLLM, however many questions each call held.
         dialect: The name of the dialect in which the MLLM was asked; empty in results of older versions.
+        cached_tokens: Those of the tokens read that a server took from its prefix cache; None where it reports none.
+        requests: Requests to a server, repeated ones included; None where the MLLM runs here.
     """
 
     mllm: str = ""
@@ -356,9 +364,12 @@ class Usage:
     tokens: Tokens | None = None
     rounds: int = 0
     dialect: str = ""
+    cached_tokens: int | None = None
+    requests: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON."""
+        """Return plain JSON; `cached_tokens` and `requests` are there only where they are known."""
+        remote = {"cached_tokens": self.cached_tokens, "requests": self.requests}
         return {
             "models": {"mllm": self.mllm, "segmenter": self.segmenter},
             "dialect": self.dialect,
@@ -366,6 +377,7 @@ class Usage:
             "rounds": self.rounds,
             "tokens": None if self.tokens is None else {"read": self.tokens.read, "written": self.tokens.written},
             "seconds": dict(self.seconds),
+            **{name: count for name, count in remote.items() if count is not None},
         }
 
     @classmethod
@@ -376,7 +388,9 @@ class Usage:
             counts = None if tokens is None else Tokens(int(tokens["read"]), int(tokens["written"]))
             seconds = {str(backend): float(duration) for backend, duration in fields["seconds"].items()}
             names = str(models["mllm"]), str(models["segmenter"])
-            return cls(*names, int(fields["questions"]), seconds, counts, int(fields["rounds"]), str(fields.get("dialect", "")))
+            cached, requests = (int(fields[name]) if name in fields else None for name in ("cached_tokens", "requests"))
+            questions, rounds, dialect = int(fields["questions"]), int(fields["rounds"]), str(fields.get("dialect", ""))
+            return cls(*names, questions, seconds, counts, rounds, dialect, cached, requests)
 
 
 @dataclass(frozen=True, eq=False)

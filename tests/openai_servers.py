@@ -54,6 +54,7 @@ class LoopbackServer:
 
     url: str
     exchanges: list[Exchange] = field(default_factory=list)
+    connections: int = 0
 
     @property
     def chats(self) -> list[Exchange]:
@@ -67,7 +68,7 @@ def build_completion(text: str | None, *, probabilities: list[dict[str, float]] 
     Args:
         text: The answer.
         probabilities: For each token of the answer the probabilities of what could stand there, the most probable first.
-        other: `finish_reason`, `reasoning_content`, `tokens` read.
+        other: `finish_reason`, `reasoning_content`, `tokens` read, those that were `cached`.
     """
     content = [
         {
@@ -81,6 +82,8 @@ def build_completion(text: str | None, *, probabilities: list[dict[str, float]] 
     choice = {"index": 0, "message": message, "finish_reason": other.get("finish_reason", "stop")}
     choice["logprobs"] = {"content": content} if probabilities is not None else None
     usage = {"prompt_tokens": other.get("tokens", 100), "completion_tokens": 2, "total_tokens": 102}
+    if "cached" in other:
+        usage["prompt_tokens_details"] = {"cached_tokens": other["cached"]}
     return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": usage}
 
 
@@ -99,6 +102,10 @@ def serve(
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            running.connections += 1
 
         def do_GET(self) -> None:
             self.respond({})

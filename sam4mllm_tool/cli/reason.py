@@ -41,6 +41,10 @@ def reason(
         typer.Option(metavar="N", min=0, help="Tokens that these read and write, at most.", show_default="no limit"),
     ] = None,
     seconds: Annotated[float, typer.Option(metavar="X", min=0, help="Seconds of work, at most.")] = 60.0,
+    requests: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=0, help="Requests to a remote MLLM's server, at most.", show_default="no limit"),
+    ] = None,
     allow_url: AllowUrlOption = False,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Folder to write mask.png, overlay.png and result.json to.")
@@ -75,7 +79,7 @@ def reason(
     from sam4mllm_tool.types import Size
 
     models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
-    meter, outcome = Meter(Budget(rounds, tokens, seconds)), list[ReasoningResult]()
+    meter, outcome = Meter(Budget(rounds, tokens, seconds, requests)), list[ReasoningResult]()
     run = models.start_run(Size(*loaded.size), expression)
     config = ReasoningConfig().for_models(models.dialect, rephrases=rephraser_model is not None)
     rephraser = None if rephraser_model is None else Rephraser(rephraser_model, config.wordings, time.monotonic)
@@ -123,4 +127,5 @@ def _as_segmentation(flow: "Flow[ReasoningResult]", outcome: "list[ReasoningResu
 
 def _format_spent(result: "ReasoningResult") -> str:
     spent = result.spent
-    return f"{count_noun(spent.rounds, 'model call')}, {spent.tokens:,} tokens, {spent.seconds:.1f} s"
+    requests = f"{count_noun(spent.requests, 'request')}, " if spent.requests else ""
+    return f"{count_noun(spent.rounds, 'model call')}, {requests}{spent.tokens:,} tokens, {spent.seconds:.1f} s"

@@ -119,6 +119,9 @@ def _validate_reply(start: str, question: Question, reply: Reply) -> None:
         raise BackendError(f"{start} the log-probability {_show(logarithm)}: expected a finite number of at most 0, or None")
     if reply.tokens is not None and not _are_counts(reply.tokens):
         raise BackendError(f"{start} the tokens {_show(reply.tokens)}: expected two non-negative integers, or None")
+    for what, count in (("cached tokens", reply.cached_tokens), ("requests", reply.requests)):
+        if count is not None and not _are_counts((count, 0)):
+            raise BackendError(f"{start} the {what} {_show(count)}: expected a non-negative integer, or None")
 
 
 def _validate_labels(start: str, question: Question, rows: Any) -> None:

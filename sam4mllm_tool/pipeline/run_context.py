@@ -9,18 +9,17 @@ from sam4mllm_tool.config import Method, SegmentationConfig
 from sam4mllm_tool.errors import BackendError, ReplyError
 from sam4mllm_tool.pipeline.calibration import Calibration
 from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, ProposalRequest, SegmentRequest
+from sam4mllm_tool.pipeline.transcript import Transcript
 from sam4mllm_tool.protocol import PLAIN, Dialect, Dialogue, Exchange, flatten_turns
 from sam4mllm_tool.protocol.references import concept
 from sam4mllm_tool.types import (
     Box,
     ObjectPrompt,
-    PointAnswer,
     Question,
     Reply,
     Segmentation,
     SegmentedObject,
     Size,
-    Tokens,
     Usage,
 )
 
@@ -32,37 +31,6 @@ MAX_MASK_BYTES = 2**31
 """Of all masks of one request together, a byte a pixel: 33 objects on the largest image, 100 on one of 21 megapixels."""
 
 D = TypeVar("D", bound=Dialogue)
-
-
-@dataclass
-class Transcript:
-    """What was asked and replied in a run, with notes on what did not go as expected.
-
-    Args:
-        exchanges: Questions with their replies, in order.
-        notes: In plain words.
-        warnings: Why the MLLM's answers may mean nothing, each once.
-        point_answers: Every answer about a point.
-        rounds: Number of MLLM calls.
-        planned_points: Number of point questions planned so far, where `SegmentationConfig.max_points` bounds it.
-        seconds: Seconds spent in each backend.
-    """
-
-    exchanges: list[Exchange] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-    point_answers: list[PointAnswer] = field(default_factory=list)
-    rounds: int = 0
-    planned_points: int = 0
-    seconds: dict[str, float] = field(default_factory=lambda: {"mllm": 0.0, "segmenter": 0.0})
-
-    @property
-    def tokens(self) -> Tokens | None:
-        """The sum over all replies; None where one of them doesn't say."""
-        counts = [exchange.reply.tokens for exchange in self.exchanges]
-        if not counts or None in counts:
-            return None
-        return Tokens(*(sum(column) for column in zip(*(count for count in counts if count), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -246,6 +214,8 @@ class RunContext:
             transcript.tokens,
             transcript.rounds,
             self.dialect.name,
+            transcript.cached_tokens,
+            transcript.requests,
         )
         return Segmentation(
             expression,

@@ -1,4 +1,4 @@
-"""How much work a run may take, and the hook that holds it to that: MLLM calls, tokens, seconds.
+"""How much work a run may take, and the hook that holds it to that: MLLM calls, tokens, seconds, requests to a server.
 
 Every request is weighed before it is served. One that could take more than is left is refused: `OverBudgetError` is thrown into
 the flow, which returns what it has. What was spent is a plain value that can be stored, and a later run goes on from it.
@@ -30,6 +30,7 @@ class Budget:
         rounds: Calls of the MLLM, however many questions each holds.
         tokens: Tokens read and written, the image's counted with every question.
         seconds: Seconds of work; waiting between steps does not count.
+        requests: Requests to the server of a remote MLLM, repeated ones included.
 
     Raises:
         ValueError: A limit is negative or no number.
@@ -38,6 +39,7 @@ class Budget:
     rounds: int = 6
     tokens: int | None = None
     seconds: float | None = 60.0
+    requests: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -47,15 +49,15 @@ class Budget:
                 raise ValueError(f"expected {name} of a budget as a number of 0 or more, got {value!r}")
 
     def at_most(self, limits: Mapping[str, Any]) -> "Budget":
-        """Return the budget lowered to `limits` of rounds, tokens and seconds. Raises ValueError for anything else."""
-        if unknown := set(limits) - {"rounds", "tokens", "seconds"}:
-            raise ValueError(f"a budget has rounds, tokens and seconds, not {', '.join(sorted(map(str, unknown)))}")
-        lower = Budget(**{"rounds": self.rounds, "tokens": None, "seconds": None} | dict(limits))
-        return Budget(
-            min(self.rounds, lower.rounds),
-            min((tokens for tokens in (self.tokens, lower.tokens) if tokens is not None), default=None),
-            min((seconds for seconds in (self.seconds, lower.seconds) if seconds is not None), default=None),
-        )
+        """Return the budget lowered to `limits`, by the names of its fields. Raises ValueError for anything else."""
+        own = asdict(self)
+        if unknown := set(limits) - set(own):
+            raise ValueError(f"a budget has rounds, tokens, seconds and requests, not {', '.join(sorted(map(str, unknown)))}")
+        lower = asdict(Budget(**{"rounds": self.rounds, "seconds": None} | dict(limits)))
+        lowest: dict[str, Any] = {}
+        for name, limit in own.items():
+            lowest[name] = min((each for each in (limit, lower[name]) if each is not None), default=None)
+        return Budget(**lowest)
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class Spent:
         picture_tokens: The most that the image can cost; None until a reply tells.
         slowest: Seconds of the slowest call so far.
         refused: Whether a request was refused because it could have taken more than was left.
+        requests: Requests to a server.
+        requests_per_question: The most that a question took so far; None until a reply tells.
     """
 
     rounds: int = 0
@@ -77,6 +81,8 @@ class Spent:
     picture_tokens: int | None = None
     slowest: float = 0.0
     refused: bool = False
+    requests: int = 0
+    requests_per_question: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON; `Spent(**...)` reads it."""
@@ -109,12 +115,13 @@ class Meter(RunHook):
         self._request_time = 0.0
         self.reserved_rounds = 0
 
-    def affords(self, *, rounds: int = 0, tokens: int = 0) -> bool:
-        """Return whether so many calls and tokens are left, and time for one more call twice as slow as any so far."""
+    def affords(self, *, rounds: int = 0, tokens: int = 0, requests: int = 0) -> bool:
+        """Return whether so many calls, tokens and requests are left, and time for a call twice as slow as any so far."""
         budget, spent = self.budget, self.spent
         return (
             spent.rounds + rounds + self.reserved_rounds <= budget.rounds
             and (budget.tokens is None or spent.tokens + tokens <= budget.tokens)
+            and (budget.requests is None or spent.requests + requests <= budget.requests)
             and (budget.seconds is None or spent.seconds + max(_SAFETY_FACTOR * spent.slowest, 1e-9) <= budget.seconds)
         )
 
@@ -136,7 +143,9 @@ class Meter(RunHook):
     def before_request(self, request: Request) -> None:
         """Refuse a request that could take more than is left. Raises OverBudgetError."""
         if isinstance(request, MLLMRequest):
-            is_affordable = self.affords(rounds=1, tokens=self._bound_tokens(request.questions))
+            known = self.spent.requests_per_question
+            requests = len(request.questions) * (1 if known is None else known)
+            is_affordable = self.affords(rounds=1, tokens=self._bound_tokens(request.questions), requests=requests)
         else:
             is_affordable = self.affords()
         if not is_affordable:
@@ -157,6 +166,9 @@ class Meter(RunHook):
         counts = [reply.tokens for reply in replies if reply.tokens is not None]
         tokens = sum(map(sum, counts)) if len(counts) == len(questions) else self._bound_tokens(questions)
         self.add(seconds, rounds=1, tokens=tokens)
+        requests = [reply.requests or 0 for reply in replies]
+        most = max(self.spent.requests_per_question or 0, *requests)
+        self.spent = replace(self.spent, requests=self.spent.requests + sum(requests), requests_per_question=most)
         if counts:
             known = self.spent.picture_tokens
             read = [count.read for count in counts if count.read]  # 0 where a question was asked together with another

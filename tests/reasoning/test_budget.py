@@ -25,8 +25,8 @@ def ask_times(times: int) -> Flow[int]:
     return times
 
 
-def run(meter: Meter, times: int, *, tokens: Tokens | None = None, seconds: float = 0.0) -> int:
-    """Serves a flow under the meter, every request taking so many tokens and seconds."""
+def run(meter: Meter, times: int, *, tokens: Tokens | None = None, seconds: float = 0.0, requests: int | None = None) -> int:
+    """Serves a flow under the meter, every request taking so many tokens, seconds and requests to a server."""
     flow = ask_times(times)
     try:
         request = next(flow)
@@ -36,7 +36,7 @@ def run(meter: Meter, times: int, *, tokens: Tokens | None = None, seconds: floa
             except OverBudgetError as error:
                 request = flow.throw(error)
                 continue
-            response = Response([Reply("here", tokens=tokens)], seconds)
+            response = Response([Reply("here", tokens=tokens, requests=requests)], seconds)
             meter.after_request(request, response)
             request = flow.send(response)
     except StopIteration as end:
@@ -68,6 +68,26 @@ def test_tokens_are_weighed_by_what_a_question_may_cost(tokens: int, counted: To
     meter = Meter(Budget(rounds=99, tokens=tokens, seconds=None))
     assert run(meter, 99, tokens=counted) == answered
     assert meter.spent.tokens <= tokens
+
+
+@pytest.mark.parametrize(
+    ("requests", "answered"),
+    [(1, 7), (3, 2), (None, 99)],
+    ids=["one a question", "votes or repeats", "a model that runs here sends none"],
+)
+def test_requests_to_a_server_are_weighed_by_the_most_that_a_question_took(requests: int | None, answered: int) -> None:
+    meter = Meter(Budget(rounds=99, seconds=None, requests=7))
+    assert run(meter, 99, requests=requests) == answered
+    assert meter.spent.requests == answered * (requests or 0)
+    assert run(Meter(Budget(rounds=99, seconds=None, requests=0)), 99) == 0
+
+
+def test_a_budget_is_lowered_by_each_limit_alone() -> None:
+    budget = Budget(rounds=6, tokens=500, seconds=60)
+    assert budget.at_most({"tokens": 900, "requests": 3}) == Budget(6, 500, 60, 3)
+    assert budget.at_most({"rounds": 2, "seconds": 5}) == Budget(2, 500, 5)
+    with pytest.raises(ValueError, match="not calls"):
+        budget.at_most({"calls": 3})
 
 
 def test_seconds_are_weighed_by_the_slowest_call() -> None:

@@ -10,16 +10,26 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from sam4mllm_tool.errors import SpecError, quote_text
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec, parse_remote_spec
+from sam4mllm_tool.models.mllm.remote_specs import parse_remote_spec
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.types import MLLM
 
 if TYPE_CHECKING:
+    from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
+    from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
     from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
-__all__ = ["ScriptedMLLM", "TransformersMLLM", "load_mllm", "parse_remote_spec", "split_spec", "wrap_chat_model"]
+__all__ = [
+    "ScriptedMLLM",
+    "TransformersMLLM",
+    "load_mllm",
+    "load_remote_mllm",
+    "parse_remote_spec",
+    "split_spec",
+    "wrap_chat_model",
+]
 
 EMBEDDED = "embedded"
 
@@ -42,8 +52,8 @@ def load_mllm(
         SpecError: The spec names nothing that can be loaded, an option doesn't fit, or a library is broken.
         MissingExtraError: A library is not installed.
     """
-    if remote := parse_remote_spec(spec):
-        return _load_remote(remote, spec, dialect, options.override(**overrides).max_pixels)
+    if parse_remote_spec(spec):
+        return load_remote_mllm(spec, dialect=dialect, options=options.override(**overrides))
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
         from sam4mllm_tool.models.metadata import find_parts
@@ -61,7 +71,17 @@ def load_mllm(
         raise SpecError(f"{reason}; name a base as BASE+ADAPTER") from error
 
 
-def _load_remote(remote: RemoteSpec, spec: str, dialect: Dialect | None, max_pixels: int | None) -> MLLM:
+def load_remote_mllm(
+    spec: str, *, dialect: Dialect | None = None, options: LoadOptions = LoadOptions()
+) -> "OpenAICompatibleMLLM | ChatModelMLLM":
+    """Connect to the remote model that a spec names, as `load_mllm` does. `ask_in` of it sets another dialect later.
+
+    Raises:
+        ValueError: The spec names no remote model.
+    """
+    remote, max_pixels = parse_remote_spec(spec), options.max_pixels
+    if remote is None:
+        raise ValueError(f"expected the spec of a remote model, got {spec!r}")
     if remote.kind == "openai":
         from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import copy_context
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
@@ -18,15 +19,17 @@ from langsmith import tracing_context
 from pydantic import SecretStr
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.models.mllm.background_loop import gather_or_cancel
-from sam4mllm_tool.models.mllm.chat_questions import (
+from sam4mllm_tool.models.mllm.chat_flow import (
+    TEST_QUESTION,
     AnswerToken,
     ChatAnswer,
     ChatFeatures,
-    ChatFlow,
     ChatRequest,
-    answer_questions,
+    build_answer,
+    run_flow,
+    run_flow_async,
 )
+from sam4mllm_tool.models.mllm.chat_questions import answer_questions
 from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, ImagePayload, draw_test_image
 from sam4mllm_tool.models.mllm.redaction import redact
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
@@ -34,18 +37,17 @@ from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.protocol.native_codec import ResizingRule
-from sam4mllm_tool.protocol.thoughts import strip_thought
-from sam4mllm_tool.types import Image, Labels, Question, Reply, Tokens, Turn
+from sam4mllm_tool.types import Image, Question, Reply, Tokens, Turn
 
 __all__ = ["ChatModelMLLM", "name_chat_model"]
 
-_ALTERNATIVES = 20
+_SCORED: Mapping[str, Any] = {"logprobs": True, "top_logprobs": 20}
+"""Settings that ask for probabilities."""
 _REFUSED = re.compile(
     r"logprob|(?:unsupported|unknown|unexpected|unrecognized|extra) (?:\w+ )?(?:parameter|value|argument|field|input)",
     re.IGNORECASE,
 )
 """What providers and their packages write about a setting that a model doesn't take."""
-_TEST_QUESTION = Question((Turn("user", "Is there a red square in this image? Answer Yes or No."),), Labels(1, ("Yes", "No")))
 
 
 class ChatModelMLLM:
@@ -87,11 +89,10 @@ class ChatModelMLLM:
         if profile.get("image_inputs") is False:
             raise SpecError(f"the chat model {quote_text(self._name)} takes no images: choose a vision model")
         self.model = model
-        self.dialect = dialect or find_by_model_name(name_chat_model(model)) or PLAIN
-        """In which it is to be asked."""
-        self._payload = ImagePayload(self.dialect, max_pixels or MAX_PIXELS)
-        has_probabilities = {"logprobs", "top_logprobs"} <= set(type(model).model_fields)
-        self._features = ChatFeatures(gives_probabilities=has_probabilities, votes=votes)
+        self._max_pixels = max_pixels or MAX_PIXELS
+        self.ask_in(dialect or find_by_model_name(name_chat_model(model)) or PLAIN)
+        self._accepts_scoring = set(_SCORED) <= set(type(model).model_fields)
+        self._features = ChatFeatures(gives_probabilities=self._accepts_scoring, votes=votes)
         self._concurrency = concurrency
 
     @classmethod
@@ -118,11 +119,16 @@ class ChatModelMLLM:
         """The rule by which images are resized before they are sent; None where the dialect doesn't depend on it."""
         return self._payload.resizing
 
+    def ask_in(self, dialect: Dialect) -> None:
+        """Set the dialect in which the model is to be asked: it decides in which sizes images are sent."""
+        self.dialect = dialect
+        self._payload = ImagePayload(dialect, self._max_pixels)
+
     def check(self) -> None:
         """Ask about a small image. Raises SpecError if the model doesn't answer."""
         failure = ""
         try:
-            self.reply(draw_test_image(), [_TEST_QUESTION])
+            self.reply(draw_test_image(), [TEST_QUESTION])
         except BackendError as error:
             failure = str(error)
         if failure:
@@ -139,7 +145,7 @@ class ChatModelMLLM:
         validate_questions(questions)
         uri, flow = self._payload.encode(image), answer_questions(questions, self._features)
         with _untraced(), ThreadPoolExecutor(self._concurrency) as pool:
-            return _drive(flow, lambda request: pool.submit(copy_context().run, self._ask, uri, request))
+            return run_flow(flow, lambda request: pool.submit(copy_context().run, self._ask, uri, request))
 
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """As `reply`. Cancelling it cancels the calls under way."""
@@ -152,18 +158,11 @@ class ChatModelMLLM:
                 return await self._aask(uri, request)
 
         with _untraced():
-            try:
-                requests = next(flow)
-                while True:
-                    requests = flow.send(await gather_or_cancel([ask(request) for request in requests]))
-            except StopIteration as end:
-                replies: list[Reply] = end.value
-                return replies
+            return await run_flow_async(flow, ask)
 
     def _ask(self, uri: str, request: ChatRequest) -> ChatAnswer:
-        messages = build_chat_messages(request.turns, uri)
-        failure = ""
-        for settings in self._list_settings(request):
+        messages, failure = build_chat_messages(request.turns, uri), ""
+        for calls, settings in enumerate(self._list_settings(request), start=1):
             try:
                 message = self.model.invoke(messages, _silence(), **settings)
             except Exception as error:  # noqa: BLE001 - each provider raises its own
@@ -171,13 +170,12 @@ class ChatModelMLLM:
                 if not _refuses_settings(error):
                     break
                 continue
-            return self._read(message, settings)
+            return self._read(message, settings, calls)
         raise BackendError(failure)
 
     async def _aask(self, uri: str, request: ChatRequest) -> ChatAnswer:
-        messages = build_chat_messages(request.turns, uri)
-        failure = ""
-        for settings in self._list_settings(request):
+        messages, failure = build_chat_messages(request.turns, uri), ""
+        for calls, settings in enumerate(self._list_settings(request), start=1):
             try:
                 message = await self.model.ainvoke(messages, _silence(), **settings)
             except Exception as error:  # noqa: BLE001 - as in _ask
@@ -185,19 +183,20 @@ class ChatModelMLLM:
                 if not _refuses_settings(error):
                     break
                 continue
-            return self._read(message, settings)
+            return self._read(message, settings, calls)
         raise BackendError(failure)
 
-    def _list_settings(self, request: ChatRequest) -> list[dict[str, Any]]:
-        """Return the settings to try: with probabilities, where the model may give them; as it is, where it refuses those."""
-        scored = {"logprobs": True, "top_logprobs": _ALTERNATIVES}
-        return [scored, {}] if self._features.gives_probabilities and not request.is_sampled else [{}]
+    def _list_settings(self, request: ChatRequest) -> list[Mapping[str, Any]]:
+        """Return the settings to try: with probabilities, unless the model refused those before; as it is."""
+        return [_SCORED, {}] if self._accepts_scoring and not request.is_sampled else [{}]
 
-    def _read(self, message: BaseMessage, settings: Mapping[str, Any]) -> ChatAnswer:
-        """Return the answer of a message; a message without the probabilities that were asked for is the last to be asked."""
-        answer = _read_message(message)
-        if self._features.gives_probabilities and (not settings or answer.answer_tokens is None):
-            self._features.gives_probabilities = False
+    def _read(self, message: BaseMessage, settings: Mapping[str, Any], calls: int) -> ChatAnswer:
+        """Return the answer of a message, and learn from it whether the model gives probabilities."""
+        answer = _read_message(message, calls)
+        if settings:
+            self._features.note_answer(answer)
+        elif calls > 1:
+            self._accepts_scoring = self._features.gives_probabilities = False
         return answer
 
     def _describe(self, error: Exception) -> str:
@@ -235,23 +234,6 @@ def build_chat_messages(turns: Sequence[Turn], image_uri: str) -> list[BaseMessa
     return messages
 
 
-def _drive(flow: ChatFlow, submit: Any) -> list[Reply]:
-    try:
-        requests = next(flow)
-        while True:
-            futures = [submit(request) for request in requests]
-            try:
-                answers = [future.result() for future in futures]
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
-            requests = flow.send(answers)
-    except StopIteration as end:
-        replies: list[Reply] = end.value
-        return replies
-
-
 @contextmanager
 def _untraced() -> Iterator[None]:
     """Keep LangSmith, where it is on, from recording what is asked: each request holds the image."""
@@ -259,13 +241,14 @@ def _untraced() -> Iterator[None]:
         yield
 
 
-def _read_message(message: BaseMessage) -> ChatAnswer:
-    text = str(message.text)
-    answer = strip_thought(text)
-    has_thought = answer is None or answer != text.strip() or _has_reasoning(message)
+def _read_message(message: BaseMessage, calls: int) -> ChatAnswer:
+    answer = build_answer(str(message.text), _read_tokens(message), has_reasoning=_has_reasoning(message))
     usage = getattr(message, "usage_metadata", None)
-    tokens = Tokens(int(usage["input_tokens"]), int(usage["output_tokens"])) if usage else None
-    return ChatAnswer((answer or "") if has_thought else text, None if has_thought else _read_tokens(message), tokens)
+    if not usage:
+        return replace(answer, requests=calls)
+    tokens = Tokens(int(usage["input_tokens"]), int(usage["output_tokens"]))
+    cached_tokens = (usage.get("input_token_details") or {}).get("cache_read")
+    return replace(answer, tokens=tokens, cached_tokens=cached_tokens, requests=calls)
 
 
 def _has_reasoning(message: BaseMessage) -> bool:
@@ -277,10 +260,7 @@ def _has_reasoning(message: BaseMessage) -> bool:
 def _read_tokens(message: BaseMessage) -> tuple[AnswerToken, ...] | None:
     logprobs = message.response_metadata.get("logprobs")
     content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    try:
-        return tuple(map(AnswerToken.from_dict, content or ())) or None
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
+    return AnswerToken.read_all(content) if isinstance(content, list) else None
 
 
 def _list_secrets(model: BaseChatModel) -> list[str]:

@@ -8,14 +8,14 @@ Probabilities are unknown then, unless votes are wanted: the shares of several s
 import math
 import re
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from dataclasses import replace
 
 from sam4mllm_tool.errors import ExpressionError, quote_text
+from sam4mllm_tool.models.mllm.chat_flow import AnswerToken, ChatAnswer, ChatFeatures, ChatFlow, ChatRequest
 from sam4mllm_tool.types import FreeText, Labels, Question, Reply, Tokens, Turn
 
-__all__ = ["AnswerToken", "ChatAnswer", "ChatFeatures", "ChatFlow", "ChatRequest", "answer_questions", "refuse_control_tokens"]
+__all__ = ["answer_questions", "build_request", "refuse_control_tokens"]
 
 _LABEL_TOKENS = 4
 """Tokens of one label: a word, and maybe a line break or a mark before it."""
@@ -32,75 +32,6 @@ _CONTROL_TOKENS = re.compile(
 """Marks by which chat templates tell turns and images apart; servers read them in a text, too."""
 
 
-@dataclass(frozen=True)
-class AnswerToken:
-    """One token of an answer, with the logarithms of the probabilities of what could have stood there, itself included."""
-
-    text: str
-    log_probability: float
-    alternatives: Mapping[str, float]
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "AnswerToken":
-        """Read a token of OpenAI's `logprobs`. Raises KeyError, TypeError or ValueError for anything else."""
-        text, logarithm = str(fields["token"]), float(fields["logprob"])
-        others = {str(other["token"]): float(other["logprob"]) for other in fields.get("top_logprobs") or ()}
-        return cls(text, logarithm, {**others, text: logarithm})
-
-
-@dataclass(frozen=True)
-class ChatRequest:
-    """One request to a chat API.
-
-    Args:
-        turns: As in `Question`.
-        max_tokens: Limit of the answer.
-        words: What the answer consists of; empty for free text.
-        count: How many of the words.
-        is_sampled: Whether the answer is drawn at random, for votes.
-    """
-
-    turns: tuple[Turn, ...]
-    max_tokens: int
-    words: tuple[str, ...] = ()
-    count: int = 0
-    is_sampled: bool = False
-
-
-@dataclass(frozen=True)
-class ChatAnswer:
-    """The answer to a request.
-
-    Args:
-        text: Without a thought before it; empty where the thought did not end.
-        answer_tokens: None where the API gives no probabilities, or a thought is among them.
-        tokens: None where unknown.
-    """
-
-    text: str
-    answer_tokens: tuple[AnswerToken, ...] | None = None
-    tokens: Tokens | None = None
-
-
-@dataclass
-class ChatFeatures:
-    """What is known of an API. Whoever learns more updates it.
-
-    Args:
-        gives_probabilities: Whether answers come with the probabilities of their tokens.
-        answers_numbered: Whether numbered questions are answered so that they can be read.
-        votes: Sampled answers from which a probability is estimated where the API gives none; 0 leaves it unknown.
-    """
-
-    gives_probabilities: bool = True
-    answers_numbered: bool = True
-    votes: int = 0
-
-
-ChatFlow: TypeAlias = Generator[list[ChatRequest], list[ChatAnswer], list[Reply]]
-"""Yields requests, all to be sent at once, is sent their answers in order, and returns a reply per question."""
-
-
 def answer_questions(questions: Sequence[Question], features: ChatFeatures) -> ChatFlow:
     """Answer questions about one image.
 
@@ -109,24 +40,30 @@ def answer_questions(questions: Sequence[Question], features: ChatFeatures) -> C
     """
     refuse_control_tokens(questions)
     replies: dict[int, Reply] = {}
+    answered: list[list[ChatAnswer]] = [[] for _ in questions]
     groups = [] if features.gives_probabilities or not features.answers_numbered else _group(questions)
     grouped = {index for group in groups for index in group}
     alone = [index for index in range(len(questions)) if index not in grouped]
-    requests = [_build_request(questions[index]) for index in alone]
+    requests = [build_request(questions[index]) for index in alone]
     answers = yield requests + [_build_numbered([questions[index] for index in group]) for group in groups]
     for index, answer in zip(alone, answers, strict=False):
         replies[index] = read_reply(questions[index], answer)
+        answered[index].append(answer)
     for group, answer in zip(groups, answers[len(alone) :], strict=True):
         read = _read_numbered([questions[index] for index in group], answer)
         replies |= {index: reply for index, reply in zip(group, read, strict=True) if reply is not None}
+        for index, share in zip(group, _share_counts(answer, len(group)), strict=True):
+            answered[index].append(share)
         features.answers_numbered = any(reply is not None for reply in read)
     if missing := [index for index in range(len(questions)) if index not in replies]:
-        answers = yield [_build_request(questions[index]) for index in missing]
-        replies |= {index: read_reply(questions[index], answer) for index, answer in zip(missing, answers, strict=True)}
+        answers = yield [build_request(questions[index]) for index in missing]
+        for index, answer in zip(missing, answers, strict=True):
+            replies[index] = read_reply(questions[index], answer)
+            answered[index].append(answer)
     ordered = [replies[index] for index in range(len(questions))]
     if features.votes and not features.gives_probabilities:
-        return (yield from _add_votes(questions, ordered, features.votes))
-    return ordered
+        ordered = yield from _add_votes(questions, ordered, answered, features.votes)
+    return [_count(reply, taken) for reply, taken in zip(ordered, answered, strict=True)]
 
 
 def refuse_control_tokens(questions: Sequence[Question]) -> None:
@@ -146,16 +83,17 @@ def read_reply(question: Question, answer: ChatAnswer) -> Reply:
     expected, tokens = question.answer, answer.answer_tokens
     if isinstance(expected, FreeText):
         logarithm = None if not tokens else min(0.0, math.fsum(token.log_probability for token in tokens))
-        return Reply(answer.text, log_probability=logarithm, tokens=answer.tokens)
+        return Reply(answer.text, log_probability=logarithm)
     if tokens is not None and (rows := _score_labels(expected, tokens)):
         words = [expected.words[row.index(max(row))] for row in rows]
-        return Reply("".join(words), rows, tokens=answer.tokens)
+        return Reply("".join(words), rows)
     if expected.count == 1 and (match := re.match(rf"\W*({_either(expected.words)})\b", answer.text, re.IGNORECASE)):
-        return Reply(_spell(match[1], expected.words), tokens=answer.tokens)
-    return Reply(answer.text, tokens=answer.tokens)
+        return Reply(_spell(match[1], expected.words))
+    return Reply(answer.text)
 
 
-def _build_request(question: Question) -> ChatRequest:
+def build_request(question: Question) -> ChatRequest:
+    """Return the request that asks a question alone."""
     answer = question.answer
     if isinstance(answer, FreeText):
         return ChatRequest(question.turns, answer.max_tokens)
@@ -237,31 +175,53 @@ def _read_numbered(questions: Sequence[Question], answer: ChatAnswer) -> list[Re
         in_order = re.findall(rf"\b({_either(words)})\b", answer.text, re.IGNORECASE)
         spelled = {number: {_spell(word, words)} for number, word in enumerate(in_order, start=1) if len(in_order) == count}
     texts = [next(iter(spelled[number])) if len(spelled.get(number, ())) == 1 else None for number in range(1, count + 1)]
-    replies = [None if text is None else Reply(text) for text in texts]
-    return _share_tokens(replies, answer.tokens)
+    return [None if text is None else Reply(text) for text in texts]
 
 
-def _share_tokens(replies: list[Reply | None], tokens: Tokens | None) -> list[Reply | None]:
-    """Count the tokens of the shared answer with the first reply, and none with the others."""
-    if tokens is None:
-        return replies
-    counts = iter((tokens, *[Tokens(0, 0)] * len(replies)))
-    return [None if reply is None else replace(reply, tokens=next(counts)) for reply in replies]
+# Counts ----------------------------------------------------------------------------------------------------------------
+
+
+def _share_counts(answer: ChatAnswer, count: int) -> list[ChatAnswer]:
+    """Count what one answer to several questions took with the first of them, and nothing with the others."""
+    free = replace(
+        answer,
+        tokens=None if answer.tokens is None else Tokens(0, 0),
+        cached_tokens=None if answer.cached_tokens is None else 0,
+        requests=0,
+    )
+    return [answer, *[free] * (count - 1)]
+
+
+def _count(reply: Reply, answers: Sequence[ChatAnswer]) -> Reply:
+    """Return a reply with what all answers that it took, took together."""
+    counts = [answer.tokens for answer in answers if answer.tokens is not None]
+    tokens = Tokens(sum(each.read for each in counts), sum(each.written for each in counts))
+    cached = [answer.cached_tokens for answer in answers if answer.cached_tokens is not None]
+    return replace(
+        reply,
+        tokens=tokens if len(counts) == len(answers) else None,
+        cached_tokens=sum(cached) if cached else None,
+        requests=sum(answer.requests for answer in answers),
+    )
 
 
 # Votes -----------------------------------------------------------------------------------------------------------------
 
 
-def _add_votes(questions: Sequence[Question], replies: list[Reply], votes: int) -> ChatFlow:
+def _add_votes(
+    questions: Sequence[Question], replies: list[Reply], answered: Sequence[list[ChatAnswer]], votes: int
+) -> ChatFlow:
     """Estimate the probabilities of single labels by asking again, at random, and counting the readable answers."""
     indexes = [
         index for index, question in enumerate(questions) if isinstance(question.answer, Labels) and question.answer.count == 1
     ]
-    requests = [replace(_build_request(questions[index]), is_sampled=True) for index in indexes for _ in range(votes)]
+    requests = [replace(build_request(questions[index]), is_sampled=True) for index in indexes for _ in range(votes)]
     answers = yield requests
     for place, index in enumerate(indexes):
         words = _words(questions[index])
-        texts = [read_reply(questions[index], answer).text for answer in answers[place * votes : (place + 1) * votes]]
+        drawn = answers[place * votes : (place + 1) * votes]
+        answered[index].extend(drawn)
+        texts = [read_reply(questions[index], answer).text for answer in drawn]
         counts = Counter(text for text in texts if text in words)
         if total := counts.total():
             row = tuple(counts[word] / total for word in words)

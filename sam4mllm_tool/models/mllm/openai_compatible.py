@@ -5,23 +5,18 @@ model, takes images, and gives probabilities. All requests run on one event loop
 """
 
 import asyncio
-import math
-import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from sam4mllm_tool.errors import BackendError, MissingExtraError, Sam4MllmError, SpecError, quote_text
-from sam4mllm_tool.models.mllm.background_loop import (
-    await_in_background,
-    finish_in_background,
-    gather_or_cancel,
-    run_in_background,
-)
-from sam4mllm_tool.models.mllm.chat_questions import ChatAnswer, ChatFeatures, ChatRequest, answer_questions
-from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS, MIN_PIXELS, ImagePayload, draw_test_image
+from sam4mllm_tool.models.mllm.background_loop import await_in_background, finish_in_background, run_in_background
+from sam4mllm_tool.models.mllm.chat_flow import TEST_QUESTION, ChatAnswer, ChatFeatures, ChatRequest, run_flow_async
+from sam4mllm_tool.models.mllm.chat_questions import answer_questions, build_request
+from sam4mllm_tool.models.mllm.image_payload import ImagePayload, draw_test_image
 from sam4mllm_tool.models.mllm.remote_specs import RemoteSpec
+from sam4mllm_tool.models.mllm.server_options import ServerOptions
 from sam4mllm_tool.models.mllm.server_requests import (
     build_messages,
     build_parameters,
@@ -34,14 +29,15 @@ from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.protocol.native_codec import ResizingRule
 from sam4mllm_tool.text import suggest_name
-from sam4mllm_tool.types import Image, Question, Reply, Turn
+from sam4mllm_tool.types import Image, Question, Reply
 
 try:
     import openai
 except ModuleNotFoundError as missing:
     raise MissingExtraError("openai", "openai") from missing
 
-from sam4mllm_tool.models.mllm.server_errors import describe_failure, find_key
+from sam4mllm_tool.models.mllm.server_errors import describe_failure
+from sam4mllm_tool.models.mllm.server_keys import find_key
 
 __all__ = ["OpenAICompatibleMLLM", "ServerOptions"]
 
@@ -50,67 +46,16 @@ _THOUGHT_TOKENS = 4096
 """What a model that can't be kept from thinking may write before its answer."""
 _TEXT_ALONE_TOKENS = 64
 """A prompt of fewer tokens may be the test question without its image."""
-_TEST_REQUEST = ChatRequest((Turn("user", "Is there a red square in this image? Answer Yes or No."),), 4, ("Yes", "No"), 1)
+_TEST_REQUEST = build_request(TEST_QUESTION)
 _NO_KEY = "none"
 """Sent where there is no key: the client wants one, local servers ignore it."""
-
-_LEAST = {"timeout_s": 0.001, "retries": 0, "concurrency": 1, "votes": 0, "max_pixels": MIN_PIXELS}
-"""Least values of the options."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerOptions:
-    """How a server is asked.
-
-    Args:
-        timeout_s: Seconds to wait for an answer.
-        retries: How often a request is sent again after 429, 5xx or a lost connection, waiting longer each time, or as long as
-            the server's Retry-After says.
-        concurrency: Requests at a time.
-        votes: Sampled answers from which the probability of a label is estimated where the server gives none; each costs a
-            request. 0 leaves it unknown.
-        max_pixels: Larger images are shrunk to it.
-    """
-
-    timeout_s: float = 120.0
-    retries: int = 3
-    concurrency: int = 8
-    votes: int = 0
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self) -> None:
-        for name, least in _LEAST.items():
-            if not least <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} from {least:g} on, got {getattr(self, name)!r}")
-
-    @classmethod
-    def from_environment(cls, *, max_pixels: int | None = None) -> "ServerOptions":
-        """Return the options that SAM4MLLM_SERVER_TIMEOUT_S, _RETRIES, _CONCURRENCY and _VOTES set; the defaults of others.
-
-        Args:
-            max_pixels: By default one megapixel.
-
-        Raises:
-            SpecError: Names the variable whose value can't be used.
-        """
-        values: dict[str, Any] = {} if max_pixels is None else {"max_pixels": max(max_pixels, MIN_PIXELS)}
-        for name in ("timeout_s", "retries", "concurrency", "votes"):
-            variable = f"SAM4MLLM_SERVER_{name.upper()}"
-            if text := os.environ.get(variable, "").strip():
-                kind: type[float] = float if name == "timeout_s" else int
-                try:
-                    values[name] = kind(text)
-                    cls(**{name: values[name]})
-                except ValueError as error:
-                    number = f"{'number' if kind is float else 'whole number'} from {_LEAST[name]:g} on"
-                    raise SpecError(f"expected {variable} as a {number}, got {quote_text(text)}") from error
-        return cls(**values)
 
 
 class OpenAICompatibleMLLM:
     """Answers questions by requests to a server. Calls may overlap; together they send `concurrency` requests at a time.
 
-    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else.
+    The key is taken from the environment, SAM4MLLM_API_KEY before OPENAI_API_KEY, and appears nowhere else. The second is not
+    sent to just any server (`server_keys`).
 
     Args:
         model: The model's name on the server.
@@ -131,14 +76,14 @@ class OpenAICompatibleMLLM:
     ) -> None:
         self._name = f"openai:{model}@{url}" if name is None else name
         self._model, self._url, self._options = model, url, options
-        self._key_variable, self._key = find_key()
+        self._key_variable, self._key = find_key(url)
         self._client = openai.AsyncOpenAI(
             api_key=self._key or _NO_KEY,
             base_url=url,
             timeout=openai.Timeout(options.timeout_s, connect=min(_CONNECT_TIMEOUT_S, options.timeout_s)),
             max_retries=options.retries,
         )
-        self._payload = ImagePayload(dialect or find_by_model_name(model) or PLAIN, options.max_pixels)
+        self.ask_in(dialect or find_by_model_name(model) or PLAIN)
         self._features = ChatFeatures(votes=options.votes)
         self._rejected: frozenset[str] = frozenset()
         self._thinks, self._has_tokenizer = False, False
@@ -182,6 +127,10 @@ class OpenAICompatibleMLLM:
         """Whether the server gives the probabilities of answers, as far as is known."""
         return self._features.gives_probabilities
 
+    def ask_in(self, dialect: Dialect) -> None:
+        """Set the dialect in which the model will be asked: it decides in which sizes images are sent."""
+        self._payload = ImagePayload(dialect, self._options.max_pixels)
+
     def check(self) -> None:
         """Ask about a small image, and learn what the server can do.
 
@@ -209,13 +158,7 @@ class OpenAICompatibleMLLM:
 
     async def _reply(self, image_uri: str, questions: Sequence[Question]) -> list[Reply]:
         flow = answer_questions(questions, self._features)
-        try:
-            requests = next(flow)
-            while True:
-                requests = flow.send(await gather_or_cancel([self._ask(image_uri, request) for request in requests]))
-        except StopIteration as end:
-            replies: list[Reply] = end.value
-            return replies
+        return await run_flow_async(flow, lambda request: self._ask(image_uri, request))
 
     async def _ask(self, image_uri: str, request: ChatRequest) -> ChatAnswer:
         async with self._free:
@@ -229,14 +172,14 @@ class OpenAICompatibleMLLM:
 
     async def _complete(self, image_uri: str | None, request: ChatRequest) -> ChatAnswer:
         """Send a request, and send it again without what the server refuses, or with room for a thought."""
-        messages, rejected = build_messages(request.turns, image_uri), self._rejected
+        messages, rejected, requests = build_messages(request.turns, image_uri), self._rejected, 0
         while True:
-            extra_tokens = _THOUGHT_TOKENS if self._thinks else 0
-            limited = replace(request, max_tokens=request.max_tokens + extra_tokens)
+            limited = replace(request, max_tokens=request.max_tokens + (_THOUGHT_TOKENS if self._thinks else 0))
             parameters, names = build_parameters(limited, rejected, await self._find_token_ids(request.words))
             parameters |= {"model": self._model, "messages": messages}
+            requests += 1
             try:
-                completion = await self._client.chat.completions.create(**parameters)
+                response = await self._client.chat.completions.with_raw_response.create(**parameters)
             except (openai.BadRequestError, openai.UnprocessableEntityError, openai.PermissionDeniedError) as error:
                 # 403 is mostly about the account: it is a parameter's fault only where it says so.
                 refused = choose_rejected(str(error), names, is_named=isinstance(error, openai.PermissionDeniedError))
@@ -244,14 +187,16 @@ class OpenAICompatibleMLLM:
                     raise
                 rejected |= refused
                 continue
-            answer = read_completion(completion)
+            requests += response.retries_taken
+            completion = response.parse()
+            answer = read_completion(completion, requests=requests)
             self._rejected |= rejected
             self.version = getattr(completion, "system_fingerprint", None) or self.version
             if not self._thinks and is_thinking(completion):
                 self._thinks = True
                 continue
-            if answer.answer_tokens is None and not request.is_sampled:
-                self._features.gives_probabilities = False
+            if not request.is_sampled:
+                self._features.note_answer(answer)
             return answer
 
     async def _find_token_ids(self, words: tuple[str, ...]) -> tuple[int, ...]:

@@ -8,19 +8,12 @@ import openai
 
 from sam4mllm_tool.errors import quote_text
 from sam4mllm_tool.models.mllm.redaction import redact
+from sam4mllm_tool.models.mllm.server_keys import ask_for_key
 
-__all__ = ["KEY_VARIABLES", "describe_failure", "find_key"]
-
-KEY_VARIABLES = ("SAM4MLLM_API_KEY", "OPENAI_API_KEY")
-"""Environment variables that may hold the key; the first that is set is sent."""
+__all__ = ["describe_failure"]
 
 _KEY = re.compile(r"key\b|\bauth|\bcredential|\btoken\b", re.IGNORECASE)
 """How servers name the key that they refuse."""
-
-
-def find_key() -> tuple[str, str]:
-    """Return the name of the environment variable that holds the key, and the key; both empty without one."""
-    return next(((name, key) for name in KEY_VARIABLES if (key := os.environ.get(name, "").strip())), ("", ""))
 
 
 def describe_failure(error: Exception, *, url: str, model: str, timeout_s: float, key_variable: str, key: str) -> str:
@@ -49,12 +42,12 @@ def describe_failure(error: Exception, *, url: str, model: str, timeout_s: float
 def _describe_status(error: openai.APIStatusError, url: str, model: str, key_variable: str, reason: str) -> str:
     status = error.status_code
     if status == 403 and not _KEY.search(reason):
-        hint = "" if key_variable else f"; if it wants a key, set {' or '.join(KEY_VARIABLES)} in the environment"
+        hint = "" if key_variable else f"; if it wants a key, {ask_for_key(url)}"
         return f"the server at {url} doesn't allow the request for {quote_text(model)} (403): {reason}{hint}"
     if status in (401, 403):
         if key_variable:
             return f"the server at {url} refused the key in {key_variable} ({status}): set a valid one"
-        return f"the server at {url} wants a key ({status}): set {' or '.join(KEY_VARIABLES)} in the environment"
+        return f"the server at {url} wants a key ({status}): {ask_for_key(url)}"
     if status == 404 and not _names_model(reason, model):
         return f"{url} is no OpenAI-compatible API (404): correct the URL, which mostly ends in /v1"
     if status == 404:

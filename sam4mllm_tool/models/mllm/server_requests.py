@@ -6,9 +6,10 @@ left out from then on. Nothing here sends anything.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from sam4mllm_tool.models.mllm.chat_questions import AnswerToken, ChatAnswer, ChatRequest
+from sam4mllm_tool.models.mllm.chat_flow import AnswerToken, ChatAnswer, ChatRequest, build_answer
 from sam4mllm_tool.protocol.thoughts import strip_thought
 from sam4mllm_tool.types import Tokens, Turn
 
@@ -100,8 +101,12 @@ def choose_rejected(message: str, names: Sequence[str], *, is_named: bool = Fals
     return frozenset(named or names[: 0 if is_named else 1])
 
 
-def read_completion(completion: Any) -> ChatAnswer:
+def read_completion(completion: Any, *, requests: int = 1) -> ChatAnswer:
     """Return the answer of a completion, without its thought.
+
+    Args:
+        completion: Of the client.
+        requests: How often it was asked for.
 
     Raises:
         ValueError: It is none.
@@ -111,11 +116,9 @@ def read_completion(completion: Any) -> ChatAnswer:
         message = choice.message
     except (AttributeError, IndexError, TypeError) as error:
         raise ValueError("no completion") from error
-    text = _read_text(message.content)
-    answer = strip_thought(text)
-    has_thought = bool(_read_reasoning(message)) or answer is None or answer != text.strip()
-    tokens = None if has_thought else _read_tokens(choice)
-    return ChatAnswer(answer or "" if has_thought else text, tokens, _read_usage(completion))
+    answer = build_answer(_read_text(message.content), _read_tokens(choice), has_reasoning=bool(_read_reasoning(message)))
+    tokens, cached_tokens = _read_usage(completion)
+    return replace(answer, tokens=tokens, cached_tokens=cached_tokens, requests=requests)
 
 
 def is_thinking(completion: Any) -> bool:
@@ -136,14 +139,19 @@ def _read_reasoning(message: Any) -> str:
 
 
 def _read_tokens(choice: Any) -> tuple[AnswerToken, ...] | None:
-    try:
-        return tuple(AnswerToken.from_dict(token.model_dump()) for token in choice.logprobs.content)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return None
+    content = getattr(getattr(choice, "logprobs", None), "content", None)
+    return AnswerToken.read_all(token.model_dump() for token in content) if isinstance(content, list) else None
 
 
-def _read_usage(completion: Any) -> Tokens | None:
+def _read_usage(completion: Any) -> tuple[Tokens | None, int | None]:
+    """Return the tokens, and how many of those read come from the server's prefix cache; None where it doesn't report them."""
     usage = getattr(completion, "usage", None)
-    read, written = (getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens"))
-    is_known = isinstance(read, int) and isinstance(written, int) and min(read, written) >= 0
-    return Tokens(int(read or 0), int(written or 0)) if is_known else None
+    read, written, cached = (
+        count if isinstance(count, int) and count >= 0 else None
+        for count in (
+            getattr(usage, "prompt_tokens", None),
+            getattr(usage, "completion_tokens", None),
+            getattr(getattr(usage, "prompt_tokens_details", None), "cached_tokens", None),
+        )
+    )
+    return None if read is None or written is None else Tokens(read, written), cached

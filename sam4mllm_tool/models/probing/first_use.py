@@ -19,7 +19,7 @@ from sam4mllm_tool.models.metadata import (
     identify_mllm,
     list_candidate_dialects,
 )
-from sam4mllm_tool.models.mllm import load_mllm, parse_remote_spec, wrap_chat_model
+from sam4mllm_tool.models.mllm import load_mllm, load_remote_mllm, parse_remote_spec, wrap_chat_model
 from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM
@@ -142,10 +142,9 @@ def _measure(spec: str, mllm: MLLM, candidates: tuple[Dialect, ...]) -> Dialect:
 def _load_remote(spec: str, options: LoadOptions, *, probe: bool) -> tuple[MLLM, Dialect]:
     """Load a model behind a server, which says only then which version it runs."""
     candidates = list_candidate_dialects(spec)
-    mllm = load_mllm(spec, dialect=candidates[0], options=options)
+    mllm = load_remote_mllm(spec, dialect=candidates[0], options=options)
     dialect = find_probed_dialect(spec, getattr(mllm, "version", None))
     if dialect is None:
         dialect = _measure(spec, mllm, candidates) if probe else candidates[0]
-    if dialect != candidates[0]:  # it decides in which sizes images are sent
-        mllm = load_mllm(spec, dialect=dialect, options=options)
+    mllm.ask_in(dialect)
     return mllm, dialect

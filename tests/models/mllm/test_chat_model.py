@@ -65,7 +65,7 @@ def score(word: str, **logprobs: float) -> AIMessage:
     """Return an answer with the logarithms of probabilities, as ChatOpenAI gives them."""
     top = [{"token": token, "logprob": value, "bytes": None} for token, value in logprobs.items()]
     content = [{"token": word, "logprob": logprobs[word], "bytes": None, "top_logprobs": top}]
-    usage = {"input_tokens": 50, "output_tokens": 1, "total_tokens": 51}
+    usage = {"input_tokens": 50, "output_tokens": 1, "total_tokens": 51, "input_token_details": {"cache_read": 40}}
     return AIMessage(word, response_metadata={"logprobs": {"content": content}}, usage_metadata=usage)
 
 
@@ -94,7 +94,7 @@ def test_probabilities_are_read_where_the_model_gives_them() -> None:
     replies = mllm.reply(IMAGE, POINTS)
     assert [reply.text for reply in replies] == ["Yes"] * 3
     assert replies[0].label_probabilities == (pytest.approx((0.622, 0.378), abs=1e-3),)
-    assert replies[0].tokens == Tokens(50, 1)
+    assert (replies[0].tokens, replies[0].cached_tokens, replies[0].requests) == (Tokens(50, 1), 40, 1)
 
 
 def test_a_model_that_refuses_probabilities_is_asked_without_them_from_then_on() -> None:

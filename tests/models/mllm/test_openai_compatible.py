@@ -20,11 +20,12 @@ from sam4mllm_tool.images import load_image
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.image_payload import MAX_PIXELS
 from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM, ServerOptions
+from sam4mllm_tool.models.mllm.server_keys import ask_for_key, find_key
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Grid
 from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.reasoning.budget import Budget, Meter
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn, Usage
 from tests.openai_servers import Exchange, LoopbackServer, Response, answer_with_weights, build_completion, read_image, serve
 
 SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
@@ -189,6 +190,45 @@ def test_a_vllm_that_can_not_do_so_is_asked_for_the_most_probable_tokens(fault: 
         mllm.check()
         (reply,) = mllm.reply(square(), POINTS[:1])
     assert reply.label_probabilities == (pytest.approx((0.75, 0.25)),)
+
+
+def test_an_odd_answer_without_probabilities_falls_back_alone() -> None:
+    """As one that a proxy's cache gave, or a moderation step; the others of its round, and all later ones, are scored."""
+
+    odd = iter([True])
+
+    def answer(exchange: Exchange) -> dict[str, object]:
+        return build_completion("Yes") if "point 1" in exchange.last_text and next(odd, False) else yes_or_no(exchange)
+
+    with serve(answer, models=["m"]) as server:
+        mllm = connect(server, concurrency=1)
+        mllm.check()
+        replies = mllm.reply(square(), POINTS)
+        again = mllm.reply(square(), POINTS)
+    assert [reply.label_probabilities is None for reply in replies] == [False, True, False, False]
+    assert replies[1].text == "Yes"
+    assert all(reply.label_probabilities is not None for reply in again)
+
+
+def test_probabilities_that_stop_are_given_up_and_taken_up_again_where_they_return() -> None:
+    gives = True
+
+    def answer(exchange: Exchange) -> dict[str, object]:
+        return yes_or_no(exchange) if gives else build_completion("1. Yes\n2. No\n3. No\n4. Yes")
+
+    with serve(answer) as server:
+        mllm = connect(server)
+        mllm.reply(square(), POINTS)
+        gives = False
+        mllm.reply(square(), POINTS)
+        assert not mllm.gives_probabilities
+        before = len(server.exchanges)
+        mllm.reply(square(), POINTS)
+        assert len(server.exchanges) == before + 1, "all in one numbered question"
+        gives = True
+        mllm.reply(square(), [BOXES])
+        (reply,) = mllm.reply(square(), POINTS[:1])
+    assert reply.label_probabilities is not None
 
 
 def test_one_empty_answer_does_not_end_the_probabilities() -> None:
@@ -716,6 +756,36 @@ def test_the_key_comes_from_the_environment(name: str, monkeypatch: pytest.Monke
         load_mllm(f"openai:m@{server.url}")
 
 
+@pytest.mark.parametrize(
+    ("url", "is_sent"),
+    [
+        ("https://api.openai.com/v1", True),
+        ("https://eu.api.openai.com/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://192.168.1.7:8000/v1", True),
+        ("http://gpu-box:8000/v1", True),
+        ("http://vllm.internal/v1", True),
+        ("https://models.example.org/v1", False),
+        ("https://api.openai.com.example.org/v1", False),
+        ("https://notopenai.com/v1", False),
+        ("http://8.8.8.8/v1", False),
+    ],
+)
+def test_the_openai_key_is_sent_to_openai_and_to_local_servers_alone(
+    url: str, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert find_key(url) == (("OPENAI_API_KEY", KEY) if is_sent else ("", ""))
+    assert ("OPENAI_API_KEY is sent to OpenAI and to local servers alone" in ask_for_key(url)) == (not is_sent)
+    assert "SAM4MLLM_API_KEY" in ask_for_key(url)
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert find_key(url) == ("OPENAI_API_KEY", KEY), "named by who set the key"
+    monkeypatch.setenv("SAM4MLLM_API_KEY", "own")
+    assert find_key(url) == ("SAM4MLLM_API_KEY", "own")
+
+
 def test_the_environment_sets_how_a_server_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("TIMEOUT_S", "0.5"), ("RETRIES", "0"), ("CONCURRENCY", "3"), ("VOTES", "2")):
         monkeypatch.setenv(f"SAM4MLLM_SERVER_{name}", value)
@@ -792,9 +862,53 @@ def test_neither_the_key_nor_the_image_is_in_results_and_traces(
     assert segmentation.usage.mllm == f"openai:pair@{weights.url}"
 
 
+def test_requests_and_cached_tokens_are_counted_in_the_usage(local: Sam4Mllm) -> None:
+    """Four points in one numbered answer, one of which has to be asked alone, and a request that is sent again."""
+    busy = iter([True])
+
+    def answer(exchange: Exchange) -> Response | dict[str, object]:
+        if next(busy, False):
+            return 503, {"error": {"message": "busy"}}, {"Retry-After": "0.01"}
+        if "Find every object" in exchange.last_text:
+            return build_completion("[100,100,500,500]", tokens=300)
+        if "on a line of its own" in exchange.last_text:
+            return build_completion("1. Yes\n2. No\n3. No", tokens=400, cached=256)
+        return build_completion("Yes", tokens=320, cached=288)
+
+    with serve(answer) as server:
+        mllm = connect(server, retries=1)
+        models = Sam4Mllm(mllm, local.segmenter, dialect=PLAIN, sampler=Grid(2, 2))
+        usage = models.segment(load_image(SCENE), EXPRESSION).usage
+    assert (usage.questions, usage.rounds) == (5, 2)
+    assert usage.requests == len(server.exchanges) == 4
+    assert usage.tokens == (300 + 400 + 320, 2 + 2 + 2)
+    assert usage.cached_tokens == 256 + 288, "as far as the server reports them"
+    assert usage.to_dict()["cached_tokens"] == 544
+    assert Usage.from_dict(usage.to_dict()) == usage
+    local_usage = local.segment(load_image(SCENE), EXPRESSION, method="box").usage.to_dict()
+    assert not {"requests", "cached_tokens"} & set(local_usage), "never invented"
+
+
+def test_votes_are_requests_too_and_their_tokens_count() -> None:
+    with serve(lambda _: "No") as server:
+        replies = connect(server, votes=3).reply(square(), POINTS[:1])
+    assert replies[0].requests == len(server.exchanges) == 4
+    assert replies[0].tokens == Tokens(4 * 100, 4 * 2)
+
+
+async def test_blocking_and_async_calls_share_one_pool_of_connections() -> None:
+    with serve(yes_or_no) as server:
+        mllm = connect(server)
+        mllm.check()
+        for _ in range(2):
+            _ = mllm.reply(square(), POINTS[:1])
+            _ = await mllm.areply(square(), POINTS[:1])
+        assert (len(server.exchanges), server.connections) == (6, 1)
+
+
 def test_a_budget_of_calls_tokens_and_seconds_holds_a_remote_model(remote: Sam4Mllm) -> None:
     image = load_image(SCENE)
-    for budget in (Budget(rounds=1), Budget(tokens=100), Budget(seconds=0.0)):
+    for budget in (Budget(rounds=1), Budget(tokens=100), Budget(seconds=0.0), Budget(requests=4)):
         limited = remote.with_run_hooks(lambda *_, budget=budget: Meter(budget))
         with pytest.raises(OverBudgetError, match="budget"):
             limited.segment(image, EXPRESSION)
