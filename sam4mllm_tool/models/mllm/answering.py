@@ -15,7 +15,7 @@ from sam4mllm_tool.models.mllm.label_probabilities import (
     word_probabilities,
 )
 from sam4mllm_tool.models.mllm.prompt_renderer import TokenIds
-from sam4mllm_tool.models.mllm.reading import Reader, Reading
+from sam4mllm_tool.models.mllm.reading import Reading, TextReader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
 
 __all__ = ["Job", "Probabilities", "Writing", "generate", "run_jobs", "score_labels"]
@@ -27,20 +27,20 @@ Job: TypeAlias = Generator[list[Reading], list[Tensor], Any]
 """Yields the readings that it needs, is sent their logits, and returns an answer."""
 
 
-def run_jobs(reader: Reader, jobs: Sequence[Job]) -> list[Any]:
+def run_jobs(reader: TextReader, jobs: Sequence[Job]) -> list[Any]:
     """Return what the jobs return. The readings that they need at the same time are done together."""
     results: dict[int, Any] = {}
-    asked: dict[int, list[Reading]] = {}
+    requested: dict[int, list[Reading]] = {}
     answers: dict[int, list[Tensor] | None] = dict.fromkeys(range(len(jobs)))
     while answers:
         for i, logits in answers.items():
             try:
-                asked[i] = jobs[i].send(logits)  # type: ignore[arg-type]  # None starts it
+                requested[i] = jobs[i].send(logits)  # type: ignore[arg-type]  # None starts it
             except StopIteration as end:
                 results[i] = end.value
-        rows = iter(reader.read([reading for readings in asked.values() for reading in readings])) if asked else iter(())
-        answers = {i: [next(rows) for _ in readings] for i, readings in asked.items()}
-        asked = {}
+        rows = iter(reader.read([reading for readings in requested.values() for reading in readings]))
+        answers = {i: [next(rows) for _ in readings] for i, readings in requested.items()}
+        requested = {}
     return [results[i] for i in range(len(jobs))]
 
 

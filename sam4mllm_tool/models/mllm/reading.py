@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenIds, TokenizedPrompt
 
-__all__ = ["Reader", "Reading"]
+__all__ = ["Reading", "TextReader"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ class Reading:
     keep: bool = False
 
 
-class Reader(Protocol):
+class TextReader(Protocol):
     """Reads texts about images with one model."""
 
     can_guess: bool

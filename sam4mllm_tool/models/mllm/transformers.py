@@ -31,7 +31,7 @@ from sam4mllm_tool.models.mllm.copying_reader import CopyingReader
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds, TokenizedPrompt
-from sam4mllm_tool.models.mllm.reading import Reader
+from sam4mllm_tool.models.mllm.reading import TextReader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
 from sam4mllm_tool.models.mllm.tree_reader import TreeReader
 from sam4mllm_tool.models.validation import validate_questions
@@ -121,11 +121,9 @@ class TransformersMLLM:
 
     def _start_reader(self) -> None:
         model = self._runner.model
-        self._reader: Reader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
+        self._reader: TextReader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
         self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
-        ends = model.generation_config.eos_token_id
-        drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token]))) if self._reader.can_guess else None
-        self._writing = Writing(frozenset(ends if isinstance(ends, list) else [ends]), drafts)
+        self._drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token])))
         self._images: OrderedDict[bytes, _KnownImage] = OrderedDict()
 
     @property
@@ -250,24 +248,31 @@ class TransformersMLLM:
             [self._renderer.tokenize(known.inputs, question.turns) for question in questions]
             for known, (_, questions) in zip(images, batch, strict=True)
         ]
-        asked = [
+        pending = [
             (known, prompt, question.answer)
             for known, tokenized, (_, questions) in zip(images, prompts, batch, strict=True)
             for prompt, question in zip(tokenized, questions, strict=True)
         ]
-        if self._runner.encodes_prompts:
-            answers = [self._runner.generate(known.inputs, prompt, answer.max_tokens) for known, prompt, answer in asked]  # type: ignore[union-attr]  # `_require_answerable` refuses labels
+        if self._runner.encodes_prompts:  # which asks for free text alone
+            answers: list[Any] = [
+                self._runner.generate(known.inputs, prompt, answer.max_tokens)
+                for known, prompt, answer in pending
+                if isinstance(answer, FreeText)
+            ]
         else:
-            answers = run_jobs(self._reader, [self._start_job(*each) for each in asked])
-        replies = [self._to_reply(prompt, answer, result) for (_, prompt, answer), result in zip(asked, answers, strict=True)]
-        self._forget_images()
+            answers = run_jobs(self._reader, [self._start_job(*each) for each in pending])
+        replies = [self._to_reply(prompt, answer, result) for (_, prompt, answer), result in zip(pending, answers, strict=True)]
+        self._forget_images(len(batch))
         rest = iter(replies)
         return [[next(rest) for _ in questions] for _, questions in batch]
 
     def _start_job(self, known: "_KnownImage", prompt: TokenizedPrompt, answer: FreeText | Labels) -> Job:
         texts = known.texts(self._reader, prompt, self._image_token)
         if isinstance(answer, FreeText):
-            return generate(texts, prompt.ids, answer.max_tokens, self._writing)
+            ends = self._runner.model.generation_config.eos_token_id
+            drafts = self._drafts if self._reader.can_guess else None
+            writing = Writing(frozenset(ends if isinstance(ends, list) else [ends]), drafts)
+            return generate(texts, prompt.ids, answer.max_tokens, writing)
         spellings = tuple(self._renderer.spellings(word) for word in answer.words)
         end = self._renderer.tokenizer.eos_token_id
         return score_labels(texts, prompt.ids, answer.count, spellings, end, guesses=self._reader.can_guess)
@@ -296,9 +301,12 @@ class TransformersMLLM:
         self._images[key] = known
         return known
 
-    def _forget_images(self) -> None:
-        """Keep the latest images, and no more than `_CACHED_BYTES` of what was read about them."""
-        while len(self._images) > CACHED_IMAGES:
+    def _forget_images(self, batch_size: int) -> None:
+        """Keep the images of a batch, whose next questions will come together, and at least the latest few.
+
+        Of what was read about all but the latest, only the images stay where it takes more than `_CACHED_BYTES`.
+        """
+        while len(self._images) > max(CACHED_IMAGES, batch_size):
             self._images.popitem(last=False)
         used = sum(known.bytes for known in self._images.values())
         for known in self._images.values():
@@ -316,7 +324,7 @@ class _KnownImage:
     inputs: ImageInputs
     _texts: dict[TokenIds, Any] = field(default_factory=dict)
 
-    def texts(self, reader: Reader, prompt: TokenizedPrompt, image_token: int | None) -> Any:
+    def texts(self, reader: TextReader, prompt: TokenizedPrompt, image_token: int | None) -> Any:
         """Return where the texts are kept that begin as the prompt does."""
         beginning = prompt.ids[: prompt.image_end(image_token)]
         if beginning not in self._texts:

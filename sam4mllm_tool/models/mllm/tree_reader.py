@@ -67,8 +67,8 @@ class TreeReader:
             _place(reading, length, first)
         kept = {texts: len(texts.tree) for texts in first}
         ends = [_place(reading, len(reading.text), first)[-reading.count :] for reading in readings]
-        asked = {(reading.texts, node) for reading, nodes in zip(readings, ends, strict=True) for node in nodes}
-        self._extend([(texts, length) for texts, length in started.items() if length < len(texts.tree)], asked, logits)
+        wanted = {(reading.texts, node) for reading, nodes in zip(readings, ends, strict=True) for node in nodes}
+        self._extend([(texts, length) for texts, length in started.items() if length < len(texts.tree)], wanted, logits)
         for texts, length in kept.items():
             texts.truncate(length)
         rows = zip(readings, ends, strict=True)
@@ -79,13 +79,13 @@ class TreeReader:
         shared = readings[0].text
         for reading in readings[1:]:
             shared = shared[: shared_length(shared, reading.text)]
-        asked = {i for reading in readings for i in range(len(reading.text) - reading.count, len(reading.text))}
-        asked_here = sorted(i for i in asked if i < len(shared)) or [len(shared) - 1]
+        wanted = {i for reading in readings for i in range(len(reading.text) - reading.count, len(reading.text))}
+        wanted_here = sorted(i for i in wanted if i < len(shared)) or [len(shared) - 1]
         runner = self._runner
         output = runner.model(
             input_ids=torch.tensor([shared], device=runner.model.device),
             attention_mask=runner.ones(len(shared)),
-            logits_to_keep=torch.tensor(asked_here, device=runner.model.device),
+            logits_to_keep=torch.tensor(wanted_here, device=runner.model.device),
             use_cache=True,
             **{cache_parameter(runner.model): texts.cache},
             **runner.prompt_arguments(texts.image_inputs, texts.token_inputs, len(shared)),
@@ -94,15 +94,15 @@ class TreeReader:
             texts.tree.add(parent, token)
         deltas = getattr(getattr(runner.model, "model", None), "rope_deltas", None)
         texts.position_offset = 0 if deltas is None else int(deltas.flatten()[0])
-        logits.update(zip(((texts, i) for i in asked_here), output.logits[0], strict=True))
+        logits.update(zip(((texts, i) for i in wanted_here), output.logits[0], strict=True))
 
-    def _extend(self, parts: list[tuple[ImageTexts, int]], asked: set[tuple[ImageTexts, int]], logits: _Logits) -> None:
+    def _extend(self, parts: list[tuple[ImageTexts, int]], wanted: set[tuple[ImageTexts, int]], logits: _Logits) -> None:
         """Read the nodes of each tree from the given one on, of all trees in one pass."""
         if not parts:
             return
         old = sum(first for _, first in parts)
         places = [(texts, node) for texts, first in parts for node in range(first, len(texts.tree))]
-        rows = [row for row, place in enumerate(places) if place in asked]
+        rows = [row for row, place in enumerate(places) if place in wanted]
         device = self._runner.model.device
         cache = parts[0][0].cache if len(parts) == 1 else join_caches([texts for texts, _ in parts])
         output = self._runner.model(
@@ -170,12 +170,12 @@ def _kept_lengths(readings: Sequence[Reading]) -> Iterator[int]:
 def _place(reading: Reading, length: int, first: dict[ImageTexts, int]) -> list[int]:
     """Return the nodes of the first `length` tokens, adding those that are missing.
 
-    What follows a node is known only in the pass that reads it: nodes that are asked for are added again if they are old.
+    What follows a node is known only in the pass that reads it: nodes that are wanted for are added again if they are old.
     """
     tree = reading.texts.tree
     path = tree.find(reading.text[:length])
-    asked_from = len(reading.text) - reading.count
-    old = (depth for depth in range(asked_from, len(path)) if path[depth] < first[reading.texts])
+    wanted_from = len(reading.text) - reading.count
+    old = (depth for depth in range(wanted_from, len(path)) if path[depth] < first[reading.texts])
     del path[next(old, len(path)) :]
     for token in reading.text[len(path) : length]:
         path.append(tree.add(path[-1] if path else -1, token))
