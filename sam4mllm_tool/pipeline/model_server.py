@@ -28,6 +28,11 @@ class ModelServer:
     segmenter: Segmenter
     scene_check: SceneCheck | None = None
 
+    def prepare(self, image: Image) -> None:
+        """Let a segmenter that can encode an image while the MLLM answers begin to."""
+        if (prepare := getattr(self.segmenter, "prepare", None)) is not None:
+            prepare(image)
+
     def serve(self, image: Image, request: Request) -> Response:
         """Return the response to one request. Raises BackendError and whatever the models raise."""
         began = time.perf_counter()

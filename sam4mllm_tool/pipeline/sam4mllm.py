@@ -236,6 +236,7 @@ class Sam4Mllm:
             Exception: Whatever the flow and the models raise.
         """
         server = self._server
+        server.prepare(image)
         with self._start_driver(image, flow, context, hooks) as driver:
             driver.start()
             while driver.request is not None:
@@ -245,6 +246,7 @@ class Sam4Mllm:
     async def arun(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Do as `run` does, without blocking the event loop; the flow's own work runs in a thread, too."""
         server = self._server
+        server.prepare(image)
         with self._start_driver(image, flow, context, hooks) as driver:
             await asyncio.to_thread(driver.start)
             while driver.request is not None:
