@@ -13,6 +13,7 @@ import typer
 from sam4mllm_tool.cli.chat_models import load_optional_chat_model, require_agents
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.options import LOADING_OPTIONS, DialectOption, MllmOption, SegmenterOption, refuse_options, with_options
+from sam4mllm_tool.cli.quick_loading import quick_loading
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
 from sam4mllm_tool.models.load_options import LoadOptions
@@ -81,7 +82,8 @@ def chat(
 
         from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
+        with quick_loading(options):
+            models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
     run_conversation(models, image, model=model, history=history, thread=thread, out=out, policy=policy, points=points)
 
 

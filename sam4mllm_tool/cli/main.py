@@ -23,6 +23,7 @@ from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
 from sam4mllm_tool.cli.options import Command
 from sam4mllm_tool.cli.probe import probe
+from sam4mllm_tool.cli.quick_loading import own_process
 from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
 from sam4mllm_tool.cli.trace import trace_app
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The words after the program's name; those of this process by default.
     """
+    if argv is None:
+        own_process()
     for stream in (sys.stdout, sys.stderr):  # a terminal that can't write a letter gets its escape, as \u043a
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

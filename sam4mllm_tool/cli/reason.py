@@ -13,6 +13,7 @@ from sam4mllm_tool.cli.chat_models import ChatModelOption, load_optional_chat_mo
 from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, open_image
 from sam4mllm_tool.cli.messages import print_warnings
 from sam4mllm_tool.cli.options import LOADING_OPTIONS, DialectOption, MllmOption, SegmenterOption, with_options
+from sam4mllm_tool.cli.quick_loading import quick_loading
 from sam4mllm_tool.cli.segment import require_replaceable_outputs
 from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.models.load_options import LoadOptions
@@ -78,7 +79,8 @@ def reason(
     from sam4mllm_tool.trace import recorded
     from sam4mllm_tool.types import Size
 
-    models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
+    with quick_loading(options):
+        models = Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=options)
     meter, outcome = Meter(Budget(rounds, tokens, seconds, requests)), list[ReasoningResult]()
     run = models.start_run(Size(*loaded.size), expression)
     config = ReasoningConfig().for_models(models.dialect, rephrases=rephraser_model is not None)

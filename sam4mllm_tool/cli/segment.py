@@ -168,13 +168,14 @@ def _name_models(mllm: str | None, segmenter: str | None) -> dict[str, str]:
     return dict(zip(("mllm", "segmenter"), choose_specs(mllm, segmenter), strict=True))
 
 
-def _load_models(*specs: str | None, **settings: Any) -> "Sam4Mllm":
+def _load_models(*specs: str | None, options: LoadOptions, **settings: Any) -> "Sam4Mllm":
     from sam4mllm_tool.cli.messages import timed_loading
+    from sam4mllm_tool.cli.quick_loading import quick_loading
 
-    with timed_loading():
+    with timed_loading(), quick_loading(options):
         from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-        return Sam4Mllm.load(*specs, **settings)
+        return Sam4Mllm.load(*specs, options=options, **settings)
 
 
 def _segment_one(

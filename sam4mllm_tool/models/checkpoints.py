@@ -8,12 +8,16 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import constants, hf_hub_download, model_info, try_to_load_from_cache
 from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
+from torch import Tensor
+from torch.nn import init
 from transformers import dynamic_module_utils
 from transformers.utils import logging as transformers_logging
 
@@ -238,6 +242,8 @@ def _require_on_hub(hub_id: str, marker: str) -> None:
 
 
 _LOADING = threading.RLock()
+_INITIALIZERS = ("uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_")
+"""Functions of `torch.nn.init` that torch's own layers call and that draw random numbers."""
 
 
 @contextmanager
@@ -257,13 +263,46 @@ def quiet_loading() -> Iterator[None]:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # transformers then raises instead of asking
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            yield
+            with _cheap_meta_tensors():
+                yield
         finally:
             dynamic_module_utils.TIME_OUT_REMOTE_CODE = answer_timeout_s
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
             if bars:
                 transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _cheap_meta_tensors() -> Iterator[None]:
+    """Spare what transformers computes without memory while it builds a model, before it reads the weights.
+
+    torch computes that in Python, through its compiler and SymPy, whose import alone takes longer than loading a small model.
+    Initialising tensors without memory has no effect. Those that transformers computes with are made on the CPU instead: it
+    replaces all of them. What is made on another device is made as ever.
+    """
+    initializers = {name: getattr(init, name) for name in _INITIALIZERS}
+    makers = {"arange": torch.arange, "randn": torch.randn}
+
+    def skip(initialize: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        return lambda tensor, *args, **kwargs: tensor if tensor.is_meta else initialize(tensor, *args, **kwargs)
+
+    def on_cpu(make: Callable[..., Tensor], replacement: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def make_tensor(*args: Any, **kwargs: Any) -> Tensor:
+            if kwargs.get("device") is None and torch.get_default_device().type == "meta":
+                return replacement(*args, **kwargs | {"device": "cpu"})
+            return make(*args, **kwargs)
+
+        return make_tensor
+
+    try:
+        vars(init).update({name: skip(initialize) for name, initialize in initializers.items()})
+        # Random numbers would change the state of the generator.
+        vars(torch).update(arange=on_cpu(torch.arange, torch.arange), randn=on_cpu(torch.randn, torch.empty))
+        yield
+    finally:
+        vars(init).update(initializers)
+        vars(torch).update(makers)
 
 
 def require_complete(spec: str, loading_info: Mapping[str, Collection[object]]) -> None:

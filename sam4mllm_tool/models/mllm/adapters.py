@@ -10,18 +10,24 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
-from peft import PeftConfig, PeftModel
 from transformers import CONFIG_MAPPING
 
 from sam4mllm_tool.errors import ModelWarning, SpecError
 from sam4mllm_tool.models.checkpoints import quiet_loading, resolve_folder_or_hub_id, wrap_load_errors
+from sam4mllm_tool.models.mllm.lora_merging import merge_plain_lora
 
-__all__ = ["SwitchedAdapters", "attach_adapter", "require_safe_adapter"]
+if TYPE_CHECKING:  # peft is imported where it is needed: most adapters are merged without it
+    from peft import PeftConfig, PeftModel
+
+__all__ = ["SwitchedAdapters", "attach_adapter", "merge_adapter", "require_safe_adapter"]
 
 TORCHVISION_EXTRA = "sam"
 
@@ -36,7 +42,46 @@ _OLD_NAMES = {
 _COPY_SUFFIX = re.compile(r"(-hf|(-unsloth)?-bnb-4bit)$")
 
 
-def attach_adapter(model: Any, path: str, adapter: str, base: str, *, is_trainable: bool = False) -> PeftModel:
+def merge_adapter(model: Any, path: str, adapter: str, base: str) -> Any:
+    """Return the model with the adapter in its weights; a quantized one with the adapter on it, as quantizing again costs.
+
+    Args:
+        model: The base.
+        path: Folder or hub id that holds the adapter.
+        adapter: The adapter's spec, for messages.
+        base: The base's spec.
+
+    Raises:
+        SpecError: As in `attach_adapter`.
+
+    Warns:
+        ModelWarning: The adapter names another base.
+    """
+    is_quantized = getattr(model, "hf_quantizer", None) is not None
+    settings = None if is_quantized or hasattr(model, "hf_device_map") else _read_settings(path)
+    if settings is not None:
+        _require_same_architecture(model, settings, adapter, base)
+        if merge_plain_lora(model, vars(settings), Path(path) / _ADAPTER_WEIGHTS):
+            _warn_of_another_base(settings, adapter, base)
+            return model
+    adapted = attach_adapter(model, path, adapter, base)
+    can_merge = not is_quantized and hasattr(adapted.base_model, "merge_and_unload")
+    return adapted.merge_and_unload() if can_merge else adapted.get_base_model()
+
+
+def _read_settings(path: str) -> SimpleNamespace | None:
+    """Return the settings of an adapter in a folder, None where peft has to explain what is wrong with them."""
+    folder = Path(path)
+    try:
+        settings = SimpleNamespace(base_model_name_or_path=None, auto_mapping=None)
+        vars(settings).update(json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+    is_safe = getattr(settings, "megatron_core", None) in (None, "megatron.core")
+    return settings if is_safe and (folder / _ADAPTER_WEIGHTS).is_file() else None
+
+
+def attach_adapter(model: Any, path: str, adapter: str, base: str, *, is_trainable: bool = False) -> "PeftModel":
     """Return the model with the adapter on it.
 
     Args:
@@ -54,6 +99,8 @@ def attach_adapter(model: Any, path: str, adapter: str, base: str, *, is_trainab
     """
     config = require_safe_adapter(path, adapter)
     _require_same_architecture(model, config, adapter, base)
+    from peft import PeftModel
+
     with _refusing_what_does_not_fit(adapter, base):
         adapted = PeftModel.from_pretrained(model, path, is_trainable=is_trainable, key_mapping=find_renamings(model))
     _warn_of_another_base(config, adapter, base)
@@ -105,7 +152,9 @@ class SwitchedAdapters:
             self._adapted.set_adapter(name, inference_mode=True)
         self._active = name
 
-    def _load(self, path: str, name: str, config: PeftConfig) -> None:
+    def _load(self, path: str, name: str, config: "PeftConfig") -> None:
+        from peft import PeftModel
+
         adapted = self._adapted
         if adapted is None:
             adapted = PeftModel(self.model, config, adapter_name=name)
@@ -137,7 +186,7 @@ def _refusing_what_does_not_fit(adapter: str, base: str) -> Iterator[None]:
             raise SpecError(f"the adapter {adapter!r} doesn't fit {base!r}: {reason}") from error
 
 
-def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
+def require_safe_adapter(path: str, adapter: str) -> "PeftConfig":
     """Refuse an adapter that peft would load by unpickling weights or by importing a module of the adapter's choice.
 
     Args:
@@ -150,6 +199,9 @@ def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
     Raises:
         SpecError: The adapter is refused.
     """
+    _import_distributed_tensors()
+    from peft import PeftConfig
+
     config = PeftConfig.from_pretrained(path)
     if config.is_prompt_learning:
         raise SpecError(f"the adapter {adapter!r} learns prompts: expected one that changes weights, such as LoRA")
@@ -161,7 +213,13 @@ def require_safe_adapter(path: str, adapter: str) -> PeftConfig:
     return config
 
 
-def _require_same_architecture(model: Any, config: PeftConfig, adapter: str, base: str) -> None:
+def _import_distributed_tensors() -> None:
+    """Import what peft relies on transformers to have imported: `deferred_imports` prevents that."""
+    if torch.distributed.is_available():
+        import_module("torch.distributed.tensor")
+
+
+def _require_same_architecture(model: Any, config: "PeftConfig | SimpleNamespace", adapter: str, base: str) -> None:
     trained_on = str(config.base_model_name_or_path or "")
     mapping = config.auto_mapping or {}
     trained_class = mapping.get("base_model_class") if str(mapping.get("parent_library")).startswith("transformers.") else None
@@ -173,7 +231,7 @@ def _require_same_architecture(model: Any, config: PeftConfig, adapter: str, bas
         )
 
 
-def _warn_of_another_base(config: PeftConfig, adapter: str, base: str) -> None:
+def _warn_of_another_base(config: "PeftConfig | SimpleNamespace", adapter: str, base: str) -> None:
     """Warn where the adapter names another base: that weights differ isn't proven, as checkpoints are copied and renamed."""
     trained_on = str(config.base_model_name_or_path or "")
     if trained_on and _normalize_name(trained_on) != _normalize_name(base) and not _is_same_folder(trained_on, base):

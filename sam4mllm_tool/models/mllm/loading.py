@@ -12,7 +12,6 @@ from typing import Any, Unpack
 
 import torch
 import transformers
-from peft import PeftModel
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     MODEL_FOR_MASK_GENERATION_MAPPING,
@@ -34,7 +33,7 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm.adapters import TORCHVISION_EXTRA, attach_adapter
+from sam4mllm_tool.models.mllm.adapters import TORCHVISION_EXTRA, merge_adapter
 from sam4mllm_tool.models.mllm.image_preparation import limit_pixels
 
 __all__ = ["load_checkpoint"]
@@ -78,8 +77,7 @@ def load_checkpoint(
             model = _load_model(base_path, base, config, options)
         if adapter is not None and adapter_path is not None:
             with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
-                adapted = attach_adapter(model, adapter_path, adapter, base)
-                model = adapted.merge_and_unload() if _can_merge(adapted) else adapted.get_base_model()
+                model = merge_adapter(model, adapter_path, adapter, base)
         model.generation_config = _greedy_config(model, processor.tokenizer)
     return model.eval().requires_grad_(False), processor
 
@@ -148,12 +146,6 @@ def _quantization_config(quantize: str, dtype: torch.dtype) -> BitsAndBytesConfi
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=[_OUTSIDE_LANGUAGE_MODEL],
     )
-
-
-def _can_merge(adapted: PeftModel) -> bool:
-    """Whether the adapter type supports merging and the base is not quantised: quantising again would add rounding errors."""
-    quantised = getattr(adapted.get_base_model(), "hf_quantizer", None) is not None
-    return not quantised and hasattr(adapted.base_model, "merge_and_unload")
 
 
 def _greedy_config(model: Any, tokenizer: Any) -> GenerationConfig:
