@@ -307,6 +307,7 @@ class Sam4Mllm:
         self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]
     ) -> "_RunDriver[T]":
         context = self.start_run(Size(*image.size)) if context is None else context
+        getattr(self.segmenter, "prepare", _do_nothing)(image)
         return _RunDriver(flow, [*(make(image, context) for make in self._hook_factories), *hooks])
 
     def _serve(self, image: Image, request: Request) -> Response:
@@ -495,6 +496,10 @@ def _split_results(requests: Sequence[Request], response: Response) -> Iterator[
             yield list(response.results)
         else:
             yield list(islice(results, len(request.questions if isinstance(request, MLLMRequest) else request.prompts)))
+
+
+def _do_nothing(image: Image) -> None:
+    """What a segmenter does that can't prepare an image."""
 
 
 def _transform(image: Image, request: Request) -> Image:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image as PILImage
 
-import tests.conftest  # noqa: F401  # declares the operators that a torchvision without a build for this torch lacks
+import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, FreeText, Image, Labels, Question, Reply, Size, Turn
@@ -114,13 +114,19 @@ def measure_frame(family: Family, size: Size) -> float:
 
 def load_family(family: Family, folder: Path) -> TransformersMLLM:
     """Load the family's tiny checkpoint, built in the folder where it doesn't need torchvision."""
-    name = str(family.checkpoint)
-    if family.video:
-        processor = build_processor(name)
-        return TransformersMLLM(build_model(name, processor).eval().requires_grad_(False), processor, name=name)
+    return load_tiny_checkpoint(str(family.checkpoint), folder)
+
+
+def load_tiny_checkpoint(name: str, folder: Path) -> TransformersMLLM:
+    """Load a tiny random checkpoint by its name."""
     builders: dict[str, Callable[..., Path]] = {**BUILDERS, "florence2": save_florence2}
     builders["paligemma"] = lambda path: save_paligemma(path, template=None)
-    return TransformersMLLM.load(str(builders[name](folder / name)))
+    if name in builders:
+        return TransformersMLLM.load(str(builders[name](folder / name)))
+    processor = build_processor(name)
+    model = build_model(name, processor).eval().requires_grad_(False)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
+    return TransformersMLLM(model, processor, name=name)
 
 
 def compare_labels(mllm: TransformersMLLM, image: Image, question: Question) -> str:

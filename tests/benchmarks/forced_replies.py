@@ -45,8 +45,7 @@ def force_reply(models: Sam4Mllm, image: Image, expressions: Sequence[str], text
     lengths = {len(renderer.token_ids(ImageInputs(image), turns)) for turns in {questions[0], questions[-1]}}
     if len(lengths) > 1:
         raise ValueError(f"expected expressions of equally many tokens, got prompts of {sorted(lengths)}")
-    ids = renderer.answer_ids((*questions[0], Turn("assistant", text)))
-    model.generation_config.eos_token_id = ids[-1]
+    ids = (*renderer.answer_ids((*questions[0], Turn("assistant", text)))[:-1], _end_token(model))
     start = _last_position(model, renderer, image, questions[0])
     decoder = model.get_decoder()
     positions: list[Tensor] = []
@@ -76,6 +75,11 @@ def force_reply(models: Sam4Mllm, image: Image, expressions: Sequence[str], text
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _end_token(model: Any) -> int:
+    ends = model.generation_config.eos_token_id
+    return int(ends[0] if isinstance(ends, list) else ends)
 
 
 class _Stop(Exception):  # noqa: N818  # nothing went wrong

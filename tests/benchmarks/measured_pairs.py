@@ -253,6 +253,7 @@ def _build_pair(title: str, config: Any, processor: Any, dialect: str, size: Siz
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     with torch.device(device):
         model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
     mllm = TransformersMLLM(model.to(device), processor, name=title)
     asked = replace(DIALECTS[dialect].for_model(mllm.resizing, pads_images=mllm.pads_images), max_tokens=MAX_REPLY_TOKENS)
     segmenter = load_segmenter("embedded", device=device)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-import tests.conftest  # noqa: F401  # declares the operators that a torchvision without a build for this torch lacks
+import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool.protocol import Grid
 from sam4mllm_tool.types import Size
 from tests.benchmarks.measured_pairs import GPU_PAIRS, PAIRS, MeasuredPair

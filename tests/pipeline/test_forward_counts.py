@@ -13,16 +13,15 @@ import torch
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook
 from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, Image, Segmentation, Segmenter, Size, Turn
+from tests.benchmarks.families import load_tiny_checkpoint
 from tests.benchmarks.forced_replies import force_reply
 from tests.benchmarks.forward_counter import Work, count_trie_tokens, count_work
 from tests.benchmarks.reference_loop import ReferenceLoop, find_difference
-from tests.models.mllm.questions import BUILDERS
-from tests.video_checkpoints import build_model, build_processor, needs_torchvision
+from tests.video_checkpoints import needs_torchvision
 
 WORDS = [f"{color} {shape}" for color in ("red", "green", "blue", "yellow", "purple") for shape in ("ring", "star")]
 EXPRESSIONS = [f"the {words}" for words in WORDS]
@@ -93,12 +92,7 @@ def image() -> Image:
 
 def load_models(family: str, dialect: str, segmenter: Segmenter, folder: Path) -> Sam4Mllm:
     torch.set_num_threads(1)
-    if family in BUILDERS:
-        mllm = TransformersMLLM.load(str(BUILDERS[family](folder / family)))
-    else:
-        processor = build_processor(family)
-        mllm = TransformersMLLM(build_model(family, processor).eval().requires_grad_(False), processor, name=family)
-    return Sam4Mllm(mllm, segmenter, dialect=DIALECTS[dialect])
+    return Sam4Mllm(load_tiny_checkpoint(family, folder), segmenter, dialect=DIALECTS[dialect])
 
 
 @pytest.mark.parametrize(("family", "dialect"), FAMILIES)

@@ -1,6 +1,7 @@
 """The comparison with the released way notices a wrong answer, and measures on a GPU only where there is one."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,9 +10,12 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.protocol import Grid
 from sam4mllm_tool.types import PointAnswer, PointPrompt
 from tests.benchmarks import speed
+from tests.benchmarks.equal_answers import COMPARED, compare_family
+from tests.benchmarks.families import Family
 from tests.benchmarks.reference_loop import ReferenceLoop, find_difference
 
 
@@ -42,3 +46,13 @@ def test_measuring_on_a_gpu_is_refused_in_one_line_without_one() -> None:
     with pytest.raises(SystemExit, match="torch sees none") as refusal:
         speed.main(["--gpu"])
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", COMPARED, ids=lambda family: family.checkpoint)
+def test_answers_over_random_weights_are_those_of_the_released_way(family: Family, tmp_path: Path) -> None:
+    if family.video:
+        pytest.importorskip("torchvision", reason="the processor needs it")
+    segmenter = load_segmenter("embedded")
+    for dialect in ("plain", "released"):
+        assert compare_family(family, dialect, segmenter, tmp_path / dialect) is None
