@@ -41,7 +41,8 @@ class Muon(torch.optim.Optimizer):
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                momentum = state["momentum"] if state else state.setdefault("momentum", torch.zeros_like(parameter))
                 momentum.lerp_(parameter.grad, 1 - _MOMENTUM)
                 update = orthogonalize(parameter.grad.lerp(momentum, _MOMENTUM))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
