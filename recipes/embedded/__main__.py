@@ -22,6 +22,7 @@ from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.training_loop import choose_device
 from recipes.embedded.vision_stage import train_vision
 from sam4mllm_tool.atomic_io import set_default_permissions
+from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, TrainedImages
 from sam4mllm_tool.protocol import EMBEDDED
 
 STEPS = {"eyes": 1400, "base": 1400, "adapter": 500, "sam-encoder": 250, "sam": 1600}
@@ -83,8 +84,11 @@ def run_stages(stages: Sequence[str], cache: SceneCache, folder: Path, steps: di
         sam_stage.train_masks(cache, model, folder, steps["sam"])
 
 
-def save_mllm(folder: Path, out: Path) -> None:
-    """Save the base as OUT/mllm and its adapter with dialect.json as OUT/adapter, in half precision."""
+def save_mllm(folder: Path, out: Path, scenes: int) -> None:
+    """Save the base as OUT/mllm and its adapter as OUT/adapter, in half precision.
+
+    The adapter's folder gets dialect.json, and trained_images.json with the names of the first so many scenes' files.
+    """
     base = load_mllm(folder, "base").half()
     base.save_pretrained(out / "mllm")
     build_processor().save_pretrained(out / "mllm")
@@ -95,6 +99,8 @@ def save_mllm(folder: Path, out: Path) -> None:
     adapted.save_pretrained(str(out / "adapter"), save_embedding_layers=False)
     (out / "adapter" / "README.md").unlink(missing_ok=True)
     (out / "adapter" / "dialect.json").write_text(EMBEDDED.to_json(), encoding="utf-8")
+    names = frozenset(f"scene-{thousand:04d}???.png" for thousand in range(-(-scenes // 1000)))
+    (out / "adapter" / TRAINED_IMAGES_FILE).write_text(TrainedImages(names=names).to_json(), encoding="utf-8")
     for part in ("mllm", "adapter"):
         set_default_permissions(out / part)
 
@@ -125,7 +131,7 @@ def main() -> None:
         cache = SceneCache(arguments.work / "world", arguments.scenes)
         run_stages(stages, cache, arguments.work, {s: getattr(arguments, f"{s.replace('-', '_')}_steps") for s in STEPS})
     if "save" in arguments.stages:
-        save_mllm(arguments.work, arguments.out)
+        save_mllm(arguments.work, arguments.out, arguments.scenes)
         save_sam(arguments.work, arguments.out)
     if "domain" in arguments.stages:
         write_domain(arguments.out)
