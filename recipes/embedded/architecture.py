@@ -26,7 +26,6 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from recipes.embedded.patch_embedding import initialize_patches, write_positions
 from sam4mllm_tool.embedded.everyday import list_vocabulary
 from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES, pluralize_part
 from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
@@ -130,9 +129,6 @@ def build_mllm() -> LlavaForConditionalGeneration:
     )
     model = LlavaForConditionalGeneration(config)
     EmbeddingCodes().write_embeddings(model.get_input_embeddings())
-    embeddings = model.model.vision_tower.get_submodule("embeddings")
-    initialize_patches(embeddings.get_submodule("patch_embedding"), frequencies=8)
-    write_positions(embeddings.get_parameter("position_embedding.weight"), encode_middles(GRID))
     return model
 
 
@@ -144,12 +140,6 @@ def fourier_features(x: Tensor) -> Tensor:
     """Encode coordinates in [0, 1], (..., k), as sines and cosines, (..., k * 12)."""
     angles = 2 * math.pi * x[..., None] * FREQUENCIES.to(x.device)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
-
-
-def encode_middles(grid: int) -> Tensor:
-    """Return the features of the middles of grid x grid patches, (patches, 24), x before y, row by row."""
-    axis = (torch.arange(grid) + 0.5) / grid
-    return fourier_features(torch.stack([axis.repeat(grid), axis.repeat_interleave(grid)], -1))
 
 
 def spread_directions(count: int, dimensions: int) -> Tensor:

@@ -12,8 +12,7 @@ from transformers import (
     SamVisionConfig,
 )
 
-from recipes.embedded.architecture import INPUT_SIDE, encode_middles
-from recipes.embedded.patch_embedding import initialize_patches, write_positions
+from recipes.embedded.architecture import INPUT_SIDE
 
 PATCH, CHANNELS = 8, 64
 GRID = INPUT_SIDE // PATCH
@@ -49,8 +48,6 @@ def build_sam() -> SamModel:
         for name, parameter in model.named_parameters():
             if "positional_embedding" in name:
                 parameter.div_(parameter.std())
-    initialize_patches(model.vision_encoder.patch_embed.projection, frequencies=6)
-    write_positions(model.vision_encoder.get_parameter("pos_embed"), encode_middles(GRID))
     return model
 
 

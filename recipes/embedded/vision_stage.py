@@ -12,18 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration
 
-from recipes.embedded.architecture import (
-    CELLS,
-    GRID,
-    INPUT_SIDE,
-    NOUNS,
-    PARTS,
-    RANKS,
-    TOWER_WIDTH,
-    EmbeddingCodes,
-    encode_middles,
-    fourier_features,
-)
+from recipes.embedded.architecture import CELLS, GRID, INPUT_SIDE, RANKS, EmbeddingCodes, fourier_features
 from recipes.embedded.patch_targets import PatchTargets, compute_targets
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
@@ -58,35 +47,6 @@ def mirror_targets(targets: PatchTargets) -> PatchTargets:
     )
 
 
-class DenseHeads(nn.Module):
-    """Reads names and the edges of boxes, relative to the patch, from the tower itself; dropped after training.
-
-    They are easier to learn than the codes of the projector's output, and what the tower learns for them serves these.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sizes = [len(NOUNS), len(PARTS), 4, 4]
-        self.read = nn.Linear(TOWER_WIDTH, sum(self.sizes))
-
-    def compute_loss(self, features: Tensor, targets: PatchTargets) -> tuple[Tensor, Metrics]:
-        """Return the loss and the edges' mean errors in pixels; `features` are (n, patches, TOWER_WIDTH)."""
-        nouns, parts, *edges = self.read(F.layer_norm(features.float(), (TOWER_WIDTH,))).split(self.sizes, -1)
-        scenes = torch.arange(len(features), device=features.device)[:, None]
-        axis = (torch.arange(GRID, device=features.device) + 0.5) / GRID
-        middle = torch.stack([axis.repeat(GRID), axis.repeat_interleave(GRID)], -1).repeat(1, 2)
-        loss, metrics = features.new_zeros(()), {}
-        regions = (targets.owner, targets.looks[..., 0], targets.boxes), (targets.part, targets.names, targets.part_boxes)
-        for kind, names, predicted, (region, true_names, boxes) in zip(
-            ("box", "part_box"), (nouns, parts), edges, regions, strict=True
-        ):
-            on, index = region >= 0, region.long().clamp(min=0)
-            errors = (predicted - (boxes.float()[scenes, index] - middle)).abs()[on]
-            loss = loss + F.cross_entropy(names[on], true_names.long()[scenes, index][on]) + 10 * errors.mean()
-            metrics[f"{kind}_edge_px"] = errors.mean().item() * INPUT_SIDE
-        return loss, metrics
-
-
 def _compute_losses(output: Tensor, codes: EmbeddingCodes, targets: PatchTargets) -> tuple[Tensor, Metrics]:
     """Return the weighted sum of all dense losses, and metrics; `output` is (n, patches, codes), all of the targets' scenes."""
     code = {name: output[..., slice_] for name, slice_ in codes.parts.items()}
@@ -113,7 +73,8 @@ def _compute_losses(output: Tensor, codes: EmbeddingCodes, targets: PatchTargets
     }
     ranks, flags = targets.ranks.long()[scenes, owners][on], targets.flags.float()[scenes, owners][on]
     rank_logits = (_SHARPNESS * code["rank"][on]).unflatten(-1, (4, RANKS))
-    own = encode_middles(GRID).to(output.device)
+    middle = (torch.arange(GRID, device=output.device) + 0.5) / GRID
+    own = fourier_features(torch.stack([middle.repeat(GRID), middle.repeat_interleave(GRID)], -1))
     loss = (
         sum(F.cross_entropy(*pair) for pair in logits.values())
         + F.binary_cross_entropy_with_logits(_SHARPNESS * (code["object"][..., 0] - 0.5), on.float())
@@ -146,8 +107,7 @@ def _measure_box_error(codes: Tensor, boxes: Tensor) -> float:
 def train_vision(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path, steps: int, batch: int = 64) -> None:
     """Train the model's tower and projector in place; checkpoint folder/eyes.pt. Every other batch is mirrored."""
     codes, targets, device = EmbeddingCodes(), compute_targets(cache, folder), model.device
-    tower, projector, heads = model.model.vision_tower, model.model.multi_modal_projector, DenseHeads().to(device)
-    parts = nn.ModuleDict({"tower": tower, "projector": projector, "heads": heads})
+    parts = nn.ModuleDict({"tower": model.model.vision_tower, "projector": model.model.multi_modal_projector})
     stage = Stage("eyes", folder, parts, MuonAdamW(parts.named_parameters(), rate=3e-3), steps)
     draw = draw_batches(cache.trained_on, batch, seed=0, first=stage.count_steps_done())
 
@@ -156,11 +116,9 @@ def train_vision(cache: SceneCache, model: LlavaForConditionalGeneration, folder
         if mirrored:
             pixels, truth = pixels.flip(-1), mirror_targets(truth)
         with autocast(device):
-            features = tower(pixel_values=pixels, output_hidden_states=True).hidden_states[model.config.vision_feature_layer]
-            embedded = projector(features)
-        loss, metrics = _compute_losses(codes.decode(embedded), codes, truth)
-        further, edges = heads.compute_loss(features, truth)
-        return loss + further, metrics | edges
+            features = model.model.get_image_features(pixel_values=pixels, return_dict=True)
+            embedded = torch.stack(list(features.pooler_output))
+        return _compute_losses(codes.decode(embedded), codes, truth)
 
     @torch.no_grad()
     def evaluate() -> Metrics:
