@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -29,6 +29,7 @@ from sam4mllm_tool.embedded.expressions import KINDS, SINGLE_OBJECT_KINDS, Expre
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Method, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
 from sam4mllm_tool.protocol.oracle import label_point
@@ -90,13 +91,26 @@ def measure_models(models: Sam4Mllm, scenes: Iterable[Scene]) -> Figures:
     """Measure a pair of models on scenes.
 
     Returns:
-        Figures by kind of expression, and for the kinds together: `single` (single-object kinds), `present`, `all`.
+        As `compute_figures` does.
     """
+    return compute_figures(_merge_kinds(_tally_scene(models, scene) for scene in scenes))
+
+
+def _tally_scene(models: Sam4Mllm, scene: Scene) -> dict[Kind, KindTally]:
     tallies: dict[Kind, KindTally] = {kind: KindTally() for kind in KINDS}
-    for scene in scenes:
-        expressions = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
-        for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions), strict=True):
-            _count(tallies[expression.kind], scene, expression, *outcomes, models.config.thresholds)
+    expressions = sample_expressions(scene, len(KINDS), Random(f"check-{scene.seed}"))
+    for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions), strict=True):
+        _count(tallies[expression.kind], scene, expression, *outcomes, models.config.thresholds)
+    return tallies
+
+
+def _merge_kinds(scenes: Iterable[dict[Kind, KindTally]]) -> dict[Kind, KindTally]:
+    by_scene = list(scenes)
+    return {kind: _merge(tallies[kind] for tallies in by_scene) for kind in KINDS}
+
+
+def compute_figures(tallies: dict[Kind, KindTally]) -> Figures:
+    """Return figures by kind of expression, and for kinds together: `single` (single-object kinds), `present`, `all`."""
     figures: Figures = {kind: tally.compute_figures() for kind, tally in tallies.items() if tally.refused}
     return {
         **figures,
@@ -201,29 +215,51 @@ def _fell_back(outcome: Outcome) -> bool:
     return not isinstance(outcome, Segmentation) or any(note.startswith(WITHOUT_POINTS) for note in outcome.notes)
 
 
-def measure_segmenter(models: Sam4Mllm, scenes: Iterable[Scene]) -> float:
-    """Return the segmenter's mean IoU over all objects, from the true box and five uniform points in it with true labels."""
-    ious: list[float] = []
-    for scene in scenes:
-        rng, prompts = Random(f"segmenter-{scene.seed}"), []
-        for index, shape in enumerate(scene.objects):
-            x1, y1, x2, y2 = shape.box
-            points = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
-            labelled = tuple(PointPrompt(*point, label_point(scene.mask(index), point), 1.0) for point in points)
-            prompts.append(ObjectPrompt(shape.box, labelled))
-        image = Image.fromarray(scene.image)
-        objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))
-        for index, segmented in enumerate(objects):
-            truth = scene.mask(index)
-            ious.append(float((segmented.mask & truth).sum() / (segmented.mask | truth).sum()))
-    return float(np.mean(ious))
+def _segmenter_ious(models: Sam4Mllm, scene: Scene) -> list[float]:
+    """Return the segmenter's IoU with each object, from the true box and five uniform points in it with true labels."""
+    rng, prompts = Random(f"segmenter-{scene.seed}"), []
+    for index, shape in enumerate(scene.objects):
+        x1, y1, x2, y2 = shape.box
+        points = [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(5)]
+        labelled = tuple(PointPrompt(*point, label_point(scene.mask(index), point), 1.0) for point in points)
+        prompts.append(ObjectPrompt(shape.box, labelled))
+    image = Image.fromarray(scene.image)
+    objects = validate_objects(models.segmenter.name, Size(*image.size), prompts, models.segmenter.segment(image, prompts))
+    truths = map(scene.mask, range(len(objects)))
+    return [float((each.mask & truth).sum() / (each.mask | truth).sum()) for each, truth in zip(objects, truths, strict=True)]
 
 
-def measure_pair(models: Sam4Mllm, seeds: range) -> Figures:
-    """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds."""
-    progress = tqdm((draw_scene(seed) for seed in seeds), total=len(seeds), unit="scene", mininterval=5, disable=None)
-    figures = measure_models(models, progress)
-    return figures | {"segmenter": {"mean_iou": measure_segmenter(models, (draw_scene(seed) for seed in seeds))}}
+def measure_pair(mllm: str, segmenter: str, seeds: range, *, processes: int = 1) -> Figures:
+    """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds.
+
+    Args:
+        mllm: Spec of the MLLM.
+        segmenter: Spec of the segmenter.
+        seeds: Of the scenes.
+        processes: How many load the models and share the scenes; the figures are the same with any number.
+    """
+    if processes > 1:
+        arguments: dict[str, Any] = {"prepare": _load_models, "given": (mllm, segmenter), "task": "check"}
+        results = map_in_processes(_measure_scene, iter(seeds), processes, **arguments)
+    else:
+        _load_models(mllm, segmenter)
+        results = map(_measure_scene, seeds)
+    measured = list(tqdm(results, total=len(seeds), unit="scene", mininterval=5, disable=None))
+    figures = compute_figures(_merge_kinds(tallies for tallies, _ in measured))
+    return figures | {"segmenter": {"mean_iou": float(np.mean([iou for _, ious in measured for iou in ious]))}}
+
+
+_loaded: list[Sam4Mllm] = []
+"""The models of this process."""
+
+
+def _load_models(mllm: str, segmenter: str) -> None:
+    _loaded[:] = [Sam4Mllm.load(mllm, segmenter)]
+
+
+def _measure_scene(seed: int) -> tuple[dict[Kind, KindTally], list[float]]:
+    (models,), scene = _loaded, draw_scene(seed)
+    return _tally_scene(models, scene), _segmenter_ious(models, scene)
 
 
 @dataclass(frozen=True)
@@ -289,10 +325,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")
     parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
     parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the scenes (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter)
-    figures = measure_pair(models, range(arguments.first, arguments.first + arguments.scenes))
+    seeds = range(arguments.first, arguments.first + arguments.scenes)
+    figures = measure_pair(arguments.mllm, arguments.segmenter, seeds, processes=arguments.processes)
     print(format_table(figures))
     print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
     for requirement in REQUIREMENTS:
