@@ -21,13 +21,13 @@ def peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure_peaks(images: int, method: str = "pqpp") -> tuple[float, float]:
+def measure_peaks(images: int) -> tuple[float, float]:
     """Return the peaks in megabytes after the first 50 images and after all."""
     models = Sam4Mllm.load()
     warm = 0.0
     for number in range(images):
         scene = draw_scene(TEST_SEEDS + number, SIDES[number % len(SIDES)])
-        models.segment(scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}", method=method)
+        models.segment(scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}")
         if number + 1 == WARM_IMAGES:
             warm = peak_megabytes()
         if (number + 1) % 50 == 0:
@@ -38,9 +38,8 @@ def measure_peaks(images: int, method: str = "pqpp") -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=IMAGES, help="number of images, at least 50")
-    parser.add_argument("--method", default="pqpp", help="method of segmenting")
     arguments = parser.parse_args()
-    warm, peak = measure_peaks(max(arguments.images, WARM_IMAGES), arguments.method)
+    warm, peak = measure_peaks(max(arguments.images, WARM_IMAGES))
     print(f"peak after {WARM_IMAGES} images {warm:,.0f} MB, after all {peak:,.0f} MB: {peak / warm - 1:+.1%} (limit +5 %)")
     if peak > LIMIT * warm:
         raise SystemExit("memory grows with the number of images")
