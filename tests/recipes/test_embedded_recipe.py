@@ -26,7 +26,8 @@ from recipes.embedded.packing import (
 from recipes.embedded.scene_cache import SceneCache
 from sam4mllm_tool.embedded.expressions import list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Point, Size, Turn
 
