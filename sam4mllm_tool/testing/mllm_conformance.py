@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import ClassVar
@@ -151,9 +151,10 @@ class MLLMConformance:
     def test_batch_gives_each_image_its_own_replies(self) -> None:
         """`reply_batch`, where there is one, gives for each image what `reply` gives."""
         backend, cases = self.make_backend(), self._cases_with_points[:2]
-        reply_batch = getattr(backend, "reply_batch", None)
+        reply_batch: Callable[..., list[list[Reply]]] | None = getattr(backend, "reply_batch", None)
         if reply_batch is None:
             skip("it answers about one image at a time")
+        assert reply_batch is not None
         questions = [self._ask_everything(case) for case in cases]
         together = reply_batch([(case.image, each) for case, each in zip(cases, questions, strict=True)])
         assert len(together) == len(cases), f"{len(together)} lists of replies for {len(cases)} images"
