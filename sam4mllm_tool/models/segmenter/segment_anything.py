@@ -5,7 +5,8 @@ holds anything else, which unpickling might run, is refused.
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -113,9 +114,16 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
         )
         return decoded
 
-    def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
-        masks: Tensor = self._model.postprocess_masks(logits, encoded.processed, encoded.original) > self._model.mask_threshold
-        return masks
+    def _resizer(self, encoded: EncodedImage) -> Callable[[Tensor], Tensor]:
+        original, (height, width), padded = encoded.original, encoded.processed, encoded.padded
+        threshold: float = self._model.mask_threshold
+        interpolate = partial(torch.nn.functional.interpolate, mode="bilinear", align_corners=False)
+
+        def resize(logits: Tensor) -> Tensor:
+            """As `Sam.postprocess_masks` does."""
+            return interpolate(interpolate(logits, padded)[..., :height, :width], original) > threshold
+
+        return resize
 
 
 def _build_model(architecture: str) -> torch.nn.Module:
