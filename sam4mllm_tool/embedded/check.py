@@ -28,7 +28,7 @@ from tqdm import tqdm
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.embedded.check_worlds import SHAPES, WORLDS, Figures, MeasuredWorld
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene
+from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene, WorldName
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou
@@ -282,7 +282,7 @@ def _draw_click(mask: Mask, rng: Random) -> PointPrompt:
     return PointPrompt(x + 0.5, y + 0.5, 1, 1.0)
 
 
-def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: str = "shapes", processes: int = 1) -> Figures:
+def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: WorldName = "shapes", processes: int = 1) -> Figures:
     """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds.
 
     Args:
@@ -307,7 +307,7 @@ _loaded: list[tuple[Sam4Mllm, MeasuredWorld]] = []
 """What this process measures, and where."""
 
 
-def _load_models(mllm: str, segmenter: str, world: str) -> None:
+def _load_models(mllm: str, segmenter: str, world: WorldName) -> None:
     _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), WORLDS[world])]
 
 
