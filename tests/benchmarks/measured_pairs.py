@@ -208,8 +208,12 @@ def build_8b() -> MeasuredPair:
 def build_qwen_7b() -> MeasuredPair:
     """Build the shapes of Qwen2.5-VL 7B, with SAM 2.1 Large, in bfloat16 on the GPU."""
     pair = build_qwen2_5_vl(QWEN_7B_TEXT, QWEN_7B_TOWER, "Qwen2.5-VL, 7B", "cuda")
-    hiera = {"hidden_size": 144, "num_attention_heads": 2, "blocks_per_stage": [2, 6, 36, 4]}
-    hiera |= {"embed_dim_per_stage": [144, 288, 576, 1152], "num_attention_heads_per_stage": [2, 4, 8, 16]}
+    hiera: dict[str, Any] = {"model_type": "sam2_hiera_det_model", "hidden_size": 144, "num_attention_heads": 2}
+    hiera |= {
+        "blocks_per_stage": [2, 6, 36, 4],
+        "embed_dim_per_stage": [144, 288, 576, 1152],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+    }
     hiera |= {"window_size_per_stage": [8, 4, 16, 8], "global_attention_blocks": [23, 33, 43]}
     hiera |= {"window_positional_embedding_background_size": [7, 7]}
     vision = {"backbone_config": hiera, "backbone_channel_list": [1152, 576, 288, 144]}
