@@ -542,7 +542,8 @@ class Segmenter(Protocol):
     """A model that turns boxes and points into masks.
 
     One that also finds instances by words has a method `propose(image, phrase) -> Sequence[Proposal]`, best first, for a short
-    noun phrase such as "red ring"; without it, or where it is None, `adaptive` relies on the MLLM's boxes alone.
+    noun phrase such as "red ring"; without it, or where it is None, `adaptive` relies on the MLLM's boxes alone. One that can
+    encode an image while the MLLM answers has a method `prepare(image)`, which returns at once and never raises.
     """
 
     @property

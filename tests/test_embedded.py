@@ -10,7 +10,7 @@ from collections import Counter
 from functools import cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -28,6 +28,7 @@ from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
+from tests.results import assert_equal_but_for_rounding
 from tests.sampled_cases import sample_cases
 from tests.tool_suites import ToolSuite
 
@@ -61,22 +62,6 @@ def data_uri(scene: Scene) -> str:
     file = BytesIO()
     Image.fromarray(scene.image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-
-
-def without_seconds(result: Segmentation) -> dict[str, Any]:
-    """Return everything but the timings."""
-    return {key: value for key, value in result.to_dict().items() if key != "seconds"}
-
-
-def are_equal_but_for_rounding(result: Segmentation, expected: Segmentation) -> bool:
-    """Compare all but the timings; scores may differ by rounding.
-
-    Segment Anything's decoder runs the prompts of all expressions about an image at once, and rounds by their number: about
-    2e-7.
-    """
-    results = without_seconds(result), without_seconds(expected)
-    scores, expected_scores = ([segmented.pop("score") for segmented in plain["objects"]] for plain in results)
-    return results[0] == results[1] and scores == pytest.approx(expected_scores, abs=1e-6)
 
 
 # In Python ----------------------------------------------------------------------------------------------------------
@@ -121,8 +106,8 @@ async def test_blocking_async_and_batched_calls_give_the_same_results(models: Sa
     awaited = [await models.asegment(image, text, method=method) for image, text in pairs]
     batched = models.segment_many(pairs, method=method)
     for expected, from_async, from_batch in zip(blocking, awaited, batched, strict=True):
-        assert without_seconds(from_async) == without_seconds(expected)
-        assert are_equal_but_for_rounding(from_batch, expected)
+        assert_equal_but_for_rounding(from_async, expected)
+        assert_equal_but_for_rounding(from_batch, expected)
 
 
 @pytest.mark.slow
@@ -130,9 +115,9 @@ def test_an_image_gives_the_same_result_from_every_kind_of_source(models: Sam4Ml
     ((scene, text, _),) = draw_cases("attribute", 1)
     image, path = Image.fromarray(scene.image), tmp_path / "scene.png"
     image.save(path)
-    expected = without_seconds(models.segment(scene.image, text))
+    expected = models.segment(scene.image, text)
     for source in (image, path, str(path), path.read_bytes(), data_uri(scene)):
-        assert without_seconds(models.segment(source, text)) == expected
+        assert_equal_but_for_rounding(models.segment(source, text), expected)
 
 
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (300, 200), (60, 400), (8, 8), (1, 1)])

@@ -1,6 +1,7 @@
 """200 images unlike the embedded pair's drawn scenes: photographs and their quarters, noise, textures.
 
-The photographs are those in scikit-image's wheel, so nothing is downloaded.
+The photographs are those in scikit-image's wheel, so nothing is downloaded; three of its images are of textures (brick, grass,
+gravel). scipy's wheel has no image to add: `scipy.datasets` downloads each, and `scipy.misc`, which had two, is gone.
 """
 
 from collections.abc import Iterator

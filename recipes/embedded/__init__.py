@@ -20,4 +20,5 @@ The command's defaults are the same numbers of steps with everything from the st
 `sam4mllm evaluate --calibrate` fits to a run of `--method adaptive` over 200 scenes from seed 950,000
 (`sam4mllm data scenes --count 200 --seed 950000`), none of which is trained on or reported.
 domain.json is what the stage `domain` writes from the weights in the package.
+trained_images.json names the scenes of the seeds above as `sam4mllm data scenes` names their files: `evaluate` warns of them.
 """

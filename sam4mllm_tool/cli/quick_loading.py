@@ -34,8 +34,10 @@ def quick_loading(options: "LoadOptions") -> Iterator[None]:
     try:
         if not (options.quantize or options.device_map):
             from sam4mllm_tool.models.deferred_imports import defer_unused_imports
+            from sam4mllm_tool.optional_dependencies import wrap_import_errors
 
-            defer_unused_imports()
+            with wrap_import_errors():  # it imports torch
+                defer_unused_imports()
         yield
     finally:
         gc.freeze()

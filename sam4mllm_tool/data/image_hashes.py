@@ -6,23 +6,18 @@ and measured on under another.
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 
-from sam4mllm_tool.atomic_io import file_sha256, write_text
+from sam4mllm_tool.atomic_io import file_sha256
 
-__all__ = [
-    "TRAINED_IMAGES_FILE",
-    "choose_images",
-    "hash_image",
-    "parse_trained_images",
-    "resolve_share",
-    "write_trained_images",
-]
+__all__ = ["TRAINED_IMAGES_FILE", "TrainedImages", "choose_images", "hash_image", "resolve_share"]
 
 TRAINED_IMAGES_FILE = "trained_images.json"
-"""Beside an adapter: the hashes of the images that it was trained on."""
+"""Beside an adapter: the images that it was trained on (`TrainedImages`)."""
 _DIGITS = 16
 
 
@@ -43,17 +38,39 @@ def resolve_share(share: float, total: int) -> int:
     return round(share * total) if share < 1 else int(share)
 
 
-def write_trained_images(path: Path, hashes: Collection[str]) -> None:
-    """Write the hashes to a file that `parse_trained_images` reads. Raises OSError."""
-    write_text(path, json.dumps({"format": 1, "images": sorted(hashes)}) + "\n")
+@dataclass(frozen=True)
+class TrainedImages:
+    """Which images a model was trained on.
 
+    Args:
+        hashes: As `hash_image` gives them.
+        names: Patterns of file names, as `fnmatch` reads them, for images that are too many to be listed: drawn scenes, whose
+            names say their seeds.
+    """
 
-def parse_trained_images(text: str) -> frozenset[str]:
-    """Return the hashes in the text of a file. Raises ValueError for another file."""
-    try:
-        hashes = json.loads(text)["images"]
-        if not isinstance(hashes, list) or not all(isinstance(image, str) for image in hashes):
-            raise TypeError("expected a list of hashes")
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"this is no list of trained images: {error}") from error
-    return frozenset(hashes)
+    hashes: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
+
+    def __contains__(self, path: Path) -> bool:
+        """Whether an image is one of them. Raises OSError."""
+        return any(fnmatchcase(path.name, pattern) for pattern in self.names) or hash_image(path) in self.hashes
+
+    def __or__(self, other: "TrainedImages") -> "TrainedImages":
+        return TrainedImages(self.hashes | other.hashes, self.names | other.names)
+
+    def to_json(self) -> str:
+        """Return the text of the file that `from_json` reads."""
+        names = {"names": sorted(self.names)} if self.names else {}
+        return json.dumps({"format": 1, "images": sorted(self.hashes), **names}) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "TrainedImages":
+        """Read the text of a file. Raises ValueError for another file."""
+        try:
+            fields = json.loads(text)
+            hashes, names = fields["images"], fields.get("names", [])
+            if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in (hashes, names)):
+                raise TypeError("expected lists of hashes and of names")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"this is no list of trained images: {error}") from error
+        return cls(frozenset(hashes), frozenset(names))

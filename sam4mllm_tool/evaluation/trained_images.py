@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from itertools import groupby
 
-from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, hash_image, parse_trained_images
+from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, TrainedImages, hash_image
 from sam4mllm_tool.data.sample import Sample
 from sam4mllm_tool.errors import count_noun
 from sam4mllm_tool.models.metadata import read_metadata
@@ -21,14 +21,16 @@ def describe_trained_images(mllm: str, samples: Iterable[Sample]) -> str | None:
     Raises:
         SpecError: The list can't be read.
     """
-    trained = read_metadata(mllm, TRAINED_IMAGES_FILE, parse_trained_images)
-    if not trained:
+    trained = read_metadata(mllm, TRAINED_IMAGES_FILE, TrainedImages.from_json)
+    if trained is None:
         return None
-    hashes = set()
+    hashes, known = set(), set()
     for path, _ in groupby(samples, key=lambda sample: sample.image_path):
         if path.is_file():
             hashes.add(hash_image(path))
-    if not (known := hashes & trained):
+            if path in trained:
+                known.add(hash_image(path))
+    if not known:
         return None
     return (
         f"{mllm} was trained on {len(known):,} of the {count_noun(len(hashes), 'image')} evaluated here (its "

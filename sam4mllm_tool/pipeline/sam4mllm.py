@@ -6,16 +6,12 @@ Blocking, async, or many expressions at once: the same flow decides what is aske
 import asyncio
 import copy
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
-from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError, Sam4MllmError, SpecError
+from sam4mllm_tool.errors import ImageError, SpecError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect, fit_dialect
@@ -23,13 +19,15 @@ from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.segmenter import load_segmenter
-from sam4mllm_tool.models.validation import validate_objects, validate_replies
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
+from sam4mllm_tool.pipeline.lockstep import ImageRuns, Outcome, drive_in_lockstep
 from sam4mllm_tool.pipeline.methods import segment_expression
-from sam4mllm_tool.pipeline.requests import Flow, MLLMRequest, ProposalRequest, Request, Response, RunHook, SegmentRequest
+from sam4mllm_tool.pipeline.model_server import ModelServer
+from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
+from sam4mllm_tool.pipeline.run_driver import RunDriver
 from sam4mllm_tool.protocol import PLAIN, Dialect
-from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Segmentation, SegmentedObject, Segmenter, Size
+from sam4mllm_tool.types import MLLM, Image, Segmentation, Segmenter, Size
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -37,6 +35,9 @@ if TYPE_CHECKING:
 __all__ = ["METHODS", "WITHOUT_POINTS", "Method", "RunHookFactory", "Sam4Mllm", "choose_specs", "find_dialect"]
 
 T = TypeVar("T")
+
+IMAGES_AT_ONCE = 16
+"""How many images `segment_many` and `segment_groups` have in work at a time."""
 
 RunHookFactory: TypeAlias = Callable[[Image, RunContext], RunHook]
 """Makes a hook for each run, from the image that it is about and its context."""
@@ -234,18 +235,22 @@ class Sam4Mllm:
         Raises:
             Exception: Whatever the flow and the models raise.
         """
+        server = self._server
+        server.prepare(image)
         with self._start_driver(image, flow, context, hooks) as driver:
             driver.start()
             while driver.request is not None:
-                driver.send(self._serve(image, driver.request))
+                driver.send(server.serve(image, driver.request))
         return driver.result
 
     async def arun(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Do as `run` does, without blocking the event loop; the flow's own work runs in a thread, too."""
+        server = self._server
+        server.prepare(image)
         with self._start_driver(image, flow, context, hooks) as driver:
             await asyncio.to_thread(driver.start)
             while driver.request is not None:
-                response = await self._aserve(image, driver.request)
+                response = await server.aserve(image, driver.request)
                 await asyncio.to_thread(driver.send, response)
         return driver.result
 
@@ -259,11 +264,11 @@ class Sam4Mllm:
         """Segment one expression per (image, expression) pair, in order. Neighbouring pairs of one image share its work.
 
         Raises:
-            Exception: What `segment` raises, for the first pair that fails; `segment_group` keeps the others' results.
+            Exception: What `segment` raises, for the first pair that fails; `segment_groups` keeps the others' results.
         """
         results: list[Segmentation] = []
-        for image, expressions in _group_by_image(pairs):
-            for outcome in self.segment_group(image, expressions, method=method, policy=policy):
+        for outcomes in self.segment_groups(_group_by_image(pairs), method=method, policy=policy):
+            for outcome in [outcomes] if isinstance(outcomes, Exception) else outcomes:
                 if isinstance(outcome, Exception):
                     raise outcome
                 results.append(outcome)
@@ -276,7 +281,7 @@ class Sam4Mllm:
         *,
         method: Method | None = None,
         policy: ImagePolicy = CALLER_POLICY,
-    ) -> list[Segmentation | ReplyError | ExpressionError | EmptyMaskError]:
+    ) -> list[Outcome]:
         """Segment several expressions about one image in lock-step: one MLLM call per round, one segmenter call for all.
 
         Returns:
@@ -286,219 +291,58 @@ class Sam4Mllm:
             ImageError: The image can't be read or exceeds a limit.
             BackendError: A model failed.
         """
-        loaded = load_image(image, policy=policy)
-        drivers = []
-        for expression in expressions:
-            flow, run = self._start_method(Size(*loaded.size), expression, method)
-            drivers.append(self._start_driver(loaded, flow, run, ()))
+        (outcomes,) = self.segment_groups([(image, expressions)], method=method, policy=policy)
+        if isinstance(outcomes, ImageError):
+            raise outcomes
+        return outcomes
+
+    def segment_groups(
+        self,
+        groups: Iterable[tuple[ImageSource, Sequence[str]]],
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
+        images_at_once: int = IMAGES_AT_ONCE,
+    ) -> Iterator[list[Outcome] | ImageError]:
+        """Segment expressions about many images in lock-step: one MLLM call per round for all images in work.
+
+        Args:
+            groups: Each image with its expressions; taken as they are needed.
+            method: As in `segment`.
+            policy: As in `segment`.
+            images_at_once: How many images are in work at a time.
+
+        Yields:
+            For each image, in order, what `segment_group` returns, or why the image can't be read.
+
+        Raises:
+            BackendError: A model failed.
+        """
+        runs = (self._start_group(image, expressions, method, policy) for image, expressions in groups)
+        return drive_in_lockstep(self._server, runs, images_at_once)
+
+    def _start_group(
+        self, image: ImageSource, expressions: Sequence[str], method: Method | None, policy: ImagePolicy
+    ) -> ImageRuns | ImageError:
         try:
-            return _Group(self, loaded, drivers).drive()
-        except BaseException as error:
-            for driver in drivers:
-                driver.finish(error)
-            raise
+            loaded = load_image(image, policy=policy)
+        except ImageError as error:
+            return error
+        starts = [self._start_method(Size(*loaded.size), expression, method) for expression in expressions]
+        return ImageRuns(loaded, [self._start_driver(loaded, flow, run, ()) for flow, run in starts])
+
+    @property
+    def _server(self) -> ModelServer:
+        return ModelServer(self.mllm, self.segmenter, self._scene_check)
 
     def _start_method(self, size: Size, expression: str, method: Method | None) -> tuple[Flow[Segmentation], RunContext]:
         method = self.config.method if method is None else method
         run = self.start_run(size, expression, method)
         return segment_expression(run, expression, method), run
 
-    def _start_driver(
-        self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]
-    ) -> "_RunDriver[T]":
+    def _start_driver(self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]) -> RunDriver[T]:
         context = self.start_run(Size(*image.size)) if context is None else context
-        return _RunDriver(flow, [*(make(image, context) for make in self._hook_factories), *hooks])
-
-    def _serve(self, image: Image, request: Request) -> Response:
-        began = time.perf_counter()
-        shown = _transform(image, request)
-        if isinstance(request, MLLMRequest):
-            replies = self.mllm.reply(shown, request.questions)
-            return self._reply_response(request, replies, began, self._check_image(image, request))
-        if isinstance(request, ProposalRequest):
-            return self._object_response(None, shown, self._propose(shown, request.phrase), began)
-        return self._object_response(request.prompts, shown, self.segmenter.segment(shown, request.prompts), began)
-
-    async def _aserve(self, image: Image, request: Request) -> Response:
-        began = time.perf_counter()
-        shown = await asyncio.to_thread(_transform, image, request)
-        if isinstance(request, MLLMRequest):
-            replies = await self.mllm.areply(shown, request.questions)
-            warnings = await asyncio.to_thread(self._check_image, image, request)
-            return self._reply_response(request, replies, began, warnings)
-        if isinstance(request, ProposalRequest):
-            return self._object_response(None, shown, await asyncio.to_thread(self._propose, shown, request.phrase), began)
-        return self._object_response(request.prompts, shown, await self.segmenter.asegment(shown, request.prompts), began)
-
-    def _propose(self, image: Image, phrase: str) -> list[SegmentedObject]:
-        """The segmenter's proposals as objects, each with its box as its prompt."""
-        propose: Callable[[Image, str], Sequence[Proposal]] | None = getattr(self.segmenter, "propose", None)
-        proposals = () if propose is None else propose(image, phrase)
-        return [SegmentedObject(proposal.mask, ObjectPrompt(proposal.box), proposal.score) for proposal in proposals]
-
-    def _check_image(self, image: Image, request: MLLMRequest) -> tuple[str, ...]:
-        """The warnings about a whole image: the MLLM's, and that of an embedded segmenter behind another MLLM."""
-        if request.transform is not None:
-            return ()
-        checks = [getattr(model, "check_image", None) for model in (self.mllm, self._scene_check)]
-        warnings = [check(image) for check in checks if check is not None]
-        return tuple(warning for warning in warnings if warning is not None)
-
-    def _reply_response(
-        self, request: MLLMRequest, replies: Sequence[object], began: float, warnings: tuple[str, ...]
-    ) -> Response:
-        valid = validate_replies(self.mllm.name, request.questions, replies)  # type: ignore[arg-type]  # it checks the types
-        return Response(valid, time.perf_counter() - began, warnings)
-
-    def _object_response(
-        self, prompts: Sequence[ObjectPrompt] | None, shown: Image, objects: Sequence[SegmentedObject], began: float
-    ) -> Response:
-        """Validate the objects of prompts, or those that were proposed."""
-        expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
-        valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
-        return Response(valid, time.perf_counter() - began)
-
-
-class _RunDriver(Generic[T]):
-    """Advances one flow and calls its hooks; whoever holds it serves the requests.
-
-    Attributes:
-        request: What the flow waits for; None before the start and after the end.
-    """
-
-    def __init__(self, flow: Flow[T], hooks: Sequence[RunHook]) -> None:
-        self.request: Request | None = None
-        self._flow, self._hooks = flow, hooks
-        self._result: list[T] = []
-        self._is_finished = False
-
-    @property
-    def result(self) -> T:
-        """What the flow returned, after its end."""
-        return self._result[0]
-
-    def start(self) -> None:
-        """Advance to the first request, or to the end."""
-        self._advance(lambda: next(self._flow))
-
-    def send(self, response: Response) -> None:
-        """Answer the request, and advance to the next one or to the end."""
-        request = self.request
-        assert request is not None
-        for hook in self._hooks:
-            hook.after_request(request, response)
-        self._advance(lambda: self._flow.send(response))
-
-    def finish(self, error: BaseException | None) -> None:
-        """Tell the hooks that the run is over, once."""
-        if self._is_finished:
-            return
-        self._is_finished = True
-        for hook in self._hooks:
-            hook.after_run(self._result[0] if self._result else None, error)
-
-    def _advance(self, step: Callable[[], Request]) -> None:
-        try:
-            request = step()
-            while (refusal := self._refusal(request)) is not None:
-                request = self._flow.throw(refusal)
-            self.request = request
-        except StopIteration as end:  # which can't leave a thread
-            self.request = None
-            self._result.append(end.value)
-            self.finish(None)
-
-    def _refusal(self, request: Request) -> Sam4MllmError | None:
-        """Why a hook doesn't let the request be served."""
-        try:
-            for hook in self._hooks:
-                hook.before_request(request)
-        except Sam4MllmError as error:
-            return error
-        return None
-
-    def __enter__(self) -> "_RunDriver[T]":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if error is not None:
-            self.finish(error)
-
-
-class _Group:
-    """Drives the runs of several expressions about one image in lock-step."""
-
-    def __init__(self, models: Sam4Mllm, image: Image, drivers: Sequence[_RunDriver[Segmentation]]) -> None:
-        self._models, self._image, self._drivers = models, image, drivers
-        self._errors: dict[int, ReplyError | ExpressionError | EmptyMaskError] = {}
-        self._pending: dict[int, Request] = {}
-        """The requests that wait, by the index of their run, the oldest first."""
-
-    def drive(self) -> list[Segmentation | ReplyError | ExpressionError | EmptyMaskError]:
-        """Serve all runs to their ends."""
-        for index, driver in enumerate(self._drivers):
-            self._advance(index, driver.start)
-        while self._pending:
-            self._serve_next()
-        return [self._errors.get(index) or driver.result for index, driver in enumerate(self._drivers)]
-
-    def _serve_next(self) -> None:
-        """Serve the oldest request together with all that can share its call.
-
-        Masks wait until every dialogue about the image is done; an image that is shown otherwise needs a call of its own.
-        """
-        questions = (request for request in self._pending.values() if isinstance(request, MLLMRequest))
-        first = next(questions, next(iter(self._pending.values())))
-        shared = {index: request for index, request in self._pending.items() if _can_share(request, first)}
-        response = self._models._serve(self._image, _join(list(shared.values())))
-        for index, share in zip(shared, _split_results(list(shared.values()), response), strict=True):
-            part = Response(share, response.seconds / len(shared), response.warnings)
-            self._advance(index, partial(self._drivers[index].send, part))
-
-    def _advance(self, index: int, step: Callable[[], None]) -> None:
-        """Take the step; an error of this expression alone ends its run, and the others go on."""
-        self._pending.pop(index, None)
-        try:
-            step()
-        except (ReplyError, ExpressionError, EmptyMaskError) as error:
-            self._errors[index] = error
-            self._drivers[index].finish(error)
-        else:
-            if (request := self._drivers[index].request) is not None:
-                self._pending[index] = request
-
-
-def _can_share(request: Request, first: Request) -> bool:
-    """Whether both requests can be served by one call: of proposals, those for one phrase."""
-    if isinstance(first, ProposalRequest):
-        return request == first
-    return type(request) is type(first) and request.transform == first.transform
-
-
-def _join(requests: Sequence[Request]) -> Request:
-    """One request for all, which can share a call."""
-    first = requests[0]
-    if isinstance(first, ProposalRequest):
-        return first
-    if isinstance(first, MLLMRequest):
-        questions = (question for request in requests if isinstance(request, MLLMRequest) for question in request.questions)
-        return MLLMRequest(tuple(questions), first.transform)
-    prompts = (prompt for request in requests if isinstance(request, SegmentRequest) for prompt in request.prompts)
-    return SegmentRequest(tuple(prompts), first.transform)
-
-
-def _split_results(requests: Sequence[Request], response: Response) -> Iterator[list[Any]]:
-    """Yield each request's share of a call's results; of proposals, which are for one phrase, all of them."""
-    results = iter(response.results)
-    for request in requests:
-        if isinstance(request, ProposalRequest):
-            yield list(response.results)
-        else:
-            yield list(islice(results, len(request.questions if isinstance(request, MLLMRequest) else request.prompts)))
-
-
-def _transform(image: Image, request: Request) -> Image:
-    return image if request.transform is None else request.transform.apply(image)
+        return RunDriver(flow, [*(make(image, context) for make in self._hook_factories), *hooks])
 
 
 def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:

@@ -21,7 +21,7 @@ from sam4mllm_tool.types import Image, ObjectPrompt, Proposal, Question, Reply, 
 
 __all__ = ["Replay", "ReplayedModels", "first_difference", "replay", "replaying"]
 
-K = TypeVar("K", Question, ObjectPrompt)
+K = TypeVar("K", Question, ObjectPrompt, str)
 V = TypeVar("V")
 _UNREPEATABLE = ("seconds",)
 """Keys of a result that a replay need not repeat."""
@@ -100,13 +100,14 @@ class ReplayedModels(Sam4Mllm):
         exchanges = ((exchange.question, exchange.reply) for exchange in trace.exchanges)
         self._replies = _RecordedAnswers(exchanges, "the model was not asked", failure)
         self._objects = _RecordedAnswers(_prompts_with_objects(trace), "there was no prompt", failure)
+        self._proposals = _RecordedAnswers(_phrases_with_proposals(trace), "nothing was proposed for the phrase", failure)
         try:
             config = settings.config
         except ValueError as error:
             raise TraceError(f"trace.settings: {error}") from error
         super().__init__(
             _ReplayMLLM(settings.mllm, settings.greedy, self._replies, _first_warning(trace)),
-            _ReplaySegmenter(settings.segmenter, self._objects, _proposals_by_phrase(trace)),
+            _ReplaySegmenter(settings.segmenter, self._objects, self._proposals),
             dialect=settings.dialect,
             calibration=settings.calibration,
             config=config,
@@ -114,8 +115,9 @@ class ReplayedModels(Sam4Mllm):
 
     def describe_unused(self) -> str:
         """Describe what was recorded and has not been asked for; "" if all was."""
-        for answers, kind in ((self._replies, "questions"), (self._objects, "prompts")):
-            if unused := answers.unused():
+        questions, prompts, phrases = self._replies.unused(), self._objects.unused(), self._proposals.unused()
+        for unused, kind in ((questions, "questions"), (prompts, "prompts"), (phrases, "phrases")):
+            if unused:
                 return f"{len(unused)} {kind} of the trace were not asked this time, the first: {_describe(unused[0])}"
         return ""
 
@@ -124,9 +126,9 @@ def _first_warning(trace: Trace) -> str | None:
     return next((warning for step in trace.steps if isinstance(step, MLLMStep) for warning in step.warnings or ()), None)
 
 
-def _proposals_by_phrase(trace: Trace) -> dict[str, Sequence[RecordedObject]]:
+def _phrases_with_proposals(trace: Trace) -> list[tuple[str, Sequence[RecordedObject]]]:
     steps = (step for step in trace.steps if isinstance(step, SegmentStep))
-    return {step.phrase: step.objects for step in steps if step.phrase is not None}
+    return [(step.phrase, step.objects) for step in steps if step.phrase is not None]
 
 
 def _prompts_with_objects(trace: Trace) -> list[tuple[ObjectPrompt, RecordedObject]]:
@@ -135,10 +137,10 @@ def _prompts_with_objects(trace: Trace) -> list[tuple[ObjectPrompt, RecordedObje
 
 
 class _RecordedAnswers(Generic[K, V]):
-    """Recorded answers by the question or prompt that they were given to.
+    """Recorded answers by the question, prompt or phrase that they were given to.
 
     Args:
-        pairs: Questions or prompts with their answers, in order.
+        pairs: Questions, prompts or phrases with their answers, in order.
         missing: How the message begins about one that was not recorded.
         failure: The recorded backend error, which is raised once all recorded answers are used up.
     """
@@ -159,6 +161,11 @@ class _RecordedAnswers(Generic[K, V]):
         if count := self._counts[query]:
             raise TraceError(f"{_describe(query)} comes once more than the {count} times that were recorded")
         raise TraceError(f"{self._missing} {_describe(query)} when this was recorded{self._describe_nearest(query)}")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was recorded."""
+        return not self._counts
 
     def unused(self) -> list[K]:
         """Return the queries whose answers have not been taken."""
@@ -197,14 +204,14 @@ class _ReplaySegmenter:
 
     name: str
     answers: _RecordedAnswers[ObjectPrompt, RecordedObject]
-    proposals: Mapping[str, Sequence[RecordedObject]]
+    proposals: _RecordedAnswers[str, Sequence[RecordedObject]]
 
     @property
     def propose(self) -> Callable[[Image, str], list[Proposal]] | None:
-        return self._propose if self.proposals else None
+        return None if self.proposals.is_empty else self._propose
 
     def _propose(self, image: Image, phrase: str) -> list[Proposal]:  # noqa: ARG002
-        recorded = self.proposals.get(phrase, ())
+        recorded = self.proposals.take(phrase)
         return [Proposal(proposal.prompt.box, proposal.mask.mask(), proposal.score) for proposal in recorded]
 
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:  # noqa: ARG002
@@ -253,7 +260,9 @@ def _mask_difference(recorded: Mapping[str, Any], replayed: Mapping[str, Any], p
     return f"{place}: the masks differ in {count:,} pixels"
 
 
-def _describe(query: Question | ObjectPrompt) -> str:
+def _describe(query: Question | ObjectPrompt | str) -> str:
+    if isinstance(query, str):
+        return quote_text(query)
     if isinstance(query, Question):
         return quote_text(query.turns[-1].text)
     points = (f"{'on' if point.label else 'off'} ({point.x:g}, {point.y:g})" for point in query.points)
@@ -261,7 +270,7 @@ def _describe(query: Question | ObjectPrompt) -> str:
     return quote_text(f"{box} {' '.join(points)}".strip())
 
 
-def _describe_reason(query: Question | ObjectPrompt, nearest: Question | ObjectPrompt) -> str:
+def _describe_reason(query: Question | ObjectPrompt | str, nearest: Question | ObjectPrompt | str) -> str:
     """What differs where the words are the same."""
     if _describe(query) != _describe(nearest):
         return ""

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.atomic_io import write_json
-from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, hash_image, parse_trained_images, write_trained_images
+from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, TrainedImages, hash_image
 from sam4mllm_tool.data.training_conversations import MANIFEST_FILE, read_conversations
 from sam4mllm_tool.models.checkpoints import find_file
 from sam4mllm_tool.protocol import Dialect
@@ -47,7 +47,7 @@ def write_result(out: Path, trainer: ConversationTrainer, result: RunResult) -> 
         trainer.accelerator.wait_for_everyone()
         if trainer.args.should_save:
             _describe_adapter(part, result)
-            write_trained_images(part / TRAINED_IMAGES_FILE, _hash_trained_images(result))
+            (part / TRAINED_IMAGES_FILE).write_text(_list_trained_images(result).to_json(), encoding="utf-8")
             about = {"steps": trainer.state.global_step, "versions": _list_versions()}
             write_json(part / TRAINING_FILE, {**result.about, **about})
             move_in(part, out, last=ADAPTER_FILE)
@@ -64,13 +64,14 @@ def _describe_adapter(part: Path, result: RunResult) -> None:
         shutil.copyfile(result.conversations_dir / MANIFEST_FILE, part / MANIFEST_FILE)
 
 
-def _hash_trained_images(result: RunResult) -> set[str]:
-    """Return the hashes of the images that this run trained on, and of those that the adapter it continues was trained on."""
+def _list_trained_images(result: RunResult) -> TrainedImages:
+    """Return the images that this run trained on, and those that the adapter it continues was trained on."""
     folder = result.conversations_dir
     paths = {(folder / conversations.image).resolve() for conversations in read_conversations(folder)}
-    hashes = {hash_image(path) for path in tqdm(sorted(paths), desc="images", mininterval=2, disable=None)}
+    images = tqdm(sorted(paths), desc="images", mininterval=2, disable=None)
+    trained = TrainedImages(frozenset(map(hash_image, images)))
     earlier = find_file(result.start.adapter, TRAINED_IMAGES_FILE) if result.start.adapter else None
-    return hashes | (parse_trained_images(earlier.read_text(encoding="utf-8")) if earlier else set())
+    return trained | TrainedImages.from_json(earlier.read_text(encoding="utf-8")) if earlier else trained
 
 
 def _list_versions() -> dict[str, str]:

@@ -14,6 +14,7 @@ from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import resolve_folder_or_hub_id, wrap_load_errors
 from sam4mllm_tool.models.devices import choose_device, choose_dtype
 from sam4mllm_tool.models.mllm.adapters import attach_adapter
+from sam4mllm_tool.models.mllm.branching import can_pack
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
@@ -92,10 +93,10 @@ def load_trainable_model(config: TrainingConfig) -> TrainableModel:
     placeholder = getattr(model.config, "image_token_id", None)
     if placeholder is None:
         raise SpecError(f"{base!r} has no token that stands for the image, so it can't be trained here")
-    runner = ModelRunner(model, packs=config.pack)
-    attention = _choose_attention(config, runner.packs, model.device)
-    prompter = PromptRenderer(processor, base, runner.longest)
-    trainable = TrainableModel(base, adapted, processor, prompter, placeholder, runner.packs, attention)
+    packs = config.pack and can_pack(model)
+    attention = _choose_attention(config, packs, model.device)
+    prompter = PromptRenderer(processor, base, ModelRunner(model).longest)
+    trainable = TrainableModel(base, adapted, processor, prompter, placeholder, packs, attention)
     trainable.set_attention(attention)
     return trainable
 

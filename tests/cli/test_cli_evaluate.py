@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.data.image_hashes import hash_image, write_trained_images
+from sam4mllm_tool.data.image_hashes import TrainedImages, hash_image
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from tests.data.layouts import HEIGHT, WIDTH, rectangle
@@ -79,14 +79,15 @@ def test_training_data_is_not_reported_as_val(run: Run, data: Path, tmp_path: Pa
 def test_images_that_the_model_was_trained_on_are_warned_of(run: Run, data: Path, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(embedded_folder("adapter"), adapter)
-    write_trained_images(adapter / "trained_images.json", {hash_image(data / "one.png")})
+    listed = adapter / "trained_images.json"
+    listed.write_text(TrainedImages(frozenset([hash_image(data / "one.png")])).to_json())
     options = ("--root", data, "--method", "box", "--mllm", f"embedded+{adapter}")
     code, _, err = run("evaluate", "jsonl", *options, "--out", tmp_path / "out")
     assert code == 0
     warning = f"embedded+{adapter} was trained on 1 of the 1 image evaluated here"
     assert warning in err
     assert warning in (tmp_path / "out" / "report.md").read_text()
-    write_trained_images(adapter / "trained_images.json", {"0" * 16})
+    listed.write_text(TrainedImages(frozenset(["0" * 16])).to_json())
     assert "was trained on" not in run("evaluate", "jsonl", *options, "--out", tmp_path / "other")[2]
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.cli import tmux_transcript
-from tests.cli.chat_transcript import answer_lines
+from tests.cli.chat_transcript import answer_lines, are_similar
 from tests.cli.tmux_transcript import SECTIONS, TypedLine, name_objects, write_images
 
 LINES = [line for lines in SECTIONS.values() for line in lines]
@@ -50,10 +50,17 @@ def test_no_answer_of_the_long_conversation_is_for_developers(answers: list[str]
         assert words not in text, words
 
 
+@pytest.mark.slow
+def test_the_page_shows_the_answers_of_today(answers: list[str]) -> None:
+    shown = [answer for _, answer in tmux_transcript.read_page()]
+    stale = [
+        f"> {line.text}\n{before}\nis today\n{answer}"
+        for line, before, answer in zip(LINES, shown, answers, strict=True)
+        if not are_similar(before.strip(), answer.strip())
+    ]
+    assert not stale, "python -m tests.cli.tmux_transcript rewrites the page:\n" + "\n\n".join(stale)
+
+
 def test_the_page_shows_every_request() -> None:
-    page = tmux_transcript.PAGE.read_text(encoding="utf-8")
-    position = 0
-    for line in LINES:
-        assert (position := page.find(f"> {line.text}\n", position)) >= 0, (
-            f"python -m tests.cli.tmux_transcript adds {line.text!r}"
-        )
+    shown = [line for line, _ in tmux_transcript.read_page()]
+    assert shown == [line.text for line in LINES], "python -m tests.cli.tmux_transcript rewrites the page"

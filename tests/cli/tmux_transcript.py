@@ -230,6 +230,13 @@ def type_conversation(folder: Path) -> dict[str, list[tuple[str, str]]]:
         terminal.close()
 
 
+def read_page() -> list[tuple[str, str]]:
+    """Return each line of the conversation with the answer that the page shows."""
+    blocks = re.findall(r"```text\n(.*?)\n```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    parts = [part for block in blocks for part in re.split(r"^> ", block, flags=re.MULTILINE)[1:]]
+    return [(line, answer) for line, _, answer in (part.partition("\n") for part in parts)]
+
+
 def write_page() -> None:
     """Write the page from today's conversation."""
     with tempfile.TemporaryDirectory() as folder:

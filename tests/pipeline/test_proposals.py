@@ -18,6 +18,7 @@ from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.protocol.references import concept
 from sam4mllm_tool.trace import Recorder, load, replay, save
+from sam4mllm_tool.trace.schema import SegmentStep
 from sam4mllm_tool.trace.step_cards import build_step_cards
 from sam4mllm_tool.types import Box, FreeText, Image, Proposal, Question, Reply, Segmentation, Segmenter, Size
 from tests.pipeline.test_adaptive import IMAGE, LEFT, LOW, RIGHT, Script
@@ -127,6 +128,9 @@ def test_a_run_with_proposals_is_recorded_shown_and_replayed(tmp_path: Path) -> 
     assert replay(trace).difference == ""
     titles = [card.title for card in build_step_cards(trace, {})]
     assert [title for title in titles if "propose" in title] == ["5. Segment Anything proposes 1 object for 'mug'"]
+    other = [replace(step, phrase="cup") if isinstance(step, SegmentStep) and step.phrase else step for step in trace.steps]
+    expected = "nothing was proposed for the phrase 'mug' when this was recorded; the nearest that was recorded is 'cup'"
+    assert replay(replace(trace, steps=tuple(other))).difference == expected, "a replay invents no answer"
 
 
 def test_a_broken_proposal_is_a_backend_error() -> None:

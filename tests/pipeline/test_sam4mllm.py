@@ -65,6 +65,17 @@ class CountingMLLM(ScriptedMLLM):
         return super().reply(image, questions)
 
 
+class PreparingSegmenter(BoxSegmenter):
+    """Also keeps which images it was to prepare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepared: list[Image] = []
+
+    def prepare(self, image: Image) -> None:
+        self.prepared.append(image)
+
+
 def knows(question: Question) -> Reply | str:
     """A model that knows where a few things are, and that only the left half of each box is on them."""
     text = question.turns[-1].text
@@ -515,7 +526,7 @@ def test_expressions_of_one_picture_share_their_calls() -> None:
     other = IMAGE.copy()
     pairs = [(IMAGE, "a cat"), (IMAGE, "a dog"), (IMAGE, "cats"), (other, "a cat"), (IMAGE, "a cat")]
     results = models.segment_many(pairs)
-    assert [count for _, count in mllm.calls] == [3, 75, 1, 25, 1, 25]
+    assert [count for _, count in mllm.calls] == [3, 1, 1, 75, 25, 25]
     assert len({id(image) for image, _ in mllm.calls}) == 3, "a picture is loaded once a run"
     assert [len(prompts) for prompts in segmenter.calls] == [3, 1, 1]
     assert [result.usage.questions for result in results] == [26, 1, 51, 26, 26]
@@ -848,3 +859,19 @@ def test_a_box_in_fractions_of_the_image_is_an_error_that_says_so(text: str) -> 
     models = Sam4Mllm(ScriptedMLLM([text] * 3), BoxSegmenter(), dialect=RELEASED)
     with pytest.raises(ReplyError, match="seems to be in fractions of the image: expected numbers of 0 to 999"):
         models.segment(IMAGE, "a cat")
+
+
+async def test_an_image_is_prepared_for_the_segmenter_before_the_mllm_is_asked() -> None:
+    segmenter = PreparingSegmenter()
+    prepared_when_asked: list[int] = []
+
+    def answer(question: Question) -> Reply | str:
+        prepared_when_asked.append(len(segmenter.prepared))
+        return knows(question)
+
+    models = Sam4Mllm(ScriptedMLLM(answer), segmenter, dialect=RELEASED)
+    models.segment(IMAGE, "a cat")
+    await models.asegment(IMAGE, "a cat")
+    models.segment_many([(IMAGE, "a cat"), (IMAGE, "cats")])
+    assert 0 not in prepared_when_asked
+    assert {image.size for image in segmenter.prepared} == {IMAGE.size}

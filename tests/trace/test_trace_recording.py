@@ -19,11 +19,8 @@ from sam4mllm_tool.protocol import RELEASED, BoxOnly, PointsByBox
 from sam4mllm_tool.trace import Recorder, load, recorded, replay, replaying, save
 from sam4mllm_tool.trace.schema import Failure, MLLMStep, SegmentStep, Trace
 from sam4mllm_tool.types import Box, Image, ObjectPrompt, Point, Question, Reply, Segmentation, SegmentedObject, Size
+from tests.results import assert_equal_but_for_rounding
 from tests.trace.traced import BOX, GREY, SEEDS, SURE, embedded, scene, scripted, traced
-
-
-def without_seconds(result: Segmentation) -> dict[str, Any]:
-    return {key: value for key, value in result.to_dict().items() if key != "seconds"}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -32,7 +29,7 @@ def test_a_recorded_run_gives_what_the_models_give(method: Method) -> None:
     recorder = Recorder(embedded())
     for expression in expressions[:3]:
         plain = embedded().segment(image, expression, method=method)
-        assert without_seconds(recorder.models.segment(image, expression, method=method)) == without_seconds(plain)
+        assert_equal_but_for_rounding(recorder.models.segment(image, expression, method=method), plain)
     assert [trace.expression for trace in recorder.traces] == expressions[:3]
 
 

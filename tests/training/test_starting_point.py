@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.data.image_hashes import choose_images, hash_image, parse_trained_images
+from sam4mllm_tool.data.image_hashes import TrainedImages, choose_images
 from sam4mllm_tool.data.training_conversations import read_conversations
 from sam4mllm_tool.embedded.scene_files import write_scenes
 from sam4mllm_tool.errors import DataError, SpecError
@@ -55,9 +55,11 @@ def test_a_short_tuning_with_the_default_model_keeps_what_it_can_do(scenes: Path
     assert after > before - 0.05
     assert about["starts_from"] == {"base": "embedded", "adapter": "embedded"}
     assert about["load_as"] == f"embedded+{out}"
-    trained = parse_trained_images((out / "trained_images.json").read_text())
-    held_back = {hash_image(path) for path in scenes.glob("*.png")} - trained
-    assert (len(trained), len(held_back)) == (5, 3)
+    trained = TrainedImages.from_json((out / "trained_images.json").read_text())
+    held_back = [path for path in scenes.glob("*.png") if path not in trained]
+    assert (len(trained.hashes), len(held_back)) == (5, 3)
+    assert Path("scene-0000007.png") in trained, "the shipped adapter was trained on it"
+    assert not (out / "calibration.json").exists(), "the shipped adapter's was fitted to other weights"
 
 
 def test_images_that_are_held_back_are_in_no_training_conversation(scenes: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.models.mllm.model_runner import can_pack
+from sam4mllm_tool.models.mllm.branching import can_pack
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow, tokenize_answers
 from sam4mllm_tool.types import Turn

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sam4mllm_tool.models.mllm.model_runner import ModelRunner
+from sam4mllm_tool.models.mllm.branching import can_pack
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training.batches import Collator
@@ -39,7 +39,7 @@ def test_a_batch_of_different_images_has_the_loss_of_its_rows_alone(family: str,
     model = build_model(family, processor).train()
     write_conversations(tmp_path, 2, dialect=PLAIN, expressions=1, points=1)
     Image.open(tmp_path / "1.png").resize((200, 120)).save(tmp_path / "1.png")
-    packs = ModelRunner(model).packs
+    packs = can_pack(model)
     assert packs == (family in ("internvl", "smolvlm")), "three-dimensional positions can't be packed"
     write_rows(tmp_path, tmp_path / "rows.sqlite", RowBuilder(prompter, processor.image_token_id, packs=packs, max_tokens=4096))
     rows = TokenizedDataset(tmp_path / "rows.sqlite", prompter, processor.image_token_id)

@@ -45,22 +45,31 @@ _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PlaceholderExpansion:
-    """How a processor changed the ids of a rendered prompt: after `before`, it replaced `removed` by `inserted`."""
+    """How a processor changed the ids of a rendered prompt: after `before`, it replaced `removed` by `inserted`.
+
+    Attributes:
+        token_inputs: Its (1, n, ...) inputs per token, up to the first token after `inserted`; later ones have the same row.
+    """
 
     before: TokenIds
     removed: TokenIds
     inserted: TokenIds
+    token_inputs: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def between(cls, plain: TokenIds, expanded: TokenIds) -> "PlaceholderExpansion":
+    def between(
+        cls, plain: TokenIds, expanded: TokenIds, token_inputs: dict[str, Tensor] | None = None
+    ) -> "PlaceholderExpansion":
         """Return the single replacement that turns the plain ids into the expanded ones."""
         shorter = min(len(plain), len(expanded))
         start = next((i for i in range(shorter) if plain[i] != expanded[i]), shorter)
         longest_suffix = shorter - start
         suffix = next((k for k in range(longest_suffix) if plain[-1 - k] != expanded[-1 - k]), longest_suffix)
-        return cls(plain[:start], plain[start : len(plain) - suffix], expanded[start : len(expanded) - suffix])
+        end = len(expanded) - suffix
+        rows = {name: value[:, : end + 1] for name, value in (token_inputs or {}).items()}
+        return cls(plain[:start], plain[start : len(plain) - suffix], expanded[start:end], rows)
 
     def apply(self, plain: TokenIds) -> TokenIds | None:
         """Return the expanded ids; None if the plain ids start differently."""
@@ -79,15 +88,12 @@ class ImageInputs:
         inputs: The processor's tensors for the image, without those that have one value per token.
         features: The model's image features, in families whose forward pass accepts them.
         expansions: How the image's placeholder was expanded so far.
-        has_token_inputs: Whether the family has inputs with one value per token, so that its processor must tokenize every
-            prompt.
     """
 
     image: Image
     inputs: dict[str, Tensor] = field(default_factory=dict)
     features: Any = None
     expansions: list[PlaceholderExpansion] = field(default_factory=list)
-    has_token_inputs: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,12 +102,24 @@ class TokenizedPrompt:
 
     Attributes:
         ids: All tokens up to where the answer starts.
-        token_inputs: (1, n, ...) tensors with one value or row per token, such as token types or cross-attention masks; empty
-            in most families.
+        token_inputs: (1, n, ...) tensors with one value or row per token, such as token types or cross-attention masks, up to
+            one after the image, whose row all later ones have; empty in most families.
     """
 
     ids: TokenIds
     token_inputs: dict[str, Tensor]
+
+    def image_end(self, image_token: int | None) -> int:
+        """Return how many tokens there are up to the image's last; 0 where none stands for it.
+
+        It may end with other tokens (Molmo 2): those that differ from text in their inputs per token are its own, too.
+        """
+        end = len(self.ids) - self.ids[::-1].index(image_token) if image_token in self.ids else 0
+        for value in self.token_inputs.values():
+            differs = (value != value[:, -1:]).flatten(2).any(-1)[0] if value.ndim > 2 else (value != value[:, -1:])[0]
+            if end and differs.any():
+                end = max(end, int(differs.nonzero()[-1]) + 1)
+        return end
 
 
 class PromptRenderer:
@@ -128,6 +146,7 @@ class PromptRenderer:
         self._control_ids = frozenset(control.values())
         self._dropped_ids = _dropped_ids(self.tokenizer)
         self.break_control_tokens = lru_cache(1024)(self._break_control_tokens)
+        self.spellings = lru_cache(256)(self._spellings)
 
     @property
     def resizing(self) -> tuple[int, int, int] | None:
@@ -148,17 +167,17 @@ class PromptRenderer:
         """
         rendered = self.render(turns)
         plain = self._require_fit(self._encode(rendered, **self._options(rendered)))
-        if not image_inputs.has_token_inputs and (ids := self._expand(image_inputs, plain)) is not None:
-            return TokenizedPrompt(ids, {})
+        if image_inputs.inputs and (prompt := self._expand(image_inputs, plain)) is not None:
+            return prompt
         tensors = self.prepare(image_inputs.image, rendered)
         input_ids = tensors.pop("input_ids")
         ids = self._require_fit(tuple(input_ids[0].tolist()))
         token_inputs = {name: value for name, value in tensors.items() if value.shape[:2] == input_ids.shape}
         if not image_inputs.inputs:
             image_inputs.inputs = {name: value for name, value in tensors.items() if name not in token_inputs}
-        image_inputs.has_token_inputs = bool(token_inputs)
-        if not token_inputs:
-            image_inputs.expansions.append(PlaceholderExpansion.between(plain, ids))
+        expansion = PlaceholderExpansion.between(plain, ids, token_inputs)
+        if len(expansion.before + expansion.removed) < len(plain):  # else the processor changes the text, too (PaliGemma)
+            image_inputs.expansions.append(expansion)
         return TokenizedPrompt(ids, token_inputs)
 
     def prepare(self, image: Image, rendered: str) -> dict[str, Tensor]:
@@ -170,13 +189,8 @@ class PromptRenderer:
     def token_ids(self, image_inputs: ImageInputs, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids of `tokenize`, and raise as it does; the processor runs only until an expansion is recorded."""
         rendered = self.render(turns)
-        plain = self._encode(rendered, **self._options(rendered))
-        if (ids := self._expand(image_inputs, plain)) is not None:
-            return ids
-        prompt = self.tokenize(image_inputs, turns)
-        if image_inputs.has_token_inputs:
-            image_inputs.expansions.append(PlaceholderExpansion.between(plain, prompt.ids))
-        return prompt.ids
+        prompt = self._expand(image_inputs, self._encode(rendered, **self._options(rendered)))
+        return (prompt or self.tokenize(image_inputs, turns)).ids
 
     def answer_ids(self, turns: Sequence[Turn]) -> TokenIds:
         """Return the ids that a model must generate after the prompt of all turns but the last, the assistant's.
@@ -266,7 +280,7 @@ class PromptRenderer:
     def _has_control_token(self, text: str) -> bool:
         return not self._control_ids.isdisjoint(self._encode(text))
 
-    def spellings(self, word: str) -> tuple[TokenIds, ...]:
+    def _spellings(self, word: str) -> tuple[TokenIds, ...]:
         """Return the token sequences that can write a word at the start of an answer: with and without a leading space.
 
         Some templates end with the space, others leave it to the model ("ASSISTANT:" in LLaVA 1.5), and tokenizers differ in
@@ -293,10 +307,12 @@ class PromptRenderer:
         text = self.tokenizer.decode(kept, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text).strip()
 
-    def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenIds | None:
+    def _expand(self, image_inputs: ImageInputs, plain: TokenIds) -> TokenizedPrompt | None:
         """Replay a recorded expansion; None if no recorded prompt of the image starts like this one."""
-        candidates = (expansion.apply(plain) for expansion in image_inputs.expansions)
-        return next((self._require_fit(ids) for ids in candidates if ids is not None), None)
+        for expansion in image_inputs.expansions:
+            if (ids := expansion.apply(plain)) is not None:
+                return TokenizedPrompt(self._require_fit(ids), expansion.token_inputs)
+        return None
 
     def _encode(self, text: str, *, add_special_tokens: bool = False) -> TokenIds:
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)

@@ -1,8 +1,8 @@
 """Serve any image-text-to-text checkpoint of transformers, optionally with a peft adapter, as an MLLM.
 
-An image is encoded once and cached, so that the rounds of a dialogue share it. Free text is decoded greedily. Labels are
-scored instead of decoded, so a reply always has as many as requested: single labels of several questions together, several
-labels of one question in sequence over a key-value cache.
+An image is encoded once, and each token about it is read once: the rounds of a dialogue, other expressions and later calls go
+on from what was read. Free text is decoded greedily. Labels are scored instead of decoded, so a reply always has as many as
+requested. What is read together changes values by rounding alone.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
@@ -23,23 +24,26 @@ from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.mllm import label_probabilities
 from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
-from sam4mllm_tool.models.mllm.label_probabilities import Spellings
+from sam4mllm_tool.models.mllm.answering import Job, Probabilities, Writing, generate, run_jobs, score_labels
+from sam4mllm_tool.models.mllm.branching import can_branch
+from sam4mllm_tool.models.mllm.copying_reader import CopyingReader
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds, TokenizedPrompt
+from sam4mllm_tool.models.mllm.reading import TextReader
+from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
+from sam4mllm_tool.models.mllm.tree_reader import TreeReader
 from sam4mllm_tool.models.validation import validate_questions
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens, Turn
 
 __all__ = ["TransformersMLLM"]
 
-CACHED_IMAGES = 2
+CACHED_IMAGES = 4
+_CACHED_BYTES = 1 << 30
+"""Most memory of keys and values that is kept between calls."""
 _ANY_TURNS = (Turn("user", "?"),)
 """A question from which an image's inputs can be prepared before anything is asked about it."""
-
-Probabilities = tuple[float, ...]
-"""The probability of each word of a label."""
 
 
 class TransformersMLLM:
@@ -65,7 +69,7 @@ class TransformersMLLM:
         self._name, self._domain = name, domain
         self._runner = ModelRunner(model, keeps_layers=domain is not None)
         self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
-        self._images: OrderedDict[bytes, ImageInputs] = OrderedDict()
+        self._start_reader()
         self._lock = threading.Lock()
         self._adapters: SwitchedAdapters | None = None
         self._adapter: str | None = None
@@ -110,10 +114,17 @@ class TransformersMLLM:
         used = copy.copy(self)
         used._domain, used._adapter, used._name = find_domain(adapter), adapter, f"{self._adapters.base}+{adapter}"
         used._runner = ModelRunner(self._runner.model, keeps_layers=used._domain is not None)
-        used._images = OrderedDict()
+        used._start_reader()
         with self._lock:
             self._adapters.add(adapter)
         return used
+
+    def _start_reader(self) -> None:
+        model = self._runner.model
+        self._reader: TextReader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
+        self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
+        self._drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token])))
+        self._images: OrderedDict[bytes, _KnownImage] = OrderedDict()
 
     @property
     def name(self) -> str:
@@ -159,11 +170,20 @@ class TransformersMLLM:
             ExpressionError: A question is too long, or its text can't be kept from being read as control tokens.
             BackendError: The model failed, for example by running out of memory.
         """
-        validate_questions(questions)
-        if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
-            raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
+        return self.reply_batch([(image, questions)])[0]
+
+    def reply_batch(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
+        """Return the replies to questions about several images, in order. All questions go on in lock-step.
+
+        Raises:
+            Exception: As `reply`; nothing is returned if one question fails.
+        """
+        for _, questions in batch:
+            validate_questions(questions)
+            if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
+                raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
         with self._running():
-            return self._reply(image, questions)
+            return self._reply(batch)
 
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """As `reply`, in a thread."""
@@ -197,7 +217,7 @@ class TransformersMLLM:
             if not self._runner.keeps_layers:
                 self._runner.keeps_layers = True
                 self._images.clear()
-            image_inputs = self._image_inputs(image)
+            image_inputs = self._known_image(image).inputs
             if not image_inputs.inputs:
                 self._renderer.tokenize(image_inputs, _ANY_TURNS)
             patches = self._runner.compute_patch_features(image_inputs, layer)
@@ -215,27 +235,56 @@ class TransformersMLLM:
             except Sam4MllmError:
                 raise
             except torch.OutOfMemoryError as error:
+                self._images.clear()
                 raise BackendError(f"{self._name!r} ran out of memory on {self._runner.model.device}: {error}") from error
             except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+                self._images.clear()
                 raise BackendError(f"{self._name!r} failed to answer: {error}") from error
 
-    def _reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
-        image_inputs = self._image_inputs(image)
-        prompts = [self._renderer.tokenize(image_inputs, question.turns) for question in questions]
-        single_rows = self._score_single_labels(image_inputs, questions, prompts)
-        replies = []
-        for question, prompt in zip(questions, prompts, strict=True):
-            answer, read = question.answer, len(prompt.ids)
-            if isinstance(answer, FreeText):
-                ids, log_probability = self._runner.generate(image_inputs, prompt, answer.max_tokens)
-                self._require_numbers(log_probability)
-                text = self._renderer.decode(ids)
-                replies.append(Reply(text, log_probability=log_probability, tokens=Tokens(read, len(ids))))
-            else:
-                rows = [next(single_rows)] if answer.count == 1 else self._score_sequence(image_inputs, prompt, answer)
-                self._require_numbers(*(probability for row in rows for probability in row))
-                replies.append(_label_reply(answer.words, rows, Tokens(read, answer.count)))
-        return replies
+    def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
+        """Answer the questions about all images in lock-step."""
+        images = [self._known_image(image) for image, _ in batch]
+        prompts = [
+            [self._renderer.tokenize(known.inputs, question.turns) for question in questions]
+            for known, (_, questions) in zip(images, batch, strict=True)
+        ]
+        pending = [
+            (known, prompt, question.answer)
+            for known, tokenized, (_, questions) in zip(images, prompts, batch, strict=True)
+            for prompt, question in zip(tokenized, questions, strict=True)
+        ]
+        if self._runner.encodes_prompts:  # which asks for free text alone
+            answers: list[Any] = [
+                self._runner.generate(known.inputs, prompt, answer.max_tokens)
+                for known, prompt, answer in pending
+                if isinstance(answer, FreeText)
+            ]
+        else:
+            answers = run_jobs(self._reader, [self._start_job(*each) for each in pending])
+        replies = [self._to_reply(prompt, answer, result) for (_, prompt, answer), result in zip(pending, answers, strict=True)]
+        self._forget_images(len(batch))
+        rest = iter(replies)
+        return [[next(rest) for _ in questions] for _, questions in batch]
+
+    def _start_job(self, known: "_KnownImage", prompt: TokenizedPrompt, answer: FreeText | Labels) -> Job:
+        texts = known.texts(self._reader, prompt, self._image_token)
+        if isinstance(answer, FreeText):
+            ends = self._runner.model.generation_config.eos_token_id
+            drafts = self._drafts if self._reader.can_guess else None
+            writing = Writing(frozenset(ends if isinstance(ends, list) else [ends]), drafts)
+            return generate(texts, prompt.ids, answer.max_tokens, writing)
+        spellings = tuple(self._renderer.spellings(word) for word in answer.words)
+        end = self._renderer.tokenizer.eos_token_id
+        return score_labels(texts, prompt.ids, answer.count, spellings, end, guesses=self._reader.can_guess)
+
+    def _to_reply(self, prompt: TokenizedPrompt, answer: FreeText | Labels, result: Any) -> Reply:
+        if isinstance(answer, FreeText):
+            ids, log_probability = result
+            self._require_numbers(log_probability)
+            text = self._renderer.decode(ids)
+            return Reply(text, log_probability=log_probability, tokens=Tokens(len(prompt.ids), len(ids)))
+        self._require_numbers(*(probability for row in result for probability in row))
+        return _label_reply(answer.words, result, Tokens(len(prompt.ids), answer.count))
 
     def _require_numbers(self, *values: float) -> None:
         """Refuse answers of a model that overflows its precision: they would be the same whatever is asked."""
@@ -244,71 +293,53 @@ class TransformersMLLM:
             cure = "its weights are broken" if dtype == "float32" else "load it in float32 (--dtype), or in bfloat16 on a GPU"
             raise BackendError(f"{self._name!r} computes values that are not numbers in {dtype}: {cure}")
 
-    def _image_inputs(self, image: Image) -> ImageInputs:
+    def _known_image(self, image: Image) -> "_KnownImage":
         """Look the image up by its content: the caller may have drawn on it since the last question."""
         rgb = ensure_rgb(image)
         key = hash_pixels(rgb)
-        image_inputs = self._images.pop(key, None) or ImageInputs(rgb)
-        self._images[key] = image_inputs
-        if len(self._images) > CACHED_IMAGES:
-            self._images.popitem(last=False)
-        return image_inputs
+        known = self._images.pop(key, None) or _KnownImage(ImageInputs(rgb))
+        self._images[key] = known
+        return known
 
-    def _score_single_labels(
-        self, image_inputs: ImageInputs, questions: Sequence[Question], prompts: Sequence[TokenizedPrompt]
-    ) -> Iterator[Probabilities]:
-        """Score the questions that ask for a single label, and return their rows in order.
+    def _forget_images(self, batch_size: int) -> None:
+        """Keep the images of a batch, whose next questions will come together, and at least the latest few.
 
-        Questions that follow the same replies are scored in one pass. Others could share the image's tokens too, but rounding
-        depends on what is scored together, and a dialogue must not depend on its neighbours.
+        Of what was read about all but the latest, only the images stay where it takes more than `_CACHED_BYTES`.
         """
-        groups: dict[tuple[Turn, ...], dict[int, tuple[TokenizedPrompt, tuple[str, ...]]]] = {}
-        for i, (question, prompt) in enumerate(zip(questions, prompts, strict=True)):
-            if isinstance(question.answer, Labels) and question.answer.count == 1:
-                replied = any(turn.role == "assistant" for turn in question.turns)
-                groups.setdefault(question.turns[:-1] if replied else question.turns, {})[i] = (prompt, question.answer.words)
-        rows: dict[int, Probabilities] = {}
-        for group in groups.values():
-            rows |= zip(group, self._score(image_inputs, list(group.values())), strict=True)
-        return (rows[i] for i in sorted(rows))
+        while len(self._images) > max(CACHED_IMAGES, batch_size):
+            self._images.popitem(last=False)
+        used = sum(known.bytes for known in self._images.values())
+        for known in self._images.values():
+            if used <= _CACHED_BYTES:
+                break
+            used -= known.bytes
+            known.forget_texts()
+            used += known.bytes
 
-    def _score(
-        self, image_inputs: ImageInputs, prompts_and_words: Sequence[tuple[TokenizedPrompt, tuple[str, ...]]]
-    ) -> list[Probabilities]:
-        """Return for each prompt the probability of each of its words as the whole answer."""
-        end = self._renderer.tokenizer.eos_token_id
-        spelled = [
-            (prompt, label_probabilities.trim_spellings(self._spellings(words), end)) for prompt, words in prompts_and_words
-        ]
-        texts = {text: prompt for prompt, words in spelled for text in label_probabilities.scored_texts(prompt.ids, words)}
-        logits = self._runner.compute_logits(image_inputs, texts)
-        return [label_probabilities.word_probabilities(prompt.ids, words, logits) for prompt, words in spelled]
 
-    def _score_sequence(self, image_inputs: ImageInputs, prompt: TokenizedPrompt, answer: Labels) -> list[Probabilities]:
-        """Return for each label the probability of each word after the most probable words before it."""
-        spellings = self._spellings(answer.words)
-        if label_probabilities.differ_in_first_token(spellings):
-            return self._score_sequence_cached(image_inputs, prompt, answer.count, spellings)
-        rows: list[Probabilities] = []
-        for _ in range(answer.count):
-            rows += self._score(image_inputs, [(prompt, answer.words)])
-            prompt = TokenizedPrompt(prompt.ids + spellings[_argmax(rows[-1])][0], prompt.token_inputs)
-        return rows
+@dataclass(eq=False)
+class _KnownImage:
+    """An image, and the texts about it that were read, by how they begin up to the image's end."""
 
-    def _score_sequence_cached(
-        self, image_inputs: ImageInputs, prompt: TokenizedPrompt, count: int, spellings: Spellings
-    ) -> list[Probabilities]:
-        reader, ids = self._runner.start_reader(image_inputs, prompt), prompt.ids
-        first_tokens = label_probabilities.trim_spellings(spellings, None)
-        rows: list[Probabilities] = []
-        for _ in range(count):
-            logits = reader.read(ids)
-            rows.append(label_probabilities.word_probabilities((), first_tokens, {(): logits}))
-            ids = max(spellings[_argmax(rows[-1])], key=lambda spelling: float(logits[0, spelling[0]]))
-        return rows
+    inputs: ImageInputs
+    _texts: dict[TokenIds, Any] = field(default_factory=dict)
 
-    def _spellings(self, words: Sequence[str]) -> Spellings:
-        return tuple(self._renderer.spellings(word) for word in words)
+    def texts(self, reader: TextReader, prompt: TokenizedPrompt, image_token: int | None) -> Any:
+        """Return where the texts are kept that begin as the prompt does."""
+        beginning = prompt.ids[: prompt.image_end(image_token)]
+        if beginning not in self._texts:
+            self._texts[beginning] = reader.open(self.inputs, prompt, len(beginning))
+        return self._texts[beginning]
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the texts take."""
+        return sum(texts.bytes for texts in self._texts.values())
+
+    def forget_texts(self) -> None:
+        """Forget all that was read but the image."""
+        for texts in self._texts.values():
+            texts.forget_texts()
 
 
 def _argmax(row: Probabilities) -> int:

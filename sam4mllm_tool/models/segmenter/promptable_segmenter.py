@@ -9,7 +9,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +30,7 @@ from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, Segmen
 __all__ = ["PromptableSegmenter"]
 
 _CACHED_IMAGES = 2
-"""Size of each of two caches: images used in one call, and images used in several. Crops that are used once therefore don't
+"""Size of each of three caches: images used in one call, in several, and in none yet. Crops that are used once therefore don't
 evict the image that they were cut from."""
 _PROMPTS_PER_RUN = 64
 _UPSAMPLING_BYTES = 2**28
@@ -63,6 +64,10 @@ class PromptableSegmenter(ABC):
         self._model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
         self._used_once: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._used_again: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._encoded_early: OrderedDict[bytes, EncodedImage] = OrderedDict()
+        self._encodes_early = self.device.type != "cpu"
+        self._early_thread: ThreadPoolExecutor | None = None
+        self._early_encoding: Future[None] | None = None
         self._lock = threading.Lock()
 
     @abstractmethod
@@ -109,6 +114,21 @@ class PromptableSegmenter(ABC):
             return []
         with self._lock, self._wrap_failures(image, len(clipped)), torch.inference_mode():
             return self._segment(self._encode_cached(image), clipped)
+
+    def prepare(self, image: Image) -> None:
+        """Begin to encode an image that will probably be segmented, in a thread, and return at once.
+
+        A later `segment` waits for it, or encodes the image itself and raises what goes wrong. One image at a time: while one
+        is being encoded, further calls do nothing. On a CPU no call does anything: the MLLM needs all of its cores meanwhile.
+
+        Args:
+            image: RGB, any size. It may be changed afterwards.
+        """
+        if not self._encodes_early or (self._early_encoding is not None and not self._early_encoding.done()):
+            return
+        if self._early_thread is None:
+            self._early_thread = ThreadPoolExecutor(1, "image encoder")
+        self._early_encoding = self._early_thread.submit(self._encode_early, ensure_rgb(image).copy())
 
     async def asegment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """As `segment`, in a thread."""
@@ -159,9 +179,26 @@ class PromptableSegmenter(ABC):
         key = hash_pixels(image)
         cached = self._used_again.pop(key, None) or self._used_once.pop(key, None)
         cache = self._used_once if cached is None else self._used_again
-        encoded = cache[key] = cached or self._encode(image)
-        if len(cache) > _CACHED_IMAGES:
-            cache.popitem(last=False)
+        return _keep(cache, key, cached or self._encoded_early.pop(key, None) or self._encode(image))
+
+    def _encode_early(self, image: Image) -> None:
+        """Encode the image unless it is cached. An error is left to the call that needs the image."""
+        key = hash_pixels(image)
+        with self._lock, torch.inference_mode(), suppress(Exception):
+            if not any(key in cache for cache in (self._used_again, self._used_once, self._encoded_early)):
+                _keep(self._encoded_early, key, self._encode_beside(image))
+
+    def _encode_beside(self, image: Image) -> EncodedImage:
+        """Encode the image on a stream of its own, so that a GPU does it beside what the MLLM does.
+
+        The stream's memory isn't reused too early: before an encoded image is dropped, `segment` has copied its masks.
+        """
+        if self.device.type != "cuda":
+            return self._encode(image)
+        stream = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(stream):
+            encoded = self._encode(image)
+        stream.synchronize()
         return encoded
 
     def _segment(self, encoded: EncodedImage, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
@@ -204,6 +241,13 @@ class PromptableSegmenter(ABC):
         batch_size = max(1, _UPSAMPLING_BYTES // (pixels * logits.element_size()))
         for batch in torch.split(logits[:, None], batch_size):
             yield from (np.array(mask, np.bool_) for mask in self._resize(batch, encoded)[:, 0].cpu().numpy())
+
+
+def _keep(cache: OrderedDict[bytes, EncodedImage], key: bytes, encoded: EncodedImage) -> EncodedImage:
+    cache[key] = encoded
+    if len(cache) > _CACHED_IMAGES:
+        cache.popitem(last=False)
+    return encoded
 
 
 def _group_into_runs(prompts: Sequence[ObjectPrompt]) -> Iterator[list[int]]:

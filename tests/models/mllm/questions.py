@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from recipes.embedded.architecture import build_mllm, build_processor
 from sam4mllm_tool.models.mllm.model_runner import extend_by_last
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenizedPrompt
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Turn
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES, save_mllama, save_paligemma
 
 YES_NO = ("Yes", "No")
@@ -51,6 +52,16 @@ def make_point_questions(words: tuple[str, ...], count: int = 25) -> list[Questi
     return [Question((*first, Turn("user", f"is ( {i:03d} , {7 * i:03d} ) on it ?")), Labels(1, words)) for i in range(count)]
 
 
+def assert_same(replies: Sequence[Reply], others: Sequence[Reply]) -> None:
+    """Check that replies are equal but for rounding, which depends on what is read together."""
+    for reply, other in zip(replies, others, strict=True):
+        assert replace(reply, label_probabilities=None, log_probability=None) == replace(
+            other, label_probabilities=None, log_probability=None
+        )
+        rows = [each.label_probabilities or ((each.log_probability or 0.0,),) for each in (reply, other)]
+        torch.testing.assert_close(torch.tensor(rows[0]), torch.tensor(rows[1]), atol=1e-4, rtol=1e-5)
+
+
 def count_prefills(mllm: TransformersMLLM, image: Image, questions: Sequence[Question]) -> int:
     """Return how often the language model reads the image's tokens while it answers."""
     model, passes = mllm._runner.model, 0
@@ -60,6 +71,7 @@ def count_prefills(mllm: TransformersMLLM, image: Image, questions: Sequence[Que
         nonlocal passes
         passes += bool((arguments["input_ids"] == placeholder).any())
 
+    mllm._images.clear()
     hook = model.register_forward_pre_hook(count, with_kwargs=True)
     mllm.reply(image, questions)
     hook.remove()
@@ -75,7 +87,7 @@ def score_by_full_passes(mllm: TransformersMLLM, image: Image, question: Questio
     rows, ids = [], prompt.ids
     for _ in range(question.answer.count):
         token_inputs = {name: extend_by_last(value, len(ids)) for name, value in prompt.token_inputs.items()}
-        logits = runner.compute_logits(inputs, {ids: TokenizedPrompt(ids, token_inputs)})[ids][-1]
+        logits = runner.compute_alone(inputs, TokenizedPrompt(ids, token_inputs), ids)[-1]
         shares = torch.stack([logits[[tokens[0] for tokens in word]].logsumexp(0) for word in spellings]).softmax(0)
         rows.append(shares.tolist())
         ids = (*ids, *max(spellings[int(shares.argmax())], key=lambda spelling: float(logits[spelling[0]])))

@@ -94,7 +94,7 @@ def draw_scene(*boxes: Box) -> PIL.Image.Image:
 
 def pixels_of(mllm, image):
     (question,) = QUESTIONS
-    inputs = mllm._image_inputs(image)
+    inputs = mllm._known_image(image).inputs
     mllm._renderer.tokenize(inputs, question.turns)
     return inputs.inputs["pixel_values"]
 

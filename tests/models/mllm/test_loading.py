@@ -33,7 +33,7 @@ from sam4mllm_tool.models.mllm.adapters import attach_adapter
 from sam4mllm_tool.types import FreeText, Image, Labels
 from tests.checkpoints import FAMILIES, PROJECTORS, save_adapter, save_llava
 from tests.custom_code import CUSTOM_PARTS, copy_with_custom_code
-from tests.models.mllm.questions import YES_NO, make_question
+from tests.models.mllm.questions import YES_NO, assert_same, make_question
 
 Checkpoint = Callable[[str], Path]
 CLASSES = {
@@ -205,7 +205,7 @@ def test_a_quantized_model_answers_with_its_adapter(
     adapted = load_mllm(f"{checkpoint('llava')}+{lora}", quantize=quantize, device="cpu")
     expected = adapted.reply(image, QUESTIONS)
     assert expected != base.reply(image, QUESTIONS)
-    assert base.use(str(lora)).reply(image, QUESTIONS) == expected
+    assert_same(base.use(str(lora)).reply(image, QUESTIONS), expected)
     assert "cast" not in capfd.readouterr().err
 
 
@@ -217,7 +217,7 @@ def test_an_unknown_attention_is_refused_in_one_line(checkpoint: Checkpoint) -> 
 
 def test_a_device_map_answers_as_one_device_does(checkpoint: Checkpoint, image: Image) -> None:
     spread, alone = load_mllm(str(checkpoint("llava")), device_map="auto"), load_mllm(str(checkpoint("llava")), device="cpu")
-    assert spread.reply(image, QUESTIONS) == alone.reply(image, QUESTIONS)
+    assert_same(spread.reply(image, QUESTIONS), alone.reply(image, QUESTIONS))
 
 
 def test_loading_and_answering_print_nothing(checkpoint: Checkpoint, image: Image, capfd: pytest.CaptureFixture[str]) -> None:
@@ -465,11 +465,11 @@ def test_embedded_is_a_base_and_an_adapter_of_the_package(
     monkeypatch.setattr(checkpoints, "embedded_folder", folders.__getitem__)
     embedded, same = load_mllm("embedded"), load_mllm(f"{checkpoint('llava')}+{lora}")
     assert embedded.name == "embedded"
-    assert embedded.reply(image, QUESTIONS) == same.reply(image, QUESTIONS)
+    assert_same(embedded.reply(image, QUESTIONS), same.reply(image, QUESTIONS))
     folders["adapter"] = "absent"
     other = load_mllm(f"embedded+{lora}")
     assert other.name == f"embedded+{lora}"
-    assert other.reply(image, QUESTIONS) == same.reply(image, QUESTIONS)
+    assert_same(other.reply(image, QUESTIONS), same.reply(image, QUESTIONS))
 
 
 def test_transformers_opens_each_test_checkpoint_with_its_own_class(checkpoint: Checkpoint) -> None:

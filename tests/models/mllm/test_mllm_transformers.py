@@ -14,9 +14,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sam4mllm_tool.errors import BackendError, ExpressionError
 from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation
 from sam4mllm_tool.models.mllm.transformers import CACHED_IMAGES, TransformersMLLM
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
+from sam4mllm_tool.types import FreeText, Image, Labels, Question, Turn
 from tests.checkpoints import FAMILIES
-from tests.models.mllm.questions import BUILDERS, YES_NO, answer_words, make_point_questions, make_question
+from tests.models.mllm.questions import BUILDERS, YES_NO, answer_words, assert_same, make_point_questions, make_question
 
 Load = Callable[[str], TransformersMLLM]
 EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
@@ -30,16 +30,6 @@ def make_all_questions(family: str) -> list[Question]:
         make_question("which ?", Labels(3, words)),
         make_question("is there one ?", Labels(1, words)),
     ]
-
-
-def assert_same(replies: list[Reply], others: list[Reply]) -> None:
-    assert [reply.text for reply in replies] == [other.text for other in others]
-    for reply, other in zip(replies, others, strict=True):
-        if reply.label_probabilities is None or other.label_probabilities is None:
-            assert reply == other
-        else:
-            rows = torch.tensor(reply.label_probabilities), torch.tensor(other.label_probabilities)
-            torch.testing.assert_close(*rows, atol=1e-4, rtol=0)
 
 
 @EVERY_FAMILY
@@ -95,9 +85,10 @@ def test_the_features_of_an_image_come_from_the_pass_that_replies_share(mllm: Lo
 def test_the_reply_depends_on_the_content_of_the_image(mllm: Load, image: Image, family: str) -> None:
     question = make_question("is there one ?", Labels(1, answer_words(family)))
     before = mllm(family).reply(image, [question])
-    assert mllm(family).reply(image.copy(), [question]) == before
+    assert_same(mllm(family).reply(image.copy(), [question]), before)
     PIL.ImageDraw.Draw(image).rectangle((0, 0, 60, 40), fill="red")
-    assert mllm(family).reply(image, [question]) != before
+    with pytest.raises(AssertionError, match=r"not close|label_probabilities"):
+        assert_same(mllm(family).reply(image, [question]), before)
 
 
 def test_an_image_is_encoded_once_per_dialogue(mllm: Load, image: Image) -> None:
@@ -116,13 +107,13 @@ def test_an_image_is_encoded_once_per_dialogue(mllm: Load, image: Image) -> None
 def test_images_of_other_modes_are_converted_to_rgb(mllm: Load, image: Image, mode: str) -> None:
     question = make_question("on it ?", Labels(1, YES_NO))
     converted = image.convert(mode)
-    assert mllm("llava").reply(converted, [question]) == mllm("llava").reply(converted.convert("RGB"), [question])
+    assert_same(mllm("llava").reply(converted, [question]), mllm("llava").reply(converted.convert("RGB"), [question]))
 
 
 @EVERY_FAMILY
 async def test_async_equals_sync(mllm: Load, image: Image, family: str) -> None:
     questions = make_all_questions(family)
-    assert await mllm(family).areply(image, questions) == mllm(family).reply(image, questions)
+    assert_same(await mllm(family).areply(image, questions), mllm(family).reply(image, questions))
 
 
 async def test_concurrent_calls_equal_sequential_calls(mllm: Load, image: Image) -> None:
@@ -130,15 +121,18 @@ async def test_concurrent_calls_equal_sequential_calls(mllm: Load, image: Image)
     images = [image, image.rotate(90, expand=True), image.crop((0, 0, 40, 40))]
     dialogues = [(image, make_all_questions("llava_next")[3 * k : 3 * k + 3]) for k in range(2) for image in images]
     serial = [backend.reply(*dialogue) for dialogue in dialogues]
-    assert await asyncio.gather(*(backend.areply(*dialogue) for dialogue in dialogues)) == serial
+    concurrent = await asyncio.gather(*(backend.areply(*dialogue) for dialogue in dialogues))
     with ThreadPoolExecutor(4) as threads:
-        assert list(threads.map(lambda dialogue: backend.reply(*dialogue), dialogues)) == serial
+        threaded = list(threads.map(lambda dialogue: backend.reply(*dialogue), dialogues))
+    for expected, *others in zip(serial, concurrent, threaded, strict=True):
+        for replies in others:
+            assert_same(replies, expected)
 
 
 def test_a_repeated_question_gets_the_same_reply_as_greedy_promises(mllm: Load, image: Image) -> None:
     backend, question = mllm("llava"), make_question("where ?", FreeText(12))
     assert backend.greedy
-    assert backend.reply(image, [question]) == backend.reply(image, [question])
+    assert_same(backend.reply(image, [question]), backend.reply(image, [question]))
 
 
 def test_no_questions_no_replies(mllm: Load, image: Image) -> None:

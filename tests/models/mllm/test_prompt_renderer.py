@@ -4,15 +4,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoProcessor
 
 from sam4mllm_tool.errors import SpecError
+from sam4mllm_tool.models.mllm.model_runner import extend_by_last
 from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image, Labels, Turn
 from tests.checkpoints import LLAVA_TEMPLATE, save_llava
 from tests.models.mllm.questions import BUILDERS, answer_words, make_question
 
+PER_TOKEN = ("token_type_ids", "cross_attention_mask")
 Checkpoint = Callable[[str], Path]
 EVERY_FAMILY = pytest.mark.parametrize("family", BUILDERS)
 WHERE = (Turn("user", "where is the red ring ?"),)
@@ -38,8 +41,10 @@ def test_a_replayed_expansion_equals_the_processors_own(
     own = renderer.processor(text=[rendered], images=[image], return_tensors="pt", **options)
     assert replayed.ids == tuple(own["input_ids"][0].tolist())
     assert replayed.ids.count(renderer.tokenizer.bos_token_id) == (family != "embedded" or has_bos)
-    per_token = family in ("gemma3", "mllama", "paligemma")
-    assert len(image_inputs.expansions) == (not per_token), "a processor with inputs per token tokenizes every prompt"
+    assert len(image_inputs.expansions) == (family not in ("mllama", "paligemma")), "their processors tokenize every prompt"
+    assert set(replayed.token_inputs) == {name for name, value in own.items() if name in PER_TOKEN}
+    for name, value in replayed.token_inputs.items():
+        assert torch.equal(extend_by_last(value, len(replayed.ids)), own[name])
 
 
 @EVERY_FAMILY

@@ -190,6 +190,65 @@ def test_crops_used_once_do_not_evict_their_image(segmenter, encoder_runs):
     assert len(encoder_runs) == 1 + 6
 
 
+@pytest.fixture
+def early(segmenter, monkeypatch):
+    """Return the segmenter with early encoding, which on a CPU it has not."""
+    segmenter._encoded_early.clear()
+    monkeypatch.setattr(segmenter, "_encodes_early", True)
+    return segmenter
+
+
+def test_a_prepared_image_is_encoded_once_and_gives_the_same_masks(early, encoder_runs):
+    image = make_image(80, 50)
+    early.prepare(image)
+    early._early_encoding.result()
+    assert len(encoder_runs) == 1
+    objects = early.segment(image, PROMPTS)
+    assert len(encoder_runs) == 1
+    early._used_once.clear()
+    assert_equal_objects(objects, early.segment(image, PROMPTS))
+    early.prepare(image)
+    early._early_encoding.result()
+    assert len(encoder_runs) == 2, "what is cached is not encoded early"
+
+
+def test_an_image_may_be_drawn_on_while_it_is_prepared(early, encoder_runs):
+    image = make_image(80, 50)
+    with early._lock:
+        early.prepare(image)
+        ImageDraw.Draw(image).rectangle((0, 0, 60, 40), fill="red")
+    early._early_encoding.result()
+    early.segment(make_image(80, 50), PROMPTS[:1])
+    assert len(encoder_runs) == 1
+
+
+def test_images_are_prepared_one_at_a_time(early, encoder_runs):
+    with early._lock:
+        for seed in range(4):
+            early.prepare(make_image(80, 50, seed))
+    early._early_encoding.result()
+    assert len(encoder_runs) == 1
+
+
+def test_an_image_that_cannot_be_prepared_fails_when_it_is_segmented(early):
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = early._model.vision_encoder.register_forward_pre_hook(out_of_memory)
+    early.prepare(make_image(80, 50))
+    assert early._early_encoding.exception() is None
+    with pytest.raises(BackendError, match="80 x 50 pixels with 1 prompts: OutOfMemoryError"):
+        early.segment(make_image(80, 50), PROMPTS[:1])
+    hook.remove()
+
+
+def test_on_a_cpu_nothing_is_prepared(segmenter, encoder_runs):
+    before = segmenter._early_encoding
+    segmenter.prepare(make_image(80, 50))
+    assert segmenter._early_encoding is before
+    assert encoder_runs == []
+
+
 def test_an_image_that_was_drawn_on_is_encoded_again(segmenter):
     image = make_image(80, 50)
     before = segmenter.segment(image, PROMPTS[:1])

@@ -1,0 +1,105 @@
+"""Serve the requests of flows with an MLLM and a segmenter, and validate what they return."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sam4mllm_tool.errors import BackendError
+from sam4mllm_tool.models.scene_check import SceneCheck
+from sam4mllm_tool.models.validation import validate_objects, validate_replies
+from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Request, Response
+from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Reply, SegmentedObject, Segmenter, Size
+
+__all__ = ["ModelServer"]
+
+
+@dataclass(frozen=True)
+class ModelServer:
+    """The models of a pair.
+
+    Attributes:
+        mllm: Answers questions.
+        segmenter: Segments prompts.
+        scene_check: Warns of images that the segmenter doesn't know.
+    """
+
+    mllm: MLLM
+    segmenter: Segmenter
+    scene_check: SceneCheck | None = None
+
+    def prepare(self, image: Image) -> None:
+        """Let a segmenter that can encode an image while the MLLM answers begin to."""
+        if (prepare := getattr(self.segmenter, "prepare", None)) is not None:
+            prepare(image)
+
+    def serve(self, image: Image, request: Request) -> Response:
+        """Return the response to one request. Raises BackendError and whatever the models raise."""
+        began = time.perf_counter()
+        shown = _transform(image, request)
+        if isinstance(request, MLLMRequest):
+            replies = self.mllm.reply(shown, request.questions)
+            return self._reply_response(request, replies, began, self._check_image(image, request))
+        if isinstance(request, ProposalRequest):
+            return self._object_response(None, shown, self._propose(shown, request.phrase), began)
+        return self._object_response(request.prompts, shown, self.segmenter.segment(shown, request.prompts), began)
+
+    async def aserve(self, image: Image, request: Request) -> Response:
+        """Do as `serve` does, without blocking the event loop."""
+        began = time.perf_counter()
+        shown = await asyncio.to_thread(_transform, image, request)
+        if isinstance(request, MLLMRequest):
+            replies = await self.mllm.areply(shown, request.questions)
+            warnings = await asyncio.to_thread(self._check_image, image, request)
+            return self._reply_response(request, replies, began, warnings)
+        if isinstance(request, ProposalRequest):
+            return self._object_response(None, shown, await asyncio.to_thread(self._propose, shown, request.phrase), began)
+        return self._object_response(request.prompts, shown, await self.segmenter.asegment(shown, request.prompts), began)
+
+    def serve_questions(self, batch: Sequence[tuple[Image, MLLMRequest]]) -> list[Response]:
+        """Return the responses to requests about several images, from one call of the MLLM where it takes several images."""
+        reply_batch: Callable[..., Sequence[Sequence[Reply]]] | None = getattr(self.mllm, "reply_batch", None)
+        if reply_batch is None or len(batch) < 2:
+            return [self.serve(image, request) for image, request in batch]
+        began = time.perf_counter()
+        replies = reply_batch([(_transform(image, request), request.questions) for image, request in batch])
+        if len(replies) != len(batch):
+            raise BackendError(f"{self.mllm.name!r} answered about {len(replies)} images, expected {len(batch)}")
+        seconds = (time.perf_counter() - began) / len(batch)
+        responses = []
+        for (image, request), answers in zip(batch, replies, strict=True):
+            valid = validate_replies(self.mllm.name, request.questions, answers)
+            responses.append(Response(valid, seconds, self._check_image(image, request)))
+        return responses
+
+    def _propose(self, image: Image, phrase: str) -> list[SegmentedObject]:
+        """The segmenter's proposals as objects, each with its box as its prompt."""
+        propose: Callable[[Image, str], Sequence[Proposal]] | None = getattr(self.segmenter, "propose", None)
+        proposals = () if propose is None else propose(image, phrase)
+        return [SegmentedObject(proposal.mask, ObjectPrompt(proposal.box), proposal.score) for proposal in proposals]
+
+    def _check_image(self, image: Image, request: MLLMRequest) -> tuple[str, ...]:
+        """The warnings about a whole image: the MLLM's, and that of an embedded segmenter behind another MLLM."""
+        if request.transform is not None:
+            return ()
+        checks = [getattr(model, "check_image", None) for model in (self.mllm, self.scene_check)]
+        warnings = [check(image) for check in checks if check is not None]
+        return tuple(warning for warning in warnings if warning is not None)
+
+    def _reply_response(
+        self, request: MLLMRequest, replies: Sequence[object], began: float, warnings: tuple[str, ...]
+    ) -> Response:
+        valid = validate_replies(self.mllm.name, request.questions, replies)  # type: ignore[arg-type]  # it checks the types
+        return Response(valid, time.perf_counter() - began, warnings)
+
+    def _object_response(
+        self, prompts: Sequence[ObjectPrompt] | None, shown: Image, objects: Sequence[SegmentedObject], began: float
+    ) -> Response:
+        """Validate the objects of prompts, or those that were proposed."""
+        expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
+        valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
+        return Response(valid, time.perf_counter() - began)
+
+
+def _transform(image: Image, request: Request) -> Image:
+    return image if request.transform is None else request.transform.apply(image)
