@@ -4,7 +4,8 @@ For each pair of models: the reference loop (reference_loop.py) and `Sam4Mllm.se
 the same weights and machine, with their passes and tokens counted by hooks; and the floor, counted from the models' shapes. The
 embedded pair also by number of points, objects and expressions, by the size of the image, and in batches of images. The command
 ends with exit code 1 if an answer differs. Qwen2.5-VL's processor needs torchvision: `make video`, then PYTHONPATH=.venv/video.
-With `--counts` models of the same prompts and little width are counted instead of timed, in a minute. With `--gpu` the shapes of the paper's 8B model and of Qwen2.5-VL 7B are measured, with SAM ViT-H and SAM 2.1 L.
+With `--counts` models that read the same prompts and are narrow are counted instead of timed, in a minute. With `--gpu` the
+shapes of the paper's 8B model and of Qwen2.5-VL 7B are measured, with SAM ViT-H and SAM 2.1 L.
 """
 
 import argparse

@@ -12,7 +12,7 @@ __all__ = ["format_query", "format_scaling", "to_json"]
 
 
 def format_query(comparison: Comparison, *, counts_alone: bool = False) -> str:
-    """Return the table of one query: the reference loop, ours and the floor, a figure a row; on request without those of time."""
+    """Return the table of one query: the reference loop, ours and the floor, a figure a row; on request counts alone."""
     runs = {"reference loop": comparison.reference, "ours": comparison.ours}
     columns = {name: _list_figures(run) for name, run in runs.items() if run is not None}
     if (floor := comparison.floor) is not None:
