@@ -2,7 +2,8 @@
 
 import pytest
 
-from sam4mllm_tool.embedded.check import REQUIREMENTS, measure_pair
+from sam4mllm_tool.embedded.check import measure_pair
+from sam4mllm_tool.embedded.check_worlds import SHAPES
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.benchmarks import segment
@@ -11,7 +12,9 @@ from tests.benchmarks import segment
 @pytest.mark.slow
 def test_the_embedded_pair_meets_its_requirements_on_300_scenes() -> None:
     figures = measure_pair(Sam4Mllm.load("embedded", "embedded"), range(TEST_SEEDS, TEST_SEEDS + 300))
-    assert not {required.description: required.value(figures) for required in REQUIREMENTS if not required.holds(figures)}
+    assert not {
+        required.description: required.value(figures) for required in SHAPES.requirements if not required.holds(figures)
+    }
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from recipes.embedded.architecture import CELLS, GRID, WIDTH, build_vocabulary
 from recipes.embedded.feature_model import ExampleBatch
+from recipes.embedded.patch_targets import MAX_OBJECTS, PatchTargets
 
+_PATCHES = torch.arange(GRID**2)
 _BOX_START = build_vocabulary().index("[")
 
 
@@ -23,22 +25,30 @@ def compute_word_attention_loss(attention: Sequence[Tensor], batch: ExampleBatch
     return torch.stack([-((a[relevant] + 1e-3).log() * even).sum(1).mean() for a in attention]).mean()
 
 
-def compute_image_attention_loss(attention: Sequence[Tensor], batch: ExampleBatch, owners: Tensor) -> Tensor:
+def compute_image_attention_loss(attention: Sequence[Tensor], batch: ExampleBatch, targets: PatchTargets) -> Tensor:
     """Return the mean -log of the share of attention on the patches where the answer is visible.
 
     Args:
-        attention: (k, 144) for each layer.
+        attention: (k, patches) for each layer.
         batch: What it was computed for.
-        owners: (scenes, 144), the object that covers each patch.
+        targets: Those of the batch's scenes.
     """
-    covered = owners[batch.scenes][batch.owner[batch.row]] == batch.image_target[:, None]
+    covered = _show_region(targets, batch.owner[batch.row], batch.image_target)
     patch, _ = _decode_cell(batch.image_target)
-    patches = torch.where(batch.image_target[:, None] >= 0, covered, torch.arange(GRID**2) == patch[:, None])
+    patches = torch.where(batch.image_target[:, None] >= 0, covered, _PATCHES.to(patch.device) == patch[:, None])
     # The words of the expression decide where a box starts and its first number; the numbers before decide the others.
     from_words = (batch.target == _BOX_START) | (batch.ids[batch.row, batch.node] == _BOX_START)
     weights = torch.where(from_words, 4.0, 1.0) * patches.any(1)
     losses = torch.stack([-((a * patches).sum(1) + 1e-3).log() for a in attention]).mean(0)
     return (losses * weights).sum() / weights.sum()
+
+
+def _show_region(targets: PatchTargets, scenes: Tensor, regions: Tensor) -> Tensor:
+    """Return (k, patches) bool: which patches are about each region, an `encode_region`; none for other image targets."""
+    is_part = (regions >= MAX_OBJECTS)[:, None]
+    return torch.where(
+        is_part, targets.part[scenes] == regions[:, None] - MAX_OBJECTS, targets.owner[scenes] == regions[:, None]
+    )
 
 
 def _decode_cell(image_target: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,11 +69,16 @@ class PointProbe(nn.Module):
         super().__init__()
         self.read = nn.Linear(WIDTH, 2 * CELLS + CELLS**2)
 
-    def compute_loss(self, hidden: Tensor, batch: ExampleBatch, cells: Tensor) -> Tensor:
-        """Return the loss; `cells` are those of `PatchTargets`."""
+    def compute_loss(self, hidden: Tensor, batch: ExampleBatch, targets: PatchTargets) -> Tensor:
+        """Return the loss for the points whose patches are about the region in question; `targets` as above."""
         patch, cell = _decode_cell(batch.image_target)
-        at = cell >= 0
+        scene, region = batch.owner[batch.row], batch.region
+        at = (cell >= 0) & (region >= 0)
+        at &= _show_region(targets, scene, region)[torch.arange(len(patch), device=patch.device), patch.clamp(min=0)]
+        if not at.any():
+            return hidden.new_zeros(())
         row, column, mask = self.read(hidden[at]).split([CELLS, CELLS, CELLS**2], -1)
-        truth = cells[batch.scenes[batch.owner[batch.row[at]]], patch[at]].float() / 255
+        place, is_part = (scene[at], patch[at]), (region[at] >= MAX_OBJECTS)[:, None]
+        truth = torch.where(is_part, targets.part_cells[place], targets.cells[place]).float() / 255
         position_loss = F.cross_entropy(row, cell[at] // CELLS) + F.cross_entropy(column, cell[at] % CELLS)
         return position_loss + 2 * F.binary_cross_entropy_with_logits(mask, truth)

@@ -1,261 +1,195 @@
-"""What the language model is taught about a scene, as examples.
+"""What the base language model is taught about a scene, as examples in short commands of its own.
 
-There are two curricula over the same scenes. The base MLLM learns the scenes in short commands of its own: locate, inside,
-what, list, any, count. The adapter learns the dialogue of protocol/, by running that dialogue on true answers.
+The commands are locate, inside, match, what, part, list, parts, is there, count. The adapter's curriculum is in
+dialogue_curriculum.py, over the same scenes.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from random import Random
 
-import numpy as np
-import numpy.typing as npt
-
-from recipes.embedded.packing import BOX_LENGTH, PREFIX_LENGTH, TrainingExample, build_example, encode_cell, encode_text
-from sam4mllm_tool.embedded.expressions import PLURALS, Expression, Kind, group_by_noun, sample_expressions
-from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, Scene
-from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Exchange, Grid, PoissonDisk, TrueObject, build_true_dialogue
+from recipes.embedded.packing import BOX_LENGTH, PREFIX_LENGTH, TrainingExample, build_example, encode_cell
+from recipes.embedded.patch_targets import encode_region
+from sam4mllm_tool.embedded.everyday import (
+    EverydayExpression,
+    EverydayKind,
+    EverydayObject,
+    EverydayScene,
+    sample_expressions,
+)
+from sam4mllm_tool.embedded.everyday.expression_templates import split_words
+from sam4mllm_tool.embedded.everyday.noun_phrases import list_noun_phrases
+from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.protocol.oracle import label_point
-from sam4mllm_tool.types import Box, Label, Mask, Point, PointPrompt, Size, Turn
+from sam4mllm_tool.types import Box, Point, Size, Turn
 
-HARDEST: tuple[Kind, ...] = ("ordinal", "relation", "absent")
+HARDEST: tuple[EverydayKind, ...] = ("ordinal", "relation", "part", "part_whole", "absent_hard")
 """The kinds that are learnt last, drawn twice as often as the others."""
+_UNDECIDABLE = 0.6  # box IoU from which a region's box doesn't tell it from another
 
 
-# The base's curriculum ----------------------------------------------------------------------------------------------
-
-
-def base_examples(scene: Scene, rng: Random) -> Iterator[TrainingExample]:
+def base_examples(scene: EverydayScene, rng: Random) -> Iterator[TrainingExample]:
     """Yield examples in the base's own commands."""
-    size = Size(*scene.instances.shape[::-1])
+    size = measure_scene(scene)
     if rng.random() < 0.3:
         yield _list_example(scene, size)
-    yield from _what_examples(scene, rng, size)
-    yield from _existence_examples(scene, rng)
-    yield from _colour_examples(scene, rng, size)
-    for expression in sample_expressions(scene, 6, rng, twice=HARDEST):
-        yield _locate_example(scene, expression.text, expression.targets, size)
-        if expression.targets:
+    yield from _parts_examples(scene, rng, size)
+    yield from what_examples(scene, rng, size)
+    yield from _count_examples(scene, rng)
+    for number, expression in enumerate(sample_expressions(scene, 8, rng, twice=HARDEST)):
+        yield _locate_example(scene, expression, size)
+        if expression.targets and number < 6:
             yield from _inside_examples(scene, expression, rng, size)
+        if number < 4:
+            for box, is_meant in draw_boxes_to_verify(scene, expression, rng, size):
+                yield _match_example(scene, expression, (box, is_meant), size)
+        elif number < 6:
+            yield build_command(f"is there {expression.text} ?", "yes" if expression.targets else "no", "any")
 
 
-def _build_command(text: str, reply: str, task: str, image_targets: tuple[int, ...] = ()) -> TrainingExample:
+def measure_scene(scene: EverydayScene) -> Size:
+    """Return the scene's size."""
+    return Size(*scene.instances.shape[::-1])
+
+
+def build_command(text: str, reply: str, task: str, image_targets: tuple[int, ...] = ()) -> TrainingExample:
+    """Build an example of one question without history."""
     return build_example((Turn("user", text),), reply, task, image_targets)
 
 
-def _list_example(scene: Scene, size: Size) -> TrainingExample:
-    order = _sort_by_x(scene, range(len(scene.objects)))
-    objects = (scene.objects[i] for i in order)
-    listed = (f"{o.size} {o.colour} {o.shape} {EMBEDDED.encode_box(o.box, size)}" for o in objects)
-    return _build_command("list", " ".join(listed), "list", tuple(i for i in order for _ in range(3 + BOX_LENGTH)))
+def encode_targets(scene: EverydayScene, targets: Sequence[int]) -> tuple[int, ...]:
+    """Return the image targets of the tokens of some regions' boxes."""
+    return tuple(encode_region(i, len(scene.objects)) for i in targets for _ in range(BOX_LENGTH))
 
 
-def _inside_examples(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[TrainingExample]:
+def _name_object(obj: EverydayObject) -> str:
+    return f"{obj.colour} {obj.noun}" if obj.pattern == "plain" else f"{obj.pattern} {obj.colour} {obj.noun}"
+
+
+def _list_example(scene: EverydayScene, size: Size) -> TrainingExample:
+    order = sorted(range(len(scene.objects)), key=lambda i: scene.objects[i].centre[0])
+    texts = [f"{_name_object(scene.objects[i])} {EMBEDDED.encode_box(scene.objects[i].box, size)}" for i in order]
+    owners = tuple(i for i, text in zip(order, texts, strict=True) for _ in split_words(text))
+    return build_command("list", " ".join(texts), "list", owners)
+
+
+def _parts_examples(scene: EverydayScene, rng: Random, size: Size) -> Iterator[TrainingExample]:
+    """Yield the parts of an object, with their boxes."""
+    for owner in rng.sample(range(len(scene.objects)), 2):
+        parts = [i for i, part in enumerate(scene.object_parts) if part.owner == owner]
+        parts = sorted(parts, key=lambda i: scene.object_parts[i].centre[0])[:7]
+        if parts:
+            texts = [f"{scene.object_parts[i].name} {EMBEDDED.encode_box(scene.object_parts[i].box, size)}" for i in parts]
+            targets = tuple(
+                encode_region(len(scene.objects) + i, len(scene.objects)) for i in parts for _ in range(1 + BOX_LENGTH)
+            )
+            question = f"list parts of {EMBEDDED.encode_box(scene.objects[owner].box, size)}"
+            yield build_command(question, " ".join(texts), "parts", targets)
+
+
+def _inside_examples(
+    scene: EverydayScene, expression: EverydayExpression, rng: Random, size: Size
+) -> Iterator[TrainingExample]:
     target = expression.targets[rng.randrange(len(expression.targets))]
-    box, mask = scene.objects[target].box, scene.mask(target)
-    located = Turn("user", f"locate {expression.text}"), Turn("assistant", _format_boxes(scene, expression.targets, size))
-    for point in _draw_points(box, rng, 8):
+    box, mask = scene.regions[target].box, scene.mask(target)
+    located = Turn("user", f"locate {expression.text}"), Turn("assistant", format_boxes(scene, expression.targets, size))
+    for point in draw_points(box, rng, 7):
         point = EMBEDDED.snap_point(point, size)
         question = f"inside {EMBEDDED.encode_box(box, size)} {EMBEDDED.encode_point(point, size)}"
         reply = "inside" if label_point(mask, point) else "outside"
-        yield build_example((*located, Turn("user", question)), reply, "inside", (encode_cell(point, size),))
+        example = build_example((*located, Turn("user", question)), reply, "inside", (encode_cell(point, size),))
+        yield replace(example, region=encode_region(target, len(scene.objects)))
 
 
-def _format_boxes(scene: Scene, targets: Sequence[int], size: Size) -> str:
-    return " ".join(EMBEDDED.encode_box(scene.objects[i].box, size) for i in targets) or "nothing"
+def format_boxes(scene: EverydayScene, targets: Sequence[int], size: Size) -> str:
+    """Write the boxes of some regions, or "nothing"."""
+    return " ".join(EMBEDDED.encode_box(scene.regions[i].box, size) for i in targets) or "nothing"
 
 
-def _locate_example(scene: Scene, expression: str, targets: Sequence[int], size: Size) -> TrainingExample:
-    image_targets = tuple(i for i in targets for _ in range(BOX_LENGTH))
-    example = _build_command(f"locate {expression}", _format_boxes(scene, targets, size), "locate", image_targets)
+def _locate_example(scene: EverydayScene, expression: EverydayExpression, size: Size) -> TrainingExample:
+    targets = encode_targets(scene, expression.targets)
+    example = build_command(f"locate {expression.text}", format_boxes(scene, expression.targets, size), "locate", targets)
     return replace(example, word_span=(PREFIX_LENGTH + 2, example.answer_start - 1))  # between <user> locate and <assistant>
 
 
-def _colour_examples(scene: Scene, rng: Random, size: Size) -> Iterator[TrainingExample]:
-    """Yield expressions by colour alone: in most others the shape is enough, so that colour would be learnt last."""
-    colours = sorted({o.colour for o in scene.objects})
-    for colour in rng.sample(colours, k=min(2, len(colours))):
-        targets = _sort_by_x(scene, [i for i, o in enumerate(scene.objects) if o.colour == colour])
-        yield _locate_example(scene, _describe_colour(colour, len(targets)), targets[:4], size)
+def _match_example(
+    scene: EverydayScene, expression: EverydayExpression, candidate: tuple[Box, bool], size: Size
+) -> TrainingExample:
+    """Build the question whether a box is what an expression means."""
+    box, is_meant = candidate
+    question = f"match {EMBEDDED.encode_box(box, size)} {expression.text}"
+    example = build_command(question, "yes" if is_meant else "no", "match", (find_region(scene, box),))
+    return replace(example, word_span=(PREFIX_LENGTH + 2 + BOX_LENGTH, example.answer_start - 1))
 
 
-def _describe_colour(colour: str, count: int) -> str:
-    return f"the {colour} shape" if count == 1 else f"all {colour} shapes"
+def find_region(scene: EverydayScene, box: Box) -> int:
+    """Return the image target of the region whose box is most like a box."""
+    index = max(range(len(scene.regions)), key=lambda i: box.iou(scene.regions[i].box))
+    return encode_region(index, len(scene.objects))
 
 
-def _sort_by_x(scene: Scene, indices: Sequence[int]) -> list[int]:
-    return sorted(indices, key=lambda i: scene.objects[i].centre[0])
+def draw_boxes_to_verify(
+    scene: EverydayScene, expression: EverydayExpression, rng: Random, size: Size
+) -> Iterator[tuple[Box, bool]]:
+    """Yield one box that is meant and one or two that are not: of regions that nearly fit, or displaced ones."""
+    targets = [scene.regions[i].box for i in expression.targets]
+    if targets:
+        yield _shift(rng.choice(targets), rng, size, 0.04 if rng.random() < 0.5 else 0.0), True
+    if targets and rng.random() < 0.2:
+        displaced = _shift(rng.choice(targets), rng, size, 0.5)
+        if max(displaced.iou(box) for box in targets) < 0.35:
+            yield displaced, False
+    for index in rank_distractors(scene, expression, rng)[: rng.choice((1, 1, 2))]:
+        yield _shift(scene.regions[index].box, rng, size, 0.04 if rng.random() < 0.3 else 0.0), False
 
 
-def _draw_points(box: tuple[float, float, float, float], rng: Random, count: int) -> list[Point]:
-    x1, y1, x2, y2 = box
-    return [Point(rng.uniform(x1, x2), rng.uniform(y1, y2)) for _ in range(count)]
+def rank_distractors(scene: EverydayScene, expression: EverydayExpression, rng: Random) -> list[int]:
+    """Return the regions that are not meant, those that the expression names in part mostly first.
+
+    Regions with about the same box as one that is meant are left out: the box is right for both.
+    """
+    words, targets = set(split_words(expression.text)), [scene.regions[i].box for i in expression.targets]
+    scores: dict[int, float] = {}
+    for index, region in enumerate(scene.regions):
+        if index not in expression.targets and all(region.box.iou(box) < _UNDECIDABLE for box in targets):
+            obj = region if isinstance(region, EverydayObject) else scene.objects[region.owner]
+            named = {obj.colour, obj.noun.split()[-1]} if obj is region else {getattr(region, "name", ""), obj.noun.split()[-1]}
+            scores[index] = rng.random() + len(named & words)
+    return sorted(scores, key=lambda i: -scores[i])
 
 
-def _what_examples(scene: Scene, rng: Random, size: Size) -> Iterator[TrainingExample]:
-    whole_image = (0.0, 0.0, float(size.width), float(size.height))
-    for _ in range(4):
-        box = rng.choice(scene.objects).box if rng.random() < 0.7 else whole_image
-        point = EMBEDDED.snap_point(_draw_points(box, rng, 1)[0], size)
-        instance = int(scene.instances[int(point.y), int(point.x)])
-        shape = scene.objects[instance - 1]
-        reply = f"{shape.size} {shape.colour} {shape.shape}" if instance else "ground"
-        yield _build_command(f"what is at {EMBEDDED.encode_point(point, size)}", reply, "what", (encode_cell(point, size),) * 3)
+def _shift(box: Box, rng: Random, size: Size, share: float) -> Box:
+    """Move every edge by a normally distributed share of the box's sides."""
+    dx, dy = share * box.width, share * box.height
+    x1, x2 = sorted((box.x1 + rng.gauss(0, dx), box.x2 + rng.gauss(0, dx)))
+    y1, y2 = sorted((box.y1 + rng.gauss(0, dy), box.y2 + rng.gauss(0, dy)))
+    return Box(x1, y1, x2, y2).clip(size)
 
 
-def _existence_examples(scene: Scene, rng: Random) -> Iterator[TrainingExample]:
-    for task in ("any", "any", "count"):
-        object_ = rng.choice(scene.objects)
-        colour = rng.choice((object_.colour, object_.colour, rng.choice(list(COLOURS))))
-        shape = rng.choice((object_.shape, object_.shape, rng.choice(SHAPES)))
-        noun, plural, colour, shape = rng.choice(
-            (
-                (f"{colour} {shape}", f"{colour} {PLURALS[shape]}", colour, shape),
-                (shape, PLURALS[shape], "", shape),
-                (f"{colour} shape", f"{colour} shapes", colour, ""),
+def draw_points(box: Box, rng: Random, count: int) -> list[Point]:
+    """Draw points uniformly in a box."""
+    return [Point(rng.uniform(box.x1, box.x2), rng.uniform(box.y1, box.y2)) for _ in range(count)]
+
+
+def what_examples(scene: EverydayScene, rng: Random, size: Size) -> Iterator[TrainingExample]:
+    """Yield what is at a point: the object, and which part of it."""
+    whole_image = Box(0, 0, size.width, size.height)
+    numbers = {part.number: part.name for part in scene.object_parts}
+    for task in ("what", "what", "what", "part", "part"):
+        box = rng.choice(scene.objects).box if rng.random() < 0.8 else whole_image
+        point = EMBEDDED.snap_point(draw_points(box, rng, 1)[0], size)
+        row, column = int(point.y), int(point.x)
+        instance, part = int(scene.instances[row, column]), numbers.get(int(scene.parts[row, column]))
+        at, cell = EMBEDDED.encode_point(point, size), encode_cell(point, size)
+        if task == "what":
+            yield build_command(
+                f"what is at {at}", _name_object(scene.objects[instance - 1]) if instance else "ground", task, (cell,) * 3
             )
-        )
-        count = sum(colour in ("", o.colour) and shape in ("", o.shape) for o in scene.objects)
-        if task == "any":
-            yield _build_command(f"is there any {noun} ?", "yes" if count else "no", task)
-        else:
-            yield _build_command(f"count the {plural}", f"{count:03d}", task)
+        elif part or not instance:
+            yield build_command(f"what part is at {at}", part or "ground", "what", (cell,))
 
 
-# The adapter's curriculum -------------------------------------------------------------------------------------------
-
-
-def dialogue_examples(scene: Scene, rng: Random) -> Iterator[TrainingExample]:
-    """Yield PQPP and PPG as protocol/ leads them, and the additional questions: is it meant, what else is, what is there."""
-    size = Size(*scene.instances.shape[::-1])
-    yield from list(_what_examples(scene, rng, size))[:3]
-    for number, expression in enumerate(sample_expressions(scene, 7, rng, twice=HARDEST)):
-        if number < 3:
-            yield from _pqpp_examples(scene, expression, rng, size)
-        if number == 6:
-            yield _ppg_example(scene, expression, size)
-        if number < 5:
-            yield from _verification_examples(scene, expression, rng, size)
-        if number < 2 or expression.kind == "plural":
-            left_out = _choose_left_out(scene, expression.targets, rng)
-            yield _other_example(scene, expression.text, expression.targets, left_out, size)
-    colour = rng.choice(sorted({o.colour for o in scene.objects}))
-    targets = tuple(i for i, o in enumerate(scene.objects) if o.colour == colour)
-    by_colour = Expression(_describe_colour(colour, len(targets)), "plural", targets)  # see `_colour_examples`
-    yield from _verification_examples(scene, by_colour, rng, size)
-    noun, members = rng.choice(sorted(group_by_noun(scene.objects).items()))
-    if len(members) in (2, 3):
-        members = _sort_by_x(scene, members)
-        yield _other_example(scene, f"the {noun}", members, [rng.choice(members)], size)
-
-
-def _pqpp_examples(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[TrainingExample]:
-    truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in expression.targets]
-    sampler = Grid() if rng.random() < 0.3 else PoissonDisk(seed=rng.getrandbits(30))
-    dialogue = PQPP.start(expression.text, size, dialect=EMBEDDED, sampler=sampler)
-    history = build_true_dialogue(dialogue, truth)
-    dialogue = dialogue.answer([history[0].reply])
-    boxes = _exchange_example(history[0], "boxes", tuple(i for i in expression.targets for _ in range(BOX_LENGTH)))
-    yield _mark_expression(boxes, expression.text)
-    points = [point for group in dialogue.points for point in group]
-    exchanges = list(zip(history[1:], points, strict=True))
-    for exchange, point in rng.sample(exchanges, min(6, len(exchanges))):
-        yield _exchange_example(exchange, "points", (encode_cell(point, size),))
-
-
-def _ppg_example(scene: Scene, expression: Expression, size: Size) -> TrainingExample:
-    masks = [(scene.mask(i), scene.objects[i].box) for i in expression.targets]
-    truth = [TrueObject(mask, box, select_informative_points(mask, box)) for mask, box in masks]
-    return _exchange_example(build_true_dialogue(PPG.start(expression.text, size, dialect=EMBEDDED), truth)[0], "prompt")
-
-
-def _mark_expression(example: TrainingExample, expression: str) -> TrainingExample:
-    """Set the word span to the expression's words, which are the last before <assistant>."""
-    end = example.answer_start - 1
-    return replace(example, word_span=(end - len(encode_text(expression)), end))
-
-
-def _sort_by_similarity(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
-    """Return all objects, those that share a colour or a shape with a target mostly first."""
-    meant = [scene.objects[i] for i in targets]
-    weights = {
-        i: rng.random() + any((o.colour == target.colour) + (o.shape == target.shape) for target in meant)
-        for i, o in enumerate(scene.objects)
-    }
-    return sorted(weights, key=lambda i: -weights[i])
-
-
-def _verification_examples(scene: Scene, expression: Expression, rng: Random, size: Size) -> Iterator[TrainingExample]:
-    """Yield the question whether a box is what is meant, for one target and for some similar objects."""
-    wrong = [i for i in _sort_by_similarity(scene, expression.targets, rng) if i not in expression.targets]
-    for index in [*rng.sample(expression.targets, min(1, len(expression.targets))), *wrong[: rng.choice((1, 2, 2))]]:
-        box = scene.objects[index].box
-        if rng.random() < 0.3:
-            box = _jitter(box, rng, size)
-        question = EMBEDDED.ask_verification(expression.text, box, size)
-        assert question is not None
-        reply = EMBEDDED.format_labels([1 if index in expression.targets else 0])
-        yield _mark_expression(build_example(question.turns, reply, "whether", (index,)), expression.text)
-
-
-def _jitter(box: Box, rng: Random, size: Size) -> Box:
-    dx, dy = 0.08 * box.width, 0.08 * box.height
-    x1, y1, x2, y2 = box
-    return Box(x1 + rng.gauss(0, dx), y1 + rng.gauss(0, dy), x2 + rng.gauss(0, dx), y2 + rng.gauss(0, dy)).clip(size)
-
-
-def _choose_left_out(scene: Scene, targets: Sequence[int], rng: Random) -> list[int]:
-    """Choose one similar object that is not meant, or some of those that are."""
-    wrong = [i for i in _sort_by_similarity(scene, targets, rng) if i not in targets]
-    if (wrong and rng.random() < (0.7 if len(targets) == 1 else 0.2)) or not targets:
-        return wrong[:1]
-    return _sort_by_x(scene, rng.sample(targets, rng.randint(1, len(targets))))
-
-
-def _other_example(scene: Scene, text: str, targets: Sequence[int], left_out: Sequence[int], size: Size) -> TrainingExample:
-    """Build the question what else is meant besides the objects that are left out."""
-    remaining = [i for i in targets if i not in left_out]
-    question = EMBEDDED.ask_other_boxes(text, [scene.objects[i].box for i in left_out], size)
-    assert question is not None
-    reply = EMBEDDED.format_boxes([scene.objects[i].box for i in remaining], size)
-    image_targets = tuple(i for i in remaining for _ in range(BOX_LENGTH))
-    return _mark_expression(build_example(question.turns, reply, "other", image_targets), text)
-
-
-def _exchange_example(exchange: Exchange, task: str, image_targets: tuple[int, ...] = ()) -> TrainingExample:
-    return build_example(exchange.question.turns, exchange.reply.text, task, image_targets)
-
-
-# Points -------------------------------------------------------------------------------------------------------------
-
-
-def select_informative_points(mask: Mask, box: Box) -> tuple[PointPrompt, ...]:
-    """Select two points deep inside the object and far from each other, and one deep in the rest of the box."""
-    x1, y1, x2, y2 = map(int, box)
-    inside = mask[y1:y2, x1:x2]
-    if inside.all():  # nothing else in the box: look just outside it
-        y1, y2, x1, x2 = max(0, y1 - 2), y2 + 2, max(0, x1 - 2), x2 + 2
-        inside = mask[y1:y2, x1:x2]
-    on, off = compute_depth(inside), compute_depth(~inside)
-    first = np.unravel_index(on.argmax(), on.shape)
-    ys, xs = np.nonzero(on >= 0.6 * on.max())
-    far = ((ys - first[0]) ** 2 + (xs - first[1]) ** 2).argmax()
-    last = np.unravel_index(off.argmax(), off.shape)
-    points: list[tuple[int, int, Label]] = [
-        (int(first[1]), int(first[0]), 1),
-        (int(xs[far]), int(ys[far]), 1),
-        (int(last[1]), int(last[0]), 0),
-    ]
-    return tuple(PointPrompt(x1 + x + 0.5, y1 + y + 0.5, label) for x, y, label in points)
-
-
-def compute_depth(mask: Mask) -> npt.NDArray[np.int64]:
-    """Count the erosions that each pixel of the mask survives; pixels outside the array count as the mask's own."""
-    remaining, depth = mask.copy(), mask.astype(np.int64)
-    while remaining.any():
-        padded = np.pad(remaining, 1, mode="edge")
-        remaining = padded[1:-1, :-2] & padded[1:-1, 2:] & padded[:-2, 1:-1] & padded[2:, 1:-1] & remaining
-        if remaining.all():
-            break
-        depth += remaining
-    return depth
+def _count_examples(scene: EverydayScene, rng: Random) -> Iterator[TrainingExample]:
+    phrases = [phrase for phrase in list_noun_phrases(scene.objects) if phrase.is_clear]
+    for phrase in rng.sample(phrases, min(1, len(phrases))):
+        yield build_command(f"count the {phrase.plural}", f"{len(phrase.members):03d}", "count")

@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_bytes
-from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.embedded.everyday import draw_scene
 from sam4mllm_tool.models.domain import DOMAIN_FILE, fit_domain
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
@@ -22,7 +22,7 @@ TRAINING_SEEDS = range(3000)
 TUNING_SEEDS = range(960_000, 961_200)
 LAYER, COMPONENTS = 4, 8
 WARNING = (
-    "the embedded pair knows drawn scenes of coloured shapes only, and this image is unlike them: the answer may mean nothing. "
+    "the embedded pair knows drawn scenes of everyday things only, and this image is unlike them: the answer may mean nothing. "
     "Name models for it with --mllm and --segmenter, such as --mllm BASE+ADAPTER --segmenter facebook/sam-vit-huge"
 )
 

@@ -5,20 +5,22 @@ language model once per scene, and the scene's rows attend to its keys and value
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LlavaForConditionalGeneration
 
-from recipes.embedded.architecture import GRID, WIDTH, build_vocabulary
+from recipes.embedded.architecture import build_vocabulary
 from recipes.embedded.packing import PREFIX_LENGTH, ExampleRow
 from recipes.embedded.scene_cache import SceneCache
-from recipes.embedded.vision_stage import load_pixels
+from recipes.embedded.training_loop import autocast
+from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.models.mllm.model_runner import cache_parameter
 
 _END = build_vocabulary().index("</s>")
@@ -41,7 +43,7 @@ class ExampleBatch:
         positions: (n, l).
         visible: (n, l, l) bool, which of the row's own tokens each token attends to.
         row, node: (k,) where each token is predicted from.
-        target, task, image_target: (k,) see `ExampleRow`.
+        target, task, image_target, region: (k,) see `ExampleRow`.
         word_targets: (k, l) bool.
     """
 
@@ -55,7 +57,13 @@ class ExampleBatch:
     target: Tensor
     task: Tensor
     image_target: Tensor
+    region: Tensor
     word_targets: Tensor
+
+    def to(self, device: torch.device) -> "ExampleBatch":
+        """Return the batch on a device, but for `scenes`, which index the features."""
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "scenes"}
+        return ExampleBatch(self.scenes, **moved)
 
 
 def collate(scenes: Tensor, rows_by_scene: Sequence[Sequence[ExampleRow]]) -> ExampleBatch:
@@ -71,13 +79,13 @@ def collate(scenes: Tensor, rows_by_scene: Sequence[Sequence[ExampleRow]]) -> Ex
     columns = [
         (number, *values)
         for number, row in enumerate(rows)
-        for values in zip(row.nodes, row.targets, row.tasks, row.image_targets, strict=True)
+        for values in zip(row.nodes, row.targets, row.tasks, row.image_targets, row.regions, strict=True)
     ]
     word_targets = torch.zeros(len(columns), length, dtype=torch.bool)
     for number, nodes in enumerate(nodes for row in rows for nodes in row.word_targets):
         word_targets[number, list(nodes)] = True
     id_tensor, position_tensor, visible_tensor = (torch.from_numpy(array) for array in (ids, positions, visible))
-    row_index, node, target, task, image_target = torch.tensor(columns).T
+    row_index, node, target, task, image_target, region = torch.tensor(columns).T
     return ExampleBatch(
         scenes,
         torch.tensor(owners),
@@ -89,23 +97,42 @@ def collate(scenes: Tensor, rows_by_scene: Sequence[Sequence[ExampleRow]]) -> Ex
         target,
         task,
         image_target,
+        region,
         word_targets,
     )
 
 
-def compute_features(cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path) -> Tensor:
-    """Compute the vision tower's output for all scenes, (scenes, 144, width) bfloat16, or load it from the working folder."""
-    file = folder / f"features-{cache.first}-{len(cache)}.pt"
-    if file.exists():
-        return torch.load(file, weights_only=True, mmap=True)
-    features = torch.empty(len(cache), GRID**2, WIDTH, dtype=torch.bfloat16)
-    layer = model.config.vision_feature_layer
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        for index in tqdm(torch.arange(len(cache)).split(200), desc="features", mininterval=20):
-            output = model.model.vision_tower(pixel_values=load_pixels(cache, index), output_hidden_states=True)
-            features[index] = output.hidden_states[layer].to(torch.bfloat16)
-    torch.save(features, file)
-    return features
+class CachedFeatures:
+    """The vision tower's output for all scenes, computed once and kept in files of 1,000 scenes.
+
+    Args:
+        cache: The scenes.
+        model: The model with the trained tower.
+        folder: Where the files are, and where missing ones are written.
+    """
+
+    _CHUNK = 1000
+
+    def __init__(self, cache: SceneCache, model: LlavaForConditionalGeneration, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        self._files = [folder / f"{cache.first + first:06d}.pt" for first in range(0, len(cache), self._CHUNK)]
+        chunks = torch.arange(len(cache)).split(self._CHUNK)
+        for file, index in zip(self._files, tqdm(chunks, desc="features", mininterval=20), strict=True):
+            if not file.exists():
+                features = torch.cat([self._compute(cache, model, part) for part in index.split(50)])
+                with atomic_path(file) as part_file:
+                    torch.save(features, part_file)
+        self._chunks = [torch.load(file, weights_only=True, mmap=True) for file in self._files]
+
+    @torch.inference_mode()
+    def _compute(self, cache: SceneCache, model: LlavaForConditionalGeneration, index: Tensor) -> Tensor:
+        with autocast(model.device):
+            output = model.model.vision_tower(pixel_values=cache.load_pixels(index).to(model.device), output_hidden_states=True)
+        return output.hidden_states[model.config.vision_feature_layer].to("cpu", torch.bfloat16)
+
+    def __getitem__(self, scenes: Tensor) -> Tensor:
+        """Return the features of some scenes, (n, patches, width) bfloat16."""
+        return torch.stack([self._chunks[i // self._CHUNK][i % self._CHUNK] for i in scenes.tolist()])
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +141,7 @@ class ForwardOutput:
 
     Attributes:
         logits: (k, vocabulary).
-        image_attention: (k, 144) per layer of IMAGE_ATTENTION_LAYERS; like the following, only with `details`.
+        image_attention: (k, patches) per layer of IMAGE_ATTENTION_LAYERS; like the following, only with `details`.
         word_attention: (k, l) per layer of WORD_ATTENTION_LAYERS.
         hidden: (k, width), the input of PROBED_LAYER.
     """
@@ -128,23 +155,22 @@ class ForwardOutput:
 class CachedFeatureModel:
     """The MLLM on cached features of the vision tower."""
 
-    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor) -> None:
+    def __init__(self, model: LlavaForConditionalGeneration, features: Tensor | CachedFeatures) -> None:
         self.model, self.features = model, features
 
     def embed_image(self, scenes: Tensor) -> Tensor:
-        """Return (n, 145, width): the embeddings of the start token and the image."""
-        start = self.model.get_input_embeddings()(torch.ones(len(scenes), 1, dtype=torch.long))
-        image = self.model.model.multi_modal_projector(self.features[scenes].float())
+        """Return (n, 1 + patches, width): the embeddings of the start token and the image."""
+        start = self.model.get_input_embeddings()(torch.ones(len(scenes), 1, dtype=torch.long, device=self.model.device))
+        image = self.model.model.multi_modal_projector(self.features[scenes].to(self.model.device).float())
         return torch.cat([start, image.to(start.dtype)], 1)
 
     def forward(self, batch: ExampleBatch, *, details: bool = False) -> ForwardOutput:
         """Run a batch; `details` adds attention and hidden states to the logits."""
         language = self.model.model.language_model
-        n, length = batch.ids.shape
-        visible = torch.cat([torch.ones(n, length, PREFIX_LENGTH, dtype=torch.bool), batch.visible], -1)[:, None]
+        visible = F.pad(batch.visible, (PREFIX_LENGTH, 0), value=True)[:, None]
         out = language(
             inputs_embeds=self.model.get_input_embeddings()(batch.ids),
-            attention_mask=torch.zeros(visible.shape, dtype=torch.bfloat16).masked_fill_(~visible, float("-inf")),
+            attention_mask=visible.new_zeros(visible.shape, dtype=torch.float32).masked_fill_(~visible, float("-inf")),
             position_ids=batch.positions,
             use_cache=True,
             output_attentions=details,
@@ -175,16 +201,16 @@ class CachedFeatureModel:
     @torch.inference_mode()
     def generate(self, scenes: Tensor, prompts: Sequence[list[int]], tokens: int) -> list[str]:
         """Generate greedy answers of at most `tokens` tokens; prompts begin with the tokens of the image."""
-        length = max(map(len, prompts))
-        embed = self.model.get_input_embeddings()
-        embedded = [
-            torch.cat([embed(torch.zeros(length - len(p), dtype=torch.long)), image, embed(torch.tensor(p[PREFIX_LENGTH:]))])
-            for p, image in zip(prompts, self.embed_image(scenes), strict=True)
-        ]
+        length, device = max(map(len, prompts)), self.model.device
+        padded = torch.tensor([[0] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
+        embedded = self.model.get_input_embeddings()(padded)
+        for row, prompt, image in zip(embedded, prompts, self.embed_image(scenes), strict=True):
+            start = length - len(prompt)
+            row[start : start + PREFIX_LENGTH] = image
         model: Any = self.model  # only some versions of transformers type `generate`
         out: Tensor = model.generate(
-            inputs_embeds=torch.stack(embedded),
-            attention_mask=torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts]),
+            inputs_embeds=embedded,
+            attention_mask=torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=device),
             max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=_END,

@@ -18,7 +18,7 @@ PREFIX_LENGTH = len(_PREFIX)
 """Number of tokens, for the image, that every example begins with."""
 BOX_LENGTH = 6
 """Number of tokens of a box."""
-TASKS = ("locate", "inside", "what", "list", "any", "count", "boxes", "points", "prompt", "whether", "other")
+TASKS = ("locate", "inside", "match", "what", "list", "parts", "any", "count", "boxes", "points", "prompt", "whether", "other")
 NOWHERE = -1
 """The image target of a token whose answer is not visible at one place."""
 _BOX_START = _TOKEN_IDS["["]
@@ -32,9 +32,10 @@ class TrainingExample:
         ids: The tokens.
         answer_start: Where the answer begins.
         task: One of `TASKS`.
-        image_targets: For the first tokens of the answer, where in the image the answer is visible: the number of an object,
-            an `encode_cell`, or NOWHERE, which also holds for the other tokens.
+        image_targets: For the first tokens of the answer, where in the image the answer is visible: an `encode_region`, an
+            `encode_cell`, or NOWHERE, which also holds for the other tokens.
         word_span: Start and end in ids of the words that decide which object is meant; (0, 0) for none.
+        region: The `encode_region` that a question about a point is about, NOWHERE for others.
     """
 
     ids: list[int]
@@ -42,6 +43,7 @@ class TrainingExample:
     task: str
     image_targets: tuple[int, ...] = ()
     word_span: tuple[int, int] = (0, 0)
+    region: int = NOWHERE
 
 
 def encode_cell(point: Point, size: Size) -> int:
@@ -77,6 +79,7 @@ class ExampleRow:
         targets: (k,) the tokens to predict.
         tasks: (k,) indices into `TASKS`.
         image_targets: (k,) see `TrainingExample`.
+        regions: (k,) see `TrainingExample`.
         word_targets: (k,) the nodes of the words that decide which object the token is about, where it matters.
     """
 
@@ -85,6 +88,7 @@ class ExampleRow:
     targets: list[int]
     tasks: list[int]
     image_targets: list[int]
+    regions: list[int]
     word_targets: list[tuple[int, ...]]
 
 
@@ -115,7 +119,7 @@ def pack_examples(examples: Sequence[TrainingExample], width: int, max_rows: int
 
 def _build_row(examples: Sequence[TrainingExample]) -> ExampleRow:
     tree = build_prefix_tree([example.ids[PREFIX_LENGTH:] for example in examples])
-    row = ExampleRow(tree, [], [], [], [], [])
+    row = ExampleRow(tree, [], [], [], [], [], [])
     for example, path in zip(examples, tree.paths, strict=True):
         for position in range(example.answer_start, len(example.ids)):
             place = position - example.answer_start
@@ -123,8 +127,12 @@ def _build_row(examples: Sequence[TrainingExample]) -> ExampleRow:
             row.targets.append(example.ids[position])
             row.tasks.append(TASKS.index(example.task))
             row.image_targets.append(example.image_targets[place] if place < len(example.image_targets) else NOWHERE)
+            row.regions.append(example.region)
             first, end = (index - PREFIX_LENGTH for index in example.word_span)
-            from_words = example.task == "whether" or _BOX_START in (example.ids[position], example.ids[position - 1])
+            from_words = example.task in ("match", "whether") or _BOX_START in (
+                example.ids[position],
+                example.ids[position - 1],
+            )
             row.word_targets.append(path[first:end] if from_words and end > 0 else ())
     return row
 

@@ -1,161 +1,110 @@
-"""The embedded Segment Anything: a SamModel of 1.1 million parameters, trained on the same scenes as the MLLM.
+"""The training of the embedded Segment Anything, on the same scenes as the MLLM.
 
-There are two stages. First the encoder alone learns dense targets like the MLLM: what covers each patch, that
-object's mask in 4 x 4 cells, and its box relative to the patch. Then the whole model learns masks from prompts: boxes with
-jitter, up to 25 points with true labels, uniform or far from edges, and clicks without a box. Of the three candidates, the best
-is trained fully and the others a little; the IoU head is trained too. All prompts of a batch have the same number of points,
-and either all or none have a box, because Segment Anything attends to padding points and inference never pads.
+There are two stages. First the encoder alone learns dense targets like the MLLM's: which object and part cover each patch, the
+masks of both in 4 x 4 cells, and their boxes relative to the patch. Then the whole model learns masks from prompts. Where a
+prompt fits two regions (one click on a handle, a box around a frame and its picture), two of the three candidates are trained,
+one on each, so that candidates are the whole and its parts; else the best is trained fully and the others a little. The IoU
+head is trained too. In some steps a click on what is wrong follows, with the first mask as mask input. All prompts of a batch
+have the same number of points, and either all or none have a box, because Segment Anything attends to padding points and
+inference never pads.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from transformers import (
-    SamConfig,
-    SamImageProcessor,
-    SamMaskDecoderConfig,
-    SamModel,
-    SamProcessor,
-    SamPromptEncoderConfig,
-    SamVisionConfig,
-)
+from transformers import SamModel
 
-from recipes.embedded.curriculum import compute_depth
-from recipes.embedded.scene_cache import SAM_SIDE, SIDE, SceneCache
-from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, draw_batches, train
-from sam4mllm_tool.embedded.scenes import COLOURS
+from recipes.embedded.architecture import CELLS, INPUT_SIDE, NOUNS, PARTS
+from recipes.embedded.sam_model import CHANNELS, GRID, MASK_SIDE
+from recipes.embedded.sam_prompts import COUNTS, PLACEMENTS, SamPrompts, sample_prompts
+from recipes.embedded.scene_cache import SIDE, SceneCache
+from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
 
-PATCH, CHANNELS, CELLS = 8, 64, 4
-GRID = SAM_SIDE // PATCH
-HELD_OUT = 500
-PROMPTS = 3
-ROUGHNESS = (1, 1, 1, 2, 2, 4, 4, 6)
-"""Factors of a box's jitter: rough boxes teach the model to trust points."""
-COUNTS = {"even": (0, 0, 3, 3, 5, 8, 12, 18, 25), "far": (1, 3, 5, 9, 9, 9), "clicks": (1, 1, 2, 3)}
-"""Numbers of points per prompt that are drawn from, by placement."""
-PLACEMENTS = ("even", "even", "far", "clicks")
-"""Placements that are drawn from: uniform in the box; spread over it and far from edges; clicks, without a box."""
-
-
-def build_sam() -> SamModel:
-    """Build the model with fresh weights; unlike transformers, with the scale of Segment Anything's positional encoding."""
-    config = SamConfig(
-        vision_config=SamVisionConfig(
-            hidden_size=128,
-            output_channels=CHANNELS,
-            num_hidden_layers=4,
-            num_attention_heads=2,
-            image_size=SAM_SIDE,
-            patch_size=PATCH,
-            window_size=GRID // 2,
-            global_attn_indexes=[1, 3],
-            mlp_dim=512,
-            num_pos_feats=CHANNELS // 2,
-            use_rel_pos=False,
-        ),
-        prompt_encoder_config=SamPromptEncoderConfig(
-            hidden_size=CHANNELS, image_size=SAM_SIDE, patch_size=PATCH, mask_input_channels=8
-        ),
-        mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=CHANNELS, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=64
-        ),
-    )
-    model = SamModel(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "positional_embedding" in name:
-                parameter.div_(parameter.std())
-    return model
-
-
-def build_processor() -> SamProcessor:
-    """Build the processor for the model's input size."""
-    return SamProcessor(
-        image_processor=SamImageProcessor(
-            size={"longest_edge": SAM_SIDE},
-            pad_size={"height": SAM_SIDE, "width": SAM_SIDE},
-            mask_size={"longest_edge": 4 * GRID},
-            mask_pad_size={"height": 4 * GRID, "width": 4 * GRID},
-            image_mean=[0.5] * 3,
-            image_std=[0.5] * 3,
-        )
-    )
-
-
-def _load_pixels(cache: SceneCache, index: Tensor) -> Tensor:
-    return torch.from_numpy(cache.load("sam", index.numpy())).permute(0, 3, 1, 2).float() / 127.5 - 1
+_CORRECTED = 0.4
+"""Share of the steps in which a correcting click follows."""
+_MIN_COVERAGE = 1e-3  # as the segmenter's backend encodes mask inputs
+_NOUN_INDEX, _PART_INDEX = ({name: i for i, name in enumerate(names)} for names in (NOUNS, PARTS))
 
 
 # Stage 1 ------------------------------------------------------------------------------------------------------------
 
 
 class DenseEncoder(nn.Module):
-    """The encoder with a linear head: object or background, colour, the object's cells, its box relative to the patch."""
+    """The encoder with a linear head: what covers a patch, its name, its cells, its box relative to the patch; object, part."""
 
     def __init__(self, model: SamModel) -> None:
         super().__init__()
         self.encoder = model.vision_encoder
-        self.head = nn.Linear(CHANNELS, 1 + len(COLOURS) + CELLS**2 + 4)
+        self.sizes = [size for names in (NOUNS, PARTS) for size in (1, len(names), CELLS**2, 4)]
+        self.head = nn.Linear(CHANNELS, sum(self.sizes))
 
     def forward(self, pixel_values: Tensor) -> Sequence[Tensor]:
         features = self.encoder(pixel_values).last_hidden_state.flatten(2).transpose(1, 2)
-        return self.head(features).float().split([1, len(COLOURS), CELLS**2, 4], -1)
+        return self.head(features).float().split(self.sizes, -1)
 
 
-def _compute_dense_targets(cache: SceneCache, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return per patch the owner, -1 for none, colour, cells (n, patches, 16) in {0, 1}, box edges relative to the middle."""
+def _compute_dense_targets(cache: SceneCache, index: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return per patch: whether a region covers it, its name, cells (n, patches, 16), box edges relative to the middle."""
     fine = GRID * CELLS
     middles = ((np.arange(fine) + 0.5) * SIDE / fine).astype(int)
-    sampled = cache.load("instances", index.numpy())[:, middles][:, :, middles]
+    array = "instances" if kind == "object" else "parts"
+    sampled = cache.load(array, index.numpy())[:, middles][:, :, middles]
     tiles = sampled.reshape(-1, GRID, CELLS, GRID, CELLS).transpose(0, 1, 3, 2, 4).reshape(len(index), GRID**2, CELLS**2)
-    counts = (tiles[..., None] == np.arange(1, 11)).sum(2)
-    owner = np.where(counts.max(-1) > 0, counts.argmax(-1), -1)
-    cells = tiles == owner[..., None] + 1
-    colour, box = np.zeros((len(index), 10), np.int64), np.zeros((len(index), 10, 4), np.float32)
+    names, boxes = np.full((len(index), 256), -1), np.zeros((len(index), 256, 4), np.float32)
     for row, i in enumerate(index.tolist()):
-        for k, shape in enumerate(cache.objects[i]):
-            colour[row, k], box[row, k] = list(COLOURS).index(shape.colour), np.array(shape.box) / SIDE
-    rows, owners = np.arange(len(index))[:, None], owner.clip(min=0)
-    middle = np.stack(np.meshgrid((np.arange(GRID) + 0.5) / GRID, (np.arange(GRID) + 0.5) / GRID), -1).reshape(-1, 2)
-    edges = box[rows, owners] - np.concatenate([middle, middle], -1)
-    arrays = (owner, colour[rows, owners], cells.astype(np.float32), edges.astype(np.float32))
+        record = cache.records[i]
+        for number, obj in enumerate(record.objects if kind == "object" else (), start=1):
+            names[row, number], boxes[row, number] = _NOUN_INDEX[obj.noun], np.array(obj.box) / SIDE
+        for part in record.object_parts if kind == "part" else ():
+            names[row, part.number], boxes[row, part.number] = _PART_INDEX[part.name], np.array(part.box) / SIDE
+    rows = np.arange(len(index))[:, None]
+    most = max(1, int(tiles.max()))
+    counts = (tiles[..., None] == np.arange(1, most + 1)).sum(2) * (names[:, None, 1 : most + 1] >= 0)
+    number = np.where(counts.max(-1) > 0, counts.argmax(-1) + 1, 0)
+    middle = np.stack(np.meshgrid(*[(np.arange(GRID) + 0.5) / GRID] * 2), -1).reshape(-1, 2)
+    edges = boxes[rows, number] - np.concatenate([middle, middle], -1)
+    arrays = (number > 0, names[rows, number], (tiles == number[..., None]).astype(np.float32), edges.astype(np.float32))
     return tuple(torch.from_numpy(array) for array in arrays)  # type: ignore[return-value]
 
 
 def _compute_dense_loss(module: DenseEncoder, cache: SceneCache, index: Tensor) -> tuple[Tensor, Metrics]:
-    with torch.autocast("cpu", torch.bfloat16):
-        objectness, colour, cells, edges = module(_load_pixels(cache, index))
-    owner, true_colour, true_cells, true_edges = _compute_dense_targets(cache, index)
-    on = owner >= 0
-    edge_error = (edges[on] - true_edges[on]).abs().mean()
-    loss = (
-        F.binary_cross_entropy_with_logits(objectness[..., 0], on.float())
-        + F.cross_entropy(colour[on], true_colour[on])
-        + 3 * F.binary_cross_entropy_with_logits(cells[on], true_cells[on])
-        + 10 * edge_error
-    )
-    return loss, {
-        "object": ((objectness[..., 0] > 0) == on).float().mean().item(),
-        "colour": (colour[on].argmax(-1) == true_colour[on]).float().mean().item(),
-        "cells": ((cells[on] > 0) == (true_cells[on] > 0.5)).float().mean().item(),
-        "edge_px": edge_error.item() * SAM_SIDE,
-    }
+    device = module.head.weight.device
+    with autocast(device):
+        predictions = module(cache.load_pixels(index).to(device))
+    loss, metrics = predictions[0].new_zeros(()), {}
+    for kind, (covered, names, cells, edges) in zip(("object", "part"), (predictions[:4], predictions[4:]), strict=True):
+        on, true_names, true_cells, true_edges = (t.to(device) for t in _compute_dense_targets(cache, index, kind))
+        edge_error = (edges[on] - true_edges[on]).abs().mean()
+        loss = loss + (
+            F.binary_cross_entropy_with_logits(covered[..., 0], on.float())
+            + 0.5 * F.cross_entropy(names[on], true_names[on])
+            + 3 * F.binary_cross_entropy_with_logits(cells[on], true_cells[on])
+            + 10 * edge_error
+        )
+        metrics |= {
+            kind: ((covered[..., 0] > 0) == on).float().mean().item(),
+            f"{kind}_name": (names[on].argmax(-1) == true_names[on]).float().mean().item(),
+            f"{kind}_cells": ((cells[on] > 0) == (true_cells[on] > 0.5)).float().mean().item(),
+            f"{kind}_edge_px": edge_error.item() * INPUT_SIDE,
+        }
+    return loss, metrics
 
 
-def train_encoder(cache: SceneCache, model: SamModel, folder: Path, steps: int, batch: int = 48) -> None:
+def train_encoder(cache: SceneCache, model: SamModel, folder: Path, steps: int, batch: int = 24) -> None:
     """Train the encoder in place (stage 1); checkpoint folder/sam-encoder.pt."""
-    module = DenseEncoder(model)
+    module = DenseEncoder(model).to(model.device)
     stage = Stage("sam-encoder", folder, module, MuonAdamW(module.named_parameters(), rate=3e-3), steps)
-    draw = draw_batches(len(cache) - HELD_OUT, batch, seed=10)
+    draw = draw_batches(cache.trained_on, batch, seed=10, first=stage.count_steps_done())
 
     @torch.no_grad()
     def evaluate() -> Metrics:
-        return _compute_dense_loss(module, cache, torch.arange(len(cache) - 200, len(cache)))[1]
+        return _compute_dense_loss(module, cache, cache.held_out(60))[1]
 
     train(stage, lambda _: _compute_dense_loss(module, cache, next(draw)), evaluate)
 
@@ -163,123 +112,118 @@ def train_encoder(cache: SceneCache, model: SamModel, folder: Path, steps: int, 
 # Stage 2 ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class SamPrompts:
-    """p prompts for each of n images, in pixels of the model's input.
-
-    Attributes:
-        boxes: (n, p, 4), None for clicks.
-        points: (n, p, k, 2), None if k is 0.
-        labels: (n, p, k), None if k is 0.
-        masks: (n, p, side, side) in {0, 1}, the true masks.
-    """
-
-    boxes: Tensor | None
-    points: Tensor | None
-    labels: Tensor | None
-    masks: Tensor
-
-
-def sample_prompts(
-    cache: SceneCache, index: Tensor, rng: np.random.Generator, jitter: float, count: int, placement: str = "even"
-) -> SamPrompts:
-    """Draw prompts for random objects of the scenes.
-
-    Args:
-        cache: The scenes.
-        index: Which of them.
-        rng: Source of randomness.
-        jitter: Standard deviation of the boxes' edges as a share of their sides, times a random factor of ROUGHNESS.
-        count: Number of points, with true labels.
-        placement: One of PLACEMENTS.
-    """
-    n, scale = len(index), SAM_SIDE / SIDE
-    boxes, points = np.zeros((n, PROMPTS, 4), np.float32), np.zeros((n, PROMPTS, count, 2), np.float32)
-    labels = np.zeros((n, PROMPTS, count), np.int64)
-    masks = np.zeros((n, PROMPTS, SAM_SIDE, SAM_SIDE), np.float32)
-    instances = cache.load("instances", index.numpy())
-    nearest = ((np.arange(SAM_SIDE) + 0.5) / scale).astype(int)
-    for i, scene in enumerate(index.tolist()):
-        objects = cache.objects[scene]
-        for p in range(PROMPTS):
-            k = rng.integers(len(objects))
-            x1, y1, x2, y2 = objects[k].box
-            sides = np.array([x2 - x1, y2 - y1])
-            spread = jitter * rng.choice(ROUGHNESS)
-            boxes[i, p] = np.clip([x1, y1, x2, y2] + rng.normal(0, 1, 4) * np.tile(sides, 2) * spread, 0, SIDE)
-            mask = instances[i] == k + 1
-            xy = _place_points(mask[int(y1) : int(y2), int(x1) : int(x2)], rng, count, placement) * sides + (x1, y1)
-            points[i, p] = xy
-            labels[i, p] = mask[xy[:, 1].astype(int), xy[:, 0].astype(int)]
-            masks[i, p] = mask[nearest][:, nearest]
-    b, x, y, m = (torch.from_numpy(array) for array in (boxes * scale, points * scale, labels, masks))
-    return SamPrompts(None if placement == "clicks" else b, x if count else None, y if count else None, m)
-
-
-def _place_points(inside: np.ndarray, rng: np.random.Generator, count: int, placement: str) -> np.ndarray:
-    """Return (count, 2) points in the unit box; `inside` is (h, w) bool, the object in its box."""
-    if placement == "even":
-        return rng.uniform(0, 1, (count, 2))
-    if placement == "clicks":  # the first well inside the object, the others anywhere
-        depth = compute_depth(inside)
-        ys, xs = np.nonzero(depth >= rng.uniform(0.2, 1) * depth.max())
-        pixel = rng.integers(len(xs))
-        first = (np.array([xs[pixel], ys[pixel]]) + 0.5) / inside.shape[::-1]
-        return np.concatenate([first[None], rng.uniform(0, 1, (count - 1, 2))])
-    depth = np.where(inside, compute_depth(inside), compute_depth(~inside))
-    ninths = rng.permutation(9)[:count]
-    corners = np.stack([ninths % 3, ninths // 3], -1)
-    candidates = (corners[:, None] + rng.uniform(0, 1, (count, 6, 2))) / 3
-    rows, columns = (candidates[..., axis] * inside.shape[1 - axis] for axis in (1, 0))
-    deepest = depth[rows.astype(int), columns.astype(int)].argmax(1)
-    return candidates[np.arange(count), deepest]
-
-
-def _compute_mask_loss(model: SamModel, pixels: Tensor, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
-    with torch.autocast("cpu", torch.bfloat16):
-        out = model(
-            pixel_values=pixels,
+def _predict(model: SamModel, embeddings: Tensor, prompts: SamPrompts, mask_input: Tensor | None = None) -> Any:
+    with autocast(embeddings.device):
+        return model(
+            image_embeddings=embeddings,
             input_boxes=prompts.boxes,
             input_points=prompts.points,
             input_labels=prompts.labels,
+            input_masks=mask_input,
             multimask_output=True,
         )
+
+
+def _compute_mask_loss(out: Any, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
     logits = F.interpolate(out.pred_masks.float().flatten(0, 1), prompts.masks.shape[-2:], mode="bilinear", align_corners=False)
     scores = out.iou_scores.float().flatten(0, 1)
-    truth = prompts.masks.flatten(0, 1)[:, None].expand_as(logits)
-    soft = logits.sigmoid()
-    dice = 1 - (2 * (soft * truth).sum((-1, -2)) + 1) / (soft.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
-    losses = 10 * F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((-1, -2)) + dice
+    truth, other = (masks.flatten(0, 1)[:, None].expand_as(logits) for masks in (prompts.masks, prompts.others))
+    losses = _compare_masks(logits, truth)
+    best = losses.min(-1).values
+    ambiguous = (prompts.masks != prompts.others).flatten(0, 1).flatten(1).any(1)
+    if ambiguous.any():
+        pairs = losses[ambiguous][:, :, None] + _compare_masks(logits[ambiguous], other[ambiguous])[:, None]
+        pairs = pairs + torch.diag(torch.full((3,), torch.inf, device=pairs.device))
+        best = best.masked_scatter(ambiguous, pairs.flatten(1).min(-1).values)
     with torch.no_grad():
-        predicted, true = logits > 0, truth > 0.5
-        iou = (predicted & true).sum((-1, -2)) / (predicted | true).sum((-1, -2)).clamp(min=1)
-    loss = losses.min(-1).values.mean() + 0.1 * losses.mean() + F.mse_loss(scores, iou)
+        iou = _compute_iou(logits > 0, truth > 0.5)
+    loss = best.mean() + 0.1 * losses.mean() + F.mse_loss(scores, iou)
     chosen = iou.gather(-1, scores.argmax(-1, keepdim=True))
     return loss, {"best_iou": iou.max(-1).values.mean().item(), "chosen_iou": chosen.mean().item()}
 
 
+def _compare_masks(logits: Tensor, truth: Tensor) -> Tensor:
+    """Return 10 x mean binary cross-entropy + Dice loss of each mask."""
+    soft = logits.sigmoid()
+    dice = 1 - (2 * (soft * truth).sum((-1, -2)) + 1) / (soft.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
+    return 10 * F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((-1, -2)) + dice
+
+
+def _compute_iou(predicted: Tensor, true: Tensor) -> Tensor:
+    return (predicted & true).sum((-1, -2)) / (predicted | true).sum((-1, -2)).clamp(min=1)
+
+
+@torch.no_grad()
+def add_correction(out: Any, prompts: SamPrompts, rng: np.random.Generator) -> tuple[SamPrompts, Tensor]:
+    """Return the prompts with a click on what the chosen masks have wrong, one prompt per image, and the masks as input."""
+    chosen = out.iou_scores.float().flatten(0, 1).argmax(-1)
+    coarse = out.pred_masks.float().flatten(0, 1)[torch.arange(len(chosen), device=chosen.device), chosen]
+    masks = (F.interpolate(coarse[:, None], (INPUT_SIDE,) * 2, mode="bilinear", align_corners=False) > 0).float()
+    truth = prompts.masks.flatten(0, 1)
+    wrong = (masks[:, 0] != truth).cpu().numpy()
+    clicks = np.array([_draw_click(w if w.any() else t, rng) for w, t in zip(wrong, truth.cpu().numpy() > 0.5, strict=True)])
+    xs, ys = torch.from_numpy(clicks).to(truth.device).long().T
+    labels = truth[torch.arange(len(truth), device=truth.device), ys, xs].long()[:, None, None]
+    points = torch.stack([xs, ys], -1)[:, None, None].float() + 0.5
+    if prompts.points is not None and prompts.labels is not None:
+        points = torch.cat([prompts.points.flatten(0, 1)[:, None], points], 2)
+        labels = torch.cat([prompts.labels.flatten(0, 1)[:, None], labels], 2)
+    boxes = None if prompts.boxes is None else prompts.boxes.flatten(0, 1)[:, None]
+    corrected = SamPrompts(boxes, points, labels, truth[:, None], truth[:, None])
+    small = F.interpolate(masks, (MASK_SIDE,) * 2, mode="bilinear", antialias=True)
+    return corrected, small.logit(eps=_MIN_COVERAGE)
+
+
+def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+    """Return (x, y) of a pixel of the mask: the one furthest from its edge, or any."""
+    if rng.random() < 0.5:
+        y, x = np.unravel_index(ndimage.distance_transform_edt(mask).argmax(), mask.shape)
+    else:
+        y, x = rng.choice(np.argwhere(mask))
+    return int(x), int(y)
+
+
 def train_masks(cache: SceneCache, model: SamModel, folder: Path, steps: int, batch: int = 12) -> None:
     """Train the model in place (stage 2); checkpoint folder/sam.pt."""
+    device = model.device
     stage = Stage("sam", folder, model, MuonAdamW(model.named_parameters(), rate=2e-3), steps)
-    draw = draw_batches(len(cache) - HELD_OUT, batch, seed=20)
-    rng = np.random.default_rng(30)
+    draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
-    def compute_loss(_: int) -> tuple[Tensor, Metrics]:
+    def encode(index: Tensor) -> Tensor:
+        with autocast(device):
+            embeddings: Tensor = model.vision_encoder(cache.load_pixels(index).to(device)).last_hidden_state
+        return embeddings.float()
+
+    def compute_loss(step: int) -> tuple[Tensor, Metrics]:
+        rng, index = np.random.default_rng((30, step)), next(draw)
         placement = str(rng.choice(PLACEMENTS))
         count = int(rng.choice(COUNTS[placement]))
-        index = next(draw)
-        return _compute_mask_loss(model, _load_pixels(cache, index), sample_prompts(cache, index, rng, 0.06, count, placement))
+        prompts, embeddings = sample_prompts(cache, index, rng, count, placement).to(device), encode(index)
+        out = _predict(model, embeddings, prompts)
+        loss, metrics = _compute_mask_loss(out, prompts)
+        if rng.random() < _CORRECTED:
+            corrected, mask_input = add_correction(out, prompts, rng)
+            repeated = embeddings.repeat_interleave(len(mask_input) // len(embeddings), 0)
+            second, after = _compute_mask_loss(_predict(model, repeated, corrected, mask_input), corrected)
+            loss, metrics = loss + second, metrics | {"corrected_iou": after["chosen_iou"]}
+        return loss, metrics
 
     @torch.no_grad()
     def evaluate() -> Metrics:
         metrics: Metrics = {}
-        for placement, count in (("even", 0), ("even", 5), ("even", 25), ("far", 9), ("clicks", 1)):
-            fixed = np.random.default_rng(1)
-            ious = []
-            for index in torch.arange(len(cache) - 240, len(cache)).split(40):
-                prompts = sample_prompts(cache, index, fixed, 0.0, count, placement)
-                ious.append(_compute_mask_loss(model, _load_pixels(cache, index), prompts)[1]["chosen_iou"])
-            metrics[f"iou_{count}_{placement}"] = sum(ious) / len(ious)
+        for placement, count, jitter in (
+            ("even", 0, 0.0),
+            ("even", 5, 0.0),
+            ("grid", 25, 0.0),
+            ("far", 9, 0.12),
+            ("clicks", 1, 0.0),
+        ):
+            fixed, figures = np.random.default_rng(1), []
+            for index in cache.held_out(120).split(20):
+                prompts = sample_prompts(cache, index, fixed, count, placement, (jitter,)).to(device)
+                figures.append(_compute_mask_loss(_predict(model, encode(index), prompts), prompts)[1])
+            for name in ("chosen", "best"):
+                metrics[f"{name}_{count}_{placement}"] = float(np.mean([f[f"{name}_iou"] for f in figures]))
         return metrics
 
     train(stage, compute_loss, evaluate)

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from recipes.embedded.muon import Muon
 from sam4mllm_tool.atomic_io import atomic_path
 
 Metrics = dict[str, float]
 
-_SAVE_EVERY = 250
-_PRINT_EVERY = 50
+_SAVE_EVERY_S = 240
+_EVALUATE_EVERY = 250
+_PRINT_EVERY = 25
 _WARMUP_STEPS = 100
 
 
@@ -47,7 +49,7 @@ class MuonAdamW:
         self._rates: list[float] = []
         if matrices:
             self._rates.append(rate)
-            self._optimizers.append(torch.optim.Muon(matrices, rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
+            self._optimizers.append(Muon(matrices, rate, weight_decay))
         if others:
             self._rates.append(adamw_rate or rate)
             self._optimizers.append(torch.optim.AdamW(others, rate, weight_decay=0.0, betas=(0.9, 0.98)))
@@ -90,22 +92,26 @@ class Stage:
     optimizer: MuonAdamW
     steps: int
 
+    def count_steps_done(self) -> int:
+        """Return the number of steps in the checkpoint, 0 if there is none."""
+        file = self.folder / f"{self.name}.pt"
+        return int(torch.load(file, weights_only=True, mmap=True)["step"]) if file.exists() else 0
+
     def load_checkpoint(self) -> int:
         """Load the checkpoint if there is one; return the number of steps done."""
         file = self.folder / f"{self.name}.pt"
         if not file.exists():
             return 0
-        checkpoint = torch.load(file, weights_only=True)
+        checkpoint = torch.load(file, weights_only=True, map_location="cpu")
         self.module.load_state_dict(checkpoint["model"], strict=False)
-        if "optimiser" in checkpoint:
-            self.optimizer.load_state_dict(checkpoint["optimiser"])
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
         steps: int = checkpoint["step"]
         return steps
 
     def save_checkpoint(self, step: int) -> None:
         """Write the checkpoint atomically."""
         with atomic_path(self.folder / f"{self.name}.pt") as part:
-            checkpoint = {"model": self.module.state_dict(), "optimiser": self.optimizer.state_dict(), "step": step}
+            checkpoint = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "step": step}
             torch.save(checkpoint, part)
 
 
@@ -119,30 +125,47 @@ def train(stage: Stage, compute_loss: Callable[[int], tuple[Tensor, Metrics]], e
     """
     start = stage.load_checkpoint()
     recent: dict[str, list[float]] = defaultdict(list)
-    began = time.monotonic()
-    for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=30):
+    began = saved = time.monotonic()
+    for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=60):
         stage.module.train()
         loss, metrics = compute_loss(step)
         stage.optimizer.step(loss, step / stage.steps, step)
         for key, value in {"loss": loss.item(), **metrics}.items():
             if not math.isnan(value):
                 recent[key].append(value)
-        if (step + 1) % _PRINT_EVERY == 0:
+        done = step + 1
+        if done % _PRINT_EVERY == 0:
             means = {key: sum(values) / len(values) for key, values in recent.items()}
-            tqdm.write(f"{stage.name} {step + 1}  {time.monotonic() - began:.0f}s  {_format_metrics(means)}")
+            tqdm.write(f"{stage.name} {done}  {time.monotonic() - began:.0f}s  {_format_metrics(means)}")
             recent.clear()
-        if (step + 1) % _SAVE_EVERY == 0 or step + 1 == stage.steps:
-            stage.save_checkpoint(step + 1)
+        if time.monotonic() - saved > _SAVE_EVERY_S or done % _EVALUATE_EVERY == 0 or done == stage.steps:
+            stage.save_checkpoint(done)
+            saved = time.monotonic()
+        if done % _EVALUATE_EVERY == 0 or done == stage.steps:
             stage.module.eval()
-            tqdm.write(f"{stage.name} held out: {_format_metrics(evaluate())}")
+            tqdm.write(f"{stage.name} {done} held out: {_format_metrics(evaluate())}")
 
 
 def _format_metrics(metrics: Metrics) -> str:
     return "  ".join(f"{key} {value:.3f}" for key, value in metrics.items())
 
 
-def draw_batches(count: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Yield batches of indices below `count` without end, reshuffled every epoch."""
-    for epoch in itertools.count():
+def draw_batches(count: int, size: int, seed: int, first: int = 0) -> Iterator[Tensor]:
+    """Yield batches of indices below `count` without end, reshuffled every epoch, after leaving out the `first` ones."""
+    size = min(size, count)
+    per_epoch = count // size
+    for epoch in itertools.count(first // per_epoch):
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
-        yield from order.split(size)[: count // size]
+        yield from order.split(size)[first % per_epoch : per_epoch]
+        first = 0
+
+
+def choose_device() -> torch.device:
+    """Return the GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Return a context of bfloat16 where the device computes with it; CPUs without it would be a hundred times slower."""
+    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)

@@ -1,60 +1,18 @@
 """Drawn scenes as files: PNG images and a line of JSON per expression, the format of a dataset of one's own."""
 
 import json
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import atomic_path, require_new_file
-from sam4mllm_tool.embedded import everyday, expressions, scenes
+from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnExpression, DrawnScene, WorldName
 from sam4mllm_tool.geometry import rle
-from sam4mllm_tool.types import Box, Mask
 
 SCENES_FILE = "scenes.jsonl"
-
-
-class _Region(Protocol):
-    @property
-    def box(self) -> Box: ...
-
-
-class _Scene(Protocol):
-    @property
-    def image(self) -> npt.NDArray[np.uint8]: ...
-
-    @property
-    def regions(self) -> Sequence[_Region]: ...
-
-    def mask(self, index: int, /) -> Mask: ...
-
-
-class _Expression(Protocol):
-    @property
-    def text(self) -> str: ...
-
-    @property
-    def kind(self) -> str: ...
-
-    @property
-    def targets(self) -> tuple[int, ...]: ...
-
-
-class _World(NamedTuple):
-    draw_scene: Callable[[int, int], Any]
-    sample_expressions: Callable[[Any, int, Random], Sequence[_Expression]]
-
-
-WorldName = Literal["shapes", "everyday"]
-_WORLDS: dict[WorldName, _World] = {
-    "shapes": _World(scenes.draw_scene, expressions.sample_expressions),
-    "everyday": _World(everyday.draw_scene, everyday.sample_expressions),
-}
 
 
 def write_scenes(
@@ -94,14 +52,14 @@ def write_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
         for number, name in tqdm(names.items(), desc="scenes", unit="scene", disable=None):
-            scene = _WORLDS[world].draw_scene(number, side)
+            scene = DRAWN_WORLDS[world].draw_scene(number, side)
             Image.fromarray(scene.image).save(folder / name)
-            for expression in _WORLDS[world].sample_expressions(scene, per_scene, Random(f"files-{number}")):
+            for expression in DRAWN_WORLDS[world].sample_expressions(scene, per_scene, Random(f"files-{number}")):
                 lines.write(json.dumps(_describe_sample(name, scene, expression)) + "\n")
     return folder / SCENES_FILE
 
 
-def _describe_sample(name: str, scene: _Scene, expression: _Expression) -> dict[str, Any]:
+def _describe_sample(name: str, scene: DrawnScene, expression: DrawnExpression) -> dict[str, Any]:
     return {
         "image": name,
         "expression": expression.text,

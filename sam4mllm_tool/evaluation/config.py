@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -75,15 +75,13 @@ class ModelSpec:
             SpecError: A spec names no model, or a calibration can't be read.
         """
         mllm = self.mllm_spec
-        segmenter = self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or "embedded"
+        segmenter = self.segmenter or os.environ.get("SAM4MLLM_SEGMENTER") or EMBEDDED
         return {
             "mllm": mllm,
             "segmenter": segmenter,
             "weights": find_fingerprints(mllm, segmenter),
             "dialect": self.dialect,
-            "device": self.options.device,
-            "dtype": self.options.dtype,
-            **replace(self.options, device=None, dtype=None).to_dict(),
+            **{"device": None, "dtype": None, **self.options.to_dict()},  # these two were there before there were options
             **_describe_settings(self.config),
             "calibration": asdict(find_calibration(mllm)),
         }

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from sam4mllm_tool.errors import Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.models.load_errors import custom_code_error, explain_file, explain_load_error, explain_weights, list_files
+from sam4mllm_tool.models.segmenter import SEGMENT_ANYTHING
 from sam4mllm_tool.text import first_line, suggest_name
 
 __all__ = [
@@ -165,7 +166,7 @@ def fingerprint(spec: str) -> str | None:
     Raises:
         SpecError: As in `find_file`.
     """
-    if spec.startswith("segment-anything:"):
+    if spec.startswith(SEGMENT_ANYTHING):
         file = Path(spec.partition("@")[2]).expanduser()
         return _digest([file]) if file.is_file() else None
     markers = (find_file(spec, marker) for marker in ("adapter_config.json", "config.json"))

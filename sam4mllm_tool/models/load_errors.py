@@ -12,6 +12,7 @@ import transformers
 from huggingface_hub import constants, model_info
 
 from sam4mllm_tool.errors import MissingExtraError, Sam4MllmError, SpecError, quote_text
+from sam4mllm_tool.models.segmenter import SEGMENT_ANYTHING
 from sam4mllm_tool.optional_dependencies import root_message
 from sam4mllm_tool.text import first_line
 
@@ -101,7 +102,7 @@ def explain_file(spec: str, marker: str) -> str:
         return (
             f"{quote_text(spec)} is a file of pickled weights, which are never opened because they can run code: name the "
             "folder of a checkpoint with safetensors; Meta's own SAM files are segmenters, "
-            f"segment-anything:{_architecture(spec)}@{spec}"
+            f"{SEGMENT_ANYTHING}{_architecture(spec)}@{spec}"
         )
     if suffix in (".safetensors", ".json"):
         return (

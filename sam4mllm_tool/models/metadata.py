@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from sam4mllm_tool.errors import SpecError
-from sam4mllm_tool.models.mllm import parse_remote_spec, split_spec
+from sam4mllm_tool.models.mllm.model_specs import EMBEDDED, find_parts
+from sam4mllm_tool.models.mllm.remote_specs import parse_remote_spec
 from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, load_probed_dialect
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
@@ -21,7 +22,6 @@ __all__ = [
     "find_dialect",
     "find_family_dialect",
     "find_fingerprints",
-    "find_parts",
     "find_probed_dialect",
     "find_trained_dialect",
     "fit_dialect",
@@ -107,22 +107,6 @@ def _get_dialect(name: str) -> Dialect:
     return DIALECTS[name]
 
 
-def find_parts(mllm: str) -> tuple[str, str | None]:
-    """Return the base and the adapter that a spec names; an adapter alone names its base itself.
-
-    Raises:
-        SpecError: The spec is incomplete, or the hub can't be reached.
-    """
-    base, adapter = split_spec(mllm)
-    if adapter is not None or base == "embedded" or parse_remote_spec(mllm):
-        return base, adapter
-    with wrap_import_errors():
-        from sam4mllm_tool.models.checkpoints import find_adapter_base
-
-    named = find_adapter_base(base)
-    return (base, None) if named is None else (named, base)
-
-
 def _find_released_dialect(mllm: str) -> Dialect | None:
     """Return the published adapter's dialect for an adapter whose adapter_config.json names the same base."""
     if parse_remote_spec(mllm) or find_parts(mllm)[1] is None:
@@ -149,7 +133,7 @@ def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
     parts = _fingerprint_mllm(mllm)
     from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
-    return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == "embedded" else segmenter)}
+    return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == EMBEDDED else segmenter)}
 
 
 def identify_mllm(mllm: str, version: str | None = None) -> dict[str, str | None]:
@@ -170,7 +154,7 @@ def _fingerprint_mllm(mllm: str) -> dict[str, str | None]:
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
-    if base == "embedded":
+    if base == EMBEDDED:
         base, adapter = embedded_folder("mllm"), adapter or embedded_folder("adapter")
     parts = {"base": None if parse_remote_spec(mllm) else base, "adapter": adapter}
     return {name: None if part is None else fingerprint(part) for name, part in parts.items()}
@@ -194,7 +178,7 @@ def read_metadata(spec: str, name: str, parse: Callable[[str], T], *, adapter_on
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
 
-    if base == "embedded":
+    if base == EMBEDDED:
         base = embedded_folder("adapter")
     for part in (base,) if adapter is None else (adapter,) if adapter_only else (adapter, base):
         if file := find_file(part, name):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sam4mllm_tool.errors import BackendError
+from sam4mllm_tool.models.segmenter.deferred_candidates import DeferredCandidate
 from sam4mllm_tool.types import FreeText, Labels, MaskCandidate, ObjectPrompt, Question, Reply, SegmentedObject, Size
 
 __all__ = ["validate_objects", "validate_questions", "validate_replies"]
@@ -82,7 +83,8 @@ def validate_objects(
             raise BackendError(f"{start} the confidence {_show(segmented.confidence)}: expected one in [0, 1], or None")
         _validate_prompt(start, segmented.prompt)
         for candidate in segmented.alternatives:
-            _validate_candidate(f"{name} gave an alternative of object {number}", size, candidate)
+            if not isinstance(candidate, DeferredCandidate):  # of our own, made when somebody looks at it
+                _validate_candidate(f"{name} gave an alternative of object {number}", size, candidate)
     return checked
 
 

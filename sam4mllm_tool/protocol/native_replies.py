@@ -115,7 +115,7 @@ class NativeReplyParser(ReplyParser):
         points = [self._decode_point(_numbers(match), question, reply, size) for match in self._point_pattern.finditer(text)]
         if not points:
             self._require_none(text, question, reply)
-        return self._check_points(points, question, reply)
+        return self._distinct(points, question, reply, "points")
 
     def read_answer(self, question: Question, reply: Reply) -> str:
         """As `ReplyParser.read_answer`, without what labels say."""
@@ -142,9 +142,7 @@ class NativeReplyParser(ReplyParser):
             box = self._decode_native_box(match, question, reply, size)
             points = tuple(self._parse_point_prompts(text[match.end() : end], question, reply, size)) if with_points else ()
             prompts.setdefault(box, ObjectPrompt(box, points))
-        distinct = tuple(prompts.values())
-        self._check_count(distinct, question, reply)
-        return distinct
+        return self._distinct(prompts.values(), question, reply)
 
     def _require_none(self, text: str, question: Question, reply: Reply) -> None:
         """Raise ReplyError unless a reply without boxes or points says that there is no such object."""

@@ -29,9 +29,7 @@ class PointReplyParser(NativeReplyParser):
             if x1 == x2 or y1 == y2:
                 raise ReplyError("expected points at two corners, got points that enclose nothing", question, reply)
             boxes.append(Box(x1, y1, x2, y2))
-        distinct = tuple(dict.fromkeys(boxes))
-        self._check_count(distinct, question, reply)
-        return distinct
+        return self._distinct(boxes, question, reply)
 
     def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
         """Return a prompt without a box for each point. Raises ReplyError as `parse_points`."""
@@ -40,7 +38,7 @@ class PointReplyParser(NativeReplyParser):
     def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
         """As `ReplyParser.parse_points`."""
         points = [point for points, _ in self._parse_tags(question, reply, size) for point in points]
-        return self._check_points(points, question, reply)
+        return self._distinct(points, question, reply, "points")
 
     def _parse_tags(self, question: Question, reply: Reply, size: Size) -> list[tuple[list[Point], bool]]:
         """Return the points of each tag that has some, and whether the tag is closed.

@@ -5,7 +5,7 @@ of the frame, or of another count raises ReplyError, whose reason may be sent ba
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias, TypeVar
@@ -68,10 +68,10 @@ class ReplyParser:
         Raises:
             ReplyError: A box is malformed, or the reply names neither boxes nor their absence.
         """
-        tokens = (token for token in _TOKENS.finditer(self.read_answer(question, reply)) if token.lastgroup == "box")
-        return self._check_complete(
-            [self._decode_box(token["box"], token[0], question, reply, size) for token in tokens], question, reply
-        )
+        text = self.read_answer(question, reply)
+        tokens = (token for token in _TOKENS.finditer(text) if token.lastgroup == "box")
+        boxes = [self._decode_box(token["box"], token[0], question, reply, size) for token in tokens]
+        return self._check_complete(boxes, text, question, reply)
 
     def parse_prompts(self, question: Question, reply: Reply, size: Size) -> tuple[ObjectPrompt, ...]:
         """Return the boxes with the points that follow each, in pixels; none if there is no such object.
@@ -81,9 +81,9 @@ class ReplyParser:
         Raises:
             ReplyError: As for `parse_boxes`, or a point is malformed.
         """
-        prompts: list[ObjectPrompt] = []
+        text, prompts = self.read_answer(question, reply), list[ObjectPrompt]()
         label: Label = 1
-        for token in _TOKENS.finditer(self.read_answer(question, reply)):
+        for token in _TOKENS.finditer(text):
             if token.lastgroup == "box":
                 prompts.append(ObjectPrompt(self._decode_box(token["box"], token[0], question, reply, size)))
                 label = 1
@@ -92,7 +92,7 @@ class ReplyParser:
             elif prompts:
                 point = PointPrompt(*self._decode_point(token["point"], question, reply, size), label)
                 prompts[-1] = ObjectPrompt(prompts[-1].box, (*prompts[-1].points, point))
-        return self._check_complete(prompts, question, reply)
+        return self._check_complete(prompts, text, question, reply)
 
     def parse_points(self, question: Question, reply: Reply, size: Size) -> tuple[Point, ...]:
         """Return the distinct points of a reply that names points alone, in pixels; none if there is no such object.
@@ -100,13 +100,14 @@ class ReplyParser:
         Raises:
             ReplyError: A point is malformed, or the reply names a box, or neither points nor their absence.
         """
-        tokens = [token for token in _TOKENS.finditer(self.read_answer(question, reply)) if token.lastgroup != "word"]
+        text = self.read_answer(question, reply)
+        tokens = [token for token in _TOKENS.finditer(text) if token.lastgroup != "word"]
         if box := next((token[0] for token in tokens if token.lastgroup == "box"), None):
             raise ReplyError(f"expected points, got the box {box}", question, reply)
         points = [self._decode_point(token["point"], question, reply, size) for token in tokens]
         if not points:
-            self._require_none_text(question, reply, "points")
-        return self._check_points(points, question, reply)
+            self._require_none_text(text, question, reply, "points")
+        return self._distinct(points, question, reply, "points")
 
     def parse_labels(self, question: Question, reply: Reply) -> tuple[LabelAndConfidence, ...]:
         """Return label and confidence for each point of the question.
@@ -151,32 +152,27 @@ class ReplyParser:
         except ValueError as error:
             raise ReplyError(str(error), question, reply) from error
 
-    def _check_count(self, distinct: Sequence[T], question: Question, reply: Reply) -> None:
+    def _distinct(self, parsed: Iterable[T], question: Question, reply: Reply, what: str = "boxes") -> tuple[T, ...]:
+        """Return what was parsed, each once. Raises ReplyError for more than `MAX_OBJECTS`."""
+        distinct = tuple(dict.fromkeys(parsed))
         if len(distinct) > MAX_OBJECTS:
-            raise ReplyError(f"expected at most {MAX_OBJECTS} boxes, got {len(distinct)}", question, reply)
-
-    def _check_points(self, points: Sequence[Point], question: Question, reply: Reply) -> tuple[Point, ...]:
-        """Return the distinct points. Raises ReplyError for more than `MAX_OBJECTS`."""
-        distinct = tuple(dict.fromkeys(points))
-        if len(distinct) > MAX_OBJECTS:
-            raise ReplyError(f"expected at most {MAX_OBJECTS} points, got {len(distinct)}", question, reply)
+            raise ReplyError(f"expected at most {MAX_OBJECTS} {what}, got {len(distinct)}", question, reply)
         return distinct
 
-    def _require_none_text(self, question: Question, reply: Reply, expected: str) -> None:
-        if f" {_normalize(self.none_text)} " not in f" {_normalize(self.read_answer(question, reply))} ":
+    def _require_none_text(self, text: str, question: Question, reply: Reply, expected: str) -> None:
+        if f" {_normalize(self.none_text)} " not in f" {_normalize(text)} ":
             raise ReplyError(f"expected {expected} or {self.none_text!r}", question, reply)
 
-    def _check_complete(self, parsed: Sequence[T], question: Question, reply: Reply) -> tuple[T, ...]:
-        """Return what was parsed, each once, if the reply holds nothing that looks like a box and was not parsed."""
-        text, distinct = self.read_answer(question, reply), tuple(dict.fromkeys(parsed))
+    def _check_complete(self, parsed: Sequence[T], text: str, question: Question, reply: Reply) -> tuple[T, ...]:
+        """Return what was parsed, each once, if the answer holds nothing that looks like a box and was not parsed."""
         if fractions := next((match[0] for match in _FRACTIONS.finditer(text) if "." in match[0]), None):
             expected = f"expected numbers of 0 to {self.codec.scale - 1}"
             raise ReplyError(f"the box {fractions} seems to be in fractions of the image: {expected}", question, reply)
         if len(parsed) != len(_BOX_STARTS.findall(text)) or text.count("[") > text.count("]"):
             raise ReplyError("a box is not four numbers in brackets, or the answer is cut off", question, reply)
-        self._check_count(distinct, question, reply)
+        distinct = self._distinct(parsed, question, reply)
         if not parsed:
-            self._require_none_text(question, reply, "boxes")
+            self._require_none_text(text, question, reply, "boxes")
         return distinct
 
 

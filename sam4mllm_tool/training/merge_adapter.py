@@ -17,8 +17,9 @@ from sam4mllm_tool.models.checkpoints import (
 )
 from sam4mllm_tool.models.devices import choose_dtype
 from sam4mllm_tool.models.domain import DOMAIN_FILE
-from sam4mllm_tool.models.metadata import find_dialect, find_parts
+from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
+from sam4mllm_tool.models.mllm.model_specs import find_parts
 from sam4mllm_tool.pipeline.calibration import CALIBRATION_FILE
 from sam4mllm_tool.training.output_dir import WRITING, move_in, removing_on_failure
 

@@ -17,6 +17,7 @@ from sam4mllm_tool.errors import DataError, MissingExtraError, SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder, quiet_loading, resolve_folder_or_hub_id, wrap_load_errors
 from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.models.mllm.adapters import require_safe_adapter
+from sam4mllm_tool.models.segmenter import SEGMENT_ANYTHING
 from sam4mllm_tool.pipeline.sam4mllm import find_dialect
 from sam4mllm_tool.protocol import JOINT, PLAIN, Dialect
 from sam4mllm_tool.training.config import TrainingConfig
@@ -115,5 +116,5 @@ def _build_without_weights(settings: Any) -> Any:
 
 
 def _require_segmenter(spec: str) -> None:
-    if "@" not in spec:  # segment-anything:NAME@FILE
+    if not spec.startswith(SEGMENT_ANYTHING):
         resolve_folder_or_hub_id(embedded_folder("sam") if spec == EMBEDDED else spec)

@@ -11,8 +11,8 @@ from typing import Any
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
-from sam4mllm_tool.models.metadata import find_parts
 from sam4mllm_tool.models.mllm import EMBEDDED
+from sam4mllm_tool.models.mllm.model_specs import find_parts
 from sam4mllm_tool.training.config import TrainingConfig
 
 __all__ = ["StartingPoint", "find_starting_point"]

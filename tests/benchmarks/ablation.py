@@ -25,6 +25,7 @@ import numpy as np
 
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
+from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, WorldName
 from sam4mllm_tool.embedded.scene_files import SCENES_FILE, write_scenes
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
@@ -117,12 +118,12 @@ def roughen_box(box: Box, rng: Random, size: Size) -> Box:
     return Box(x1, y1, max(x2, x1 + 2), max(y2, y1 + 2))
 
 
-def run_setting(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path) -> Path:
+def run_setting(name: str, setting: Setting, models: Sam4Mllm, data: Path, out: Path, *, segmenter: str = "embedded") -> Path:
     """Evaluate a setting; return its folder."""
     models = copy.copy(models)
     models.config = replace(models.config, sampler=Grid(setting.grid, setting.grid), thresholds=setting.thresholds)
     if setting.by != "both":
-        models.segmenter = load_segmenter("embedded", by=setting.by)
+        models.segmenter = load_segmenter(segmenter, by=setting.by)
     config = EvaluationConfig(dataset="jsonl", root=data, split="all", protocol="rela", method=setting.method)
     folder = out / folder_name(name)
     evaluate(config, folder, models=models)
@@ -182,10 +183,10 @@ def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int)
     return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(settings))}", dialect=dialect)
 
 
-def draw_scenes(folder: Path, count: int, seed: int) -> Path:
+def draw_scenes(folder: Path, count: int, seed: int, world: WorldName = "shapes") -> Path:
     """Write scenes into the folder unless it has them; return it."""
     if not (folder / SCENES_FILE).exists():
-        write_scenes(folder, count, seed)
+        write_scenes(folder, count, seed, world=world)
     return folder
 
 
@@ -205,6 +206,9 @@ def main() -> None:
         metavar="SETTING",
         help="evaluate only these settings and the paper's: %(choices)s",
     )
+    parser.add_argument("--world", choices=DRAWN_WORLDS, default="shapes", help="world of the scenes (default: %(default)s)")
+    parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
+    parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
     parser.add_argument("--rough", action="store_true", help="move and scale every box of the model at random")
     parser.add_argument("--tune", action="store_true", help="tune and compare two adapters instead")
     parser.add_argument("--tuning-scenes", type=int, default=2000, help="number of scenes to tune on (default: %(default)s)")
@@ -212,7 +216,8 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes that build training data (default: %(default)s)")
     arguments = parser.parse_args()
     work = arguments.work
-    data, models = draw_scenes(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first), Sam4Mllm.load()
+    data = draw_scenes(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first, arguments.world)
+    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter)
     if arguments.tune:
         scenes, folders = draw_scenes(work / "tuning-scenes", arguments.tuning_scenes, TRAINED), {}
         for name, dialect in (("each point alone", EMBEDDED), ("all points at once", JOINT)):
@@ -226,7 +231,9 @@ def main() -> None:
     if arguments.rough:
         models.mllm = RoughBoxes(models.mllm, models.dialect)
     out = work / ("rough" if arguments.rough else "shipped") / str(arguments.first)
-    folders = {name: run_setting(name, setting, models, data, out) for name, setting in settings.items()}
+    folders = {
+        name: run_setting(name, setting, models, data, out, segmenter=arguments.segmenter) for name, setting in settings.items()
+    }
     print(format_table(folders, PAPER))
     exact = work / "shipped" / str(arguments.first)
     if arguments.rough and (exact / folder_name("adaptive")).exists():

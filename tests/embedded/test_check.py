@@ -1,27 +1,31 @@
 """The measurement of the embedded pair counts as its docstring says."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sam4mllm_tool.embedded import check
-from sam4mllm_tool.embedded.check import METHODS, REQUIREMENTS, KindTally, format_table, measure_models
+from sam4mllm_tool.embedded.check import KindTally, format_table, measure_models, measure_segmenter
+from sam4mllm_tool.embedded.check_worlds import EVERYDAY, SHAPES
+from sam4mllm_tool.embedded.drawn_worlds import DrawnScene, DrawnWorld
+from sam4mllm_tool.embedded.everyday import EverydayExpression, ObjectPart
 from sam4mllm_tool.embedded.expressions import KINDS
 from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, Thresholds
-from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
+from sam4mllm_tool.types import Box, Labels, Mask, Question, Reply, Size
 
 WHOLE_IMAGE = EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256))
 
 
 def test_a_tally_sums_for_ciou_and_averages_for_giou() -> None:
     tally = KindTally(box_hits=[True, False], refused=[False, True], points=[(True, True), (False, True), (True, False)])
-    tally.areas = {method: [(50, 100), (0, 0), (0, 100)] for method in METHODS}
+    tally.areas = {method: [(50, 100), (0, 0), (0, 100)] for method in SHAPES.methods}
     figures = tally.compute_figures()
     assert figures["box_acc"] == 0.5
     assert figures["passing"] == pytest.approx(2 / 3)
@@ -88,7 +92,7 @@ def test_points_are_kept_by_the_thresholds_of_the_models(scenes: list[Scene], th
 def test_every_requirement_reads_a_figure_that_is_measured(scenes: list[Scene]) -> None:
     figures = measure_models(build_models(WHOLE_IMAGE), scenes)
     figures["segmenter"] = {"mean_iou": 0.5}
-    assert all(np.isfinite(requirement.value(figures)) for requirement in REQUIREMENTS)
+    assert all(np.isfinite(requirement.value(figures)) for requirement in SHAPES.requirements)
 
 
 def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
@@ -102,3 +106,34 @@ def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
     assert "MISS  present refused: 1.000 (<= 0.03)" in lines
     assert "MISS  points that pass the thresholds, right: nan (>= 0.97)" in lines, "no point was answered"
     assert json.loads((tmp_path / "figures.json").read_text())["present"]["refused"] == 1
+
+
+@pytest.fixture(scope="module")
+def everyday_scenes() -> list[DrawnScene]:
+    return [EVERYDAY.drawn.draw_scene(seed, 256) for seed in (1, 9)]
+
+
+def test_the_everyday_world_has_its_own_kinds_and_requirements(everyday_scenes: list[DrawnScene]) -> None:
+    models = build_models(WHOLE_IMAGE)
+    figures = measure_models(models, everyday_scenes, EVERYDAY)
+    figures["segmenter"] = measure_segmenter(models, everyday_scenes[:1])
+    assert all(np.isfinite(required.value(figures)) for required in EVERYDAY.requirements)
+    assert {"points_cIoU", "parts"} <= {*figures["all"], *figures}
+    assert figures["segmenter"]["best_click_iou"] >= figures["segmenter"]["click_iou"]
+
+
+def test_points_are_labelled_by_the_part_that_the_expression_means(everyday_scenes: list[DrawnScene]) -> None:
+    scene = everyday_scenes[0]
+    part = next(i for i, region in enumerate(scene.regions) if isinstance(region, ObjectPart))
+    drawn = DrawnWorld(EVERYDAY.drawn.draw_scene, lambda *_: [EverydayExpression("the part", "part", (part,))])
+    alone = replace(EVERYDAY, drawn=drawn)
+    reply = EMBEDDED.encode_box(scene.regions[part].box, Size(256, 256))
+    figures = measure_models(build_models(reply), [scene], alone)
+    inside = crop(scene.mask(part), scene.regions[part].box)
+    assert figures["parts"]["box_acc"] == 1
+    assert figures["part"]["points"] == pytest.approx(inside.mean(), abs=0.25), "every answer is yes"
+
+
+def crop(mask: Mask, box: Box) -> Mask:
+    x1, y1, x2, y2 = map(int, box)
+    return mask[y1:y2, x1:x2]

@@ -7,7 +7,7 @@ from random import Random
 
 from PIL import Image
 
-from recipes.embedded.curriculum import select_informative_points
+from recipes.embedded.point_placement import select_informative_points
 from sam4mllm_tool.data.training_conversations import (
     CONVERSATIONS_FILE,
     MANIFEST_FILE,

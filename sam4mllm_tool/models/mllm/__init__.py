@@ -5,11 +5,11 @@ it, is imported on first use.
 """
 
 import reprlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from sam4mllm_tool.errors import SpecError, quote_text
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
+from sam4mllm_tool.models.mllm.model_specs import EMBEDDED, find_parts, split_spec
 from sam4mllm_tool.models.mllm.remote_specs import parse_remote_spec
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
 __all__ = [
+    "EMBEDDED",
     "ScriptedMLLM",
     "TransformersMLLM",
     "load_mllm",
@@ -30,8 +31,6 @@ __all__ = [
     "split_spec",
     "wrap_chat_model",
 ]
-
-EMBEDDED = "embedded"
 
 
 def load_mllm(
@@ -56,7 +55,6 @@ def load_mllm(
         return load_remote_mllm(spec, dialect=dialect, options=options.override(**overrides))
     with wrap_import_errors():
         from sam4mllm_tool.models.checkpoints import embedded_folder
-        from sam4mllm_tool.models.metadata import find_parts
         from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 
     base, adapter = find_parts(spec)
@@ -110,28 +108,6 @@ def wrap_chat_model(mllm: Any, *, dialect: Dialect | None = None, max_pixels: in
     from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 
     return ChatModelMLLM(mllm, dialect=dialect, max_pixels=max_pixels)
-
-
-def split_spec(spec: str) -> tuple[str, str | None]:
-    """Split `BASE+ADAPTER` into (base, adapter); adapter is None if there is none. Names may contain `+`.
-
-    Raises:
-        SpecError: The base or the adapter is empty, or the spec of a remote model is malformed.
-    """
-    if "+" not in spec or parse_remote_spec(spec) or _is_folder(spec):
-        return spec, None
-    splits = [(spec[:i], spec[i + 1 :]) for i, character in enumerate(spec) if character == "+"]
-    base, adapter = next((split for split in reversed(splits) if _is_folder(split[0])), splits[0])
-    if not base or not adapter:
-        raise SpecError(f"the model spec {quote_text(spec)} is incomplete: expected BASE+ADAPTER, each a folder or a hub id")
-    return base, adapter
-
-
-def _is_folder(spec: str) -> bool:
-    try:
-        return Path(spec).expanduser().is_dir()
-    except (OSError, RuntimeError, ValueError):  # too long for a file name, unknown home, null character
-        return False
 
 
 def __getattr__(name: str) -> Any:

@@ -13,13 +13,13 @@ from sam4mllm_tool.errors import ModelWarning, quote_text
 from sam4mllm_tool.models.load_options import LoadOptions
 from sam4mllm_tool.models.metadata import (
     find_family_dialect,
-    find_parts,
     find_probed_dialect,
     find_trained_dialect,
     identify_mllm,
     list_candidate_dialects,
 )
 from sam4mllm_tool.models.mllm import load_mllm, load_remote_mllm, parse_remote_spec, wrap_chat_model
+from sam4mllm_tool.models.mllm.model_specs import find_parts
 from sam4mllm_tool.models.probing.probed_dialects import save_probed_dialect
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM

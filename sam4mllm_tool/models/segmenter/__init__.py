@@ -11,7 +11,10 @@ from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.types import Segmenter
 
-__all__ = ["BoxSegmenter", "ChooseBy", "load_segmenter"]
+__all__ = ["SEGMENT_ANYTHING", "BoxSegmenter", "ChooseBy", "load_segmenter"]
+
+SEGMENT_ANYTHING = "segment-anything:"
+"""How the specs of Meta's own checkpoints begin: `segment-anything:vit_h@FILE`."""
 
 
 def load_segmenter(
@@ -32,7 +35,7 @@ def load_segmenter(
     """
     chosen = options.override(**overrides).for_segmenter
     with wrap_import_errors():
-        if spec.startswith("segment-anything:"):
+        if spec.startswith(SEGMENT_ANYTHING):
             from sam4mllm_tool.models.segmenter.segment_anything import SegmentAnythingSegmenter
 
             return SegmentAnythingSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)

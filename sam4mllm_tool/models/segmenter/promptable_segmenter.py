@@ -5,13 +5,15 @@ requested precision. The rest stays in float32: in half precision coordinates wo
 """
 
 import asyncio
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
+from sam4mllm_tool.models.segmenter.deferred_candidates import CandidateSet
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy, choose_object, rank_candidates
 from sam4mllm_tool.models.segmenter.prompt_clipping import clip_prompt
 from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, SegmentedObject, Size
@@ -83,8 +86,11 @@ class PromptableSegmenter(ABC):
         """
 
     @abstractmethod
-    def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
-        """Return (n, 1, H, W) bool masks on the original image from (n, 1, h, w) logits."""
+    def _resizer(self, encoded: EncodedImage) -> Callable[[Tensor], Tensor]:
+        """Return a function from (n, 1, h, w) logits to (n, 1, H, W) bool masks on the original image.
+
+        It lives as long as the results do, so it must not hold the model.
+        """
 
     @property
     def hardware(self) -> str:
@@ -204,15 +210,19 @@ class PromptableSegmenter(ABC):
     def _segment(self, encoded: EncodedImage, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """Return the object of each prompt, in prompt order."""
         height, width = encoded.original
+        upsample = partial(_upsample, resize=self._resizer(encoded), pixels=max(height * width, math.prod(encoded.padded)))
         objects: dict[int, SegmentedObject] = {}
         for indices in _group_into_runs(prompts):
             logits, scores = self._run_decoder(encoded, [prompts[index] for index in indices])
-            masks = self._upsample(logits.flatten(0, 1), encoded)
             keep_alternatives = len(prompts) * scores.shape[1] * height * width <= _ALTERNATIVES_BYTES
-            for index, row in zip(indices, scores.tolist(), strict=True):
-                candidates = [MaskCandidate(next(masks), score) for score in row]
-                chosen = choose_object(candidates, prompts[index], by=self.by)
-                objects[index] = chosen if keep_alternatives else replace(chosen, alternatives=())
+            candidates = {
+                index: CandidateSet(masks.cpu().clone(), row, prompts[index], self.by, upsample)
+                for index, masks, row in zip(indices, logits, scores.tolist(), strict=True)
+            }
+            _add_needed_masks(list(candidates.values()), logits, upsample)
+            for index, proposed in candidates.items():
+                chosen = choose_object([proposed.best()], prompts[index], by=self.by)
+                objects[index] = replace(chosen, alternatives=proposed.others() if keep_alternatives else ())
         return [objects[index] for index in range(len(prompts))]
 
     def _encoder_precision(self) -> torch.autocast:
@@ -235,12 +245,29 @@ class PromptableSegmenter(ABC):
             best.append(rank_candidates(candidates, grid.scale_points(prompt), by=self.by)[0])
         return logits[torch.arange(len(prompts)), torch.tensor(best)]
 
-    def _upsample(self, logits: Tensor, encoded: EncodedImage) -> Iterator[Mask]:
-        """Yield (H, W) bool masks on the original image from (n, h, w) logits, in batches that bound memory."""
-        pixels = max(encoded.original[0] * encoded.original[1], encoded.padded[0] * encoded.padded[1])
-        batch_size = max(1, _UPSAMPLING_BYTES // (pixels * logits.element_size()))
-        for batch in torch.split(logits[:, None], batch_size):
-            yield from (np.array(mask, np.bool_) for mask in self._resize(batch, encoded)[:, 0].cpu().numpy())
+
+def _upsample(logits: Tensor, *, resize: Callable[[Tensor], Tensor], pixels: int) -> Iterator[Mask]:
+    """Yield (H, W) bool masks on the original image from (n, h, w) logits, in batches of `pixels` a mask that bound memory."""
+    batch_size = max(1, _UPSAMPLING_BYTES // (pixels * logits.element_size()))
+    for batch in torch.split(logits[:, None], batch_size):
+        yield from (np.array(mask, np.bool_) for mask in resize(batch)[:, 0].cpu().numpy())
+
+
+def _add_needed_masks(candidates: Sequence[CandidateSet], logits: Tensor, upsample: Callable[[Tensor], Iterator[Mask]]) -> None:
+    """Upsample what is needed to choose for each prompt, for all prompts together.
+
+    Args:
+        candidates: Those of each prompt.
+        logits: (prompts, candidates, h, w) on the decoder's grid.
+        upsample: Turns (n, h, w) logits into n masks on the image.
+    """
+    while True:
+        needed = [(row, index) for row, each in enumerate(candidates) if (index := each.next_needed()) is not None]
+        if not needed:
+            return
+        rows, indices = zip(*needed, strict=True)
+        for (row, index), mask in zip(needed, upsample(logits[list(rows), list(indices)]), strict=True):
+            candidates[row].add_mask(index, mask)
 
 
 def _keep(cache: OrderedDict[bytes, EncodedImage], key: bytes, encoded: EncodedImage) -> EncodedImage:

@@ -5,7 +5,8 @@ holds anything else, which unpickling might run, is refused.
 """
 
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sam4mllm_tool.errors import MissingExtraError, SpecError, count_noun, quote_text
 from sam4mllm_tool.models.devices import choose_device
+from sam4mllm_tool.models.segmenter import SEGMENT_ANYTHING
 from sam4mllm_tool.models.segmenter.decoder_grid import EncodedImage, scale_prompts
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
 from sam4mllm_tool.models.segmenter.promptable_segmenter import PromptableSegmenter
@@ -25,9 +27,8 @@ from sam4mllm_tool.optional_dependencies import root_message, wrap_import_errors
 from sam4mllm_tool.text import first_line
 from sam4mllm_tool.types import Image, ObjectPrompt
 
-__all__ = ["PREFIX", "SegmentAnythingSegmenter"]
+__all__ = ["SegmentAnythingSegmenter"]
 
-PREFIX = "segment-anything:"
 _PACKAGES = {"vit_b": "segment_anything", "vit_l": "segment_anything", "vit_h": "segment_anything", "vit_t": "mobile_sam"}
 """Architecture -> the package that builds it."""
 _MOBILE_SAM = "pip install git+https://github.com/ChaoningZhang/MobileSAM.git timm"
@@ -72,10 +73,11 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
             SpecError: The spec is of another form, or the file holds no weights of that architecture, or more than weights.
             MissingExtraError: The package or torchvision is not installed.
         """
-        architecture, _, file = spec.removeprefix(PREFIX).partition("@")
+        architecture, _, file = spec.removeprefix(SEGMENT_ANYTHING).partition("@")
         if architecture not in _PACKAGES or not file:
             raise SpecError(
-                f"{quote_text(spec)}: expected {PREFIX}ARCHITECTURE@FILE, the architecture one of {', '.join(_PACKAGES)}"
+                f"{quote_text(spec)}: expected {SEGMENT_ANYTHING}ARCHITECTURE@FILE, the architecture one of "
+                f"{', '.join(_PACKAGES)}"
             )
         device = choose_device(device)
         weights = _read_weights(Path(file).expanduser(), architecture)
@@ -113,9 +115,16 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
         )
         return decoded
 
-    def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
-        masks: Tensor = self._model.postprocess_masks(logits, encoded.processed, encoded.original) > self._model.mask_threshold
-        return masks
+    def _resizer(self, encoded: EncodedImage) -> Callable[[Tensor], Tensor]:
+        original, (height, width), padded = encoded.original, encoded.processed, encoded.padded
+        threshold: float = self._model.mask_threshold
+        interpolate = partial(torch.nn.functional.interpolate, mode="bilinear", align_corners=False)
+
+        def resize(logits: Tensor) -> Tensor:
+            """As `Sam.postprocess_masks` does."""
+            return interpolate(interpolate(logits, padded)[..., :height, :width], original) > threshold
+
+        return resize
 
 
 def _build_model(architecture: str) -> torch.nn.Module:
@@ -142,7 +151,9 @@ def _read_weights(path: Path, architecture: str) -> Mapping[str, Tensor]:
     """
     place = quote_text(str(path))
     if not path.is_file():
-        raise SpecError(f"there is no file {place}: expected the weights of {architecture}, as in {PREFIX}{architecture}@FILE")
+        raise SpecError(
+            f"there is no file {place}: expected the weights of {architecture}, as in {SEGMENT_ANYTHING}{architecture}@FILE"
+        )
     try:
         if path.suffix == ".safetensors":
             weights: Any = load_file(path)
@@ -164,5 +175,5 @@ def _read_weights(path: Path, architecture: str) -> Mapping[str, Tensor]:
     if "image_encoder.patch_embed.seq.0.c.weight" not in weights and patches is None:
         raise SpecError(f"{place} holds no weights of a Segment Anything model: expected a released file of {architecture}")
     if actual != architecture:
-        raise SpecError(f"{place} holds the weights of {actual}: write {PREFIX}{actual}@{path}")
+        raise SpecError(f"{place} holds the weights of {actual}: write {SEGMENT_ANYTHING}{actual}@{path}")
     return weights

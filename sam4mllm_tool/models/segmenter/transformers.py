@@ -130,9 +130,9 @@ class TransformersSegmenter(PromptableSegmenter):
         output = self._model(**encoded.embeddings, **tensors, multimask_output=True)
         return output.pred_masks[0], output.iou_scores[0]
 
-    def _resize(self, logits: Tensor, encoded: EncodedImage) -> Tensor:
-        masks: Tensor = self._processor.post_process_masks([logits], [encoded.original], **encoded.unpadding)[0]
-        return masks
+    def _resizer(self, encoded: EncodedImage) -> Callable[[Tensor], Tensor]:
+        resize, size, unpadding = self._processor.post_process_masks, encoded.original, encoded.unpadding
+        return lambda logits: cast(Tensor, resize([logits], [size], **unpadding)[0])
 
 
 def _require_segmenter(config: Any, spec: str) -> None:

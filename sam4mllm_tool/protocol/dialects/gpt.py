@@ -1,14 +1,12 @@
 """GPT-4o and later: pixels of the image as it is sent."""
 
-from sam4mllm_tool.protocol.dialects.native import PIXELS, build_native
+from sam4mllm_tool.protocol.dialects.native import PIXELS, build_native, in_json
 
 GPT = build_native(
     "gpt",
-    answer='{{"box": [x1, y1, x2, y2], "label": "..."}} in a JSON list',
+    **in_json("box"),
     units=PIXELS,
     frame="processed",
-    item_text='{{"box": {box}, "label": "object"}}',
-    list_text="```json\n[{boxes}]\n```",
     resizing=(1, 1, 2048 * 768, 2048, 768),
 )
 """The limits of the service's documentation: images are shrunk to fit within 2048 x 2048, then to a shorter side of 768."""

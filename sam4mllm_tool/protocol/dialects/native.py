@@ -8,13 +8,30 @@ from typing import Any, Literal
 
 from sam4mllm_tool.protocol.dialect import Dialect
 
-__all__ = ["PIXELS", "build_native"]
+__all__ = ["PIXELS", "build_native", "in_json", "shares"]
 
 _LINES = "integers from 0 to 1000 of the image's width (x) and height (y), counted from its top left corner"
 
 PIXELS = "pixels of the image, counted from its top left corner"
 
 _NONE = "There is none."
+
+
+def shares(decimals: int) -> dict[str, Any]:
+    """Return the settings of a family that counts shares of the image's sides."""
+    words = {2: "two", 3: "three"}[decimals]
+    sides = "the image's width (x) and height (y) from 0 to 1"
+    units = f"shares of {sides} with {words} decimals, counted from its top left corner"
+    return {"units": units, "scale": 1, "decimals": decimals}
+
+
+def in_json(key: str, corners: str = "x1, y1, x2, y2") -> dict[str, Any]:
+    """Return the settings of a family that writes boxes in a JSON list, each under a key of its own."""
+    return {
+        "answer": f'{{{{"{key}": [{corners}], "label": "..."}}}} in a JSON list',
+        "item_text": f'{{{{"{key}": {{box}}, "label": "object"}}}}',
+        "list_text": "```json\n[{boxes}]\n```",
+    }
 
 
 def build_native(
