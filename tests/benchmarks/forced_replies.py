@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.types import Image, Turn
 from tests.benchmarks.reference_loop import prepare_inputs
 
