@@ -8,6 +8,7 @@ import base64
 import io
 import json
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ import torch
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 
-__all__ = ["Exchange", "LoopbackServer", "answer_with_weights", "build_completion", "read_image", "serve"]
+__all__ = ["Exchange", "LoopbackServer", "answer_numbered", "answer_with_weights", "build_completion", "read_image", "serve"]
 
 Body = dict[str, Any]
 Response = tuple[int, "Body | str", dict[str, str]]
@@ -158,6 +159,16 @@ def read_image(exchange: Exchange) -> PIL.Image.Image | None:
                 data = part["image_url"]["url"].partition(",")[2]
                 return PIL.Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
     return None
+
+
+def answer_numbered(answer: Callable[[str], str], text: str) -> str:
+    """Answer a question by a function of its text, or each of those that are asked as one numbered question."""
+    if "on a line of its own" not in text:
+        return answer(text)
+    _, *lines = text.split("\n")
+    numbered = [line.partition(". ") for line in lines if re.match(r"\d+\. ", line)]
+    shared = "\n".join(lines[: len(lines) - len(numbered)])
+    return "\n".join(f"{number}. {answer(f'{shared} {end}')}" for number, _, end in numbered)
 
 
 def answer_with_weights() -> Callable[[Exchange], Body]:

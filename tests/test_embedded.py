@@ -24,7 +24,7 @@ from sam4mllm_tool.embedded.expressions import Kind, list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import TransformersMLLM
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import ClassVar
@@ -147,6 +147,18 @@ class MLLMConformance:
         questions = self._ask_everything(case)
         waited = asyncio.run(_as_coroutine(backend, case, questions))
         _check_same(self._reply(backend, case, questions), self._validate(backend, questions, waited), "by reply and areply")
+
+    def test_batch_gives_each_image_its_own_replies(self) -> None:
+        """`reply_batch`, where there is one, gives for each image what `reply` gives."""
+        backend, cases = self.make_backend(), self._cases_with_points[:2]
+        reply_batch: Callable[..., list[list[Reply]]] | None = getattr(backend, "reply_batch", None)
+        if reply_batch is None:
+            return  # it answers about one image at a time
+        questions = [self._ask_everything(case) for case in cases]
+        together = reply_batch([(case.image, each) for case, each in zip(cases, questions, strict=True)])
+        assert len(together) == len(cases), f"{len(together)} lists of replies for {len(cases)} images"
+        for case, each, replies in zip(cases, questions, together, strict=True):
+            _check_same(self._reply(backend, case, each), self._validate(backend, each, replies), "alone and in a batch")
 
     def test_cancelled_call_leaves_the_backend_usable(self) -> None:
         """A cancelled call ends as cancelled, and the next one is answered as before."""

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError, ExpressionError
 from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenIds
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.types import Turn
 
 __all__ = ["AnswerTokens", "RowBuilder", "TokenRow", "tokenize_answers"]

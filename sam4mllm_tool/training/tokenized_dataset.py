@@ -22,7 +22,8 @@ from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.data.training_conversations import read_conversations
 from sam4mllm_tool.errors import DataError, ExpressionError, ImageError, SpecError
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, PlaceholderExpansion
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow
 
 __all__ = ["RowWithImage", "TokenizedDataset", "write_rows"]

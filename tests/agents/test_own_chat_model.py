@@ -64,7 +64,7 @@ class TalkingMLLM(BaseChatModel):
         """Answer from the true mask."""
         rows, columns = np.nonzero(MASK)
         box = Box(columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-        lines = re.findall(r"^(\d+)\. Look at the object.*The point: (\(\d+,\d+\))", question, re.MULTILINE)
+        lines = re.findall(r"^(\d+)\. The point: (\(\d+,\d+\))", question, re.MULTILINE)
         if lines:
             return "\n".join(f"{number}. {self.judge(point)}" for number, point in lines)
         if "Is the point" in question:

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.models.mllm.prefix_tree import PrefixTree, build_prefix_tree
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.types import Image, ObjectPrompt, Turn
 
 __all__ = ["Floor", "Machine", "count_floor"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.types import Image, Turn
 from tests.benchmarks.reference_loop import prepare_inputs
 
@@ -88,6 +88,9 @@ class _Stop(Exception):  # noqa: N818  # nothing went wrong
 
 def _last_position(model: Any, renderer: Any, image: Image, turns: Sequence[Turn]) -> int:
     """Return the position of a prompt's last token, which in families with three-dimensional positions isn't its index."""
+    inputs = prepare_inputs(model, renderer, image, turns)
+    if (index := getattr(model.model, "get_rope_index", None)) is not None:
+        return int(index(**inputs)[0][0, 0, -1])
     positions: list[Tensor] = []
 
     def stop(_: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -95,7 +98,6 @@ def _last_position(model: Any, renderer: Any, image: Image, turns: Sequence[Turn
         raise _Stop
 
     hook = model.get_decoder().rotary_emb.register_forward_pre_hook(stop, with_kwargs=True)
-    inputs = prepare_inputs(model, renderer, image, turns)
     try:
         with torch.inference_mode():
             model.generate(**inputs, max_new_tokens=1, do_sample=False)

@@ -14,7 +14,8 @@ from torch import nn
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.models.mllm.prefix_tree import build_prefix_tree
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.types import Image, Turn
 
 __all__ = ["LanguagePass", "Work", "count_trie_tokens", "count_work"]

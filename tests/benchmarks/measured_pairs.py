@@ -30,7 +30,7 @@ from tests.checkpoints import LLAVA_NEXT_TEMPLATE, SPECIAL
 from tests.sam_checkpoints import randomise_weights
 from tests.video_checkpoints import CHATML, MARKS, QWEN_MARKS
 
-__all__ = ["PAIRS", "MeasuredPair"]
+__all__ = ["GPU_PAIRS", "NARROW_PAIRS", "PAIRS", "MeasuredPair"]
 
 FIRST_SEED = 700_000
 """Below those of the test split, which is looked at for its figures alone."""
@@ -58,6 +58,11 @@ CLIP_LARGE = {
     "projection_dim": 768,
     "model_type": "clip_vision_model",
 }
+NARROW_TEXT = QWEN2_5_TEXT | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
+NARROW_TEXT |= {"vocab_size": 2048, "initializer_range": 0.3}
+NARROW_CLIP = CLIP_LARGE | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+NARROW_TOWER = {"depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": 64}
+NARROW_TOWER |= {"fullatt_block_indexes": [1]}  # type: ignore[dict-item]
 QWEN_TOWER = {"depth": 16, "hidden_size": 768, "intermediate_size": 2048, "num_heads": 12, "out_hidden_size": 896}
 QWEN_TOWER |= {"fullatt_block_indexes": [3, 7, 11, 15]}  # type: ignore[dict-item]
 LLAMA3_TEXT = QWEN2_5_TEXT | {
@@ -142,7 +147,12 @@ def build_embedded() -> MeasuredPair:
     return MeasuredPair("embedded", Sam4Mllm.load("embedded", "embedded"), Size(512, 512), forced=False)
 
 
-def build_llava_next(text: dict[str, Any] | None = None, title: str = "LLaVA-NeXT, 0.8B", device: str = "cpu") -> MeasuredPair:
+def build_llava_next(
+    text: dict[str, Any] = QWEN2_5_TEXT,
+    tower: dict[str, Any] = CLIP_LARGE,
+    title: str = "LLaVA-NeXT, 0.8B",
+    device: str = "cpu",
+) -> MeasuredPair:
     """Build LLaVA-NeXT with CLIP ViT-L/14-336, asked as the paper does; an image of 672 x 672 takes 2,928 tokens."""
     tokenizer = train_tokenizer(SPECIAL, digits=3)
     images = transformers.LlavaNextImageProcessorPil(
@@ -158,11 +168,11 @@ def build_llava_next(text: dict[str, Any] | None = None, title: str = "LLaVA-NeX
     )
     config = AutoConfig.for_model(
         "llava_next",
-        text_config=text or QWEN2_5_TEXT | {"model_type": "qwen2"},
-        vision_config=CLIP_LARGE,
+        text_config={"model_type": "qwen2", **text},
+        vision_config=tower,
         image_grid_pinpoints=PINPOINTS,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        tie_word_embeddings=text is None,
+        tie_word_embeddings=text["tie_word_embeddings"],
     )
     return _build_pair(title, config, processor, "released", Size(672, 672), device)
 
@@ -195,7 +205,7 @@ def build_qwen2_5_vl(
 
 def build_8b() -> MeasuredPair:
     """Build the shapes of the paper's LLaVA-NeXT, with SAM ViT-H, in bfloat16 on the GPU."""
-    pair = build_llava_next(LLAMA3_TEXT, "LLaVA-NeXT, 8B", "cuda")
+    pair = build_llava_next(LLAMA3_TEXT, CLIP_LARGE, "LLaVA-NeXT, 8B", "cuda")
     config = transformers.SamConfig(
         vision_config={"hidden_size": 1280, "num_hidden_layers": 32, "num_attention_heads": 16, "mlp_dim": 5120}
         | {"global_attn_indexes": [7, 15, 23, 31]}
@@ -208,8 +218,12 @@ def build_8b() -> MeasuredPair:
 def build_qwen_7b() -> MeasuredPair:
     """Build the shapes of Qwen2.5-VL 7B, with SAM 2.1 Large, in bfloat16 on the GPU."""
     pair = build_qwen2_5_vl(QWEN_7B_TEXT, QWEN_7B_TOWER, "Qwen2.5-VL, 7B", "cuda")
-    hiera = {"hidden_size": 144, "num_attention_heads": 2, "blocks_per_stage": [2, 6, 36, 4]}
-    hiera |= {"embed_dim_per_stage": [144, 288, 576, 1152], "num_attention_heads_per_stage": [2, 4, 8, 16]}
+    hiera: dict[str, Any] = {"model_type": "sam2_hiera_det_model", "hidden_size": 144, "num_attention_heads": 2}
+    hiera |= {
+        "blocks_per_stage": [2, 6, 36, 4],
+        "embed_dim_per_stage": [144, 288, 576, 1152],
+        "num_attention_heads_per_stage": [2, 4, 8, 16],
+    }
     hiera |= {"window_size_per_stage": [8, 4, 16, 8], "global_attention_blocks": [23, 33, 43]}
     hiera |= {"window_positional_embedding_background_size": [7, 7]}
     vision = {"backbone_config": hiera, "backbone_channel_list": [1152, 576, 288, 144]}
@@ -223,6 +237,11 @@ PAIRS: dict[str, Callable[[], MeasuredPair]] = {
     "llava-next": build_llava_next,
     "qwen2.5-vl": build_qwen2_5_vl,
 }
+NARROW_PAIRS: dict[str, Callable[[], MeasuredPair]] = {
+    "llava-next": lambda: build_llava_next(NARROW_TEXT, NARROW_CLIP, "LLaVA-NeXT, an image of 672 x 672"),
+    "qwen2.5-vl": lambda: build_qwen2_5_vl(NARROW_TEXT, NARROW_TOWER, "Qwen2.5-VL, an image of 1120 x 1120"),
+}
+"""They read the same tokens as `PAIRS` and answer in a moment: for counts, and for equal answers."""
 GPU_PAIRS: dict[str, Callable[[], MeasuredPair]] = {"llava-next-8b": build_8b, "qwen2.5-vl-7b": build_qwen_7b}
 
 

@@ -4,7 +4,8 @@ For each pair of models: the reference loop (reference_loop.py) and `Sam4Mllm.se
 the same weights and machine, with their passes and tokens counted by hooks; and the floor, counted from the models' shapes. The
 embedded pair also by number of points, objects and expressions, by the size of the image, and in batches of images. The command
 ends with exit code 1 if an answer differs. Qwen2.5-VL's processor needs torchvision: `make video`, then PYTHONPATH=.venv/video.
-With `--gpu` the shapes of the paper's 8B model and of Qwen2.5-VL 7B are measured, with SAM ViT-H and SAM 2.1 L.
+With `--counts` models that read the same prompts and are narrow are counted instead of timed, in a minute. With `--gpu` the
+shapes of the paper's 8B model and of Qwen2.5-VL 7B are measured, with SAM ViT-H and SAM 2.1 L.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool.protocol import Grid
 from sam4mllm_tool.types import Size
-from tests.benchmarks.measured_pairs import GPU_PAIRS, PAIRS, MeasuredPair
+from tests.benchmarks.measured_pairs import GPU_PAIRS, NARROW_PAIRS, PAIRS, MeasuredPair
 from tests.benchmarks.speed_comparison import Case, Comparison, compare, measuring
 from tests.benchmarks.speed_tables import format_query, format_scaling, to_json
 
@@ -71,7 +72,7 @@ def measure_pair(pair: MeasuredPair, arguments: argparse.Namespace) -> list[Comp
     repeats = (2 if arguments.quick else 5) if scales else 1
     print(f"\n## {pair.title}: {pair.device}, {str(pair.model.dtype).removeprefix('torch.')}\n", flush=True)
     query = measure_query(pair, repeats, None if scales else arguments.asks)
-    print(format_query(query), flush=True)
+    print(format_query(query, counts_alone=arguments.counts), flush=True)
     if not scales:
         return [query]
     others = [*measure_scaling(pair, max(2, repeats // 2), quick=arguments.quick), *measure_batches(pair, repeats)]
@@ -85,7 +86,7 @@ def choose_names(arguments: argparse.Namespace) -> list[str]:
         if not torch.cuda.is_available():
             sys.exit("--gpu measures on a CUDA device, and torch sees none: run it on a machine with a GPU")
         return list(GPU_PAIRS)
-    names: list[str] = arguments.model or list(PAIRS)
+    names: list[str] = arguments.model or list(NARROW_PAIRS if arguments.counts else PAIRS)
     if "qwen2.5-vl" in names and find_spec("torchvision") is None:
         sys.exit("qwen2.5-vl needs torchvision: run `make video`, then set PYTHONPATH=.venv/video")
     return names
@@ -95,6 +96,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", choices=list(PAIRS), help="measure this pair alone; may be repeated")
     parser.add_argument("--gpu", action="store_true", help="measure models of 7 to 8 billion weights on a GPU instead")
+    parser.add_argument(
+        "--counts", action="store_true", help="count passes and tokens alone, on narrow models of the same prompts"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer cases of the embedded pair, repeated less")
     parser.add_argument(
         "--asks", type=int, help="questions about points that the reference loop asks of large models (each costs the same)"
@@ -110,10 +114,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = choose_names(arguments)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    builders = {**PAIRS, **GPU_PAIRS, **(NARROW_PAIRS if arguments.counts else {})}
     figures: dict[str, Any] = {}
     differences: list[str] = []
     for name in names:
-        comparisons = measure_pair({**PAIRS, **GPU_PAIRS}[name](), arguments)
+        comparisons = measure_pair(builders[name](), arguments)
         figures[name] = [to_json(comparison) for comparison in comparisons]
         differences += [difference for comparison in comparisons for difference in comparison.differences]
         gc.collect()

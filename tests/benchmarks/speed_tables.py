@@ -1,5 +1,6 @@
 """Write comparisons of speed as Markdown tables and as JSON."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,8 +11,8 @@ from tests.benchmarks.speed_comparison import Comparison, Run
 __all__ = ["format_query", "format_scaling", "to_json"]
 
 
-def format_query(comparison: Comparison) -> str:
-    """Return the table of one query: the reference loop, ours and the floor, a figure a row."""
+def format_query(comparison: Comparison, *, counts_alone: bool = False) -> str:
+    """Return the table of one query: the reference loop, ours and the floor, a figure a row; on request counts alone."""
     runs = {"reference loop": comparison.reference, "ours": comparison.ours}
     columns = {name: _list_figures(run) for name, run in runs.items() if run is not None}
     if (floor := comparison.floor) is not None:
@@ -28,6 +29,8 @@ def format_query(comparison: Comparison) -> str:
             "10^12 operations": f"{floor.flops / 1e12:.3f}",
         }
     names = dict.fromkeys(name for column in columns.values() for name in column)
+    if counts_alone:
+        names = {name: None for name in names if not re.search("seconds|memory|operations", name)}
     rows = ([name, *(column.get(name, "") for column in columns.values())] for name in names)
     return _format_table([comparison.title, *columns], rows)
 

@@ -37,7 +37,8 @@ from sam4mllm_tool.embedded.everyday import (
     list_expressions,
     list_vocabulary,
 )
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Box, ObjectPrompt, Point, PointPrompt, Size, Turn

@@ -49,6 +49,19 @@ class OtherwiseAsync(ScriptedMLLM):
         return [replace(reply, text=f"{reply.text} ") for reply in self.reply(image, questions)]
 
 
+class Batching(ScriptedMLLM):
+    """Answers about several images in one call."""
+
+    def reply_batch(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
+        return [self.reply(image, questions) for image, questions in batch]
+
+
+class OtherwiseInABatch(Batching):
+    def reply_batch(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
+        first, *rest = super().reply_batch(batch)
+        return [first, *([replace(reply, text=f"{reply.text} ") for reply in replies] for replies in rest)]
+
+
 class Uncancellable(ScriptedMLLM):
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         with suppress(asyncio.CancelledError):
@@ -146,6 +159,7 @@ BROKEN_MLLMS: dict[str, tuple[Callable[[Answer], MLLM], str]] = {
     "test_no_questions_get_no_replies": (NeedingQuestions, "expected no replies"),
     "test_replies_come_in_the_order_of_the_questions": (Reversing, "scripted gave reply 1"),
     "test_async_replies_are_the_same": (OtherwiseAsync, "by reply and areply"),
+    "test_batch_gives_each_image_its_own_replies": (OtherwiseInABatch, "alone and in a batch"),
     "test_cancelled_call_leaves_the_backend_usable": (Uncancellable, "a cancelled call went on"),
     "test_threads_get_their_own_replies": (SharingItsState, "in one thread and in several"),
     "test_every_image_mode_is_read_as_its_rgb": (RgbOnly, "an image of mode '1' fails: BackendError"),
@@ -164,7 +178,7 @@ def check_mllm(make: Callable[[Answer], MLLM], check: str) -> None:
 @pytest.mark.parametrize("check", list_checks(MLLMConformance))
 def test_every_check_of_mllms_passes_a_sound_one_and_fails_a_broken_one(check: str) -> None:
     make, message = BROKEN_MLLMS[check]
-    check_mllm(ScriptedMLLM, check)
+    check_mllm(Batching, check)
     with pytest.raises((AssertionError, BackendError), match=re.escape(message)):
         check_mllm(make, check)
 

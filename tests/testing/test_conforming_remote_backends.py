@@ -1,7 +1,6 @@
 """The remote backends pass the public conformance suites, driven by stand-in servers on loopback."""
 
 import math
-import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -14,21 +13,13 @@ from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 from sam4mllm_tool.models.mllm.openai_compatible import OpenAICompatibleMLLM, ServerOptions
 from sam4mllm_tool.protocol import Dialect
 from sam4mllm_tool.protocol.dialects import QWEN2_5_VL
-from sam4mllm_tool.testing import MLLMConformance, PreparedAnswers
+from sam4mllm_tool.testing import MLLMConformance
 from sam4mllm_tool.types import MLLM
 from tests.models.mllm.test_chat_model import FunctionChatModel, ScoringChatModel, score
-from tests.openai_servers import Exchange, build_completion, serve
+from tests.openai_servers import Exchange, answer_numbered, build_completion, serve
 
 RESIZING = (28, 56 * 56, 1280 * 28 * 28)
 """The rule by which images are sent to families that count pixels."""
-
-
-def answer_numbered(oracle: PreparedAnswers, text: str) -> str:
-    """Answer a question, or each of those that are asked as one numbered question."""
-    if "on a line of its own" not in text:
-        return oracle.answer_text(text)
-    numbered = re.findall(r"^(\d+)\. (.*)$", text, re.MULTILINE)
-    return "\n".join(f"{number}. {oracle.answer_text(line)}" for number, line in numbered)
 
 
 class TestOpenAICompatibleMLLM(MLLMConformance):
@@ -51,7 +42,7 @@ class TestOpenAICompatibleMLLM(MLLMConformance):
 
 class TestOpenAICompatibleMLLMWithoutProbabilities(TestOpenAICompatibleMLLM):
     def answer(self, exchange: Exchange) -> dict[str, Any]:
-        return build_completion(answer_numbered(self.oracle, exchange.last_text))
+        return build_completion(answer_numbered(self.oracle.answer_text, exchange.last_text))
 
 
 class TestOpenAICompatibleMLLMThatCountsPixels(TestOpenAICompatibleMLLM):
@@ -73,4 +64,4 @@ class TestChatModelMLLMWithoutProbabilities(MLLMConformance):
         return ChatModelMLLM(FunctionChatModel(function=self.answer), dialect=self.dialect)
 
     def answer(self, messages: list[BaseMessage], **_: Any) -> str:
-        return answer_numbered(self.oracle, str(messages[-1].text))
+        return answer_numbered(self.oracle.answer_text, str(messages[-1].text))

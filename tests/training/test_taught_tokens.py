@@ -12,7 +12,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from sam4mllm_tool.data.training_conversations import ImageConversations, TrainingConversation
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.models.mllm.branching import can_pack
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.training.row_builder import RowBuilder, TokenRow, tokenize_answers
 from sam4mllm_tool.types import Turn
 from tests.checkpoints import FAMILIES

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from sam4mllm_tool.models.mllm.branching import can_pack
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.training.batches import Collator
 from sam4mllm_tool.training.row_builder import RowBuilder, tokenize_answers

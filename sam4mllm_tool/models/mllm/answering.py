@@ -14,7 +14,7 @@ from sam4mllm_tool.models.mllm.label_probabilities import (
     trim_spellings,
     word_probabilities,
 )
-from sam4mllm_tool.models.mllm.prompt_renderer import TokenIds
+from sam4mllm_tool.models.mllm.prompt_inputs import TokenIds
 from sam4mllm_tool.models.mllm.reading import Reading, TextReader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
 

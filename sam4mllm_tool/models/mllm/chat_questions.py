@@ -5,6 +5,7 @@ questions with the same previous turns are asked as one numbered question, and w
 Probabilities are unknown then, unless votes are wanted: the shares of several sampled answers.
 """
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -26,6 +27,8 @@ _MIN_MASS = 0.01
 _NUMBERED = (
     "Answer each of these {count} questions by itself, on a line of its own, as its number, a dot and {words}; nothing else."
 )
+_SHARED = "All of them begin with this text; how each ends stands after its number:"
+"""Where questions share their first sentences, which are written once."""
 _CONTROL_TOKENS = re.compile(
     r"<\|[\w ]{1,40}\|>|<(?:start|end)_of_(?:turn|image)>|\[/?(?:INST|IMG)\]|<</?SYS>>|</?s>|<image>|<__media__>|<IMG_CONTEXT>"
 )
@@ -159,9 +162,19 @@ def _group(questions: Sequence[Question]) -> list[list[int]]:
 
 def _build_numbered(questions: Sequence[Question]) -> ChatRequest:
     words = _words(questions[0])
-    lines = [f"{number}. {question.turns[-1].text}" for number, question in enumerate(questions, start=1)]
-    text = "\n".join([_NUMBERED.format(count=len(questions), words=" or ".join(words)), *lines])
-    return ChatRequest((*questions[0].turns[:-1], Turn("user", text)), max_tokens=16 * (len(questions) + 1))
+    shared, ends = _split_shared_start([question.turns[-1].text for question in questions])
+    head = _NUMBERED.format(count=len(questions), words=" or ".join(words)) + (f" {_SHARED}\n{shared}" if shared else "")
+    lines = [f"{number}. {end}" for number, end in enumerate(ends, start=1)]
+    turn = Turn("user", "\n".join([head, *lines]))
+    return ChatRequest((*questions[0].turns[:-1], turn), max_tokens=16 * (len(questions) + 1))
+
+
+def _split_shared_start(texts: Sequence[str]) -> tuple[str, list[str]]:
+    """Split the sentences with which all texts begin from what follows in each; "" where they share no whole sentence."""
+    length = sum(1 for _ in itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
+    sentences = re.match(r".*[.?!]\s", texts[0][:length], re.DOTALL)
+    end = sentences.end() if sentences else 0
+    return texts[0][:end].strip(), [text[end:] for text in texts]
 
 
 def _read_numbered(questions: Sequence[Question], answer: ChatAnswer) -> list[Reply | None]:

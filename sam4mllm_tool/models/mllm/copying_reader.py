@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner, cache_parameter
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenIds, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenIds, TokenizedPrompt
 from sam4mllm_tool.models.mllm.reading import Reading
 from sam4mllm_tool.models.mllm.token_tree import shared_length
 

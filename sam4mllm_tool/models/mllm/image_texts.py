@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.models.mllm.token_tree import TokenTree
 
 __all__ = ["ImageTexts", "join_caches", "new_cache"]

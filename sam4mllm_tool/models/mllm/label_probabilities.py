@@ -7,7 +7,7 @@ over the allowed words. If two words start with the same token, whole words are 
 import torch
 from torch import Tensor
 
-from sam4mllm_tool.models.mllm.prompt_renderer import TokenIds
+from sam4mllm_tool.models.mllm.prompt_inputs import TokenIds
 
 __all__ = ["Spellings", "differ_in_first_token", "scored_texts", "trim_spellings", "word_probabilities"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenIds, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenIds, TokenizedPrompt
 
 __all__ = ["ModelRunner", "cache_parameter", "extend_by_last"]
 

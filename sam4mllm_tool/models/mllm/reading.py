@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenIds, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenIds, TokenizedPrompt
 
 __all__ = ["Reading", "TextReader"]
 

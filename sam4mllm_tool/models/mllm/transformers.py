@@ -9,10 +9,8 @@ import asyncio
 import copy
 import math
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,7 +18,6 @@ import numpy.typing as npt
 import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
-from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
@@ -28,9 +25,11 @@ from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
 from sam4mllm_tool.models.mllm.answering import Job, Probabilities, Writing, generate, run_jobs, score_labels
 from sam4mllm_tool.models.mllm.branching import can_branch
 from sam4mllm_tool.models.mllm.copying_reader import CopyingReader
+from sam4mllm_tool.models.mllm.known_images import KnownImage, KnownImages
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer, TokenIds, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.models.mllm.reading import TextReader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
 from sam4mllm_tool.models.mllm.tree_reader import TreeReader
@@ -39,9 +38,6 @@ from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Tokens
 
 __all__ = ["TransformersMLLM"]
 
-CACHED_IMAGES = 4
-_CACHED_BYTES = 1 << 30
-"""Most memory of keys and values that is kept between calls."""
 _ANY_TURNS = (Turn("user", "?"),)
 """A question from which an image's inputs can be prepared before anything is asked about it."""
 
@@ -124,7 +120,7 @@ class TransformersMLLM:
         self._reader: TextReader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
         self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
         self._drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token])))
-        self._images: OrderedDict[bytes, _KnownImage] = OrderedDict()
+        self._images = KnownImages()
 
     @property
     def name(self) -> str:
@@ -217,7 +213,7 @@ class TransformersMLLM:
             if not self._runner.keeps_layers:
                 self._runner.keeps_layers = True
                 self._images.clear()
-            image_inputs = self._known_image(image).inputs
+            image_inputs = self._images.take(image).inputs
             if not image_inputs.inputs:
                 self._renderer.tokenize(image_inputs, _ANY_TURNS)
             patches = self._runner.compute_patch_features(image_inputs, layer)
@@ -243,7 +239,7 @@ class TransformersMLLM:
 
     def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
         """Answer the questions about all images in lock-step."""
-        images = [self._known_image(image) for image, _ in batch]
+        images = [self._images.take(image) for image, _ in batch]
         prompts = [
             [self._renderer.tokenize(known.inputs, question.turns) for question in questions]
             for known, (_, questions) in zip(images, batch, strict=True)
@@ -262,11 +258,11 @@ class TransformersMLLM:
         else:
             answers = run_jobs(self._reader, [self._start_job(*each) for each in pending])
         replies = [self._to_reply(prompt, answer, result) for (_, prompt, answer), result in zip(pending, answers, strict=True)]
-        self._forget_images(len(batch))
+        self._images.forget_all_but(len(batch))
         rest = iter(replies)
         return [[next(rest) for _ in questions] for _, questions in batch]
 
-    def _start_job(self, known: "_KnownImage", prompt: TokenizedPrompt, answer: FreeText | Labels) -> Job:
+    def _start_job(self, known: KnownImage, prompt: TokenizedPrompt, answer: FreeText | Labels) -> Job:
         texts = known.texts(self._reader, prompt, self._image_token)
         if isinstance(answer, FreeText):
             ends = self._runner.model.generation_config.eos_token_id
@@ -292,54 +288,6 @@ class TransformersMLLM:
             dtype = str(self._runner.model.dtype).removeprefix("torch.")
             cure = "its weights are broken" if dtype == "float32" else "load it in float32 (--dtype), or in bfloat16 on a GPU"
             raise BackendError(f"{self._name!r} computes values that are not numbers in {dtype}: {cure}")
-
-    def _known_image(self, image: Image) -> "_KnownImage":
-        """Look the image up by its content: the caller may have drawn on it since the last question."""
-        rgb = ensure_rgb(image)
-        key = hash_pixels(rgb)
-        known = self._images.pop(key, None) or _KnownImage(ImageInputs(rgb))
-        self._images[key] = known
-        return known
-
-    def _forget_images(self, batch_size: int) -> None:
-        """Keep the images of a batch, whose next questions will come together, and at least the latest few.
-
-        Of what was read about all but the latest, only the images stay where it takes more than `_CACHED_BYTES`.
-        """
-        while len(self._images) > max(CACHED_IMAGES, batch_size):
-            self._images.popitem(last=False)
-        used = sum(known.bytes for known in self._images.values())
-        for known in self._images.values():
-            if used <= _CACHED_BYTES:
-                break
-            used -= known.bytes
-            known.forget_texts()
-            used += known.bytes
-
-
-@dataclass(eq=False)
-class _KnownImage:
-    """An image, and the texts about it that were read, by how they begin up to the image's end."""
-
-    inputs: ImageInputs
-    _texts: dict[TokenIds, Any] = field(default_factory=dict)
-
-    def texts(self, reader: TextReader, prompt: TokenizedPrompt, image_token: int | None) -> Any:
-        """Return where the texts are kept that begin as the prompt does."""
-        beginning = prompt.ids[: prompt.image_end(image_token)]
-        if beginning not in self._texts:
-            self._texts[beginning] = reader.open(self.inputs, prompt, len(beginning))
-        return self._texts[beginning]
-
-    @property
-    def bytes(self) -> int:
-        """The memory that the texts take."""
-        return sum(texts.bytes for texts in self._texts.values())
-
-    def forget_texts(self) -> None:
-        """Forget all that was read but the image."""
-        for texts in self._texts.values():
-            texts.forget_texts()
 
 
 def _argmax(row: Probabilities) -> int:

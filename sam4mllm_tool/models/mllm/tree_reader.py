@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sam4mllm_tool.models.mllm.image_texts import ImageTexts, join_caches
 from sam4mllm_tool.models.mllm.model_runner import ModelRunner, cache_parameter
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenizedPrompt
 from sam4mllm_tool.models.mllm.reading import Reading
 from sam4mllm_tool.models.mllm.token_tree import shared_length
 

@@ -9,7 +9,7 @@ import torch
 
 from recipes.embedded.architecture import build_mllm, build_processor
 from sam4mllm_tool.models.mllm.model_runner import extend_by_last
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, TokenizedPrompt
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, TokenizedPrompt
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Turn
 from tests.checkpoints import FAMILIES, save_mllama, save_paligemma

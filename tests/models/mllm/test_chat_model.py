@@ -1,7 +1,6 @@
 """Chat models of LangChain as MLLMs."""
 
 import asyncio
-import re
 import threading
 import traceback
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from sam4mllm_tool.models.mllm.chat_model import ChatModelMLLM
 from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.testing import MLLMConformance
 from sam4mllm_tool.types import MLLM, FreeText, Labels, Question, Reply, Tokens, Turn
-from tests.openai_servers import Exchange, Response, build_completion, serve
+from tests.openai_servers import Exchange, Response, answer_numbered, build_completion, serve
 
 FIRST = (Turn("system", "Be brief."), Turn("user", "Where is the mug?"), Turn("assistant", "[1,2,3,4]"))
 BOXES = Question(FIRST[:2], FreeText(64))
@@ -317,10 +316,7 @@ class TestChatModelMLLM(MLLMConformance):
         return ChatModelMLLM(FunctionChatModel(function=self.answer))
 
     def answer(self, messages: list[BaseMessage]) -> str:
-        lines = re.findall(r"^(\d+)\. (.*)$", text_of(messages), re.MULTILINE)
-        if "on a line of its own" in text_of(messages):
-            return "\n".join(f"{number}. {self.oracle.answer_text(text)}" for number, text in lines)
-        return self.oracle.answer_text(text_of(messages))
+        return answer_numbered(self.oracle.answer_text, text_of(messages))
 
 
 class TestChatModelMLLMWithProbabilities(TestChatModelMLLM):

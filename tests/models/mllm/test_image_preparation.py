@@ -7,7 +7,8 @@ from transformers import Glm4vImageProcessorPil, LlavaImageProcessorPil, Qwen2VL
 
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation, limit_pixels, read_resizing
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.protocol.dialects.qwen import QWEN2_5_VL
@@ -94,7 +95,7 @@ def draw_scene(*boxes: Box) -> PIL.Image.Image:
 
 def pixels_of(mllm, image):
     (question,) = QUESTIONS
-    inputs = mllm._known_image(image).inputs
+    inputs = mllm._images.take(image).inputs
     mllm._renderer.tokenize(inputs, question.turns)
     return inputs.inputs["pixel_values"]
 

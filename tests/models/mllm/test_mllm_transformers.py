@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.errors import BackendError, ExpressionError
 from sam4mllm_tool.models.mllm.image_preparation import ImagePreparation
-from sam4mllm_tool.models.mllm.transformers import CACHED_IMAGES, TransformersMLLM
+from sam4mllm_tool.models.mllm.known_images import CACHED_IMAGES
+from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Turn
 from tests.checkpoints import FAMILIES
 from tests.models.mllm.questions import BUILDERS, YES_NO, answer_words, assert_same, make_point_questions, make_question

@@ -25,7 +25,8 @@ from sam4mllm_tool.pipeline import Sam4Mllm
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Grid
 from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.reasoning.budget import Budget, Meter
-from sam4mllm_tool.types import FreeText, Image, Labels, Question, Reply, Size, Tokens, Turn, Usage
+from sam4mllm_tool.trace import Recorder, replay
+from sam4mllm_tool.types import Box, FreeText, Image, Labels, Point, Question, Reply, Size, Tokens, Turn, Usage
 from tests.openai_servers import Exchange, LoopbackServer, Response, answer_with_weights, build_completion, read_image, serve
 
 SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
@@ -390,6 +391,19 @@ def test_without_probabilities_all_points_are_one_question(answer: str, expected
     assert all(reply.label_probabilities is None for reply in replies), "never invented"
     assert len(server.exchanges) == 2 + more, "what can't be read is asked alone"
     assert server.exchanges[1].last_text.endswith("\n4. Is point 3 on it?"), "the points last"
+
+
+def test_what_numbered_questions_share_is_written_once() -> None:
+    box, points = Box(10, 10, 50, 50), [Point(12, 12), Point(30, 40)]
+    with serve(numbered("1. Yes\n2. No")) as server:
+        mllm = connect(server)
+        mllm.reply(square(), [BOXES])
+        replies = mllm.reply(square(), PLAIN.ask_points(FIRST, box, points, Size(*square().size)))
+    head, shared, *ends = server.exchanges[-1].last_text.split("\n")
+    assert "on a line of its own" in head
+    assert shared.startswith("Look at the object in the bounding box below.")
+    assert [end.partition("(")[0] for end in ends] == ["1. The point: ", "2. The point: "]
+    assert [reply.text for reply in replies] == ["Yes", "No"]
 
 
 def test_a_server_that_never_answers_by_numbers_is_asked_so_once() -> None:
@@ -878,7 +892,9 @@ def test_requests_and_cached_tokens_are_counted_in_the_usage(local: Sam4Mllm) ->
     with serve(answer) as server:
         mllm = connect(server, retries=1)
         models = Sam4Mllm(mllm, local.segmenter, dialect=PLAIN, sampler=Grid(2, 2))
-        usage = models.segment(load_image(SCENE), EXPRESSION).usage
+        recorder = Recorder(models)
+        usage = recorder.models.segment(load_image(SCENE), EXPRESSION).usage
+    assert replay(recorder.traces[-1]).difference == "", "a trace holds the counts"
     assert (usage.questions, usage.rounds) == (5, 2)
     assert usage.requests == len(server.exchanges) == 4
     assert usage.tokens == (300 + 400 + 320, 2 + 2 + 2)

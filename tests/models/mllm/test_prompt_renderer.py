@@ -9,7 +9,8 @@ from transformers import AutoProcessor
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.mllm.model_runner import extend_by_last
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs, PlaceholderExpansion, PromptRenderer
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs, PlaceholderExpansion
+from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image, Labels, Turn
 from tests.checkpoints import LLAVA_TEMPLATE, save_llava

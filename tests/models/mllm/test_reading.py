@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sam4mllm_tool.errors import BackendError
-from sam4mllm_tool.models.mllm import transformers as backend
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm import known_images
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.models.mllm.token_tree import shared_length
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import FreeText, Image, Labels, Question, Turn
@@ -123,16 +123,16 @@ def test_what_was_read_is_bounded(mllm: Load, image: Image, monkeypatch: pytest.
     model._images.clear()
     question = make_question("where ?", FreeText(6))
     before = model.reply(image, [question])
-    (known,) = model._images.values()
+    known = model._images.take(image)
     whole = known.bytes
     assert whole > 0
-    monkeypatch.setattr(backend, "_CACHED_BYTES", 0)
+    monkeypatch.setattr(known_images, "CACHED_BYTES", 0)
     model.reply(image, [make_question("which ?", FreeText(6))])
     assert 0 < known.bytes <= whole, "all but the image is forgotten"
     assert_same(model.reply(image, [question]), before)
     for shade in range(9):
         model.reply(image.point(lambda value, shade=shade: value // (shade + 2)), [question])
-    assert len(model._images) == backend.CACHED_IMAGES
+    assert len(model._images) == known_images.CACHED_IMAGES
 
 
 def test_nothing_is_kept_of_a_call_that_failed(mllm: Load, image: Image) -> None:

@@ -9,7 +9,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.metadata import find_dialect
-from sam4mllm_tool.models.mllm.prompt_renderer import ImageInputs
+from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, FreeText, Image, Labels, Question, Size, Turn
