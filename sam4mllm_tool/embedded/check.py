@@ -28,11 +28,12 @@ from tqdm import tqdm
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
 from sam4mllm_tool.embedded.check_worlds import SHAPES, WORLDS, Figures, MeasuredWorld
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene
+from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene, WorldName
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
+from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.pipeline.sam4mllm import WITHOUT_POINTS, Sam4Mllm
 from sam4mllm_tool.protocol import Thresholds
 from sam4mllm_tool.protocol.oracle import label_point
@@ -98,14 +99,23 @@ def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: Measur
     Returns:
         Figures by kind of expression, and for the kinds together: those of `world.groups`, `present`, `all`.
     """
+    return _compute_figures([_tally_scene(models, scene, world) for scene in scenes], world)
+
+
+def _tally_scene(models: Sam4Mllm, scene: DrawnScene, world: MeasuredWorld) -> dict[str, KindTally]:
+    """Return the results for one scene by kind of expression."""
     tallies = {kind: KindTally() for kind in world.kinds}
-    for scene in scenes:
-        expressions = world.drawn.sample_expressions(scene, len(world.kinds), Random(f"check-{scene.seed}"))
-        for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions, world), strict=True):
-            tally = tallies[expression.kind]
-            _count(tally, scene, expression, *outcomes, models.config.thresholds)
-            if expression.kind in world.box_kinds and len(expression.targets) == 1:
-                _count_box(tally, scene, expression, outcomes[0])
+    expressions = world.drawn.sample_expressions(scene, len(world.kinds), Random(f"check-{scene.seed}"))
+    for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions, world), strict=True):
+        tally = tallies[expression.kind]
+        _count(tally, scene, expression, *outcomes, models.config.thresholds)
+        if expression.kind in world.box_kinds and len(expression.targets) == 1:
+            _count_box(tally, scene, expression, outcomes[0])
+    return tallies
+
+
+def _compute_figures(scenes: Sequence[dict[str, KindTally]], world: MeasuredWorld) -> Figures:
+    tallies = {kind: _merge(scene[kind] for scene in scenes) for kind in world.kinds}
     present = tuple(kind for kind in world.kinds if kind not in world.absent_kinds)
     groups = {**world.groups, "present": present, "all": world.kinds}
     figures: Figures = {kind: tally.compute_figures() for kind, tally in tallies.items() if tally.refused}
@@ -233,23 +243,32 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[DrawnScene]) -> dict[st
         alone, `click_iou` from one point on the region; and of the best candidate for the latter two, `best_box_iou` and
         `best_click_iou`.
     """
+    return _average([_segmenter_ious(models, scene) for scene in scenes])
+
+
+def _segmenter_ious(models: Sam4Mllm, scene: DrawnScene) -> dict[str, list[float]]:
+    """Return the IoU with each region of one scene, by prompt."""
     ious: dict[str, list[float]] = defaultdict(list)
-    for scene in scenes:
-        rng, image = Random(f"segmenter-{scene.seed}"), Image.fromarray(scene.image)
-        masks = [scene.mask(index) for index in range(len(scene.regions))]
-        labelled = [_label_points(region.box, mask, rng) for region, mask in zip(scene.regions, masks, strict=True)]
-        prompts = {
-            "mean_iou": [ObjectPrompt(r.box, points) for r, points in zip(scene.regions, labelled, strict=True)],
-            "box_iou": [ObjectPrompt(region.box) for region in scene.regions],
-            "click_iou": [ObjectPrompt.from_points([_draw_click(mask, rng)]) for mask in masks],
-        }
-        for name, group in prompts.items():
-            objects = validate_objects(models.segmenter.name, Size(*image.size), group, models.segmenter.segment(image, group))
-            for segmented, truth in zip(objects, masks, strict=True):
-                ious[name].append(mask_iou(segmented.mask, truth))
+    rng, image = Random(f"segmenter-{scene.seed}"), Image.fromarray(scene.image)
+    masks = [scene.mask(index) for index in range(len(scene.regions))]
+    labelled = [_label_points(region.box, mask, rng) for region, mask in zip(scene.regions, masks, strict=True)]
+    prompts = {
+        "mean_iou": [ObjectPrompt(r.box, points) for r, points in zip(scene.regions, labelled, strict=True)],
+        "box_iou": [ObjectPrompt(region.box) for region in scene.regions],
+        "click_iou": [ObjectPrompt.from_points([_draw_click(mask, rng)]) for mask in masks],
+    }
+    for name, group in prompts.items():
+        objects = validate_objects(models.segmenter.name, Size(*image.size), group, models.segmenter.segment(image, group))
+        for segmented, truth in zip(objects, masks, strict=True):
+            ious[name].append(mask_iou(segmented.mask, truth))
+            if name != "mean_iou":
                 candidates = [segmented.mask, *(candidate.mask for candidate in segmented.alternatives)]
                 ious[f"best_{name}"].append(max(mask_iou(mask, truth) for mask in candidates))
-    return {name: float(np.mean(values)) for name, values in ious.items() if name != "best_mean_iou"}
+    return ious
+
+
+def _average(scenes: Sequence[dict[str, list[float]]]) -> dict[str, float]:
+    return {name: float(np.mean([iou for scene in scenes for iou in scene[name]])) for name in scenes[0]}
 
 
 def _label_points(box: Box, mask: Mask, rng: Random) -> tuple[PointPrompt, ...]:
@@ -263,12 +282,39 @@ def _draw_click(mask: Mask, rng: Random) -> PointPrompt:
     return PointPrompt(x + 0.5, y + 0.5, 1, 1.0)
 
 
-def measure_pair(models: Sam4Mllm, seeds: range, world: MeasuredWorld = SHAPES) -> Figures:
-    """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds."""
-    scenes = (world.drawn.draw_scene(seed, _SIDE) for seed in seeds)
-    progress = tqdm(scenes, total=len(seeds), unit="scene", mininterval=5, disable=None)
-    figures = measure_models(models, progress, world)
-    return figures | {"segmenter": measure_segmenter(models, (world.drawn.draw_scene(seed, _SIDE) for seed in seeds))}
+def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: WorldName = "shapes", processes: int = 1) -> Figures:
+    """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds.
+
+    Args:
+        mllm: Spec of the MLLM.
+        segmenter: Spec of the segmenter.
+        seeds: Of the scenes.
+        world: Name of the scenes' world.
+        processes: How many load the models and share the scenes; the figures are the same with any number.
+    """
+    given = (mllm, segmenter, world)
+    if processes > 1:
+        results = map_in_processes(_measure_scene, iter(seeds), processes, prepare=_load_models, given=given, task="check")
+    else:
+        _load_models(*given)
+        results = map(_measure_scene, seeds)
+    measured = list(tqdm(results, total=len(seeds), unit="scene", mininterval=5, disable=None))
+    figures = _compute_figures([tallies for tallies, _ in measured], WORLDS[world])
+    return figures | {"segmenter": _average([ious for _, ious in measured])}
+
+
+_loaded: list[tuple[Sam4Mllm, MeasuredWorld]] = []
+"""What this process measures, and where."""
+
+
+def _load_models(mllm: str, segmenter: str, world: WorldName) -> None:
+    _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), WORLDS[world])]
+
+
+def _measure_scene(seed: int) -> tuple[dict[str, KindTally], dict[str, list[float]]]:
+    ((models, world),) = _loaded
+    scene = world.drawn.draw_scene(seed, _SIDE)
+    return _tally_scene(models, scene, world), _segmenter_ious(models, scene)
 
 
 def format_table(figures: Figures) -> str:
@@ -291,11 +337,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")
     parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
     parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the scenes (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
-    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter)
+    specs, seeds = (arguments.mllm, arguments.segmenter), range(arguments.first, arguments.first + arguments.scenes)
     world = WORLDS[arguments.world]
-    figures = measure_pair(models, range(arguments.first, arguments.first + arguments.scenes), world)
+    figures = measure_pair(*specs, seeds, world=arguments.world, processes=arguments.processes)
     print(format_table(figures))
     print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
     segmenter = ", ".join(f"{name} {value:.3f}" for name, value in figures["segmenter"].items())
