@@ -1,8 +1,8 @@
 """Train the embedded pair from nothing: `python -m recipes.embedded --work DIR --out DIR`.
 
 Every stage writes checkpoints into the working folder and resumes from them when the command is run again. A GPU is used if
-there is one. One core with AVX2, without bfloat16, takes 15 minutes for drawing, 4 hours for eyes, 3 for base, 1 for adapter and
-2 for sam. The working folder takes 14 GB.
+there is one. One core with AVX2, without bfloat16, takes 15 minutes for drawing, 4 hours for eyes, 3 for base, 1 for adapter
+and 2 for sam. The working folder takes 14 GB.
 """
 
 import argparse
