@@ -43,6 +43,8 @@ def compare_scenes(count: int) -> tuple[list[str], str]:
         scene = draw_scene(seed)
         image, expression = PILImage.fromarray(scene.image), Random(seed).choice(list_expressions(scene)).text
         result, reference = _answer_twice(models, loop, image, expression)
+        if (seed - FIRST_SEED) % 50 == 49:
+            print(f"{seed - FIRST_SEED + 1} scenes, {len(differences)} differences", file=sys.stderr, flush=True)
         if difference := find_difference(result, reference):
             differences.append(f"scene {seed}, {expression!r}: {difference}")
         elif isinstance(result, Segmentation) and isinstance(reference, ReferenceAnswer):

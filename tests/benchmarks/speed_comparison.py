@@ -1,6 +1,7 @@
 """Measure one case in the reference loop and in ours, in turns, and compare the answers."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -89,6 +90,7 @@ class Comparison:
 def compare(pair: MeasuredPair, case: Case, repeats: int) -> Comparison:
     """Measure both ways in turns, each repetition on a new image; if there are several, after one that warms up."""
     comparison = Comparison(case.title, reference=Run() if case.with_reference else None)
+    print(f"{pair.title}: {case.title}", file=sys.stderr, flush=True)
     for seed in range(repeats + (repeats > 1)):
         _compare_once(pair, case, seed, comparison)
     for run in (comparison.ours, comparison.reference) if repeats > 1 else ():
