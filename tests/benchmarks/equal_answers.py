@@ -38,7 +38,8 @@ def compare_scenes(count: int) -> tuple[list[str], str]:
     """Compare on drawn scenes; return the differences, and a line that sums up."""
     models = Sam4Mllm.load("embedded", "embedded")
     loop = ReferenceLoop(models)
-    differences, largest, answered, empty = [], 0.0, 0, 0
+    differences: list[str] = []
+    largest, answered, empty = 0.0, 0, 0
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         scene = draw_scene(seed)
         image, expression = PILImage.fromarray(scene.image), Random(seed).choice(list_expressions(scene)).text
