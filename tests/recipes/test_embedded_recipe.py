@@ -202,7 +202,7 @@ def test_a_recipe_of_one_step_a_stage_gives_a_pair_that_answers(tmp_path: Path, 
     run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 1))
     run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
     assert {stage: torch.load(tmp_path / f"{stage}.pt")["step"] for stage in STEPS} == dict.fromkeys(STEPS, 2)
-    save_mllm(tmp_path, tmp_path / "out")
+    save_mllm(tmp_path, tmp_path / "out", len(cache))
     save_sam(tmp_path, tmp_path / "out")
     pair = Sam4Mllm.load(f"{tmp_path / 'out' / 'mllm'}+{tmp_path / 'out' / 'adapter'}", str(tmp_path / "out" / "sam"))
     prompt = ObjectPrompt(Box(40, 40, 200, 160), (PointPrompt(100, 100, 1, 1.0),))
