@@ -38,11 +38,14 @@ def compare_scenes(count: int) -> tuple[list[str], str]:
     """Compare on drawn scenes; return the differences, and a line that sums up."""
     models = Sam4Mllm.load("embedded", "embedded")
     loop = ReferenceLoop(models)
-    differences, largest, answered, empty = [], 0.0, 0, 0
+    differences: list[str] = []
+    largest, answered, empty = 0.0, 0, 0
     for seed in range(FIRST_SEED, FIRST_SEED + count):
         scene = draw_scene(seed)
         image, expression = PILImage.fromarray(scene.image), Random(seed).choice(list_expressions(scene)).text
         result, reference = _answer_twice(models, loop, image, expression)
+        if (seed - FIRST_SEED) % 50 == 49:
+            print(f"{seed - FIRST_SEED + 1} scenes, {len(differences)} differences", file=sys.stderr, flush=True)
         if difference := find_difference(result, reference):
             differences.append(f"scene {seed}, {expression!r}: {difference}")
         elif isinstance(result, Segmentation) and isinstance(reference, ReferenceAnswer):

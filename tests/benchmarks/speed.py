@@ -55,7 +55,7 @@ def measure_batches(pair: MeasuredPair, repeats: int) -> list[Comparison]:
     alone, together = Comparison(f"{BATCH} images one at a time"), Comparison(f"{BATCH} images in segment_many")
     for repeat in range(repeats):
         for comparison, half in ((alone, 0), (together, 1)):
-            first = 1000 + BATCH * (2 * repeat + half)
+            first = 10_000 + BATCH * (2 * repeat + half)
             pairs = [pair.draw(seed) for seed in range(first, first + BATCH)]
             with pair.forcing(pairs[0][0], [pairs[0][1]]), measuring(pair, comparison.ours):
                 if comparison is together:

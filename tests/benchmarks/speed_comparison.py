@@ -1,6 +1,8 @@
 """Measure one case in the reference loop and in ours, in turns, and compare the answers."""
 
+import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ from tests.benchmarks.reference_loop import TOLERANCE, ReferenceAnswer, Referenc
 __all__ = ["Case", "Comparison", "Run", "compare", "measuring"]
 
 T = TypeVar("T")
+_SEEDS = itertools.count()
+"""Of the images: none is seen twice, as what was read about the latest ones is kept."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +93,9 @@ class Comparison:
 def compare(pair: MeasuredPair, case: Case, repeats: int) -> Comparison:
     """Measure both ways in turns, each repetition on a new image; if there are several, after one that warms up."""
     comparison = Comparison(case.title, reference=Run() if case.with_reference else None)
-    for seed in range(repeats + (repeats > 1)):
-        _compare_once(pair, case, seed, comparison)
+    print(f"{pair.title}: {case.title}", file=sys.stderr, flush=True)
+    for _ in range(repeats + (repeats > 1)):
+        _compare_once(pair, case, next(_SEEDS), comparison)
     for run in (comparison.ours, comparison.reference) if repeats > 1 else ():
         if run is not None:
             del run.seconds[0]

@@ -37,13 +37,24 @@ def format_query(comparison: Comparison, *, counts_alone: bool = False) -> str:
 
 def format_scaling(comparisons: Iterable[Comparison]) -> str:
     """Return the table of several cases, a case a row."""
-    header = ["", "reference loop, s", "ours, s", "times faster", "vision tower", "prefilled tokens", "language model passes"]
+    header = [
+        "",
+        "reference loop, s",
+        "ours, s",
+        "times faster",
+        "CPU s: reference",
+        "ours",
+        "vision tower",
+        "prefilled tokens",
+        "language model passes",
+    ]
     rows = []
     for comparison in comparisons:
         ours, reference = comparison.ours, comparison.reference
         seconds = ["", f"{ours.median:.2f}", ""]
         if reference is not None:
             seconds = [f"{reference.median:.2f}", f"{ours.median:.2f}", f"{reference.median / ours.median:.1f}"]
+        seconds += ["" if reference is None else f"{reference.cpu_seconds:.2f}", f"{ours.cpu_seconds:.2f}"]
         work = [ours.work.runs["vision tower"], ours.work.prefilled, len(ours.work.passes)]
         rows.append([comparison.title, *seconds, *(f"{count:,}" for count in work)])
     return _format_table(header, rows)
