@@ -42,8 +42,6 @@ def test_patches_name_the_object_and_the_part_that_they_show(cache: SceneCache, 
         assert {record.object_parts[part].owner == owner for owner, part in shown} == {True}
         assert [NOUNS[noun] for noun in nouns][: len(record.objects)] == [o.noun for o in record.objects]
         assert [PARTS[name] for name in names][: len(record.object_parts)] == [p.name for p in record.object_parts]
-            p.name for p in record.object_parts
-        ]
         assert len({part for _, part in shown}) > 0.85 * len(record.object_parts), "nearly every part has a patch"
         area = scene_targets.cells.float().sum() / 255 / (GRID * CELLS) ** 2
         assert float(area) == pytest.approx((cache.scene(index).instances > 0).mean(), abs=0.04)
