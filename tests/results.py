@@ -13,22 +13,23 @@ def assert_equal_but_for_rounding(result: Segmentation, expected: Segmentation) 
     Segment Anything's decoder runs the prompts of all expressions about an image at once, and an MLLM reads what it is asked at
     the same time in one pass.
     """
-    _compare(_without_seconds(result), _without_seconds(expected))
+    assert_equal_json(_without_seconds(result), _without_seconds(expected))
 
 
 def _without_seconds(result: Segmentation) -> dict[str, Any]:
     return {key: value for key, value in result.to_dict().items() if key != "seconds"}
 
 
-def _compare(value: Any, expected: Any, place: str = "result") -> None:
+def assert_equal_json(value: Any, expected: Any, place: str = "result") -> None:
+    """Check that values of JSON are equal but for rounding."""
     if isinstance(value, dict) and isinstance(expected, dict):
         assert value.keys() == expected.keys(), place
         for key in value:
-            _compare(value[key], expected[key], f"{place}.{key}")
+            assert_equal_json(value[key], expected[key], f"{place}.{key}")
     elif isinstance(value, list) and isinstance(expected, list):
         assert len(value) == len(expected), place
         for i, pair in enumerate(zip(value, expected, strict=True)):
-            _compare(*pair, f"{place}[{i}]")
+            assert_equal_json(*pair, f"{place}[{i}]")
     elif isinstance(value, float) and isinstance(expected, float):
         assert value == pytest.approx(expected, abs=1e-5), place
     else:

@@ -11,6 +11,7 @@ from PIL import Image
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.types import Segmentation
+from tests.results import assert_equal_json
 from tests.trace.traced import SEEDS, embedded, scene
 
 Run = Callable[..., tuple[int, str, str]]
@@ -161,7 +162,7 @@ def test_a_batch_as_csv_gives_the_same_results(run: Run, folder: Path) -> None:
     assert [{key: record[key] for key in ("image", "expression")} for record in batches[0]] == pairs
     for first, second in zip(*batches, strict=True):
         assert first["name"] == second["name"]
-        assert first["result"]["objects"] == second["result"]["objects"]
+        assert_equal_json(first["result"]["objects"], second["result"]["objects"])
 
 
 @pytest.mark.usefixtures("folder")

@@ -88,7 +88,7 @@ def test_the_reply_depends_on_the_content_of_the_image(mllm: Load, image: Image,
     before = mllm(family).reply(image, [question])
     assert_same(mllm(family).reply(image.copy(), [question]), before)
     PIL.ImageDraw.Draw(image).rectangle((0, 0, 60, 40), fill="red")
-    with pytest.raises(AssertionError, match=r"not close|label_probabilities"):
+    with pytest.raises(AssertionError):
         assert_same(mllm(family).reply(image, [question]), before)
 
 
