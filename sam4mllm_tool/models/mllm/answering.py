@@ -18,7 +18,7 @@ from sam4mllm_tool.models.mllm.prompt_inputs import TokenIds
 from sam4mllm_tool.models.mllm.reading import Reading, TextReader
 from sam4mllm_tool.models.mllm.reply_drafts import ReplyDrafts
 
-__all__ = ["Job", "Probabilities", "Writing", "generate", "run_jobs", "score_labels"]
+__all__ = ["Job", "Probabilities", "Writing", "generate", "most_probable", "run_jobs", "score_labels"]
 
 Probabilities: TypeAlias = tuple[float, ...]
 """The probability of each word of a label."""
@@ -102,7 +102,7 @@ def score_labels(texts: Any, prompt: TokenIds, count: int, spellings: Spellings,
         rows = []
         for _ in range(count):
             rows += yield from score_labels(texts, prompt, 1, spellings, end, guesses=guesses)
-            prompt += spellings[_argmax(rows[-1])][0]
+            prompt += spellings[most_probable(rows[-1])][0]
         return rows
     return (yield from _score_sequence(texts, prompt, count, spellings, guesses))
 
@@ -121,7 +121,7 @@ def _score_sequence(texts: Any, prompt: TokenIds, count: int, spellings: Spellin
         for end in ends:
             row = logits[end]
             probabilities = word_probabilities((), first_tokens, {(): row[None]})
-            answers.append(max(spellings[_argmax(probabilities)], key=lambda spelling: float(row[spelling[0]])))
+            answers.append(max(spellings[most_probable(probabilities)], key=lambda spelling: float(row[spelling[0]])))
             if len(answers) - 1 <= _equal_labels(answers, guessed):
                 rows.append(probabilities)
         equal = _equal_labels(answers, guessed)
@@ -137,5 +137,6 @@ def _equal_labels(answers: Sequence[TokenIds], guessed: Sequence[TokenIds]) -> i
     return next((i for i, (answer, guess) in pairs if answer != guess), min(len(answers), len(guessed)))
 
 
-def _argmax(row: Probabilities) -> int:
+def most_probable(row: Probabilities) -> int:
+    """Return the index of the most probable word."""
     return max(range(len(row)), key=row.__getitem__)

@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-__all__ = ["can_branch", "can_pack"]
+__all__ = ["can_branch", "can_pack", "find_image_token"]
 
 _PACKABLE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 _BRANCHING_MODEL_TYPES = (
@@ -13,6 +13,12 @@ _BRANCHING_MODEL_TYPES = (
 """Decoders whose tokens see those before them, all or the last few, and nothing else once the image is read."""
 _ROPE_TYPES = ("default", "linear", "llama3", "yarn", "proportional")
 """Rotations that don't depend on the length of the text."""
+
+
+def find_image_token(model: Any) -> int | None:
+    """Return the id of the token that stands for an image; None in families without one."""
+    token: int | None = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
+    return token
 
 
 def can_branch(model: Any) -> bool:
@@ -30,7 +36,7 @@ def can_branch(model: Any) -> bool:
         and {each.get("rope_type", "default") for each in by_layer} <= set(_ROPE_TYPES)
         and set(getattr(text, "layer_types", None) or ()) <= {"full_attention", "sliding_attention"}
         and getattr(text, "_attn_implementation", None) in ("sdpa", "eager")
-        and (getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)) is not None
+        and find_image_token(model) is not None
         and "logits_to_keep" in inspect.signature(model.forward).parameters
     )
 

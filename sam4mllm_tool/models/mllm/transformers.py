@@ -22,8 +22,8 @@ from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm.adapters import SwitchedAdapters
-from sam4mllm_tool.models.mllm.answering import Job, Probabilities, Writing, generate, run_jobs, score_labels
-from sam4mllm_tool.models.mllm.branching import can_branch
+from sam4mllm_tool.models.mllm.answering import Job, Probabilities, Writing, generate, most_probable, run_jobs, score_labels
+from sam4mllm_tool.models.mllm.branching import can_branch, find_image_token
 from sam4mllm_tool.models.mllm.copying_reader import CopyingReader
 from sam4mllm_tool.models.mllm.known_images import KnownImage, KnownImages
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
@@ -118,7 +118,7 @@ class TransformersMLLM:
     def _start_reader(self) -> None:
         model = self._runner.model
         self._reader: TextReader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
-        self._image_token = getattr(model.config, "image_token_id", None) or getattr(model.config, "image_token_index", None)
+        self._image_token = find_image_token(model)
         self._drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token])))
         self._images = KnownImages()
 
@@ -290,9 +290,5 @@ class TransformersMLLM:
             raise BackendError(f"{self._name!r} computes values that are not numbers in {dtype}: {cure}")
 
 
-def _argmax(row: Probabilities) -> int:
-    return max(range(len(row)), key=row.__getitem__)
-
-
 def _label_reply(words: Sequence[str], rows: Sequence[Probabilities], tokens: Tokens) -> Reply:
-    return Reply("".join(words[_argmax(row)] for row in rows), tuple(rows), tokens=tokens)
+    return Reply("".join(words[most_probable(row)] for row in rows), tuple(rows), tokens=tokens)
