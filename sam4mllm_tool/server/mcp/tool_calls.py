@@ -75,8 +75,7 @@ class ToolCalls:
             return await self._call(name, arguments, context)
         except Sam4MllmError as error:
             details = {"type": type(error).__name__, "message": str(error)}
-            content = [TextContent(text=str(error))]
-            return CallToolResult(content=content, is_error=True, _meta={ERROR_KEY: details})
+            return CallToolResult(content=[TextContent(text=str(error))], is_error=True, _meta={ERROR_KEY: details})
 
     async def _call(
         self, name: str, arguments: Mapping[str, Any], context: Context[Any, Any]
