@@ -1,20 +1,18 @@
 """Write a segmentation for use outside Python: mask, overlay and cut-out images, a JSON file, a readable summary."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-import numpy as np
-from PIL import Image as PILImage
-
-from sam4mllm_tool.atomic_io import atomic_path, write_bytes
+from sam4mllm_tool.atomic_io import write_bytes
 from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
+from sam4mllm_tool.images.cutouts import cutout_image, mask_image
 from sam4mllm_tool.images.draw import overlay
+from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS, export_outputs, list_output_files
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
 __all__ = [
@@ -30,30 +28,8 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUT_NAMES = ("mask.png", "overlay.png", "result.json")
-"""What `write_outputs` writes."""
-_MIN_OVERLAY_SIDE = 512
-"""Length of the shorter side, in pixels, from which on an overlay file is not enlarged."""
-
-
-def mask_image(segmentation: Segmentation) -> Image:
-    """Return the union of the masks as an 8-bit grey image of the same size: 255 on the objects, 0 elsewhere."""
-    return PILImage.fromarray(segmentation.mask.astype(np.uint8) * np.uint8(255))
-
-
-def cutout_image(image: Image, segmentation: Segmentation) -> Image:
-    """Return the objects on a transparent ground, RGBA, of the same size: nothing of the image is left around them.
-
-    Raises:
-        ValueError: Image and segmentation differ in size.
-    """
-    if image.size != segmentation.size:
-        raise ValueError(f"the image is {image.size}, the segmentation is for an image of {tuple(segmentation.size)}")
-    mask = mask_image(segmentation)
-    cutout = PILImage.new("RGBA", image.size)
-    cutout.paste(image.convert("RGB"), (0, 0), mask)
-    cutout.putalpha(mask)
-    return cutout
+OUTPUT_NAMES = tuple(file for files in list_output_files(DEFAULT_OUTPUTS).values() for file in files)
+"""What `write_outputs` writes where no formats are given."""
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:
@@ -86,8 +62,10 @@ def write_outputs(
     *,
     points: bool = True,
     expressions: Sequence[str] | None = None,
+    formats: Iterable[str] = DEFAULT_OUTPUTS,
+    image_name: str = "image.png",
 ) -> list[Path]:
-    """Write mask.png, overlay.png and result.json (`Segmentation.to_dict`) into a folder, each of them atomically.
+    """Write a result's files into a folder: all of them are made before the first is written, and each is written atomically.
 
     Args:
         folder: Created if needed. Earlier files of these names are replaced.
@@ -95,24 +73,27 @@ def write_outputs(
         segmentation: What to write.
         points: Whether the overlay shows the points.
         expressions: The expression that labels each object in the overlay; by default the segmentation's.
+        formats: Keys of `OUTPUT_FORMATS`; by default mask.png, overlay.png and result.json (`Segmentation.to_dict`).
+        image_name: Name of the image's file, which annotations refer to and some files are named after.
 
     Returns:
-        The paths of the three files.
+        The paths of the files.
 
     Raises:
+        OutputFormatError: A format does not exist.
         Sam4MllmError: A file can't be written.
         ValueError: Image and segmentation differ in size, or there are not as many expressions as objects.
     """
-    drawn = overlay(image, segmentation, points=points, min_side=_MIN_OVERLAY_SIDE, expressions=expressions)
-    # An expression from the command line may hold bytes that are not text; they become escapes, which JSON reads back.
-    result = json.dumps(segmentation.to_dict(), indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    folder = Path(folder)
+    outputs = export_outputs(image, segmentation, formats, image_name=image_name, points=points, expressions=expressions)
+    return _write_files(Path(folder), outputs)
+
+
+def _write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, output in (("mask.png", mask_image(segmentation)), ("overlay.png", drawn)):
-            _write_png(folder / name, output)
-        write_bytes(folder / "result.json", result)
-    return [folder / name for name in OUTPUT_NAMES]
+        for name, content in files.items():
+            write_bytes(folder / name, content)
+    return [folder / name for name in files]
 
 
 def write_cutout(folder: str | os.PathLike[str], image: Image, segmentation: Segmentation) -> Path:
@@ -122,17 +103,7 @@ def write_cutout(folder: str | os.PathLike[str], image: Image, segmentation: Seg
         Sam4MllmError: The file can't be written.
         ValueError: Image and segmentation differ in size.
     """
-    path = Path(folder) / "cutout.png"
-    cutout = cutout_image(image, segmentation)
-    with _writing_to(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_png(path, cutout)
-    return path
-
-
-def _write_png(path: Path, image: Image) -> None:
-    with atomic_path(path) as part:
-        image.save(part, format="PNG")
+    return _write_files(Path(folder), export_outputs(image, segmentation, ["cutout"]))[0]
 
 
 def summary(segmentation: Segmentation, *, none: str = "there is no such object", with_warnings: bool = True) -> str:

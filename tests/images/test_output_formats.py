@@ -1,0 +1,166 @@
+"""Every format that results can be had in: one list, the content checked by other programs' readers."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sam4mllm_tool.images.export import write_outputs
+from sam4mllm_tool.images.output_formats import (
+    OUTPUT_FORMATS,
+    OutputFormatError,
+    clean_file_stem,
+    export_outputs,
+    get_media_type,
+    list_output_files,
+)
+from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
+
+SIZE = Size(60, 40)
+NAMES = list_output_files(OUTPUT_FORMATS, "mug.jpg")
+
+
+def ring_mask() -> Mask:
+    """A ring with a hole, and a part of its own."""
+    y, x = np.mgrid[: SIZE.height, : SIZE.width]
+    distance = np.hypot(x - 18, y - 20)
+    return ((distance < 15) & (distance > 6)) | ((x > 40) & (x < 50) & (y > 25) & (y < 32))
+
+
+def block_mask() -> Mask:
+    mask = np.zeros((SIZE.height, SIZE.width), bool)
+    mask[2:10, 38:55] = True
+    return mask
+
+
+def segmentation(*masks: Mask, expression: str = "the mug & <co>") -> Segmentation:
+    prompt = ObjectPrompt(Box(3, 5, 33, 35), (PointPrompt(8, 20, 1, 0.9),))
+    objects = tuple(SegmentedObject(mask, prompt, 0.91, 0.8) for mask in masks or (ring_mask(), block_mask()))
+    return Segmentation(expression, SIZE, objects)
+
+
+def image() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(4).integers(1, 255, (SIZE.height, SIZE.width, 3), np.uint8))
+
+
+def open_image(content: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(content))
+
+
+# The list
+
+
+@pytest.mark.parametrize("name", OUTPUT_FORMATS)
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_each_format_makes_the_files_that_it_lists(name: str, count: int):
+    masks = (ring_mask(), block_mask())[:count]
+    result = segmentation(*masks) if count else Segmentation("the mug", SIZE, ())
+    files = export_outputs(image(), result, [name], image_name="mug.jpg")
+    assert tuple(files) == NAMES[name]
+    assert all(files.values())
+    assert all("/" in get_media_type(file) for file in files)
+
+
+def test_no_two_formats_write_the_same_file():
+    files = [file for names in NAMES.values() for file in names]
+    assert len(set(files)) == len(files)
+
+
+def test_an_unknown_format_names_those_that_exist():
+    with pytest.raises(OutputFormatError, match=r"no output format 'cutot': expected mask, instances.*did you mean 'cutout'"):
+        export_outputs(image(), segmentation(), ["mask", "cutot"])
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\photos\\mug.png", "mug"),
+        ("a/b.tar/", "b"),
+        ("..", "image"),
+        ("", "image"),
+        ("x\x00y\n<z>.png", "x_y__z_"),
+        ("Tasse größer 2.jpg", "Tasse größer 2"),
+        ("{stem}.png", "_stem_"),
+        ("m" * 300 + ".png", "m" * 100),
+    ],
+)
+def test_names_of_images_become_safe_names_of_files(name: str, stem: str):
+    assert clean_file_stem(name) == stem
+    for file in (file for files in list_output_files(OUTPUT_FORMATS, name).values() for file in files):
+        assert Path(file).name == file
+
+
+def test_nothing_is_written_when_one_format_fails(tmp_path: Path):
+    with pytest.raises(OutputFormatError):
+        write_outputs(tmp_path, image(), segmentation(), formats=["mask", "gif"])
+    with pytest.raises(ValueError, match="the image is"):
+        write_outputs(tmp_path, Image.new("RGB", (3, 3)), segmentation(), formats=["mask", "json"])
+    assert list(tmp_path.iterdir()) == []
+
+
+# Images
+
+
+def test_the_instance_map_holds_the_objects_numbers():
+    (content,) = export_outputs(image(), segmentation(), ["instances"]).values()
+    expected = np.where(ring_mask(), 1, 0) + np.where(block_mask(), 2, 0)
+    assert np.array_equal(np.asarray(open_image(content)), expected)
+
+
+def test_the_smaller_of_two_overlapping_objects_is_on_top_in_the_instance_map():
+    small = np.zeros_like(ring_mask())
+    small[18:22, 5:9] = True
+    (content,) = export_outputs(image(), segmentation(small, ring_mask()), ["instances"]).values()
+    assert set(np.asarray(open_image(content))[small]) == {1}
+
+
+def test_more_than_255_objects_get_an_instance_map_of_16_bits():
+    masks = np.zeros((300, SIZE.height, SIZE.width), bool)
+    masks.reshape(300, -1)[np.arange(300), np.arange(300)] = True
+    (content,) = export_outputs(image(), segmentation(*masks), ["instances"]).values()
+    assert np.asarray(open_image(content)).reshape(-1)[299] == 300
+
+
+def test_a_cut_out_has_the_objects_pixels_and_nothing_of_the_rest():
+    source, union = image(), ring_mask() | block_mask()
+    cutout = np.asarray(open_image(export_outputs(source, segmentation(), ["cutout"])["cutout.png"]))
+    assert np.array_equal(cutout[..., 3] == 255, union)
+    assert np.array_equal(cutout[union][:, :3], np.asarray(source)[union])
+    assert not cutout[~union].any()
+
+
+def test_a_cropped_cut_out_is_the_objects_part_of_the_whole_one():
+    files = export_outputs(image(), segmentation(), ["cutout", "cutout-cropped"])
+    whole, cropped = (open_image(content) for content in files.values())
+    rows, columns = np.nonzero(ring_mask() | block_mask())
+    box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.array_equal(np.asarray(cropped), np.asarray(whole.crop(box)))
+
+
+def test_nothing_of_an_erased_object_is_left():
+    source, union = image(), ring_mask() | block_mask()
+    erased = np.asarray(open_image(export_outputs(source, segmentation(), ["erased"])["erased.png"]))
+    assert not erased[union].any()
+    assert np.array_equal(erased[~union][:, :3], np.asarray(source)[~union])
+
+
+def test_a_blurred_background_leaves_the_object_sharp_and_takes_none_of_its_colour():
+    pixels = np.full((SIZE.height, SIZE.width, 3), (0, 0, 200), np.uint8)
+    pixels[:, ::2] = (0, 0, 100)
+    pixels[ring_mask()] = (255, 0, 0)
+    blurred = np.asarray(
+        open_image(export_outputs(Image.fromarray(pixels), segmentation(ring_mask()), ["blurred"])["blurred.png"])
+    )
+    background = blurred[~ring_mask()]
+    assert np.array_equal(blurred[ring_mask()], pixels[ring_mask()])
+    assert background[:, 0].max() <= 2
+    assert background[:, 2].std() < 15 < pixels[~ring_mask()][:, 2].std()
+
+
+def test_the_json_reads_back_as_the_result():
+    content = export_outputs(image(), segmentation(), ["json"])["result.json"]
+    assert np.array_equal(Segmentation.from_dict(json.loads(content)).objects[0].mask, ring_mask())
