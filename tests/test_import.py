@@ -43,7 +43,8 @@ ALLOWED = {
     "trace": PIPELINE | {"interactive", "data"},
     "tools": PIPELINE | {"interactive", "deprecation"},
     "agents": PIPELINE | {"interactive", "reasoning", "tools", "deprecation"},
-    "cli": SURFACES | {"tools", "agents"},
+    "server": PIPELINE | {"interactive", "reasoning", "trace", "tools", "agents"},
+    "cli": SURFACES | {"tools", "agents", "server"},
 }
 """Package -> the packages that it may import besides itself."""
 

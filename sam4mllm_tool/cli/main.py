@@ -21,6 +21,7 @@ from sam4mllm_tool.cli.data import data_app
 from sam4mllm_tool.cli.doctor import doctor
 from sam4mllm_tool.cli.evaluate import EPILOG, evaluate
 from sam4mllm_tool.cli.help_page import CommandGroup
+from sam4mllm_tool.cli.mcp import mcp
 from sam4mllm_tool.cli.options import Command
 from sam4mllm_tool.cli.probe import probe
 from sam4mllm_tool.cli.quick_loading import own_process
@@ -34,7 +35,7 @@ from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "reason", "chat", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
+_ORDER = ("segment", "reason", "chat", "mcp", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -58,6 +59,7 @@ _SEGMENT, _TUNE, _INSPECT = "Segment", "Prepare data and tune models", "Measure 
 app.command(cls=Command, rich_help_panel=_SEGMENT)(segment)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(reason)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
+app.command(cls=Command, rich_help_panel=_SEGMENT)(mcp)
 app.add_typer(data_app, name="data", rich_help_panel=_TUNE)
 app.command(cls=Command, rich_help_panel=_TUNE)(train)
 app.command(cls=Command, rich_help_panel=_TUNE)(export)

@@ -74,16 +74,19 @@ class SharedModels:
     Args:
         mllm: As in `Sam4Mllm.load`.
         segmenter: As in `Sam4Mllm.load`.
+        load: Loads them instead of `Sam4Mllm.load`.
     """
 
-    def __init__(self, mllm: Any = None, segmenter: str | None = None) -> None:
-        self._mllm, self._segmenter = mllm, segmenter
+    def __init__(self, mllm: Any = None, segmenter: str | None = None, *, load: Callable[[], Sam4Mllm] | None = None) -> None:
+        self._mllm, self._segmenter, self._load = mllm, segmenter, load
         self._lock = threading.Lock()
         self._models: Sam4Mllm | None = None
 
     def get(self) -> Sam4Mllm:
-        """Return the models; the first call loads them with `Sam4Mllm.load` and raises what that raises."""
+        """Return the models; the first call loads them and raises what that raises."""
         with self._lock:
+            if self._models is None and self._load is not None:
+                self._models = self._load()
             if self._models is None:
                 specs = {"mllm": self._mllm, "segmenter": self._segmenter}
                 self._models = Sam4Mllm.load(**{name: spec for name, spec in specs.items() if spec is not None})

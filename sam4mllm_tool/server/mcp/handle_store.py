@@ -1,0 +1,108 @@
+"""What the tools of an MCP server made, by handle. The protocol has no sessions: a handle is all that ties two calls together.
+
+The tools look handles and images up in the messages of a conversation. `HandleStore.build_messages` presents what is kept as
+such a conversation, so that "latest", names and numbers mean over MCP what they mean in an agent.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sam4mllm_tool.tools.artifacts import Artifact
+from sam4mllm_tool.tools.image_references import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ConversationImage
+
+__all__ = ["HandleStore", "KeptArtifact"]
+
+_MAX_UNDO = 20
+"""Earlier results of a result that going back may need."""
+
+
+@dataclass(frozen=True)
+class KeptArtifact:
+    """A tool's artifact with the text that the tool returned with it."""
+
+    artifact: Artifact
+    text: str
+
+
+class HandleStore:
+    """Artifacts and images by owner, the oldest dropped first. Thread-safe.
+
+    Args:
+        max_bytes: Size of all artifacts together, as JSON.
+        max_images: Images that are remembered; their pixels are in an `ImageStore`.
+    """
+
+    def __init__(self, *, max_bytes: int = 256 * 2**20, max_images: int = 1000) -> None:
+        self._max_bytes, self._max_images = max_bytes, max_images
+        self._artifacts: OrderedDict[tuple[str, str], tuple[KeptArtifact, int]] = OrderedDict()
+        self._images: OrderedDict[tuple[str, str], ConversationImage] = OrderedDict()
+        self._total_bytes = 0
+        self._lock = threading.Lock()
+
+    def put_image(self, owner: str, image: ConversationImage) -> None:
+        """Remember that this owner has the image; it becomes the owner's latest."""
+        with self._lock:
+            self._images.pop((owner, image.image_id), None)
+            self._images[owner, image.image_id] = image
+            while len(self._images) > self._max_images:
+                self._images.popitem(last=False)
+
+    def list_images(self, owner: str) -> list[ConversationImage]:
+        """Return the owner's images, the latest last."""
+        with self._lock:
+            return [image for (other, _), image in self._images.items() if other == owner]
+
+    def put(self, owner: str, artifact: Artifact, text: str) -> None:
+        """Keep an artifact under its handle."""
+        size = len(json.dumps(artifact))
+        with self._lock:
+            self._artifacts[owner, artifact["handle"]] = KeptArtifact(artifact, text), size
+            self._total_bytes += size
+            while self._total_bytes > self._max_bytes and len(self._artifacts) > 1:
+                _, (_, dropped) = self._artifacts.popitem(last=False)
+                self._total_bytes -= dropped
+
+    def get(self, owner: str, handle: str) -> KeptArtifact | None:
+        """Return what the owner has under a handle."""
+        with self._lock:
+            kept, _ = self._artifacts.get((owner, handle), (None, 0))
+            return kept
+
+    def build_messages(
+        self, owner: str, handles: Collection[str] | None, image_ids: Collection[str] | None
+    ) -> list[dict[str, Any]]:
+        """Return what is kept as the messages of a conversation.
+
+        Args:
+            owner: Whose.
+            handles: The artifacts to have, with the earlier results that they come from; None for all.
+            image_ids: The images to have; None for all. Those of the artifacts come along.
+        """
+        with self._lock:
+            kept = {handle: entry.artifact for (other, handle), (entry, _) in self._artifacts.items() if other == owner}
+            images = {image_id: image for (other, image_id), image in self._images.items() if other == owner}
+        artifacts = list(kept.values()) if handles is None else list(_with_earlier(kept, handles))
+        wanted = images if image_ids is None else {*image_ids, *(artifact["picture"] for artifact in artifacts)}
+        conversation = [_image_message(image) for image_id, image in images.items() if image_id in wanted]
+        return [*conversation, *({"type": "tool", "artifact": artifact} for artifact in artifacts)]
+
+
+def _with_earlier(kept: dict[str, Artifact], handles: Collection[str]) -> Iterator[Artifact]:
+    """Yield each named artifact after the earlier results that going back from it may lead to."""
+    for handle in handles:
+        chain: list[Artifact] = []
+        current: Any = handle
+        while isinstance(current, str) and current in kept and len(chain) <= _MAX_UNDO:
+            chain.append(kept[current])
+            current = chain[-1].get("previous")
+        yield from reversed(chain)
+
+
+def _image_message(image: ConversationImage) -> dict[str, Any]:
+    details = {"width": image.width, "height": image.height, "name": image.name}
+    extra = {IMAGE_IDS_KEY: [image.image_id], IMAGE_DETAILS_KEY: {image.image_id: details}}
+    return {"type": "human", "additional_kwargs": extra}
