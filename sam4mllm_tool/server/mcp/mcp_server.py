@@ -1,4 +1,4 @@
-"""Builds the MCP server: the tools, and their results' files as resources."""
+"""Builds the MCP server: the tools, their results' files as resources, and the page that shows them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +15,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
+from sam4mllm_tool.server.mcp.result_app import APP_TOOLS, APP_URI, create_result_app
 from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES, ResultFile, result_uri
 from sam4mllm_tool.server.mcp.tool_calls import ToolCalls, get_owner
 from sam4mllm_tool.server.mcp.tool_outputs import OUTPUTS
@@ -57,6 +58,7 @@ def create_mcp_server(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: McpSe
         version=__version__,
         log_level="WARNING",
         tools=[_build_tool(tool, calls, settings) for tool in calls.tools.values()],
+        extensions=[create_result_app(settings.method)],
     )
     for name, file in RESULT_FILES.items():
         server.resource(result_uri("{handle}", name), name=name, description=file.description, mime_type=file.mime_type)(
@@ -80,6 +82,7 @@ def _build_tool(tool: BaseTool, calls: ToolCalls, settings: McpSettings) -> Tool
         is_async=True,
         context_kwarg="context",
         annotations=hints,
+        meta={"ui": {"resourceUri": APP_URI}} if tool.name in APP_TOOLS else None,
     )
 
 

@@ -12,7 +12,8 @@ from mcp.server.mcpserver import Context
 from mcp_types import CallToolResult, ImageContent, InputRequiredResult, ResourceLink, TextContent
 
 from sam4mllm_tool.agents.choosing_segment_tool import ChoosingSegmentTool
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.config import METHODS
+from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.mcp.handle_store import HandleStore, KeptArtifact
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
@@ -105,6 +106,10 @@ class ToolCalls:
         """
         owner, tool = get_owner(context), self.tools[name]
         arguments = dict(arguments)
+        if name == "segment_image" and (method := arguments.pop("method", None)) is not None:
+            if method not in METHODS:
+                raise ArgumentError(f"method: expected one of {', '.join(METHODS)}, got {quote_text(str(method))}")
+            tool = tool.model_copy(update={"method": method})
         if isinstance(image := arguments.get("image"), str) and image.strip():
             arguments["image"] = await asyncio.to_thread(self._images.resolve, owner, image)
         async with ProgressReporter(context, runs_before) as reporter:

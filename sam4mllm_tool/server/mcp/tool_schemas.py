@@ -9,6 +9,7 @@ from typing import Any
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 
+from sam4mllm_tool.config import METHODS
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
 
@@ -31,6 +32,9 @@ def build_input_schema(tool: BaseTool, settings: McpSettings) -> dict[str, Any]:
     properties: dict[str, Any] = schema["properties"]
     if "image" in properties:
         properties["image"]["description"] = _describe_image_argument(settings.policy, is_shared=settings.is_shared)
+    if tool.name == "segment_image":
+        description = f"Leave it out unless the user names a method; by default {settings.method}."
+        properties["method"] = {"type": "string", "enum": list(METHODS), "description": description}
     for name in ("image", "result", "dialogue") if settings.is_shared else ():
         if name in properties:
             properties[name].pop("default", None)

@@ -39,6 +39,7 @@ async def test_the_tools_are_the_toolkits_with_their_descriptions_and_are_read_o
     for tool in tools:
         expected = toolkit[tool.name]["parameters"]
         given = json.loads(json.dumps(tool.input_schema))
+        given["properties"].pop("method", None)  # the user's choice; in an agent it is the application's
         for schema in (expected, given):
             schema["properties"].get("image", {}).pop("description", None)  # it says what this server opens
         assert given == expected
@@ -126,6 +127,7 @@ async def test_a_shared_server_knows_no_latest_and_offers_none(mode: str) -> Non
         ("segment_image", {"image": "https://example.org/a.png", "expression": "x"}, "ImageError", "opens no URLs"),
         ("segment_image", {"image": "img-0123456789ab", "expression": "x"}, "UnknownImageError", "given before"),
         ("segment_image", {"image": "data:image/png;base64,AAAA", "expression": "x"}, "ImageError", "none of the formats"),
+        ("segment_image", {"image": IMAGE_URI, "expression": "x", "method": "best"}, "ArgumentError", "one of pqpp, ppg, box"),
         ("segment_image", {"expression": "the ring"}, "UnknownImageError", "no image in this conversation"),
         ("refine_segmentation", {"result": "seg-0", "instruction": "bigger"}, "HandleError", "call segment_image first"),
         ("segment_image", {"image": IMAGE_URI, "expression": "crash"}, "UnexpectedError", "which was logged"),
