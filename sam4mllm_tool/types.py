@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 from pydantic import Field
 
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.output_methods import OutputMethods
 
 Image: TypeAlias = PILImage.Image
 """An upright RGB image; `images.load_image` makes one from a path, bytes, an array, a data URI or a URL."""
@@ -394,7 +395,7 @@ class Usage:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmentation:
+class Segmentation(OutputMethods):
     """The result for an expression. No objects means "there is no such object", which is a valid answer, unless `abstained`.
 
     Args:

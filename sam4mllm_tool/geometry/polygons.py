@@ -4,14 +4,19 @@ Outlines run along the edges between pixels, so a corner (x, y) is the top-left 
 corner alone belong to different outlines.
 """
 
+from collections import defaultdict
+from typing import TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.types import Mask
 
-__all__ = ["mask_to_polygons"]
+__all__ = ["Ring", "mask_to_parts", "mask_to_polygons", "to_pixel_ring"]
 
 _Ints = npt.NDArray[np.int64]
+Ring: TypeAlias = list[tuple[float, float]]
+"""Corners (x, y) of a closed outline, without repeating the first."""
 
 
 def mask_to_polygons(mask: Mask) -> list[list[float]]:
@@ -36,6 +41,73 @@ def mask_to_polygons(mask: Mask) -> list[list[float]]:
     after_horizontal = _next_edges(horizontal, vertical, right_turns=(-1, 1))
     after_vertical = _next_edges(vertical, horizontal, right_turns=(1, -1))
     return _collect_rings(horizontal, after_vertical[after_horizontal])
+
+
+def mask_to_parts(mask: Mask) -> list[list[Ring]]:
+    """Return the connected parts of a mask, each as its outer ring and the rings of its holes, with corners between pixels.
+
+    Outer rings run clockwise as seen on the screen, holes counterclockwise. No ring visits a corner twice, so that the parts
+    are valid polygons of the Simple Features standard.
+
+    Args:
+        mask: (H, W) bool. Pixels that touch at a corner alone are not connected.
+
+    Raises:
+        ValueError: The mask has another shape or dtype.
+    """
+    from scipy import ndimage  # type: ignore[import-untyped]
+
+    numbers: _Ints = ndimage.label(mask)[0]
+    parts: dict[int, list[Ring]] = defaultdict(list)
+    for outline in mask_to_polygons(mask):
+        ring = list(zip(outline[::2], outline[1::2], strict=True))
+        (x1, y), (x2, _) = ring[:2]  # the first side is horizontal, with the mask on its right
+        number = int(numbers[int(y), int(x1)] if x2 > x1 else numbers[int(y) - 1, int(x1) - 1])
+        for simple in _split_ring(ring):
+            parts[number].insert(0 if _signed_area(simple) > 0 else len(parts[number]), simple)
+    return list(parts.values())
+
+
+def to_pixel_ring(ring: Ring) -> Ring:
+    """Move a ring of corners between pixels to the pixels inside along it, as tools write it that draw outlines too.
+
+    Filling the result and drawing its outline, as OpenCV's `findContours` and `fillPoly` and LabelMe do, gives the pixels back.
+
+    Args:
+        ring: One of `mask_to_parts`.
+
+    Returns:
+        As many corners, (column, row) of pixels.
+    """
+    corners = np.array(ring)
+    along = np.sign(np.roll(corners, -1, axis=0) - corners)  # of the side that begins at each corner
+    inward = np.stack((-along[:, 1], along[:, 0]), axis=1)
+    moved = corners + (inward + np.roll(inward, 1, axis=0)) / 2 - 0.5
+    return [(float(x), float(y)) for x, y in moved]
+
+
+def _split_ring(ring: Ring) -> list[Ring]:
+    """Split a ring at the corners that it visits twice."""
+    rings: list[Ring] = []
+    path: Ring = []
+    places: dict[tuple[float, float], int] = {}
+    for corner in ring:
+        if corner in places:
+            start = places[corner]
+            rings.append(path[start:])
+            for left in path[start + 1 :]:
+                del places[left]
+            del path[start + 1 :]
+        else:
+            places[corner] = len(path)
+            path.append(corner)
+    return [*rings, path]
+
+
+def _signed_area(ring: Ring) -> float:
+    """Return the area in square pixels, negative for a ring that runs counterclockwise on the screen."""
+    x, y = np.array(ring).T
+    return float(x @ np.roll(y, -1) - np.roll(x, -1) @ y) / 2
 
 
 def _edges(steps: npt.NDArray[np.int8]) -> _Ints:

@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.images.cutouts import blurred_image, cutout_image, erased_image, instance_image, mask_image
 from sam4mllm_tool.images.draw import overlay
@@ -85,6 +87,16 @@ def _encode_json(value: Any, indent: int | None = None) -> tuple[bytes, ...]:
     return (json.dumps(value, indent=indent, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n",)
 
 
+def _encode_text(text: str) -> bytes:
+    return text.encode("utf-8")
+
+
+def _encode_npz(segmentation: Segmentation) -> tuple[bytes, ...]:
+    buffer = BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **segmentation.to_numpy())
+    return (buffer.getvalue(),)
+
+
 def _draw_overlay(source: _Source) -> Image:
     names, side = source.expressions, _MIN_OVERLAY_SIDE
     return overlay(source.image, source.segmentation, points=source.points, min_side=side, expressions=names)
@@ -125,8 +137,47 @@ OUTPUT_FORMATS: Mapping[str, OutputFormat] = {
         ("result.json",),
         lambda it: _encode_json(it.segmentation.to_dict(), indent=2),
     ),
+    "coco": OutputFormat(
+        "COCO dataset, masks as run lengths",
+        ("coco.json",),
+        lambda it: _encode_json(it.segmentation.to_coco(image_name=it.image_name)),
+    ),
+    "coco-polygons": OutputFormat(
+        "COCO dataset, masks as polygons without holes",
+        ("coco-polygons.json",),
+        lambda it: _encode_json(it.segmentation.to_coco(image_name=it.image_name, polygons=True)),
+    ),
+    "labelme": OutputFormat(
+        "LabelMe annotation with the image in it",
+        ("{stem}.json",),
+        lambda it: _encode_json(it.segmentation.to_labelme(it.image, image_name=it.image_name)),
+    ),
+    "yolo": OutputFormat(
+        "YOLO segmentation labels and class names",
+        ("{stem}.txt", "yolo.yaml"),
+        lambda it: tuple(_encode_text(text) for text in it.segmentation.to_yolo()),
+    ),
+    "label-studio": OutputFormat(
+        "Label Studio task with the image and brush masks in it",
+        ("label-studio.json",),
+        lambda it: _encode_json(it.segmentation.to_label_studio(it.image)),
+    ),
+    "cvat": OutputFormat(
+        "CVAT import, Datumaro 1.0, with masks",
+        ("cvat.json",),
+        lambda it: _encode_json(it.segmentation.to_cvat(image_name=it.image_name)),
+    ),
+    "geojson": OutputFormat(
+        "GeoJSON polygons with holes, in pixels", ("objects.geojson",), lambda it: _encode_json(it.segmentation.to_geojson())
+    ),
+    "svg": OutputFormat("SVG paths", ("objects.svg",), lambda it: (_encode_text(it.segmentation.to_svg()),)),
+    "numpy": OutputFormat(
+        "NumPy arrays: masks, boxes, scores, labels", ("result.npz",), lambda it: _encode_npz(it.segmentation)
+    ),
 }
 """Name -> format, in the order in which they are offered."""
+_FIXED_STEMS = {file.partition(".")[0] for each in OUTPUT_FORMATS.values() for file in each.files if "{" not in file}
+"""What no file that is named after the image may be called."""
 
 
 def check_output_names(names: Iterable[str]) -> list[str]:
@@ -156,6 +207,8 @@ def list_output_files(names: Iterable[str], image_name: str = "image.png") -> di
         OutputFormatError: A format does not exist.
     """
     stem = clean_file_stem(image_name)
+    if stem in _FIXED_STEMS:
+        stem += "-image"
     return {name: tuple(file.format(stem=stem) for file in OUTPUT_FORMATS[name].files) for name in check_output_names(names)}
 
 
