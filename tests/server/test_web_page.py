@@ -188,6 +188,25 @@ async def test_axe_finds_no_serious_fault_and_nothing_is_wider_than_the_page(
         assert await browser.run("document.documentElement.scrollWidth") <= width
 
 
+async def test_an_image_can_be_pasted_dropped_or_taken_with_the_webcam(tmp_path: Path, address: str) -> None:
+    async with open_page(tmp_path, address) as browser:
+        for event, holder in (("ClipboardEvent('paste'", "clipboardData"), ("DragEvent('drop'", "dataTransfer")):
+            await browser.run(
+                "fetch('examples/shapes.png').then((answer) => answer.blob()).then((blob) => { const data = new DataTransfer();"
+                f"data.items.add(new File([blob], '{holder}.png', {{type: 'image/png'}}));"
+                f"document.dispatchEvent(new {event}, {{{holder}: data, bubbles: true, cancelable: true}})) }})"
+            )
+            await browser.wait_for("document.querySelector('#image').naturalWidth === 256")
+            name = "pasted image" if holder == "clipboardData" else "dataTransfer.png"
+            await browser.wait_for(f"document.querySelector('#status').textContent.startsWith('{name} is open')")
+        await browser.send("Browser.grantPermissions", permissions=["videoCapture"])
+        await click(browser, "#camera")
+        await browser.wait_for("document.querySelector('#video').videoWidth > 0")
+        await click(browser, "#capture")
+        await browser.wait_for("document.querySelector('#status').textContent.startsWith('webcam.png is open')")
+        await browser.wait_for("document.querySelector('#image').naturalWidth > 256")
+
+
 async def test_the_page_asks_nobody_but_its_server(tmp_path: Path, address: str) -> None:
     async with open_page(tmp_path, address) as browser:
         await segment(browser)
