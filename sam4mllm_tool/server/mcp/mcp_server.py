@@ -16,7 +16,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
 from sam4mllm_tool.server.mcp.result_app import APP_TOOLS, APP_URI, create_result_app
-from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES, ResultFile, result_uri
+from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES, ResultFile, encode_file, result_uri
 from sam4mllm_tool.server.mcp.tool_calls import ToolCalls, get_owner
 from sam4mllm_tool.server.mcp.tool_outputs import OUTPUTS
 from sam4mllm_tool.server.mcp.tool_schemas import TITLES, build_input_schema
@@ -94,6 +94,6 @@ def _build_reader(calls: ToolCalls, file: ResultFile) -> Callable[..., bytes | s
             raise ResourceNotFoundError(str(error)) from error
         if result is None:
             raise ResourceNotFoundError(f"no result {handle!r} is kept: call segment_image once more")
-        return file.write(*result)
+        return encode_file(file, *result)
 
     return read

@@ -11,6 +11,7 @@ from mcp.server.apps import Apps, ResourceCsp
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.config import METHODS, Method
+from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES
 
 __all__ = ["APP_TOOLS", "APP_URI", "create_result_app"]
 
@@ -24,10 +25,11 @@ def create_result_app(method: Method) -> Apps:
     """Create the extension that serves the page. `method` is the method that the tools use by default."""
     template = files(__package__).joinpath("result_app.html").read_text(encoding="utf-8")
     page = Environment(autoescape=False).from_string(template)
+    offered = [(file.name, file.description, file.mime_type) for file in RESULT_FILES.values()]
     apps = Apps()
     apps.add_html_resource(
         APP_URI,
-        page.render(methods=json.dumps(METHODS), method=method, version=__version__),
+        page.render(methods=json.dumps(METHODS), method=method, files=json.dumps(offered), version=__version__),
         name="result.html",
         title="Segmentation",
         description="Shows a result, to be corrected by clicks and words.",

@@ -1,29 +1,37 @@
-"""A result's masks and images of full size, as resources that a client reads by their URIs."""
+"""A result's files, in every format that results can be written in, as resources that a client reads by their URIs."""
 
-import json
-from collections.abc import Callable
-from io import BytesIO
 from typing import NamedTuple
 
-from sam4mllm_tool.images.draw import overlay
-from sam4mllm_tool.images.export import cutout_image, mask_image
+from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, export_outputs, get_media_type, list_output_files
 from sam4mllm_tool.types import Image, Segmentation
 
-__all__ = ["RESULT_FILES", "ResultFile", "result_uri"]
+__all__ = ["RESULT_FILES", "ResultFile", "encode_file", "result_uri"]
+
+_TEXTS = ("text/", "application/json", "application/geo+json", "application/yaml", "image/svg+xml")
 
 
 class ResultFile(NamedTuple):
     """A file of a result.
 
     Attributes:
+        name: The file's name.
+        format: The key of `OUTPUT_FORMATS` that makes it.
         description: What is in it.
         mime_type: Its MIME type.
-        write: Writes it from the image and the result.
     """
 
+    name: str
+    format: str
     description: str
     mime_type: str
-    write: Callable[[Image, Segmentation], bytes | str]
+
+
+RESULT_FILES = {
+    file: ResultFile(file, name, OUTPUT_FORMATS[name].description, get_media_type(file))
+    for name, names in list_output_files(OUTPUT_FORMATS).items()
+    for file in names
+}
+"""The files of every result by name."""
 
 
 def result_uri(handle: str, name: str) -> str:
@@ -31,28 +39,7 @@ def result_uri(handle: str, name: str) -> str:
     return f"sam4mllm://results/{handle}/{name}"
 
 
-def _encode_png(image: Image) -> bytes:
-    file = BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def _encode_json(segmentation: Segmentation) -> str:
-    return json.dumps(segmentation.to_dict())
-
-
-_PNG = "image/png"
-RESULT_FILES = {
-    "mask.png": ResultFile(
-        "The union of the masks, 255 on the objects.", _PNG, lambda _, result: _encode_png(mask_image(result))
-    ),
-    "overlay.png": ResultFile("The masks over the image.", _PNG, lambda image, result: _encode_png(overlay(image, result))),
-    "cutout.png": ResultFile(
-        "The objects on a transparent ground.", _PNG, lambda image, result: _encode_png(cutout_image(image, result))
-    ),
-    "image.png": ResultFile("The image itself.", _PNG, lambda image, _: _encode_png(image)),
-    "result.json": ResultFile(
-        "The whole result with each object's mask and the dialogue.", "application/json", lambda _, result: _encode_json(result)
-    ),
-}
-"""The files of every result by name."""
+def encode_file(file: ResultFile, image: Image, segmentation: Segmentation) -> bytes | str:
+    """Return a file's content, as text where it is text."""
+    content = export_outputs(image, segmentation, [file.format])[file.name]
+    return content.decode("utf-8") if file.mime_type.startswith(_TEXTS) else content

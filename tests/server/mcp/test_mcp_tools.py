@@ -16,6 +16,7 @@ from mcp_types import ImageContent, ResourceLink
 from PIL import Image
 
 from sam4mllm_tool.images.load import ImagePolicy
+from sam4mllm_tool.images.output_formats import get_media_type
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.server.mcp.mcp_servers import (
     ERAS,
@@ -68,6 +69,9 @@ async def test_every_tools_structured_output_validates_against_its_schema(mode: 
 async def test_a_result_has_text_preview_links_and_numbers(mode: str) -> None:
     async with Client(create_ring_server(), mode=mode) as client:
         result = await segment(client)
+        files = {
+            name: (await client.read_resource(uri)).contents[0] for name, uri in result.structured_content["files"].items()
+        }
         read = {link.name: await client.read_resource(link.uri) for link in result.content if isinstance(link, ResourceLink)}
     structured = result.structured_content
     assert structured["result"] in get_text(result), "hosts without structured output continue from the text"
@@ -76,6 +80,9 @@ async def test_a_result_has_text_preview_links_and_numbers(mode: str) -> None:
     assert isinstance(preview, ImageContent)
     with Image.open(BytesIO(base64.b64decode(preview.data))) as image:
         assert (image.format, image.width / image.height) == ("JPEG", 100 / 80)
+    assert set(files) >= {"mask.png", "instances.png", "cutout-cropped.png", "erased.png", "blurred.png", "result.json"}
+    for name, contents in files.items():
+        assert contents.mime_type == get_media_type(name)
     assert set(read) == {"mask.png", "overlay.png", "cutout.png", "result.json"}
     assert read["mask.png"].contents[0].mime_type == "image/png"
     with Image.open(BytesIO(base64.b64decode(read["mask.png"].contents[0].blob))) as mask:
