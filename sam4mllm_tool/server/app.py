@@ -49,8 +49,8 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
     _add_health(app, service)
-    app.add_middleware(_CountRequests, metrics=service.metrics)
     app.add_middleware(Gate, settings=settings)
+    app.add_middleware(_CountRequests, metrics=service.metrics)
     if settings.allow_origin:
         headers = ["Authorization", "Content-Type"]
         app.add_middleware(
@@ -81,10 +81,20 @@ class _CountRequests:
         self._app, self._metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # of a request that an unexpected error ends
+
         async def watch(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
-                path = getattr(scope.get("route"), "path", "other")
-                self._metrics.requests.labels(path, str(message["status"])).inc()
+                status = message["status"]
             await send(message)
 
-        await self._app(scope, receive, watch)
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            self._metrics.requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
+            if status >= 400:
+                self._metrics.errors.labels(scope.get("state", {}).get("error_kind", f"status {status}")).inc()

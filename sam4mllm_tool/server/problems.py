@@ -78,17 +78,16 @@ def build_problem(error: Sam4MllmError) -> JSONResponse:
 
 def describe_validation(faults: Any) -> str:
     """Say in one line what is wrong with a request's fields."""
-    lines = [
-        f"{'.'.join(str(part) for part in fault['loc'] if part != 'body')}: {fault['msg']}" for fault in faults[:_MAX_FAULTS]
-    ]
-    return "; ".join(line.removeprefix(": ") for line in lines)
+    places = [".".join(str(part) for part in fault["loc"] if part != "body") for fault in faults[:_MAX_FAULTS]]
+    return "; ".join(f"{place or 'body'}: {fault['msg']}" for place, fault in zip(places, faults, strict=False))
 
 
 def install_problem_handlers(app: FastAPI) -> None:
     """Answer every error of an application by problem details."""
 
-    async def handle_own(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
+    async def handle_own(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Sam4MllmError)
+        request.state.error_kind = type(error).__name__
         return build_problem(error)
 
     async def handle_http(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
@@ -111,10 +110,8 @@ def install_problem_handlers(app: FastAPI) -> None:
 
 
 def _explain(status: int) -> str:
-    return {
-        404: "there is nothing at this path: see /openapi.json",
-        405: "this path doesn't take that method: see /openapi.json",
-    }.get(status, HTTPStatus(status).phrase)
+    texts = {404: "there is nothing at this path", 405: "this path doesn't take that method"}
+    return f"{texts[status]}: see /openapi.json" if status in texts else HTTPStatus(status).phrase
 
 
 def _respond(status: int, name: str, detail: str, headers: dict[str, str]) -> JSONResponse:

@@ -97,7 +97,8 @@ class Scheduler:
             drivers: Not yet started. The scheduler's thread advances them.
 
         Returns:
-            What each run comes to, in order; errors of one expression alone in its place. Cancel it to have the request dropped.
+            What each run comes to, in order; errors of one expression alone in its place. Cancel it to drop
+            the request.
 
         Raises:
             QueueFullError: Too many requests wait.
