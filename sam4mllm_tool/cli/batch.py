@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from sam4mllm_tool.cli.batch_file import BatchFault, BatchItem
 from sam4mllm_tool.cli.batch_results import BatchResults, make_record
-from sam4mllm_tool.cli.image_arguments import is_path, open_image
+from sam4mllm_tool.cli.image_arguments import image_name, is_path, open_image
 from sam4mllm_tool.cli.messages import print_warnings, say
 from sam4mllm_tool.errors import ImageError, Sam4MllmError, count_noun, quote_text
-from sam4mllm_tool.images.export import OUTPUT_NAMES, summary
+from sam4mllm_tool.images.export import summary
 from sam4mllm_tool.images.load import ImagePolicy
+from sam4mllm_tool.images.output_formats import list_file_names
 from sam4mllm_tool.types import Image, Segmentation
 
 if TYPE_CHECKING:
@@ -171,9 +172,10 @@ def _segment_group(models: "Sam4Mllm", image: Image, items: Sequence[BatchItem],
         yield item, image, outcome if isinstance(outcome, Segmentation) else str(outcome)
 
 
-def refuse_overwriting_images(items: Sequence[BatchItem], folder: Path) -> None:
-    """Refuse to write a result over one of the images. Raises Sam4MllmError."""
-    outputs = {(folder / item.name / name).resolve() for item in items for name in OUTPUT_NAMES}
+def refuse_overwriting_images(items: Sequence[BatchItem], folder: Path, formats: Sequence[str]) -> None:
+    """Refuse to write a result in these formats over one of the images. Raises Sam4MllmError."""
+    names = {item.name: list_file_names(formats, image_name(item.source) or "image.png") for item in items}
+    outputs = {(folder / item / name).resolve() for item, files in names.items() for name in files}
     for item in items:
         if is_path(item.source) and _exists(item.source) and Path(item.source).resolve() in outputs:
             raise Sam4MllmError(f"--out would replace the image {quote_text(item.image)} itself: choose another folder")

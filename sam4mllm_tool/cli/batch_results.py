@@ -4,14 +4,16 @@ After an interruption the same command goes on: what has a result is not segment
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.atomic_io import write_json, write_text
 from sam4mllm_tool.cli.batch_file import BatchItem
+from sam4mllm_tool.cli.image_arguments import image_name
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.images.export import make_folder, write_outputs
+from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS
 from sam4mllm_tool.types import Image, Segmentation
 
 __all__ = ["BatchResults", "make_record"]
@@ -34,13 +36,16 @@ class BatchResults:
         folder: A new folder, or that of an earlier run with these settings.
         settings: What the results depend on besides image and expression, as plain JSON.
         points: Whether the overlays show the points.
+        formats: What to write of each result, keys of `OUTPUT_FORMATS`.
 
     Raises:
         Sam4MllmError: The folder can't be written to, or holds something else.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], *, points: bool = True) -> None:
-        self.folder, self.file, self._points = folder, folder / RESULTS_FILE, points
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], *, points: bool = True, formats: Sequence[str] = DEFAULT_OUTPUTS
+    ) -> None:
+        self.folder, self.file, self._points, self._formats = folder, folder / RESULTS_FILE, points, formats
         make_folder(folder)
         self._require_settings(dict(settings))
         self._records = self._read()
@@ -53,7 +58,8 @@ class BatchResults:
 
     def write(self, item: BatchItem, image: Image, result: Segmentation) -> None:
         """Write a result into its folder, then its line. Raises Sam4MllmError."""
-        write_outputs(self.folder / item.name, image, result, points=self._points)
+        name = image_name(item.source) or "image.png"
+        write_outputs(self.folder / item.name, image, result, points=self._points, formats=self._formats, image_name=name)
         self.add(make_record(item, result))
 
     def add(self, record: Mapping[str, Any]) -> None:

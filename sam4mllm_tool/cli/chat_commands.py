@@ -19,9 +19,10 @@ how many rings?          questions: how big is it? is there a star? what is this
 /images                  lists the images, the current one last
 /undo                    takes back the last change: a request or an opened image
 /save [NAME]             keeps the result's files in a folder of their own, beside the newest
+/export FORMAT...        writes the result in other formats, such as coco or yolo; /export alone lists them
 /help, /quit             Ctrl-C stops a request, Ctrl-D leaves; help, undo, save and quit work without a slash
 """
-_COMMANDS = ("/help", "/undo", "/image", "/images", "/save", "/quit")
+_COMMANDS = ("/help", "/undo", "/image", "/images", "/save", "/export", "/quit")
 _BARE: tuple[tuple[str, str], ...] = (
     (r"help|\?|commands|hilfe", "/help"),
     (r"quit|exit|q|bye|goodbye|ende|beenden|tschüss?", "/quit"),

@@ -1,6 +1,6 @@
 """The newest result of each image of a conversation as files, in a folder per image."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,7 @@ class ResultFiles:
         return [f"{verb} {folder / name}" for verb, name in zip(verbs, names, strict=True)]
 
     def _write_all(self, folder: Path, image: Image, result: Mapping[str, Any], *, cutout: bool) -> None:
-        try:
-            segmentation = Segmentation.from_dict(result)
-        except ValueError as error:
-            raise Sam4MllmError(f"the kept result can't be read ({error}): ask for it once more") from error
+        segmentation = _read_result(result)
         named = [fields.get("expression", segmentation.expression) for fields in result["objects"]]
         expressions = [str(name or _CLICKED) for name in named]
         write_outputs(folder, image, segmentation, points=self._points, expressions=expressions)
@@ -103,6 +100,22 @@ class ResultFiles:
         self._write_all(target, image, result, cutout=cutout)
         return target
 
+    def export(self, folder: Path, name: str, image: Image, result: Mapping[str, Any], formats: Sequence[str]) -> list[Path]:
+        """Write a result in other formats beside the newest files, where they stay until they are written again.
+
+        Args:
+            folder: The image's folder.
+            name: Name of the image's file; empty for an image that is no file.
+            image: The image of the result, RGB.
+            result: The result's artifact, plain JSON.
+            formats: Keys of `OUTPUT_FORMATS`.
+
+        Raises:
+            Sam4MllmError: A format does not exist, the result can't be read, or the folder can't be written to.
+        """
+        segmentation = _read_result(result)
+        return write_outputs(folder, image, segmentation, points=self._points, formats=formats, image_name=name or "image.png")
+
     def clear(self, folder: Path, *names: str) -> list[Path]:
         """Remove the files that were written in this conversation, and return them. Other files stay.
 
@@ -115,3 +128,10 @@ class ResultFiles:
             path.unlink(missing_ok=True)
         self._written -= set(paths)
         return paths
+
+
+def _read_result(result: Mapping[str, Any]) -> Segmentation:
+    try:
+        return Segmentation.from_dict(result)
+    except ValueError as error:
+        raise Sam4MllmError(f"the kept result can't be read ({error}): ask for it once more") from error

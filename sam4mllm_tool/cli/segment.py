@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, is_image, open_image
+from sam4mllm_tool.cli.image_arguments import AllowUrlOption, choose_policy, image_name, is_image, open_image
 from sam4mllm_tool.cli.options import (
     LOADING_OPTIONS,
     AbstainOption,
@@ -26,6 +26,8 @@ from sam4mllm_tool.cli.options import (
     with_options,
 )
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
+from sam4mllm_tool.images.export import OUTPUT_NAMES
+from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS, OUTPUT_FORMATS, check_output_names, list_file_names
 from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
@@ -38,9 +40,10 @@ __all__ = ["require_replaceable_outputs", "segment"]
 
 @dataclass(frozen=True)
 class _Output:
-    """Where results go: a folder, with or without points in its overlay; a trace; stdout, as JSON or as a summary."""
+    """Where results go: a folder, in some formats, with or without points in overlays; a trace; stdout, as JSON or not."""
 
     folder: Path | None
+    formats: Sequence[str]
     points: bool
     trace: Path | None
     as_json: bool
@@ -92,6 +95,14 @@ def segment(
             "results.jsonl there; after an interruption, the same command goes on.",
         ),
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="NAME...",
+            help=f"What to write instead: {', '.join(OUTPUT_FORMATS)}. docs/outputs.md describes each.",
+        ),
+    ] = None,
     points: Annotated[bool, typer.Option("--points/--no-points", help="Draw the labelled points in overlay.png.")] = True,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="File to record the whole run in, for 'sam4mllm trace'.")
@@ -112,13 +123,14 @@ def segment(
     # Whatever costs nothing to check is checked before the models are loaded.
     require_effect(ctx, method)
     if out is None:
-        refuse_options(ctx, ("points",), "no effect without --out")
+        refuse_options(ctx, ("points", "formats"), "no effect without --out")
+    output_formats = check_output_names(formats or DEFAULT_OUTPUTS)
     refine_crops = read_refine_crops(refine_crops, closer)
     policy = choose_policy(allow_url)
     settings: dict[str, Any] = {"abstain": abstain, "refine_crops": refine_crops}
     options = LoadOptions(**loading)
     load = partial(_load_models, mllm, segmenter, dialect=dialect, options=options, **settings)
-    output = _Output(out, points, trace, as_json)
+    output = _Output(out, output_formats, points, trace, as_json)
     images, expressions = _read_words(ctx, words or [], expression, batch)
     items, faults = (pair_images(images, expressions), []) if batch is None else read_batch(batch)
     if batch is None and len(items) == 1:
@@ -131,9 +143,10 @@ def segment(
 
     results = None
     if out:
-        refuse_overwriting_images(items, out)
+        refuse_overwriting_images(items, out, output_formats)
         settings |= {**_name_models(mllm, segmenter), "dialect": dialect, "method": method, **options.result_settings()}
-        results = BatchResults(out, settings, points=points)
+        settings |= {"formats": output_formats} if formats else {}
+        results = BatchResults(out, settings, points=points, formats=output_formats)
     code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json)
     output.say_if_nothing_was_written()
     return code
@@ -189,7 +202,8 @@ def _segment_one(
     from sam4mllm_tool.images.export import make_folder, summary, write_outputs
 
     out, trace = output.folder, output.trace
-    require_replaceable_outputs(item.source, out, trace)
+    name = image_name(item.source) or "image.png"
+    require_replaceable_outputs(item.source, out, trace, list_file_names(output.formats, name))
     for folder in filter(None, (out, trace.parent if trace else None)):
         make_folder(folder)
     models = load()
@@ -200,7 +214,8 @@ def _segment_one(
     with recorded(models, trace) as recorder:
         result = recorder.segment(image, item.expression, method=method)
     say(f"segmenting took {time.perf_counter() - began:.1f} s")
-    paths = write_outputs(out, image, result, points=output.points) if out else []
+    drawing: dict[str, Any] = {"points": output.points, "formats": output.formats, "image_name": name}
+    paths = write_outputs(out, image, result, **drawing) if out else []
     print_warnings(result.warnings, set())
     if output.as_json:
         print(json.dumps(result.to_dict()))
@@ -211,12 +226,18 @@ def _segment_one(
     output.say_if_nothing_was_written()
 
 
-def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None) -> None:
-    """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged."""
-    from sam4mllm_tool.images.export import OUTPUT_NAMES
+def require_replaceable_outputs(image: str, out: Path | None, trace: Path | None, names: Sequence[str] = OUTPUT_NAMES) -> None:
+    """Refuse to write over the image itself, over a result with a trace, or over a trace that was judged.
+
+    Args:
+        image: The image as `open_image` takes it.
+        out: The folder of the results.
+        trace: The file of the trace.
+        names: The names of the results' files.
+    """
     from sam4mllm_tool.trace.files import require_replaceable
 
-    results = [out / name for name in OUTPUT_NAMES] if out else []
+    results = [out / name for name in names] if out else []
     for option, path in (*(("--out", path) for path in results), *([("--trace", trace)] if trace else [])):
         if _is_same_file(path, image):
             raise Sam4MllmError(f"{option} would replace the image {quote_text(image)} itself: choose another one")

@@ -8,7 +8,7 @@ import asyncio
 import io
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sam4mllm_tool.cli.conversation import ChatEvent, ChatImage, ChatThread
 from sam4mllm_tool.cli.result_files import ResultFiles
 from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
+from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS
 
 __all__ = ["Terminal", "describe_step"]
 
@@ -168,6 +169,8 @@ class Terminal:
                 self.print("/image takes the path of an image, as in /image cat.jpg")
             case "/save", folder:
                 self._save(unquote_path(folder))
+            case "/export", formats:
+                self._export(formats.replace(",", " ").split())
             case (("/help" | "/undo" | "/images" | "/quit"), _):
                 self.print(f"{name} takes no argument")
             case _:
@@ -223,6 +226,22 @@ class Terminal:
         folder = self._runner.run(self._folder_of(image_id))
         target = self._files.save(folder, name, self._conversation.image_of(result), result, cutout=cutout)
         self.print(f"saved to {target}")
+
+    def _export(self, formats: Sequence[str]) -> None:
+        """Write the newest result in other formats; list the formats where none is given."""
+        if not formats:
+            for name, output_format in OUTPUT_FORMATS.items():
+                self.print(f"{name:15} {output_format.description}")
+            return
+        image_id, result = self._last_result()
+        if result is None:
+            self.print("there is no result to export yet")
+            return
+        names = {image.id: image.file_name for image in self._runner.run(self._conversation.images())}
+        folder = self._runner.run(self._folder_of(image_id))
+        image = self._conversation.image_of(result)
+        for path in self._files.export(folder, names.get(image_id, ""), image, result, formats):
+            self.print(f"wrote {path}")
 
     def _cut_out(self) -> None:
         """Write the cut-out of the newest result."""

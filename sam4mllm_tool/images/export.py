@@ -12,7 +12,7 @@ from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
 from sam4mllm_tool.images.cutouts import cutout_image, mask_image
 from sam4mllm_tool.images.draw import overlay
-from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS, export_outputs, list_output_files
+from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS, export_outputs, list_file_names
 from sam4mllm_tool.types import Image, Segmentation, SegmentedObject
 
 __all__ = [
@@ -28,7 +28,7 @@ __all__ = [
     "write_outputs",
 ]
 
-OUTPUT_NAMES = tuple(file for files in list_output_files(DEFAULT_OUTPUTS).values() for file in files)
+OUTPUT_NAMES = tuple(list_file_names(DEFAULT_OUTPUTS))
 """What `write_outputs` writes where no formats are given."""
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "clean_file_stem",
     "export_outputs",
     "get_media_type",
+    "list_file_names",
     "list_output_files",
 ]
 
@@ -210,6 +211,11 @@ def list_output_files(names: Iterable[str], image_name: str = "image.png") -> di
     if stem in _FIXED_STEMS:
         stem += "-image"
     return {name: tuple(file.format(stem=stem) for file in OUTPUT_FORMATS[name].files) for name in check_output_names(names)}
+
+
+def list_file_names(names: Iterable[str], image_name: str = "image.png") -> list[str]:
+    """Return the names of the files of all these formats, as `list_output_files` does by format."""
+    return [file for files in list_output_files(names, image_name).values() for file in files]
 
 
 def export_outputs(

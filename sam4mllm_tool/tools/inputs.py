@@ -5,12 +5,13 @@ Small models write numbers as text, lists as JSON text and labels as words; what
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from langchain_core.tools import InjectedToolArg
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, check_output_names
 from sam4mllm_tool.interactive.compound_expression import MAX_PARTS
 from sam4mllm_tool.types import Box, PointPrompt
 
@@ -23,6 +24,7 @@ __all__ = [
     "ExpressionsField",
     "GridField",
     "ImageField",
+    "OutputsField",
     "PointsField",
     "ResultField",
     "ToolInput",
@@ -98,6 +100,13 @@ def _parse_expressions(value: Any) -> Any:
     if isinstance(value, list) and value:
         return value
     raise ValueError("expected the expression as text")
+
+
+def _parse_outputs(value: Any) -> Any:
+    """Parse one format, several in one text, and a list of them, as a list of formats that exist."""
+    value = _parse_json(value)
+    names = re.split(r"[\s,;]+", value.strip()) if isinstance(value, str) else value
+    return check_output_names(map(str, names)) if isinstance(names, list | tuple) else names
 
 
 def _validate_handle(value: Any) -> Any:
@@ -179,6 +188,12 @@ ExpressionsField = Annotated[
 ImageField = Annotated[
     str,
     Field(description="'latest', or an image's id, name or number: 'img-0123456789ab', 'cat.jpg', 'image 2'."),
+]
+OutputsField = Annotated[
+    Sequence[str],
+    BeforeValidator(_parse_outputs),
+    WithJsonSchema({"type": "array", "items": {"type": "string", "enum": list(OUTPUT_FORMATS)}}),
+    Field(description="Files to write of the result, such as ['cutout', 'coco']; none unless the user wants files."),
 ]
 DialogueField = Annotated[_Handle, Field(description="Handle from propose_boxes or check_points, or 'latest'.")]
 ResultField = Annotated[_Handle, Field(description="Handle of a result, or 'latest'.")]

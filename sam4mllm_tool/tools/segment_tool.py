@@ -4,21 +4,23 @@ The model reads a short summary; the program gets the whole result as the messag
 checkpointer. The tool's policy decides what a model may open: by default images of the conversation and data URIs alone.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from sam4mllm_tool.images.export import summary
+from sam4mllm_tool.images.export import summary, write_outputs
 from sam4mllm_tool.interactive import InteractiveState, list_choices, list_left_out, segment_compound
 from sam4mllm_tool.interactive.mask_sizes import resized_candidates
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.events import EventHook, EventWriter, mask_event
-from sam4mllm_tool.tools.inputs import ExpressionsField, ImageField, ToolInput
-from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
+from sam4mllm_tool.tools.inputs import ExpressionsField, ImageField, OutputsField, ToolInput
+from sam4mllm_tool.types import Image, Segmentation, SegmentedObject, Size
 
-__all__ = ["SegmentInput", "SegmentTool", "build_mask_output"]
+__all__ = ["SegmentInput", "SegmentToFilesInput", "SegmentTool", "build_mask_output"]
 
 _PURPOSE = (
     "Finds what expressions mean in an image: how many objects there are, and of each its box in pixels, score (how good the "
@@ -44,9 +46,21 @@ class SegmentInput(ToolInput):
     image: ImageField = "latest"
 
 
-class SegmentTool(Sam4MllmTool):
-    """Segments what expressions mean in an image. See `Sam4MllmTool` for its settings."""
+class SegmentToFilesInput(SegmentInput):
+    """The arguments of `segment_image` where it may write files."""
 
+    outputs: OutputsField = ()
+
+
+class SegmentTool(Sam4MllmTool):
+    """Segments what expressions mean in an image. See `Sam4MllmTool` for its settings.
+
+    Attributes:
+        output_folder: Where the argument `outputs` writes files, in a folder per result named by its handle; the artifact lists
+            their paths as `files`. None: there is no such argument, and nothing is written.
+    """
+
+    output_folder: Path | None = None
     name: str = "segment_image"
     description: str = f"{_PURPOSE}{_PROBABILITY}{_MASKS}"
     args_schema: type[BaseModel] = SegmentInput
@@ -56,6 +70,8 @@ class SegmentTool(Sam4MllmTool):
         super().model_post_init(context)
         if self.method != "adaptive" and "description" not in self.model_fields_set:
             self.description = f"{_PURPOSE}{_AGREEMENT}{_MASKS}"
+        if self.output_folder is not None and self.args_schema is SegmentInput:
+            self.args_schema = SegmentToFilesInput
 
     def create_task(self, models: Sam4Mllm, runtime: Any, **arguments: Any) -> ToolTask:
         """Segment `expression` in `image`."""
@@ -65,11 +81,23 @@ class SegmentTool(Sam4MllmTool):
         write_event = self.get_event_writer(runtime, image_id, expression)
         run = models.start_run(Size(*image.size), expression, self.method)
 
+        outputs: Sequence[str] = arguments.get("outputs", ())
+
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            return build_mask_output(image_id, segmentation, InteractiveState.from_segmentation(segmentation), write_event)
+            state = InteractiveState.from_segmentation(segmentation)
+            output = build_mask_output(image_id, segmentation, state, write_event)
+            return self._write_files(output, image, segmentation, outputs)
 
         flow = segment_compound(run, expressions, self.method)
         return ToolTask(image, flow, run, build_output, hooks=(EventHook(write_event, run),))
+
+    def _write_files(self, output: ToolOutput, image: Image, segmentation: Segmentation, formats: Sequence[str]) -> ToolOutput:
+        """Write the files asked for, and name them in the text and the artifact. Raises Sam4MllmError."""
+        if self.output_folder is None or not formats:
+            return output
+        text, artifact = output
+        paths = list(map(str, write_outputs(self.output_folder / artifact["handle"], image, segmentation, formats=formats)))
+        return "\n".join([text, *(f"wrote {path}" for path in paths)]), {**artifact, "files": paths}
 
 
 def build_mask_output(

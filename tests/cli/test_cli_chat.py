@@ -195,6 +195,16 @@ def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scen
     assert "no result to cut out yet" in chat("cut it out\n", scene)
 
 
+def test_the_newest_result_is_exported_in_other_formats(chat: Chat, scene: Path) -> None:
+    folder = scene.parent / "scene-chat"
+    printed = chat("/export coco\n/export\nsegment the purple ring\n/export coco, labelme\n/export gif\n", scene)
+    assert "there is no result to export yet" in printed
+    assert "labelme         LabelMe annotation" in printed
+    assert f"wrote {folder / 'coco.json'}\nwrote {folder / 'scene.json'}" in printed
+    assert json.loads((folder / "coco.json").read_text())["categories"][0]["name"] == "the purple ring"
+    assert "there is no output format 'gif': expected mask" in printed
+
+
 @pytest.mark.slow
 def test_undoing_a_cutout_removes_its_file(chat: Chat, scene: Path) -> None:
     chat("segment the purple ring\ncut out the orange circle\n/undo\n", scene)

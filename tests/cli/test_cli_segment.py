@@ -108,6 +108,31 @@ def test_images_and_expressions_load_the_models_once_and_give_what_each_alone_gi
     assert out.endswith("wrote out/results.jsonl: 4 new results, 0 errors\n")
 
 
+@pytest.mark.usefixtures("folder", "loads")
+def test_results_are_written_in_the_formats_asked_for(run: Run) -> None:
+    code, out, _ = run("segment", "a.png", "all rings", "--out", "one", "--format", "coco", "labelme", "yolo")
+    assert code == 0
+    assert sorted(path.name for path in Path("one").iterdir()) == ["a.json", "a.txt", "coco.json", "yolo.yaml"]
+    assert "wrote one/coco.json" in out
+    assert json.loads(Path("one/coco.json").read_text())["images"][0]["file_name"] == "a.png"
+    words = ["a.png", "b.png", "--expression", "all rings", "--out", "two"]
+    assert run("segment", *words, "--format", "svg", "--format", "cutout")[0] == 0
+    assert sorted(path.name for path in Path("two/b-all-rings").iterdir()) == ["cutout.png", "objects.svg"]
+    code, _, err = run("segment", *words, "--format", "mask")
+    assert (code, "holds results of other settings" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_format_that_does_not_exist_is_refused_before_the_models_are_loaded(run: Run, loads: list[dict[str, Any]]) -> None:
+    code, _, err = run("segment", "a.png", "ring", "--out", "out", "--format", "coco", "labelmee")
+    assert (code, loads, Path("out").exists()) == (2, [], False)
+    assert "there is no output format 'labelmee': expected mask, instances" in err
+    assert "did you mean 'labelme'?" in err
+    assert "--format has no effect without --out" in run("segment", "a.png", "ring", "--format", "coco")[2]
+    Path("coco.json").symlink_to("a.png")
+    assert "--out would replace the image" in run("segment", "a.png", "ring", "--out", ".", "--format", "coco")[2]
+
+
 @pytest.mark.usefixtures("loads")
 def test_a_bad_line_of_a_batch_is_named_and_the_others_have_their_results(run: Run, folder: Path) -> None:
     lines = [

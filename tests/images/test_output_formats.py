@@ -142,3 +142,9 @@ def test_a_blurred_background_leaves_the_object_sharp_and_takes_none_of_its_colo
 def test_the_json_reads_back_as_the_result():
     content = export_outputs(image(), segmentation(), ["json"])["result.json"]
     assert np.array_equal(Segmentation.from_dict(json.loads(content)).objects[0].mask, ring_mask())
+
+
+def test_the_docs_list_every_format_with_its_files():
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text(encoding="utf-8")
+    for name, files in list_output_files(OUTPUT_FORMATS, "NAME.png").items():
+        assert f"| `{name}` | {', '.join(f'`{file}`' for file in files)} |" in page

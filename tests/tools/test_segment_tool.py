@@ -57,6 +57,20 @@ def call(image: object = IMAGE_URI, expression: object = "the ring", **others: o
     return {"name": "segment_image", "args": args, "id": "1", "type": "tool_call"}
 
 
+def test_outputs_are_written_only_where_the_program_gives_a_folder(tmp_path: Path) -> None:
+    assert "outputs" not in SegmentTool(sam4mllm=models()).args
+    tool = SegmentTool(sam4mllm=models(), output_folder=tmp_path)
+    assert "coco" in tool.args["outputs"]["items"]["enum"]
+    assert "files" not in tool.invoke(call()).artifact
+    message = tool.invoke(call(outputs="coco, cutout"))
+    paths = [tmp_path / message.artifact["handle"] / name for name in ("coco.json", "cutout.png")]
+    assert message.artifact["files"] == list(map(str, paths))
+    assert all(f"wrote {path}" in message.content and path.stat().st_size for path in paths)
+    refused = tool.invoke(call(outputs=["../../x"]))
+    assert (refused.status, "no output format '../../x': expected mask" in refused.content) == ("error", True)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 class Suite(ToolSuite):
     models = staticmethod(models)
     example: ClassVar = {"image": IMAGE_URI, "expression": "the ring"}
