@@ -1,6 +1,7 @@
 """The command `sam4mllm serve`: the tools over HTTP. Imports what it needs when it runs."""
 
 import sys
+from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,62 +21,52 @@ from sam4mllm_tool.models.load_options import LoadOptions
 
 __all__ = ["serve"]
 
-_SETTINGS = [
-    "host",
-    "port",
-    "method",
-    "auth_token",
-    "auth_token_file",
-    "allow_origin",
-    "image_root",
-    "allow_url_host",
-    "max_body_bytes",
-    "max_batch",
-    "max_queue",
-    "request_timeout_s",
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def _option(name: str, kind: Any, default: Any, metavar: str, text: str) -> Parameter:
+    info = typer.Option(metavar=metavar, help=text, rich_help_panel="Server")
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+_SERVER_OPTIONS = [
+    _option("host", str, "127.0.0.1", "NAME", "Address to listen at; 0.0.0.0 for every one."),
+    _option("port", int, 8765, "N", "Port to listen at; 0 takes a free one."),
+    _option(
+        "auth_token",
+        list[str],
+        [],
+        "TOKEN",
+        "Token that clients have to send; repeatable. Other users see it in the list of processes: --auth-token-file and "
+        "$SAM4MLLM_AUTH_TOKEN keep it.",
+    ),
+    _option("auth_token_file", Path | None, None, "FILE", "File with one token a line."),
+    _option("allow_origin", list[str], [], "URL", "Origin of web pages elsewhere that may use the server; repeatable."),
+    _option("image_root", list[Path], [], "DIR", "Folder whose images clients may name by their paths; repeatable."),
+    _option("allow_url_host", list[str], [], "NAME", "Host that images may be fetched from; repeatable."),
+    _option("max_body_bytes", int, 64 * 2**20, "N", "Largest body of a request, in bytes."),
+    _option("max_batch", int, 16, "N", "Requests that are worked on at a time."),
+    _option("max_queue", int, 64, "N", "Requests that may wait besides; more are answered by status 429."),
+    _option("request_timeout_s", float, 120.0, "S", "Seconds after which a request is dropped."),
 ]
 
 
-@with_options(LOADING_OPTIONS)
+@with_options([*_SERVER_OPTIONS, *LOADING_OPTIONS])
 def serve(
     ctx: typer.Context,
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,
-    method: MethodOption = "adaptive",
+    method: MethodOption = "adaptive",  # noqa: ARG001 - one of the settings
     dialect: DialectOption = None,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with settings of the server by their names, as in max_batch.")
+        Path | None, typer.Option(metavar="FILE", help="TOML file with settings of the server by name, as in max_batch = 8.")
     ] = None,
-    host: Annotated[str, typer.Option(metavar="NAME", help="Address to listen at; 0.0.0.0 for every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(metavar="N", min=0, max=65535, help="Port to listen at; 0 takes a free one.")] = 8765,
-    auth_token: Annotated[
-        list[str],
-        typer.Option(
-            metavar="TOKEN",
-            help="Token that clients have to send. Repeatable. Other users see it in the list of "
-            "processes: a file or $SAM4MLLM_AUTH_TOKEN keeps it.",
-        ),
-    ] = [],  # noqa: B006 - Typer copies it
-    auth_token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="File with one token a line.")] = None,
-    allow_origin: Annotated[
-        list[str], typer.Option(metavar="URL", help="Origin of web pages elsewhere that may use the server. Repeatable.")
-    ] = [],  # noqa: B006
-    image_root: Annotated[
-        list[Path], typer.Option(metavar="DIR", help="Folder whose images clients may name by path. Repeatable.")
-    ] = [],  # noqa: B006
-    allow_url_host: Annotated[
-        list[str], typer.Option(metavar="NAME", help="Host that images may be fetched from. Repeatable.")
-    ] = [],  # noqa: B006
-    max_body_bytes: Annotated[int, typer.Option(metavar="N", help="Largest body of a request, in bytes.")] = 64 * 2**20,
-    max_batch: Annotated[int, typer.Option(metavar="N", min=1, help="Requests that are worked on at a time.")] = 16,
-    max_queue: Annotated[int, typer.Option(metavar="N", min=1, help="Requests that may wait besides.")] = 64,
-    request_timeout_s: Annotated[float, typer.Option(metavar="S", help="Seconds after which a request is dropped.")] = 120,
-    **loading: Any,
+    **options: Any,
 ) -> None:
     """Serve the tools over HTTP.
 
-    Every setting may also be given by the environment, as in SAM4MLLM_PORT=80, or by the file of --config; docs/server.md
-    lists them. A flag wins over the environment, and that over the file.
+    The environment may set them, too, as in SAM4MLLM_PORT=80, and so may the file of --config; docs/server.md lists all
+    settings. A flag wins over the environment, and that over the file.
     """
     try:
         import uvicorn
@@ -84,17 +75,17 @@ def serve(
         from sam4mllm_tool.server.settings import load_settings
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "fastapi", "serve") from error
-    flags = {name: value for name, value in given_options(ctx, ctx.params).items() if name in _SETTINGS}
+    names = {"method", *(parameter.name for parameter in _SERVER_OPTIONS)}
+    flags = {name: value for name, value in given_options(ctx, ctx.params).items() if name in names}
     settings = load_settings(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
-    if settings.host not in ("127.0.0.1", "localhost", "::1") and not settings.tokens:
-        print(
-            f"sam4mllm: warning: everybody who reaches {settings.host} may use the server: give --auth-token-file",
-            file=sys.stderr,
-        )
+    if settings.host not in _LOOPBACK and not settings.tokens:
+        warning = f"everybody who reaches {settings.host} may use the server: give --auth-token-file"
+        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
+    loading = LoadOptions(**{name: value for name, value in options.items() if name not in names})
 
     def load() -> Any:
         from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-        return Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=LoadOptions(**loading))
+        return Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=loading)
 
     uvicorn.run(create_app(load, settings), host=settings.host, port=settings.port, log_level="info")

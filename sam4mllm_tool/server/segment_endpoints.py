@@ -69,6 +69,8 @@ async def _read_body(request: Request, model: type[Body]) -> tuple[Body, bytes |
     elif kind in ("application/json", ""):
         try:
             fields = await request.json()
+        except RequestError:  # the gate's, about the body's size or time
+            raise
         except (ValueError, RecursionError) as error:
             raise RequestError(400, f"the body is not JSON: {str(error)[:200]}") from error
     else:

@@ -27,6 +27,8 @@ class GatedModels:
         self.questions.append(question.turns[-1].text)
         self.is_asked.set()
         assert self.gate.wait(10)
+        if "broken" in question.turns[-1].text:
+            raise BackendError("out of memory")
         return reply_about_rings(question)
 
     def submit(self, expression: str) -> "Future[list[object]]":
@@ -93,7 +95,7 @@ def test_a_failing_call_answers_its_own_requests_and_the_next_ones_are_served() 
     gated = GatedModels()
     gated.gate.set()
     with pytest.raises(BackendError):
-        gated.submit("crash").result(10)
+        gated.submit("the broken ring").result(10)
     assert gated.submit("the left ring").result(10)
     gated.models.close()
 

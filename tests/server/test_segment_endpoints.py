@@ -73,7 +73,7 @@ def test_outputs_are_the_files_of_the_command(client: httpx.Client) -> None:
         ({"image": "/etc/hostname"}, 404, "UnknownImageError", "--image-root"),
         ({"image": "http://example.org/a.png"}, 422, "ImageError", "this server opens no URLs"),
         ({"image": "data:image/png;base64,AAAA"}, 422, "ImageError", "in none of the formats"),
-        ({"expressions": ["crash"]}, 502, "BackendError", "scripted"),
+        ({"expressions": ["crash"]}, 500, "ServiceError", "unexpected error, which it logged"),
         ({"colour": "red"}, 422, "BadRequestError", "colour: Extra inputs are not permitted"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
