@@ -38,12 +38,13 @@ class ScheduledModels(Sam4Mllm):
             Exception: Whatever the flow and the models raise.
         """
         future = self.scheduler.submit(image, [self._start_driver(image, flow, context, hooks)])
-        return _unpack(future.result())
+        result: T = _unpack(future.result())
+        return result
 
     async def arun(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Do as `run` does, without blocking the event loop; a cancelled task drops the run."""
-        (outcome,) = await self.arun_group(image, [(flow, context)], hooks=hooks)
-        return _unpack([outcome])
+        result: T = _unpack(await self.arun_group(image, [(flow, context)], hooks=hooks))
+        return result
 
     async def arun_group(
         self, image: Image, flows: Sequence[tuple[Flow[Any], RunContext | None]], *, hooks: Sequence[RunHook] = ()

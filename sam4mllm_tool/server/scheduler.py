@@ -162,10 +162,10 @@ class Scheduler:
                 _answer(job, error)
         while len(self._in_work) < self.limits.images_at_once:
             with self._wake:
-                job = self._queue.popleft() if self._queue else None
-            if job is None:
-                return
-            self._begin(job)
+                if not self._queue:
+                    return
+                waiting = self._queue.popleft()
+            self._begin(waiting)
 
     def _begin(self, job: _Job) -> None:
         if (error := self._find_drop_reason(job)) is not None:
