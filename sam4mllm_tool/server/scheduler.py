@@ -174,8 +174,8 @@ class Scheduler:
             return
         try:
             self._lockstep.add(job.runs)
-        except Exception as error:  # noqa: BLE001 - it is this request's alone
-            job.runs.fail(error)
+        except Exception as failure:  # noqa: BLE001 - it is this request's alone
+            job.runs.fail(failure)
         self._in_work.append(job)
 
     def _find_drop_reason(self, job: _Job) -> Sam4MllmError | None:
