@@ -10,7 +10,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores. The tests of a file share what they need.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-.PHONY: demo docs help-pages test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: demo docs help-pages mcp-conformance test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
@@ -50,6 +50,9 @@ test-oldest: .venv-oldest/tested  ## the tests on the oldest versions that pypro
 
 help-pages: .venv/tested  ## write the help pages into docs/command_line.md
 	$(BIN)/python scripts/command_line_docs.py
+
+mcp-conformance: .venv/tested  ## the MCP server against the protocol's official runner; needs Node.js 22
+	scripts/mcp_conformance.sh
 
 docs: .venv/docs  ## build the documentation into site/; a broken link or reference fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,13 +1,21 @@
-"""An MCP server about two rings, whose models are scripted. `python -m tests.server.mcp.mcp_servers` runs it over stdio."""
+"""An MCP server about two rings, whose models are scripted.
+
+python -m tests.server.mcp.mcp_servers        over stdio
+python -m tests.server.mcp.mcp_servers 8765   over HTTP, at http://127.0.0.1:8765/mcp/
+"""
 
 import base64
+import sys
 from io import BytesIO
 from typing import Any
 
+import uvicorn
 from mcp import Client
 from mcp.server import MCPServer
 from mcp_types import CallToolResult, TextContent
 from PIL import Image
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
@@ -15,6 +23,7 @@ from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.server.mcp import McpSettings, create_mcp_server
+from sam4mllm_tool.server.mcp.mcp_http import create_mcp_app, run_mcp_app
 from sam4mllm_tool.types import Labels, Question, Reply
 
 ERAS = ("auto", "legacy")
@@ -71,6 +80,15 @@ async def segment(client: Client, expression: str = "the left ring", image: str 
     return result
 
 
+def create_http_app() -> Starlette:
+    """Create a web application that serves the ring server at /mcp."""
+    server = create_ring_server(is_shared=True)
+    return Starlette(routes=[Mount("/mcp", create_mcp_app(server, TOOL_POLICY))], lifespan=lambda _: run_mcp_app(server))
+
+
 if __name__ == "__main__":
-    print("a library's print must not reach the client")
-    create_ring_server().run("stdio")
+    if len(sys.argv) > 1:
+        uvicorn.run(create_http_app(), port=int(sys.argv[1]), ws="none", log_level="warning")
+    else:
+        print("a library's print must not reach the client")
+        create_ring_server().run("stdio")
