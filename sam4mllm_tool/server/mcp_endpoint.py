@@ -29,7 +29,7 @@ def add_mcp(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
         return nullcontext()
     from sam4mllm_tool.server.mcp.mcp_http import create_mcp_app, run_mcp_app
 
-    # A page that rebinds its name to this server has no token to send; without tokens, only the server's own names are answered.
+    # A page that rebinds its name to this server has no token to send; without tokens, only this server's names are answered.
     hosts = ("*",) if settings.tokens else (settings.host, f"{settings.host}:*")
     mcp_app = create_mcp_app(server, settings.policy, hosts=hosts, origins=settings.allow_origin, path=MCP_PATH)
     app.router.routes.extend(mcp_app.routes)
