@@ -4,7 +4,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 port=8765 url=http://127.0.0.1:8765/mcp/
 .venv/bin/python -m tests.server.mcp.mcp_servers $port &
-trap "kill $!" EXIT
+server=$!
+trap 'kill $server' EXIT
 for _ in $(seq 120); do
   (exec 3<>/dev/tcp/127.0.0.1/$port) 2>/dev/null && break
   sleep 0.5

@@ -19,12 +19,17 @@ _ENVELOPE_BYTES = 2**20
 
 
 def create_mcp_app(
-    server: MCPServer[Any], policy: ImagePolicy, *, hosts: Sequence[str] = (), origins: Sequence[str] = ()
+    server: MCPServer[Any],
+    policy: ImagePolicy,
+    *,
+    hosts: Sequence[str] = (),
+    origins: Sequence[str] = (),
+    path: str = "/",
 ) -> Starlette:
-    """Create the application; its only route is its root.
+    """Create the application, which has one route.
 
-    Mount it in another application, whose lifespan has to hold `run_mcp_app`. Authentication is that application's: it sets a
-    request's `state.owner`.
+    Mount it in another application, or give its `routes` to that one, whose lifespan has to hold `run_mcp_app`. Authentication
+    is that application's: it sets a request's `state.owner`.
 
     Args:
         server: From `create_mcp_server`.
@@ -33,6 +38,7 @@ def create_mcp_app(
             a proxy that checks them. Others are refused, so that a page of another site can't reach a server on this machine
             by rebinding its name.
         origins: Origins of pages that may call the server besides those on this machine, as in https://example.org.
+        path: The route's path.
     """
     security = TransportSecuritySettings(
         enable_dns_rebinding_protection="*" not in hosts,
@@ -40,7 +46,7 @@ def create_mcp_app(
         allowed_origins=[*(f"http://{host}{port}" for host in _LOOPBACK for port in ("", ":*")), *origins],
     )
     return server.streamable_http_app(
-        streamable_http_path="/",
+        streamable_http_path=path,
         transport_security=security,
         max_request_body_size=int(policy.max_bytes * _BASE64) + _ENVELOPE_BYTES,
     )

@@ -14,12 +14,14 @@ from pydantic import ConfigDict
 from sam4mllm_tool import __version__
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.server.mcp.handle_store import HandleStore
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
 from sam4mllm_tool.server.mcp.result_app import APP_TOOLS, APP_URI, create_result_app
 from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES, ResultFile, encode_file, result_uri
 from sam4mllm_tool.server.mcp.tool_calls import ToolCalls, get_owner
 from sam4mllm_tool.server.mcp.tool_outputs import OUTPUTS
 from sam4mllm_tool.server.mcp.tool_schemas import TITLES, build_input_schema
+from sam4mllm_tool.tools.image_store import ImageStore
 
 __all__ = ["create_mcp_server"]
 
@@ -40,17 +42,24 @@ class _AnyArguments(ArgModelBase):
         return {"arguments": dict(self.model_extra or {})}
 
 
-def create_mcp_server(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: McpSettings) -> MCPServer[Any]:
+def create_mcp_server(
+    models: Sam4Mllm | Callable[[], Sam4Mllm],
+    settings: McpSettings,
+    *,
+    pixels: ImageStore | None = None,
+    handles: HandleStore | None = None,
+) -> MCPServer[Any]:
     """Create an MCP server for the tools of `Sam4MllmToolkit`.
 
-    Run it over stdio with `.run()`, or mount `.streamable_http_app()` in a web application; there, a request's `state.owner`
-    says whose images and results it may use.
+    Run it over stdio with `.run()`, or in a web application with `create_mcp_app`.
 
     Args:
         models: Loaded models, or a function that returns them, which the first call calls in a thread.
         settings: What may be opened, and how expressions are asked about.
+        pixels: Where images are kept, if they are shared with other surfaces.
+        handles: Where results are kept, if they are shared with other surfaces.
     """
-    calls = ToolCalls(models, settings)
+    calls = ToolCalls(models, settings, pixels, handles)
     server: MCPServer[Any] = MCPServer(
         "sam4mllm-tool",
         title="SAM4MLLM",

@@ -53,11 +53,19 @@ class ToolCalls:
     Args:
         models: Loaded models, or a function that returns them, which the first call calls in a thread.
         settings: The server's settings.
+        pixels: Where images are kept; by default in memory.
+        handles: Where results are kept; by default in memory.
     """
 
-    def __init__(self, models: Sam4Mllm | Callable[[], Sam4Mllm], settings: McpSettings) -> None:
+    def __init__(
+        self,
+        models: Sam4Mllm | Callable[[], Sam4Mllm],
+        settings: McpSettings,
+        pixels: ImageStore | None = None,
+        handles: HandleStore | None = None,
+    ) -> None:
         self._settings = settings
-        self._pixels, self._handles = ImageStore(), HandleStore()
+        self._pixels, self._handles = pixels or ImageStore(), handles or HandleStore()
         self._images = NamedImages(settings, self._pixels, self._handles)
         loaded = models if isinstance(models, Sam4Mllm) else None
         shared = None if isinstance(models, Sam4Mllm) else SharedModels(load=models)
