@@ -40,7 +40,7 @@ types: .venv/tested  ## types of the package, and of what the tests share
 	cd .venv/typed && ../bin/mypy --cache-dir ../mypy_cache --config-file ../../pyproject.toml
 
 video: .venv/video  ## tests of model families whose processors need torchvision
-	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
 
 test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch
 	$(subst python,.venv-newest/bin/python,$(PYTEST_FAST)) $(PYTEST)

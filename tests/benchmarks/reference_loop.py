@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.errors import Sam4MllmError
+from sam4mllm_tool.errors import EmptyMaskError, Sam4MllmError
 from sam4mllm_tool.models.mllm.label_probabilities import Spellings, differ_in_first_token
 from sam4mllm_tool.models.mllm.prompt_renderer import PromptRenderer
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
@@ -147,6 +147,9 @@ def find_difference(
         reference: What `ReferenceLoop.segment` returned, or raised.
         tolerance: Largest difference between probabilities; 0 where they have to be equal.
     """
+    if isinstance(result, EmptyMaskError) and isinstance(reference, ReferenceAnswer):
+        is_empty = not any(segmented.mask.any() for segmented in reference.objects)
+        return None if is_empty else f"no pixel is segmented: {result!s:.200}"
     if isinstance(result, Sam4MllmError) or isinstance(reference, Sam4MllmError):
         same = type(result) is type(reference)
         return None if same else f"{type(result).__name__}, not {type(reference).__name__}: {result!s:.200}"
