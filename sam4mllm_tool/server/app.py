@@ -12,9 +12,9 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.gate import Gate
 from sam4mllm_tool.server.mcp_endpoint import add_mcp
-from sam4mllm_tool.server.metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.problems import Problem, install_problem_handlers
 from sam4mllm_tool.server.segment_endpoints import create_segment_router
+from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.server.settings import ServerSettings
 

@@ -18,8 +18,8 @@ from sam4mllm_tool.server.api_schemas import SegmentBody
 from sam4mllm_tool.server.mcp.handle_store import HandleStore
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
 from sam4mllm_tool.server.mcp.named_images import NamedImages
-from sam4mllm_tool.server.metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
+from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.settings import ServerSettings
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.image_references import ConversationImage
