@@ -57,6 +57,42 @@ class ModelWarning(UserWarning):
     """A model was loaded that may not be what was meant. The command prints it as one line on stderr."""
 
 
+class ServiceError(Sam4MllmError):
+    """A server can't serve a request, whatever is asked: it fails, or it can't be reached."""
+
+
+class ServiceBusyError(ServiceError):
+    """A server has too much to do, or is starting or stopping. Try again later.
+
+    Args:
+        message: What the server does instead.
+        retry_after_s: When to try again, in seconds.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> "tuple[type[ServiceBusyError], tuple[str, float]]":
+        return type(self), (str(self), self.retry_after_s)
+
+
+class QueueFullError(ServiceBusyError):
+    """A server's queue is full."""
+
+
+class TooLateError(ServiceError):
+    """A request waited for longer than the server lets one wait."""
+
+
+class AccessError(ServiceError):
+    """A server wants a token, or another one."""
+
+
+class BadRequestError(ServiceError, ValueError):
+    """A request that the server can't read or doesn't accept."""
+
+
 class OverBudgetError(Sam4MllmError):
     """The next request could take more than is left of a budget (`reasoning.Budget`)."""
 

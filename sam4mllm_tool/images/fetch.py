@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
@@ -41,7 +41,14 @@ _HEADERS = {
 }
 
 
-def fetch_image_bytes(url: str, *, max_bytes: int, timeout_s: float = 10.0, allow_private_addresses: bool = False) -> bytes:
+def fetch_image_bytes(
+    url: str,
+    *,
+    max_bytes: int,
+    timeout_s: float = 10.0,
+    allow_private_addresses: bool = False,
+    hosts: Collection[str] | None = None,
+) -> bytes:
     """Return the content of an http or https URL, following at most `MAX_REDIRECTS` redirects.
 
     Args:
@@ -49,6 +56,7 @@ def fetch_image_bytes(url: str, *, max_bytes: int, timeout_s: float = 10.0, allo
         max_bytes: Largest accepted content, in bytes.
         timeout_s: For connecting and the whole transfer, redirects included, in seconds; name look-ups are not counted.
         allow_private_addresses: Also connect to addresses that are not on the public internet.
+        hosts: The only hosts that the URL and its redirects may lead to; None for any.
 
     Raises:
         ImageError: The URL is malformed, leads to an address that is not public or does not answer with status 200, or a
@@ -57,6 +65,8 @@ def fetch_image_bytes(url: str, *, max_bytes: int, timeout_s: float = 10.0, allo
     deadline = time.monotonic() + timeout_s
     target = _parse_url(url)
     for _ in range(MAX_REDIRECTS + 1):
+        if hosts is not None and _host(target) not in {host.lower() for host in hosts}:
+            raise ImageError(f"images are not fetched from {_host(target)} here: allowed are {', '.join(sorted(hosts))}")
         addresses = _resolve_host(target, allow_private_addresses)
         host = _host(target)
         try:

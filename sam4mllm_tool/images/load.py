@@ -48,6 +48,7 @@ class ImagePolicy:
         allow_paths: True for any file, False for none, or the folders that a file must lie in once symbolic links are
             resolved; a relative path is then looked up in each of them, and may also begin with the folder's name.
         allow_urls: Open http and https URLs at public addresses.
+        url_hosts: The only hosts that URLs and their redirects may lead to; None for any.
         allow_private_addresses: Also open URLs on this machine and its network, for a server of your own.
         url_seconds: Time limit for a whole download, in seconds.
     """
@@ -57,6 +58,7 @@ class ImagePolicy:
     formats: tuple[str, ...] = _FORMATS
     allow_paths: bool | tuple[str | os.PathLike[str], ...] = True
     allow_urls: bool = False
+    url_hosts: tuple[str, ...] | None = None
     allow_private_addresses: bool = False
     url_seconds: float = 10.0
 
@@ -127,6 +129,7 @@ def _load_url(url: str, policy: ImagePolicy) -> Image:
         max_bytes=policy.max_bytes,
         timeout_s=policy.url_seconds,
         allow_private_addresses=policy.allow_private_addresses,
+        hosts=policy.url_hosts,
     )
     return _load_bytes(content, "the image at the URL", policy)
 

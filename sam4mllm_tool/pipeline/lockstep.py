@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
 from typing import Any, TypeAlias
@@ -12,22 +13,26 @@ from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Reques
 from sam4mllm_tool.pipeline.run_driver import RunDriver
 from sam4mllm_tool.types import Image, Segmentation
 
-__all__ = ["ImageRuns", "Outcome", "drive_in_lockstep"]
+__all__ = ["ImageRuns", "Lockstep", "Outcome", "drive_in_lockstep"]
 
 Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError | EmptyMaskError
 """A result, or the error of one expression alone."""
 
 
 class ImageRuns:
-    """The runs of several expressions about one image.
+    """Several runs about one image.
 
     Args:
         image: RGB.
-        drivers: One per expression.
+        drivers: One per run, as of each expression.
+
+    Attributes:
+        error: What ended all runs together, as a model that failed.
     """
 
-    def __init__(self, image: Image, drivers: Sequence[RunDriver[Segmentation]]) -> None:
+    def __init__(self, image: Image, drivers: Sequence[RunDriver[Any]]) -> None:
         self.image, self._drivers = image, drivers
+        self.error: Exception | None = None
         self._errors: dict[int, ReplyError | ExpressionError | EmptyMaskError] = {}
         self._pending: dict[int, Request] = {}
         """The requests that wait, by the index of their run, the oldest first."""
@@ -38,8 +43,8 @@ class ImageRuns:
         return not self._pending
 
     @property
-    def outcomes(self) -> list[Outcome]:
-        """What became of each expression, in order, after all runs."""
+    def outcomes(self) -> list[Any]:
+        """What each run came to, in order, after all runs: an `Outcome`, where the flows segment expressions."""
         return [self._errors.get(index) or driver.result for index, driver in enumerate(self._drivers)]
 
     def start(self) -> None:
@@ -62,6 +67,12 @@ class ImageRuns:
             part = Response(share, response.seconds / len(requests), response.warnings)
             self._advance(index, partial(self._drivers[index].send, part))
 
+    def fail(self, error: Exception) -> None:
+        """End all runs by an error."""
+        self.error = error
+        self._pending.clear()
+        self.finish(error)
+
     def finish(self, error: BaseException) -> None:
         """Tell the hooks of all runs that are not at their ends that they are over."""
         for driver in self._drivers:
@@ -80,6 +91,72 @@ class ImageRuns:
                 self._pending[index] = request
 
 
+class Lockstep:
+    """Advances the runs about several images together. Groups are added whenever a caller has some, between two calls.
+
+    Args:
+        server: The models.
+
+    Attributes:
+        groups: What is in work, the oldest first.
+    """
+
+    def __init__(self, server: ModelServer) -> None:
+        self.groups: list[ImageRuns] = []
+        self._server = server
+
+    def add(self, group: ImageRuns) -> None:
+        """Start the runs of a group; they are in work unless they are at their ends at once."""
+        group.start()
+        if not group.is_done:
+            self.groups.append(group)
+
+    def remove(self, group: ImageRuns, error: Exception) -> None:
+        """End the runs of a group that nobody waits for any more."""
+        group.fail(error)
+        self.groups.remove(group)
+
+    def serve_once(self) -> int:
+        """Serve the next requests about each image: all questions in one call, masks and proposals in one for each image.
+
+        An error that ends more than one expression's run, as a model's, is in the `error` of the groups whose call it ended.
+
+        Returns:
+            About how many images the questions were.
+        """
+        waiting: list[tuple[ImageRuns, dict[int, Request]]] = []
+        for group in self.groups:
+            requests = group.next_requests()
+            joined = _join(list(requests.values()))
+            if isinstance(joined, MLLMRequest):
+                waiting.append((group, requests))
+            else:
+                with _fail_together([group]):
+                    group.send(requests, self._server.serve(group.image, joined))
+        self._serve_questions(waiting)
+        self.groups = [group for group in self.groups if not group.is_done]
+        return len(waiting)
+
+    def _serve_questions(self, waiting: Sequence[tuple[ImageRuns, dict[int, Request]]]) -> None:
+        batch: list[tuple[Image, Any]] = [(group.image, _join(list(requests.values()))) for group, requests in waiting]
+        responses: list[Response] = []
+        with _fail_together([group for group, _ in waiting]):
+            responses = self._server.serve_questions(batch)
+        for (group, requests), response in zip(waiting, responses, strict=False):
+            with _fail_together([group]):
+                group.send(requests, response)
+
+
+@contextmanager
+def _fail_together(groups: Sequence[ImageRuns]) -> Iterator[None]:
+    """End these groups by what the block raises; other groups go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs: whoever added them raises or reports it
+        for group in groups:
+            group.fail(error)
+
+
 def drive_in_lockstep(
     server: ModelServer, groups: Iterable[ImageRuns | ImageError], images_at_once: int
 ) -> Iterator[list[Outcome] | ImageError]:
@@ -93,41 +170,29 @@ def drive_in_lockstep(
     Raises:
         Exception: What a model raises; the runs in work are over.
     """
-    rest, begun = iter(groups), deque[ImageRuns | ImageError]()
+    lockstep, rest, begun = Lockstep(server), iter(groups), deque[ImageRuns | ImageError]()
     try:
         while True:
-            working = [group for group in begun if isinstance(group, ImageRuns) and not group.is_done]
-            for group in islice(rest, images_at_once - len(working)):
+            added = list(islice(rest, images_at_once - len(lockstep.groups)))
+            for group in added:
                 begun.append(group)
                 if isinstance(group, ImageRuns):
-                    group.start()
-                    working.append(group)
-            _serve_once(server, [group for group in working if not group.is_done])
+                    lockstep.add(group)
+            is_over = not added and not lockstep.groups
+            lockstep.serve_once()
+            for group in begun:
+                if isinstance(group, ImageRuns) and group.error is not None:
+                    raise group.error
             while begun and (isinstance(begun[0], ImageError) or begun[0].is_done):
                 group = begun.popleft()
                 yield group if isinstance(group, ImageError) else group.outcomes
-            if not begun and not working:
+            if is_over and not begun:
                 return
     except BaseException as error:
         for group in begun:
             if isinstance(group, ImageRuns):
                 group.finish(error)
         raise
-
-
-def _serve_once(server: ModelServer, groups: Sequence[ImageRuns]) -> None:
-    """Serve the next requests about each image: all questions in one call, masks and proposals in one for each image."""
-    waiting: list[tuple[ImageRuns, dict[int, Request]]] = []
-    for group in groups:
-        requests = group.next_requests()
-        joined = _join(list(requests.values()))
-        if isinstance(joined, MLLMRequest):
-            waiting.append((group, requests))
-        else:
-            group.send(requests, server.serve(group.image, joined))
-    batch: list[tuple[Image, Any]] = [(group.image, _join(list(requests.values()))) for group, requests in waiting]
-    for (group, requests), response in zip(waiting, server.serve_questions(batch), strict=True):
-        group.send(requests, response)
 
 
 def _can_share(request: Request, first: Request) -> bool:

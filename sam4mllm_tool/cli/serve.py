@@ -1,0 +1,91 @@
+"""The command `sam4mllm serve`: the tools over HTTP. Imports what it needs when it runs."""
+
+import sys
+from inspect import Parameter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sam4mllm_tool.cli.options import (
+    LOADING_OPTIONS,
+    DialectOption,
+    MethodOption,
+    MllmOption,
+    SegmenterOption,
+    given_options,
+    with_options,
+)
+from sam4mllm_tool.errors import MissingExtraError
+from sam4mllm_tool.models.load_options import LoadOptions
+
+__all__ = ["serve"]
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def _option(name: str, kind: Any, default: Any, metavar: str, text: str) -> Parameter:
+    info = typer.Option(metavar=metavar, help=text, rich_help_panel="Server")
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+_SERVER_OPTIONS = [
+    _option("host", str, "127.0.0.1", "NAME", "Address to listen at; 0.0.0.0 for every one."),
+    _option("port", int, 8765, "N", "Port to listen at; 0 takes a free one."),
+    _option(
+        "auth_token",
+        list[str],
+        [],
+        "TOKEN",
+        "Token that clients have to send; repeatable. Other users see it in the list of processes: --auth-token-file and "
+        "$SAM4MLLM_AUTH_TOKEN keep it.",
+    ),
+    _option("auth_token_file", Path | None, None, "FILE", "File with one token a line."),
+    _option("allow_origin", list[str], [], "URL", "Origin of web pages elsewhere that may use the server; repeatable."),
+    _option("image_root", list[Path], [], "DIR", "Folder whose images clients may name by their paths; repeatable."),
+    _option("allow_url_host", list[str], [], "NAME", "Host that images may be fetched from; repeatable."),
+    _option("max_body_bytes", int, 64 * 2**20, "N", "Largest body of a request, in bytes."),
+    _option("max_batch", int, 16, "N", "Requests that are worked on at a time."),
+    _option("max_queue", int, 64, "N", "Requests that may wait besides; more are answered by status 429."),
+    _option("request_timeout_s", float, 120.0, "S", "Seconds after which a request is dropped."),
+]
+
+
+@with_options([*_SERVER_OPTIONS, *LOADING_OPTIONS])
+def serve(
+    ctx: typer.Context,
+    mllm: MllmOption = None,
+    segmenter: SegmenterOption = None,
+    method: MethodOption = "adaptive",  # noqa: ARG001 - one of the settings
+    dialect: DialectOption = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with settings of the server by name, as in max_batch = 8.")
+    ] = None,
+    **options: Any,
+) -> None:
+    """Serve the tools over HTTP.
+
+    The environment may set them, too, as in SAM4MLLM_PORT=80, and so may the file of --config; docs/server.md lists all
+    settings. A flag wins over the environment, and that over the file.
+    """
+    try:
+        import uvicorn
+
+        from sam4mllm_tool.server.app import create_app
+        from sam4mllm_tool.server.settings import load_settings
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from error
+    names = {"method", *(parameter.name for parameter in _SERVER_OPTIONS)}
+    flags = {name: value for name, value in given_options(ctx, ctx.params).items() if name in names}
+    settings = load_settings(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
+    if settings.host not in _LOOPBACK and not settings.tokens:
+        warning = f"everybody who reaches {settings.host} may use the server: give --auth-token-file"
+        print(f"sam4mllm: warning: {warning}", file=sys.stderr)
+    loading = LoadOptions(**{name: value for name, value in options.items() if name not in names})
+
+    def load() -> Any:
+        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+
+        return Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=loading)
+
+    uvicorn.run(create_app(load, settings), host=settings.host, port=settings.port, log_level="info")

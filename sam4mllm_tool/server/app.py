@@ -1,0 +1,109 @@
+"""The server as an ASGI application: `create_app` puts the endpoints, the gate and the models together."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from sam4mllm_tool import __version__
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.server.gate import Gate
+from sam4mllm_tool.server.mcp_endpoint import add_mcp
+from sam4mllm_tool.server.problems import Problem, install_problem_handlers
+from sam4mllm_tool.server.segment_endpoints import create_segment_router
+from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
+from sam4mllm_tool.server.service import Service
+from sam4mllm_tool.server.settings import ServerSettings
+
+__all__ = ["create_app"]
+
+_MCP_HEADERS = ("Last-Event-ID", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Mcp-Session-Id")
+"""Headers that a web page sends to use the endpoint of MCP."""
+
+
+def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettings) -> FastAPI:
+    """Create the application. Its lifespan loads the models, and finishes at the end what was begun.
+
+    Args:
+        models: Loaded models, or a function that loads them, which is called in a thread.
+        settings: The server's settings.
+
+    Raises:
+        SettingsError: The tokens can't be read.
+    """
+    service = Service(models, settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
+        service.start()
+        try:
+            async with mcp_lifespan:
+                yield
+        finally:
+            service.stop()
+
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": Problem, "description": "Problem details (RFC 9457)"}
+        for status in (400, 401, 404, 408, 413, 422, 429, 502, 503, 504)
+    }
+    app = FastAPI(title="SAM4MLLM", version=__version__, lifespan=lifespan, responses=problems, docs_url=None, redoc_url=None)
+    app.state.service = service
+    install_problem_handlers(app)
+    app.include_router(create_segment_router(service))
+    _add_health(app, service)
+    mcp_lifespan = add_mcp(app, service)
+    app.add_middleware(Gate, settings=settings)
+    app.add_middleware(_CountRequests, metrics=service.metrics)
+    if settings.allow_origin:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allow_origin),
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type", *_MCP_HEADERS],
+            expose_headers=["Mcp-Session-Id"],
+        )
+    return app
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz", summary="Whether the process lives", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", summary="Whether the models are loaded", tags=["health"])
+    async def readyz() -> dict[str, str]:
+        models = service.models
+        return {"status": "ready", "mllm": models.mllm.name, "segmenter": models.segmenter.name}
+
+    @app.get("/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=Response)
+    async def metrics() -> Response:
+        return Response(service.metrics.write(), media_type=METRICS_TYPE)
+
+
+class _CountRequests:
+    """ASGI middleware that counts requests by the route's path and the status."""
+
+    def __init__(self, app: ASGIApp, metrics: ServerMetrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # of a request that an unexpected error ends
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            self._metrics.requests.labels(getattr(scope.get("route"), "path", "other"), str(status)).inc()
+            if status >= 400:
+                self._metrics.errors.labels(scope.get("state", {}).get("error_kind", f"status {status}")).inc()

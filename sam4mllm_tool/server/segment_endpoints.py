@@ -1,0 +1,110 @@
+"""POST /v1/segment and POST /v1/embed, each as JSON or as a multipart form."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+
+from sam4mllm_tool.server.api_schemas import EmbedAnswer, EmbedBody, SegmentAnswer, SegmentBody
+from sam4mllm_tool.server.problems import RequestError, describe_validation
+from sam4mllm_tool.server.service import Service
+
+__all__ = ["create_segment_router"]
+
+T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
+
+_LISTS = ("expressions", "outputs")
+_UPLOAD = "(uploaded)"
+"""Stands in a body for an image that came as a file."""
+
+
+def create_segment_router(service: Service) -> APIRouter:
+    """Create the routes about new images."""
+    router = APIRouter(prefix="/v1", tags=["segment"])
+
+    @router.post("/segment", summary="Segment what expressions mean", openapi_extra=_describe_body(SegmentBody))
+    async def segment(request: Request) -> SegmentAnswer:
+        body, source = await _read_body(request, SegmentBody)
+        work = service.segment(request.state.owner, body.image if source is None else source, body)
+        return SegmentAnswer(results=await cancel_with_client(request, work))
+
+    @router.post("/embed", summary="Keep an image under a handle", openapi_extra=_describe_body(EmbedBody))
+    async def embed(request: Request) -> EmbedAnswer:
+        body, source = await _read_body(request, EmbedBody)
+        image_id, image = await service.open_image(request.state.owner, body.image if source is None else source)
+        return EmbedAnswer(image=image_id, width=image.width, height=image.height)
+
+    return router
+
+
+async def cancel_with_client(request: Request, work: Awaitable[T]) -> T:
+    """Await the work, and cancel it when the client goes away."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_wait_for_disconnect(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise RequestError(400, "the client went away")
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read_body(request: Request, model: type[Body]) -> tuple[Body, bytes | None]:
+    """Read a body as JSON or as a form; of a form with a file also the file's content."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    source: bytes | None = None
+    if kind == "multipart/form-data":
+        fields, source = await _read_form(request)
+    elif kind in ("application/json", ""):
+        try:
+            fields = await request.json()
+        except RequestError:  # the gate's, about the body's size or time
+            raise
+        except (ValueError, RecursionError) as error:
+            raise RequestError(400, f"the body is not JSON: {str(error)[:200]}") from error
+    else:
+        raise RequestError(415, f"expected application/json or multipart/form-data, got {kind[:80]!r}")
+    try:
+        return model.model_validate(fields), source
+    except ValidationError as error:
+        raise RequestError(422, describe_validation(error.errors(include_input=False, include_url=False))) from error
+
+
+async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
+    fields: dict[str, Any] = {}
+    source: bytes | None = None
+    async with request.form(max_files=1, max_part_size=64 * 2**20) as form:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != "image":
+                    raise RequestError(422, f"{name[:80]!r} is a file: only image may be one")
+                source, value = await value.read(), _UPLOAD
+            if name in _LISTS:
+                fields.setdefault(name, []).append(value)
+            else:
+                fields[name] = value
+    return fields, source
+
+
+def _describe_body(model: type[BaseModel]) -> dict[str, Any]:
+    """Describe a body that is JSON or a form with a file."""
+    schema = model.model_json_schema()
+    properties = {**schema["properties"], "image": {"type": "string", "format": "binary"}}
+    form = {**schema, "properties": properties}
+    example = {"image": "img-0123456789ab", **({"expressions": ["the red ring"]} if model is SegmentBody else {})}
+    content = {
+        "application/json": {"schema": schema, "example": example},
+        "multipart/form-data": {"schema": form},
+    }
+    return {"requestBody": {"required": True, "content": content}}

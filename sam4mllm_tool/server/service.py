@@ -1,0 +1,170 @@
+"""What the server's doors share: the models behind their queue, and the images and results of each owner."""
+
+import asyncio
+import base64
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sam4mllm_tool.errors import Sam4MllmError, ServiceBusyError, ServiceError
+from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.images.output_formats import export_outputs, get_media_type
+from sam4mllm_tool.interactive import InteractiveState
+from sam4mllm_tool.pipeline.methods import segment_expression
+from sam4mllm_tool.pipeline.requests import RunHook
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.server.api_schemas import SegmentBody
+from sam4mllm_tool.server.mcp.handle_store import HandleStore
+from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
+from sam4mllm_tool.server.mcp.named_images import NamedImages
+from sam4mllm_tool.server.scheduled_models import ScheduledModels
+from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
+from sam4mllm_tool.server.settings import ServerSettings
+from sam4mllm_tool.tools.artifacts import build_result_artifact
+from sam4mllm_tool.tools.image_references import ConversationImage
+from sam4mllm_tool.tools.image_store import ImageStore
+from sam4mllm_tool.types import Image, Segmentation, Size
+
+__all__ = ["Service"]
+
+logger = logging.getLogger(__name__)
+
+
+class Service:
+    """The models, once they are loaded, with the images and results of each owner.
+
+    Args:
+        models: Loaded models, or a function that loads them, which `start` calls in a thread.
+        settings: The server's settings.
+    """
+
+    def __init__(self, models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettings) -> None:
+        self.settings, self.metrics = settings, ServerMetrics()
+        self.pixels = ImageStore(max_bytes=settings.store_bytes)
+        self.handles = HandleStore(max_bytes=settings.store_bytes)
+        shared = McpSettings(policy=settings.policy, method=settings.method, is_shared=True)
+        self._images = NamedImages(shared, self.pixels, self.handles)
+        self._source, self._models = models, None if callable(models) else self._schedule(models)
+        self._load_error: Exception | None = None
+        self._is_stopping = False
+
+    def start(self) -> None:
+        """Load the models in a thread, if they are not loaded."""
+        if self._models is None:
+            threading.Thread(target=self._load, name="sam4mllm-load", daemon=True).start()
+
+    def stop(self) -> None:
+        """Accept nothing more, and finish what was begun."""
+        self._is_stopping = True
+        if self._models is not None:
+            self._models.close(self.settings.shutdown_timeout_s)
+
+    def _load(self) -> None:
+        try:
+            self._models = self._schedule(self._source() if callable(self._source) else self._source)
+        except Exception as error:  # every request says so
+            logger.exception("the models could not be loaded")
+            self._load_error = error
+
+    def _schedule(self, models: Sam4Mllm) -> ScheduledModels:
+        watched = models.with_run_hooks(lambda _image, _context: StageHook(self.metrics))
+        scheduled = ScheduledModels(watched, self.settings.limits, self.metrics)
+        scheduler = scheduled.scheduler
+        self.metrics.watch_queue(lambda: scheduler.waiting, lambda: scheduler.in_work)
+        return scheduled
+
+    @property
+    def models(self) -> ScheduledModels:
+        """The models.
+
+        Raises:
+            ServiceBusyError: They are being loaded, or the server is stopping.
+            ServiceError: They can't be loaded.
+        """
+        if self._load_error is not None:
+            raise ServiceError("the models could not be loaded; the server's log says why")
+        if self._models is None or self._is_stopping:
+            raise ServiceBusyError(f"the server is {'stopping' if self._is_stopping else 'loading its models'}; try again", 5.0)
+        return self._models
+
+    async def open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
+        """Return the handle and the pixels of an image.
+
+        Args:
+            owner: Whose request it is.
+            source: A data URI, a handle, a path or a URL; or the bytes of a file.
+
+        Raises:
+            Sam4MllmError: It can't be opened, or isn't this owner's.
+        """
+        return await asyncio.to_thread(self._open_image, owner, source)
+
+    def _open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
+        if isinstance(source, str):
+            image_id = self._images.resolve(owner, source)
+        else:
+            image = load_image(source, policy=self.settings.policy)
+            image_id = self.pixels.put(image)
+            self.handles.put_image(owner, ConversationImage(image_id, *image.size, ""))
+        return image_id, self.pixels.get(image_id)
+
+    async def segment(
+        self, owner: str, source: str | bytes, body: SegmentBody, hooks: Sequence[RunHook] = ()
+    ) -> list[dict[str, Any]]:
+        """Segment expressions about one image, and keep the results.
+
+        Args:
+            owner: Whose request it is.
+            source: As in `open_image`.
+            body: What to segment, and what to make of it.
+            hooks: Watch the runs.
+
+        Raises:
+            Sam4MllmError: The image, an expression or the models failed.
+        """
+        body.check()
+        models = self.models
+        image_id, image = await self.open_image(owner, source)
+        method, size = body.method or self.settings.method, Size(*image.size)
+        runs = [models.start_run(size, expression, method) for expression in body.expressions]
+        flows = [(segment_expression(run, text, method), run) for run, text in zip(runs, body.expressions, strict=True)]
+        outcomes = await models.arun_group(image, flows, hooks=hooks)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        return await asyncio.to_thread(self._keep_results, owner, image_id, image, outcomes, body.outputs)
+
+    def _keep_results(
+        self, owner: str, image_id: str, image: Image, results: Sequence[Segmentation], outputs: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        kept = []
+        for result in results:
+            artifact = build_result_artifact(image_id, result, InteractiveState.from_segmentation(result))
+            self.handles.put(owner, artifact, "")
+            files = export_outputs(image, result, outputs) if outputs else {}
+            kept.append(describe_result(artifact, result, files))
+        return kept
+
+    def get_result(self, owner: str, result_id: str) -> dict[str, Any]:
+        """Return the artifact of a result.
+
+        Raises:
+            UnknownResultError: This owner has none of that id.
+        """
+        kept = self.handles.get(owner, result_id)
+        if kept is None or kept.artifact.get("kind") != "result":
+            raise UnknownResultError(f"there is no result {result_id[:40]!r}, or it is no longer kept: segment once more")
+        return kept.artifact
+
+
+class UnknownResultError(Sam4MllmError, LookupError):
+    """A result that this client doesn't have."""
+
+
+def describe_result(artifact: dict[str, Any], result: Segmentation, files: dict[str, bytes]) -> dict[str, Any]:
+    """Return a result as clients get it, with its handle, its image's, and the files that they asked for as data URIs."""
+    encoded = {
+        name: f"data:{get_media_type(name)};base64,{base64.b64encode(content).decode()}" for name, content in files.items()
+    }
+    return {**result.to_dict(), "id": artifact["handle"], "image": artifact["picture"], "outputs": encoded}
