@@ -12,7 +12,9 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.gate import Gate
 from sam4mllm_tool.server.mcp_endpoint import add_mcp
+from sam4mllm_tool.server.page_endpoint import PAGE_PATHS, add_page
 from sam4mllm_tool.server.problems import Problem, install_problem_handlers
+from sam4mllm_tool.server.result_endpoints import create_result_router
 from sam4mllm_tool.server.segment_endpoints import create_segment_router
 from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.service import Service
@@ -53,9 +55,11 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     app.state.service = service
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
+    app.include_router(create_result_router(service))
     _add_health(app, service)
     mcp_lifespan = add_mcp(app, service)
-    app.add_middleware(Gate, settings=settings)
+    add_page(app)
+    app.add_middleware(Gate, settings=settings, open_paths=PAGE_PATHS)
     app.add_middleware(_CountRequests, metrics=service.metrics)
     if settings.allow_origin:
         app.add_middleware(

@@ -20,6 +20,8 @@ import uvicorn
 from PIL import Image
 
 from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool.server.app import create_app
+from sam4mllm_tool.server.settings import load_settings
 from tests.browser import Browser, open_browser
 
 SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
@@ -35,10 +37,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    create_app = pytest.importorskip("sam4mllm_tool.server.app").create_app
-    from sam4mllm_tool.server.settings import ServerSettings
-
-    app = create_app(Sam4Mllm.load("embedded", "embedded"), ServerSettings())
+    app = create_app(Sam4Mllm.load("embedded", "embedded"), load_settings())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()

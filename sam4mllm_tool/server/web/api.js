@@ -2,8 +2,6 @@
 
 let token = sessionStorage.getItem("token") ?? "";
 
-let outputs = [];  // the formats that the server offers
-
 export class ServerError extends Error {
   constructor(status, message) { super(message); this.status = status; }
 }
@@ -29,12 +27,8 @@ async function post(path, body) {
   return response.json();
 }
 
-/** Return which models run, and which methods there are. */
-export async function readInfo() {
-  const info = await (await send("v1/info")).json();
-  outputs = Object.keys(info.outputs);
-  return info;
-}
+/** Return which models run, and which methods and formats there are. */
+export async function readInfo() { return (await send("v1/info")).json(); }
 
 /** Keep an image on the server, and return its handle. */
 export async function embed(file) {
@@ -45,14 +39,15 @@ export async function embed(file) {
 
 /**
  * Segment an expression, and call `watch(event)` with the boxes, points and masks while they come.
- * @returns the result, with the links of its files as `outputs`.
+ * @returns the result.
  */
 export async function segment(image, expression, method, watch = () => {}) {
   const response = await send("v1/segment", {
     method: "POST",
-    headers: {"Content-Type": "application/json", Accept: "text/event-stream"},
-    body: JSON.stringify({image, expressions: [expression], method, outputs, trace: true}),
+    headers: {"Content-Type": "application/json", Accept: "text/event-stream, application/json"},
+    body: JSON.stringify({image, expressions: [expression], method}),
   });
+  if (!response.headers.get("content-type").startsWith("text/event-stream")) return (await response.json()).results[0];
   for await (const [name, data] of readEvents(response.body)) {
     if (name === "problem") throw new ServerError(data.status, data.detail);
     if (name === "result") return data.results[0];
@@ -78,7 +73,7 @@ async function* readEvents(body) {
 
 /** Correct a result by words or clicks, [{x, y, label}] in pixels. */
 export async function refine(result, change) {
-  const answer = await post("v1/refine", {result, ...change, outputs});
+  const answer = await post("v1/refine", {result, ...change});
   return {...answer.result, understood: answer.understood, choices: answer.choices, changed: answer.changed};
 }
 

@@ -10,7 +10,6 @@ const EXAMPLES = [
   {file: "examples/crescents.png", alt: "Drawn squares and crescents", expression: "all squares"},
 ];
 const COMPARED = ["box", "ppg", "pqpp", "adaptive"];
-const FILE_HINTS = {"image.json": "LabelMe", "image.txt": "YOLO labels", "yolo.yaml": "YOLO classes", "cvat.json": "CVAT", "trace.html": "how it came about"};
 let image = null;  // {file, url, handle, name}
 let result = null, cursor = null, busy = false, stream = null, focused = null, partial = null;
 
@@ -121,8 +120,6 @@ function show(newResult, text = "") {
   showDialogue($("dialogue"), result);
   $("trace").textContent = formatTrace(result);
   showChoices(result.choices ?? []);
-  const files = [...Object.keys(result.outputs), ...(result.choices ? [] : ["trace.html", "trace.json"])];
-  $("format").replaceChildren(...files.map((name) => new Option(FILE_HINTS[name] ? `${name} (${FILE_HINTS[name]})` : name, name)));
   const understood = (result.understood ?? []).map((line) => `understood: ${line}`);
   say([text || `"${result.expression}": ${describe(result)}`, ...understood, ...result.warnings].join("\n"));
 }
@@ -282,6 +279,8 @@ async function begin() {
     try {
       const info = await api.readInfo();
       $("method").replaceChildren(...info.methods.map((name) => new Option(name, name, name === info.method, name === info.method)));
+      $("format").replaceChildren(...Object.entries(info.files).flatMap(([format, files]) =>
+        files.map((name) => new Option(`${name}: ${info.outputs[format]}`, name))));
       $("models").textContent = `MLLM ${info.mllm}, segmenter ${info.segmenter}`;
       $("notice").hidden = ![info.mllm, info.segmenter].includes("embedded");
       return;

@@ -1,0 +1,151 @@
+"""What clients do with results: read them and their files, correct them; and what the server offers."""
+
+import asyncio
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from sam4mllm_tool import __version__
+from sam4mllm_tool.config import METHODS
+from sam4mllm_tool.images.output_formats import (
+    OUTPUT_FORMATS,
+    check_output_names,
+    export_outputs,
+    get_media_type,
+    list_output_files,
+)
+from sam4mllm_tool.interactive import RefinementResult, refine
+from sam4mllm_tool.server.segment_endpoints import cancel_with_client
+from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result
+from sam4mllm_tool.tools.artifacts import build_result_artifact, restore_result
+from sam4mllm_tool.types import PointPrompt, Segmentation
+
+__all__ = ["create_result_router"]
+
+_Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+_RESULT_FILES = {file: name for name, files in list_output_files(OUTPUT_FORMATS).items() for file in files}
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+
+class ClickBody(_Body):
+    """A point in pixels that corrects a result."""
+
+    x: _Coordinate
+    y: _Coordinate
+    label: Literal[0, 1] = Field(description="1 on the object, 0 off it.")
+
+
+class RefineBody(_Body):
+    """A correction of a result: in words, by clicks, or both."""
+
+    result: str = Field(description="The result's id.", examples=["seg-0123456789abcdef"])
+    instruction: str | None = Field(default=None, max_length=2000, examples=["no, the other one"])
+    clicks: list[ClickBody] = Field(default=[], max_length=100)
+    forget_clicks: bool = Field(default=False, description="Drop the clicks of earlier corrections.")
+    outputs: Annotated[list[str], AfterValidator(check_output_names)] = Field(
+        default=[], description="Files to make of the result."
+    )
+
+
+class RefineAnswer(BaseModel):
+    """The corrected result; the one before stays."""
+
+    result: dict[str, Any]
+    understood: list[str] = Field(description="How the words and clicks were understood.")
+    changed: bool
+    choices: list[dict[str, Any]] = Field(description="Other objects that an instruction may choose by their number.")
+
+
+class ServerInfo(BaseModel):
+    """What the server runs and offers."""
+
+    version: str
+    mllm: str
+    segmenter: str
+    method: str
+    methods: list[str]
+    outputs: dict[str, str] = Field(description="Format -> what it holds.")
+    files: dict[str, tuple[str, ...]] = Field(description="Format -> its files, for /v1/results/{id}/{file}.")
+
+
+def create_result_router(service: Service) -> APIRouter:
+    """Create the routes about results that are kept."""
+    router = APIRouter(prefix="/v1", tags=["results"])
+
+    @router.get("/info", summary="Models, methods and formats")
+    async def info() -> ServerInfo:
+        models = service.models
+        outputs = {name: output.description for name, output in OUTPUT_FORMATS.items()}
+        return ServerInfo(
+            version=__version__,
+            mllm=models.mllm.name,
+            segmenter=models.segmenter.name,
+            method=service.settings.method,
+            methods=list(METHODS),
+            outputs=outputs,
+            files=list_output_files(OUTPUT_FORMATS),
+        )
+
+    @router.post("/refine", summary="Correct a result in words or by clicks")
+    async def refine_result(request: Request, body: RefineBody) -> RefineAnswer:
+        return await cancel_with_client(request, _refine(service, request.state.owner, body))
+
+    @router.get("/results/{result_id}", summary="A result as it was answered")
+    async def get_result(request: Request, result_id: str) -> dict[str, Any]:
+        artifact = service.get_result(request.state.owner, result_id)
+        return await asyncio.to_thread(lambda: describe_result(artifact, Segmentation.from_dict(artifact), {}))
+
+    @router.get("/results/{result_id}/{file}", summary="A file of a result", response_class=Response)
+    async def get_file(request: Request, result_id: str, file: str) -> Response:
+        content = await asyncio.to_thread(_make_file, service, request.state.owner, result_id, file)
+        return Response(content, media_type=get_media_type(file))
+
+    return router
+
+
+def _make_file(service: Service, owner: str, result_id: str, file: str) -> bytes:
+    """Return the content of a file of a result. Raises UnknownResultError where there is none."""
+    artifact = service.get_result(owner, result_id)
+    if file not in _RESULT_FILES:
+        raise UnknownResultError(f"a result has no file {file[:40]!r}: there are {', '.join(_RESULT_FILES)}")
+    image = service.pixels.get(artifact["picture"])
+    return export_outputs(image, Segmentation.from_dict(artifact), [_RESULT_FILES[file]])[file]
+
+
+async def _refine(service: Service, owner: str, body: RefineBody) -> RefineAnswer:
+    """Correct a result and keep the corrected one beside it. Raises Sam4MllmError."""
+    models, artifact = service.models, service.get_result(owner, body.result)
+    image = await asyncio.to_thread(service.pixels.get, artifact["picture"])
+    state = await asyncio.to_thread(restore_result, artifact)
+    if (before := artifact.get("previous")) and (kept := service.handles.get(owner, str(before))):
+        state = replace(state, previous=await asyncio.to_thread(restore_result, kept.artifact))
+    run = models.start_run(state.size)
+    clicks = tuple(PointPrompt(click.x, click.y, click.label) for click in body.clicks)
+    method = service.settings.method
+    flow = refine(run, state, instruction=body.instruction, clicks=clicks, forget_clicks=body.forget_clicks, method=method)
+    (refined,) = await models.arun_group(image, [(flow, run)])
+    if isinstance(refined, Exception):
+        raise refined
+    files = await asyncio.to_thread(export_outputs, image, refined.segmentation, body.outputs) if body.outputs else {}
+    details = {"understood": list(refined.understood), "previous": artifact["handle"]}
+    corrected = build_result_artifact(artifact["picture"], refined.segmentation, refined.state, **details)
+    service.handles.put(owner, corrected, "")
+    return RefineAnswer(
+        result=describe_result(corrected, refined.segmentation, files),
+        understood=list(refined.understood),
+        changed=refined.is_changed,
+        choices=_list_choices(refined),
+    )
+
+
+def _list_choices(refined: RefinementResult) -> list[dict[str, Any]]:
+    start = len(refined.state.objects) + 1
+    return [
+        {"number": number, "box": list(choice.box), "expression": choice.expression, "confidence": choice.confidence}
+        for number, choice in enumerate(refined.choices, start=start)
+    ]
