@@ -1,0 +1,87 @@
+// Everything that the page asks the server, and nothing else asks it.
+
+let token = sessionStorage.getItem("token") ?? "";
+
+let outputs = [];  // the formats that the server offers
+
+export class ServerError extends Error {
+  constructor(status, message) { super(message); this.status = status; }
+}
+
+export function setToken(value) { token = value.trim(); sessionStorage.setItem("token", token); }
+
+/** Send a request; a problem of the server becomes a ServerError with its own words. */
+async function send(path, options = {}) {
+  const headers = {...options.headers, ...(token ? {Authorization: `Bearer ${token}`} : {})};
+  let response;
+  try {
+    response = await fetch(path, {...options, headers});
+  } catch {
+    throw new ServerError(0, "the server can't be reached: is it still running?");
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new ServerError(response.status, problem.detail ?? problem.title ?? `the server answered ${response.status}`);
+}
+
+async function post(path, body) {
+  const response = await send(path, {method: "POST", headers: {"Content-Type": "application/json"}, body: JSON.stringify(body)});
+  return response.json();
+}
+
+/** Return which models run, and which methods there are. */
+export async function readInfo() {
+  const info = await (await send("v1/info")).json();
+  outputs = Object.keys(info.outputs);
+  return info;
+}
+
+/** Keep an image on the server, and return its handle. */
+export async function embed(file) {
+  const form = new FormData();
+  form.append("image", file, "image");
+  return (await (await send("v1/embed", {method: "POST", body: form})).json()).image;
+}
+
+/**
+ * Segment an expression, and call `watch(event)` with the boxes, points and masks while they come.
+ * @returns the result, with the links of its files as `outputs`.
+ */
+export async function segment(image, expression, method, watch = () => {}) {
+  const response = await send("v1/segment", {
+    method: "POST",
+    headers: {"Content-Type": "application/json", Accept: "text/event-stream"},
+    body: JSON.stringify({image, expressions: [expression], method, outputs, trace: true}),
+  });
+  for await (const [name, data] of readEvents(response.body)) {
+    if (name === "problem") throw new ServerError(data.status, data.detail);
+    if (name === "result") return data.results[0];
+    watch(data);
+  }
+  throw new ServerError(0, "the server stopped before it answered");
+}
+
+/** Yield the server-sent events of a body as [name, data]. */
+async function* readEvents(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const {value, done} = await reader.read();
+    if (done) return;
+    text += value;
+    for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+      const fields = Object.fromEntries(text.slice(0, end).split("\n").map((line) => line.split(/: (.*)/s)));
+      yield [fields.event, JSON.parse(fields.data)];
+    }
+  }
+}
+
+/** Correct a result by words or clicks, [{x, y, label}] in pixels. */
+export async function refine(result, change) {
+  const answer = await post("v1/refine", {result, ...change, outputs});
+  return {...answer.result, understood: answer.understood, choices: answer.choices, changed: answer.changed};
+}
+
+export async function readFile(result, name) {
+  return (await send(`v1/results/${encodeURIComponent(result)}/${encodeURIComponent(name)}`)).blob();
+}
