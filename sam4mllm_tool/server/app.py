@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.gate import Gate
+from sam4mllm_tool.server.mcp_endpoint import add_mcp
 from sam4mllm_tool.server.problems import Problem, install_problem_handlers
 from sam4mllm_tool.server.segment_endpoints import create_segment_router
 from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
@@ -18,6 +19,9 @@ from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.server.settings import ServerSettings
 
 __all__ = ["create_app"]
+
+_MCP_HEADERS = ("Last-Event-ID", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version", "Mcp-Session-Id")
+"""Headers that a web page sends to use the endpoint of MCP."""
 
 
 def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettings) -> FastAPI:
@@ -36,7 +40,8 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         service.start()
         try:
-            yield
+            async with mcp_lifespan:
+                yield
         finally:
             service.stop()
 
@@ -49,12 +54,16 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
     _add_health(app, service)
+    mcp_lifespan = add_mcp(app, service)
     app.add_middleware(Gate, settings=settings)
     app.add_middleware(_CountRequests, metrics=service.metrics)
     if settings.allow_origin:
-        headers = ["Authorization", "Content-Type"]
         app.add_middleware(
-            CORSMiddleware, allow_origins=list(settings.allow_origin), allow_methods=["*"], allow_headers=headers
+            CORSMiddleware,
+            allow_origins=list(settings.allow_origin),
+            allow_methods=["*"],
+            allow_headers=["Authorization", "Content-Type", *_MCP_HEADERS],
+            expose_headers=["Mcp-Session-Id"],
         )
     return app
 

@@ -1,0 +1,45 @@
+"""The files of deploy/ name what there is: the source's files, the extras, the settings of the server."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+from sam4mllm_tool.server.settings import ServerSettings
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+OTHER_VARIABLES = {"MLLM", "SEGMENTER", "CACHE"}
+"""Of the environment, besides the server's settings."""
+
+
+def test_the_dockerfile_copies_what_there_is_and_what_is_not_ignored() -> None:
+    kept = {line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")}
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    sources = [name for line in re.findall(r"^COPY (?!--)(.*) \S+$", dockerfile, re.MULTILINE) for name in line.split()]
+    assert sources
+    assert set(sources) == kept
+    assert all((ROOT / name).exists() for name in sources)
+
+
+def test_the_extras_that_are_installed_exist() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for name in ("Dockerfile", "sam4mllm.service"):
+        (group,) = re.findall(r'"(?:\.|sam4mllm-tool)\[([\w,]+)\]"', (DEPLOY / name).read_text(encoding="utf-8"))
+        assert set(group.split(",")) <= set(extras)
+
+
+def test_every_setting_that_is_named_is_one() -> None:
+    for path in (*DEPLOY.iterdir(), ROOT / "docs" / "deployment.md"):
+        for name in re.findall(r"SAM4MLLM_([A-Z_]+[A-Z])", path.read_text(encoding="utf-8")):
+            assert name in OTHER_VARIABLES or name.lower() in ServerSettings.model_fields, f"{path.name}: {name}"
+
+
+def test_the_proxy_lets_through_and_waits_for_what_the_server_does() -> None:
+    caddyfile = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+    settings = ServerSettings()
+    assert int(re.findall(r"max_size (\d+)MiB", caddyfile)[0]) * 2**20 >= settings.max_body_bytes
+    assert int(re.findall(r"response_header_timeout (\d+)s", caddyfile)[0]) > settings.request_timeout_s
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
+    assert compose["services"]["proxy"]["environment"]["UPSTREAM"] == f"server:{settings.port}"
