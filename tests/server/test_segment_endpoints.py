@@ -73,8 +73,13 @@ def test_outputs_are_the_files_of_the_command(client: httpx.Client) -> None:
         ({"image": "/etc/hostname"}, 404, "UnknownImageError", "--image-root"),
         ({"image": "http://example.org/a.png"}, 422, "ImageError", "this server opens no URLs"),
         ({"image": "data:image/png;base64,AAAA"}, 422, "ImageError", "in none of the formats"),
-        ({"expressions": ["crash"]}, 500, "ServiceError", "unexpected error, which it logged"),
         ({"colour": "red"}, 422, "BadRequestError", "colour: Extra inputs are not permitted"),
+        (
+            {"expressions": ["crash"]},
+            500,
+            "ServiceError",
+            "unexpected error, which it logged",
+        ),  # ends the connection: the last one
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
