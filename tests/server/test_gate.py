@@ -1,6 +1,7 @@
 """Tokens, owners, and limits on what a request may send; files and hosts that a server opens."""
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,12 +98,15 @@ def test_pages_of_other_origins_are_allowed_by_the_setting_alone(url: str) -> No
 
 
 def test_a_server_is_ready_once_its_models_are_loaded() -> None:
+    asked = threading.Event()
+
     def load() -> object:
-        time.sleep(0.2)
+        asked.wait()
         return create_ring_models()
 
     with serve(load) as url:  # type: ignore[arg-type]
         early = httpx.get(f"{url}/readyz")
+        asked.set()
         assert (early.status_code, early.headers["retry-after"]) == (503, "5")
         while httpx.get(f"{url}/readyz").status_code != 200:
             time.sleep(0.02)
