@@ -4,6 +4,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,8 +26,9 @@ _HEADERS = {
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the page's files. Call it last: every path that nothing else has is looked up there."""
-    app.mount("/", _AddHeaders(StaticFiles(directory=_FOLDER, html=True)))
+    """Serve the page's files, each at a route of its own, so that other paths and methods stay the API's."""
+    files = _AddHeaders(StaticFiles(directory=_FOLDER, html=True))
+    app.router.routes.extend(Route(path, files, methods=["GET"], include_in_schema=False) for path in PAGE_PATHS)
 
 
 class _AddHeaders:
