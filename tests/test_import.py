@@ -26,6 +26,7 @@ ALLOWED = {
     "parallel": {"errors"},
     "atomic_io": {"errors"},
     "config": MODEL_FREE | {"deprecation", "protocol"},
+    "client": MODEL_FREE | {"images"},
     "geometry": SHARED,
     "images": MODEL_FREE,
     "protocol": MODEL_FREE | {"deprecation"},
