@@ -262,7 +262,7 @@ def _check(response: httpx.Response) -> httpx.Response:
         detail, name = str(problem["detail"]), str(problem["error"])
     except (ValueError, KeyError, TypeError):
         raise ServiceError(
-            f"{response.url.host} answered with status {response.status_code}, and not as this server does"
+            f"{response.url.host} answered with status {response.status_code}, and not as `sam4mllm serve` does"
         ) from None
     raise _build_error(name, detail, response.headers.get("Retry-After", ""))
 

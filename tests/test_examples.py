@@ -16,8 +16,10 @@ BLOCKS = [
     for page in PAGES
     for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL), 1)
 ]
-"""Blocks marked `py` instead of `python` need what can't be had here: the weights of real models."""
-WITH_WEIGHTS = re.compile(r'\b(?:(?:Sam4Mllm|TransformersMLLM)\.load|load_segmenter|load_mllm|init_chat_model)\("')
+"""Blocks marked `py` instead of `python` need what can't be had here: the weights of real models, a server that runs."""
+WITH_WEIGHTS = re.compile(
+    r'\b(?:(?:Sam4Mllm|TransformersMLLM)\.load|load_segmenter|load_mllm|init_chat_model)\("|\bClient\("http'
+)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
@@ -48,7 +50,7 @@ def test_documented_code_runs(block: str, tmp_path: Path, monkeypatch: pytest.Mo
     exec(compile(block, "a documented block", "exec"), {"model": create_chat_model()})
 
 
-def test_documented_code_is_left_unrun_only_where_it_needs_real_weights() -> None:
+def test_documented_code_is_left_unrun_only_where_it_needs_weights_or_a_server() -> None:
     for page in PAGES:
         for block in re.findall(r"```py\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             assert WITH_WEIGHTS.search(block), f"{page.name}: mark the block as python, so that it runs:\n{block}"

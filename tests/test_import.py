@@ -26,7 +26,7 @@ ALLOWED = {
     "parallel": {"errors"},
     "atomic_io": {"errors"},
     "config": MODEL_FREE | {"deprecation", "protocol"},
-    "client": MODEL_FREE | {"images"},
+    "client": MODEL_FREE | {"config", "images"},
     "geometry": SHARED,
     "images": MODEL_FREE,
     "protocol": MODEL_FREE | {"deprecation"},
