@@ -11,7 +11,7 @@ from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.protocol import PPG, PQPP, BoxOnly, Dialogue, Pointing
 from sam4mllm_tool.types import ObjectPrompt, Segmentation, SegmentedObject
 
-__all__ = ["METHODS", "Method", "drop_empty", "segment_expression"]
+__all__ = ["METHODS", "Method", "drop_empty", "segment_expression", "start_dialogue"]
 
 
 def segment_expression(run: RunContext, expression: str, method: Method) -> Flow[Segmentation]:
@@ -36,12 +36,18 @@ def segment_expression(run: RunContext, expression: str, method: Method) -> Flow
 
 
 def _run_dialogue(run: RunContext, expression: str, method: Method) -> Flow[MethodResult]:
-    dialogue = yield from run.run_dialogue(_start_dialogue(run, expression, method))
+    dialogue = yield from run.run_dialogue(start_dialogue(run, expression, method))
     objects = yield from run.segment_prompts(dialogue.prompts)
     return MethodResult(dialogue.expression, _drop_repeated_points(run, objects), None)
 
 
-def _start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogue:
+def start_dialogue(run: RunContext, expression: str, method: Method) -> Dialogue:
+    """Return the dialogue of a method at its start; `adaptive` is more than one dialogue.
+
+    Raises:
+        ExpressionError: The expression is empty or too long.
+        ValueError: The method has no dialogue.
+    """
     match method:
         case "pqpp":
             config = run.config

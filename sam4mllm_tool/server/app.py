@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.server.dialogue_endpoint import create_dialogue_router
 from sam4mllm_tool.server.gate import Gate
 from sam4mllm_tool.server.mcp_endpoint import add_mcp
 from sam4mllm_tool.server.page_endpoint import PAGE_PATHS, add_page
@@ -56,6 +57,7 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
     app.include_router(create_result_router(service))
+    app.include_router(create_dialogue_router(service))
     _add_health(app, service)
     mcp_lifespan = add_mcp(app, service)
     add_page(app)

@@ -5,12 +5,15 @@ from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
 from sam4mllm_tool.server.api_schemas import EmbedAnswer, EmbedBody, SegmentAnswer, SegmentBody
+from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
 from sam4mllm_tool.server.problems import RequestError, describe_validation
 from sam4mllm_tool.server.service import Service
+from sam4mllm_tool.tools.events import EventWriter
 
 __all__ = ["create_segment_router"]
 
@@ -26,11 +29,23 @@ def create_segment_router(service: Service) -> APIRouter:
     """Create the routes about new images."""
     router = APIRouter(prefix="/v1", tags=["segment"])
 
-    @router.post("/segment", summary="Segment what expressions mean", openapi_extra=_describe_body(SegmentBody))
-    async def segment(request: Request) -> SegmentAnswer:
-        body, source = await _read_body(request, SegmentBody)
-        work = service.segment(request.state.owner, body.image if source is None else source, body)
-        return SegmentAnswer(results=await cancel_with_client(request, work))
+    @router.post(
+        "/segment",
+        summary="Segment what expressions mean",
+        response_model=SegmentAnswer,
+        openapi_extra=_describe_body(SegmentBody),
+    )
+    async def segment(request: Request) -> Any:
+        """With `Accept: text/event-stream` boxes and points come as events, and the answer as the last one."""
+        body, upload = await _read_body(request, SegmentBody)
+        owner, source = request.state.owner, body.image if upload is None else upload
+
+        async def work(write_event: EventWriter | None = None) -> dict[str, Any]:
+            return {"results": await service.segment(owner, source, body, write_event)}
+
+        if EVENT_STREAM in request.headers.get("accept", ""):
+            return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
+        return await cancel_with_client(request, work())
 
     @router.post("/embed", summary="Keep an image under a handle", openapi_extra=_describe_body(EmbedBody))
     async def embed(request: Request) -> EmbedAnswer:

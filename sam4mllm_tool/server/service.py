@@ -13,6 +13,7 @@ from sam4mllm_tool.images.output_formats import export_outputs, get_media_type
 from sam4mllm_tool.interactive import InteractiveState
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.requests import RunHook
+from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.api_schemas import SegmentBody
 from sam4mllm_tool.server.mcp.handle_store import HandleStore
@@ -22,6 +23,7 @@ from sam4mllm_tool.server.scheduled_models import ScheduledModels
 from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.settings import ServerSettings
 from sam4mllm_tool.tools.artifacts import build_result_artifact
+from sam4mllm_tool.tools.events import EventHook, EventWriter
 from sam4mllm_tool.tools.image_references import ConversationImage
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import Image, Segmentation, Size
@@ -110,7 +112,7 @@ class Service:
         return image_id, self.pixels.get(image_id)
 
     async def segment(
-        self, owner: str, source: str | bytes, body: SegmentBody, hooks: Sequence[RunHook] = ()
+        self, owner: str, source: str | bytes, body: SegmentBody, write_event: EventWriter | None = None
     ) -> list[dict[str, Any]]:
         """Segment expressions about one image, and keep the results.
 
@@ -118,7 +120,7 @@ class Service:
             owner: Whose request it is.
             source: As in `open_image`.
             body: What to segment, and what to make of it.
-            hooks: Watch the runs.
+            write_event: Takes the events of tools/events.py while the runs go on, each with the `index` of its expression.
 
         Raises:
             Sam4MllmError: The image, an expression or the models failed.
@@ -129,7 +131,9 @@ class Service:
         method, size = body.method or self.settings.method, Size(*image.size)
         runs = [models.start_run(size, expression, method) for expression in body.expressions]
         flows = [(segment_expression(run, text, method), run) for run, text in zip(runs, body.expressions, strict=True)]
-        outcomes = await models.arun_group(image, flows, hooks=hooks)
+        if write_event is not None:
+            models = _report_events(models, runs, write_event)
+        outcomes = await models.arun_group(image, flows)
         for outcome in outcomes:
             if isinstance(outcome, Exception):
                 raise outcome
@@ -160,6 +164,18 @@ class Service:
 
 class UnknownResultError(Sam4MllmError, LookupError):
     """A result that this client doesn't have."""
+
+
+def _report_events(models: ScheduledModels, runs: Sequence[RunContext], write_event: EventWriter) -> ScheduledModels:
+    """Return the models with a hook that reports the boxes and points of these runs."""
+
+    def make_hook(_: Image, context: RunContext) -> RunHook:
+        index = next(index for index, run in enumerate(runs) if run is context)
+        return EventHook(lambda event: write_event({**event, "index": index}), context)
+
+    watched = models.with_run_hooks(make_hook)
+    assert isinstance(watched, ScheduledModels)
+    return watched
 
 
 def describe_result(artifact: dict[str, Any], result: Segmentation, files: dict[str, bytes]) -> dict[str, Any]:
