@@ -27,7 +27,7 @@ from sam4mllm_tool.cli.probe import probe
 from sam4mllm_tool.cli.quick_loading import own_process
 from sam4mllm_tool.cli.reason import reason
 from sam4mllm_tool.cli.segment import segment
-from sam4mllm_tool.cli.serve import serve
+from sam4mllm_tool.cli.serve import WEB_HELP, serve
 from sam4mllm_tool.cli.trace import trace_app
 from sam4mllm_tool.cli.train import export, train
 from sam4mllm_tool.cli.usage_errors import describe_usage_error
@@ -36,7 +36,7 @@ from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "reason", "chat", "mcp", "serve", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
+_ORDER = ("segment", "reason", "chat", "mcp", "serve", "web", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
 
 
 class _RootGroup(CommandGroup):
@@ -62,6 +62,7 @@ app.command(cls=Command, rich_help_panel=_SEGMENT)(reason)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(mcp)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(serve)
+app.command("web", cls=Command, rich_help_panel=_SEGMENT, help=WEB_HELP)(serve)
 app.add_typer(data_app, name="data", rich_help_panel=_TUNE)
 app.command(cls=Command, rich_help_panel=_TUNE)(train)
 app.command(cls=Command, rich_help_panel=_TUNE)(export)

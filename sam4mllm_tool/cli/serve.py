@@ -1,6 +1,10 @@
 """The command `sam4mllm serve`: the tools over HTTP. Imports what it needs when it runs."""
 
 import sys
+import threading
+import time
+import webbrowser
+from contextlib import suppress
 from inspect import Parameter
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +23,9 @@ from sam4mllm_tool.cli.options import (
 from sam4mllm_tool.errors import MissingExtraError
 from sam4mllm_tool.models.load_options import LoadOptions
 
-__all__ = ["serve"]
+__all__ = ["WEB_HELP", "serve"]
+
+WEB_HELP = "Serve the web page, and open it in the browser.\n\nIt is `sam4mllm serve` with its options."
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -78,6 +84,8 @@ def serve(
     names = {"method", *(parameter.name for parameter in _SERVER_OPTIONS)}
     flags = {name: value for name, value in given_options(ctx, ctx.params).items() if name in names}
     settings = load_settings(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
+    if ctx.info_name == "web" and settings.port == 0:
+        raise typer.BadParameter("the page needs a port that is known beforehand: give another than 0", param_hint="'--port'")
     if settings.host not in _LOOPBACK and not settings.tokens:
         warning = f"everybody who reaches {settings.host} may use the server: give --auth-token-file"
         print(f"sam4mllm: warning: {warning}", file=sys.stderr)
@@ -88,4 +96,20 @@ def serve(
 
         return Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=loading)
 
+    if ctx.info_name == "web":
+        threading.Thread(target=_open_page, args=(settings.host, settings.port), daemon=True).start()
     uvicorn.run(create_app(load, settings), host=settings.host, port=settings.port, log_level="info")
+
+
+def _open_page(host: str, port: int) -> None:
+    """Open the page once the server answers, and say where it is."""
+    import httpx
+
+    url = f"http://{host if host in ('127.0.0.1', 'localhost') else '127.0.0.1'}:{port}/"
+    for _ in range(600):
+        with suppress(httpx.HTTPError):
+            httpx.get(f"{url}healthz", timeout=5)
+            print(f"sam4mllm: the page is at {url}", file=sys.stderr)
+            webbrowser.open(url)
+            return
+        time.sleep(0.1)
