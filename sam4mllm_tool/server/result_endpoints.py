@@ -16,10 +16,11 @@ from sam4mllm_tool.images.output_formats import (
     get_media_type,
     list_output_files,
 )
-from sam4mllm_tool.interactive import RefinementResult, refine
+from sam4mllm_tool.interactive import refine
 from sam4mllm_tool.server.segment_endpoints import cancel_with_client
 from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result
 from sam4mllm_tool.tools.artifacts import build_result_artifact, restore_result
+from sam4mllm_tool.tools.refine_tools import describe_choices
 from sam4mllm_tool.types import PointPrompt, Segmentation
 
 __all__ = ["create_result_router"]
@@ -139,13 +140,5 @@ async def _refine(service: Service, owner: str, body: RefineBody) -> RefineAnswe
         result=describe_result(corrected, refined.segmentation, files),
         understood=list(refined.understood),
         changed=refined.is_changed,
-        choices=_list_choices(refined),
+        choices=describe_choices(refined),
     )
-
-
-def _list_choices(refined: RefinementResult) -> list[dict[str, Any]]:
-    start = len(refined.state.objects) + 1
-    return [
-        {"number": number, "box": list(choice.box), "expression": choice.expression, "confidence": choice.confidence}
-        for number, choice in enumerate(refined.choices, start=start)
-    ]

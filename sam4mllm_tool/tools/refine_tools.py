@@ -32,7 +32,7 @@ from sam4mllm_tool.tools.inputs import (
 from sam4mllm_tool.tools.segment_tool import build_mask_output
 from sam4mllm_tool.types import Box, ObjectPrompt, SegmentedObject, Size
 
-__all__ = ["DescribeRegionTool", "RefineTool"]
+__all__ = ["DescribeRegionTool", "RefineTool", "describe_choices"]
 
 _MAX_DESCRIBED = 5
 """Objects of a result that are described."""
@@ -86,7 +86,7 @@ class RefineTool(Sam4MllmTool):
             image_id = str(artifact["picture"])
             text, output = build_mask_output(image_id, refined.segmentation, refined.state, write_event, *refined.understood)
             origin = (before or artifact).get("previous") if before or not refined.is_changed else artifact["handle"]
-            output |= {"changed": refined.is_changed, "previous": origin, "choices": _list_choices(refined)}
+            output |= {"changed": refined.is_changed, "previous": origin, "choices": describe_choices(refined)}
             return text, output
 
         flow = refine(
@@ -111,7 +111,7 @@ class RefineTool(Sam4MllmTool):
         return previous if previous["picture"] == artifact["picture"] else None
 
 
-def _list_choices(refined: RefinementResult) -> list[dict[str, Any]]:
+def describe_choices(refined: RefinementResult) -> list[dict[str, Any]]:
     """Return the choices with their numbers, as plain JSON."""
     start = len(refined.state.objects) + 1
     return [
