@@ -53,6 +53,8 @@ class ImagePolicy:
         url_seconds: Time limit for a whole download, in seconds.
         decode_timeout_s: Time limit for decoding one image, in seconds of its thread's processor time, so that an image isn't
             refused because a machine is busy.
+        max_message_images: Most images taken out of one message of a conversation.
+        max_message_pixels: Most pixels of all images of one message together.
     """
 
     max_bytes: int = 64 * 2**20
@@ -64,6 +66,8 @@ class ImagePolicy:
     allow_private_addresses: bool = False
     url_seconds: float = 10.0
     decode_timeout_s: float = 10.0
+    max_message_images: int = 16
+    max_message_pixels: int = 128_000_000
 
     def __post_init__(self) -> None:
         if not isinstance(self.allow_paths, bool | tuple):
