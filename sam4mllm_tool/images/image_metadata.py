@@ -76,7 +76,8 @@ def _count_parts(count: int) -> None:
 
 def _strip_png(content: bytes) -> EncodedImage:
     size = struct.unpack_from(">II", content, 16)
-    kept, metadata = [content[:8]], {}
+    kept = [content[:8]]
+    metadata: dict[str, bytes] = {}
     for offset, kind, length in _list_chunks(content, 8, ">I4s", 4):
         if kind in _PNG_CHUNKS:
             kept.append(content[offset : offset + 12 + length])
