@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from sam4mllm_tool.errors import ImageError
 from sam4mllm_tool.images.tiff_directory import TIFF_MAGICS, strip_tiff
 
-__all__ = ["EncodedImage", "find_orientation", "strip_metadata"]
+__all__ = ["StrippedImage", "find_orientation", "strip_metadata"]
 
 MAX_PARTS = 100_000
 """Chunks of a PNG or WebP, segments of a JPEG, parts of a GIF's comments: more than any encoder writes into 64 MB."""
@@ -34,7 +34,7 @@ _MAX_RUN_LENGTH_WIDTH = 2**15
 
 
 @dataclass(frozen=True)
-class EncodedImage:
+class StrippedImage:
     """An encoded image without its metadata.
 
     Attributes:
@@ -48,7 +48,7 @@ class EncodedImage:
     orientation: int = 1
 
 
-def strip_metadata(content: bytes, what: str) -> EncodedImage:
+def strip_metadata(content: bytes, what: str) -> StrippedImage:
     """Return an encoded image without its metadata; a format that isn't known here comes back whole.
 
     Args:
@@ -66,7 +66,7 @@ def strip_metadata(content: bytes, what: str) -> EncodedImage:
                 raise ImageError(f"{what} has a damaged header: it is cut off") from error
             except ImageError as error:
                 raise ImageError(f"{what} {error}") from None
-    return EncodedImage(content)
+    return StrippedImage(content)
 
 
 def _count_parts(count: int) -> None:
@@ -74,7 +74,7 @@ def _count_parts(count: int) -> None:
         raise ImageError(f"is cut into more than {MAX_PARTS:,} parts; save it again with an image editor")
 
 
-def _strip_png(content: bytes) -> EncodedImage:
+def _strip_png(content: bytes) -> StrippedImage:
     size = struct.unpack_from(">II", content, 16)
     kept = [content[:8]]
     metadata: dict[str, bytes] = {}
@@ -86,7 +86,7 @@ def _strip_png(content: bytes) -> EncodedImage:
         if kind == b"IEND":
             break
     exif = metadata.get("exif") or _decode_raw_profile(metadata.get("raw", b""))
-    return EncodedImage(b"".join(kept), size, find_orientation(exif, metadata.get("xmp", b"")))
+    return StrippedImage(b"".join(kept), size, find_orientation(exif, metadata.get("xmp", b"")))
 
 
 def _list_chunks(content: bytes, start: int, layout: str, check: int, *, padding: int = 0) -> Iterator[tuple[int, bytes, int]]:
@@ -119,7 +119,7 @@ def _decode_raw_profile(body: bytes) -> bytes:
         return b""
 
 
-def _strip_jpeg(content: bytes) -> EncodedImage:
+def _strip_jpeg(content: bytes) -> StrippedImage:
     size, exif, xmp = None, b"", b""
     kept, offset, count = [content[:2]], 2, 0
     while True:
@@ -144,7 +144,7 @@ def _strip_jpeg(content: bytes) -> EncodedImage:
             kept.append(b"\xff" + content[offset:end])
         offset = end
     kept.append(b"\xff" + content[offset:])
-    return EncodedImage(b"".join(kept), size, find_orientation(exif, xmp))
+    return StrippedImage(b"".join(kept), size, find_orientation(exif, xmp))
 
 
 def _find_marker(content: bytes, offset: int) -> int:
@@ -155,7 +155,7 @@ def _find_marker(content: bytes, offset: int) -> int:
     return match.end() - 1
 
 
-def _strip_gif(content: bytes) -> EncodedImage:
+def _strip_gif(content: bytes) -> StrippedImage:
     """Leave out a GIF's comments and application data in front of its first frame."""
     size = struct.unpack_from("<HH", content, 6)
     offset = 13 + (3 << (content[10] & 7) + 1 if content[10] & 0x80 else 0)
@@ -174,24 +174,24 @@ def _strip_gif(content: bytes) -> EncodedImage:
         if is_kept:
             kept.append(content[start:offset])
     kept.append(content[offset:])
-    return EncodedImage(b"".join(kept), size)
+    return StrippedImage(b"".join(kept), size)
 
 
-def _strip_bmp(content: bytes) -> EncodedImage:
+def _strip_bmp(content: bytes) -> StrippedImage:
     """Read a BMP's size. Its metadata is a few bytes."""
     header_length = struct.unpack_from("<I", content, 14)[0]
     if header_length not in _BMP_HEADER_LENGTHS:  # another file that begins with BM
-        return EncodedImage(content)
+        return StrippedImage(content)
     if header_length == 12:
-        return EncodedImage(content, struct.unpack_from("<HH", content, 18))
+        return StrippedImage(content, struct.unpack_from("<HH", content, 18))
     width, height = struct.unpack_from("<ii", content, 18)
     is_run_length = struct.unpack_from("<I", content, 30)[0] in _BMP_RUN_LENGTHS
     if is_run_length and width > _MAX_RUN_LENGTH_WIDTH:  # Pillow skips up to 255 rows at once, however long they are
         raise ImageError(f"is a run-length encoded BMP of {width:,} pixels a row; save it as a PNG")
-    return EncodedImage(content, (width, abs(height)))  # the height is negative where the top row comes first
+    return StrippedImage(content, (width, abs(height)))  # the height is negative where the top row comes first
 
 
-def _strip_webp(content: bytes) -> EncodedImage:
+def _strip_webp(content: bytes) -> StrippedImage:
     """Read the size and the orientation. libwebp doesn't look into the metadata, so it stays."""
     metadata = {
         kind: content[offset + 8 : offset + 8 + length]
@@ -207,7 +207,7 @@ def _strip_webp(content: bytes) -> EncodedImage:
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", content, 26))
-    return EncodedImage(content, (width, height), orientation)
+    return StrippedImage(content, (width, height), orientation)
 
 
 def find_orientation(exif: bytes, xmp: bytes = b"") -> int:
@@ -230,11 +230,11 @@ def find_orientation(exif: bytes, xmp: bytes = b"") -> int:
     return int(match[1]) if match else 1
 
 
-def _strip_tiff(content: bytes) -> EncodedImage:
-    return EncodedImage(*strip_tiff(content))
+def _strip_tiff(content: bytes) -> StrippedImage:
+    return StrippedImage(*strip_tiff(content))
 
 
-_FORMATS: tuple[tuple[bytes, Callable[[bytes], EncodedImage]], ...] = (
+_FORMATS: tuple[tuple[bytes, Callable[[bytes], StrippedImage]], ...] = (
     (rb"\x89PNG\r\n\x1a\n", _strip_png),
     (rb"\xff\xd8", _strip_jpeg),
     (rb"GIF8[79]a", _strip_gif),
