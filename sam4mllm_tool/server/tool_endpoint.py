@@ -95,7 +95,7 @@ async def _run(service: Service, owner: str, name: str, body: ToolBody, write_ev
     tool = _TOOLS[name](method=body.method or service.settings.method, image_store=service.pixels)
     arguments, messages = await asyncio.to_thread(_build_conversation, service, owner, body)
     try:
-        checked = tool.args_schema.model_validate(arguments)
+        checked = tool.get_input_schema().model_validate(arguments)
     except ValidationError as error:
         raise BadRequestError(describe_faults(error)) from error
     given = {field: getattr(checked, field) for field in checked.model_fields_set}
