@@ -94,8 +94,11 @@ async def _run(service: Service, owner: str, name: str, body: ToolBody, write_ev
     models = service.models
     tool = _TOOLS[name](method=body.method or service.settings.method, image_store=service.pixels)
     arguments, messages = await asyncio.to_thread(_build_conversation, service, owner, body)
+    schema = tool.args_schema
+    assert isinstance(schema, type)
+    assert issubclass(schema, BaseModel)
     try:
-        checked = tool.get_input_schema().model_validate(arguments)
+        checked = schema.model_validate(arguments)
     except ValidationError as error:
         raise BadRequestError(describe_faults(error)) from error
     given = {field: getattr(checked, field) for field in checked.model_fields_set}

@@ -241,7 +241,7 @@ class Sam4MllmTool(BaseTool):
 
     def _describe_call(self, runtime: Any, arguments: dict[str, Any]) -> ToolCall:
         """Find the image and the artifacts that a call means, for a server. Raises Sam4MllmError."""
-        kind: Kind | None = next((kind for kind in KINDS if kind in self.get_input_schema().model_fields), None)
+        kind: Kind | None = next((kind for kind in KINDS if kind in self.args), None)
         if kind is None or arguments.get("box") is not None:
             named, image = self.open_image(arguments.get("image"), runtime)
             found, artifacts = {"image": named}, []
