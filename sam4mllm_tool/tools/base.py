@@ -243,13 +243,13 @@ class Sam4MllmTool(BaseTool):
         """Find the image and the artifacts that a call means, for a server. Raises Sam4MllmError."""
         kind: Kind | None = next((kind for kind in KINDS if kind in self.args), None)
         if kind is None or arguments.get("box") is not None:
-            named, image = self.open_image(arguments.get("image"), runtime)
-            found, artifacts = {"image": named}, []
+            image_id, image = self.open_image(arguments.get("image"), runtime)
+            resolved, artifacts = {"image": image_id}, []
         else:
             artifact, image = self.open_artifact(arguments.get(kind, LATEST), kind, runtime)
-            found, artifacts = {kind: artifact["handle"]}, self.list_artifacts(artifact, runtime, **arguments)
+            resolved, artifacts = {kind: artifact["handle"]}, self.list_artifacts(artifact, runtime, **arguments)
             arguments = {name: value for name, value in arguments.items() if name != "image"}
-        plain = to_jsonable_python({**arguments, **found})
+        plain = to_jsonable_python({**arguments, **resolved})
         return ToolCall(str(self.server_tool), plain, image, artifacts, self.method, self._relay_events(runtime))
 
     def _relay_events(self, runtime: Any) -> EventWriter | None:
