@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from glob import escape
@@ -13,10 +14,8 @@ from typing import Any
 
 from sam4mllm_tool.errors import DataError
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "atomic_path",
@@ -53,17 +52,17 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
     """Hold an exclusive lock on a folder; yield whether it could be had."""
-    if fcntl is None:
+    if sys.platform == "win32":
         yield False
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            is_locked = True
         except OSError:  # a network's file system without locks
-            yield False
-        else:
-            yield True
+            is_locked = False
+        yield is_locked
     finally:
         os.close(descriptor)  # which unlocks it
 
