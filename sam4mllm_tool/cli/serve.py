@@ -27,6 +27,10 @@ __all__ = ["WEB_HELP", "serve"]
 
 WEB_HELP = "Serve the web page, and open it in the browser.\n\nIt is `sam4mllm serve` with its options."
 
+_KEEP_ALIVE_S = 150
+"""How long an idle connection is kept, in seconds: longer than clients and proxies keep theirs (httpx 5, nginx 60, Caddy 120),
+as a request that is sent while the server closes the connection fails."""
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -98,7 +102,8 @@ def serve(
 
     if ctx.info_name == "web":
         threading.Thread(target=_open_page, args=(settings.host, settings.port), daemon=True).start()
-    uvicorn.run(create_app(load, settings), host=settings.host, port=settings.port, log_level="info")
+    app = create_app(load, settings)
+    uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", timeout_keep_alive=_KEEP_ALIVE_S)
 
 
 def _open_page(host: str, port: int) -> None:

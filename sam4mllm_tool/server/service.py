@@ -46,7 +46,7 @@ class Service:
         self.pixels = ImageStore(max_bytes=settings.store_bytes)
         self.handles = HandleStore(max_bytes=settings.store_bytes)
         shared = McpSettings(policy=settings.policy, method=settings.method, is_shared=True)
-        self._images = NamedImages(shared, self.pixels, self.handles)
+        self.images = NamedImages(shared, self.pixels, self.handles)
         self._source, self._models = models, None if callable(models) else self._schedule(models)
         self._load_error: Exception | None = None
         self._is_stopping = False
@@ -104,7 +104,7 @@ class Service:
 
     def _open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
         if isinstance(source, str):
-            image_id = self._images.resolve(owner, source)
+            image_id = self.images.resolve(owner, source)
         else:
             image = load_image(source, policy=self.settings.policy)
             image_id = self.pixels.put(image)
