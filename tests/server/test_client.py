@@ -92,6 +92,7 @@ def test_errors_are_those_of_the_library(client: Client, url: str) -> None:
         lost.info()
 
 
+@pytest.mark.slow
 def test_a_process_without_torch_segments(url: str) -> None:
     program = f"""
 import sys
