@@ -22,6 +22,7 @@ import httpx
 from sam4mllm_tool.client_messages import (
     EventReader,
     ServerCall,
+    ServerOutcome,
     ServerSegmentation,
     ToolAnswer,
     check_answer,
@@ -30,11 +31,14 @@ from sam4mllm_tool.client_messages import (
     read_results,
 )
 from sam4mllm_tool.config import Method
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.images.load import ImageSource
 from sam4mllm_tool.types import PointPrompt
 
-__all__ = ["AsyncClient", "Client", "ServerSegmentation", "ToolAnswer"]
+__all__ = ["AsyncClient", "Client", "ServerOutcome", "ServerSegmentation", "ToolAnswer"]
 
+_EXPRESSION_ERRORS = (ExpressionError, ReplyError, EmptyMaskError)
+"""Errors of one expression alone."""
 _TIMEOUT_S = 150.0
 """A little longer than a server lets a request wait."""
 
@@ -63,13 +67,24 @@ class Client:
             Sam4MllmError: What `Sam4Mllm.segment` raises.
             ServiceError: The server can't serve the request, or can't be reached.
         """
-        return self.segment_group(image, [expression], method=method)[0]
+        return _read_single(self._send(ServerCall.segment(image, [expression], method)))
 
     def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
-    ) -> list[ServerSegmentation]:
-        """Segment several expressions about one image, in order. Raises as `segment` does, for the first that fails."""
-        return read_results(self._send(ServerCall.segment(image, expressions, method)).json())
+    ) -> list[ServerOutcome]:
+        """Segment several expressions about one image, as `Sam4Mllm.segment_group` does.
+
+        Returns:
+            One result per expression, in order; an error in the place of a bad expression, an unreadable reply or empty masks.
+
+        Raises:
+            Sam4MllmError: The image can't be read, or a model failed.
+            ServiceError: As `segment`.
+        """
+        try:
+            return read_results(self._send(ServerCall.segment(image, expressions, method)).json())
+        except _EXPRESSION_ERRORS as error:  # of a single expression
+            return [error]
 
     def embed(self, image: ImageSource) -> str:
         """Have the server keep an image for a while, and return its handle. Raises as `segment` does."""
@@ -165,13 +180,16 @@ class AsyncClient:
 
     async def segment(self, image: ImageSource, expression: str, *, method: Method | None = None) -> ServerSegmentation:
         """Do as `Client.segment` does."""
-        return (await self.segment_group(image, [expression], method=method))[0]
+        return _read_single(await self._send(ServerCall.segment(image, [expression], method)))
 
     async def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
-    ) -> list[ServerSegmentation]:
+    ) -> list[ServerOutcome]:
         """Do as `Client.segment_group` does."""
-        return read_results((await self._send(ServerCall.segment(image, expressions, method))).json())
+        try:
+            return read_results((await self._send(ServerCall.segment(image, expressions, method))).json())
+        except _EXPRESSION_ERRORS as error:
+            return [error]
 
     async def embed(self, image: ImageSource) -> str:
         """Do as `Client.embed` does."""
@@ -237,6 +255,12 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _read_single(response: httpx.Response) -> ServerSegmentation:
+    (outcome,) = read_results(response.json())
+    assert isinstance(outcome, ServerSegmentation), "an error of a single expression is the error of its request"
+    return outcome
 
 
 def _settings(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import httpx
 from PIL import Image as PILImage
@@ -16,6 +16,19 @@ from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import ReplyError, Sam4MllmError, ServiceBusyError, ServiceError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImageSource, load_image
 from sam4mllm_tool.types import FreeText, PointPrompt, Question, Reply, Segmentation, Turn
+
+__all__ = [
+    "EventReader",
+    "ServerCall",
+    "ServerOutcome",
+    "ServerSegmentation",
+    "ToolAnswer",
+    "check_answer",
+    "describe_failure",
+    "encode_image",
+    "read_refined",
+    "read_results",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +44,10 @@ class ServerSegmentation(Segmentation):
     id: str = ""
     image: str = ""
     understood: tuple[str, ...] = ()
+
+
+ServerOutcome: TypeAlias = ServerSegmentation | Sam4MllmError
+"""What one expression came to."""
 
 
 class ToolAnswer(NamedTuple):
@@ -107,7 +124,7 @@ class EventReader:
 
     def _take(self, data: dict[str, Any]) -> None:
         if self._name == "problem":
-            raise _build_error(str(data["error"]), str(data["detail"]), "")
+            raise _read_error(data)
         if self._name == "result":
             self._answer = data
         elif self._write_event is not None:
@@ -135,9 +152,13 @@ def _read_result(fields: Mapping[str, Any]) -> ServerSegmentation:
     return ServerSegmentation(**vars(result), id=str(fields["id"]), image=str(fields["image"]))
 
 
-def read_results(answer: Mapping[str, Any]) -> list[ServerSegmentation]:
+def read_results(answer: Mapping[str, Any]) -> list[ServerOutcome]:
     """Read the answer of /v1/segment."""
-    return [_read_result(fields) for fields in answer["results"]]
+    return [_read_error(fields) if "error" in fields else _read_result(fields) for fields in answer["results"]]
+
+
+def _read_error(problem: Mapping[str, Any]) -> Sam4MllmError:
+    return _build_error(str(problem["error"]), str(problem["detail"]), "")
 
 
 def read_refined(answer: Mapping[str, Any]) -> ServerSegmentation:

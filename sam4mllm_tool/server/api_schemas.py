@@ -43,7 +43,10 @@ class SegmentBody(_Body):
 
 
 class SegmentAnswer(BaseModel):
-    """The results, in the order of the expressions. Each is what `Segmentation.to_dict` writes, with more about its handles."""
+    """The results, in the order of the expressions. Each is what `Segmentation.to_dict` writes, with more about its handles.
+
+    Of several expressions one that failed alone has its problem details in its place, which `error` tells apart.
+    """
 
     results: list[dict[str, Any]]
 
