@@ -165,6 +165,10 @@ class RunLengthMask:
         """Decode to (H, W) bool. Raises ValueError where size and counts don't fit."""
         return rle.decode({"size": self.size, "counts": self.counts})
 
+    def check(self) -> None:
+        """Raise the ValueError that `mask` would raise, without making the mask."""
+        rle.check({"size": self.size, "counts": self.counts})
+
 
 @dataclass(frozen=True)
 class ObjectPrompt:
