@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from sam4mllm_tool.interactive import InteractiveState, find_choices, list_choices, segment_compound
 from sam4mllm_tool.pipeline.requests import Flow
@@ -13,11 +13,13 @@ from sam4mllm_tool.types import Segmentation
 
 __all__ = ["ChoosingSegmentTool"]
 
-_SETTINGS = ("sam4mllm", "method", "policy", "image_store")
+_SETTINGS = ("sam4mllm", "method", "policy", "image_store", "server", "server_token")
 
 
 class ChoosingSegmentTool(SegmentTool):
     """Segments, and lists the other objects that a singular expression may mean, with the numbers that choose them."""
+
+    server_tool: ClassVar[str | None] = "segment_or_choose"
 
     @classmethod
     def replace_in(cls, tools: Sequence[Any]) -> list[Any]:

@@ -22,10 +22,10 @@ from langgraph.types import Command
 from sam4mllm_tool.agents.image_rendering import ImageRenderer, format_image_line, format_refusal
 from sam4mllm_tool.deprecation import deprecated_names, rename_arguments
 from sam4mllm_tool.errors import ImageError, Sam4MllmError
-from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource, load_image
-from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, SentImage, parse_block
+from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy, ImageSource
+from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, MessageLimits, SentImage, parse_block
 from sam4mllm_tool.tools.image_references import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, IMAGE_STORE_KEY, list_image_ids
-from sam4mllm_tool.tools.image_store import ImageStore
+from sam4mllm_tool.tools.image_store import OPENED_POLICY, ImageStore
 
 __all__ = ["ImageGraph", "ImageMiddleware"]
 
@@ -95,8 +95,13 @@ class ImageMiddleware(AgentMiddleware[Any, Any, Any]):
         if not isinstance(message, HumanMessage):
             return None
         details: dict[str, Any] = {}
+        limits = MessageLimits(self.policy)
         old = message.content
-        new = self._extract_from_text(old, details) if isinstance(old, str) else [self._extract(b, details) for b in old]
+        new = (
+            self._extract_from_text(old, details, limits)
+            if isinstance(old, str)
+            else [self._extract(block, details, limits) for block in old]
+        )
         if new == old:
             return None
         extra = message.additional_kwargs
@@ -108,27 +113,27 @@ class ImageMiddleware(AgentMiddleware[Any, Any, Any]):
         }
         return message.model_copy(update={"content": new, "additional_kwargs": {**extra, **noted}})
 
-    def _extract(self, block: Any, details: dict[str, Any]) -> Any:
+    def _extract(self, block: Any, details: dict[str, Any], limits: MessageLimits) -> Any:
         """Return a content block with lines in the place of images."""
         if isinstance(block, str):
-            return self._extract_from_text(block, details)
+            return self._extract_from_text(block, details, limits)
         if sent := parse_block(block):
-            return {"type": "text", "text": self._keep(sent, details)}
+            return {"type": "text", "text": self._keep(sent, details, limits)}
         if block.get("type") in ("text", "input_text") and isinstance(block.get("text"), str):
-            text = self._extract_from_text(block["text"], details)
+            text = self._extract_from_text(block["text"], details, limits)
             return block if text == block["text"] else {**block, "text": text}
         return block
 
-    def _extract_from_text(self, text: str, details: dict[str, Any]) -> str:
+    def _extract_from_text(self, text: str, details: dict[str, Any], limits: MessageLimits) -> str:
         if "data:image/" not in text:
             return text
-        return DATA_URI.sub(lambda uri: self._keep(SentImage(uri[0]), details), text)
+        return DATA_URI.sub(lambda uri: self._keep(SentImage(uri[0]), details, limits), text)
 
-    def _keep(self, sent: SentImage, details: dict[str, Any]) -> str:
+    def _keep(self, sent: SentImage, details: dict[str, Any], limits: MessageLimits) -> str:
         """Keep one image, note its size and name in `details`, and return the line that takes its place."""
         try:
-            image = load_image(self._open(sent), policy=self.policy)
-            image_id = self.store.put(image, policy=ImagePolicy(max_pixels=self.policy.max_pixels))
+            image = limits.open(self._open(sent))
+            image_id = self.store.put(image, policy=OPENED_POLICY)
         except Sam4MllmError as error:
             return format_refusal(error, sent.name)
         details.pop(image_id, None)

@@ -11,77 +11,36 @@ with Client("http://127.0.0.1:8765") as client:
 `AsyncClient` does the same without blocking. Requests and answers are made and read by functions that both share.
 """
 
-import base64
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from io import BytesIO
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from PIL import Image as PILImage
 
-from sam4mllm_tool import errors
+from sam4mllm_tool.client_messages import (
+    EventReader,
+    ServerCall,
+    ServerOutcome,
+    ServerSegmentation,
+    ToolAnswer,
+    check_answer,
+    describe_failure,
+    read_refined,
+    read_results,
+)
 from sam4mllm_tool.config import Method
-from sam4mllm_tool.errors import ReplyError, Sam4MllmError, ServiceBusyError, ServiceError
-from sam4mllm_tool.images.load import CALLER_POLICY, ImageSource, load_image
-from sam4mllm_tool.types import FreeText, PointPrompt, Question, Reply, Segmentation, Turn
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
+from sam4mllm_tool.images.load import ImageSource
+from sam4mllm_tool.types import PointPrompt
 
-__all__ = ["AsyncClient", "Client", "ServerSegmentation"]
+__all__ = ["AsyncClient", "Client", "ServerOutcome", "ServerSegmentation", "ToolAnswer"]
 
+_EXPRESSION_ERRORS = (ExpressionError, ReplyError, EmptyMaskError)
+"""Errors of one expression alone."""
 _TIMEOUT_S = 150.0
 """A little longer than a server lets a request wait."""
-
-
-@dataclass(frozen=True, eq=False)
-class ServerSegmentation(Segmentation):
-    """A result with what the server keeps it under.
-
-    Attributes:
-        id: Of the result.
-        image: Of its image, for further requests about it.
-        understood: How the words and clicks of a correction were understood.
-    """
-
-    id: str = ""
-    image: str = ""
-    understood: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Call:
-    """A request to the API."""
-
-    method: str
-    path: str
-    body: Mapping[str, Any] | None = None
-
-
-class _Requests:
-    """Makes the requests that both clients send."""
-
-    @staticmethod
-    def segment(image: ImageSource, expressions: Sequence[str], method: Method | None) -> _Call:
-        body = {"image": _encode_image(image), "expressions": list(expressions), "method": method}
-        return _Call("POST", "/v1/segment", body)
-
-    @staticmethod
-    def embed(image: ImageSource) -> _Call:
-        return _Call("POST", "/v1/embed", {"image": _encode_image(image)})
-
-    @staticmethod
-    def refine(
-        result: ServerSegmentation | str, instruction: str | None, clicks: Sequence[PointPrompt], forget_clicks: bool
-    ) -> _Call:
-        points = [{"x": click.x, "y": click.y, "label": click.label} for click in clicks]
-        name = result if isinstance(result, str) else result.id
-        body = {"result": name, "instruction": instruction, "clicks": points, "forget_clicks": forget_clicks}
-        return _Call("POST", "/v1/refine", body)
-
-    @staticmethod
-    def get_file(result: ServerSegmentation | str, file: str) -> _Call:
-        return _Call("GET", f"/v1/results/{result if isinstance(result, str) else result.id}/{file}")
 
 
 class Client:
@@ -108,17 +67,28 @@ class Client:
             Sam4MllmError: What `Sam4Mllm.segment` raises.
             ServiceError: The server can't serve the request, or can't be reached.
         """
-        return self.segment_group(image, [expression], method=method)[0]
+        return _read_single(self._send(ServerCall.segment(image, [expression], method)))
 
     def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
-    ) -> list[ServerSegmentation]:
-        """Segment several expressions about one image, in order. Raises as `segment` does, for the first that fails."""
-        return _read_results(self._send(_Requests.segment(image, expressions, method)).json())
+    ) -> list[ServerOutcome]:
+        """Segment several expressions about one image, as `Sam4Mllm.segment_group` does.
+
+        Returns:
+            One result per expression, in order; an error in the place of a bad expression, an unreadable reply or empty masks.
+
+        Raises:
+            Sam4MllmError: The image can't be read, or a model failed.
+            ServiceError: As `segment`.
+        """
+        try:
+            return read_results(self._send(ServerCall.segment(image, expressions, method)).json())
+        except _EXPRESSION_ERRORS as error:  # of a single expression
+            return [error]
 
     def embed(self, image: ImageSource) -> str:
         """Have the server keep an image for a while, and return its handle. Raises as `segment` does."""
-        return str(self._send(_Requests.embed(image)).json()["image"])
+        return str(self._send(ServerCall.embed(image)).json()["image"])
 
     def refine(
         self,
@@ -134,21 +104,56 @@ class Client:
             Sam4MllmError: The result is not kept any more, or can't be corrected so.
             ServiceError: As `segment`.
         """
-        return _read_refined(self._send(_Requests.refine(result, instruction, clicks, forget_clicks)).json())
+        return read_refined(self._send(ServerCall.refine(result, instruction, clicks, forget_clicks)).json())
 
     def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Return a file of a result, such as "cutout.png". Raises as `refine` does."""
-        return self._send(_Requests.get_file(result, file)).content
+        return self._send(ServerCall.get_file(result, file)).content
+
+    def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        artifacts: Sequence[Mapping[str, Any]] = (),
+        method: Method | None = None,
+        write_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> ToolAnswer:
+        """Run a tool of `Sam4MllmToolkit`; `SegmentTool(server=URL)` and the others do so for an agent.
+
+        Args:
+            name: The tool's, as in "segment_image".
+            arguments: The tool's. `image` is a handle of `embed` or a data URI, `result` and `dialogue` are handles.
+            artifacts: Those that the handles name, where the server may no longer have them, the earliest first.
+            method: By default the server's.
+            write_event: Takes the events of tools/events.py while the tool works.
+
+        Raises:
+            Sam4MllmError: What the tool raises.
+            ServiceError: As `segment`.
+        """
+        return ToolAnswer(**self._stream(ServerCall.tool(name, arguments, artifacts, method), EventReader(write_event)))
 
     def info(self) -> dict[str, Any]:
         """Return the server's models, methods and output formats. Raises ServiceError."""
-        return dict(self._send(_Call("GET", "/v1/info")).json())
+        return dict(self._send(ServerCall("GET", "/v1/info")).json())
 
-    def _send(self, call: _Call) -> httpx.Response:
+    def _send(self, call: ServerCall) -> httpx.Response:
         try:
-            return _check(self._http.request(call.method, call.path, json=call.body))
+            return check_answer(self._http.request(call.method, call.path, json=call.body))
         except httpx.HTTPError as error:
-            raise _describe_failure(self._http.base_url, error) from error
+            raise describe_failure(self._http.base_url, error) from error
+
+    def _stream(self, call: ServerCall, reader: EventReader) -> dict[str, Any]:
+        try:
+            with self._http.stream(call.method, call.path, json=call.body, headers=EventReader.headers) as response:
+                if not response.is_success:
+                    response.read()
+                for line in check_answer(response).iter_lines():
+                    reader.read(line)
+        except httpx.HTTPError as error:
+            raise describe_failure(self._http.base_url, error) from error
+        return reader.get_answer()
 
     def close(self) -> None:
         """Close the connections."""
@@ -175,17 +180,20 @@ class AsyncClient:
 
     async def segment(self, image: ImageSource, expression: str, *, method: Method | None = None) -> ServerSegmentation:
         """Do as `Client.segment` does."""
-        return (await self.segment_group(image, [expression], method=method))[0]
+        return _read_single(await self._send(ServerCall.segment(image, [expression], method)))
 
     async def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
-    ) -> list[ServerSegmentation]:
+    ) -> list[ServerOutcome]:
         """Do as `Client.segment_group` does."""
-        return _read_results((await self._send(_Requests.segment(image, expressions, method))).json())
+        try:
+            return read_results((await self._send(ServerCall.segment(image, expressions, method))).json())
+        except _EXPRESSION_ERRORS as error:
+            return [error]
 
     async def embed(self, image: ImageSource) -> str:
         """Do as `Client.embed` does."""
-        return str((await self._send(_Requests.embed(image))).json()["image"])
+        return str((await self._send(ServerCall.embed(image))).json()["image"])
 
     async def refine(
         self,
@@ -196,21 +204,45 @@ class AsyncClient:
         forget_clicks: bool = False,
     ) -> ServerSegmentation:
         """Do as `Client.refine` does."""
-        return _read_refined((await self._send(_Requests.refine(result, instruction, clicks, forget_clicks))).json())
+        return read_refined((await self._send(ServerCall.refine(result, instruction, clicks, forget_clicks))).json())
 
     async def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Do as `Client.get_file` does."""
-        return (await self._send(_Requests.get_file(result, file))).content
+        return (await self._send(ServerCall.get_file(result, file))).content
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        *,
+        artifacts: Sequence[Mapping[str, Any]] = (),
+        method: Method | None = None,
+        write_event: Callable[[dict[str, Any]], None] | None = None,
+    ) -> ToolAnswer:
+        """Do as `Client.call_tool` does."""
+        call = ServerCall.tool(name, arguments, artifacts, method)
+        return ToolAnswer(**await self._stream(call, EventReader(write_event)))
 
     async def info(self) -> dict[str, Any]:
         """Do as `Client.info` does."""
-        return dict((await self._send(_Call("GET", "/v1/info"))).json())
+        return dict((await self._send(ServerCall("GET", "/v1/info"))).json())
 
-    async def _send(self, call: _Call) -> httpx.Response:
+    async def _send(self, call: ServerCall) -> httpx.Response:
         try:
-            return _check(await self._http.request(call.method, call.path, json=call.body))
+            return check_answer(await self._http.request(call.method, call.path, json=call.body))
         except httpx.HTTPError as error:
-            raise _describe_failure(self._http.base_url, error) from error
+            raise describe_failure(self._http.base_url, error) from error
+
+    async def _stream(self, call: ServerCall, reader: EventReader) -> dict[str, Any]:
+        try:
+            async with self._http.stream(call.method, call.path, json=call.body, headers=EventReader.headers) as response:
+                if not response.is_success:
+                    await response.aread()
+                async for line in check_answer(response).aiter_lines():
+                    reader.read(line)
+        except httpx.HTTPError as error:
+            raise describe_failure(self._http.base_url, error) from error
+        return reader.get_answer()
 
     async def close(self) -> None:
         """Close the connections."""
@@ -225,58 +257,18 @@ class AsyncClient:
         await self.close()
 
 
+def _read_single(response: httpx.Response) -> ServerSegmentation:
+    (outcome,) = read_results(response.json())
+    assert isinstance(outcome, ServerSegmentation), "an error of a single expression is the error of its request"
+    return outcome
+
+
 def _settings(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    return {"base_url": url, "headers": headers, "timeout": timeout_s}
+    return {"base_url": url, "headers": headers, "timeout": timeout_s, "verify": _create_ssl_context()}
 
 
-def _encode_image(image: ImageSource) -> str:
-    """Return a handle or a data URI as it is, and any other image as the data URI of a PNG. Raises ImageError."""
-    if isinstance(image, str) and image.strip().lower().startswith(("img-", "data:")) and not os.path.exists(image):  # noqa: PTH110
-        return image
-    buffer = BytesIO()
-    loaded: PILImage.Image = load_image(image, policy=replace(CALLER_POLICY, allow_urls=False))
-    loaded.save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
-
-
-def _read_result(fields: Mapping[str, Any]) -> ServerSegmentation:
-    result = Segmentation.from_dict(fields)
-    return ServerSegmentation(**vars(result), id=str(fields["id"]), image=str(fields["image"]))
-
-
-def _read_results(answer: Mapping[str, Any]) -> list[ServerSegmentation]:
-    return [_read_result(fields) for fields in answer["results"]]
-
-
-def _read_refined(answer: Mapping[str, Any]) -> ServerSegmentation:
-    return replace(_read_result(answer["result"]), understood=tuple(map(str, answer["understood"])))
-
-
-def _check(response: httpx.Response) -> httpx.Response:
-    """Return an answer, or raise what the server raised."""
-    if response.is_success:
-        return response
-    try:
-        problem = response.json()
-        detail, name = str(problem["detail"]), str(problem["error"])
-    except (ValueError, KeyError, TypeError):
-        raise ServiceError(
-            f"{response.url.host} answered with status {response.status_code}, and not as `sam4mllm serve` does"
-        ) from None
-    raise _build_error(name, detail, response.headers.get("Retry-After", ""))
-
-
-def _build_error(name: str, detail: str, retry_after: str) -> Sam4MllmError:
-    kind = getattr(errors, name, Sam4MllmError)
-    if kind is ReplyError:
-        return ReplyError(detail, Question((Turn("user", ""),), FreeText(0)), Reply(""))
-    if isinstance(kind, type) and issubclass(kind, ServiceBusyError):
-        return kind(detail, float(retry_after) if retry_after.isdecimal() else 1.0)
-    is_plain = isinstance(kind, type) and issubclass(kind, Sam4MllmError) and not issubclass(kind, ImportError)
-    return kind(detail) if is_plain else Sam4MllmError(detail)
-
-
-def _describe_failure(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
-    reason = "it did not answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
-    return ServiceError(f"the server at {url} can't be reached: {reason}. Is it running (sam4mllm serve)?")
+@cache
+def _create_ssl_context() -> ssl.SSLContext:
+    """Create what all clients share: it takes a tenth of a second."""
+    return httpx.create_ssl_context()

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from recipes.embedded.muon import Muon
 from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.models.devices import computes_bfloat16
 
 Metrics = dict[str, float]
 
@@ -167,5 +168,4 @@ def choose_device() -> torch.device:
 
 def autocast(device: torch.device) -> torch.autocast:
     """Return a context of bfloat16 where the device computes with it; CPUs without it would be a hundred times slower."""
-    fast = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
+    return torch.autocast(device.type, torch.bfloat16, enabled=computes_bfloat16(device))

@@ -99,13 +99,13 @@ def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: Measur
     Returns:
         Figures by kind of expression, and for the kinds together: those of `world.groups`, `present`, `all`.
     """
-    return _compute_figures([_tally_scene(models, scene, world) for scene in scenes], world)
+    return _compute_figures([_tally_scene(models, scene, world, len(world.kinds)) for scene in scenes], world)
 
 
-def _tally_scene(models: Sam4Mllm, scene: DrawnScene, world: MeasuredWorld) -> dict[str, KindTally]:
-    """Return the results for one scene by kind of expression."""
+def _tally_scene(models: Sam4Mllm, scene: DrawnScene, world: MeasuredWorld, count: int) -> dict[str, KindTally]:
+    """Return the results for `count` expressions about one scene, by kind of expression."""
     tallies = {kind: KindTally() for kind in world.kinds}
-    expressions = world.drawn.sample_expressions(scene, len(world.kinds), Random(f"check-{scene.seed}"))
+    expressions = world.drawn.sample_expressions(scene, count, Random(f"check-{scene.seed}"))
     for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions, world), strict=True):
         tally = tallies[expression.kind]
         _count(tally, scene, expression, *outcomes, models.config.thresholds)
@@ -282,7 +282,15 @@ def _draw_click(mask: Mask, rng: Random) -> PointPrompt:
     return PointPrompt(x + 0.5, y + 0.5, 1, 1.0)
 
 
-def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: WorldName = "shapes", processes: int = 1) -> Figures:
+def measure_pair(
+    mllm: str,
+    segmenter: str,
+    seeds: range,
+    *,
+    world: WorldName = "shapes",
+    expressions: int | None = None,
+    processes: int = 1,
+) -> Figures:
     """Measure the models together and the segmenter alone, as `segmenter`, on the scenes of these seeds.
 
     Args:
@@ -290,9 +298,10 @@ def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: WorldName = 
         segmenter: Spec of the segmenter.
         seeds: Of the scenes.
         world: Name of the scenes' world.
+        expressions: Number of expressions about a scene, of kinds in turn; by default as many as there are kinds.
         processes: How many load the models and share the scenes; the figures are the same with any number.
     """
-    given = (mllm, segmenter, world)
+    given = (mllm, segmenter, world, expressions or len(WORLDS[world].kinds))
     if processes > 1:
         results = map_in_processes(_measure_scene, iter(seeds), processes, prepare=_load_models, given=given, task="check")
     else:
@@ -303,18 +312,18 @@ def measure_pair(mllm: str, segmenter: str, seeds: range, *, world: WorldName = 
     return figures | {"segmenter": _average([ious for _, ious in measured])}
 
 
-_loaded: list[tuple[Sam4Mllm, MeasuredWorld]] = []
-"""What this process measures, and where."""
+_loaded: list[tuple[Sam4Mllm, MeasuredWorld, int]] = []
+"""What this process measures, where, and by how many expressions a scene."""
 
 
-def _load_models(mllm: str, segmenter: str, world: WorldName) -> None:
-    _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), WORLDS[world])]
+def _load_models(mllm: str, segmenter: str, world: WorldName, expressions: int) -> None:
+    _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), WORLDS[world], expressions)]
 
 
 def _measure_scene(seed: int) -> tuple[dict[str, KindTally], dict[str, list[float]]]:
-    ((models, world),) = _loaded
+    ((models, world, expressions),) = _loaded
     scene = world.drawn.draw_scene(seed, _SIDE)
-    return _tally_scene(models, scene, world), _segmenter_ious(models, scene)
+    return _tally_scene(models, scene, world, expressions), _segmenter_ious(models, scene)
 
 
 def format_table(figures: Figures) -> str:
@@ -334,6 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sam4mllm_tool.embedded.check", description=__doc__.splitlines()[0])
     parser.add_argument("--world", choices=WORLDS, default="shapes", help="world of the scenes (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=300, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--expressions", type=int, help="expressions about a scene (default: as many as there are kinds)")
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")
     parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
     parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
@@ -342,7 +352,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     specs, seeds = (arguments.mllm, arguments.segmenter), range(arguments.first, arguments.first + arguments.scenes)
     world = WORLDS[arguments.world]
-    figures = measure_pair(*specs, seeds, world=arguments.world, processes=arguments.processes)
+    figures = measure_pair(
+        *specs, seeds, world=arguments.world, expressions=arguments.expressions, processes=arguments.processes
+    )
     print(format_table(figures))
     print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
     segmenter = ", ".join(f"{name} {value:.3f}" for name, value in figures["segmenter"].items())

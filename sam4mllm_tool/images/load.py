@@ -1,8 +1,8 @@
 """Load an image from a path, bytes, a data URI, a URL, an array or a PIL image, as upright 8-bit RGB.
 
-This is the only way an image enters the package, and every limit on it is here. The size is read from the header and checked
-before a pixel is decoded, only the formats of `ImagePolicy` are opened, and every failure is an `ImageError` that names the
-problem and its cure. A tool call may reach less than a caller in Python: `TOOL_POLICY` opens neither paths nor URLs.
+This is the only way an image enters the package, and every limit on it is in `ImagePolicy`. Every failure is an `ImageError`
+that names the problem and its cure. A tool call may reach less than a caller in Python: `TOOL_POLICY` opens neither paths nor
+URLs.
 """
 
 import base64
@@ -10,10 +10,8 @@ import binascii
 import os
 import re
 import stat
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import unquote_to_bytes
@@ -21,10 +19,10 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
-from PIL import UnidentifiedImageError
 
 from sam4mllm_tool.errors import ImageError, quote_text
-from sam4mllm_tool.images.rgb_conversion import array_to_rgb, ignore_pillow_warnings, image_to_rgb
+from sam4mllm_tool.images.decoding import check_size, decode_image
+from sam4mllm_tool.images.rgb_conversion import array_to_rgb, image_to_rgb
 from sam4mllm_tool.types import Image
 
 __all__ = ["CALLER_POLICY", "TOOL_POLICY", "ImagePolicy", "ImageSource", "load_image"]
@@ -33,8 +31,10 @@ ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview
 """A path, data URI or URL as a string; a Path; the bytes of an encoded image; a PIL image; an array."""
 
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # an MPO file is opened as the JPEG that it begins with
-_SIZE_FIELDS = ((b"\x89PNG\r\n\x1a\n", ">II", 16), (b"GIF8", "<HH", 6), (b"BM", "<ii", 18))
-"""Of PNG, GIF and BMP: how a file begins, and the layout and offset of its width and height."""
+
+
+_MAX_ESCAPES = 2**20
+"""Percent signs in a data URI: decoding them takes fifty times the memory of their bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,10 @@ class ImagePolicy:
         url_hosts: The only hosts that URLs and their redirects may lead to; None for any.
         allow_private_addresses: Also open URLs on this machine and its network, for a server of your own.
         url_seconds: Time limit for a whole download, in seconds.
+        decode_timeout_s: Time limit for decoding one image, in seconds of its thread's processor time, so that an image isn't
+            refused because a machine is busy.
+        max_message_images: Most images taken out of one message of a conversation.
+        max_message_pixels: Most pixels of all images of one message together.
     """
 
     max_bytes: int = 64 * 2**20
@@ -61,6 +65,9 @@ class ImagePolicy:
     url_hosts: tuple[str, ...] | None = None
     allow_private_addresses: bool = False
     url_seconds: float = 10.0
+    decode_timeout_s: float = 10.0
+    max_message_images: int = 16
+    max_message_pixels: int = 128_000_000
 
     def __post_init__(self) -> None:
         if not isinstance(self.allow_paths, bool | tuple):
@@ -90,7 +97,7 @@ def load_image(source: ImageSource, *, policy: ImagePolicy = CALLER_POLICY) -> I
         ImageError: The image can't be read, is over a limit or is not allowed.
     """
     if isinstance(source, PILImage.Image):
-        return _decode(source, "the PIL image", policy)
+        return _copy_image(source, policy)
     if isinstance(source, np.ndarray):
         return _load_array(source, policy)
     if isinstance(source, bytes | bytearray | memoryview):
@@ -138,17 +145,22 @@ def _decode_data_uri(uri: str, policy: ImagePolicy) -> bytes:
     head, comma, payload = uri.partition(",")
     if not comma:
         raise ImageError("malformed data URI: no comma; expected data:image/png;base64,...")
-    if len(payload) > 4 * policy.max_bytes:  # at most three characters per byte, and some room for line breaks
+    is_base64 = head.lower().endswith(";base64")
+    if len(payload) > (2 if is_base64 else 3) * policy.max_bytes + _MAX_ESCAPES:
         raise ImageError(f"the image in the data URI is over the limit of {policy.max_bytes:,} bytes")
+    if payload.count("%") > _MAX_ESCAPES:
+        raise ImageError(f"the data URI has more than {_MAX_ESCAPES:,} percent signs; encode the image as base64")
     try:
-        content = unquote_to_bytes(payload)
+        content = unquote_to_bytes(payload) if "%" in payload else payload.encode()
     except UnicodeEncodeError as error:
         raise ImageError(
             "malformed data URI: it contains half a character (an unpaired surrogate); is it base64 or percent-encoded?"
         ) from error
-    if not head.lower().endswith(";base64"):
-        return content
-    content = b"".join(content.split())
+    return _decode_base64(content) if is_base64 else content
+
+
+def _decode_base64(content: bytes) -> bytes:
+    content = content.translate(None, b" \t\r\n\f\v")
     try:
         return base64.b64decode(content + b"=" * (-len(content) % 4), validate=True)
     except binascii.Error as error:
@@ -200,64 +212,23 @@ def _load_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:
         raise ImageError(f"{what} is empty (0 bytes)")
     if len(content) > policy.max_bytes:
         raise ImageError(f"{what} is over the limit of {policy.max_bytes:,} bytes; make it smaller")
-    with _read_header(content, what, policy) as image:
-        return _decode(image, what, policy)
+    return decode_image(content, what, policy)
 
 
-def _read_header(content: bytes, what: str, policy: ImagePolicy) -> Image:
-    """Open an encoded image without decoding its pixels."""
+def _copy_image(image: Image, policy: ImagePolicy) -> Image:
+    """Load and convert the pixels of a caller's own PIL image."""
+    what = "the PIL image"
+    check_size(image.width, image.height, what, policy.max_pixels)
     try:
-        with ignore_pillow_warnings():
-            return PILImage.open(BytesIO(content), formats=policy.formats)
-    except UnidentifiedImageError as error:
-        size = _declared_size(content)
-        if size and not all(size):  # Pillow doesn't recognize an image of 0 pixels
-            raise ImageError(_describe_empty(what, *size)) from error
-        names = ", ".join(policy.formats)
-        raise ImageError(f"{what} is in none of the formats {names}, or it is damaged at its start") from error
-    except PILImage.DecompressionBombError as error:
-        size = _declared_size(content)
-        description = f"is {size[0]} x {size[1]} pixels" if size else "has too many pixels"
-        limit = min(policy.max_pixels, 2 * (PILImage.MAX_IMAGE_PIXELS or policy.max_pixels))  # Pillow has its own limit
-        raise ImageError(f"{what} {description}, over the limit of {limit:,}; scale it down") from error
-    except Exception as error:  # on hostile bytes a decoder raises anything
-        raise ImageError(f"{what} has a damaged header: {error}") from error
-
-
-def _declared_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height that the header of a PNG, GIF or BMP declares; None for other formats."""
-    for magic, layout, offset in _SIZE_FIELDS:
-        if content.startswith(magic) and len(content) >= offset + struct.calcsize(layout):
-            width, height = struct.unpack_from(layout, content, offset)
-            return width, abs(height)  # the height of a BMP stored from its top row down is negative
-    return None
-
-
-def _decode(image: Image, what: str, policy: ImagePolicy) -> Image:
-    """Check the size of an opened image, then load and convert its pixels."""
-    _check_size(image.width, image.height, what, policy)
-    try:
-        image.load()
         return image_to_rgb(image, what)
     except ImageError:
         raise
-    except Exception as error:  # on hostile bytes a decoder raises anything
+    except Exception as error:  # a decoder raises anything
         raise ImageError(f"{what} cannot be decoded, it may be cut off or damaged: {error}") from error
 
 
 def _load_array(array: npt.NDArray[Any], policy: ImagePolicy) -> Image:
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
         raise ImageError(f"expected an array of shape (H, W), (H, W, 3) or (H, W, 4), got {array.shape}")
-    _check_size(array.shape[1], array.shape[0], "the array", policy)
+    check_size(array.shape[1], array.shape[0], "the array", policy.max_pixels)
     return array_to_rgb(array, "the array")
-
-
-def _check_size(width: int, height: int, what: str, policy: ImagePolicy) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(_describe_empty(what, width, height))
-    if width * height > policy.max_pixels:
-        raise ImageError(f"{what} is {width} x {height} pixels, over the limit of {policy.max_pixels:,}; scale it down")
-
-
-def _describe_empty(what: str, width: int, height: int) -> str:
-    return f"{what} is {width} x {height} pixels: there is nothing in it"

@@ -18,9 +18,18 @@ from PIL import Image as PILImage
 from sam4mllm_tool.errors import ImageError
 from sam4mllm_tool.types import Image
 
-__all__ = ["array_to_rgb", "ensure_rgb", "hash_pixels", "ignore_pillow_warnings", "image_to_rgb"]
+__all__ = [
+    "array_to_rgb",
+    "convert_to_upright_rgb",
+    "ensure_rgb",
+    "hash_pixels",
+    "ignore_pillow_warnings",
+    "image_to_rgb",
+]
 
 _WARNINGS_LOCK = threading.Lock()  # warnings.catch_warnings is not thread-safe
+_LOADING_LOCKS = tuple(threading.Lock() for _ in range(64))
+_CONVERTED_PIXELS = 2**20
 _ORIENTATION_TO_TRANSPOSE = {
     2: PILImage.Transpose.FLIP_LEFT_RIGHT,
     3: PILImage.Transpose.ROTATE_180,
@@ -54,14 +63,45 @@ def hash_pixels(rgb: Image) -> bytes:
 
 
 def image_to_rgb(image: Image, what: str) -> Image:
-    """Return an upright RGB copy of a loaded PIL image, without metadata. `what` names the image in error messages.
+    """Return an upright RGB copy of a caller's PIL image, without metadata. `what` names the image in error messages.
 
     Raises:
         ImageError: The values are outside the range of their mode.
     """
-    rgb = _convert_mode(_make_upright(image), what)
+    with _LOADING_LOCKS[id(image) % len(_LOADING_LOCKS)]:  # an image that isn't loaded yet has one decoder for all threads
+        image.load()
+    with ignore_pillow_warnings():
+        orientation = _read_orientation(image)
+    return convert_to_upright_rgb(image, orientation, what)
+
+
+def convert_to_upright_rgb(image: Image, orientation: int, what: str) -> Image:
+    """Return an upright RGB copy of a loaded image, without metadata.
+
+    Args:
+        image: Of any mode.
+        orientation: EXIF's number, 1 to 8.
+        what: Names the image in error messages.
+
+    Raises:
+        ImageError: The values are outside the range of their mode.
+    """
+    rgb = _convert_mode(image, what)
+    if orientation in _ORIENTATION_TO_TRANSPOSE:
+        rgb = rgb.transpose(_ORIENTATION_TO_TRANSPOSE[orientation])
+    elif rgb is image:
+        rgb = image.copy()
     rgb.info.clear()
     return rgb
+
+
+def _read_orientation(image: Image) -> int:
+    """Read the EXIF orientation of a caller's PIL image, which may have been set on the object; 1 where it has none."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # noqa: BLE001  # damaged metadata hides no pixels, and Pillow raises anything
+        return 1
+    return orientation if isinstance(orientation, int) else 1
 
 
 def array_to_rgb(array: npt.NDArray[Any], what: str) -> Image:
@@ -72,18 +112,6 @@ def array_to_rgb(array: npt.NDArray[Any], what: str) -> Image:
     """
     image = PILImage.fromarray(np.ascontiguousarray(_to_uint8(array, what)))
     return _composite_on_white(image) if image.mode == "RGBA" else image.convert("RGB")
-
-
-def _make_upright(image: Image) -> Image:
-    """Copy the image as the camera saw it.
-
-    ImageOps.exif_transpose would also rewrite the metadata, and fails where that is damaged.
-    """
-    with ignore_pillow_warnings():
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    if orientation in _ORIENTATION_TO_TRANSPOSE:
-        return image.transpose(_ORIENTATION_TO_TRANSPOSE[orientation])
-    return image.copy()
 
 
 def _convert_mode(image: Image, what: str) -> Image:
@@ -98,8 +126,16 @@ def _convert_mode(image: Image, what: str) -> Image:
 
 
 def _grey_to_rgb(image: Image, what: str) -> Image:
-    """Convert grey of more than 8 bits: integers in 0..65535 or floats in [0, 1]."""
-    values = np.asarray(image)
+    """Convert grey of more than 8 bits: integers in 0..65535 or floats in [0, 1]. Some rows at once, to save memory."""
+    rgb = PILImage.new("RGB", image.size)
+    step = max(1, _CONVERTED_PIXELS // image.width)
+    for top in range(0, image.height, step):
+        rows = image.crop((0, top, image.width, min(top + step, image.height)))
+        rgb.paste(_grey_rows_to_rgb(np.asarray(rows), image, what), (0, top))
+    return rgb
+
+
+def _grey_rows_to_rgb(values: npt.NDArray[Any], image: Image, what: str) -> Image:
     if image.mode != "F":
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ImageError(f"{what} has values {values.min()}..{values.max()}; scale them to 16 bits, 0..65535")
@@ -129,5 +165,6 @@ def _to_uint8(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
 
 
 def _composite_on_white(image: Image) -> Image:
-    white = PILImage.new("RGBA", image.size, "white")
-    return PILImage.alpha_composite(white, image).convert("RGB")
+    rgb = PILImage.new("RGB", image.size, "white")
+    rgb.paste(image, mask=image)
+    return rgb

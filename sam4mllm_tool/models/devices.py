@@ -7,7 +7,7 @@ import torch
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.text import first_line, suggest_name
 
-__all__ = ["choose_device", "choose_dtype", "describe_hardware", "format_bytes"]
+__all__ = ["choose_device", "choose_dtype", "computes_bfloat16", "describe_hardware", "format_bytes"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEVICE_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"}
@@ -57,9 +57,16 @@ def choose_dtype(dtype: str | torch.dtype | None, device: torch.device) -> torch
         if dtype not in _DTYPES:
             raise SpecError(f"unknown precision {dtype!r}: expected one of {', '.join(_DTYPES)}")
         return _DTYPES[dtype]
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
+    if device.type == "cuda" and computes_bfloat16(device):
         return torch.bfloat16
     return torch.float16 if device.type in ("cuda", "mps") else torch.float32
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Return whether the device multiplies in bfloat16 natively; one that emulates it can take a hundred times as long."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
 
 
 def describe_hardware(model: Any, dtype: torch.dtype | None = None) -> str:

@@ -8,6 +8,7 @@ from sam4mllm_tool.config import Method
 from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, check_output_names
 from sam4mllm_tool.protocol.dialogues import MAX_EXPRESSION_LENGTH
 from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE, EXAMPLE_RESULT, ServerResult
+from sam4mllm_tool.server.problems import Problem
 
 __all__ = ["Alive", "EmbedAnswer", "EmbedBody", "OutputName", "Ready", "SegmentAnswer", "SegmentBody"]
 
@@ -48,11 +49,14 @@ class SegmentBody(_Body):
 
 
 class SegmentAnswer(BaseModel):
-    """The results, in the order of the expressions."""
+    """The results, in the order of the expressions.
+
+    Of several expressions one that failed alone has its problem details in its place, which `error` tells apart.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"results": [EXAMPLE_RESULT]}]})
 
-    results: list[ServerResult]
+    results: list[ServerResult | Problem]
 
 
 class EmbedBody(_Body):

@@ -21,6 +21,7 @@ from sam4mllm_tool.server.segment_endpoints import create_segment_router
 from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.server.settings import ServerSettings
+from sam4mllm_tool.server.tool_endpoint import create_tool_router
 
 __all__ = ["create_app"]
 
@@ -62,6 +63,7 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     app.include_router(create_segment_router(service))
     app.include_router(create_result_router(service))
     app.include_router(create_dialogue_router(service))
+    app.include_router(create_tool_router(service))
     _add_health(app, service)
     install_description(app, wants_token=bool(settings.tokens))
     mcp_lifespan = add_mcp(app, service)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from sam4mllm_tool.errors import Sam4MllmError, ServiceError
-from sam4mllm_tool.server.problems import build_problem, logger
+from sam4mllm_tool.server.problems import UNEXPECTED, describe_error, logger
 from sam4mllm_tool.tools.events import EventWriter
 
 __all__ = ["EVENT_STREAM", "stream_events"]
@@ -32,11 +32,10 @@ async def stream_events(work: Callable[[EventWriter], Awaitable[dict[str, Any]]]
             yield _format(str(event["event"]), event)
         yield _format("result", task.result())
     except Sam4MllmError as error:
-        yield _format("problem", json.loads(bytes(build_problem(error).body)))
+        yield _format("problem", describe_error(error).model_dump())
     except Exception:  # noqa: BLE001 - the answer has begun: what happened can only be an event
         logger.exception("a segmentation failed")
-        unexpected = ServiceError("the server failed with an unexpected error, which it logged")
-        yield _format("problem", json.loads(bytes(build_problem(unexpected).body)))
+        yield _format("problem", describe_error(ServiceError(UNEXPECTED)).model_dump())
     finally:
         task.cancel()
 

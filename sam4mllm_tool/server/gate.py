@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from sam4mllm_tool.errors import AccessError, Sam4MllmError
-from sam4mllm_tool.server.problems import RequestError, build_problem
+from sam4mllm_tool.errors import AccessError, Sam4MllmError, ServiceError
+from sam4mllm_tool.server.problems import UNEXPECTED, RequestError, build_problem, logger
 from sam4mllm_tool.server.settings import ServerSettings
 
 __all__ = ["Gate"]
@@ -34,7 +34,7 @@ class Gate:
         self._open_paths = {*_OPEN_PATHS, *open_paths}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it by a problem."""
+        """Let a request through, or answer it by a problem, as an unexpected error of the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,6 +54,11 @@ class Gate:
             if has_begun:
                 raise
             await build_problem(error)(scope, receive, send)
+        except Exception as error:
+            if has_begun:
+                raise
+            logger.error("%s %s failed", scope["method"], scope["path"], exc_info=error)
+            await build_problem(ServiceError(UNEXPECTED))(scope, receive, send)  # and the connection goes on
 
     def _find_owner(self, path: str, header: bytes) -> str:
         if not self._tokens or path in self._open_paths:

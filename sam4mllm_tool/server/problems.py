@@ -20,15 +20,17 @@ from sam4mllm_tool.errors import (
     ReplyError,
     Sam4MllmError,
     ServiceBusyError,
+    ServiceError,
     TooLateError,
 )
 from sam4mllm_tool.tools.image_references import UnknownImageError
 
-__all__ = ["PROBLEM_TYPE", "Problem", "RequestError", "build_problem", "install_problem_handlers"]
+__all__ = ["PROBLEM_TYPE", "Problem", "RequestError", "build_problem", "describe_error", "install_problem_handlers"]
 
 logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
+UNEXPECTED = "the server failed with an unexpected error, which it logged"
 _MAX_FAULTS = 5
 _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (AccessError, 401),
@@ -41,6 +43,7 @@ _STATUSES: tuple[tuple[type[Exception], int], ...] = (
     (UnknownImageError, 404),
     (LookupError, 404),
     (BadRequestError, 422),
+    (ServiceError, 500),
     (Sam4MllmError, 422),
 )
 """Error -> status; the first that fits."""
@@ -70,16 +73,21 @@ class RequestError(BadRequestError):
         self.status, self.error = status, error
 
 
-def build_problem(error: Sam4MllmError) -> JSONResponse:
-    """Build the answer to a request that failed; `error` in it is the name of the error's class."""
+def describe_error(error: Sam4MllmError) -> Problem:
+    """Describe an error; `error` of the problem is the name of its class."""
     status = error.status if isinstance(error, RequestError) else next(s for kind, s in _STATUSES if isinstance(error, kind))
     name = error.error if isinstance(error, RequestError) else type(error).__name__
-    headers = {}
+    return _create_problem(status, name, " ".join(str(error).split()))
+
+
+def build_problem(error: Sam4MllmError) -> JSONResponse:
+    """Build the answer to a request that failed."""
+    problem, headers = describe_error(error), {}
     if isinstance(error, ServiceBusyError):
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    if status == HTTPStatus.UNAUTHORIZED:
+    if problem.status == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = 'Bearer realm="sam4mllm"'
-    return _respond(status, name, " ".join(str(error).split()), headers)
+    return _respond(problem, headers)
 
 
 def describe_validation(faults: Any) -> str:
@@ -89,7 +97,7 @@ def describe_validation(faults: Any) -> str:
 
 
 def install_problem_handlers(app: FastAPI) -> None:
-    """Answer every error of an application by problem details."""
+    """Answer the errors that an application expects by problem details; the gate answers the others."""
 
     async def handle_own(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Sam4MllmError)
@@ -99,20 +107,15 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def handle_http(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
         assert isinstance(error, HTTPException)
         detail = error.detail if error.detail != HTTPStatus(error.status_code).phrase else _explain(error.status_code)
-        return _respond(error.status_code, "BadRequestError", detail, dict(error.headers or {}))
+        return _respond(_create_problem(error.status_code, "BadRequestError", detail), dict(error.headers or {}))
 
     async def handle_validation(request: Request, error: Exception) -> JSONResponse:  # noqa: ARG001
         assert isinstance(error, RequestValidationError | ValidationError)
-        return _respond(422, "BadRequestError", describe_validation(list(error.errors())), {})
-
-    async def handle_bug(request: Request, error: Exception) -> JSONResponse:
-        logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
-        return _respond(500, "ServiceError", "the server failed with an unexpected error, which it logged", {})
+        return _respond(_create_problem(422, "BadRequestError", describe_validation(list(error.errors()))), {})
 
     app.add_exception_handler(Sam4MllmError, handle_own)
     app.add_exception_handler(HTTPException, handle_http)
     app.add_exception_handler(RequestValidationError, handle_validation)
-    app.add_exception_handler(Exception, handle_bug)
 
 
 def _explain(status: int) -> str:
@@ -120,8 +123,10 @@ def _explain(status: int) -> str:
     return f"{texts[status]}: see /openapi.json" if status in texts else HTTPStatus(status).phrase
 
 
-def _respond(status: int, name: str, detail: str, headers: dict[str, str]) -> JSONResponse:
-    problem = Problem(
-        type=f"urn:sam4mllm:error:{name}", title=HTTPStatus(status).phrase, status=status, detail=detail, error=name
-    )
-    return JSONResponse(problem.model_dump(), status, headers, PROBLEM_TYPE)
+def _create_problem(status: int, name: str, detail: str) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(type=f"urn:sam4mllm:error:{name}", title=title, status=status, detail=detail, error=name)
+
+
+def _respond(problem: Problem, headers: dict[str, str]) -> JSONResponse:
+    return JSONResponse(problem.model_dump(), problem.status, headers, PROBLEM_TYPE)

@@ -11,6 +11,7 @@ from sam4mllm_tool.errors import Sam4MllmError, ServiceBusyError, ServiceError
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.images.output_formats import export_outputs, get_media_type
 from sam4mllm_tool.interactive import InteractiveState
+from sam4mllm_tool.pipeline.lockstep import Outcome
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.requests import RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
@@ -19,6 +20,7 @@ from sam4mllm_tool.server.api_schemas import SegmentBody
 from sam4mllm_tool.server.mcp.handle_store import HandleStore
 from sam4mllm_tool.server.mcp.mcp_settings import McpSettings
 from sam4mllm_tool.server.mcp.named_images import NamedImages
+from sam4mllm_tool.server.problems import describe_error
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
 from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.settings import ServerSettings
@@ -46,7 +48,7 @@ class Service:
         self.pixels = ImageStore(max_bytes=settings.store_bytes)
         self.handles = HandleStore(max_bytes=settings.store_bytes)
         shared = McpSettings(policy=settings.policy, method=settings.method, is_shared=True)
-        self._images = NamedImages(shared, self.pixels, self.handles)
+        self.images = NamedImages(shared, self.pixels, self.handles)
         self._source, self._models = models, None if callable(models) else self._schedule(models)
         self._load_error: Exception | None = None
         self._is_stopping = False
@@ -104,7 +106,7 @@ class Service:
 
     def _open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
         if isinstance(source, str):
-            image_id = self._images.resolve(owner, source)
+            image_id = self.images.resolve(owner, source)
         else:
             image = load_image(source, policy=self.settings.policy)
             image_id = self.pixels.put(image)
@@ -122,8 +124,11 @@ class Service:
             body: What to segment, and what to make of it.
             write_event: Takes the events of tools/events.py while the runs go on, each with the `index` of its expression.
 
+        Returns:
+            The results, in order; of several expressions the problem in the place of one that failed alone.
+
         Raises:
-            Sam4MllmError: The image, an expression or the models failed.
+            Sam4MllmError: The image, the only expression or the models failed.
         """
         body.check()
         models = self.models
@@ -134,16 +139,19 @@ class Service:
         if write_event is not None:
             models = _report_events(models, runs, write_event)
         outcomes = await models.arun_group(image, flows)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        if len(outcomes) == 1 and isinstance(outcomes[0], Exception):
+            raise outcomes[0]
         return await asyncio.to_thread(self._keep_results, owner, image_id, image, outcomes, body.outputs)
 
     def _keep_results(
-        self, owner: str, image_id: str, image: Image, results: Sequence[Segmentation], outputs: Sequence[str]
+        self, owner: str, image_id: str, image: Image, outcomes: Sequence[Outcome], outputs: Sequence[str]
     ) -> list[dict[str, Any]]:
         kept = []
-        for result in results:
+        for result in outcomes:
+            if isinstance(result, Exception):
+                self.metrics.errors.labels(type(result).__name__).inc()
+                kept.append(describe_error(result).model_dump())
+                continue
             artifact = build_result_artifact(image_id, result, InteractiveState.from_segmentation(result))
             self.handles.put(owner, artifact, "")
             files = export_outputs(image, result, outputs) if outputs else {}

@@ -8,7 +8,7 @@ other conversation. Nothing here imports LangChain.
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.interactive import InteractiveState
@@ -16,6 +16,7 @@ from sam4mllm_tool.pipeline.run_context import MAX_MASK_BYTES
 from sam4mllm_tool.types import Segmentation, Size
 
 __all__ = [
+    "KINDS",
     "MAX_OBJECTS",
     "ORIGIN_KEY",
     "Artifact",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal["dialogue", "result"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 Artifact: TypeAlias = dict[str, Any]
 
 MAX_OBJECTS = 256

@@ -8,16 +8,16 @@ conversation can't go on from a tool call without an answer.
 import asyncio
 import logging
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from langchain_core.callbacks import AsyncCallbackManagerForToolRun, CallbackManagerForToolRun
 from langchain_core.messages import BaseMessage, ToolMessage
 from langchain_core.tools import BaseTool, InjectedToolArg, ToolException
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError
+from pydantic_core import to_jsonable_python
 from typing_extensions import deprecated
 
 from sam4mllm_tool.deprecation import rename_arguments
@@ -25,14 +25,16 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, RunContext, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
-from sam4mllm_tool.tools.artifacts import Artifact, Kind, find_artifact, validate_extent
+from sam4mllm_tool.tools.artifacts import KINDS, Artifact, Kind, find_artifact, validate_extent
 from sam4mllm_tool.tools.events import EventWriter
 from sam4mllm_tool.tools.image_access import ImageAccess
 from sam4mllm_tool.tools.image_references import LATEST
 from sam4mllm_tool.tools.image_store import ImageStore
+from sam4mllm_tool.tools.server_calls import ToolCall, ToolServer
+from sam4mllm_tool.tools.shared_models import SharedModels, require_either
 from sam4mllm_tool.types import Image, Size
 
-__all__ = ["Sam4MllmTool", "SharedModels", "ToolOutput", "ToolTask", "get_messages"]
+__all__ = ["Sam4MllmTool", "SharedModels", "ToolOutput", "ToolTask", "get_messages", "require_either"]
 
 logger = logging.getLogger(__name__)
 
@@ -66,47 +68,6 @@ class ToolTask:
     run: RunContext
     build_output: Callable[[Any], ToolOutput] = _return_unchanged
     hooks: tuple[RunHook, ...] = ()
-
-
-class SharedModels:
-    """Models that several tools share, loaded on first use. Copies share them too; pickling leaves them behind.
-
-    Args:
-        mllm: As in `Sam4Mllm.load`.
-        segmenter: As in `Sam4Mllm.load`.
-        load: Loads them instead of `Sam4Mllm.load`.
-    """
-
-    def __init__(self, mllm: Any = None, segmenter: str | None = None, *, load: Callable[[], Sam4Mllm] | None = None) -> None:
-        self._mllm, self._segmenter, self._load = mllm, segmenter, load
-        self._lock = threading.Lock()
-        self._models: Sam4Mllm | None = None
-
-    def get(self) -> Sam4Mllm:
-        """Return the models; the first call loads them and raises what that raises."""
-        with self._lock:
-            if self._models is None and self._load is not None:
-                self._models = self._load()
-            if self._models is None:
-                specs = {"mllm": self._mllm, "segmenter": self._segmenter}
-                self._models = Sam4Mllm.load(**{name: spec for name, spec in specs.items() if spec is not None})
-            return self._models
-
-    def __copy__(self) -> "SharedModels":
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "SharedModels":
-        return self
-
-    def __reduce__(self) -> tuple[type["SharedModels"], tuple[Any, str | None]]:
-        return SharedModels, (self._mllm, self._segmenter)
-
-
-def require_either(sam4mllm: Sam4Mllm | None, **to_load: object) -> None:
-    """Raise ValueError where both loaded models and models to load are given."""
-    for name, model in to_load.items():
-        if sam4mllm is not None and model is not None:
-            raise ValueError(f"expected either sam4mllm, loaded models, or {name}, got both: build the models with this {name}")
 
 
 def describe_faults(error: ValidationError) -> str:
@@ -168,9 +129,15 @@ class Sam4MllmTool(BaseTool):
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept.
         messages_key: Where an agent's state has its messages; by default "messages", or the only list of messages in it.
+        server: Where `sam4mllm serve` listens, as in "http://127.0.0.1:8765": it runs the tool, and this process needs no
+            torch. It has its own models, limits and image store; which images a model may open, `policy` decides here.
+        server_token: One of the server's tokens, where it has any.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    server_tool: ClassVar[str | None] = None
+    """What the tool is called on a server; None: it works with models of its own process alone."""
 
     response_format: Literal["content", "content_and_artifact"] = "content_and_artifact"
     handle_tool_error: Any = True
@@ -183,12 +150,16 @@ class Sam4MllmTool(BaseTool):
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
     messages_key: str | None = None
+    server: str | None = None
+    server_token: SecretStr | None = Field(default=None, exclude=True)
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
-        require_either(self.sam4mllm, mllm=self.mllm, segmenter=self.segmenter)
+        require_either(self.sam4mllm, self.server, mllm=self.mllm, segmenter=self.segmenter)
+        if self.server is not None and self.server_tool is None:
+            raise ValueError(f"{type(self).__name__} doesn't work on a server: leave server out, or give it models")
         self._shared = SharedModels(self.mllm, self.segmenter)
 
     @property
@@ -243,10 +214,13 @@ class Sam4MllmTool(BaseTool):
         **arguments: Any,
     ) -> ToolOutput:
         with _convert_errors():
-            models = self._load_models()
-            task = self.create_task(models, runtime, **arguments)
-            output = task.build_output(models.run(task.image, task.flow, task.run, hooks=task.hooks))
-            return self._note_origin(output, runtime, arguments.get("image"))
+            if self.server is not None:
+                output = ToolServer(self.server, self.server_token).run(self._describe_call(runtime, arguments))
+            else:
+                models = self._load_models()
+                task = self.create_task(models, runtime, **arguments)
+                output = task.build_output(models.run(task.image, task.flow, task.run, hooks=task.hooks))
+            return self._complete_output(output, runtime, arguments)
 
     async def _arun(
         self,
@@ -255,11 +229,43 @@ class Sam4MllmTool(BaseTool):
         **arguments: Any,
     ) -> ToolOutput:
         with _convert_errors():
-            models = await asyncio.to_thread(self._load_models)  # takes seconds
-            task = await asyncio.to_thread(self.create_task, models, runtime, **arguments)
-            result = await models.arun(task.image, task.flow, task.run, hooks=task.hooks)
-            output = await asyncio.to_thread(task.build_output, result)
-            return await asyncio.to_thread(self._note_origin, output, runtime, arguments.get("image"))
+            if self.server is not None:
+                call = await asyncio.to_thread(self._describe_call, runtime, arguments)
+                output: ToolOutput = await ToolServer(self.server, self.server_token).arun(call)
+            else:
+                models = await asyncio.to_thread(self._load_models)  # takes seconds
+                task = await asyncio.to_thread(self.create_task, models, runtime, **arguments)
+                result = await models.arun(task.image, task.flow, task.run, hooks=task.hooks)
+                output = await asyncio.to_thread(task.build_output, result)
+            return await asyncio.to_thread(self._complete_output, output, runtime, arguments)
+
+    def _describe_call(self, runtime: Any, arguments: dict[str, Any]) -> ToolCall:
+        """Find the image and the artifacts that a call means, for a server. Raises Sam4MllmError."""
+        kind: Kind | None = next((kind for kind in KINDS if kind in self.args), None)
+        if kind is None or arguments.get("box") is not None:
+            image_id, image = self.open_image(arguments.get("image"), runtime)
+            resolved, artifacts = {"image": image_id}, []
+        else:
+            artifact, image = self.open_artifact(arguments.get(kind, LATEST), kind, runtime)
+            resolved, artifacts = {kind: artifact["handle"]}, self.list_artifacts(artifact, runtime, **arguments)
+            arguments = {name: value for name, value in arguments.items() if name != "image"}
+        plain = to_jsonable_python({**arguments, **resolved})
+        return ToolCall(str(self.server_tool), plain, image, artifacts, self.method, self._relay_events(runtime))
+
+    def _relay_events(self, runtime: Any) -> EventWriter | None:
+        """Return a function that writes a server's events to the agent's custom stream; None outside an agent."""
+        writer: EventWriter | None = getattr(runtime, "stream_writer", None)
+        source = {"tool": self.name, "tool_call_id": getattr(runtime, "tool_call_id", None)}
+        return None if writer is None else lambda event: writer({**event, **source})
+
+    def list_artifacts(self, artifact: Artifact, runtime: Any, **arguments: Any) -> list[Artifact]:  # noqa: ARG002
+        """Return the artifacts that a call about this one needs, the earliest first."""
+        return [artifact]
+
+    def _complete_output(self, output: ToolOutput, runtime: Any, arguments: dict[str, Any]) -> ToolOutput:
+        """Do with a new output what is done in the agent's process, wherever the tool ran."""
+        text, artifact = output
+        return text, self._get_access(runtime).note_origin(artifact, arguments.get("image"))
 
     def _load_models(self) -> Sam4Mllm:
         return self.sam4mllm or self._shared.get()
@@ -298,10 +304,6 @@ class Sam4MllmTool(BaseTool):
     def _get_access(self, runtime: Any) -> ImageAccess:
         messages = None if runtime is None else get_messages(runtime, self.messages_key)
         return ImageAccess(self.image_store, self.policy, messages)
-
-    def _note_origin(self, output: ToolOutput, runtime: Any, image: str | None) -> ToolOutput:
-        text, artifact = output
-        return text, self._get_access(runtime).note_origin(artifact, image)
 
     def get_event_writer(self, runtime: Any, image_id: str, expression: str) -> EventWriter:
         """Return a function that writes events to the agent's custom stream; outside an agent it does nothing.

@@ -11,7 +11,7 @@ from typing import Any
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.tools.artifacts import ORIGIN_KEY, list_artifacts
-from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, SentImage, parse_block
+from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, MessageLimits, SentImage, parse_block
 from sam4mllm_tool.tools.image_references import (
     IMAGE_STORE_KEY,
     ConversationImage,
@@ -21,7 +21,7 @@ from sam4mllm_tool.tools.image_references import (
     list_image_ids,
     list_images,
 )
-from sam4mllm_tool.tools.image_store import ImageStore, MissingImageError
+from sam4mllm_tool.tools.image_store import OPENED_POLICY, ImageStore, MissingImageError
 
 __all__ = ["ConversationImages", "collect_images"]
 
@@ -88,9 +88,10 @@ def collect_images(messages: Sequence[Any], store: ImageStore, policy: ImagePoli
             if isinstance(key := _get_fields(message)["additional_kwargs"].get(IMAGE_STORE_KEY), str):
                 stores[image.image_id] = key
         arrivals += list_image_ids([message])
+        limits = MessageLimits(policy)
         for sent in _list_sent_images(message):
             try:
-                image = _keep(sent, store, policy)
+                image = _keep(sent, store, limits)
             except Sam4MllmError as error:
                 unread.append(str(error))
                 arrivals.append("")
@@ -126,13 +127,13 @@ def _list_sent_images(message: Any) -> Iterator[SentImage]:
             yield from (SentImage(match[0]) for match in DATA_URI.finditer(text))
 
 
-def _keep(sent: SentImage, store: ImageStore, policy: ImagePolicy) -> ConversationImage:
+def _keep(sent: SentImage, store: ImageStore, limits: MessageLimits) -> ConversationImage:
     if sent.source is None:
         raise UnknownImageError("the block has no image in it")
     if isinstance(sent.source, FileId):
         raise UnknownImageError(f"{sent.source.describe()} is kept by a model's provider")
-    image_id = store.put(sent.source, policy=policy)
-    return ConversationImage(image_id, *store.get(image_id).size, sent.name)
+    image = limits.open(sent.source)
+    return ConversationImage(store.put(image, policy=OPENED_POLICY), *image.size, sent.name)
 
 
 def _describe_opened(artifact: Mapping[str, Any]) -> ConversationImage:

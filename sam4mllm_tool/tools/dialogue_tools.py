@@ -5,7 +5,7 @@ the dialogue before it stays as it was and can be continued again.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -61,6 +61,8 @@ class ProposeBoxesInput(ToolInput):
 
 class ProposeBoxesTool(Sam4MllmTool):
     """The first turn: where is it? See `Sam4MllmTool` for its settings."""
+
+    server_tool: ClassVar[str | None] = "propose_boxes"
 
     name: str = "propose_boxes"
     description: str = (
@@ -123,6 +125,8 @@ class CheckPointsInput(ToolInput):
 
 class CheckPointsTool(Sam4MllmTool):
     """The second turn, which may be repeated: which points are on the object? See `Sam4MllmTool` for its settings."""
+
+    server_tool: ClassVar[str | None] = "check_points"
 
     name: str = "check_points"
     description: str = (
@@ -224,6 +228,8 @@ class SegmentPromptInput(ToolInput):
 
 class SegmentPromptTool(Sam4MllmTool):
     """The last turn: masks. See `Sam4MllmTool` for its settings."""
+
+    server_tool: ClassVar[str | None] = "segment_prompt"
 
     name: str = "segment_prompt"
     description: str = (

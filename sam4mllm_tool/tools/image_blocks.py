@@ -1,12 +1,13 @@
 """The forms in which an image comes in a message, whoever wrote it, and the one in which it goes to a chat model.
 
 LangChain's standard blocks (versions 1 and 0), OpenAI's (Chat Completions and Responses), Anthropic's, Google's `media`, those
-of LangChain's JavaScript clients, files that say they are images, and data URIs in plain text. Nothing is opened here.
+of LangChain's JavaScript clients, files that say they are images, and data URIs in plain text.
 """
 
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -14,10 +15,11 @@ from urllib.parse import unquote, urlsplit
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool.errors import quote_text
+from sam4mllm_tool.errors import ImageError, quote_text
+from sam4mllm_tool.images.load import ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.types import Image
 
-__all__ = ["DATA_URI", "FileId", "SentImage", "clean_name", "create_image_block", "parse_block"]
+__all__ = ["DATA_URI", "FileId", "MessageLimits", "SentImage", "clean_name", "create_image_block", "parse_block"]
 
 DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 """An image pasted into a text."""
@@ -42,6 +44,25 @@ class SentImage(NamedTuple):
 
     source: str | bytes | None
     name: str = ""
+
+
+class MessageLimits:
+    """What is left of a policy's limits for the images of one message, as they are opened one after the other."""
+
+    def __init__(self, policy: ImagePolicy) -> None:
+        self._policy = policy
+        self._images, self._pixels = policy.max_message_images, policy.max_message_pixels
+
+    def open(self, source: ImageSource) -> Image:
+        """Load the message's next image. Raises ImageError, also where nothing is left."""
+        if self._images < 1:
+            raise ImageError(f"a message may have {self._policy.max_message_images} images (max_message_images of the policy)")
+        if self._pixels < 1:
+            raise ImageError(f"a message may have {self._policy.max_message_pixels:,} pixels; send the image in another one")
+        self._images -= 1
+        image = load_image(source, policy=replace(self._policy, max_pixels=min(self._policy.max_pixels, self._pixels)))
+        self._pixels -= image.width * image.height
+        return image
 
 
 def parse_block(block: Any) -> SentImage | None:

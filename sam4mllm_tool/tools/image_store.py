@@ -34,6 +34,7 @@ __all__ = [
     "IMAGE_DETAILS_KEY",
     "IMAGE_IDS_KEY",
     "LATEST",
+    "OPENED_POLICY",
     "ImageStore",
     "MissingImageError",
     "UnknownImageError",
@@ -44,6 +45,8 @@ __all__ = [
 ]
 
 _OWN_FILES = ImagePolicy(max_bytes=2**31, max_pixels=2**28, formats=("PNG",))  # the limits were held when they came in
+OPENED_POLICY = ImagePolicy(allow_paths=False, max_pixels=2**31)
+"""For an image that was opened within its limits already."""
 OLD_NAMES = (
     "PictureStore ImageStore, LostPictureError MissingImageError, UnknownPictureError UnknownImageError, "
     "PICTURES_KEY IMAGE_IDS_KEY, FACTS_KEY IMAGE_DETAILS_KEY, find_picture find_image_id, is_picture_id is_image_id, "

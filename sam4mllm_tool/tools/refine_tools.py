@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, Field, WithJsonSchema
 
@@ -62,6 +62,8 @@ class RefineInput(ToolInput):
 class RefineTool(Sam4MllmTool):
     """Corrects a result. See `Sam4MllmTool` for its settings."""
 
+    server_tool: ClassVar[str | None] = "refine_segmentation"
+
     name: str = "refine_segmentation"
     description: str = (
         "Corrects a result by an instruction, by clicks, or by both. Returns a new result handle and how the words were "
@@ -99,6 +101,11 @@ class RefineTool(Sam4MllmTool):
         )
         return ToolTask(image, flow, run, build_output)
 
+    def list_artifacts(self, artifact: Artifact, runtime: Any, **arguments: Any) -> list[Artifact]:
+        """Return the artifact, after the one that the instruction goes back to."""
+        before = self._find_previous(artifact, arguments.get("instruction"), runtime)
+        return [artifact] if before is None else [before, artifact]
+
     def _find_previous(self, artifact: Artifact, instruction: str | None, runtime: Any) -> Artifact | None:
         """Return the result before the last change, where the instruction asks for it and the conversation still has it."""
         handle = artifact.get("previous")
@@ -130,6 +137,8 @@ class DescribeRegionInput(ToolInput):
 
 class DescribeRegionTool(Sam4MllmTool):
     """Has the MLLM describe a region. See `Sam4MllmTool` for its settings."""
+
+    server_tool: ClassVar[str | None] = "describe_image_region"
 
     name: str = "describe_image_region"
     description: str = (

@@ -6,7 +6,7 @@ checkpointer. The tool's policy decides what a model may open: by default images
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel
 
@@ -18,7 +18,7 @@ from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.events import EventHook, EventWriter, mask_event
 from sam4mllm_tool.tools.inputs import ExpressionsField, ImageField, OutputsField, ToolInput
-from sam4mllm_tool.types import Image, Segmentation, SegmentedObject, Size
+from sam4mllm_tool.types import Segmentation, SegmentedObject, Size
 
 __all__ = ["SegmentInput", "SegmentToFilesInput", "SegmentTool", "build_mask_output"]
 
@@ -60,6 +60,8 @@ class SegmentTool(Sam4MllmTool):
             their paths as `files`. None: there is no such argument, and nothing is written.
     """
 
+    server_tool: ClassVar[str | None] = "segment_image"
+
     output_folder: Path | None = None
     name: str = "segment_image"
     description: str = f"{_PURPOSE}{_PROBABILITY}{_MASKS}"
@@ -81,22 +83,20 @@ class SegmentTool(Sam4MllmTool):
         write_event = self.get_event_writer(runtime, image_id, expression)
         run = models.start_run(Size(*image.size), expression, self.method)
 
-        outputs: Sequence[str] = arguments.get("outputs", ())
-
         def build_output(segmentation: Segmentation) -> ToolOutput:
-            state = InteractiveState.from_segmentation(segmentation)
-            output = build_mask_output(image_id, segmentation, state, write_event)
-            return self._write_files(output, image, segmentation, outputs)
+            return build_mask_output(image_id, segmentation, InteractiveState.from_segmentation(segmentation), write_event)
 
         flow = segment_compound(run, expressions, self.method)
         return ToolTask(image, flow, run, build_output, hooks=(EventHook(write_event, run),))
 
-    def _write_files(self, output: ToolOutput, image: Image, segmentation: Segmentation, formats: Sequence[str]) -> ToolOutput:
+    def _complete_output(self, output: ToolOutput, runtime: Any, arguments: dict[str, Any]) -> ToolOutput:
         """Write the files asked for, and name them in the text and the artifact. Raises Sam4MllmError."""
+        text, artifact = super()._complete_output(output, runtime, arguments)
+        formats: Sequence[str] = arguments.get("outputs", ())
         if self.output_folder is None or not formats:
-            return output
-        text, artifact = output
-        paths = list(map(str, write_outputs(self.output_folder / artifact["handle"], image, segmentation, formats=formats)))
+            return text, artifact
+        image, result = self.image_store.get(artifact["picture"]), Segmentation.from_dict(artifact)
+        paths = list(map(str, write_outputs(self.output_folder / artifact["handle"], image, result, formats=formats)))
         return "\n".join([text, *(f"wrote {path}" for path in paths)]), {**artifact, "files": paths}
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from langchain_core.tools import BaseTool, BaseToolkit
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr
 from typing_extensions import deprecated
 
 from sam4mllm_tool.deprecation import rename_arguments
@@ -39,6 +39,9 @@ class Sam4MllmToolkit(BaseToolkit):
         policy: Which images may be opened besides those of the conversation.
         image_store: Where the conversation's images are kept: the store of its `ImageMiddleware`.
         messages_key: Where an agent's state has its messages; by default "messages", or the only list of messages in it.
+        server: Where `sam4mllm serve` listens, as in "http://127.0.0.1:8765": it runs the tools, and this process needs no
+            torch.
+        server_token: One of the server's tokens, where it has any.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -50,12 +53,14 @@ class Sam4MllmToolkit(BaseToolkit):
     policy: ImagePolicy = TOOL_POLICY
     image_store: ImageStore = Field(default_factory=ImageStore, exclude=True)
     messages_key: str | None = None
+    server: str | None = None
+    server_token: SecretStr | None = Field(default=None, exclude=True)
 
     _shared: SharedModels = PrivateAttr(default_factory=SharedModels)
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**rename_arguments(settings, "pictures image_store"))
-        require_either(self.sam4mllm, mllm=self.mllm, segmenter=self.segmenter)
+        require_either(self.sam4mllm, self.server, mllm=self.mllm, segmenter=self.segmenter)
         self._shared = SharedModels(self.mllm, self.segmenter)
 
     @property
@@ -74,6 +79,8 @@ class Sam4MllmToolkit(BaseToolkit):
             "policy": self.policy,
             "image_store": self.image_store,
             "messages_key": self.messages_key,
+            "server": self.server,
+            "server_token": self.server_token,
         }
         tools = [tool_class(**settings) for tool_class in _TOOLS]
         for tool in tools:

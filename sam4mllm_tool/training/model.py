@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_t
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import resolve_folder_or_hub_id, wrap_load_errors
-from sam4mllm_tool.models.devices import choose_device, choose_dtype
+from sam4mllm_tool.models.devices import choose_device, computes_bfloat16
 from sam4mllm_tool.models.mllm.adapters import attach_adapter
 from sam4mllm_tool.models.mllm.branching import can_pack
 from sam4mllm_tool.models.mllm.loading import load_checkpoint
@@ -75,8 +75,7 @@ class TrainableModel:
 def uses_bfloat16(config: TrainingConfig) -> bool:
     """Return whether training computes in bfloat16: if asked to, or by default if the device does so natively."""
     if config.precision == "auto":
-        device = choose_device(config.device)
-        return device.type == "cpu" or choose_dtype(None, device) is torch.bfloat16
+        return computes_bfloat16(choose_device(config.device))
     return config.precision == "bf16"
 
 

@@ -29,6 +29,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.images.load import ImagePolicy, load_image
 from sam4mllm_tool.tools import Sam4MllmToolkit
+from sam4mllm_tool.tools.conversation_images import collect_images
 from sam4mllm_tool.tools.image_blocks import clean_name
 from sam4mllm_tool.tools.image_store import (
     IMAGE_DETAILS_KEY,
@@ -233,6 +234,22 @@ def test_a_refused_image_becomes_a_line_and_the_others_are_taken(block: Block, s
     assert re.search(says, line)
     assert line in texts(model.requests[0])[1]
     assert state["messages"][-1].text == "I see the first."
+
+
+def test_one_message_may_hold_so_many_images_and_pixels():
+    policy = ImagePolicy(max_message_images=2, allow_paths=False)
+    message = taken(person(FIRST, SECOND, THIRD), policy=policy)
+    assert list_image_ids([message]) == [A, B]
+    assert "a message may have 2 images" in message.text
+    pasted = HumanMessage([{"type": "text", "text": f"{URI} {URI} {URI}"}])
+    assert taken(pasted, policy=policy).text.count("image refused") == 1
+    policy = ImagePolicy(max_message_pixels=2 * 256 * 256 - 1, allow_paths=False)
+    message = taken(person(FIRST, SECOND, THIRD.resize((255, 256))), policy=policy)
+    assert len(list_image_ids([message])) == 2
+    assert "over the limit of 65,535" in message.text
+    in_tools = collect_images([person(FIRST, SECOND, THIRD)], ImageStore(), ImagePolicy(max_message_images=1))
+    assert [image.image_id for image in in_tools.images] == [A]
+    assert len(in_tools.unread) == 2
 
 
 def test_paths_and_names_where_the_policy_allows_them(tmp_path: Path):

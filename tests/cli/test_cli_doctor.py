@@ -34,7 +34,9 @@ def run_with_torch(folder: Path, source: str, *argv: str) -> subprocess.Complete
     ("source", "dialect", "reason"),
     [
         pytest.param(MISSING, (), 'torch is not installed: pip install "sam4mllm-tool"', id="missing"),
-        pytest.param(BROKEN, ("--dialect", "plain"), "operator torchvision::nms does not exist;", id="broken"),
+        pytest.param(
+            BROKEN, ("--dialect", "plain"), "operator torchvision::nms does not exist;", id="broken", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_library_that_cannot_be_imported_is_reported_in_one_line(

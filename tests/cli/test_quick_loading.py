@@ -24,6 +24,7 @@ def run(program: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_segmenting_imports_nothing_that_only_training_and_compiling_need() -> None:
     result, imported = run(f"{COMMAND}print(code, *[name for name in {LEFT_OUT} if name in sys.modules])")
     assert imported == "0"

@@ -98,6 +98,7 @@ def test_without_ijson_the_error_names_the_extra(tmp_path: Path, monkeypatch: py
         list(stream_arrays(tmp_path / "a.json"))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_stream, "_CHUNK_BYTES", 1 << 14)
     record = json.dumps({"id": 1, "segmentation": [[1.5] * 100]})

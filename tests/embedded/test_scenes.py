@@ -15,7 +15,7 @@ from sam4mllm_tool.embedded.expressions import IMPLICIT, KINDS, Expression, list
 from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, TEST_SEEDS, Scene, SceneObject, draw_scene
 
 SIDE = 96
-SCENES = [draw_scene(seed, SIDE) for seed in (*range(100), *range(TEST_SEEDS, TEST_SEEDS + 100))]
+SCENES = [draw_scene(seed, SIDE) for seed in (*range(50), *range(TEST_SEEDS, TEST_SEEDS + 50))]
 EXPRESSIONS = [list_expressions(scene) for scene in SCENES]
 
 # What expressions mean, by hand ------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def test_every_shape_has_implicit_names() -> None:
 
 def test_sampled_expressions_are_different_and_balanced() -> None:
     kinds: Counter[str] = Counter()
-    for scene in SCENES[:100]:
+    for scene in SCENES[:50]:
         chosen = sample_expressions(scene, 7, Random(scene.seed))
         assert chosen == sample_expressions(scene, 7, Random(scene.seed))
         assert len({id(e) for e in chosen}) == len(chosen) <= 7

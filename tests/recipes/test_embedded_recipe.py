@@ -173,6 +173,7 @@ def test_informative_points_are_two_on_the_object_and_one_off_it() -> None:
             assert [int(scene.mask(index)[int(p.y), int(p.x)]) for p in points] == [1, 1, 0]
 
 
+@pytest.mark.slow
 @CURRICULA
 def test_a_packed_batch_gives_the_logits_of_each_example_alone(curriculum) -> None:
     torch.manual_seed(0)

@@ -7,19 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sam4mllm_tool import ExpressionError, ImageError, Segmentation
+from sam4mllm_tool import ExpressionError, ImageError, ReplyError, Segmentation
 from sam4mllm_tool.client import AsyncClient, Client
 from sam4mllm_tool.errors import AccessError, BadRequestError, Sam4MllmError, ServiceError
 from sam4mllm_tool.images.export import cutout_image
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.types import PointPrompt
+from sam4mllm_tool.types import PointPrompt, Question, Reply
 from tests.server.http_servers import create_ring_models, serve
-from tests.server.mcp.mcp_servers import IMAGE_URI
+from tests.server.mcp.mcp_servers import IMAGE_URI, reply_about_rings
+
+
+def reply(question: Question) -> Reply:
+    return Reply("[1,2") if "gibberish" in question.turns[0].text else reply_about_rings(question)
 
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    with serve(create_ring_models(), auth_token="secret") as url:
+    with serve(create_ring_models(reply), auth_token="secret") as url:
         yield url
 
 
@@ -60,6 +64,17 @@ async def test_the_async_client_answers_alike(url: str, client: Client) -> None:
             await other.segment(IMAGE_URI, " ")
 
 
+def test_an_expression_that_fails_leaves_the_others_their_results(client: Client) -> None:
+    empty, ring, gibberish = client.segment_group(IMAGE_URI, [" ", "the left ring", "gibberish"], method="box")
+    assert isinstance(empty, ExpressionError)
+    assert isinstance(ring, Segmentation)
+    assert isinstance(gibberish, ReplyError)
+    ours, *_ = create_ring_models(reply).segment_group(IMAGE_URI, ["gibberish"], method="box")
+    assert str(gibberish) == str(ours)
+    (alone,) = client.segment_group(IMAGE_URI, ["gibberish"], method="box")
+    assert (type(alone), str(alone)) == (ReplyError, str(ours))
+
+
 def test_errors_are_those_of_the_library(client: Client, url: str) -> None:
     with pytest.raises(ExpressionError, match="empty"):
         client.segment(IMAGE_URI, " ")
@@ -77,6 +92,7 @@ def test_errors_are_those_of_the_library(client: Client, url: str) -> None:
         lost.info()
 
 
+@pytest.mark.slow
 def test_a_process_without_torch_segments(url: str) -> None:
     program = f"""
 import sys

@@ -9,6 +9,7 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
+from tests.sampled_cases import sample_cases
 from tests.server.http_servers import create_ring_models, serve
 from tests.server.mcp.mcp_servers import ERAS, IMAGE_URI, get_text, list_boxes, segment
 
@@ -22,7 +23,7 @@ async def connect(url: str, token: str, mode: str = "auto") -> AsyncIterator[Cli
         yield client
 
 
-@pytest.mark.parametrize("mode", ERAS)
+@pytest.mark.parametrize("mode", sample_cases({mode: mode for mode in ERAS}, every=9))
 async def test_an_image_and_a_result_of_one_door_are_used_through_the_other(mode: str) -> None:
     with serve(create_ring_models(), auth_token="secret") as url:
         async with httpx.AsyncClient(base_url=url, headers={"Authorization": "Bearer secret"}) as http:

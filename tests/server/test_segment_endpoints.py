@@ -1,7 +1,10 @@
 """Segmenting over HTTP, through a real socket."""
 
 import base64
+import http.client
+import json
 from collections.abc import Iterator
+from contextlib import closing
 from io import BytesIO
 
 import httpx
@@ -40,6 +43,17 @@ def test_results_come_in_the_order_of_the_expressions_and_equal_those_in_this_pr
     assert np.array_equal(results[0].mask, expected.mask)
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_an_expression_that_fails_has_its_problem_in_its_place(client: httpx.Client, accept: str) -> None:
+    body = {**BODY, "expressions": ["the left ring", " ", "the zebra"]}
+    answer = client.post("/v1/segment", json=body, headers={"Accept": accept})
+    last = answer.text.rpartition("event: result\ndata: ")[2]
+    ring, problem, zebra = json.loads(last)["results"]
+    assert (answer.status_code, len(ring["objects"]), zebra["objects"]) == (200, 1, [])
+    assert problem.keys() == {"type", "title", "status", "detail", "error"}
+    assert (problem["status"], problem["error"]) == (422, "ExpressionError")
+
+
 def test_a_form_with_a_file_is_answered_as_json_is(client: httpx.Client) -> None:
     file = base64.b64decode(IMAGE_URI.partition(",")[2])
     form = {"expressions": BODY["expressions"], "method": "box"}
@@ -74,12 +88,7 @@ def test_outputs_are_the_files_of_the_command(client: httpx.Client) -> None:
         ({"image": "http://example.org/a.png"}, 422, "ImageError", "this server opens no URLs"),
         ({"image": "data:image/png;base64,AAAA"}, 422, "ImageError", "in none of the formats"),
         ({"colour": "red"}, 422, "BadRequestError", "colour: Extra inputs are not permitted"),
-        (
-            {"expressions": ["crash"]},
-            500,
-            "ServiceError",
-            "unexpected error, which it logged",
-        ),  # ends the connection: the last one
+        ({"expressions": ["crash"]}, 500, "ServiceError", "unexpected error, which it logged"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
@@ -87,6 +96,18 @@ def test_what_is_wrong_with_a_request_is_said(
     client: httpx.Client, change: dict[str, object], status: int, error: str, detail: str
 ) -> None:
     check_problem(client.post("/v1/segment", json={**BODY, **change}), status, error, detail)
+
+
+def test_a_connection_outlives_an_unexpected_error(client: httpx.Client) -> None:
+    connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
+    with closing(connection):
+        for expression, status in (("crash", 500), ("the left ring", 200), ("crash", 500)):
+            body = json.dumps({**BODY, "expressions": [expression]})
+            connection.request("POST", "/v1/segment", body, {"Content-Type": "application/json"})
+            first = connection.sock
+            answer = connection.getresponse()
+            answer.read()
+            assert (answer.status, connection.sock is first) == (status, True)
 
 
 @pytest.mark.parametrize(

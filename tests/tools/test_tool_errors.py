@@ -33,6 +33,9 @@ def nest(depth: int) -> list[Any]:
     return nested
 
 
+NESTED = nest(100_000)
+
+
 def call(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "args": dict(arguments), "id": "1", "type": "tool_call"}
 
@@ -77,7 +80,7 @@ def test_deeply_nested_json_is_a_fault_of_the_argument(name: str, arguments: dic
 @pytest.mark.parametrize("name", TOOLS)
 def test_deeply_nested_arguments_get_an_answer(name: str) -> None:
     for argument in TOOLS[name].get_input_schema().model_fields.keys() - {"runtime"}:
-        for message in answers(TOOLS[name], {"expression": "the ring", argument: nest(100_000)}):
+        for message in answers(TOOLS[name], {"expression": "the ring", argument: NESTED}):
             assert message.status == "error"
             assert message.tool_call_id == "1"
             assert len(message.content) < 600
@@ -181,11 +184,11 @@ def change(artifact: dict[str, Any], *path: Any, value: Any) -> dict[str, Any]:
 
 ROUND = ("state", "rounds", 0)
 TAMPERED_DIALOGUES = {
-    "nested expression": (("state", "expression"), nest(100_000)),
+    "nested expression": (("state", "expression"), NESTED),
     "expression of another kind": (("state", "expression"), {"a": 1}),
     "huge coordinate": ((*ROUND, "places", 0, 0, 0), HUGE),
     "infinite coordinate": ((*ROUND, "places", 0, 0, 0), float("inf")),
-    "nested coordinate": ((*ROUND, "places", 0, 0), nest(100_000)),
+    "nested coordinate": ((*ROUND, "places", 0, 0), NESTED),
     "no reply": ((*ROUND, "replies"), []),
     "a reply too many": ((*ROUND, "replies"), CHECKED["state"]["rounds"][0]["replies"] * 2),
     "no points": ((*ROUND, "places"), []),
@@ -215,14 +218,14 @@ def test_a_tampered_dialogue_is_refused(name: str, path: tuple[Any, ...], value:
 
 
 TAMPERED_RESULTS = {
-    "nested expression": (("state", "expression"), nest(100_000)),
+    "nested expression": (("state", "expression"), NESTED),
     "huge click": (("state", "clicks"), [{"x": HUGE, "y": 1, "label": 1}]),
     "infinite label": (("state", "clicks"), [{"x": 1, "y": 1, "label": float("inf")}]),
-    "nested label": (("state", "clicks"), [{"x": 1, "y": 1, "label": nest(100_000)}]),
+    "nested label": (("state", "clicks"), [{"x": 1, "y": 1, "label": NESTED}]),
     "no clicks": (("state", "clicks"), None),
-    "nested box": (("state", "rejected"), [{"box": nest(100_000), "points": []}]),
+    "nested box": (("state", "rejected"), [{"box": NESTED, "points": []}]),
     "short box": (("objects", 0, "box"), [1]),
-    "nested mask": (("objects", 0, "mask", "counts"), nest(100_000)),
+    "nested mask": (("objects", 0, "mask", "counts"), NESTED),
     "huge score": (("objects", 0, "score"), HUGE),
     "an object of another kind": (("objects", 0), 3),
     "objects of another kind": (("objects",), {"a": 1}),

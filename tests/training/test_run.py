@@ -391,7 +391,7 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_adapter(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
-    length = {"max_steps": 40, "save_every": 5}
+    length = {"max_steps": 20, "save_every": 5}
     process = subprocess.Popen(command(settings(base, conversations_dir, tmp_path / "killed", **length)), env=environment())
     while not (tmp_path / "killed" / "checkpoints" / "checkpoint-10").exists():
         assert process.poll() is None

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.training.config import TrainingConfig, list_differences, read_config
+from sam4mllm_tool.training.model import uses_bfloat16
 
 NEEDED = {"lessons": "lessons", "out": "out"}
 
@@ -15,6 +17,16 @@ def test_the_defaults_are_the_papers() -> None:
     assert (config.lora_r, config.lora_alpha, config.lora_dropout) == (128, 128, 0.05)
     assert (config.learning_rate, config.weight_decay, config.warmup, config.schedule) == (1e-4, 1e-3, 0.01, "linear")
     assert (config.epochs, config.batch, config.accumulation, config.max_tokens) == (3, 1, 8, 1536)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_a_cpu_computes_in_bfloat16_by_default_only_where_it_does_so_natively(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    assert uses_bfloat16(TrainingConfig(**NEEDED, device="cpu")) == native
+    assert uses_bfloat16(TrainingConfig(**NEEDED, device="cpu", precision="bf16"))
+    assert not uses_bfloat16(TrainingConfig(**NEEDED, device="cpu", precision="float32"))
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,7 @@ async def test_a_page_of_another_site_reaches_nothing(headers: dict[str, str], s
     assert answer.status_code == status, answer.text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`langchain.mcp` is in beta")
 async def test_langchains_adapter_gives_an_agent_the_tools_and_its_user_the_question() -> None:
     from langchain.mcp import MCPAdapter

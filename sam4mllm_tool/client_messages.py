@@ -1,0 +1,205 @@
+"""What the clients of a server (client.py) send, and how they read its answers and errors. No I/O here."""
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from types import FunctionType
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import httpx
+from PIL import Image as PILImage
+
+from sam4mllm_tool.config import Method
+from sam4mllm_tool.errors import ReplyError, Sam4MllmError, ServiceBusyError, ServiceError
+from sam4mllm_tool.images.load import CALLER_POLICY, ImageSource, load_image
+from sam4mllm_tool.types import FreeText, PointPrompt, Question, Reply, Segmentation, Turn
+
+__all__ = [
+    "EventReader",
+    "ServerCall",
+    "ServerOutcome",
+    "ServerSegmentation",
+    "ToolAnswer",
+    "check_answer",
+    "describe_failure",
+    "encode_image",
+    "read_refined",
+    "read_results",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class ServerSegmentation(Segmentation):
+    """A result with what the server keeps it under.
+
+    Attributes:
+        id: Of the result.
+        image: Of its image, for further requests about it.
+        understood: How the words and clicks of a correction were understood.
+    """
+
+    id: str = ""
+    image: str = ""
+    understood: tuple[str, ...] = ()
+
+
+ServerOutcome: TypeAlias = ServerSegmentation | Sam4MllmError
+"""What one expression came to."""
+
+
+class ToolAnswer(NamedTuple):
+    """What a tool returned: the text that a chat model reads, and the artifact for the program."""
+
+    text: str
+    artifact: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ServerCall:
+    """A request to the API, as both clients send it."""
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+
+    @classmethod
+    def segment(cls, image: ImageSource, expressions: Sequence[str], method: Method | None) -> "ServerCall":
+        """Segment expressions about one image."""
+        body = {"image": encode_image(image), "expressions": list(expressions), "method": method}
+        return cls("POST", "/v1/segment", body)
+
+    @classmethod
+    def embed(cls, image: ImageSource) -> "ServerCall":
+        """Keep an image."""
+        return cls("POST", "/v1/embed", {"image": encode_image(image)})
+
+    @classmethod
+    def refine(
+        cls, result: ServerSegmentation | str, instruction: str | None, clicks: Sequence[PointPrompt], forget_clicks: bool
+    ) -> "ServerCall":
+        """Correct a result."""
+        points = [{"x": click.x, "y": click.y, "label": click.label} for click in clicks]
+        name = result if isinstance(result, str) else result.id
+        body = {"result": name, "instruction": instruction, "clicks": points, "forget_clicks": forget_clicks}
+        return cls("POST", "/v1/refine", body)
+
+    @classmethod
+    def get_file(cls, result: ServerSegmentation | str, file: str) -> "ServerCall":
+        """Get a file of a result."""
+        return cls("GET", f"/v1/results/{result if isinstance(result, str) else result.id}/{file}")
+
+    @classmethod
+    def tool(
+        cls, name: str, arguments: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]], method: Method | None
+    ) -> "ServerCall":
+        """Run a tool of the toolkit."""
+        body = {"arguments": dict(arguments), "artifacts": list(artifacts), "method": method}
+        return cls("POST", f"/v1/tools/{name}", body)
+
+
+class EventReader:
+    """Reads server-sent events line by line, up to the answer, or the problem, which is the last one.
+
+    Args:
+        write_event: Takes each event before the last one.
+    """
+
+    headers: ClassVar[dict[str, str]] = {"Accept": "text/event-stream"}
+    """Ask for events."""
+
+    def __init__(self, write_event: Callable[[dict[str, Any]], None] | None = None) -> None:
+        self._write_event, self._name = write_event, ""
+        self._answer: dict[str, Any] | None = None
+
+    def read(self, line: str) -> None:
+        """Take a line. Raises what the server raised."""
+        field, _, value = line.partition(": ")
+        if field == "event":
+            self._name = value
+        elif field == "data":
+            self._take(json.loads(value))
+
+    def _take(self, data: dict[str, Any]) -> None:
+        if self._name == "problem":
+            raise _read_error(data)
+        if self._name == "result":
+            self._answer = data
+        elif self._write_event is not None:
+            self._write_event(data)
+
+    def get_answer(self) -> dict[str, Any]:
+        """Return the answer. Raises ServiceError where the events ended before it."""
+        if self._answer is None:
+            raise ServiceError("the server ended its answer too early; its log may say why")
+        return self._answer
+
+
+def encode_image(image: ImageSource) -> str:
+    """Return a handle or a data URI as it is, and any other image as the data URI of a PNG. Raises ImageError."""
+    if isinstance(image, str) and image.strip().lower().startswith(("img-", "data:")) and not os.path.exists(image):  # noqa: PTH110
+        return image
+    buffer = BytesIO()
+    loaded: PILImage.Image = load_image(image, policy=replace(CALLER_POLICY, allow_urls=False))
+    loaded.save(buffer, "PNG", compress_level=1)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _read_result(fields: Mapping[str, Any]) -> ServerSegmentation:
+    result = Segmentation.from_dict(fields)
+    return ServerSegmentation(**vars(result), id=str(fields["id"]), image=str(fields["image"]))
+
+
+def read_results(answer: Mapping[str, Any]) -> list[ServerOutcome]:
+    """Read the answer of /v1/segment."""
+    return [_read_error(fields) if "error" in fields else _read_result(fields) for fields in answer["results"]]
+
+
+def _read_error(problem: Mapping[str, Any]) -> Sam4MllmError:
+    return _build_error(str(problem["error"]), str(problem["detail"]), "")
+
+
+def read_refined(answer: Mapping[str, Any]) -> ServerSegmentation:
+    """Read the answer of /v1/refine."""
+    return replace(_read_result(answer["result"]), understood=tuple(map(str, answer["understood"])))
+
+
+def check_answer(response: httpx.Response) -> httpx.Response:
+    """Return an answer, or raise what the server raised."""
+    if response.is_success:
+        return response
+    try:
+        problem = response.json()
+        detail, name = str(problem["detail"]), str(problem["error"])
+    except (ValueError, KeyError, TypeError):
+        raise ServiceError(
+            f"{response.url.host} answered with status {response.status_code}, and not as `sam4mllm serve` does"
+        ) from None
+    raise _build_error(name, detail, response.headers.get("Retry-After", ""))
+
+
+def _build_error(name: str, detail: str, retry_after: str) -> Sam4MllmError:
+    """Return an error of the class of that name where this process has it, and of the base class where it hasn't."""
+    kind = next((kind for kind in _list_error_classes(Sam4MllmError) if kind.__name__ == name), Sam4MllmError)
+    if kind is ReplyError:
+        error = ReplyError(detail, Question((Turn("user", ""),), FreeText(0)), Reply(""))
+        error.args = (detail,)  # which has the question and the reply in it
+        return error
+    if issubclass(kind, ServiceBusyError):
+        return kind(detail, float(retry_after) if retry_after.isdecimal() else 1.0)
+    takes_more = isinstance(kind.__init__, FunctionType)  # than a message
+    return Sam4MllmError(detail) if takes_more else kind(detail)
+
+
+def _list_error_classes(kind: type[Sam4MllmError]) -> Iterator[type[Sam4MllmError]]:
+    yield kind
+    for derived in kind.__subclasses__():
+        yield from _list_error_classes(derived)
+
+
+def describe_failure(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
+    """Say why there is no answer."""
+    reason = "it did not answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+    return ServiceError(f"the server at {url} can't be reached: {reason}. Is it running (sam4mllm serve)?")
