@@ -49,7 +49,7 @@ EXAMPLE_RESULT: dict[str, Any] = {
 }
 
 
-class RunLengths(BaseModel):
+class MaskRunLengths(BaseModel):
     """A mask in COCO's compressed run lengths."""
 
     size: tuple[int, int] = Field(description="Height and width in pixels.")
@@ -65,7 +65,7 @@ class ServerObject(BaseModel):
     confidence: float | None = Field(description="Calibrated probability that the object is right, where there is one.")
     agreement: float | None = Field(description="Of the mask with the answers about its points.")
     expression: str | None
-    mask: RunLengths
+    mask: MaskRunLengths
 
 
 class ServerResult(BaseModel):
