@@ -4,13 +4,18 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any
 
 from sam4mllm_tool.errors import DataError
+
+if sys.platform != "win32":
+    import fcntl
 
 __all__ = [
     "atomic_path",
@@ -18,9 +23,54 @@ __all__ = [
     "require_new_file",
     "set_default_permissions",
     "write_bytes",
+    "write_files",
     "write_json",
     "write_text",
 ]
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files that belong together into an existing folder: all of them are written beside their targets, then renamed.
+
+    Where the system has `flock`, an exclusive lock on the folder is held meanwhile. Writers then follow one another, so that a
+    folder holds files of one call, not one file of each; and what an earlier call left behind when it was killed is removed.
+
+    Raises:
+        OSError: A file can't be written; none is replaced then.
+    """
+    with ExitStack() as stack:
+        if stack.enter_context(_locked(folder)):
+            _remove_leftovers(folder, files)
+        parts = [(stack.enter_context(_part_of(folder / name)), folder / name) for name in files]
+        for (part, _), content in zip(parts, files.values(), strict=True):
+            part.write_bytes(content)
+            set_default_permissions(part)
+        for part, target in parts:
+            part.replace(target)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold an exclusive lock on a folder; yield whether it could be had."""
+    if sys.platform == "win32":
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            is_locked = True
+        except OSError:  # a network's file system without locks
+            is_locked = False
+        yield is_locked
+    finally:
+        os.close(descriptor)  # which unlocks it
+
+
+def _remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    for name in map(Path, names):
+        for leftover in folder.glob(f".{escape(name.stem)}.*.part{escape(name.suffix)}"):
+            leftover.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -33,6 +83,15 @@ def atomic_path(target: Path) -> Iterator[Path]:
     Raises:
         OSError: The folder is not writable, or the target is a folder, a device or a pipe, which a rename would replace.
     """
+    with _part_of(target) as part:
+        yield part
+        set_default_permissions(part)  # mkstemp makes the file readable by its owner only
+        part.replace(target)
+
+
+@contextmanager
+def _part_of(target: Path) -> Iterator[Path]:
+    """Yield a new temporary file beside `target`; remove it at the end, unless it was renamed."""
     if target.exists() and not target.is_file():
         raise OSError(errno.EINVAL, "it is not a regular file", str(target))
     descriptor, name = mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=f".part{target.suffix}")
@@ -40,8 +99,6 @@ def atomic_path(target: Path) -> Iterator[Path]:
     part = Path(name)
     try:
         yield part
-        set_default_permissions(part)  # mkstemp makes the file readable by its owner only
-        part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 

@@ -1,14 +1,18 @@
 """Files are whole or absent, whatever interrupts the write."""
 
+import fcntl
 import json
 import os
 import stat
+import subprocess
+import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from sam4mllm_tool.atomic_io import atomic_path, file_sha256, write_bytes, write_json, write_text
+from sam4mllm_tool.atomic_io import atomic_path, file_sha256, write_bytes, write_files, write_json, write_text
 
 
 def test_text_is_utf8_with_its_own_newlines(tmp_path: Path) -> None:
@@ -60,6 +64,55 @@ def test_concurrent_writers_of_one_target_leave_one_whole_file(tmp_path: Path) -
         list(threads.map(lambda content: write_bytes(tmp_path / "file", content), contents))
     assert (tmp_path / "file").read_bytes() in contents
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_files_that_belong_together_are_of_one_writer(tmp_path: Path) -> None:
+    names = [f"{number}.json" for number in range(5)]
+    stop = threading.Event()
+
+    def write(writer: int) -> None:
+        while not stop.is_set():
+            write_files(tmp_path, dict.fromkeys(names, b"%d" % writer))
+
+    def look() -> set[bytes]:
+        descriptor = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        try:
+            return {(tmp_path / name).read_bytes() for name in names}
+        finally:
+            os.close(descriptor)
+
+    write_files(tmp_path, dict.fromkeys(names, b"0"))
+    with ThreadPoolExecutor(3) as threads:
+        writers = [threads.submit(write, writer) for writer in range(3)]
+        looks = [look() for _ in range(100)]
+        stop.set()
+        assert [writer.result() for writer in writers] == [None] * 3
+    assert all(len(contents) == 1 for contents in looks)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_files_that_belong_together_are_all_replaced_or_none(tmp_path: Path) -> None:
+    write_files(tmp_path, {"a": b"old", "b": b"old"})
+    os.mkfifo(tmp_path / "c")
+    with pytest.raises(OSError, match="it is not a regular file"):
+        write_files(tmp_path, {"a": b"new", "b": b"new", "c": b"new"})
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"old", b"old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = """
+import os, pathlib, sys
+from sam4mllm_tool.atomic_io import write_files
+pathlib.Path.replace = lambda *_: os._exit(9)
+write_files(pathlib.Path(sys.argv[1]), {"mask.png": b"half", "result.json": b"half"})
+"""
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
+    (tmp_path / ".mine.part.png").touch()
+    assert len(list(tmp_path.iterdir())) == 3
+    write_files(tmp_path, {"mask.png": b"new", "result.json": b"new"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.part.png", "mask.png", "result.json"]
 
 
 def test_a_file_has_the_permissions_of_an_ordinary_new_file(tmp_path: Path) -> None:

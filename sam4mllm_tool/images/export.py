@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from sam4mllm_tool.atomic_io import write_bytes
+from sam4mllm_tool.atomic_io import write_files
 from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
 from sam4mllm_tool.geometry.boxes import format_box
 from sam4mllm_tool.geometry.polygons import mask_to_polygons
@@ -65,7 +65,10 @@ def write_outputs(
     formats: Iterable[str] = DEFAULT_OUTPUTS,
     image_name: str = "image.png",
 ) -> list[Path]:
-    """Write a result's files into a folder: all of them are made before the first is written, and each is written atomically.
+    """Write a result's files into a folder: all of them, or on an error none, each atomically.
+
+    Several writers of one folder follow one another, so that it holds one result. Who reads while others write takes a shared
+    lock on the folder (`fcntl.flock`), so as not to look between two renames.
 
     Args:
         folder: Created if needed. Earlier files of these names are replaced.
@@ -91,8 +94,7 @@ def write_outputs(
 def _write_files(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
     with _writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_bytes(folder / name, content)
+        write_files(folder, files)
     return [folder / name for name in files]
 
 

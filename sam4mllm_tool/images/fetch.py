@@ -2,8 +2,8 @@
 
 A URL may come from a stranger who means a service behind our own firewall. Therefore a host is resolved once, every address
 that it resolves to must be public, the connection goes to exactly these addresses (a second look-up could answer differently),
-and each redirect is checked like the first URL. One deadline covers connecting, TLS and the whole transfer; the body is
-counted while it arrives. Error messages name the host, but neither the query, which may hold a key, nor the server's text.
+and each redirect is checked like the first URL. One deadline covers look-ups, connecting, TLS and the whole transfer; the body
+is counted while it arrives. Error messages name the host, but neither the query, which may hold a key, nor the server's text.
 
 URLs are parsed by httpx and requests are sent by httpcore, httpx's own transport: httpx's client logs each URL with its query
 and has no public parameter for the network backend, which is where the addresses and the deadline are enforced. httpcore
@@ -13,11 +13,13 @@ itself reads no environment, uses no proxy, follows no redirect and keeps no coo
 import re
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import httpcore
@@ -33,6 +35,18 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST_NAME = re.compile(r"[a-z0-9._:-]{1,253}")  # ASCII, as sent; colons are those of IPv6
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")
+_NOT_PUBLIC = tuple(
+    map(
+        ip_network,
+        (
+            "192.0.0.0/24",  # protocol assignments; at 192.0.0.192 is Oracle's metadata service
+            "168.63.129.16/32",  # Azure's platform services
+            "192.88.99.0/24",  # relays of 6to4
+            "3fff::/20",  # documentation
+        ),
+    )
+)
+"""What counts as global in the registry or in some version of Python, and isn't a place for images."""
 _HEADERS = {
     "User-Agent": "sam4mllm-tool",
     "Accept": "image/*",
@@ -54,7 +68,7 @@ def fetch_image_bytes(
     Args:
         url: Without user name and password.
         max_bytes: Largest accepted content, in bytes.
-        timeout_s: For connecting and the whole transfer, redirects included, in seconds; name look-ups are not counted.
+        timeout_s: For connecting and the whole transfer, name look-ups and redirects included, in seconds.
         allow_private_addresses: Also connect to addresses that are not on the public internet.
         hosts: The only hosts that the URL and its redirects may lead to; None for any.
 
@@ -65,11 +79,11 @@ def fetch_image_bytes(
     deadline = time.monotonic() + timeout_s
     target = _parse_url(url)
     for _ in range(MAX_REDIRECTS + 1):
-        if hosts is not None and _host(target) not in {host.lower() for host in hosts}:
+        if hosts is not None and _host(target) not in set(map(_normalize_host, hosts)):
             raise ImageError(f"images are not fetched from {_host(target)} here: allowed are {', '.join(sorted(hosts))}")
-        addresses = _resolve_host(target, allow_private_addresses)
         host = _host(target)
         try:
+            addresses = _resolve_host(target, allow_private_addresses, deadline)
             with _open_response(target, addresses, deadline) as response:
                 location = _redirect_location(response)
                 if location is None:
@@ -110,19 +124,35 @@ def _parse_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
 
 
 def _host(url: httpx.URL) -> str:
-    """The host in ASCII: what is looked up, sent and shown in messages."""
-    return url.raw_host.decode("ascii")
+    """The host in ASCII: what is looked up, compared and shown in messages."""
+    return _normalize_host(url.raw_host.decode("ascii"))
+
+
+def _normalize_host(host: str) -> str:
+    """Return a host in lower case, an IPv6 address without brackets and in its shortest form."""
+    host = host.lower().removeprefix("[").removesuffix("]")
+    try:
+        return str(IPv6Address(host)) if ":" in host else host
+    except ValueError:
+        return host
 
 
 def _port(url: httpx.URL) -> int:
     return _DEFAULT_PORTS[url.scheme] if url.port is None else url.port
 
 
-def _resolve_host(url: httpx.URL, allow_private_addresses: bool) -> list[str]:
-    """Return the host's addresses. Raises ImageError unless all of them are public or private ones are allowed."""
+def _resolve_host(url: httpx.URL, allow_private_addresses: bool, deadline: float) -> list[str]:
+    """Return the host's addresses.
+
+    Raises:
+        ImageError: The host has none, or, unless private ones are allowed, one that isn't public.
+        TimeoutError: The deadline passed.
+    """
     host = _host(url)
     try:
-        entries = socket.getaddrinfo(host, _port(url), type=socket.SOCK_STREAM)
+        entries = _look_up(host, _port(url), _seconds_left(deadline))
+    except TimeoutError:
+        raise
     except (OSError, UnicodeError) as error:
         raise ImageError(f"the host {host!r} cannot be found: {error}") from error
     addresses = [str(socket_address[0]) for *_, socket_address in entries]
@@ -131,13 +161,33 @@ def _resolve_host(url: httpx.URL, allow_private_addresses: bool) -> list[str]:
     return addresses
 
 
+def _look_up(host: str, port: int, timeout_s: float) -> list[tuple[Any, ...]]:
+    """Look a name up in a thread that may be left behind: the system's resolver has no deadline."""
+    answers: SimpleQueue[list[tuple[Any, ...]] | Exception] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+        except Exception as error:  # noqa: BLE001  # raised in the caller's thread
+            answers.put(error)
+
+    threading.Thread(target=work, daemon=True, name="look-up").start()
+    try:
+        answer = answers.get(timeout=timeout_s)
+    except Empty:
+        raise TimeoutError from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def _is_public(address: str) -> bool:
     ip: IPv4Address | IPv6Address = ip_address(address)
     if isinstance(ip, IPv6Address):  # an IPv4 address may be embedded
         ip = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
     if isinstance(ip, IPv6Address) and ip not in _GLOBAL_UNICAST:
         return False
-    return ip.is_global and not ip.is_multicast
+    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 @contextmanager

@@ -9,8 +9,6 @@ import base64
 import binascii
 import os
 import re
-import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,6 +20,7 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import ImageError, quote_text
 from sam4mllm_tool.images.decoding import check_size, decode_image
+from sam4mllm_tool.images.image_files import read_image_file
 from sam4mllm_tool.images.rgb_conversion import array_to_rgb, image_to_rgb
 from sam4mllm_tool.types import Image
 
@@ -171,40 +170,8 @@ def _load_path(path: Path, policy: ImagePolicy) -> Image:
     if not policy.allow_paths:
         raise ImageError("image paths are turned off here (allow_paths of the policy); give the image as a data URI")
     what = f"the image {quote_text(str(path))}"
-    try:
-        content = _read_file(path, what, policy)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{what} does not exist") from error
-    except OSError as error:
-        raise ImageError(f"{what} cannot be opened: {error.strerror or error}") from error
-    except (ValueError, RuntimeError) as error:  # a null character, a loop of links
-        raise ImageError(f"{what} cannot be opened: {error}") from error
-    return _load_bytes(content, what, policy)
-
-
-def _read_file(path: Path, what: str, policy: ImagePolicy) -> bytes:
-    """Read one byte more than allowed at most, so that a file over the limit is recognized."""
-    if isinstance(policy.allow_paths, tuple):
-        path = _resolve_inside(path, [Path(root).resolve() for root in policy.allow_paths])
-    mode = path.stat().st_mode
-    if stat.S_ISDIR(mode):
-        raise ImageError(f"{what} is a folder; give one of the images in it")
-    if not stat.S_ISREG(mode):  # a pipe or a device could block, or never end
-        raise ImageError(f"{what} is not a regular file")
-    with path.open("rb") as file:
-        return file.read(policy.max_bytes + 1)
-
-
-def _resolve_inside(path: Path, roots: Sequence[Path]) -> Path:
-    """Resolve the links of a path that must lie in one of `roots`. The error doesn't reveal whether a file outside exists."""
-    places = [*roots, *(root.parent for root in roots), Path()]  # "scene.png" and "examples/scene.png" of the root "examples"
-    candidates = [(place / path).resolve() for place in places]  # an absolute path replaces the place
-    allowed = [candidate for candidate in candidates if any(candidate.is_relative_to(root) for root in roots)]
-    if not allowed:
-        raise ImageError(f"the image {quote_text(str(path))} is not in a folder that images may be opened from")
-    return next((candidate for candidate in allowed if candidate.exists()), allowed[0])
+    roots = policy.allow_paths if isinstance(policy.allow_paths, tuple) else None
+    return _load_bytes(read_image_file(path, what, max_bytes=policy.max_bytes, roots=roots), what, policy)
 
 
 def _load_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:

@@ -194,6 +194,14 @@ def test_the_deadline_holds_for_the_tls_handshake() -> None:
         load_image(f"https://127.0.0.1:{silent.getsockname()[1]}/", policy=policy)
 
 
+def test_the_deadline_holds_for_the_name_look_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(60))
+    with pytest.raises(ImageError, match=r"images\.test did not send the image within 0\.1 seconds"):
+        load_image("http://images.test/a.png", policy=ImagePolicy(allow_urls=True, url_seconds=0.1))
+    answer.set()
+
+
 def test_a_closed_port_is_an_image_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -235,6 +243,16 @@ def test_the_query_is_not_logged(server: Server, caplog: pytest.LogCaptureFixtur
         pytest.param("224.0.0.1", id="multicast"),
         pytest.param("255.255.255.255", id="broadcast"),
         pytest.param("240.0.0.1", id="reserved"),
+        pytest.param("192.0.0.192", id="Oracle's metadata"),
+        pytest.param("192.0.0.9", id="protocol assignment"),
+        pytest.param("168.63.129.16", id="Azure's platform"),
+        pytest.param("192.88.99.1", id="6to4 relay"),
+        pytest.param("100.100.100.200", id="Alibaba's metadata"),
+        pytest.param("[fd00:ec2::254]", id="Amazon's metadata 6"),
+        pytest.param("[64:ff9b::a83f:8110]", id="Azure's platform behind NAT64"),
+        pytest.param("[64:ff9b:1::7f00:1]", id="loopback behind local NAT64"),
+        pytest.param("[3fff::1]", id="documentation 6, newer"),
+        pytest.param("[2001:0:7f00:1::]", id="Teredo"),
         pytest.param("[::1]", id="loopback 6"),
         pytest.param("[::]", id="unspecified 6"),
         pytest.param("[::ffff:127.0.0.1]", id="loopback mapped into 6"),
@@ -286,6 +304,19 @@ def test_a_malformed_url_is_an_image_error_without_its_secrets(url: str, message
     with pytest.raises(ImageError, match=message) as caught:
         load_image(url, policy=ImagePolicy(allow_urls=True))
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[2001:DB8::1]/a.png", "http://[2001:db8:0:0::1]:80/a.png", "https://[2001:db8::0.0.0.1]/", "http://[2001:db8::1]"],
+)
+def test_an_ipv6_address_without_a_port_is_a_host(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, **_: asked.append((host, port)) or [])
+    policy = ImagePolicy(allow_urls=True, url_hosts=("[2001:DB8::1]",), allow_private_addresses=True)
+    with pytest.raises(ImageError, match="from 2001:db8::1: the host has no address"):
+        load_image(url, policy=policy)
+    assert asked == [("2001:db8::1", 443 if url.startswith("https") else 80)]
 
 
 def test_a_redirect_is_checked_like_the_first_url(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import struct
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from sam4mllm_tool.errors import ImageError
+from sam4mllm_tool.images import image_files
 from sam4mllm_tool.images.load import CALLER_POLICY, TOOL_POLICY, ImagePolicy, load_image
 
 SIDE = 8
@@ -390,6 +392,53 @@ def test_paths_are_confined_to_the_allowed_folders(two_folders: Path, path: str,
     else:
         with pytest.raises(ImageError, match="not in a folder that images may be opened from"):
             load_image(two_folders / path, policy=policy)
+
+
+def replace_by_link_to_file(root: Path) -> None:
+    (root / "inner/image.png").unlink()
+    (root / "inner/image.png").symlink_to(root.parent / "secret/image.png")
+
+
+def replace_by_link_to_folder(root: Path) -> None:
+    (root / "inner").rename(root / "moved")
+    (root / "inner").symlink_to(root.parent / "secret")
+
+
+def replace_by_pipe(root: Path) -> None:
+    (root / "inner/image.png").unlink()
+    os.mkfifo(root / "inner/image.png")
+
+
+@pytest.mark.parametrize(
+    ("swap", "message"),
+    [
+        (replace_by_link_to_file, "cannot be opened"),
+        (replace_by_link_to_folder, "cannot be opened"),
+        (replace_by_pipe, "regular"),
+    ],
+)
+def test_a_file_that_is_replaced_after_the_check_is_not_read(
+    two_folders: Path, swap: Callable[[Path], None], message: str, monkeypatch: pytest.MonkeyPatch
+):
+    check = image_files._require_regular
+    checks: list[int] = []
+
+    def check_then_swap(status: os.stat_result, what: str) -> None:
+        check(status, what)
+        checks.append(1)
+        if len(checks) == 1:
+            swap(two_folders / "open")
+
+    monkeypatch.setattr(image_files, "_require_regular", check_then_swap)
+    with pytest.raises(ImageError, match=message):
+        load_image("inner/image.png", policy=ImagePolicy(allow_paths=(two_folders / "open",)))
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_files_of_proc_are_refused_whatever_is_allowed():
+    for policy in (CALLER_POLICY, ImagePolicy(allow_paths=("/",))):
+        with pytest.raises(ImageError, match="it is the system's"):
+            load_image("/proc/self/environ", policy=policy)
 
 
 def test_relative_paths_are_looked_up_in_each_allowed_folder(two_folders: Path):
