@@ -88,8 +88,8 @@ class ServerCall:
         """Correct a result."""
         points = [{"x": click.x, "y": click.y, "label": click.label} for click in clicks]
         name = result if isinstance(result, str) else result.id
-        body = {"result": name, "instruction": instruction, "clicks": points}
-        body |= {"forget_clicks": forget_clicks, "trace": trace}
+        change = {"instruction": instruction, "clicks": points, "forget_clicks": forget_clicks}
+        body = {"result": name, **change, "trace": trace}
         return cls("POST", "/v1/refine", body)
 
     @classmethod
