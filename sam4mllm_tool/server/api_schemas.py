@@ -42,6 +42,7 @@ class SegmentBody(_Body):
         description=f"Files to make of each result: {', '.join(OUTPUT_FORMATS)}.",
         examples=[["mask"]],
     )
+    trace: bool = Field(default=False, description="Whether to keep a trace: /v1/results/{id}/trace.html and trace.json.")
 
     def check(self) -> None:
         """Raise OutputFormatError where an output doesn't exist."""

@@ -22,6 +22,7 @@ from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.server.settings import ServerSettings
 from sam4mllm_tool.server.tool_endpoint import create_tool_router
+from sam4mllm_tool.server.trace_endpoint import create_trace_router
 
 __all__ = ["create_app"]
 
@@ -61,6 +62,7 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     app.state.service = service
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
+    app.include_router(create_trace_router(service))
     app.include_router(create_result_router(service))
     app.include_router(create_dialogue_router(service))
     app.include_router(create_tool_router(service))

@@ -22,9 +22,10 @@ from sam4mllm_tool.server.api_description import describe_problems
 from sam4mllm_tool.server.api_results import EXAMPLE_RESULT, ServerResult
 from sam4mllm_tool.server.api_schemas import OutputName
 from sam4mllm_tool.server.segment_endpoints import cancel_with_client
-from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result
+from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result, record_traces
 from sam4mllm_tool.tools.artifacts import build_result_artifact, restore_result
 from sam4mllm_tool.tools.refine_tools import describe_choices
+from sam4mllm_tool.trace import Trace
 from sam4mllm_tool.types import PointPrompt, Segmentation
 
 __all__ = ["create_result_router"]
@@ -75,6 +76,7 @@ class RefineBody(_Body):
     outputs: Annotated[list[OutputName], AfterValidator(check_output_names)] = Field(
         default=[], description="Files to make of the result.", examples=[["mask"]]
     )
+    trace: bool = Field(default=False, description="Whether to keep a trace, as in /v1/segment.")
 
 
 class RefineAnswer(BaseModel):
@@ -175,13 +177,16 @@ async def _refine(service: Service, owner: str, body: RefineBody) -> dict[str, A
     clicks = tuple(PointPrompt(click.x, click.y, click.label) for click in body.clicks)
     method = service.settings.method
     flow = refine(run, state, instruction=body.instruction, clicks=clicks, forget_clicks=body.forget_clicks, method=method)
-    (refined,) = await models.arun_group(image, [(flow, run)])
+    traces: list[Trace] = []
+    (refined,) = await record_traces(models, body.trace, traces).arun_group(image, [(flow, run)])
     if isinstance(refined, Exception):
         raise refined
     files = await asyncio.to_thread(export_outputs, image, refined.segmentation, body.outputs) if body.outputs else {}
     details = {"understood": list(refined.understood), "previous": artifact["handle"]}
     corrected = build_result_artifact(artifact["picture"], refined.segmentation, refined.state, **details)
     service.handles.put(owner, corrected, "")
+    for trace in traces:
+        await asyncio.to_thread(service.traces.put, owner, corrected["handle"], artifact["picture"], trace)
     return {
         "result": describe_result(corrected, refined.segmentation, files),
         "understood": list(refined.understood),
