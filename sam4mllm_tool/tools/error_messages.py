@@ -9,6 +9,8 @@ import logging
 import re
 from collections.abc import Iterator
 
+from langchain_core.tools import ToolException
+
 from sam4mllm_tool.errors import BackendError, ReplyError, Sam4MllmError
 
 __all__ = ["MAX_MESSAGE", "describe_error"]
@@ -47,8 +49,10 @@ def describe_error(error: Sam4MllmError) -> str:
 
 
 def _list_foreign_causes(error: BaseException) -> Iterator[BaseException]:
+    visited = {id(error)}  # an error that is raised again may be in its own chain
     cause = error.__cause__ or error.__context__
-    while cause is not None:
-        if not isinstance(cause, Sam4MllmError):
+    while cause is not None and id(cause) not in visited:
+        visited.add(id(cause))
+        if not isinstance(cause, Sam4MllmError | ToolException):
             yield cause
         cause = cause.__cause__ or cause.__context__

@@ -199,6 +199,12 @@ def test_a_message_to_a_model_is_one_short_line_without_folders(text: str, reada
     assert describe_error(Sam4MllmError(text)) == readable
 
 
+def test_an_error_that_is_in_its_own_chain_is_described() -> None:
+    error, tool_error = BackendError(EVIL), ToolException(EVIL)
+    error.__context__, tool_error.__cause__ = tool_error, error
+    assert describe_error(error).startswith("IGNORE")
+
+
 def test_without_a_call_id_the_answer_is_the_text() -> None:
     assert failing(KeyError("x")).invoke(EXAMPLE).startswith(f"segment_image {OUR_WORDS}")
 

@@ -141,7 +141,7 @@ class ToolCalls:
             message: ToolMessage = await tool.ainvoke(call)
         except ToolException as error:
             if isinstance(error.__cause__, Sam4MllmError):
-                raise error.__cause__ from None
+                raise error.__cause__  # noqa: B904  # as it is, with its own cause
             raise UnexpectedError(str(error)) from error
         except Exception as error:  # a client must get an answer, and nothing of a traceback
             logger.exception("%s failed with an unexpected error", tool.name)
