@@ -55,22 +55,25 @@ class Client:
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = _TIMEOUT_S) -> None:
         self._http = httpx.Client(**_settings(url, token, timeout_s))
 
-    def segment(self, image: ImageSource, expression: str, *, method: Method | None = None) -> ServerSegmentation:
+    def segment(
+        self, image: ImageSource, expression: str, *, method: Method | None = None, trace: bool = False
+    ) -> ServerSegmentation:
         """Segment the objects that the expression means, as `Sam4Mllm.segment` does.
 
         Args:
             image: Whatever `load_image` takes, or the handle that `embed` returned.
             expression: Plain words.
             method: By default the server's.
+            trace: Whether the server keeps a trace, which `get_file` returns as "trace.html" and "trace.json".
 
         Raises:
             Sam4MllmError: What `Sam4Mllm.segment` raises.
             ServiceError: The server can't serve the request, or can't be reached.
         """
-        return _read_single(self._send(ServerCall.segment(image, [expression], method)))
+        return _read_single(self._send(ServerCall.segment(image, [expression], method, trace)))
 
     def segment_group(
-        self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
+        self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None, trace: bool = False
     ) -> list[ServerOutcome]:
         """Segment several expressions about one image, as `Sam4Mllm.segment_group` does.
 
@@ -82,7 +85,7 @@ class Client:
             ServiceError: As `segment`.
         """
         try:
-            return read_results(self._send(ServerCall.segment(image, expressions, method)).json())
+            return read_results(self._send(ServerCall.segment(image, expressions, method, trace)).json())
         except _EXPRESSION_ERRORS as error:  # of a single expression
             return [error]
 
@@ -97,6 +100,7 @@ class Client:
         instruction: str | None = None,
         clicks: Sequence[PointPrompt] = (),
         forget_clicks: bool = False,
+        trace: bool = False,
     ) -> ServerSegmentation:
         """Correct a result by an instruction, by clicks in pixels, or by both; the result before stays.
 
@@ -104,7 +108,7 @@ class Client:
             Sam4MllmError: The result is not kept any more, or can't be corrected so.
             ServiceError: As `segment`.
         """
-        return read_refined(self._send(ServerCall.refine(result, instruction, clicks, forget_clicks)).json())
+        return read_refined(self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace)).json())
 
     def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Return a file of a result, such as "cutout.png". Raises as `refine` does."""
@@ -178,16 +182,18 @@ class AsyncClient:
     def __init__(self, url: str, *, token: str | None = None, timeout_s: float = _TIMEOUT_S) -> None:
         self._http = httpx.AsyncClient(**_settings(url, token, timeout_s))
 
-    async def segment(self, image: ImageSource, expression: str, *, method: Method | None = None) -> ServerSegmentation:
+    async def segment(
+        self, image: ImageSource, expression: str, *, method: Method | None = None, trace: bool = False
+    ) -> ServerSegmentation:
         """Do as `Client.segment` does."""
-        return _read_single(await self._send(ServerCall.segment(image, [expression], method)))
+        return _read_single(await self._send(ServerCall.segment(image, [expression], method, trace)))
 
     async def segment_group(
-        self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None
+        self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None, trace: bool = False
     ) -> list[ServerOutcome]:
         """Do as `Client.segment_group` does."""
         try:
-            return read_results((await self._send(ServerCall.segment(image, expressions, method))).json())
+            return read_results((await self._send(ServerCall.segment(image, expressions, method, trace))).json())
         except _EXPRESSION_ERRORS as error:
             return [error]
 
@@ -202,9 +208,10 @@ class AsyncClient:
         instruction: str | None = None,
         clicks: Sequence[PointPrompt] = (),
         forget_clicks: bool = False,
+        trace: bool = False,
     ) -> ServerSegmentation:
         """Do as `Client.refine` does."""
-        return read_refined((await self._send(ServerCall.refine(result, instruction, clicks, forget_clicks))).json())
+        return read_refined((await self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace))).json())
 
     async def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Do as `Client.get_file` does."""

@@ -66,9 +66,9 @@ class ServerCall:
     body: Mapping[str, Any] | None = None
 
     @classmethod
-    def segment(cls, image: ImageSource, expressions: Sequence[str], method: Method | None) -> "ServerCall":
+    def segment(cls, image: ImageSource, expressions: Sequence[str], method: Method | None, trace: bool) -> "ServerCall":
         """Segment expressions about one image."""
-        body = {"image": encode_image(image), "expressions": list(expressions), "method": method}
+        body = {"image": encode_image(image), "expressions": list(expressions), "method": method, "trace": trace}
         return cls("POST", "/v1/segment", body)
 
     @classmethod
@@ -78,12 +78,18 @@ class ServerCall:
 
     @classmethod
     def refine(
-        cls, result: ServerSegmentation | str, instruction: str | None, clicks: Sequence[PointPrompt], forget_clicks: bool
+        cls,
+        result: ServerSegmentation | str,
+        instruction: str | None,
+        clicks: Sequence[PointPrompt],
+        forget_clicks: bool,
+        trace: bool,
     ) -> "ServerCall":
         """Correct a result."""
         points = [{"x": click.x, "y": click.y, "label": click.label} for click in clicks]
         name = result if isinstance(result, str) else result.id
-        body = {"result": name, "instruction": instruction, "clicks": points, "forget_clicks": forget_clicks}
+        change = {"instruction": instruction, "clicks": points, "forget_clicks": forget_clicks}
+        body = {"result": name, **change, "trace": trace}
         return cls("POST", "/v1/refine", body)
 
     @classmethod

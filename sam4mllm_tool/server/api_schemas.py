@@ -1,13 +1,16 @@
 """What clients send and get, as pydantic models, from which the OpenAPI description is made."""
 
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, check_output_names
+from sam4mllm_tool.protocol.dialogues import MAX_EXPRESSION_LENGTH
+from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE, EXAMPLE_RESULT, ServerResult
+from sam4mllm_tool.server.problems import Problem
 
-__all__ = ["EmbedAnswer", "EmbedBody", "SegmentAnswer", "SegmentBody"]
+__all__ = ["Alive", "EmbedAnswer", "EmbedBody", "OutputName", "Ready", "SegmentAnswer", "SegmentBody"]
 
 MAX_EXPRESSIONS = 32
 _Image = Annotated[
@@ -15,9 +18,12 @@ _Image = Annotated[
     Field(
         min_length=1,
         description="A data URI, the handle that /v1/embed returned, or, where the server allows it, a path or a URL.",
-        examples=["img-0123456789ab"],
+        examples=[EXAMPLE_IMAGE],
     ),
 ]
+OutputName = Annotated[str, Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})]
+"""Which there are is checked apart, for an error that lists them."""
+_Expression = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_EXPRESSION_LENGTH})]
 
 
 class _Body(BaseModel):
@@ -28,14 +34,15 @@ class SegmentBody(_Body):
     """What to segment."""
 
     image: _Image
-    expressions: list[str] = Field(min_length=1, max_length=MAX_EXPRESSIONS, examples=[["the red ring"]])
+    expressions: list[_Expression] = Field(min_length=1, max_length=MAX_EXPRESSIONS, examples=[["the red square"]])
     method: Method | None = Field(default=None, description="How the MLLM is asked; by default the server's.")
-    outputs: list[str] = Field(
+    outputs: list[OutputName] = Field(
         default=[],
         max_length=len(OUTPUT_FORMATS),
         description=f"Files to make of each result: {', '.join(OUTPUT_FORMATS)}.",
         examples=[["mask"]],
     )
+    trace: bool = Field(default=False, description="Whether to keep a trace: /v1/results/{id}/trace.html and trace.json.")
 
     def check(self) -> None:
         """Raise OutputFormatError where an output doesn't exist."""
@@ -43,12 +50,14 @@ class SegmentBody(_Body):
 
 
 class SegmentAnswer(BaseModel):
-    """The results, in the order of the expressions. Each is what `Segmentation.to_dict` writes, with more about its handles.
+    """The results, in the order of the expressions.
 
     Of several expressions one that failed alone has its problem details in its place, which `error` tells apart.
     """
 
-    results: list[dict[str, Any]]
+    model_config = ConfigDict(json_schema_extra={"examples": [{"results": [EXAMPLE_RESULT]}]})
+
+    results: list[ServerResult | Problem]
 
 
 class EmbedBody(_Body):
@@ -60,6 +69,28 @@ class EmbedBody(_Body):
 class EmbedAnswer(BaseModel):
     """The handle of an image that the server keeps for a while."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"image": "img-0123456789ab", "width": 32, "height": 32}]})
+
     image: str
     width: int
     height: int
+
+
+class Alive(BaseModel):
+    """The process lives."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ok"}]})
+
+    status: Literal["ok"] = "ok"
+
+
+class Ready(BaseModel):
+    """The models are loaded."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ready", "mllm": "embedded", "segmenter": "embedded"}]}
+    )
+
+    status: Literal["ready"] = "ready"
+    mllm: str
+    segmenter: str

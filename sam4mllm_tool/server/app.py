@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI, Response
 from starlette.middleware.cors import CORSMiddleware
@@ -10,17 +9,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.server.api_description import describe_problems, install_description
+from sam4mllm_tool.server.api_schemas import Alive, Ready
 from sam4mllm_tool.server.dialogue_endpoint import create_dialogue_router
 from sam4mllm_tool.server.gate import Gate
 from sam4mllm_tool.server.mcp_endpoint import add_mcp
 from sam4mllm_tool.server.page_endpoint import PAGE_PATHS, add_page
-from sam4mllm_tool.server.problems import Problem, install_problem_handlers
+from sam4mllm_tool.server.problems import install_problem_handlers
 from sam4mllm_tool.server.result_endpoints import create_result_router
 from sam4mllm_tool.server.segment_endpoints import create_segment_router
 from sam4mllm_tool.server.server_metrics import METRICS_TYPE, ServerMetrics
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.server.settings import ServerSettings
 from sam4mllm_tool.server.tool_endpoint import create_tool_router
+from sam4mllm_tool.server.trace_endpoint import create_trace_router
 
 __all__ = ["create_app"]
 
@@ -49,18 +51,23 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
         finally:
             service.stop()
 
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": Problem, "description": "Problem details (RFC 9457)"}
-        for status in (400, 401, 404, 408, 413, 422, 429, 502, 503, 504)
-    }
-    app = FastAPI(title="SAM4MLLM", version=__version__, lifespan=lifespan, responses=problems, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="SAM4MLLM",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+    )
     app.state.service = service
     install_problem_handlers(app)
     app.include_router(create_segment_router(service))
+    app.include_router(create_trace_router(service))
     app.include_router(create_result_router(service))
     app.include_router(create_dialogue_router(service))
     app.include_router(create_tool_router(service))
     _add_health(app, service)
+    install_description(app, wants_token=bool(settings.tokens))
     mcp_lifespan = add_mcp(app, service)
     add_page(app)
     app.add_middleware(Gate, settings=settings, open_paths=PAGE_PATHS)
@@ -77,16 +84,21 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", summary="Whether the process lives", tags=["health"])
-    async def healthz() -> dict[str, str]:
-        return {"status": "ok"}
+    @app.get("/healthz", summary="Whether the process lives", tags=["health"], responses=describe_problems())
+    async def healthz() -> Alive:
+        return Alive()
 
-    @app.get("/readyz", summary="Whether the models are loaded", tags=["health"])
-    async def readyz() -> dict[str, str]:
+    @app.get("/readyz", summary="Whether the models are loaded", tags=["health"], responses=describe_problems(422, 503))
+    async def readyz() -> Ready:
         models = service.models
-        return {"status": "ready", "mllm": models.mllm.name, "segmenter": models.segmenter.name}
+        return Ready(mllm=models.mllm.name, segmenter=models.segmenter.name)
 
-    @app.get("/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=Response)
+    text = {"schema": {"type": "string"}, "example": 'sam4mllm_requests_total{path="/v1/segment",status="200"} 5.0\n'}
+    metrics_responses = {200: {"content": {"text/plain": text}}, **describe_problems(401)}
+
+    @app.get(
+        "/metrics", summary="Metrics for Prometheus", tags=["health"], response_class=Response, responses=metrics_responses
+    )
     async def metrics() -> Response:
         return Response(service.metrics.write(), media_type=METRICS_TYPE)
 

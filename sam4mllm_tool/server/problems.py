@@ -60,17 +60,23 @@ class Problem(BaseModel):
 
 
 class RequestError(BadRequestError):
-    """A request that is refused with a status of its own."""
+    """A request that is refused with a status of its own.
 
-    def __init__(self, status: int, message: str) -> None:
+    Args:
+        status: Of the answer.
+        message: What is wrong, and what to do.
+        error: The class that the answer names.
+    """
+
+    def __init__(self, status: int, message: str, error: str = "BadRequestError") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.error = status, error
 
 
 def describe_error(error: Sam4MllmError) -> Problem:
     """Describe an error; `error` of the problem is the name of its class."""
     status = error.status if isinstance(error, RequestError) else next(s for kind, s in _STATUSES if isinstance(error, kind))
-    name = "BadRequestError" if isinstance(error, RequestError) else type(error).__name__
+    name = error.error if isinstance(error, RequestError) else type(error).__name__
     return _create_problem(status, name, " ".join(str(error).split()))
 
 

@@ -4,7 +4,8 @@ import asyncio
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from sam4mllm_tool import __version__
@@ -17,16 +18,36 @@ from sam4mllm_tool.images.output_formats import (
     list_output_files,
 )
 from sam4mllm_tool.interactive import refine
+from sam4mllm_tool.server.api_description import describe_problems
+from sam4mllm_tool.server.api_results import EXAMPLE_RESULT, ServerResult
+from sam4mllm_tool.server.api_schemas import OutputName
 from sam4mllm_tool.server.segment_endpoints import cancel_with_client
-from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result
+from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result, record_traces
 from sam4mllm_tool.tools.artifacts import build_result_artifact, restore_result
 from sam4mllm_tool.tools.refine_tools import describe_choices
+from sam4mllm_tool.trace import Trace
 from sam4mllm_tool.types import PointPrompt, Segmentation
 
 __all__ = ["create_result_router"]
 
 _Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 _RESULT_FILES = {file: name for name, files in list_output_files(OUTPUT_FORMATS).items() for file in files}
+
+
+_EXAMPLE_INFO: dict[str, Any] = {
+    "version": __version__,
+    "mllm": "embedded",
+    "segmenter": "embedded",
+    "method": "adaptive",
+    "methods": list(METHODS),
+    "outputs": {"mask": OUTPUT_FORMATS["mask"].description},
+    "files": {"mask": ["mask.png"]},
+}
+_FILE_CONTENTS: dict[str, Any] = {get_media_type(file).partition(";")[0]: {} for file in _RESULT_FILES}
+_ResultId = Annotated[str, Path(description="The result's id.", examples=["seg-0123456789abcdef"])]
+_FileName = Annotated[
+    str, Path(description="One of the files that /v1/info lists.", json_schema_extra={"enum": list(_RESULT_FILES)})
+]
 
 
 class _Body(BaseModel):
@@ -44,19 +65,30 @@ class ClickBody(_Body):
 class RefineBody(_Body):
     """A correction of a result: in words, by clicks, or both."""
 
-    result: str = Field(description="The result's id.", examples=["seg-0123456789abcdef"])
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"result": EXAMPLE_RESULT["id"], "clicks": [{"x": 12, "y": 12, "label": 1}]}]}
+    )
+
+    result: str = Field(description="The result's id.")
     instruction: str | None = Field(default=None, max_length=2000, examples=["no, the other one"])
     clicks: list[ClickBody] = Field(default=[], max_length=100)
     forget_clicks: bool = Field(default=False, description="Drop the clicks of earlier corrections.")
-    outputs: Annotated[list[str], AfterValidator(check_output_names)] = Field(
-        default=[], description="Files to make of the result."
+    outputs: Annotated[list[OutputName], AfterValidator(check_output_names)] = Field(
+        default=[], description="Files to make of the result.", examples=[["mask"]]
     )
+    trace: bool = Field(default=False, description="Whether to keep a trace, as in /v1/segment.")
 
 
 class RefineAnswer(BaseModel):
     """The corrected result; the one before stays."""
 
-    result: dict[str, Any]
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"result": EXAMPLE_RESULT, "understood": ["1 click on the object"], "changed": True, "choices": []}]
+        }
+    )
+
+    result: ServerResult
     understood: list[str] = Field(description="How the words and clicks were understood.")
     changed: bool
     choices: list[dict[str, Any]] = Field(description="Other objects that an instruction may choose by their number.")
@@ -65,20 +97,22 @@ class RefineAnswer(BaseModel):
 class ServerInfo(BaseModel):
     """What the server runs and offers."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE_INFO]})
+
     version: str
     mllm: str
     segmenter: str
     method: str
     methods: list[str]
     outputs: dict[str, str] = Field(description="Format -> what it holds.")
-    files: dict[str, tuple[str, ...]] = Field(description="Format -> its files, for /v1/results/{id}/{file}.")
+    files: dict[str, tuple[str, ...]] = Field(description="Format -> its files, for /v1/results/{result_id}/{file}.")
 
 
 def create_result_router(service: Service) -> APIRouter:
     """Create the routes about results that are kept."""
     router = APIRouter(prefix="/v1", tags=["results"])
 
-    @router.get("/info", summary="Models, methods and formats")
+    @router.get("/info", summary="Models, methods and formats", responses=describe_problems(401, 422, 503))
     async def info() -> ServerInfo:
         models = service.models
         outputs = {name: output.description for name, output in OUTPUT_FORMATS.items()}
@@ -92,17 +126,31 @@ def create_result_router(service: Service) -> APIRouter:
             files=list_output_files(OUTPUT_FORMATS),
         )
 
-    @router.post("/refine", summary="Correct a result in words or by clicks")
-    async def refine_result(request: Request, body: RefineBody) -> RefineAnswer:
-        return await cancel_with_client(request, _refine(service, request.state.owner, body))
+    @router.post(
+        "/refine",
+        summary="Correct a result in words or by clicks",
+        responses={200: {"model": RefineAnswer}, **describe_problems(400, 401, 404, 422, 429, 502, 503, 504)},
+    )
+    async def refine_result(request: Request, body: RefineBody) -> Response:
+        return JSONResponse(await cancel_with_client(request, _refine(service, request.state.owner, body)))
 
-    @router.get("/results/{result_id}", summary="A result as it was answered")
-    async def get_result(request: Request, result_id: str) -> dict[str, Any]:
+    @router.get(
+        "/results/{result_id}",
+        summary="A result as it was answered",
+        responses={200: {"model": ServerResult}, **describe_problems(401, 404, 422)},
+    )
+    async def get_result(request: Request, result_id: _ResultId) -> Response:
         artifact = service.get_result(request.state.owner, result_id)
-        return await asyncio.to_thread(lambda: describe_result(artifact, Segmentation.from_dict(artifact), {}))
+        content = await asyncio.to_thread(lambda: describe_result(artifact, Segmentation.from_dict(artifact), {}))
+        return JSONResponse(content)
 
-    @router.get("/results/{result_id}/{file}", summary="A file of a result", response_class=Response)
-    async def get_file(request: Request, result_id: str, file: str) -> Response:
+    @router.get(
+        "/results/{result_id}/{file}",
+        summary="A file of a result",
+        response_class=Response,
+        responses={200: {"content": _FILE_CONTENTS}, **describe_problems(401, 404, 422)},
+    )
+    async def get_file(request: Request, result_id: _ResultId, file: _FileName) -> Response:
         content = await asyncio.to_thread(_make_file, service, request.state.owner, result_id, file)
         return Response(content, media_type=get_media_type(file))
 
@@ -118,8 +166,8 @@ def _make_file(service: Service, owner: str, result_id: str, file: str) -> bytes
     return export_outputs(image, Segmentation.from_dict(artifact), [_RESULT_FILES[file]])[file]
 
 
-async def _refine(service: Service, owner: str, body: RefineBody) -> RefineAnswer:
-    """Correct a result and keep the corrected one beside it. Raises Sam4MllmError."""
+async def _refine(service: Service, owner: str, body: RefineBody) -> dict[str, Any]:
+    """Correct a result and keep the corrected one beside it; return a `RefineAnswer` as JSON. Raises Sam4MllmError."""
     models, artifact = service.models, service.get_result(owner, body.result)
     image = await asyncio.to_thread(service.pixels.get, artifact["picture"])
     state = await asyncio.to_thread(restore_result, artifact)
@@ -129,16 +177,19 @@ async def _refine(service: Service, owner: str, body: RefineBody) -> RefineAnswe
     clicks = tuple(PointPrompt(click.x, click.y, click.label) for click in body.clicks)
     method = service.settings.method
     flow = refine(run, state, instruction=body.instruction, clicks=clicks, forget_clicks=body.forget_clicks, method=method)
-    (refined,) = await models.arun_group(image, [(flow, run)])
+    traces: list[Trace] = []
+    (refined,) = await record_traces(models, body.trace, traces).arun_group(image, [(flow, run)])
     if isinstance(refined, Exception):
         raise refined
     files = await asyncio.to_thread(export_outputs, image, refined.segmentation, body.outputs) if body.outputs else {}
     details = {"understood": list(refined.understood), "previous": artifact["handle"]}
     corrected = build_result_artifact(artifact["picture"], refined.segmentation, refined.state, **details)
     service.handles.put(owner, corrected, "")
-    return RefineAnswer(
-        result=describe_result(corrected, refined.segmentation, files),
-        understood=list(refined.understood),
-        changed=refined.is_changed,
-        choices=describe_choices(refined),
-    )
+    for trace in traces:
+        await asyncio.to_thread(service.traces.put, owner, corrected["handle"], artifact["picture"], trace)
+    return {
+        "result": describe_result(corrected, refined.segmentation, files),
+        "understood": list(refined.understood),
+        "changed": refined.is_changed,
+        "choices": describe_choices(refined),
+    }

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
+from sam4mllm_tool.config import METHODS
+from sam4mllm_tool.server.api_description import describe_problems
+from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE
 from sam4mllm_tool.server.api_schemas import EmbedAnswer, EmbedBody, SegmentAnswer, SegmentBody
 from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
 from sam4mllm_tool.server.problems import RequestError, describe_validation
@@ -21,6 +24,19 @@ T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 _LISTS = ("expressions", "outputs")
+_STATUSES = (400, 401, 404, 415, 422, 429, 502, 503, 504)
+_SEGMENTED: dict[str, Any] = {
+    "model": SegmentAnswer,
+    "content": {EVENT_STREAM: {"schema": {"type": "string"}, "example": 'event: boxes\ndata: {"index": 0, ...}\n\n'}},
+    "links": {
+        "result": {"operationId": "get_result", "parameters": {"result_id": "$response.body#/results/0/id"}},
+        "file": {
+            "operationId": "get_file",
+            "parameters": {"result_id": "$response.body#/results/0/id", "file": "mask.png"},
+        },
+        "refinement": {"operationId": "refine_result", "requestBody": {"result": "$response.body#/results/0/id"}},
+    },
+}
 _UPLOAD = "(uploaded)"
 """Stands in a body for an image that came as a file."""
 
@@ -32,10 +48,10 @@ def create_segment_router(service: Service) -> APIRouter:
     @router.post(
         "/segment",
         summary="Segment what expressions mean",
-        response_model=SegmentAnswer,
+        responses={200: _SEGMENTED, **describe_problems(*_STATUSES)},
         openapi_extra=_describe_body(SegmentBody),
     )
-    async def segment(request: Request) -> Any:
+    async def segment(request: Request) -> Response:
         """With `Accept: text/event-stream` boxes and points come as events, and the answer as the last one."""
         body, upload = await _read_body(request, SegmentBody)
         owner, source = request.state.owner, body.image if upload is None else upload
@@ -45,9 +61,14 @@ def create_segment_router(service: Service) -> APIRouter:
 
         if EVENT_STREAM in request.headers.get("accept", ""):
             return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
-        return await cancel_with_client(request, work())
+        return JSONResponse(await cancel_with_client(request, work()))
 
-    @router.post("/embed", summary="Keep an image under a handle", openapi_extra=_describe_body(EmbedBody))
+    @router.post(
+        "/embed",
+        summary="Keep an image under a handle",
+        responses=describe_problems(*_STATUSES),
+        openapi_extra=_describe_body(EmbedBody),
+    )
     async def embed(request: Request) -> EmbedAnswer:
         body, source = await _read_body(request, EmbedBody)
         image_id, image = await service.open_image(request.state.owner, body.image if source is None else source)
@@ -116,8 +137,10 @@ def _describe_body(model: type[BaseModel]) -> dict[str, Any]:
     """Describe a body that is JSON or a form with a file."""
     schema = model.model_json_schema()
     properties = {**schema["properties"], "image": {"type": "string", "format": "binary"}}
+    if "method" in properties:  # a form has no null
+        properties["method"] = {"type": "string", "enum": list(METHODS)}
     form = {**schema, "properties": properties}
-    example = {"image": "img-0123456789ab", **({"expressions": ["the red ring"]} if model is SegmentBody else {})}
+    example = {"image": EXAMPLE_IMAGE, **({"expressions": ["the red square"]} if model is SegmentBody else {})}
     content = {
         "application/json": {"schema": schema, "example": example},
         "multipart/form-data": {"schema": form},

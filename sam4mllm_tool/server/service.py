@@ -24,13 +24,15 @@ from sam4mllm_tool.server.problems import describe_error
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
 from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.settings import ServerSettings
+from sam4mllm_tool.server.trace_store import TraceStore
 from sam4mllm_tool.tools.artifacts import build_result_artifact
 from sam4mllm_tool.tools.events import EventHook, EventWriter
 from sam4mllm_tool.tools.image_references import ConversationImage
 from sam4mllm_tool.tools.image_store import ImageStore
+from sam4mllm_tool.trace import Recorder, Trace
 from sam4mllm_tool.types import Image, Segmentation, Size
 
-__all__ = ["Service"]
+__all__ = ["Service", "describe_result", "record_traces"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Service:
         self.pixels = ImageStore(max_bytes=settings.store_bytes)
         self.handles = HandleStore(max_bytes=settings.store_bytes)
         shared = McpSettings(policy=settings.policy, method=settings.method, is_shared=True)
+        self.traces = TraceStore(self.pixels)
         self.images = NamedImages(shared, self.pixels, self.handles)
         self._source, self._models = models, None if callable(models) else self._schedule(models)
         self._load_error: Exception | None = None
@@ -138,10 +141,16 @@ class Service:
         flows = [(segment_expression(run, text, method), run) for run, text in zip(runs, body.expressions, strict=True)]
         if write_event is not None:
             models = _report_events(models, runs, write_event)
-        outcomes = await models.arun_group(image, flows)
+        traces: list[Trace] = []
+        outcomes = await record_traces(models, body.trace, traces).arun_group(image, flows)
         if len(outcomes) == 1 and isinstance(outcomes[0], Exception):
             raise outcomes[0]
-        return await asyncio.to_thread(self._keep_results, owner, image_id, image, outcomes, body.outputs)
+        results = await asyncio.to_thread(self._keep_results, owner, image_id, image, outcomes, body.outputs)
+        by_expression = {trace.expression: trace for trace in traces}
+        for text, result in zip(body.expressions, results, strict=True) if body.trace else ():
+            if "id" in result:
+                await asyncio.to_thread(self.traces.put, owner, result["id"], image_id, by_expression[text])
+        return results
 
     def _keep_results(
         self, owner: str, image_id: str, image: Image, outcomes: Sequence[Outcome], outputs: Sequence[str]
@@ -184,6 +193,13 @@ def _report_events(models: ScheduledModels, runs: Sequence[RunContext], write_ev
     watched = models.with_run_hooks(make_hook)
     assert isinstance(watched, ScheduledModels)
     return watched
+
+
+def record_traces(models: ScheduledModels, is_wanted: bool, traces: list[Trace]) -> ScheduledModels:
+    """Return the models; where traces are wanted, those of their runs go into the list."""
+    recorded = Recorder(models, keep=traces.append).models if is_wanted else models
+    assert isinstance(recorded, ScheduledModels)
+    return recorded
 
 
 def describe_result(artifact: dict[str, Any], result: Segmentation, files: dict[str, bytes]) -> dict[str, Any]:

@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sam4mllm_tool.agents.choosing_segment_tool import ChoosingSegmentTool
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import BadRequestError
+from sam4mllm_tool.server.api_description import describe_problems
+from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE, EXAMPLE_RESULT
 from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
 from sam4mllm_tool.server.problems import RequestError
 from sam4mllm_tool.server.segment_endpoints import cancel_with_client
@@ -47,12 +49,15 @@ _MAX_ARTIFACTS = 20
 class ToolBody(BaseModel):
     """A call of a tool."""
 
-    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"arguments": {"image": EXAMPLE_IMAGE, "expression": "the red square"}}]},
+    )
 
     arguments: dict[str, Any] = Field(
         default={},
         description="As docs/tools.md lists them. `image` is a handle or a data URI; `result` and `dialogue` are handles.",
-        examples=[{"image": "img-0123456789ab", "expression": "the red ring"}],
     )
     artifacts: list[dict[str, Any]] = Field(
         default=[],
@@ -65,6 +70,17 @@ class ToolBody(BaseModel):
 class ToolResult(BaseModel):
     """What the tool returned."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "text": "1 object for 'the red square': box [8, 8, 24, 24].",
+                    "artifact": {"kind": "result", "handle": EXAMPLE_RESULT["id"], "picture": EXAMPLE_RESULT["image"]},
+                }
+            ]
+        }
+    )
+
     text: str = Field(description="For a chat model.")
     artifact: dict[str, Any] = Field(description="For the program; its handle goes into later calls.")
 
@@ -73,8 +89,15 @@ def create_tool_router(service: Service) -> APIRouter:
     """Create the route of the tools."""
     router = APIRouter(prefix="/v1", tags=["tools"])
 
-    @router.post("/tools/{tool}", summary="Run a tool of the toolkit", response_model=ToolResult)
-    async def run_tool(request: Request, tool: _ToolName, body: ToolBody) -> Any:
+    @router.post(
+        "/tools/{tool}",
+        summary="Run a tool of the toolkit",
+        responses={
+            200: {"model": ToolResult, "content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+            **describe_problems(400, 401, 404, 422, 429, 502, 503, 504),
+        },
+    )
+    async def run_tool(request: Request, tool: _ToolName, body: ToolBody) -> Response:
         """With `Accept: text/event-stream` boxes, points and masks come as events, and the answer as the last one."""
 
         async def work(write_event: EventWriter | None = None) -> dict[str, Any]:
@@ -82,7 +105,7 @@ def create_tool_router(service: Service) -> APIRouter:
 
         if EVENT_STREAM in request.headers.get("accept", ""):
             return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
-        return await cancel_with_client(request, work())
+        return JSONResponse(await cancel_with_client(request, work()))
 
     return router
 

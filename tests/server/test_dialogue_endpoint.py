@@ -54,7 +54,7 @@ def test_a_dialogue_led_by_the_client_comes_to_the_same_prompts(client: httpx.Cl
         ({"expression": ""}, 422, "empty"),
         ({"method": "adaptive"}, 422, "'pqpp', 'ppg', 'box' or 'points'"),
         ({"replies": [[]]}, 422, "replies of round 1: 1 questions are pending, got 0"),
-        ({"replies": [[{"text": "no idea"}]]}, 502, "no idea"),
+        ({"replies": [[{"text": "no idea"}]]}, 422, "no idea"),
         ({"size": {"width": 0, "height": 1}}, 422, "size.width"),
     ],
 )

@@ -127,6 +127,12 @@ async def test_a_sentence_gives_a_mask_that_a_click_changes_and_the_download_is_
         saved = np.asarray(Image.open(tmp_path / "mask.png")) > 0
         assert np.array_equal(saved, clicked)
         result = await browser.run("JSON.parse(document.querySelector('#trace').textContent).id")
+        await browser.run("document.querySelector('#format').value = 'trace.html'")
+        await click(browser, "#save button")
+        await browser.wait_for("document.querySelector('#status').textContent === 'Saved trace.html.'")
+        while not (tmp_path / "trace.html").exists():
+            await asyncio.sleep(0.05)
+        assert "<html" in (tmp_path / "trace.html").read_text(encoding="utf-8")
         assert (tmp_path / "mask.png").read_bytes() == httpx.get(f"{address}/v1/results/{result}/mask.png").content
 
 

@@ -45,7 +45,7 @@ export async function segment(image, expression, method, watch = () => {}) {
   const response = await send("v1/segment", {
     method: "POST",
     headers: {"Content-Type": "application/json", Accept: "text/event-stream, application/json"},
-    body: JSON.stringify({image, expressions: [expression], method}),
+    body: JSON.stringify({image, expressions: [expression], method, trace: true}),
   });
   if (!response.headers.get("content-type").startsWith("text/event-stream")) return (await response.json()).results[0];
   for await (const [name, data] of readEvents(response.body)) {
@@ -73,7 +73,7 @@ async function* readEvents(body) {
 
 /** Correct a result by words or clicks, [{x, y, label}] in pixels. */
 export async function refine(result, change) {
-  const answer = await post("v1/refine", {result, ...change});
+  const answer = await post("v1/refine", {result, trace: true, ...change});
   return {...answer.result, understood: answer.understood, choices: answer.choices, changed: answer.changed};
 }
 

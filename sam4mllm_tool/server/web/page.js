@@ -9,6 +9,7 @@ const EXAMPLES = [
   {file: "examples/shapes.png", alt: "Drawn triangles, rings and circles", expression: "every blue triangle"},
   {file: "examples/crescents.png", alt: "Drawn squares and crescents", expression: "all squares"},
 ];
+const TRACES = [["trace.html", "how it came about, as a page"], ["trace.json", "the same for sam4mllm trace"]];
 const COMPARED = ["box", "ppg", "pqpp", "adaptive"];
 let image = null;  // {file, url, handle, name}
 let result = null, cursor = null, busy = false, stream = null, focused = null, partial = null;
@@ -280,7 +281,7 @@ async function begin() {
       const info = await api.readInfo();
       $("method").replaceChildren(...info.methods.map((name) => new Option(name, name, name === info.method, name === info.method)));
       $("format").replaceChildren(...Object.entries(info.files).flatMap(([format, files]) =>
-        files.map((name) => new Option(`${name}: ${info.outputs[format]}`, name))));
+        files.map((name) => new Option(`${name}: ${info.outputs[format]}`, name))), ...TRACES.map(([name, text]) => new Option(`${name}: ${text}`, name)));
       $("models").textContent = `MLLM ${info.mllm}, segmenter ${info.segmenter}`;
       $("notice").hidden = ![info.mllm, info.segmenter].includes("embedded");
       return;
