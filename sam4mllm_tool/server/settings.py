@@ -55,6 +55,7 @@ class ServerSettings(BaseSettings):
     request_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request is dropped.")
     shutdown_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a stopping server finishes its work.")
     store_bytes: int = Field(default=512 * 2**20, ge=1, description="Memory for images, and for results, in bytes.")
+    log_expressions: bool = Field(default=False, description="Whether the log holds what was asked for.")
 
     @field_validator("auth_token", "allow_origin", "image_root", "allow_url_host", mode="before")
     @classmethod
