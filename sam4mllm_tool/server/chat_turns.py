@@ -25,7 +25,7 @@ from sam4mllm_tool.tools.events import EventWriter
 from sam4mllm_tool.tools.image_references import IMAGE_DETAILS_KEY
 from sam4mllm_tool.types import Segmentation
 
-__all__ = ["ChatAnswer", "ChatTurns", "EarlierMessage"]
+__all__ = ["ChatTurns", "EarlierMessage", "TurnAnswer"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class EarlierMessage(NamedTuple):
 
 
 @dataclass
-class ChatAnswer:
+class TurnAnswer:
     """What came of a turn.
 
     Attributes:
@@ -84,7 +84,7 @@ class ChatTurns:
                 self._graph = build_chat_graph(self._chat_model or NoChatModel(), toolkit)
             return self._graph
 
-    async def answer(self, messages: Sequence[BaseMessage], write_event: EventWriter | None = None) -> ChatAnswer:
+    async def answer(self, messages: Sequence[BaseMessage], write_event: EventWriter | None = None) -> TurnAnswer:
         """Run a turn about the last message.
 
         Args:
@@ -96,7 +96,7 @@ class ChatTurns:
         """
         from langgraph.errors import GraphRecursionError
 
-        graph, answer = await asyncio.to_thread(self._get_graph), ChatAnswer()
+        graph, answer = await asyncio.to_thread(self._get_graph), TurnAnswer()
         options = {"config": {"recursion_limit": _MAX_STEPS}, "stream_mode": ["custom", "updates"]}
         try:
             async for mode, content in graph.astream({"messages": list(messages)}, **options):
@@ -150,7 +150,7 @@ class ChatTurns:
         return [*conversation, HumanMessage(text)]
 
 
-def _collect(updates: dict[str, Any], answer: ChatAnswer) -> None:
+def _collect(updates: dict[str, Any], answer: TurnAnswer) -> None:
     """Add the texts and the results among the updates of the graph's nodes."""
     for update in updates.values():
         for message in (update or {}).get("messages", []) if isinstance(update, dict) else []:
