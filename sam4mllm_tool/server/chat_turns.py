@@ -144,9 +144,9 @@ class ChatTurns:
         for artifact in (message["artifact"] for message in kept if message["type"] == "tool"):
             arguments = {"expression": artifact["expression"], "image": artifact["picture"]}
             call = {"name": "segment_image", "args": arguments, "id": artifact["handle"], "type": "tool_call"}
-            said = f"{summary(Segmentation.from_dict(artifact))}\nresult {artifact['handle']} (image {artifact['picture']})"
+            content = f"{summary(Segmentation.from_dict(artifact))}\nresult {artifact['handle']} (image {artifact['picture']})"
             conversation.append(AIMessage("", tool_calls=[call]))
-            conversation.append(ToolMessage(said, name=call["name"], tool_call_id=artifact["handle"], artifact=artifact))
+            conversation.append(ToolMessage(content, name=call["name"], tool_call_id=artifact["handle"], artifact=artifact))
         return [*conversation, HumanMessage(text)]
 
 

@@ -48,10 +48,10 @@ def test_requests_corrections_and_questions_are_about_the_result_that_is_sent(cl
 
 
 def test_where_several_are_meant_the_chat_asks_which(client: httpx.Client) -> None:
-    asked = say(client, "the ring")
-    assert "which one is meant?" in asked["text"]
-    assert [choice["number"] for choice in asked["choices"]] == [2]
-    assert list_boxes(say(client, "2", asked["result"]["id"])) == [RIGHT]
+    question = say(client, "the ring")
+    assert "which one is meant?" in question["text"]
+    assert [choice["number"] for choice in question["choices"]] == [2]
+    assert list_boxes(say(client, "2", question["result"]["id"])) == [RIGHT]
 
 
 def test_what_is_no_request_changes_nothing(client: httpx.Client) -> None:
