@@ -44,6 +44,9 @@ _SERVER_OPTIONS = [
     _option("host", str, "127.0.0.1", "NAME", "Address to listen at; 0.0.0.0 for every one."),
     _option("port", int, 8765, "N", "Port to listen at; 0 takes a free one."),
     _option(
+        "chat_model", str, None, "PROVIDER:MODEL", "Chat model for what is no plain request in /v1/chat, as in openai:gpt-5."
+    ),
+    _option(
         "auth_token",
         list[str],
         [],
