@@ -191,5 +191,5 @@ async def _refine(service: Service, owner: str, body: RefineBody) -> dict[str, A
         "result": describe_result(corrected, refined.segmentation, files),
         "understood": list(refined.understood),
         "changed": refined.is_changed,
-        "choices": describe_choices(refined),
+        "choices": describe_choices(refined.state),
     }
