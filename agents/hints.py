@@ -15,10 +15,10 @@ NOTHING_TO_REFINE = 'There is no result of this image to refine yet: name an obj
 _GREETING = r"(?:hi|hello|hey|good (?:morning|evening|day|afternoon))(?: there)?"
 _HINTS: tuple[tuple[str, str], ...] = (
     (r"(?:many )?(?:thanks|thank you|thx|cheers)(?: (?:a lot|so much|very much|you))?.*", "You are welcome."),
-    (rf"{_GREETING}", 'Hello. Name what to segment, as in "the red ring"; /help lists what else can be said.'),
+    (rf"{_GREETING}", 'Hello. Name what to segment, as in "the red ring".'),
     (
         r"(?:yes|yeah|yep|ok|okay|good|great|perfect|nice|fine|right|correct|exactly|that'?s (?:it|right|good|great))\b.{0,20}",
-        'Good. /save keeps the result; "also the left one" or "no, the other one" changes it.',
+        'Good. "Also the left one" or "no, the other one" changes it.',
     ),
     (r"(?:who|what) are you.*|what can (?:you|i) (?:do|say).*|how does (?:this|it) work.*", CAPABILITIES),
     (

@@ -252,6 +252,7 @@ LOADING_OPTIONS = config_options(
             "attention": "The MLLM's attention as transformers names it, as in sdpa, eager or flash_attention_2.",
             "max_pixels": "Most pixels of an image that the MLLM reads; a larger image is shown smaller. By default as the "
             "model's own settings say, but at most 2,097,152 for families that read any size, such as Qwen-VL.",
+            "compile": "Compile the image encoders by torch.compile: faster, after a first call of up to a minute longer.",
         }
     },
     {"device": "NAME", "segmenter_device": "NAME", "dtype": "float32|bfloat16|float16", "quantize": "4bit|8bit"}

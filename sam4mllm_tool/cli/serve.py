@@ -1,5 +1,6 @@
 """The command `sam4mllm serve`: the tools over HTTP. Imports what it needs when it runs."""
 
+import logging
 import sys
 import threading
 import time
@@ -34,7 +35,7 @@ as a request that is sent while the server closes the connection fails."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def _option(name: str, kind: Any, default: Any, metavar: str, text: str) -> Parameter:
+def _option(name: str, kind: Any, default: Any, metavar: str | None, text: str) -> Parameter:
     info = typer.Option(metavar=metavar, help=text, rich_help_panel="Server")
     return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
 
@@ -42,6 +43,9 @@ def _option(name: str, kind: Any, default: Any, metavar: str, text: str) -> Para
 _SERVER_OPTIONS = [
     _option("host", str, "127.0.0.1", "NAME", "Address to listen at; 0.0.0.0 for every one."),
     _option("port", int, 8765, "N", "Port to listen at; 0 takes a free one."),
+    _option(
+        "chat_model", str, None, "PROVIDER:MODEL", "Chat model for what is no plain request in /v1/chat, as in openai:gpt-5."
+    ),
     _option(
         "auth_token",
         list[str],
@@ -58,6 +62,7 @@ _SERVER_OPTIONS = [
     _option("max_batch", int, 16, "N", "Requests that are worked on at a time."),
     _option("max_queue", int, 64, "N", "Requests that may wait besides; more are answered by status 429."),
     _option("request_timeout_s", float, 120.0, "S", "Seconds after which a request is dropped."),
+    _option("log_expressions", bool, False, None, "Write what was asked for into the log."),
 ]
 
 
@@ -102,8 +107,17 @@ def serve(
 
     if ctx.info_name == "web":
         threading.Thread(target=_open_page, args=(settings.host, settings.port), daemon=True).start()
+    _log_runs(with_expressions=settings.log_expressions)
     app = create_app(load, settings)
     uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", timeout_keep_alive=_KEEP_ALIVE_S)
+
+
+def _log_runs(*, with_expressions: bool) -> None:
+    """Print a line of JSON per run, beside uvicorn's line per request."""
+    from sam4mllm_tool.pipeline.run_log import LOGGER
+
+    LOGGER.addHandler(logging.StreamHandler(sys.stdout))
+    LOGGER.setLevel(logging.DEBUG if with_expressions else logging.INFO)
 
 
 def _open_page(host: str, port: int) -> None:

@@ -26,6 +26,7 @@ from sam4mllm_tool.pipeline.model_server import ModelServer
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
 from sam4mllm_tool.pipeline.run_driver import RunDriver
+from sam4mllm_tool.pipeline.run_log import watch_run
 from sam4mllm_tool.protocol import PLAIN, Dialect
 from sam4mllm_tool.types import MLLM, Image, Segmentation, Segmenter, Size
 
@@ -342,7 +343,7 @@ class Sam4Mllm:
 
     def _start_driver(self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]) -> RunDriver[T]:
         context = self.start_run(Size(*image.size)) if context is None else context
-        return RunDriver(flow, [*(make(image, context) for make in self._hook_factories), *hooks])
+        return RunDriver(flow, [*watch_run(context), *(make(image, context) for make in self._hook_factories), *hooks])
 
 
 def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:

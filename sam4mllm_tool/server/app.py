@@ -11,6 +11,7 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.api_description import describe_problems, install_description
 from sam4mllm_tool.server.api_schemas import Alive, Ready
+from sam4mllm_tool.server.chat_endpoint import create_chat_router
 from sam4mllm_tool.server.dialogue_endpoint import create_dialogue_router
 from sam4mllm_tool.server.gate import Gate
 from sam4mllm_tool.server.mcp_endpoint import add_mcp
@@ -66,6 +67,7 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     app.include_router(create_result_router(service))
     app.include_router(create_dialogue_router(service))
     app.include_router(create_tool_router(service))
+    app.include_router(create_chat_router(service))
     _add_health(app, service)
     install_description(app, wants_token=bool(settings.tokens))
     mcp_lifespan = add_mcp(app, service)

@@ -33,6 +33,7 @@ class ServerSettings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address to listen at.")
     port: int = Field(default=8765, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
     method: Method = Field(default="adaptive", description="How an expression is asked about where a request doesn't say.")
+    chat_model: str | None = Field(default=None, description="Chat model of /v1/chat for what is no plain request.")
     auth_token: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="Tokens that clients may send; without any, everybody who reaches the port may use the server."
     )
@@ -55,6 +56,7 @@ class ServerSettings(BaseSettings):
     request_timeout_s: float = Field(default=120.0, gt=0, description="Seconds after which a request is dropped.")
     shutdown_timeout_s: float = Field(default=60.0, gt=0, description="Seconds in which a stopping server finishes its work.")
     store_bytes: int = Field(default=512 * 2**20, ge=1, description="Memory for images, and for results, in bytes.")
+    log_expressions: bool = Field(default=False, description="Whether the log holds what was asked for.")
 
     @field_validator("auth_token", "allow_origin", "image_root", "allow_url_host", mode="before")
     @classmethod

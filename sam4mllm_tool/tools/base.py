@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -309,7 +310,8 @@ class Sam4MllmTool(BaseTool):
     def get_event_writer(self, runtime: Any, image_id: str, expression: str) -> EventWriter:
         """Return a function that writes events to the agent's custom stream; outside an agent it does nothing.
 
-        Each event says which call it belongs to: the tool, the call's id, the image's id, the expression.
+        Each event says which call it belongs to: the tool, the call's id, the image's id, the expression. The function may be
+        called in any thread: LangGraph's writer wants the context of the call.
         """
         source = {
             "tool": self.name,
@@ -318,9 +320,10 @@ class Sam4MllmTool(BaseTool):
             "expression": expression,
         }
         writer: Callable[[Any], None] | None = getattr(runtime, "stream_writer", None)
+        context = copy_context()
 
         def write(event: dict[str, Any]) -> None:
             if writer is not None:
-                writer({**event, **source})
+                context.copy().run(writer, {**event, **source})
 
         return write

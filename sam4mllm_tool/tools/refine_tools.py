@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, WithJsonSchema
 
 from sam4mllm_tool.errors import ReplyError, Sam4MllmError
 from sam4mllm_tool.geometry.boxes import format_box
-from sam4mllm_tool.interactive import RefinementResult, read_instruction, refine
+from sam4mllm_tool.interactive import InteractiveState, RefinementResult, read_instruction, refine
 from sam4mllm_tool.interactive.mask_geometry import deepest_point
 from sam4mllm_tool.pipeline.requests import Flow
 from sam4mllm_tool.pipeline.run_context import RunContext
@@ -88,7 +88,7 @@ class RefineTool(Sam4MllmTool):
             image_id = str(artifact["picture"])
             text, output = build_mask_output(image_id, refined.segmentation, refined.state, write_event, *refined.understood)
             origin = (before or artifact).get("previous") if before or not refined.is_changed else artifact["handle"]
-            output |= {"changed": refined.is_changed, "previous": origin, "choices": describe_choices(refined)}
+            output |= {"changed": refined.is_changed, "previous": origin, "choices": describe_choices(refined.state)}
             return text, output
 
         flow = refine(
@@ -118,12 +118,12 @@ class RefineTool(Sam4MllmTool):
         return previous if previous["picture"] == artifact["picture"] else None
 
 
-def describe_choices(refined: RefinementResult) -> list[dict[str, Any]]:
-    """Return the choices with their numbers, as plain JSON."""
-    start = len(refined.state.objects) + 1
+def describe_choices(state: InteractiveState) -> list[dict[str, Any]]:
+    """Return the choices with their numbers, which follow those of the objects, as plain JSON."""
+    start = len(state.objects) + 1
     return [
         {"number": number, "box": list(choice.box), "expression": choice.expression, "confidence": choice.confidence}
-        for number, choice in enumerate(refined.choices, start=start)
+        for number, choice in enumerate(state.choices, start=start)
     ]
 
 

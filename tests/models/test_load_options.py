@@ -1,17 +1,22 @@
 """Options of loading: one value for the library, the command and evaluation."""
 
+import shutil
 from dataclasses import fields
 
 import pytest
 
 from sam4mllm_tool.cli.options import LOADING_OPTIONS
+from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.evaluation import ModelSpec
+from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.checkpoints import save_llava
+
+OWN_WARNING = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch.compile itself
 
 
 @pytest.mark.parametrize(
@@ -73,3 +78,24 @@ def test_each_model_is_loaded_on_its_own_device():
     with pytest.raises(SpecError, match="the device 'meta' can't be used"):
         load_mllm("embedded", device="meta", segmenter_device="cpu")
     assert str(load_segmenter("embedded", device="meta", segmenter_device="cpu").device) == "cpu"
+
+
+@OWN_WARNING
+def test_compiling_is_for_the_image_encoders_of_both_models():
+    models = Sam4Mllm.load("embedded", "embedded", compile=True)
+    for model in (models.mllm._runner.model, models.segmenter._model):
+        compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
+        assert len(compiled) == 1
+        assert compiled <= {"model.vision_tower", "vision_encoder"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
+@OWN_WARNING
+def test_a_compiled_pair_gives_the_same_results():
+    image = draw_scene(TEST_SEEDS).image
+    expected = Sam4Mllm.load("embedded", "embedded").segment(image, "all shapes")
+    result = Sam4Mllm.load("embedded", "embedded", compile=True).segment(image, "all shapes")
+    assert len(result.objects) == len(expected.objects) > 1
+    assert [o.prompt.box for o in result.objects] == [o.prompt.box for o in expected.objects]
+    assert min(mask_iou(o.mask, e.mask) for o, e in zip(result.objects, expected.objects, strict=True)) > 0.999

@@ -151,6 +151,26 @@ async def test_words_correct_the_history_opens_and_methods_stand_side_by_side(tm
         assert [name.split(":")[0] for name in names] == ["box", "ppg", "pqpp", "adaptive"]
 
 
+async def test_a_chat_answers_questions_and_changes_the_mask(tmp_path: Path, address: str) -> None:
+    async with open_page(tmp_path, address) as browser:
+        await upload(browser)
+        masks = []
+        for text, count in ((f"please find {EXPRESSION}", 1), ("how big is it?", 1), ("no, the other one", 2)):
+            await click(browser, "#instruction")
+            await type_text(browser, text)
+            await click(browser, "#chat button:not([type])")
+            await browser.wait_for(f"document.querySelector('#conversation').textContent.includes({json.dumps(text)})")
+            await wait_for_result(browser, count)
+            masks.append(await read_mask(browser))
+        assert np.array_equal(masks[0], masks[1])
+        assert not np.array_equal(masks[1], masks[2])
+        lines = await browser.run("[...document.querySelectorAll('#conversation p')].map((node) => node.textContent)")
+        assert lines[3].startswith(f'sam4mllm: "{EXPRESSION}" covers')
+        assert lines[5].startswith("sam4mllm: understood: another")
+        await browser.wait_for("document.getAnimations().every(({playState}) => playState === 'finished')")
+        assert await list_faults(browser) == []
+
+
 async def test_the_keyboard_alone_is_enough(tmp_path: Path, address: str) -> None:
     async with open_page(tmp_path, address) as browser:
         for _ in range(20):

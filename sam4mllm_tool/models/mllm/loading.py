@@ -79,7 +79,10 @@ def load_checkpoint(
             with wrap_load_errors(adapter, extra=TORCHVISION_EXTRA):
                 model = merge_adapter(model, adapter_path, adapter, base)
         model.generation_config = _greedy_config(model, processor.tokenizer)
-    return model.eval().requires_grad_(False), processor
+    model = model.eval().requires_grad_(False)
+    if options.compile and (encoder := model.get_encoder(modality="image")) is not model:
+        encoder.compile()
+    return model, processor
 
 
 def _require_mllm(config: Any, base: str) -> None:

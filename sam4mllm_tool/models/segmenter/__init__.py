@@ -3,13 +3,16 @@
 `load_segmenter` loads a checkpoint by its spec; `BoxSegmenter` draws its prompts and replaces a model in tests.
 """
 
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.models.segmenter.mask_choice import ChooseBy
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.types import Segmenter
+
+if TYPE_CHECKING:
+    from sam4mllm_tool.models.segmenter.promptable_segmenter import PromptableSegmenter
 
 __all__ = ["SEGMENT_ANYTHING", "BoxSegmenter", "ChooseBy", "load_segmenter"]
 
@@ -35,9 +38,17 @@ def load_segmenter(
     """
     chosen = options.override(**overrides).for_segmenter
     with wrap_import_errors():
-        if spec.startswith(SEGMENT_ANYTHING):
-            from sam4mllm_tool.models.segmenter.segment_anything import SegmentAnythingSegmenter
+        segmenter = _import_family(spec).load(spec, device=chosen.device, dtype=chosen.dtype, by=by)
+    if chosen.compile:
+        segmenter.compile_encoder()
+    return segmenter
 
-            return SegmentAnythingSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)
-        from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
-    return TransformersSegmenter.load(spec, device=chosen.device, dtype=chosen.dtype, by=by)
+
+def _import_family(spec: str) -> "type[PromptableSegmenter]":
+    if spec.startswith(SEGMENT_ANYTHING):
+        from sam4mllm_tool.models.segmenter.segment_anything import SegmentAnythingSegmenter
+
+        return SegmentAnythingSegmenter
+    from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
+
+    return TransformersSegmenter

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,18 @@ class PromptableSegmenter(ABC):
         self._early_encoding: Future[None] | None = None
         self._lock = threading.Lock()
 
+    @classmethod
+    @abstractmethod
+    def load(
+        cls,
+        spec: str,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | torch.dtype | None = None,
+        by: ChooseBy = "both",
+    ) -> Self:
+        """Load the model that a spec names, as `load_segmenter` describes."""
+
     @abstractmethod
     def _encode(self, image: Image) -> EncodedImage:
         """Run the encoder on an RGB image, inside `_encoder_precision`."""
@@ -91,6 +103,15 @@ class PromptableSegmenter(ABC):
 
         It lives as long as the results do, so it must not hold the model.
         """
+
+    def compile_encoder(self) -> None:
+        """Compile the image encoder by torch.compile, on the first image. On a CPU this needs a C++ compiler."""
+        self._encoder.compile()
+
+    @property
+    @abstractmethod
+    def _encoder(self) -> torch.nn.Module:
+        """The image encoder, which `_encode` calls."""
 
     @property
     def hardware(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -90,6 +90,10 @@ class SegmentAnythingSegmenter(PromptableSegmenter):
             )
         model.load_state_dict(weights)
         return cls(model, name=spec, device=device, dtype=dtype, by=by)
+
+    @property
+    def _encoder(self) -> torch.nn.Module:
+        return cast(torch.nn.Module, self._model.image_encoder)
 
     def _encode(self, image: Image) -> EncodedImage:
         side: int = self._model.image_encoder.img_size

@@ -111,6 +111,10 @@ class TransformersSegmenter(PromptableSegmenter):
                 self._concepts = ConceptProposer.load(source, device=self.device, dtype=self._dtype, backbone=backbone)
             return self._concepts.propose(ensure_rgb(image), phrase)
 
+    @property
+    def _encoder(self) -> torch.nn.Module:
+        return cast(torch.nn.Module, self._model.vision_encoder)
+
     def _encode(self, image: Image) -> EncodedImage:
         inputs = self._processor(images=image, return_tensors="pt")
         pixels = inputs["pixel_values"].to(self.device)

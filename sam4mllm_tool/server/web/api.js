@@ -42,15 +42,28 @@ export async function embed(file) {
  * @returns the result.
  */
 export async function segment(image, expression, method, watch = () => {}) {
-  const response = await send("v1/segment", {
+  return (await follow("v1/segment", {image, expressions: [expression], method, trace: true}, watch)).results[0];
+}
+
+/**
+ * Say something about an image and a result of it, after what was said before, [{role, text}].
+ * @returns {text, result, understood, choices}; `result` is null where nothing was segmented.
+ */
+export async function chat(image, text, result, earlier, watch = () => {}) {
+  return follow("v1/chat", {image, text, result, earlier}, watch);
+}
+
+/** Send a request, and call `watch(event)` with what happens before its answer. */
+async function follow(path, body, watch) {
+  const response = await send(path, {
     method: "POST",
     headers: {"Content-Type": "application/json", Accept: "text/event-stream, application/json"},
-    body: JSON.stringify({image, expressions: [expression], method, trace: true}),
+    body: JSON.stringify(body),
   });
-  if (!response.headers.get("content-type").startsWith("text/event-stream")) return (await response.json()).results[0];
+  if (!response.headers.get("content-type").startsWith("text/event-stream")) return response.json();
   for await (const [name, data] of readEvents(response.body)) {
     if (name === "problem") throw new ServerError(data.status, data.detail);
-    if (name === "result") return data.results[0];
+    if (name === "result") return data;
     watch(data);
   }
   throw new ServerError(0, "the server stopped before it answered");

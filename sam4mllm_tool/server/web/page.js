@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import {drawMarks, drawMasks} from "./masks.js";
-import {describe, formatTrace, makeCard, showDialogue, showObjects} from "./panels.js";
+import {describe, formatTrace, makeCard, showConversation, showDialogue, showObjects} from "./panels.js";
 
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = [
@@ -11,7 +11,7 @@ const EXAMPLES = [
 ];
 const TRACES = [["trace.html", "how it came about, as a page"], ["trace.json", "the same for sam4mllm trace"]];
 const COMPARED = ["box", "ppg", "pqpp", "adaptive"];
-let image = null;  // {file, url, handle, name}
+let image = null;  // {file, url, handle, name, said}
 let result = null, cursor = null, busy = false, stream = null, focused = null, partial = null;
 
 // Saying and waiting
@@ -49,13 +49,14 @@ function setBusy(value) {
 
 function setImage(file, name) {
   if (!file.type.startsWith("image/")) { say(`${name} is not an image.`, true); return; }
-  image = {file, url: URL.createObjectURL(file), handle: null, name};
+  image = {file, url: URL.createObjectURL(file), handle: null, name, said: []};
   result = null;
   $("image").src = image.url;
   $("image").alt = `The image ${name}`;
   $("mask").width = $("mask").height = 0;
   for (const id of ["marks", "objects", "dialogue", "choices"]) $(id).replaceChildren();
   $("trace").textContent = "";
+  showConversation($("conversation"), image.said);
   $("result").hidden = false;
   say(`${name} is open. Say what to segment in it.`);
   $("expression").focus();
@@ -141,6 +142,7 @@ function remember(kept, title) {
   const card = makeCard(origin.url, kept, title, () => {
     image = origin;
     $("image").src = origin.url;
+    showConversation($("conversation"), image.said);
     $("result").hidden = false;
     show(kept);
     $("stage").focus();
@@ -204,6 +206,24 @@ function change(correction) {
   });
 }
 
+/** Say something about the image and what is shown of it. */
+function talk() {
+  const text = $("instruction").value.trim();
+  if (!text) return undefined;
+  return work("Reading it ...", async () => {
+    const answer = await withImage((handle) => api.chat(handle, text, result?.id, image.said.slice(-20), watch));
+    image.said.push({role: "user", text}, {role: "assistant", text: answer.text.slice(0, 2000)});
+    showConversation($("conversation"), image.said);
+    $("instruction").value = "";
+    if (answer.result) {
+      const answered = {...answer.result, understood: answer.understood, choices: answer.choices};
+      show(answered);
+      remember(answered, text);
+    } else if (result) show(result, answer.text);
+    else say(answer.text);
+  });
+}
+
 /** Correct by a point, given as shares of the image. */
 function clickAt(x, y, label) {
   if (!result) return undefined;
@@ -256,12 +276,7 @@ function listen() {
   $("capture").onclick = takePicture;
   $("ask").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("compare").onclick = compare;
-  $("chat").addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const instruction = $("instruction").value.trim();
-    if (instruction) await change({instruction});
-    $("instruction").value = "";
-  });
+  $("chat").addEventListener("submit", (event) => { event.preventDefault(); talk(); });
   for (const button of document.querySelectorAll("[data-instruction]")) button.onclick = () => change({instruction: button.dataset.instruction});
   $("save").addEventListener("submit", (event) => { event.preventDefault(); download(); });
   $("show-points").addEventListener("change", () => { if (result) drawMarks($("marks"), result, $("show-points").checked); });

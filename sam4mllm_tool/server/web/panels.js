@@ -48,6 +48,17 @@ export function showDialogue(list, result) {
   list.replaceChildren(...turns);
 }
 
+/** Show what was said about an image, [{role, text}]; the newest line stays in view. */
+export function showConversation(log, said) {
+  log.replaceChildren(...said.map(({role, text}) => {
+    const line = document.createElement("p");
+    line.append(bold(role === "user" ? "You: " : "sam4mllm: "), text);
+    return line;
+  }));
+  log.hidden = !said.length;
+  log.scrollTop = log.scrollHeight;
+}
+
 export function formatTrace({models, dialect, questions, rounds, seconds, tokens, notes, warnings, id, image}) {
   return JSON.stringify({id, image, models, dialect, questions, rounds, seconds, tokens, notes, warnings}, null, 2);
 }
