@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
+from importlib import import_module
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -126,7 +127,7 @@ def _silence_libtiff() -> None:
     The handlers are Pillow's whole libtiff's. Where it is linked otherwise, as on Windows, they stay.
     """
     with suppress(AttributeError, OSError):
-        library = ctypes.CDLL(PILImage.core.__file__)
+        library = ctypes.CDLL(import_module("PIL._imaging").__file__)
         for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
             handler = getattr(library, name)
             handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
