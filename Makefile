@@ -29,9 +29,10 @@ COVERED := tests/protocol tests/images tests/pipeline tests/tools
 coverage: .venv/tested  ## branches covered by the tests of the protocol, images, pipeline and tools
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --cov
 
-lint: .venv/tested  ## format and lint
+lint: .venv/tested  ## format and lint, of the code and of the files that run the server
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	BIN=$(BIN) scripts/lint_deploy.sh
 
 types: .venv/tested  ## types of the package, and of what the tests share
 	rm -rf .venv/typed && mkdir -p .venv/typed/sam4mllm_tool  # as it is installed: agents/ under the package

@@ -36,10 +36,14 @@ def test_every_setting_that_is_named_is_one() -> None:
             assert name in OTHER_VARIABLES or name.lower() in ServerSettings.model_fields, f"{path.name}: {name}"
 
 
-def test_the_proxy_lets_through_and_waits_for_what_the_server_does() -> None:
+def test_the_proxies_let_through_and_wait_for_what_the_server_does() -> None:
     caddyfile = (DEPLOY / "Caddyfile").read_text(encoding="utf-8")
     settings = ServerSettings()
     assert int(re.findall(r"max_size (\d+)MiB", caddyfile)[0]) * 2**20 >= settings.max_body_bytes
     assert int(re.findall(r"response_header_timeout (\d+)s", caddyfile)[0]) > settings.request_timeout_s
+    nginx = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
+    assert int(re.findall(r"client_max_body_size (\d+)m;", nginx)[0]) * 2**20 >= settings.max_body_bytes
+    assert int(re.findall(r"proxy_read_timeout (\d+)s;", nginx)[0]) > settings.request_timeout_s
+    assert f"server {settings.host}:{settings.port};" in nginx
     compose = yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
     assert compose["services"]["proxy"]["environment"]["UPSTREAM"] == f"server:{settings.port}"

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, check_output_names
@@ -42,7 +42,7 @@ class SegmentBody(_Body):
         description=f"Files to make of each result: {', '.join(OUTPUT_FORMATS)}.",
         examples=[["mask"]],
     )
-    trace: bool = Field(default=False, description="Whether to keep a trace: /v1/results/{id}/trace.html and trace.json.")
+    trace: StrictBool = Field(default=False, description="Whether to keep a trace: /v1/results/{id}/trace.html and trace.json.")
 
     def check(self) -> None:
         """Raise OutputFormatError where an output doesn't exist."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.config import METHODS
@@ -72,11 +72,11 @@ class RefineBody(_Body):
     result: str = Field(description="The result's id.")
     instruction: str | None = Field(default=None, max_length=2000, examples=["no, the other one"])
     clicks: list[ClickBody] = Field(default=[], max_length=100)
-    forget_clicks: bool = Field(default=False, description="Drop the clicks of earlier corrections.")
+    forget_clicks: StrictBool = Field(default=False, description="Drop the clicks of earlier corrections.")
     outputs: Annotated[list[OutputName], AfterValidator(check_output_names)] = Field(
         default=[], description="Files to make of the result.", examples=[["mask"]]
     )
-    trace: bool = Field(default=False, description="Whether to keep a trace, as in /v1/segment.")
+    trace: StrictBool = Field(default=False, description="Whether to keep a trace, as in /v1/segment.")
 
 
 class RefineAnswer(BaseModel):

@@ -24,6 +24,8 @@ T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 _LISTS = ("expressions", "outputs")
+_BOOLEANS: dict[Any, bool] = {"true": True, "false": False}
+"""How a field of a form says yes or no."""
 _STATUSES = (400, 401, 404, 415, 422, 429, 502, 503, 504)
 _SEGMENTED: dict[str, Any] = {
     "model": SegmentAnswer,
@@ -128,6 +130,8 @@ async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
                 source, value = await value.read(), _UPLOAD
             if name in _LISTS:
                 fields.setdefault(name, []).append(value)
+            elif name == "trace":
+                fields[name] = _BOOLEANS.get(value, value)
             else:
                 fields[name] = value
     return fields, source

@@ -54,6 +54,15 @@ def test_a_correction_has_its_trace(client: Client, rings: list[ServerSegmentati
     assert b"50, 8" in client.get_file(corrected, "trace.html")
 
 
+def test_a_form_asks_for_a_trace(url: str) -> None:
+    with httpx.Client(base_url=url, headers={"Authorization": "Bearer secret"}) as http:
+        form = {"image": IMAGE_URI, "expressions": "the left ring", "method": "box"}
+        result = http.post("/v1/segment", files={name: (None, text) for name, text in {**form, "trace": "true"}.items()}).json()
+        assert http.get(f"/v1/results/{result['results'][0]['id']}/trace.html").status_code == 200
+        wrong = http.post("/v1/segment", json={"image": IMAGE_URI, "expressions": ["the left ring"], "trace": "yes"})
+        assert (wrong.status_code, wrong.json()["detail"]) == (422, "trace: Input should be a valid boolean")
+
+
 def test_there_is_no_trace_that_nobody_asked_for_or_that_is_another_clients(
     client: Client, rings: list[ServerSegmentation], url: str
 ) -> None:
