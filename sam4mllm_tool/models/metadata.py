@@ -124,13 +124,15 @@ def find_family_dialect(mllm: str) -> Dialect | None:
     return read_metadata(base, "config.json", lambda text: find_by_config(parse_json(text)))
 
 
-def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
+def find_fingerprints(mllm: str | None, segmenter: str) -> dict[str, str | None]:
     """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there or remote.
+
+    Without an MLLM's spec, of the segmenter alone.
 
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
-    parts = _fingerprint_mllm(mllm)
+    parts = {} if mllm is None else _fingerprint_mllm(mllm)
     from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == EMBEDDED else segmenter)}

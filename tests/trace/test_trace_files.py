@@ -363,6 +363,7 @@ def test_a_trace_of_the_version_before_is_saved_with_the_same_content(tmp_path: 
     before, after = json.loads(path.read_text()), json.loads((tmp_path / "trace.json").read_text())
     assert (before.pop("version"), after.pop("version")) == (1, VERSION)
     assert before.pop("seal") != after.pop("seal"), "the version is part of what is sealed"
+    assert after["settings"].pop("weights") == {}, "which traces didn't hold then"
     old_dialect, new_dialect = (Dialect(**trace["settings"].pop("dialect")) for trace in (before, after))
     assert (before, old_dialect) == (after, new_dialect), "an old dialect lacks the fields added since"
     assert not load(tmp_path / "trace.json").altered
