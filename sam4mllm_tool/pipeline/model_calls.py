@@ -7,6 +7,7 @@ program waits for it.
 import asyncio
 import atexit
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,6 +20,8 @@ from sam4mllm_tool.text import first_line
 
 __all__ = ["acall_model", "call_model", "wrap_backend_errors"]
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 _FOREIGN_ERRORS = (RuntimeError, MemoryError, OSError, AssertionError)
@@ -30,11 +33,16 @@ _ABANDONED: set[threading.Thread] = set()
 
 @contextmanager
 def wrap_backend_errors(name: str) -> Iterator[None]:
-    """Turn an error of a model's library into a BackendError that names the model."""
+    """Turn an error of a model's library into a BackendError that names the model.
+
+    What the library says is logged: the message may go to a client or a model that is not to read it.
+    """
     try:
         yield
     except _FOREIGN_ERRORS as error:
-        raise BackendError(f"{name!r} failed: {type(error).__name__}: {first_line(error)[:200]}") from error
+        kind = type(error).__name__
+        logger.error("%r failed: %s: %s", name, kind, first_line(error)[:500])
+        raise BackendError(f"{name!r} failed with {kind}, which was logged") from error
 
 
 def call_model(name: str, work: Callable[[], T], timeout_s: float | None) -> T:
