@@ -25,6 +25,7 @@ __all__ = [
     "OutputFormatError",
     "check_output_names",
     "clean_file_stem",
+    "export_file",
     "export_outputs",
     "get_media_type",
     "list_file_names",
@@ -253,6 +254,27 @@ def export_outputs(
     for name, file_names in files.items():
         outputs |= zip(file_names, OUTPUT_FORMATS[name].encode(source), strict=True)
     return outputs
+
+
+def export_file(image: Image, segmentation: Segmentation, file: str, *, image_name: str = "image.png") -> tuple[str, bytes]:
+    """Make one file of a result.
+
+    Args:
+        image: RGB, of the segmentation's size.
+        segmentation: The result.
+        file: The file's name where the image's file has none, one of `list_file_names(OUTPUT_FORMATS)`.
+        image_name: As in `export_outputs`.
+
+    Returns:
+        The file's name after the image's, and its content.
+
+    Raises:
+        OutputFormatError: There is no such file.
+    """
+    for name, files in list_output_files(OUTPUT_FORMATS).items():
+        if file in files:
+            return list(export_outputs(image, segmentation, [name], image_name=image_name).items())[files.index(file)]
+    raise OutputFormatError(f"a result has no file {quote_text(file)}: there are {', '.join(list_file_names(OUTPUT_FORMATS))}")
 
 
 def clean_file_stem(name: str) -> str:

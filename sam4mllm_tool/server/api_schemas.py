@@ -21,6 +21,14 @@ _Image = Annotated[
         examples=[EXAMPLE_IMAGE],
     ),
 ]
+_ImageName = Annotated[
+    str,
+    Field(
+        max_length=255,
+        description="Name of the image's file, which annotations refer to; by default that of a form's file, a path or a URL.",
+        examples=["photo.jpg"],
+    ),
+]
 OutputName = Annotated[str, Field(json_schema_extra={"enum": list(OUTPUT_FORMATS)})]
 """Which there are is checked apart, for an error that lists them."""
 _Expression = Annotated[str, Field(json_schema_extra={"minLength": 1, "maxLength": MAX_EXPRESSION_LENGTH})]
@@ -34,6 +42,7 @@ class SegmentBody(_Body):
     """What to segment."""
 
     image: _Image
+    image_name: _ImageName = ""
     expressions: list[_Expression] = Field(min_length=1, max_length=MAX_EXPRESSIONS, examples=[["the red square"]])
     method: Method | None = Field(default=None, description="How the MLLM is asked; by default the server's.")
     outputs: list[OutputName] = Field(
@@ -64,6 +73,7 @@ class EmbedBody(_Body):
     """An image to keep."""
 
     image: _Image
+    image_name: _ImageName = ""
 
 
 class EmbedAnswer(BaseModel):

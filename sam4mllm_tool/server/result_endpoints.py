@@ -2,7 +2,9 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import JSONResponse
@@ -13,8 +15,10 @@ from sam4mllm_tool.config import METHODS
 from sam4mllm_tool.images.output_formats import (
     OUTPUT_FORMATS,
     check_output_names,
+    export_file,
     export_outputs,
     get_media_type,
+    list_file_names,
     list_output_files,
 )
 from sam4mllm_tool.interactive import refine
@@ -23,7 +27,7 @@ from sam4mllm_tool.server.api_results import EXAMPLE_RESULT, ServerResult
 from sam4mllm_tool.server.api_schemas import OutputName
 from sam4mllm_tool.server.segment_endpoints import cancel_with_client
 from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result, record_traces
-from sam4mllm_tool.tools.artifacts import build_result_artifact, restore_result
+from sam4mllm_tool.tools.artifacts import build_result_artifact, get_image_name, restore_result
 from sam4mllm_tool.tools.refine_tools import describe_choices
 from sam4mllm_tool.trace import Trace
 from sam4mllm_tool.types import PointPrompt, Segmentation
@@ -31,9 +35,7 @@ from sam4mllm_tool.types import PointPrompt, Segmentation
 __all__ = ["create_result_router"]
 
 _Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
-_RESULT_FILES = {file: name for name, files in list_output_files(OUTPUT_FORMATS).items() for file in files}
-
-
+_RESULT_FILES = list_file_names(OUTPUT_FORMATS)
 _EXAMPLE_INFO: dict[str, Any] = {
     "version": __version__,
     "mllm": "embedded",
@@ -151,19 +153,20 @@ def create_result_router(service: Service) -> APIRouter:
         responses={200: {"content": _FILE_CONTENTS}, **describe_problems(401, 404, 422)},
     )
     async def get_file(request: Request, result_id: _ResultId, file: _FileName) -> Response:
-        content = await asyncio.to_thread(_make_file, service, request.state.owner, result_id, file)
-        return Response(content, media_type=get_media_type(file))
+        name, content = await asyncio.to_thread(_make_file, service, request.state.owner, result_id, file)
+        headers = {"Content-Disposition": f"inline; filename*=utf-8''{quote(name, safe='')}"}
+        return Response(content, media_type=get_media_type(file), headers=headers)
 
     return router
 
 
-def _make_file(service: Service, owner: str, result_id: str, file: str) -> bytes:
-    """Return the content of a file of a result. Raises UnknownResultError where there is none."""
+def _make_file(service: Service, owner: str, result_id: str, file: str) -> tuple[str, bytes]:
+    """Return the name and the content of a file of a result. Raises UnknownResultError where there is none."""
     artifact = service.get_result(owner, result_id)
     if file not in _RESULT_FILES:
         raise UnknownResultError(f"a result has no file {file[:40]!r}: there are {', '.join(_RESULT_FILES)}")
     image = service.pixels.get(artifact["picture"])
-    return export_outputs(image, Segmentation.from_dict(artifact), [_RESULT_FILES[file]])[file]
+    return export_file(image, Segmentation.from_dict(artifact), file, image_name=get_image_name(artifact))
 
 
 async def _refine(service: Service, owner: str, body: RefineBody) -> dict[str, Any]:
@@ -181,8 +184,9 @@ async def _refine(service: Service, owner: str, body: RefineBody) -> dict[str, A
     (refined,) = await record_traces(models, body.trace, traces).arun_group(image, [(flow, run)])
     if isinstance(refined, Exception):
         raise refined
-    files = await asyncio.to_thread(export_outputs, image, refined.segmentation, body.outputs) if body.outputs else {}
-    details = {"understood": list(refined.understood), "previous": artifact["handle"]}
+    export = partial(export_outputs, image, refined.segmentation, body.outputs, image_name=get_image_name(artifact))
+    files = await asyncio.to_thread(export) if body.outputs else {}
+    details = {"understood": list(refined.understood), "previous": artifact["handle"], "name": artifact.get("name", "")}
     corrected = build_result_artifact(artifact["picture"], refined.segmentation, refined.state, **details)
     service.handles.put(owner, corrected, "")
     for trace in traces:

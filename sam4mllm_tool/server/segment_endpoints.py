@@ -41,6 +41,7 @@ _SEGMENTED: dict[str, Any] = {
 }
 _UPLOAD = "(uploaded)"
 """Stands in a body for an image that came as a file."""
+_MAX_NAME_LENGTH = 255
 
 
 def create_segment_router(service: Service) -> APIRouter:
@@ -73,7 +74,8 @@ def create_segment_router(service: Service) -> APIRouter:
     )
     async def embed(request: Request) -> EmbedAnswer:
         body, source = await _read_body(request, EmbedBody)
-        image_id, image = await service.open_image(request.state.owner, body.image if source is None else source)
+        content = body.image if source is None else source
+        image_id, image = await service.open_image(request.state.owner, content, body.image_name)
         return EmbedAnswer(image=image_id, width=image.width, height=image.height)
 
     return router
@@ -127,6 +129,7 @@ async def _read_form(request: Request) -> tuple[dict[str, Any], bytes | None]:
             if isinstance(value, UploadFile):
                 if name != "image":
                     raise RequestError(422, f"{name[:80]!r} is a file: only image may be one")
+                fields.setdefault("image_name", (value.filename or "")[-_MAX_NAME_LENGTH:])
                 source, value = await value.read(), _UPLOAD
             if name in _LISTS:
                 fields.setdefault(name, []).append(value)

@@ -25,8 +25,9 @@ from sam4mllm_tool.server.scheduled_models import ScheduledModels
 from sam4mllm_tool.server.server_metrics import ServerMetrics, StageHook
 from sam4mllm_tool.server.settings import ServerSettings
 from sam4mllm_tool.server.trace_store import TraceStore
-from sam4mllm_tool.tools.artifacts import build_result_artifact
+from sam4mllm_tool.tools.artifacts import build_result_artifact, get_image_name
 from sam4mllm_tool.tools.events import EventHook, EventWriter
+from sam4mllm_tool.tools.image_blocks import clean_name
 from sam4mllm_tool.tools.image_references import ConversationImage
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.trace import Recorder, Trace
@@ -95,26 +96,28 @@ class Service:
             raise ServiceBusyError(f"the server is {'stopping' if self._is_stopping else 'loading its models'}; try again", 5.0)
         return self._models
 
-    async def open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
+    async def open_image(self, owner: str, source: str | bytes, name: str = "") -> tuple[str, Image]:
         """Return the handle and the pixels of an image.
 
         Args:
             owner: Whose request it is.
             source: A data URI, a handle, a path or a URL; or the bytes of a file.
+            name: Of the image's file, where the client gave one.
 
         Raises:
             Sam4MllmError: It can't be opened, or isn't this owner's.
         """
-        return await asyncio.to_thread(self._open_image, owner, source)
+        return await asyncio.to_thread(self._open_image, owner, source, name)
 
-    def _open_image(self, owner: str, source: str | bytes) -> tuple[str, Image]:
+    def _open_image(self, owner: str, source: str | bytes, name: str) -> tuple[str, Image]:
         if isinstance(source, str):
             image_id = self.images.resolve(owner, source)
         else:
-            image = load_image(source, policy=self.settings.policy)
-            image_id = self.pixels.put(image)
-            self.handles.put_image(owner, ConversationImage(image_id, *image.size, ""))
-        return image_id, self.pixels.get(image_id)
+            image_id = self.pixels.put(load_image(source, policy=self.settings.policy))
+        image = self.pixels.get(image_id)
+        if name or isinstance(source, bytes):
+            self.handles.put_image(owner, ConversationImage(image_id, *image.size, clean_name(name)))
+        return image_id, image
 
     async def segment(
         self, owner: str, source: str | bytes, body: SegmentBody, write_event: EventWriter | None = None
@@ -135,7 +138,7 @@ class Service:
         """
         body.check()
         models = self.models
-        image_id, image = await self.open_image(owner, source)
+        image_id, image = await self.open_image(owner, source, body.image_name)
         method, size = body.method or self.settings.method, Size(*image.size)
         runs = [models.start_run(size, expression, method) for expression in body.expressions]
         flows = [(segment_expression(run, text, method), run) for run, text in zip(runs, body.expressions, strict=True)]
@@ -145,7 +148,9 @@ class Service:
         outcomes = await record_traces(models, body.trace, traces).arun_group(image, flows)
         if len(outcomes) == 1 and isinstance(outcomes[0], Exception):
             raise outcomes[0]
-        results = await asyncio.to_thread(self._keep_results, owner, image_id, image, outcomes, body.outputs)
+        name = clean_name(body.image_name) or self.handles.get_image_name(owner, image_id)
+        named = ConversationImage(image_id, *image.size, name)
+        results = await asyncio.to_thread(self._keep_results, owner, named, image, outcomes, body.outputs)
         by_expression = {trace.expression: trace for trace in traces}
         for text, result in zip(body.expressions, results, strict=True) if body.trace else ():
             if "id" in result:
@@ -153,7 +158,7 @@ class Service:
         return results
 
     def _keep_results(
-        self, owner: str, image_id: str, image: Image, outcomes: Sequence[Outcome], outputs: Sequence[str]
+        self, owner: str, named: ConversationImage, image: Image, outcomes: Sequence[Outcome], outputs: Sequence[str]
     ) -> list[dict[str, Any]]:
         kept = []
         for result in outcomes:
@@ -161,9 +166,10 @@ class Service:
                 self.metrics.errors.labels(type(result).__name__).inc()
                 kept.append(describe_error(result).model_dump())
                 continue
-            artifact = build_result_artifact(image_id, result, InteractiveState.from_segmentation(result))
+            state = InteractiveState.from_segmentation(result)
+            artifact = build_result_artifact(named.image_id, result, state, name=named.name)
             self.handles.put(owner, artifact, "")
-            files = export_outputs(image, result, outputs) if outputs else {}
+            files = export_outputs(image, result, outputs, image_name=get_image_name(artifact)) if outputs else {}
             kept.append(describe_result(artifact, result, files))
         return kept
 

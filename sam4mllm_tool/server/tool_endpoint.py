@@ -130,6 +130,7 @@ async def _run(service: Service, owner: str, name: str, body: ToolBody, write_ev
     result = await models.arun(task.image, task.flow, task.run, hooks=task.hooks)
     text, artifact = await asyncio.to_thread(task.build_output, result)
     if artifact.get("kind") in KINDS:
+        artifact = {**artifact, "name": service.handles.get_image_name(owner, artifact["picture"])}
         service.handles.put(owner, artifact, text)
     return {"text": text, "artifact": artifact}
 

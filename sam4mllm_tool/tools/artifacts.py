@@ -25,6 +25,7 @@ __all__ = [
     "build_dialogue_artifact",
     "build_result_artifact",
     "find_artifact",
+    "get_image_name",
     "list_artifacts",
     "restore_result",
     "validate_extent",
@@ -63,6 +64,12 @@ def build_result_artifact(image_id: str, segmentation: Segmentation, refinable: 
     """Build the artifact of masks: `Segmentation.to_dict()`, and the state that refining them needs."""
     fields = {"handle": create_handle(), "kind": "result", "picture": image_id, "state": refinable.to_dict()}
     return {**replace(segmentation, objects=refinable.objects).to_dict(), **fields, **details}
+
+
+def get_image_name(artifact: Artifact) -> str:
+    """Return the name of the file of an artifact's image, for its files; "image.png" where it is unknown."""
+    name = artifact.get("name")
+    return name if name and isinstance(name, str) else "image.png"
 
 
 def restore_result(artifact: Artifact) -> InteractiveState:

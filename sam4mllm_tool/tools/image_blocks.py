@@ -27,6 +27,7 @@ DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,[A-Za-z0-9+/=]+")
 _IMAGE_BLOCKS = ("image", "image_url", "input_image")
 _FILE_BLOCKS = ("file", "input_file", "media", "document")
 _MAX_NAME_LENGTH = 60
+_SUFFIX = re.compile(r"\.\w{1,7}$")
 
 
 class FileId(str):
@@ -125,9 +126,16 @@ def _get_name(block: Mapping[str, Any], inner: Mapping[str, Any], source: str | 
 
 
 def clean_name(name: object) -> str:
-    """Return a file's name without its folder, for a model's prompt: at most 60 letters, digits and a few signs."""
+    """Return a file's name without its folder, for a model's prompt: at most 60 letters, digits and a few signs.
+
+    The suffix stays.
+    """
     last = PurePosixPath(str(name).replace("\\", "/")).name
-    return " ".join(re.sub(r"[^\w .,()+-]", " ", last).split())[:_MAX_NAME_LENGTH].strip()
+    cleaned = " ".join(re.sub(r"[^\w .,()+@-]", " ", last).split())
+    if len(cleaned) <= _MAX_NAME_LENGTH:
+        return cleaned
+    suffix = match[0] if (match := _SUFFIX.search(cleaned)) else ""
+    return cleaned[: _MAX_NAME_LENGTH - len(suffix)].strip() + suffix
 
 
 def create_image_block(image: Image, max_side: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sam4mllm_tool.images.export import summary, write_outputs
 from sam4mllm_tool.interactive import InteractiveState, list_choices, list_left_out, segment_compound
 from sam4mllm_tool.interactive.mask_sizes import resized_candidates
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.tools.artifacts import build_result_artifact
+from sam4mllm_tool.tools.artifacts import build_result_artifact, get_image_name
 from sam4mllm_tool.tools.base import Sam4MllmTool, ToolOutput, ToolTask
 from sam4mllm_tool.tools.events import EventHook, EventWriter, mask_event
 from sam4mllm_tool.tools.inputs import ExpressionsField, ImageField, OutputsField, ToolInput
@@ -96,7 +96,8 @@ class SegmentTool(Sam4MllmTool):
         if self.output_folder is None or not formats:
             return text, artifact
         image, result = self.image_store.get(artifact["picture"]), Segmentation.from_dict(artifact)
-        paths = list(map(str, write_outputs(self.output_folder / artifact["handle"], image, result, formats=formats)))
+        folder, name = self.output_folder / artifact["handle"], get_image_name(artifact)
+        paths = list(map(str, write_outputs(folder, image, result, formats=formats, image_name=name)))
         return "\n".join([text, *(f"wrote {path}" for path in paths)]), {**artifact, "files": paths}
 
 

@@ -1,6 +1,7 @@
 """Results over HTTP, through a real socket: their files, corrections, and the page that shows them."""
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,40 @@ def test_each_file_of_a_result_equals_the_one_that_came_with_it(client: httpx.Cl
         assert (answer.status_code, answer.headers["content-type"]) == (200, get_media_type(file))
         if not file.endswith(".npz"):  # which hold the time
             assert answer.content == base64.b64decode(result["outputs"][file].partition(",")[2])
+
+
+FORM_FILE = {"image": ("pots/mug.jpg", base64.b64decode(IMAGE_URI.partition(",")[2]), "image/jpeg")}
+
+
+@pytest.mark.parametrize("way", ["form", "json", "handle", "handle of a form"])
+def test_annotations_refer_to_the_images_file_by_its_name(client: httpx.Client, way: str) -> None:
+    body = {"expressions": BODY["expressions"], "method": "box", "outputs": ["coco", "labelme", "cvat"]}
+    if way == "form":
+        answer = client.post("/v1/segment", data=body, files=FORM_FILE)
+    elif way == "json":
+        answer = client.post("/v1/segment", json={**body, "image": IMAGE_URI, "image_name": "C:\\pots\\mug.jpg"})
+    else:
+        sent: dict[str, Any] = (
+            {"files": FORM_FILE} if "form" in way else {"json": {"image": IMAGE_URI, "image_name": "mug.jpg"}}
+        )
+        answer = client.post("/v1/segment", json={**body, "image": client.post("/v1/embed", **sent).json()["image"]})
+    assert answer.status_code == 200, answer.text
+    (result,) = answer.json()["results"]
+    click = {"x": 20, "y": 20, "label": 1}
+    refined = client.post("/v1/refine", json={"result": result["id"], "clicks": [click], "outputs": body["outputs"]}).json()
+    for outputs in (result["outputs"], refined["result"]["outputs"]):
+        files = {name: json.loads(base64.b64decode(uri.partition(",")[2])) for name, uri in outputs.items()}
+        assert files["coco.json"]["images"][0]["file_name"] == files["mug.json"]["imagePath"] == "mug.jpg"
+        assert files["cvat.json"]["items"][0]["id"] == "mug"
+    file = client.get(f"/v1/results/{result['id']}/image.json")
+    assert file.headers["content-disposition"] == "inline; filename*=utf-8''mug.json"
+    assert file.json()["imagePath"] == "mug.jpg"
+
+
+@pytest.mark.parametrize("name", ["", "..", "/", "\x00\x1f", "\u202e"])
+def test_an_image_without_a_usable_name_is_called_image(client: httpx.Client, name: str) -> None:
+    answer = client.post("/v1/segment", json={**BODY, "image_name": name, "outputs": ["labelme"]})
+    assert list(answer.json()["results"][0]["outputs"]) == ["image.json"]
 
 
 def test_a_result_is_read_back_and_corrected_by_a_click(client: httpx.Client, result: dict[str, Any]) -> None:

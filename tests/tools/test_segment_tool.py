@@ -71,6 +71,14 @@ def test_outputs_are_written_only_where_the_program_gives_a_folder(tmp_path: Pat
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_files_are_named_after_the_images_file(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80)).save(tmp_path / "mug.png")
+    tool = SegmentTool(sam4mllm=models(), output_folder=tmp_path / "out", policy=ImagePolicy(allow_paths=(tmp_path,)))
+    (path,) = tool.invoke(call(image="mug.png", outputs="labelme")).artifact["files"]
+    assert Path(path).name == "mug.json"
+    assert json.loads(Path(path).read_text(encoding="utf-8"))["imagePath"] == "mug.png"
+
+
 class Suite(ToolSuite):
     models = staticmethod(models)
     example: ClassVar = {"image": IMAGE_URI, "expression": "the ring"}

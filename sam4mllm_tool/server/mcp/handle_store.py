@@ -56,6 +56,12 @@ class HandleStore:
         with self._lock:
             return [image for (other, _), image in self._images.items() if other == owner]
 
+    def get_image_name(self, owner: str, image_id: str) -> str:
+        """Return the name of the file that an image of this owner came from; empty where it is unknown."""
+        with self._lock:
+            image = self._images.get((owner, image_id))
+            return image.name if image else ""
+
     def put(self, owner: str, artifact: Artifact, text: str) -> None:
         """Keep an artifact under its handle."""
         size = len(json.dumps(artifact))

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, export_outputs, get_media_type, list_output_files
+from sam4mllm_tool.images.output_formats import OUTPUT_FORMATS, export_file, get_media_type, list_output_files
 from sam4mllm_tool.types import Image, Segmentation
 
 __all__ = ["RESULT_FILES", "ResultFile", "encode_file", "result_uri"]
@@ -15,19 +15,17 @@ class ResultFile(NamedTuple):
 
     Attributes:
         name: The file's name.
-        format: The key of `OUTPUT_FORMATS` that makes it.
         description: What is in it.
         mime_type: Its MIME type.
     """
 
     name: str
-    format: str
     description: str
     mime_type: str
 
 
 RESULT_FILES = {
-    file: ResultFile(file, name, OUTPUT_FORMATS[name].description, get_media_type(file))
+    file: ResultFile(file, OUTPUT_FORMATS[name].description, get_media_type(file))
     for name, names in list_output_files(OUTPUT_FORMATS).items()
     for file in names
 }
@@ -39,7 +37,7 @@ def result_uri(handle: str, name: str) -> str:
     return f"sam4mllm://results/{handle}/{name}"
 
 
-def encode_file(file: ResultFile, image: Image, segmentation: Segmentation) -> bytes | str:
+def encode_file(file: ResultFile, image: Image, segmentation: Segmentation, image_name: str) -> bytes | str:
     """Return a file's content, as text where it is text."""
-    content = export_outputs(image, segmentation, [file.format])[file.name]
+    _, content = export_file(image, segmentation, file.name, image_name=image_name)
     return content.decode("utf-8") if file.mime_type.startswith(_TEXTS) else content

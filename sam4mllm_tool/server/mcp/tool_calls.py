@@ -24,7 +24,7 @@ from sam4mllm_tool.server.mcp.progress import ProgressReporter
 from sam4mllm_tool.server.mcp.result_resources import RESULT_FILES, result_uri
 from sam4mllm_tool.server.mcp.tool_outputs import build_structured_output
 from sam4mllm_tool.tools import Sam4MllmToolkit
-from sam4mllm_tool.tools.artifacts import restore_result
+from sam4mllm_tool.tools.artifacts import get_image_name, restore_result
 from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
 from sam4mllm_tool.tools.error_messages import describe_error
 from sam4mllm_tool.tools.image_store import ImageStore
@@ -157,8 +157,8 @@ class ToolCalls:
         images = [arguments["image"]] if isinstance(arguments.get("image"), str) else []
         return self._handles.build_messages(owner, handles, images)
 
-    def read_result(self, owner: str, handle: str) -> tuple[Image, Segmentation] | None:
-        """Return a result with its image; None where the owner has none under this handle.
+    def read_result(self, owner: str, handle: str) -> tuple[Image, Segmentation, str] | None:
+        """Return a result with its image and the name of the image's file; None where the owner has none under this handle.
 
         Raises:
             Sam4MllmError: Its image is no longer kept.
@@ -166,7 +166,8 @@ class ToolCalls:
         kept = self._handles.get(owner, handle)
         if kept is None or kept.artifact.get("kind") != "result":
             return None
-        return self._pixels.get(kept.artifact["picture"]), Segmentation.from_dict(kept.artifact)
+        image = self._pixels.get(kept.artifact["picture"])
+        return image, Segmentation.from_dict(kept.artifact), get_image_name(kept.artifact)
 
     def _build_result(self, kept: KeptArtifact) -> CallToolResult:
         """Build the answer: text, preview and links for the model and the user, and the structured output."""

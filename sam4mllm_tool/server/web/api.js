@@ -30,10 +30,10 @@ async function post(path, body) {
 /** Return which models run, and which methods and formats there are. */
 export async function readInfo() { return (await send("v1/info")).json(); }
 
-/** Keep an image on the server, and return its handle. */
-export async function embed(file) {
+/** Keep an image on the server under its file's name, and return its handle. */
+export async function embed(file, name) {
   const form = new FormData();
-  form.append("image", file, "image");
+  form.append("image", file, name);
   return (await (await send("v1/embed", {method: "POST", body: form})).json()).image;
 }
 
@@ -90,6 +90,9 @@ export async function refine(result, change) {
   return {...answer.result, understood: answer.understood, choices: answer.choices, changed: answer.changed};
 }
 
-export async function readFile(result, name) {
-  return (await send(`v1/results/${encodeURIComponent(result)}/${encodeURIComponent(name)}`)).blob();
+/** Return a file of a result as {content, name}; some names follow the image's file. */
+export async function readFile(result, file) {
+  const answer = await send(`v1/results/${encodeURIComponent(result)}/${encodeURIComponent(file)}`);
+  const named = /filename\*=utf-8''(.+)$/.exec(answer.headers.get("Content-Disposition") ?? "");
+  return {content: await answer.blob(), name: named ? decodeURIComponent(named[1]) : file};
 }

@@ -64,7 +64,7 @@ function setImage(file, name) {
 
 async function sendImage() {
   if (!image) throw new Error("choose an image first");
-  image.handle ??= await api.embed(image.file);
+  image.handle ??= await api.embed(image.file, image.name);
   return image.handle;
 }
 
@@ -247,8 +247,8 @@ function moveCursor(event) {
 function download() {
   if (!result) { say("Segment something first.", true); return undefined; }
   return work("Making the file ...", async () => {
-    const name = $("format").value, link = document.createElement("a");
-    link.href = URL.createObjectURL(await api.readFile(result.id, name));
+    const {content, name} = await api.readFile(result.id, $("format").value), link = document.createElement("a");
+    link.href = URL.createObjectURL(content);
     link.download = name;
     link.click();
     say(`Saved ${name}.`);

@@ -162,10 +162,12 @@ async def test_files_are_opened_in_the_image_roots_alone_and_known_by_name_after
     policy = ImagePolicy(allow_paths=(tmp_path / "roots",))
     async with Client(create_ring_server(policy), mode=mode) as client:
         by_path = (await segment(client, image="rings.png")).structured_content
+        labels = (await client.read_resource(by_path["files"]["image.json"])).contents[0].text
         (tmp_path / "roots" / "rings.png").unlink()
         by_name = (await segment(client, image="rings.png")).structured_content
         result = await client.call_tool("segment_image", {"image": str(tmp_path / "outside.png"), "expression": "the ring"})
     assert by_name["image"] == by_path["image"]
+    assert json.loads(labels)["imagePath"] == "rings.png"
     assert "not in a folder that images may be opened from" in get_text(result)
 
 
