@@ -4,15 +4,13 @@ import asyncio
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from sam4mllm_tool.server.api_description import describe_problems
 from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE, EXAMPLE_RESULT, ServerResult
 from sam4mllm_tool.server.chat_turns import ChatTurns, EarlierMessage
-from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
+from sam4mllm_tool.server.event_stream import EVENT_STREAM, answer_request
 from sam4mllm_tool.server.problems import RequestError
-from sam4mllm_tool.server.segment_endpoints import cancel_with_client
 from sam4mllm_tool.server.service import Service, describe_result
 from sam4mllm_tool.tools.artifacts import restore_result
 from sam4mllm_tool.tools.events import EventWriter
@@ -78,12 +76,10 @@ def create_chat_router(service: Service) -> APIRouter:
     async def chat(request: Request, body: ChatBody) -> Response:
         """With `Accept: text/event-stream` boxes, points and masks come as events, and the answer as the last one."""
 
-        async def work(write_event: EventWriter | None = None) -> dict[str, Any]:
+        async def work(write_event: EventWriter | None) -> dict[str, Any]:
             return await _answer(service, turns, request.state.owner, body, write_event)
 
-        if EVENT_STREAM in request.headers.get("accept", ""):
-            return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
-        return JSONResponse(await cancel_with_client(request, work()))
+        return await answer_request(request, work, service.metrics)
 
     return router
 

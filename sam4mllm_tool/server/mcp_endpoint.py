@@ -24,7 +24,13 @@ def add_mcp(app: FastAPI, service: Service) -> AbstractAsyncContextManager[Any]:
     settings = service.settings
     shared = mcp.McpSettings(policy=settings.policy, method=settings.method, is_shared=True)
     try:
-        server = mcp.create_mcp_server(lambda: service.models, shared, pixels=service.pixels, handles=service.handles)
+        server = mcp.create_mcp_server(
+            lambda: service.models,
+            shared,
+            pixels=service.pixels,
+            handles=service.handles,
+            after_error=service.metrics.count_error,
+        )
     except MissingExtraError:
         return nullcontext()
     from sam4mllm_tool.server.mcp.mcp_http import create_mcp_app, run_mcp_app

@@ -25,7 +25,7 @@ from sam4mllm_tool.interactive import refine
 from sam4mllm_tool.server.api_description import describe_problems
 from sam4mllm_tool.server.api_results import EXAMPLE_RESULT, ServerResult
 from sam4mllm_tool.server.api_schemas import OutputName
-from sam4mllm_tool.server.segment_endpoints import cancel_with_client
+from sam4mllm_tool.server.event_stream import cancel_with_client
 from sam4mllm_tool.server.service import Service, UnknownResultError, describe_result, record_traces
 from sam4mllm_tool.tools.artifacts import build_result_artifact, get_image_name, restore_result
 from sam4mllm_tool.tools.refine_tools import describe_choices

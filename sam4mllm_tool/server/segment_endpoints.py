@@ -1,11 +1,8 @@
 """POST /v1/segment and POST /v1/embed, each as JSON or as a multipart form."""
 
-import asyncio
-from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 
@@ -13,14 +10,13 @@ from sam4mllm_tool.config import METHODS
 from sam4mllm_tool.server.api_description import describe_problems
 from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE
 from sam4mllm_tool.server.api_schemas import EmbedAnswer, EmbedBody, SegmentAnswer, SegmentBody
-from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
+from sam4mllm_tool.server.event_stream import EVENT_STREAM, answer_request
 from sam4mllm_tool.server.problems import RequestError, describe_validation
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.tools.events import EventWriter
 
 __all__ = ["create_segment_router"]
 
-T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 _LISTS = ("expressions", "outputs")
@@ -59,12 +55,10 @@ def create_segment_router(service: Service) -> APIRouter:
         body, upload = await _read_body(request, SegmentBody)
         owner, source = request.state.owner, body.image if upload is None else upload
 
-        async def work(write_event: EventWriter | None = None) -> dict[str, Any]:
+        async def work(write_event: EventWriter | None) -> dict[str, Any]:
             return {"results": await service.segment(owner, source, body, write_event)}
 
-        if EVENT_STREAM in request.headers.get("accept", ""):
-            return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
-        return JSONResponse(await cancel_with_client(request, work()))
+        return await answer_request(request, work, service.metrics)
 
     @router.post(
         "/embed",
@@ -79,25 +73,6 @@ def create_segment_router(service: Service) -> APIRouter:
         return EmbedAnswer(image=image_id, width=image.width, height=image.height)
 
     return router
-
-
-async def cancel_with_client(request: Request, work: Awaitable[T]) -> T:
-    """Await the work, and cancel it when the client goes away."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_wait_for_disconnect(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise RequestError(400, "the client went away")
-    finally:
-        task.cancel()
-        gone.cancel()
-
-
-async def _wait_for_disconnect(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _read_body(request: Request, model: type[Body]) -> tuple[Body, bytes | None]:

@@ -38,6 +38,10 @@ class ServerMetrics(SchedulerWatch):
         """Count a dropped request."""
         self.dropped.labels(reason).inc()
 
+    def count_error(self, error: Exception) -> None:
+        """Count an error that is not the status of an answer: of one expression alone, of a tool, after the first event."""
+        self.errors.labels(type(error).__name__).inc()
+
     def write(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

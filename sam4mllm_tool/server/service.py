@@ -163,7 +163,7 @@ class Service:
         kept = []
         for result in outcomes:
             if isinstance(result, Exception):
-                self.metrics.errors.labels(type(result).__name__).inc()
+                self.metrics.count_error(result)
                 kept.append(describe_error(result).model_dump())
                 continue
             state = InteractiveState.from_segmentation(result)

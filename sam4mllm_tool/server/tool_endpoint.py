@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sam4mllm_tool.agents.choosing_segment_tool import ChoosingSegmentTool
@@ -14,9 +13,8 @@ from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import BadRequestError
 from sam4mllm_tool.server.api_description import describe_problems
 from sam4mllm_tool.server.api_results import EXAMPLE_IMAGE, EXAMPLE_RESULT
-from sam4mllm_tool.server.event_stream import EVENT_STREAM, stream_events
+from sam4mllm_tool.server.event_stream import EVENT_STREAM, answer_request
 from sam4mllm_tool.server.problems import RequestError
-from sam4mllm_tool.server.segment_endpoints import cancel_with_client
 from sam4mllm_tool.server.service import Service
 from sam4mllm_tool.tools import (
     CheckPointsTool,
@@ -100,12 +98,10 @@ def create_tool_router(service: Service) -> APIRouter:
     async def run_tool(request: Request, tool: _ToolName, body: ToolBody) -> Response:
         """With `Accept: text/event-stream` boxes, points and masks come as events, and the answer as the last one."""
 
-        async def work(write_event: EventWriter | None = None) -> dict[str, Any]:
+        async def work(write_event: EventWriter | None) -> dict[str, Any]:
             return await _run(service, request.state.owner, tool, body, write_event)
 
-        if EVENT_STREAM in request.headers.get("accept", ""):
-            return StreamingResponse(stream_events(work), media_type=EVENT_STREAM)
-        return JSONResponse(await cancel_with_client(request, work()))
+        return await answer_request(request, work, service.metrics)
 
     return router
 

@@ -92,8 +92,10 @@ def test_what_cannot_be_talked_about_is_a_problem(
         from tests.server.mcp.mcp_servers import encode_image
 
         fields = {**fields, "image": encode_image(64, 64)}
-    answer = client.post("/v1/chat", json={"image": IMAGE_URI, "text": "bigger", **fields}, headers=headers)
-    assert answer.status_code == status, answer.text
+    for accept in ("application/json", "text/event-stream"):
+        body = {"image": IMAGE_URI, "text": "bigger", **fields}
+        answer = client.post("/v1/chat", json=body, headers={**headers, "Accept": accept})
+        assert answer.status_code == status, answer.text
 
 
 async def test_a_chat_model_answers_the_rest_and_reads_what_was_said() -> None:

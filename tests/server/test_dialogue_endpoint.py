@@ -84,8 +84,3 @@ def test_events_tell_boxes_and_points_before_the_result(client: httpx.Client) ->
     assert [result.expression for result in results] == body["expressions"]
     boxes = {event["index"]: event["boxes"] for name, event in events if name == "boxes"}
     assert_equal_json(boxes[0], [list(each.prompt.box) for each in results[0].objects])
-
-
-def test_a_problem_after_the_stream_began_is_its_last_event(client: httpx.Client) -> None:
-    ((name, problem),) = read_events(client, {"image": "scene.png", "expressions": [" "]})
-    assert (name, problem["status"], problem["error"]) == ("problem", 422, "ExpressionError")

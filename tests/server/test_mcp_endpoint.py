@@ -47,6 +47,8 @@ async def test_nobody_without_a_token_and_nobody_with_anothers_handle() -> None:
             assert "call segment_image first" in get_text(refined)
             with pytest.raises(MCPError, match="no result"):
                 await client.read_resource(f"sam4mllm://results/{handle}/mask.png")
+        metrics = httpx.get(f"{url}/metrics", headers={"Authorization": "Bearer second"}).text
+        assert 'sam4mllm_errors_total{kind="HandleError"} 1.0' in metrics
 
 
 async def test_without_tokens_a_page_that_rebinds_its_name_reaches_nothing() -> None:

@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.images.export import mask_image
-from sam4mllm_tool.types import Segmentation
-from tests.server.http_servers import create_ring_models, serve
-from tests.server.mcp.mcp_servers import IMAGE_URI
+from sam4mllm_tool.server.event_stream import EVENT_STREAM
+from sam4mllm_tool.types import Labels, Question, Reply, Segmentation
+from tests.server.http_servers import create_ring_models, serve, serve_with_full_queue
+from tests.server.mcp.mcp_servers import IMAGE_URI, reply_about_rings
 
 BODY = {"image": IMAGE_URI, "expressions": ["the left ring", "the zebra"], "method": "box"}
 
@@ -95,7 +97,36 @@ def test_outputs_are_the_files_of_the_command(client: httpx.Client) -> None:
 def test_what_is_wrong_with_a_request_is_said(
     client: httpx.Client, change: dict[str, object], status: int, error: str, detail: str
 ) -> None:
-    check_problem(client.post("/v1/segment", json={**BODY, **change}), status, error, detail)
+    for accept in ("application/json", EVENT_STREAM):
+        answer = client.post("/v1/segment", json={**BODY, **change}, headers={"Accept": accept})
+        check_problem(answer, status, error, detail)
+
+
+def test_a_full_queue_says_when_to_try_again_and_is_counted() -> None:
+    tool = {"arguments": {"image": IMAGE_URI, "expression": "the left ring"}}
+    with serve_with_full_queue() as url:
+        for path, body in (("/v1/segment", BODY), ("/v1/tools/segment_image", tool)):
+            for accept in ("application/json", EVENT_STREAM):
+                answer = httpx.post(url + path, json=body, headers={"Accept": accept})
+                check_problem(answer, 429, "QueueFullError", "1 requests wait already")
+                assert int(answer.headers["retry-after"]) >= 1
+        assert 'sam4mllm_errors_total{kind="QueueFullError"} 4.0' in httpx.get(f"{url}/metrics").text
+
+
+def test_a_problem_after_the_first_event_is_the_last_event_and_is_counted() -> None:
+    def reply(question: Question) -> Reply:
+        if isinstance(question.answer, Labels):
+            raise BackendError("out of memory")
+        return reply_about_rings(question)
+
+    body = {**BODY, "expressions": ["the left ring"], "method": "pqpp"}
+    with serve(create_ring_models(reply)) as url:
+        answer = httpx.post(f"{url}/v1/segment", json=body, headers={"Accept": EVENT_STREAM})
+        metrics = httpx.get(f"{url}/metrics").text
+    events = [line.removeprefix("event: ") for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert (answer.status_code, events) == (200, ["boxes", "problem"])
+    assert json.loads(answer.text.rpartition("data: ")[2])["error"] == "BackendError"
+    assert 'sam4mllm_errors_total{kind="BackendError"} 1.0' in metrics
 
 
 def test_a_connection_outlives_an_unexpected_error(client: httpx.Client) -> None:

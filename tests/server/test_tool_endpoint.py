@@ -188,8 +188,9 @@ def test_what_one_token_made_another_cannot_use(http: httpx.Client) -> None:
     ],
 )
 def test_a_call_that_no_tool_takes_is_a_problem(http: httpx.Client, tool: str, body: Any, status: int, detail: str) -> None:
-    answer = http.post(f"/v1/tools/{tool}", json=body)
-    assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
+    for accept in ("application/json", "text/event-stream"):
+        answer = http.post(f"/v1/tools/{tool}", json=body, headers={"Accept": accept})
+        assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
 
 
 _AGENT_WITHOUT_TORCH = """

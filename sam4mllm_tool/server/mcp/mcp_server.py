@@ -48,6 +48,7 @@ def create_mcp_server(
     *,
     pixels: ImageStore | None = None,
     handles: HandleStore | None = None,
+    after_error: Callable[[Sam4MllmError], None] | None = None,
 ) -> MCPServer[Any]:
     """Create an MCP server for the tools of `Sam4MllmToolkit`.
 
@@ -58,8 +59,9 @@ def create_mcp_server(
         settings: What may be opened, and how expressions are asked about.
         pixels: Where images are kept, if they are shared with other surfaces.
         handles: Where results are kept, if they are shared with other surfaces.
+        after_error: Takes the error of each call of a tool that fails.
     """
-    calls = ToolCalls(models, settings, pixels, handles)
+    calls = ToolCalls(models, settings, pixels, handles, after_error)
     server: MCPServer[Any] = MCPServer(
         "sam4mllm-tool",
         title="SAM4MLLM",

@@ -56,6 +56,7 @@ class ToolCalls:
         settings: The server's settings.
         pixels: Where images are kept; by default in memory.
         handles: Where results are kept; by default in memory.
+        after_error: Takes the error of each call that fails.
     """
 
     def __init__(
@@ -64,8 +65,9 @@ class ToolCalls:
         settings: McpSettings,
         pixels: ImageStore | None = None,
         handles: HandleStore | None = None,
+        after_error: Callable[[Sam4MllmError], None] | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._after_error = settings, after_error
         self._pixels, self._handles = pixels or ImageStore(), handles or HandleStore()
         self._images = NamedImages(settings, self._pixels, self._handles)
         loaded = models if isinstance(models, Sam4Mllm) else None
@@ -84,6 +86,8 @@ class ToolCalls:
         try:
             return await self._call(name, arguments, context)
         except Sam4MllmError as error:
+            if self._after_error is not None:
+                self._after_error(error)
             message = describe_error(error)
             details = {"type": type(error).__name__, "message": message}
             return CallToolResult(content=[TextContent(text=message)], is_error=True, _meta={ERROR_KEY: details})
