@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
+from pathlib import Path
 from types import FunctionType
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import httpx
+import numpy as np
 from PIL import Image as PILImage
 
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import ReplyError, Sam4MllmError, ServiceBusyError, ServiceError
-from sam4mllm_tool.images.load import CALLER_POLICY, ImageSource, load_image
-from sam4mllm_tool.types import FreeText, PointPrompt, Question, Reply, Segmentation, Turn
+from sam4mllm_tool.images.load import ImageSource, load_image, read_image
+from sam4mllm_tool.types import FreeText, Image, PointPrompt, Question, Reply, Segmentation, Turn
 
 __all__ = [
     "EventReader",
@@ -29,6 +31,11 @@ __all__ = [
     "read_refined",
     "read_results",
 ]
+
+_LARGE_PNG_BYTES = 40 * 2**20
+"""As base64 four thirds of that, near the 64 MiB that a server takes by default."""
+_MAX_WEBP_SIDE = 16383
+"""Pixels of a side that the format can have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +75,16 @@ class ServerCall:
     @classmethod
     def segment(cls, image: ImageSource, expressions: Sequence[str], method: Method | None, trace: bool) -> "ServerCall":
         """Segment expressions about one image."""
-        body = {"image": encode_image(image), "expressions": list(expressions), "method": method, "trace": trace}
-        return cls("POST", "/v1/segment", body)
+        return cls(
+            "POST",
+            "/v1/segment",
+            {**encode_image(image), "expressions": list(expressions), "method": method, "trace": trace},
+        )
 
     @classmethod
     def embed(cls, image: ImageSource) -> "ServerCall":
         """Keep an image."""
-        return cls("POST", "/v1/embed", {"image": encode_image(image)})
+        return cls("POST", "/v1/embed", encode_image(image))
 
     @classmethod
     def refine(
@@ -143,14 +153,37 @@ class EventReader:
         return self._answer
 
 
-def encode_image(image: ImageSource) -> str:
-    """Return a handle or a data URI as it is, and any other image as the data URI of a PNG. Raises ImageError."""
-    if isinstance(image, str) and image.strip().lower().startswith(("img-", "data:")) and not os.path.exists(image):  # noqa: PTH110
-        return image
+def encode_image(image: ImageSource) -> dict[str, str]:
+    """Encode an image as the fields of a request.
+
+    A handle stays, a data URI, a file and bytes are sent as they are, with the file's name, once they have been opened here; an
+    array and a PIL image become a PNG.
+
+    Raises:
+        ImageError: It can't be opened.
+    """
+    if isinstance(image, str) and image.strip().lower().startswith("img-") and not os.path.exists(image):  # noqa: PTH110
+        return {"image": image}
+    if isinstance(image, PILImage.Image | np.ndarray):
+        return {"image": _encode_uri(_encode_pixels(load_image(image)))}
+    fields = {"image": _encode_uri(read_image(image))}
+    if isinstance(image, str | os.PathLike) and not str(image).strip().lower().startswith("data:"):
+        fields["image_name"] = Path(image).name.encode("utf-8", "replace").decode()
+    return fields
+
+
+def _encode_uri(content: bytes) -> str:
+    return f"data:application/octet-stream;base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _encode_pixels(image: Image) -> bytes:
+    """Encode an image without loss: as PNG, or, where that may be over a server's limit, as WebP, which takes longer."""
     buffer = BytesIO()
-    loaded: PILImage.Image = load_image(image, policy=replace(CALLER_POLICY, allow_urls=False))
-    loaded.save(buffer, "PNG", compress_level=1)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    image.save(buffer, "PNG", compress_level=1)
+    if buffer.tell() > _LARGE_PNG_BYTES and max(image.size) <= _MAX_WEBP_SIDE:
+        buffer = BytesIO()
+        image.save(buffer, "WEBP", lossless=True, quality=0, method=0)
+    return buffer.getvalue()
 
 
 def _read_result(fields: Mapping[str, Any]) -> ServerSegmentation:

@@ -24,7 +24,7 @@ from sam4mllm_tool.images.image_files import read_image_file
 from sam4mllm_tool.images.rgb_conversion import array_to_rgb, image_to_rgb
 from sam4mllm_tool.types import Image
 
-__all__ = ["CALLER_POLICY", "TOOL_POLICY", "ImagePolicy", "ImageSource", "load_image"]
+__all__ = ["CALLER_POLICY", "TOOL_POLICY", "ImagePolicy", "ImageSource", "load_image", "read_image"]
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image | npt.NDArray[Any]
 """A path, data URI or URL as a string; a Path; the bytes of an encoded image; a PIL image; an array."""
@@ -99,45 +99,66 @@ def load_image(source: ImageSource, *, policy: ImagePolicy = CALLER_POLICY) -> I
         return _copy_image(source, policy)
     if isinstance(source, np.ndarray):
         return _load_array(source, policy)
+    return _load_bytes(*_read(source, policy), policy)
+
+
+def read_image(
+    source: str | os.PathLike[str] | bytes | bytearray | memoryview, *, policy: ImagePolicy = CALLER_POLICY
+) -> bytes:
+    """Return an encoded image as it is, once `load_image` has opened it.
+
+    Args:
+        source: See `ImageSource`; no array and no PIL image, which are not encoded.
+        policy: What may be opened, and how large it may be.
+
+    Raises:
+        ImageError: As `load_image`.
+    """
+    content, what = _read(source, policy)
+    _load_bytes(content, what, policy)
+    return content
+
+
+def _read(source: object, policy: ImagePolicy) -> tuple[bytes, str]:
+    """Return an encoded image, and what names it in error messages."""
     if isinstance(source, bytes | bytearray | memoryview):
-        return _load_bytes(bytes(source), "the image given as bytes", policy)
+        return bytes(source), "the image given as bytes"
     if isinstance(source, str):
-        return _load_string(source, policy)
+        return _read_string(source, policy)
     if isinstance(source, os.PathLike):
-        return _load_path(Path(source), policy)
+        return _read_path(Path(source), policy)
     raise ImageError(
         f"expected an image as a path, bytes, a data URI, a PIL image or a NumPy array, got {type(source).__name__}"
     )
 
 
-def _load_string(source: str, policy: ImagePolicy) -> Image:
+def _read_string(source: str, policy: ImagePolicy) -> tuple[bytes, str]:
     stripped = source.strip()
     if not stripped:
         raise ImageError("the image is an empty string; give a path, a data URI or a URL")
     match = re.match(r"([a-z][a-z0-9+.-]+):", stripped, re.IGNORECASE)
     scheme = match[1].lower() if match else ""
     if scheme == "data":
-        return _load_bytes(_decode_data_uri(stripped, policy), "the image in the data URI", policy)
+        return _decode_data_uri(stripped, policy), "the image in the data URI"
     if scheme in ("http", "https"):
-        return _load_url(stripped, policy)
+        return _read_url(stripped, policy), "the image at the URL"
     if scheme and "://" in source[: len(scheme) + 5]:
         raise ImageError(f"images at {scheme}:// are not opened; give a path, a data URI or an http(s) URL")
-    return _load_path(Path(source), policy)
+    return _read_path(Path(source), policy)
 
 
-def _load_url(url: str, policy: ImagePolicy) -> Image:
+def _read_url(url: str, policy: ImagePolicy) -> bytes:
     if not policy.allow_urls:
         raise ImageError("image URLs are turned off here (allow_urls of the policy); give the image as a data URI")
     from sam4mllm_tool.images.fetch import fetch_image_bytes  # httpx takes a while to import
 
-    content = fetch_image_bytes(
+    return fetch_image_bytes(
         url,
         max_bytes=policy.max_bytes,
         timeout_s=policy.url_seconds,
         allow_private_addresses=policy.allow_private_addresses,
         hosts=policy.url_hosts,
     )
-    return _load_bytes(content, "the image at the URL", policy)
 
 
 def _decode_data_uri(uri: str, policy: ImagePolicy) -> bytes:
@@ -166,12 +187,12 @@ def _decode_base64(content: bytes) -> bytes:
         raise ImageError(f"malformed data URI: not base64 ({error}); is it cut off?") from error
 
 
-def _load_path(path: Path, policy: ImagePolicy) -> Image:
+def _read_path(path: Path, policy: ImagePolicy) -> tuple[bytes, str]:
     if not policy.allow_paths:
         raise ImageError("image paths are turned off here (allow_paths of the policy); give the image as a data URI")
     what = f"the image {quote_text(str(path))}"
     roots = policy.allow_paths if isinstance(policy.allow_paths, tuple) else None
-    return _load_bytes(read_image_file(path, what, max_bytes=policy.max_bytes, roots=roots), what, policy)
+    return read_image_file(path, what, max_bytes=policy.max_bytes, roots=roots), what
 
 
 def _load_bytes(content: bytes, what: str, policy: ImagePolicy) -> Image:

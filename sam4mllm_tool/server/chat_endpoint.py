@@ -91,6 +91,7 @@ async def _answer(
     image_id, _ = await service.open_image(owner, body.image)
     if body.result is not None and service.get_result(owner, body.result)["picture"] != image_id:
         raise RequestError(422, f"the result {body.result[:40]!r} is of another image than {image_id}: give that one")
+    service.models.scheduler.require_room()  # what a tool raises would be a sentence of the answer
     earlier = [EarlierMessage(message.role, message.text) for message in body.earlier]
     messages = await asyncio.to_thread(turns.build_messages, owner, image_id, body.result, earlier, body.text)
     answer = await turns.answer(messages, write_event)

@@ -106,13 +106,17 @@ class Scheduler:
         """
         job = _Job(ImageRuns(image, drivers), time.monotonic() + self.limits.timeout_s)
         with self._wake:
-            if self._is_closing:
-                raise ServiceBusyError("the server is stopping; try again in a while", 5.0)
-            if len(self._queue) >= self.limits.queue_size:
-                raise QueueFullError(f"{len(self._queue)} requests wait already, which is the limit; try again in a while")
+            self.require_room()
             self._queue.append(job)
             self._wake.notify_all()
         return job.future
+
+    def require_room(self) -> None:
+        """Check that a request would be accepted now. Raises as `submit` does."""
+        if self._is_closing:
+            raise ServiceBusyError("the server is stopping; try again in a while", 5.0)
+        if len(self._queue) >= self.limits.queue_size:
+            raise QueueFullError(f"{len(self._queue)} requests wait already, which is the limit; try again in a while")
 
     def close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, and finish what was accepted.

@@ -105,12 +105,13 @@ def test_what_is_wrong_with_a_request_is_said(
 def test_a_full_queue_says_when_to_try_again_and_is_counted() -> None:
     tool = {"arguments": {"image": IMAGE_URI, "expression": "the left ring"}}
     with serve_with_full_queue() as url:
-        for path, body in (("/v1/segment", BODY), ("/v1/tools/segment_image", tool)):
+        chat = {"image": IMAGE_URI, "text": "segment the left ring"}
+        for path, body in (("/v1/segment", BODY), ("/v1/tools/segment_image", tool), ("/v1/chat", chat)):
             for accept in ("application/json", EVENT_STREAM):
                 answer = httpx.post(url + path, json=body, headers={"Accept": accept})
                 check_problem(answer, 429, "QueueFullError", "1 requests wait already")
                 assert int(answer.headers["retry-after"]) >= 1
-        assert 'sam4mllm_errors_total{kind="QueueFullError"} 4.0' in httpx.get(f"{url}/metrics").text
+        assert 'sam4mllm_errors_total{kind="QueueFullError"} 6.0' in httpx.get(f"{url}/metrics").text
 
 
 def test_a_problem_after_the_first_event_is_the_last_event_and_is_counted() -> None:
