@@ -61,7 +61,7 @@ class SegmentBody(_Body):
 class SegmentAnswer(BaseModel):
     """The results, in the order of the expressions.
 
-    Of several expressions one that failed alone has its problem details in its place, which `error` tells apart.
+    If one of several expressions fails, its entry is a problem, which has the field `error`; the others keep their results.
     """
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"results": [EXAMPLE_RESULT]}]})

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.server.scheduler import Scheduler, SchedulerLimits, SchedulerWatch
+from sam4mllm_tool.server.scheduler import Scheduler, SchedulerLimits, SchedulerObserver
 from sam4mllm_tool.types import Image
 
 __all__ = ["ScheduledModels"]
@@ -21,14 +21,14 @@ class ScheduledModels(Sam4Mllm):
     Args:
         models: What answers.
         limits: How much waits, and for how long.
-        watch: Looks at what is done.
+        observer: Receives what is done.
     """
 
     def __init__(
-        self, models: Sam4Mllm, limits: SchedulerLimits = SchedulerLimits(), watch: SchedulerWatch | None = None
+        self, models: Sam4Mllm, limits: SchedulerLimits = SchedulerLimits(), observer: SchedulerObserver | None = None
     ) -> None:
         vars(self).update(vars(models))
-        self.scheduler = Scheduler(self._server, limits, watch)
+        self.scheduler = Scheduler(self._server, limits, observer)
 
     def run(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Drive a flow as `Sam4Mllm.run` does, together with all others.

@@ -19,7 +19,7 @@ from sam4mllm_tool.pipeline.model_server import ModelServer
 from sam4mllm_tool.pipeline.run_driver import RunDriver
 from sam4mllm_tool.types import Image
 
-__all__ = ["Scheduler", "SchedulerLimits", "SchedulerWatch"]
+__all__ = ["Scheduler", "SchedulerLimits", "SchedulerObserver"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +41,14 @@ class SchedulerLimits:
     timeout_s: float = 120.0
 
 
-class SchedulerWatch:
-    """Looks at what a scheduler does, for metrics. Called in its thread; override what you need."""
+class SchedulerObserver:
+    """Receives scheduler events, for metrics. Called in the scheduler's thread; override what you need."""
 
     def after_call(self, images: int) -> None:
-        """Look at a call of the MLLM about this many images."""
+        """Receive that the MLLM was called about this many images."""
 
     def after_drop(self, reason: str) -> None:
-        """Look at a request that was dropped because it was `cancelled` or `late`."""
+        """Receive that a request was dropped because it was `cancelled` or `late`."""
 
 
 @dataclass(eq=False)
@@ -64,14 +64,14 @@ class Scheduler:
     Args:
         server: The models.
         limits: How much waits, and for how long.
-        watch: Looks at what is done.
+        observer: Receives what is done.
     """
 
     def __init__(
-        self, server: ModelServer, limits: SchedulerLimits = SchedulerLimits(), watch: SchedulerWatch | None = None
+        self, server: ModelServer, limits: SchedulerLimits = SchedulerLimits(), observer: SchedulerObserver | None = None
     ) -> None:
         self.limits = limits
-        self._lockstep, self._watch = Lockstep(server), watch or SchedulerWatch()
+        self._lockstep, self._observer = Lockstep(server), observer or SchedulerObserver()
         self._queue: deque[_Job] = deque()
         self._in_work: list[_Job] = []
         self._wake = threading.Condition()
@@ -139,7 +139,7 @@ class Scheduler:
                 self._refill()
                 images = self._lockstep.serve_once() if self._in_work else 0
                 if images:
-                    self._watch.after_call(images)
+                    self._observer.after_call(images)
                 self._answer_done()
             except Exception as error:  # the service has to live; nobody may wait for ever
                 logger.exception("the scheduler failed")
@@ -184,10 +184,10 @@ class Scheduler:
 
     def _find_drop_reason(self, job: _Job) -> Sam4MllmError | None:
         if job.future.cancelled():
-            self._watch.after_drop("cancelled")
+            self._observer.after_drop("cancelled")
             return ServiceError("the request was cancelled")
         if time.monotonic() > job.deadline:
-            self._watch.after_drop("late")
+            self._observer.after_drop("late")
             return TooLateError(f"the request was not done within {self.limits.timeout_s:g} seconds; try again in a while")
         return None
 

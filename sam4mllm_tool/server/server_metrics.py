@@ -5,14 +5,14 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sam4mllm_tool.pipeline.requests import MLLMRequest, Request, Response, RunHook, SegmentRequest
-from sam4mllm_tool.server.scheduler import SchedulerWatch
+from sam4mllm_tool.server.scheduler import SchedulerObserver
 
 __all__ = ["METRICS_TYPE", "ServerMetrics", "StageHook"]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class ServerMetrics(SchedulerWatch):
+class ServerMetrics(SchedulerObserver):
     """The metrics of one server."""
 
     def __init__(self) -> None:

@@ -131,7 +131,7 @@ class Service:
             write_event: Takes the events of tools/events.py while the runs go on, each with the `index` of its expression.
 
         Returns:
-            The results, in order; of several expressions the problem in the place of one that failed alone.
+            The results, in order; if one of several expressions fails, its entry is a problem.
 
         Raises:
             Sam4MllmError: The image, the only expression or the models failed.

@@ -27,7 +27,7 @@ from sam4mllm_tool.tools.image_store import OPENED_POLICY, ImageStore, MissingIm
 __all__ = ["ConversationImages", "collect_images"]
 
 _ADD_MIDDLEWARE = (
-    "the application has to be mended, the person can do nothing about it: give the agent ImageMiddleware(store) and the tools "
+    "the application must be fixed, not the request: give the agent ImageMiddleware(store) and the tools "
     "image_store=store, with one ImageStore (from sam4mllm_tool import ImageMiddleware, ImageStore)"
 )
 

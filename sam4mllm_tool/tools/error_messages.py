@@ -26,7 +26,7 @@ _KINDS = (
     (("TimeoutError", "APITimeoutError", "ReadTimeout"), "the model gave no answer in time: try again later"),
     (("ConnectionError", "APIConnectionError", "ConnectError"), "the model's server can't be reached: try again later"),
     (("RateLimitError",), "the model's server has too many requests: try again later"),
-    (("AuthenticationError", "PermissionDeniedError"), "the model's server refused access: the application has to be mended"),
+    (("AuthenticationError", "PermissionDeniedError"), "the model's server refused access: the application must be fixed"),
 )
 """Names of foreign errors, and what a model is to know of them."""
 _FAILED = "the model failed, and the reason was logged: try again once, then say that it doesn't work"

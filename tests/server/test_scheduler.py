@@ -9,7 +9,7 @@ from PIL import Image
 from sam4mllm_tool.errors import BackendError, QueueFullError, ServiceBusyError, TooLateError
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
-from sam4mllm_tool.server.scheduler import SchedulerLimits, SchedulerWatch
+from sam4mllm_tool.server.scheduler import SchedulerLimits, SchedulerObserver
 from sam4mllm_tool.types import Question, Reply, Size
 from tests.server.http_servers import create_ring_models
 from tests.server.mcp.mcp_servers import reply_about_rings
@@ -18,10 +18,10 @@ from tests.server.mcp.mcp_servers import reply_about_rings
 class GatedModels:
     """Ring models that answer once their gate is open, and note the expressions that they are asked about."""
 
-    def __init__(self, watch: SchedulerWatch | None = None, **limits: float) -> None:
+    def __init__(self, observer: SchedulerObserver | None = None, **limits: float) -> None:
         self.gate, self.is_asked = threading.Event(), threading.Event()
         self.questions: list[str] = []
-        self.models = ScheduledModels(create_ring_models(self._reply), SchedulerLimits(**limits), watch)  # type: ignore[arg-type]
+        self.models = ScheduledModels(create_ring_models(self._reply), SchedulerLimits(**limits), observer)  # type: ignore[arg-type]
 
     def _reply(self, question: Question) -> Reply:
         self.questions.append(question.turns[-1].text)
@@ -43,9 +43,9 @@ class GatedModels:
 
 def test_requests_that_come_while_others_are_served_share_the_next_calls() -> None:
     images: list[int] = []
-    watch = SchedulerWatch()
-    watch.after_call = images.append  # type: ignore[method-assign]
-    gated = GatedModels(watch)
+    observer = SchedulerObserver()
+    observer.after_call = images.append  # type: ignore[method-assign]
+    gated = GatedModels(observer)
     futures = [gated.submit("the left ring")]
     assert gated.is_asked.wait(10)
     futures += [gated.submit(f"the ring {number}") for number in range(5)]

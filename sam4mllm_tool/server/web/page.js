@@ -130,7 +130,7 @@ function showChoices(choices) {
   $("choices").replaceChildren(...choices.map(({number, box}) => {
     const button = document.createElement("button"), [x, y] = box.map(Math.round);
     button.type = "button";
-    button.textContent = `Rather ${number}, at (${x}, ${y})`;
+    button.textContent = `Use object ${number} instead, at (${x}, ${y})`;
     button.onclick = () => change({instruction: String(number)});
     return button;
   }));
