@@ -1,19 +1,39 @@
 """The client against a real server: the same results and errors as in this process, and no torch."""
 
+import base64
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from sam4mllm_tool import ExpressionError, ImageError, ReplyError, Segmentation
 from sam4mllm_tool.client import AsyncClient, Client
-from sam4mllm_tool.errors import AccessError, BadRequestError, Sam4MllmError, ServiceError
+from sam4mllm_tool.client_messages import check_answer, encode_image
+from sam4mllm_tool.errors import (
+    AccessError,
+    BackendError,
+    BadRequestError,
+    EmptyMaskError,
+    QueueFullError,
+    Sam4MllmError,
+    ServiceError,
+    TooLateError,
+)
 from sam4mllm_tool.images.export import cutout_image
 from sam4mllm_tool.images.load import load_image
-from sam4mllm_tool.types import PointPrompt, Question, Reply
-from tests.server.http_servers import create_ring_models, serve
+from sam4mllm_tool.images.output_formats import OutputFormatError
+from sam4mllm_tool.tools.image_store import compute_image_id
+from sam4mllm_tool.types import Labels, PointPrompt, Question, Reply
+from tests.results import assert_equal_but_for_rounding
+from tests.server.http_servers import create_ring_models, serve, serve_with_full_queue
 from tests.server.mcp.mcp_servers import IMAGE_URI, reply_about_rings
 
 
@@ -38,10 +58,35 @@ def test_results_equal_those_in_this_process(client: Client) -> None:
     expected = create_ring_models().segment(IMAGE_URI, "the left ring", method="box")
     assert isinstance(ours, Segmentation)
     assert np.array_equal(ours.mask, expected.mask)
-    assert (ours.expression, ours.size, ours.turns) == (expected.expression, expected.size, expected.turns)
-    image = load_image(IMAGE_URI)
-    assert client.get_file(ours, "cutout.png")[:4] == b"\x89PNG"
-    assert cutout_image(image, ours).size == image.size
+    assert_equal_but_for_rounding(ours, expected)
+    with Image.open(BytesIO(client.get_file(ours, "cutout.png"))) as cutout:
+        assert np.array_equal(cutout, cutout_image(load_image(IMAGE_URI), expected))
+
+
+def test_an_encoded_image_is_sent_as_it_is_with_its_files_name(tmp_path: Path) -> None:
+    path = tmp_path / "photo.jpg"
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=10)
+    content = path.read_bytes()
+    uri = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
+    with serve(create_ring_models(), max_body_bytes=16_000) as url, Client(url) as client:
+        handles = {client.embed(source) for source in (path, str(path), content, bytearray(content), uri)}
+        assert handles == {compute_image_id(load_image(path))}
+        with pytest.raises(BadRequestError, match="over the limit"):
+            client.embed(load_image(path))
+        result = client.segment(path, "the left ring", method="box")
+        assert json.loads(client.get_file(result, "image.json"))["imagePath"] == "photo.jpg"
+        path.write_text("a secret")
+        with pytest.raises(ImageError, match=r"photo\.jpg"):
+            client.segment(path, "the left ring")
+
+
+def test_pixels_are_sent_without_loss(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8))
+    assert client.embed(image) == client.embed(np.asarray(image)) == compute_image_id(image)
+    monkeypatch.setattr("sam4mllm_tool.client_messages._LARGE_PNG_BYTES", 0)
+    assert base64.b64decode(encode_image(image)["image"].partition(",")[2])[8:12] == b"WEBP"
+    assert client.embed(image) == compute_image_id(image)
 
 
 def test_a_kept_image_serves_several_requests_and_a_result_is_corrected(client: Client) -> None:
@@ -90,6 +135,40 @@ def test_errors_are_those_of_the_library(client: Client, url: str) -> None:
         stranger.info()
     with Client("http://127.0.0.1:9") as lost, pytest.raises(ServiceError, match="sam4mllm serve"):
         lost.info()
+
+
+def misbehave(question: Question) -> Reply:
+    """Be about rings, of which a faint one has no point on it."""
+    text = " ".join(turn.text for turn in question.turns)
+    if isinstance(question.answer, Labels) and "faint" in text:
+        return Reply("No" * question.answer.count, ((0.01, 0.99),) * question.answer.count)
+    if "slow" in text:
+        time.sleep(0.1)
+    return reply_about_rings(question)
+
+
+def test_errors_of_the_models_and_of_the_queue_are_those_of_the_library() -> None:
+    with serve(create_ring_models(misbehave)) as url, Client(url) as client:
+        with pytest.raises(BackendError, match="failed with RuntimeError"):
+            client.segment(IMAGE_URI, "crash", method="box")
+        with pytest.raises(EmptyMaskError, match="no pixel there"):
+            client.segment(IMAGE_URI, "the faint ring", method="pqpp")
+        with pytest.raises(OutputFormatError, match="expected mask"):
+            check_answer(httpx.post(f"{url}/v1/segment", json={"image": IMAGE_URI, "expressions": ["x"], "outputs": ["gif"]}))
+        with pytest.raises(BackendError, match="failed with RuntimeError"):
+            client.call_tool("segment_image", {"image": IMAGE_URI, "expression": "crash"})
+    with (
+        serve(create_ring_models(misbehave), request_timeout_s=0.05) as url,
+        Client(url) as client,
+        pytest.raises(TooLateError, match=r"within 0\.05 seconds"),
+    ):
+        client.segment(IMAGE_URI, "the slow ring", method="pqpp")
+    with serve_with_full_queue() as url, Client(url) as client:
+        with pytest.raises(QueueFullError, match="requests wait already") as caught:
+            client.segment(IMAGE_URI, "the left ring")
+        assert caught.value.retry_after_s >= 1
+        with pytest.raises(QueueFullError, match="requests wait already"):
+            client.call_tool("segment_image", {"image": IMAGE_URI, "expression": "the left ring"})
 
 
 @pytest.mark.slow

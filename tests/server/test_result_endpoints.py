@@ -40,6 +40,19 @@ def test_each_file_of_a_result_equals_the_one_that_came_with_it(client: httpx.Cl
             assert answer.content == base64.b64decode(result["outputs"][file].partition(",")[2])
 
 
+def test_what_one_token_made_another_cannot_read() -> None:
+    with serve(create_ring_models(), auth_token=("mine", "other")) as url, httpx.Client(base_url=url) as client:
+        mine, other = ({"Authorization": f"Bearer {token}"} for token in ("mine", "other"))
+        (result,) = client.post("/v1/segment", json={**BODY, "trace": True}, headers=mine).json()["results"]
+        for path in ("", "/mask.png", "/trace.html"):
+            assert client.get(f"/v1/results/{result['id']}{path}", headers=mine).status_code == 200
+            answer = client.get(f"/v1/results/{result['id']}{path}", headers=other)
+            assert (answer.status_code, answer.json()["error"]) == (404, "UnknownResultError")
+        assert (
+            client.post("/v1/refine", json={"result": result["id"], "instruction": "bigger"}, headers=other).status_code == 404
+        )
+
+
 FORM_FILE = {"image": ("pots/mug.jpg", base64.b64decode(IMAGE_URI.partition(",")[2]), "image/jpeg")}
 
 
@@ -96,7 +109,7 @@ def test_a_result_is_read_back_and_corrected_by_a_click(client: httpx.Client, re
         ("POST", "/v1/refine", {"result": "seg-0"}, 404, "segment once more"),
         ("POST", "/v1/refine", {"result": "RESULT", "outputs": ["gif"]}, 422, "expected mask"),
         ("POST", "/v1/refine", {"result": "RESULT", "clicks": [{"x": 1e9, "y": 0, "label": 1}]}, 422, "clicks"),
-        ("POST", "/v1/refine", {"result": "RESULT", "instruction": "make it sing"}, 422, ""),
+        ("POST", "/v1/refine", {"result": "RESULT", "instruction": "make it sing"}, 422, "in the image, as the model sees it"),
     ],
 )
 def test_what_there_is_not_is_a_problem_that_says_so(

@@ -143,20 +143,22 @@ def test_a_connection_outlives_an_unexpected_error(client: httpx.Client) -> None
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "status"),
+    ("content", "kind", "status", "detail"),
     [
-        (b"{", "application/json", 400),
-        (b"[" * 100_000, "application/json", 400),
-        (b"\xff\xfe", "application/json", 400),
-        (b"[]", "application/json", 422),
-        (b"--x", "multipart/form-data; boundary=y", 400),
-        (b"--y\r\n\r\n", "multipart/form-data", 400),
-        (b"image=a", "text/plain", 415),
+        (b"{", "application/json", 400, "the body is not JSON"),
+        (b"[" * 100_000, "application/json", 400, "the body is not JSON"),
+        (b"\xff\xfe", "application/json", 400, "the body is not JSON"),
+        (b"[]", "application/json", 422, "body: Input should be a valid dictionary"),
+        (b"--x", "multipart/form-data; boundary=y", 400, "Invalid multipart data"),
+        (b"--y\r\n\r\n", "multipart/form-data", 400, "Missing boundary"),
+        (b"image=a", "text/plain", 415, "expected application/json or multipart/form-data, got 'text/plain'"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_a_problem(client: httpx.Client, content: bytes, kind: str, status: int) -> None:
+def test_a_body_that_cannot_be_read_is_a_problem(
+    client: httpx.Client, content: bytes, kind: str, status: int, detail: str
+) -> None:
     answer = client.post("/v1/segment", content=content, headers={"Content-Type": kind})
-    check_problem(answer, status, "BadRequestError", "")
+    check_problem(answer, status, "BadRequestError", detail)
 
 
 def test_paths_and_methods_that_do_not_exist_are_problems(client: httpx.Client) -> None:

@@ -7,7 +7,8 @@ import shutil
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -232,14 +233,40 @@ async def test_an_image_can_be_pasted_dropped_or_taken_with_the_webcam(tmp_path:
         await browser.wait_for("document.querySelector('#image').naturalWidth > 256")
 
 
+@contextmanager
+def serve_elsewhere() -> Iterator[tuple[str, list[str]]]:
+    """Serve a server of another origin that any page may use; yield its URL and the paths that it is asked for."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_response(200)
+            self.send_header("Access-Control-Allow-Origin", "*")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+        thread.join()
+
+
 async def test_the_page_asks_nobody_but_its_server(tmp_path: Path, address: str) -> None:
     async with open_page(tmp_path, address) as browser:
         await segment(browser)
         names = await browser.run("performance.getEntriesByType('resource').map(({name}) => name)")
         assert names
         assert all(name.startswith((address, f"blob:{address}")) for name in names), names
-        blocked = "fetch('https://example.org/').then(() => false, () => true)"
-        assert await browser.run(blocked)
+        with serve_elsewhere() as (other, paths):
+            assert (httpx.get(f"{other}/from-the-test").status_code, paths) == (200, ["/from-the-test"])
+            assert await browser.run(f"fetch('{other}/from-the-page').then(() => 'fetched', () => 'blocked')") == "blocked"
+            assert paths == ["/from-the-test"]
         browser.errors.clear()  # of that request
         outside = "document.head.append(Object.assign(document.createElement('script'), {textContent: 'window.ran = true'}))"
         await browser.run(outside)

@@ -63,7 +63,10 @@ async def test_every_tools_structured_output_validates_against_its_schema(mode: 
         for name, arguments in calls:
             result = await client.call_tool(name, arguments)
             assert not result.is_error, result.content
-            jsonschema.validate(result.structured_content, schemas[name] or {})
+            schema = schemas[name]
+            assert schema is not None
+            assert schema["required"]
+            jsonschema.validate(result.structured_content, schema)
 
 
 async def test_a_result_has_text_preview_links_and_numbers(mode: str) -> None:
