@@ -10,7 +10,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores. The tests of a file share what they need.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-.PHONY: demo docs help-pages mcp-conformance test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: audit demo docs help-pages mcp-conformance sbom test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
@@ -65,6 +65,12 @@ format: .venv/tested  ## rewrite the code as `lint` wants it
 lock:  ## renew constraints.txt
 	$(PYTHON) scripts/lock.py
 
+sbom: .venv/release  ## list what is installed, in CycloneDX's format, into sbom.json
+	$(BIN)/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-file sbom.json
+
+audit: .venv/release  ## known vulnerabilities of the pinned versions; asks PyPI's advisory database
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
+
 clean:
 	rm -rf .venv .venv-newest .venv-oldest out site
 
@@ -83,6 +89,10 @@ clean:
 
 .venv/docs: .venv/tested
 	$(BIN)/$(INSTALL) --editable ".[docs]"
+	touch $@
+
+.venv/release: .venv/installed
+	$(BIN)/$(INSTALL) --editable ".[release]"
 	touch $@
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone

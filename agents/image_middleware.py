@@ -10,6 +10,7 @@ images out first.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +32,8 @@ __all__ = ["ImageGraph", "ImageMiddleware"]
 
 OLD_NAMES = "PictureMiddleware ImageMiddleware, PictureGraph ImageGraph"
 __getattr__ = deprecated_names(__name__, __name__, OLD_NAMES)
+
+logger = logging.getLogger(__name__)
 
 Graph = CompiledStateGraph[Any, Any, Any, Any]
 Handler = Callable[[ModelRequest[Any]], ModelResponse[Any]]
@@ -149,8 +152,9 @@ class ImageMiddleware(AgentMiddleware[Any, Any, Any]):
             raise ImageError(f"{sent.source.describe()} is kept by a model's provider; send the image itself")
         try:
             return self.open_file(str(sent.source))
-        except Exception as error:  # whatever the provider's client raises
-            raise ImageError(f"{sent.source.describe()} could not be opened: {error}") from error
+        except Exception as error:  # whatever the provider's client raises; its text is not for a model
+            logger.warning("open_file failed", exc_info=error)
+            raise ImageError(f"{sent.source.describe()} could not be opened; send the image itself") from error
 
     # Showing them
 

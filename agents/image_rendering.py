@@ -19,6 +19,7 @@ from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.interactive.state import RefineError
 from sam4mllm_tool.tools.artifacts import validate_extent
+from sam4mllm_tool.tools.error_messages import describe_error
 from sam4mllm_tool.tools.image_blocks import clean_name, create_image_block
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, ImageStore, list_image_ids
 from sam4mllm_tool.types import Image, Segmentation, Size
@@ -47,7 +48,7 @@ def format_image_line(image_id: str, details: Mapping[str, Any]) -> str:
 
 def format_refusal(error: Sam4MllmError, name: str = "") -> str:
     """Return the line that stands for an image that could not be taken, with what to do about it."""
-    reason = " ".join(str(error).split()).replace("[", "(").replace("]", ")")
+    reason = describe_error(error).replace("[", "(").replace("]", ")")
     return f"[image refused{_quote_name(name)}: {reason}]"
 
 
@@ -155,7 +156,7 @@ class ImageRenderer:
         try:
             block = create_image_block(create_image(), self.max_side)
         except Sam4MllmError as error:  # not cached: the person may send the image again
-            return {"type": "text", "text": f"[can't be shown: {error}]"}
+            return {"type": "text", "text": f"[can't be shown: {describe_error(error)}]"}
         with self._lock:
             self._cache[key] = block
             while len(self._cache) > _MAX_CACHED:

@@ -1,10 +1,12 @@
-"""Words that messages share: suggestions for misspelt names, and errors on one line."""
+"""Words that messages share: suggestions for misspelt names, and errors on one line; and JSON from strangers."""
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
-__all__ = ["first_line", "remove_errno", "suggest_name"]
+__all__ = ["first_line", "parse_json", "remove_errno", "suggest_name"]
 
 
 def suggest_name(word: str, names: Iterable[str]) -> str:
@@ -26,3 +28,11 @@ def remove_errno(text: str) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, without a system error's number; the error's type if it has none."""
     return remove_errno(str(error)).strip().partition("\n")[0] or type(error).__name__
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of unknown origin. Raises ValueError for what isn't JSON, and also for what is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None

@@ -165,6 +165,10 @@ class RunLengthMask:
         """Decode to (H, W) bool. Raises ValueError where size and counts don't fit."""
         return rle.decode({"size": self.size, "counts": self.counts})
 
+    def check(self) -> None:
+        """Raise the ValueError that `mask` would raise, without making the mask."""
+        rle.check({"size": self.size, "counts": self.counts})
+
 
 @dataclass(frozen=True)
 class ObjectPrompt:
@@ -356,6 +360,7 @@ class Usage:
         dialect: The name of the dialect in which the MLLM was asked; empty in results of older versions.
         cached_tokens: Those of the tokens read that a server took from its prefix cache; None where it reports none.
         requests: Requests to a server, repeated ones included; None where the MLLM runs here.
+        weights: What identifies the weights of `base`, `adapter` and `segmenter`, where they are here: a hash or a commit.
     """
 
     mllm: str = ""
@@ -367,9 +372,10 @@ class Usage:
     dialect: str = ""
     cached_tokens: int | None = None
     requests: int | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON; `cached_tokens` and `requests` are there only where they are known."""
+        """Return plain JSON; `cached_tokens`, `requests` and `weights` are there only where they are known."""
         remote = {"cached_tokens": self.cached_tokens, "requests": self.requests}
         return {
             "models": {"mllm": self.mllm, "segmenter": self.segmenter},
@@ -379,6 +385,7 @@ class Usage:
             "tokens": None if self.tokens is None else {"read": self.tokens.read, "written": self.tokens.written},
             "seconds": dict(self.seconds),
             **{name: count for name, count in remote.items() if count is not None},
+            **({"weights": dict(self.weights)} if self.weights else {}),
         }
 
     @classmethod
@@ -391,7 +398,8 @@ class Usage:
             names = str(models["mllm"]), str(models["segmenter"])
             cached, requests = (int(fields[name]) if name in fields else None for name in ("cached_tokens", "requests"))
             questions, rounds, dialect = int(fields["questions"]), int(fields["rounds"]), str(fields.get("dialect", ""))
-            return cls(*names, questions, seconds, counts, rounds, dialect, cached, requests)
+            weights = {str(part): str(identity) for part, identity in fields.get("weights", {}).items()}
+            return cls(*names, questions, seconds, counts, rounds, dialect, cached, requests, weights)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,7 @@ from sam4mllm_tool.cli.main import main
 from sam4mllm_tool.embedded.expressions import Kind, list_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.metadata import find_fingerprints
 from sam4mllm_tool.models.mllm import TransformersMLLM
 from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
@@ -193,6 +194,8 @@ def test_segment_json_prints_the_result_and_nothing_else(
     assert re.fullmatch("(sam4mllm: (loading|segmenting) took [0-9.]+ s\n){2}", output.err)
     assert result["expression"] == text
     assert result["models"] == {"mllm": "embedded", "segmenter": "embedded"}
+    assert result["weights"] == find_fingerprints("embedded", "embedded")
+    assert Segmentation.from_dict(result).usage.weights == result["weights"]
     assert result["questions"] >= 26
     assert iou(rle.decode(result["objects"][0]["mask"]), truth) > 0.5
 

@@ -5,7 +5,6 @@ A file has one pair per line, as JSON or CSV. A line that can't be used doesn't 
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any
 from sam4mllm_tool.cli.image_arguments import image_name, is_path
 from sam4mllm_tool.errors import ExpressionError, Sam4MllmError, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["BatchFault", "BatchItem", "pair_images", "read_batch"]
 
@@ -101,7 +101,7 @@ def _read_rows(path: Path) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
-                yield f"line {number}", json.loads(line)
+                yield f"line {number}", parse_json(line)
             except (ValueError, RecursionError):
                 yield f"line {number}", None
 

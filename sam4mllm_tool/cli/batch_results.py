@@ -14,6 +14,7 @@ from sam4mllm_tool.cli.image_arguments import image_name
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.images.export import make_folder, write_outputs
 from sam4mllm_tool.images.output_formats import DEFAULT_OUTPUTS
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Image, Segmentation
 
 __all__ = ["BatchResults", "make_record"]
@@ -78,7 +79,7 @@ class BatchResults:
             write_json(file, settings)
             return
         try:
-            before = dict(json.loads(file.read_text(encoding="utf-8")))
+            before = dict(parse_json(file.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise Sam4MllmError(f"{quote_text(str(file))} is damaged, or not of a batch: choose another folder") from error
         names = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
@@ -96,7 +97,7 @@ class BatchResults:
         lines = self.file.read_bytes().split(b"\n")
         for number, line in enumerate(lines, start=1):
             try:
-                record = json.loads(line) if line.strip() else None
+                record = parse_json(line) if line.strip() else None
                 if record is not None:
                     records[record["name"]] = {**dict.fromkeys(_KEYS), **record}
             except (ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,6 @@ is the class; `raw_name`, the annotator's word; `polygon`; `parts`, with `ispart
 include what is hidden by objects in front. Source of the format: CSAILVision/ADE20K, README and a sample of the data.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from sam4mllm_tool.data.annotations import MAX_COORDINATE, Polygons, RegionError
 from sam4mllm_tool.data.class_reader import AnnotatedImage, ClassInstance, ClassName, ClassReader
 from sam4mllm_tool.data.sample import Problems, Region
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Box, Mask, Size
 
 __all__ = ["ADE20K", "Bitmap"]
@@ -142,7 +142,7 @@ def _read_annotation(path: Path) -> Mapping[str, Any]:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         text = content.decode("latin-1")  # as some scenes are encoded
-    annotation: Mapping[str, Any] = json.loads(text)["annotation"]
+    annotation: Mapping[str, Any] = parse_json(text)["annotation"]
     return annotation
 
 

@@ -27,6 +27,7 @@ from sam4mllm_tool.data.sources import Source
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE
 from sam4mllm_tool.data.workers import BuiltImage, ImageSamples, build_images
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["Source", "build_conversations"]
 
@@ -160,7 +161,7 @@ def _measure_files(dataset: Dataset) -> dict[str, int]:
 def _check_finished(out: Path, settings: dict[str, Any]) -> None:
     manifest = out / MANIFEST_FILE
     try:
-        known = json.loads(manifest.read_text(encoding="utf-8"))
+        known = parse_json(manifest.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{manifest} can't be read ({error}): choose another folder") from error
     _check_same_settings(out, "training conversations built with other settings", known, settings)
@@ -199,7 +200,7 @@ def _load_progress(out: Path, settings: dict[str, Any]) -> tuple[_Tally, int]:
     if not path.exists():
         return _Tally(), 0
     try:
-        known = json.loads(path.read_text(encoding="utf-8"))
+        known = parse_json(path.read_text(encoding="utf-8"))
         known_settings, complete_bytes, tally = dict(known["order"]), int(known["bytes"]), _Tally.from_dict(known["tally"])
     except (ValueError, KeyError, TypeError):  # damaged by the interruption
         return _Tally(), 0

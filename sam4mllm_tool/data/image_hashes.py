@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sam4mllm_tool.atomic_io import file_sha256
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["TRAINED_IMAGES_FILE", "TrainedImages", "choose_images", "hash_image", "resolve_share"]
 
@@ -67,7 +68,7 @@ class TrainedImages:
     def from_json(cls, text: str) -> "TrainedImages":
         """Read the text of a file. Raises ValueError for another file."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             hashes, names = fields["images"], fields.get("names", [])
             if not all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in (hashes, names)):
                 raise TypeError("expected lists of hashes and of names")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from typing_extensions import deprecated
 
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Turn
 
 __all__ = ["CONVERSATIONS_FILE", "MANIFEST_FILE", "ImageConversations", "TrainingConversation", "read_conversations"]
@@ -82,7 +83,7 @@ class ImageConversations:
     def from_json(cls, line: str) -> "ImageConversations":
         """Invert `to_json`. Raises ValueError describing the fault."""
         try:
-            value: dict[str, Any] = json.loads(line)
+            value: dict[str, Any] = parse_json(line)
             conversations = tuple(map(TrainingConversation.from_dict, value["conversations"]))
             return cls(value["id"], value["image"], conversations, value["image_id"])
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:

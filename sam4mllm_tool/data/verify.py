@@ -1,6 +1,5 @@
 """Verify finished training conversations: they match their manifest, and none is about a held-out image."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from sam4mllm_tool.data.heldout import HeldOut, collect_held_out
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE, MANIFEST_FILE, read_conversations
 from sam4mllm_tool.errors import DataError, count_noun
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["describe_problems", "is_clean", "verify_conversations"]
 
@@ -82,7 +82,7 @@ def is_clean(folder: Path) -> bool:
 def _load_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST_FILE
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:

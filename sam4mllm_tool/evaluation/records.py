@@ -15,6 +15,7 @@ from typing import Any
 
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, PixelCounts
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Box, Label
 
 __all__ = [
@@ -146,7 +147,7 @@ class SampleRecord:
 
         Before 0.3.0 lines had no `warnings` and no `agreement`; that of methods other than `adaptive` stood as `confidence`.
         """
-        fields = {"confidence": None, **json.loads(line)}  # older lines have no confidence
+        fields = {"confidence": None, **parse_json(line)}  # older lines have no confidence
         failed = fields["error"] is not None
         counts = PixelCounts(fields["intersection"], fields["predicted"], fields["truth"], fields["stated_none"], failed)
         plain = ("id", "kind", "size", "error", "dropped", "box_hit", "confidence", "questions", "tokens", "mask", "seconds")
@@ -183,7 +184,7 @@ def read_records(folder: Path) -> list[SampleRecord]:
 def _read_method(folder: Path) -> str:
     """Return the method of a run; "adaptive" where the folder doesn't say."""
     try:
-        order = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
+        order = parse_json((folder / ORDER_FILE).read_text(encoding="utf-8"))
         return str(order.get("method", "adaptive"))
     except (OSError, ValueError, AttributeError):
         return "adaptive"
@@ -198,7 +199,7 @@ def read_order(folder: Path) -> Mapping[str, Any]:
     """Read what a finished evaluation evaluated, as `EvaluationConfig.describe` returned it. Raises DataError."""
     path = folder / METRICS_FILE
     try:
-        order = json.loads(path.read_text(encoding="utf-8"))["order"]
+        order = parse_json(path.read_text(encoding="utf-8"))["order"]
         if not isinstance(order, dict):
             raise TypeError(f"the order is {str(order)[:80]}")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -5,7 +5,6 @@ interruption, the same command keeps the images that are complete and continues.
 report.html with pictures/, all computed from samples.jsonl, and timings.json, the only file that differs from run to run.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from sam4mllm_tool.evaluation.report import write_report
 from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, count_warnings, summarize_records, summarize_timings
 from sam4mllm_tool.evaluation.trained_images import describe_trained_images
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["ORDER_FILE", "evaluate"]
 
@@ -96,7 +96,7 @@ def _claim_folder(out: Path, order: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if whole.exists() or (part.exists() and part.stat().st_size):
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"{out} holds samples of an unknown evaluation ({error}): choose another folder") from error
         differing = sorted(_differing_keys(earlier, order))

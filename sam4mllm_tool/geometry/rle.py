@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["RLE", "decode", "encode"]
+__all__ = ["RLE", "check", "decode", "encode"]
 
 _Counts = npt.NDArray[np.int64]
 
@@ -50,14 +50,25 @@ def decode(rle: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
     Raises:
         ValueError: The size or the counts are malformed, or do not fit each other.
     """
+    height, width, runs = _read_runs(rle)
+    down_the_columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)
+    return np.ascontiguousarray(down_the_columns.reshape(width, height).T)
+
+
+def check(rle: Mapping[str, Any]) -> None:
+    """Raise the ValueError that `decode` would raise, without making the mask."""
+    _read_runs(rle)
+
+
+def _read_runs(rle: Mapping[str, Any]) -> tuple[int, int, _Counts]:
+    """Return height, width and run lengths. Raises ValueError where they don't fit each other."""
     height, width = _check_size(rle)
     runs, pixels = _read_counts(rle.get("counts")), height * width
     if runs.size and (runs.min() < 0 or runs.max() > pixels):
         raise ValueError(f"RLE counts hold a run of {runs.min() if runs.min() < 0 else runs.max()} in {pixels} pixels")
     if (covered := int(runs.sum())) != pixels:
         raise ValueError(f"RLE counts cover {covered} pixels, size {[height, width]} has {pixels}")
-    down_the_columns = np.repeat(np.arange(runs.size) % 2 == 1, runs)
-    return np.ascontiguousarray(down_the_columns.reshape(width, height).T)
+    return height, width, runs
 
 
 def _read_counts(counts: Any) -> _Counts:

@@ -4,9 +4,12 @@ The size is read from the header and checked before Pillow opens the image. Pill
 the time is over: all of its decoders read in small pieces, but libwebp's and libtiff's, whose time the size alone bounds.
 """
 
+import ctypes
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from typing import Any, Protocol
 
@@ -117,8 +120,24 @@ def _name_errors(what: str, limits: DecodingLimits) -> Iterator[None]:
         raise ImageError(f"{what} cannot be decoded, it may be cut off or damaged: {error}") from error
 
 
+@cache
+def _silence_libtiff() -> None:
+    """Keep libtiff, and libjpeg inside it, from writing to file descriptor 2 what Pillow raises as an error too.
+
+    The handlers are Pillow's whole libtiff's. Where it is linked otherwise, as on Windows, they stay.
+    """
+    with suppress(AttributeError, OSError):
+        library = ctypes.CDLL(import_module("PIL._imaging").__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            handler = getattr(library, name)
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
+
+
 def _load(image: Any) -> Image:
     """Decode the pixels of an opened image."""
+    if image.format == "TIFF":
+        _silence_libtiff()
     decoder = vars(image).pop("_decoder", None) if image.format == "WEBP" else None
     if decoder is None:
         image.decodermaxblock = min(_READ_BYTES, image.decodermaxblock)

@@ -10,6 +10,7 @@ and has no public parameter for the network backend, which is where the addresse
 itself reads no environment, uses no proxy, follows no redirect and keeps no cookies.
 """
 
+import os
 import re
 import socket
 import ssl
@@ -95,11 +96,20 @@ def fetch_image_bytes(
                 f"the image could not be fetched from {host}: its response is cut off or not valid HTTP"
             ) from error
         except OSError as error:
-            raise ImageError(f"the image could not be fetched from {host}: {error}") from error
+            raise ImageError(f"the image could not be fetched from {host}: {_describe_failure(error)}") from error
         target = _parse_url(location, base=target)
     raise ImageError(
         f"the URL redirects more than {MAX_REDIRECTS} times, lastly to {_host(target)}; give the image's final URL"
     )
+
+
+def _describe_failure(error: OSError) -> str:
+    """Say why a connection failed, without what a certificate or a library says about it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return "its certificate isn't valid for it"
+    if isinstance(error, ssl.SSLError):
+        return "it doesn't speak TLS as it should"
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
 
 
 def _parse_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:

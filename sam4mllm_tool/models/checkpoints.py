@@ -4,7 +4,6 @@ Shared by every backend that opens a checkpoint. Imports torch and transformers,
 """
 
 import hashlib
-import json
 import logging
 import re
 import threading
@@ -24,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 from sam4mllm_tool.errors import Sam4MllmError, SpecError, quote_text
 from sam4mllm_tool.models.load_errors import custom_code_error, explain_file, explain_load_error, explain_weights, list_files
 from sam4mllm_tool.models.segmenter import SEGMENT_ANYTHING
-from sam4mllm_tool.text import first_line, suggest_name
+from sam4mllm_tool.text import first_line, parse_json, suggest_name
 
 __all__ = [
     "custom_code_error",
@@ -112,7 +111,7 @@ def find_adapter_base(spec: str) -> str | None:
 def _read_base(file: Path) -> str | None:
     """Return the base that an adapter_config.json names, if it is a name that a spec can have."""
     try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        base = parse_json(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if not isinstance(base, str) or not base.strip() or len(base) > _MAX_BASE_NAME:

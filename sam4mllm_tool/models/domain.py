@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool.models.metadata import read_metadata
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["DOMAIN_FILE", "ImageDomain", "find_domain", "fit_domain", "pool_features"]
 
@@ -90,11 +91,11 @@ class ImageDomain:
     def from_json(cls, text: str) -> "ImageDomain":
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             fields |= {name: np.array(fields[name], np.float64) for name in ("mean", "components", "variances")}
             fields |= {name: float(fields[name]) for name in ("threshold", "residual_variance")}
             domain = cls(**fields)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"not an image domain: {error}") from error
         domain._validate()
         return domain

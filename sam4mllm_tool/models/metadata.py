@@ -3,7 +3,6 @@
 Both are looked up beside the adapter first, then beside the base model, in a local folder or on the hub.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +14,7 @@ from sam4mllm_tool.models.probing.probed_dialects import has_probed_dialects, lo
 from sam4mllm_tool.optional_dependencies import wrap_import_errors
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.protocol.dialects import find_by_config, find_by_model_name
-from sam4mllm_tool.text import suggest_name
+from sam4mllm_tool.text import parse_json, suggest_name
 from sam4mllm_tool.types import MLLM
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+_MAX_BYTES = 2**25
 _RELEASED_BASE = "llama3-llava-next-8b"
 """In the name of the published adapter's base, and of its converted copy."""
 
@@ -111,7 +111,7 @@ def _find_released_dialect(mllm: str) -> Dialect | None:
     """Return the published adapter's dialect for an adapter whose adapter_config.json names the same base."""
     if parse_remote_spec(mllm) or find_parts(mllm)[1] is None:
         return None
-    config = read_metadata(mllm, "adapter_config.json", json.loads, adapter_only=True)
+    config = read_metadata(mllm, "adapter_config.json", parse_json, adapter_only=True)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     return RELEASED if isinstance(base, str) and _RELEASED_BASE in base.lower() else None
 
@@ -121,16 +121,18 @@ def find_family_dialect(mllm: str) -> Dialect | None:
     if remote := parse_remote_spec(mllm):
         return find_by_model_name(remote.model)
     base, _ = find_parts(mllm)
-    return read_metadata(base, "config.json", lambda text: find_by_config(json.loads(text)))
+    return read_metadata(base, "config.json", lambda text: find_by_config(parse_json(text)))
 
 
-def find_fingerprints(mllm: str, segmenter: str) -> dict[str, str | None]:
+def find_fingerprints(mllm: str | None, segmenter: str) -> dict[str, str | None]:
     """Return a fingerprint of the weights of each part: base, adapter, segmenter; None for a part that is not there or remote.
+
+    Without an MLLM's spec, of the segmenter alone.
 
     Raises:
         SpecError: A spec names nothing, or the hub can't be reached.
     """
-    parts = _fingerprint_mllm(mllm)
+    parts = {} if mllm is None else _fingerprint_mllm(mllm)
     from sam4mllm_tool.models.checkpoints import embedded_folder, fingerprint
 
     return {**parts, "segmenter": fingerprint(embedded_folder("sam") if segmenter == EMBEDDED else segmenter)}
@@ -183,7 +185,16 @@ def read_metadata(spec: str, name: str, parse: Callable[[str], T], *, adapter_on
     for part in (base,) if adapter is None else (adapter,) if adapter_only else (adapter, base):
         if file := find_file(part, name):
             try:
-                return parse(Path(file).read_text(encoding="utf-8"))
+                return parse(_read_text(Path(file)))
             except (OSError, ValueError) as error:
                 raise SpecError(f"{file}: {error}") from error
     return None
+
+
+def _read_text(file: Path) -> str:
+    """Read a file that came with weights. Raises OSError; ValueError where it is larger than any such file."""
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"it is over the limit of {_MAX_BYTES:,} bytes")
+    return content.decode("utf-8")

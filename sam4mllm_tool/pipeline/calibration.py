@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sam4mllm_tool.models.metadata import read_metadata
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["CALIBRATION_FILE", "Calibration", "Scaling", "find_calibration", "fit_scaling"]
 
@@ -68,10 +69,10 @@ class Calibration:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
             scalings = {
-                name: Scaling(float(fields["slope"]), float(fields["offset"])) for name, fields in json.loads(text).items()
+                name: Scaling(float(fields["slope"]), float(fields["offset"])) for name, fields in parse_json(text).items()
             }
             calibration = cls(**scalings)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             raise ValueError(f"not a calibration: {error}") from error
         numbers = (number for scaling in scalings.values() for number in (scaling.slope, scaling.offset))
         if not all(map(math.isfinite, numbers)):

@@ -1,7 +1,7 @@
 """The run context: the settings, the image size and the transcript of one run, and the steps that every method is made of."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -44,6 +44,7 @@ class ModelTraits:
         mllm: The MLLM's name.
         segmenter: The segmenter's name.
         proposes: Whether the segmenter finds instances by words (`types.Segmenter`).
+        weights: As in `Usage`.
     """
 
     dialect: Dialect = PLAIN
@@ -52,6 +53,7 @@ class ModelTraits:
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
     proposes: bool = False
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,7 @@ class RunContext:
             self.dialect.name,
             transcript.cached_tokens,
             transcript.requests,
+            self.traits.weights,
         )
         return Segmentation(
             expression,

@@ -14,7 +14,7 @@ from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOv
 from sam4mllm_tool.errors import ImageError, SpecError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
-from sam4mllm_tool.models.metadata import find_dialect, fit_dialect
+from sam4mllm_tool.models.metadata import find_dialect, find_fingerprints, fit_dialect
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_with_dialect, wrap_with_dialect
 from sam4mllm_tool.models.scene_check import SceneCheck
@@ -83,6 +83,7 @@ class Sam4Mllm:
         self.dialect, self.calibration = dialect, calibration
         self.config = config.override(settings)
         self._scene_check: SceneCheck | None = None
+        self._weights: dict[str, str] = {}
         self._hook_factories: tuple[RunHookFactory, ...] = ()
 
     @classmethod
@@ -142,6 +143,7 @@ class Sam4Mllm:
             config=config,
         )
         models._scene_check = SceneCheck.for_pair(loaded_mllm, segmenter)
+        models._weights = _identify_weights(mllm if isinstance(mllm, str) else None, segmenter)
         return models
 
     def use(self, adapter: str) -> "Sam4Mllm":
@@ -165,6 +167,7 @@ class Sam4Mllm:
         models.mllm = use(adapter)
         models.dialect = fit_dialect(find_adapter_dialect(models.mllm.name), models.mllm)
         models.calibration = find_calibration(models.mllm.name)
+        models._weights = self._weights | _identify_weights(models.mllm.name, models.segmenter.name)
         return models
 
     def with_run_hooks(self, *factories: RunHookFactory) -> "Sam4Mllm":
@@ -178,7 +181,7 @@ class Sam4Mllm:
         """What a run has to know of these models."""
         greedy = bool(getattr(self.mllm, "greedy", False))
         proposes = getattr(self.segmenter, "propose", None) is not None
-        return ModelTraits(self.dialect, self.calibration, greedy, self.mllm.name, self.segmenter.name, proposes)
+        return ModelTraits(self.dialect, self.calibration, greedy, self.mllm.name, self.segmenter.name, proposes, self._weights)
 
     def start_run(self, size: Size, expression: str | None = None, method: Method | None = None) -> RunContext:
         """Start a run on an image of `size`, for flows of your own that `run` or `arun` then drive."""
@@ -344,6 +347,14 @@ class Sam4Mllm:
     def _start_driver(self, image: Image, flow: Flow[T], context: RunContext | None, hooks: Sequence[RunHook]) -> RunDriver[T]:
         context = self.start_run(Size(*image.size)) if context is None else context
         return RunDriver(flow, [*watch_run(context), *(make(image, context) for make in self._hook_factories), *hooks])
+
+
+def _identify_weights(mllm: str | None, segmenter: str) -> dict[str, str]:
+    """Return what identifies the weights of the parts that are here; `mllm` is None where it was not loaded by its spec."""
+    try:
+        return {part: identity for part, identity in find_fingerprints(mllm, segmenter).items() if identity}
+    except SpecError:
+        return {}
 
 
 def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[ImageSource, list[str]]]:

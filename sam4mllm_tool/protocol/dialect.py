@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from string import Formatter
 from typing import Any, Literal
 
 from sam4mllm_tool.protocol.coordinate_codec import CoordinateCodec
@@ -18,6 +19,7 @@ from sam4mllm_tool.protocol.padded_codec import Codec, PaddedCodec
 from sam4mllm_tool.protocol.point_replies import PointReplyParser
 from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS, LabelAndConfidence, ReplyParser
 from sam4mllm_tool.protocol.wording import Wording
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Box, Label, ObjectPrompt, Point, Question, Reply, Size, Turn
 
 __all__ = ["MAX_OBJECTS", "Dialect"]
@@ -36,6 +38,10 @@ _PLACEHOLDERS = {
     "item_text": ("box",),
     "list_text": ("boxes",),
 }
+
+_MAX_TEXT = 10_000
+_RANGES = {"scale": (1, 10**6), "digits": (0, 9), "decimals": (0, 9), "max_tokens": (1, 10**6)}
+"""A dialect may come with a stranger's weights."""
 
 _RENAMED = {
     "ask_other": "ask_other_boxes",
@@ -135,7 +141,16 @@ class Dialect:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (str, int) and not isinstance(value, field.type):
-                raise ValueError(f"expected {field.name} as {field.type.__name__}, got {value!r}")
+                raise ValueError(f"expected {field.name} as {field.type.__name__}, got {value!r:.80}")
+            if isinstance(value, str) and len(value) > _MAX_TEXT:
+                raise ValueError(f"expected {field.name} of at most {_MAX_TEXT:,} characters, got {len(value):,}")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"expected {name} of {least} to {most:,}, got {getattr(self, name)!r:.20}")
+        if self.padded not in (None, False, True):
+            raise ValueError(f"expected padded as true or false, got {self.padded!r:.80}")
+        if self.resizing is not None and not _is_resizing(self.resizing):
+            raise ValueError(f"expected resizing as three to five whole numbers above 0, got {self.resizing!r:.80}")
         for name, words in (
             ("points", ("joint", "each")),
             ("frame", ("steps", "lines", "processed")),
@@ -296,11 +311,15 @@ class Dialect:
     def from_json(cls, text: str) -> "Dialect":
         """Build a dialect from what `to_json` wrote. Raises ValueError naming the fault."""
         try:
-            values: dict[str, Any] = json.loads(text)
+            values: dict[str, Any] = parse_json(text)
             if isinstance(values, dict) and values.get("resizing"):
                 values["resizing"] = tuple(values["resizing"])
-            return cls(**{"padded": False, **values})
-        except (json.JSONDecodeError, TypeError) as error:
+            values = {"padded": False, **values}
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"not a dialect: {error}") from error
+        try:
+            return cls(**values)
+        except TypeError as error:
             raise ValueError(f"not a dialect: {error}") from error
 
     def __getattr__(self, name: str) -> Any:
@@ -315,8 +334,15 @@ def _is_tighter(resizing: ResizingRule, other: ResizingRule) -> bool:
     return resizing[2] < other[2] and (*resizing[:2], *resizing[3:]) == (*other[:2], *other[3:])
 
 
+def _is_resizing(rule: ResizingRule) -> bool:
+    numbers = [number for number in rule if number is not None]
+    return 3 <= len(rule) <= 5 and rule[:3] == tuple(numbers[:3]) and all(type(n) is int and n > 0 for n in numbers)
+
+
 def _check_template(name: str, template: str, placeholders: tuple[str, ...]) -> None:
     try:
-        template.format(**dict.fromkeys(placeholders, ""))
-    except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"expected {name} with {', '.join(placeholders)} in braces, got {template!r}") from error
+        parts = list(Formatter().parse(template))
+        if any(name is not None and (name not in placeholders or spec or conversion) for _, name, spec, conversion in parts):
+            raise ValueError("a format, a conversion or an attribute")
+    except ValueError as error:
+        raise ValueError(f"expected {name} with {', '.join(placeholders)} in braces, got {template!r:.200}") from error

@@ -91,3 +91,4 @@ class ServerResult(BaseModel):
     rounds: int
     tokens: dict[str, int] | None
     seconds: dict[str, float]
+    weights: dict[str, str] = Field(default={}, description="What identifies the weights that run here: a hash or a commit.")

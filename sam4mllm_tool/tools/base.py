@@ -27,6 +27,7 @@ from sam4mllm_tool.images.load import TOOL_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline import Method, RunContext, Sam4Mllm
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.tools.artifacts import KINDS, Artifact, Kind, find_artifact, validate_extent
+from sam4mllm_tool.tools.error_messages import describe_error
 from sam4mllm_tool.tools.events import EventWriter
 from sam4mllm_tool.tools.image_access import ImageAccess
 from sam4mllm_tool.tools.image_references import LATEST
@@ -106,7 +107,7 @@ def _convert_errors() -> Iterator[None]:
     try:
         yield
     except Sam4MllmError as error:
-        raise ToolException(str(error)) from error
+        raise ToolException(describe_error(error)) from error
     except ValidationError as error:  # a library's; LangChain would report it as a fault of the arguments
         raise RuntimeError("a library failed to validate its own data while the tool ran") from error
 

@@ -11,6 +11,7 @@ from typing import Any
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.tools.artifacts import ORIGIN_KEY, list_artifacts
+from sam4mllm_tool.tools.error_messages import describe_error
 from sam4mllm_tool.tools.image_blocks import DATA_URI, FileId, MessageLimits, SentImage, parse_block
 from sam4mllm_tool.tools.image_references import (
     IMAGE_STORE_KEY,
@@ -93,7 +94,7 @@ def collect_images(messages: Sequence[Any], store: ImageStore, policy: ImagePoli
             try:
                 image = _keep(sent, store, limits)
             except Sam4MllmError as error:
-                unread.append(str(error))
+                unread.append(describe_error(error))
                 arrivals.append("")
             else:
                 images.setdefault(image.image_id, image)

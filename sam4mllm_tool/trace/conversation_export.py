@@ -13,6 +13,7 @@ from typing import Any
 
 from sam4mllm_tool.errors import ExpressionError, count_noun, quote_text
 from sam4mllm_tool.protocol.dialogues import validate_expression
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.trace.files import encode_png, load, seal, write_file
 from sam4mllm_tool.trace.schema import RunLengthMask, Trace, TraceError, read_result
 
@@ -137,7 +138,7 @@ def _require_own_file(out: Path) -> None:
     """Raise TraceError if the file holds something else than exported traces, which would be lost."""
     try:
         lines = out.read_text(encoding="utf-8").splitlines() if out.exists() else []
-        is_own = all("trace" in json.loads(line) for line in lines)
+        is_own = all("trace" in parse_json(line) for line in lines)
     except (OSError, ValueError, TypeError):
         is_own = False
     if not is_own:

@@ -42,8 +42,10 @@ __all__ = [
 FORMAT = "sam4mllm trace"
 VERSION = 2
 """2 added warnings and agreement."""
-MAX_BYTES = 2**30
-"""Of a file once it is unpacked."""
+MAX_BYTES = 2**28
+"""Of a file once it is unpacked: the image with most pixels that is loaded takes less."""
+MAX_VALUES = 3_000_000
+"""Values in a file. Each takes some hundred bytes of memory, and one or two of the file."""
 _SEALED_KEYS = ["picture", "settings", "expression", "method", "steps", "result", "error", "began", "seconds", "written_by"]
 """Keys of the file besides format, version, seal and verdict; null where a trace has no value."""
 _PNG_POLICY = ImagePolicy(formats=("PNG",), allow_paths=False, max_bytes=MAX_BYTES)
@@ -208,6 +210,8 @@ def _parse(content: bytes) -> Any:
 
     if not content.strip():
         raise TraceError("the file is empty")
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise TraceError(f"the file has more than {MAX_VALUES:,} values")
     try:
         return json.loads(content, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -230,6 +234,8 @@ def _check_consistency(trace: Trace) -> None:
     size = trace.image.size
     if min(size) < 1:
         raise TraceError(f"trace.picture.size is {tuple(size)}: the image is empty")
+    if size.width * size.height > _PNG_POLICY.max_pixels:
+        raise TraceError(f"trace.picture.size is {tuple(size)}: more than {_PNG_POLICY.max_pixels:,} pixels")
     result = None if trace.result is None else read_result(trace.result)
     if result and result.size != size:
         raise TraceError(f"trace.result is of an image of {tuple(result.size)} pixels, trace.picture of {tuple(size)}")
@@ -239,7 +245,7 @@ def _check_consistency(trace: Trace) -> None:
             shapes = f"a mask is {mask.size[1]} x {mask.size[0]} pixels, the image {size.width} x {size.height}"
             raise TraceError(f"{place}: {shapes}")
         try:
-            mask.mask()
+            mask.check()
         except ValueError as error:
             raise TraceError(f"{place}: {error}") from error
 

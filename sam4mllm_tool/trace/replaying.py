@@ -112,6 +112,7 @@ class ReplayedModels(Sam4Mllm):
             calibration=settings.calibration,
             config=config,
         )
+        self._weights = settings.weights
 
     def describe_unused(self) -> str:
         """Describe what was recorded and has not been asked for; "" if all was."""

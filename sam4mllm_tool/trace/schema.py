@@ -214,6 +214,7 @@ class TraceSettings:
     greedy: Annotated[bool, Field(alias="repeats")] = False
     mllm: str = "the MLLM"
     segmenter: str = "the segmenter"
+    weights: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, traits: ModelTraits, config: SegmentationConfig) -> "TraceSettings":
@@ -236,12 +237,13 @@ class TraceSettings:
             greedy=traits.greedy,
             mllm=traits.mllm,
             segmenter=traits.segmenter,
+            weights=dict(traits.weights),
         )
 
     @property
     def traits(self) -> ModelTraits:
         """What the run knew of its models."""
-        return ModelTraits(self.dialect, self.calibration, self.greedy, self.mllm, self.segmenter)
+        return ModelTraits(self.dialect, self.calibration, self.greedy, self.mllm, self.segmenter, weights=self.weights)
 
     @property
     def config(self) -> SegmentationConfig:

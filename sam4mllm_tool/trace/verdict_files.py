@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 
 from sam4mllm_tool.errors import quote_text
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.trace.codec import TraceError
 from sam4mllm_tool.trace.files import seal
 from sam4mllm_tool.trace.schema import Trace, Verdict
@@ -53,7 +54,7 @@ def read_verdict(path: str | os.PathLike[str], trace: Trace) -> Verdict:
     place = quote_text(str(path))
     try:
         with Path(path).open("rb") as file:
-            content = json.loads(file.read(_MAX_BYTES))
+            content = parse_json(file.read(_MAX_BYTES))
     except OSError as error:
         raise TraceError(f"the verdict can't be read from {place}: {error.strerror or error}") from error
     except ValueError as error:

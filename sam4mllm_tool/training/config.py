@@ -1,6 +1,5 @@
 """The settings of a training run: from a file or flags, with the paper's values as defaults."""
 
-import json
 import math
 import tomllib
 from collections.abc import Callable, Mapping
@@ -11,6 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.pipeline.sam4mllm import METHODS
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["TrainingConfig", "list_differences", "read_config"]
 
@@ -247,7 +247,7 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 def read_config(path: Path) -> dict[str, Any]:
     """Read the settings in a TOML, JSON or YAML file. Raises DataError if it can't be read as what its suffix says."""
     parsers: dict[str, Callable[[str], Any]]
-    parsers = {".toml": tomllib.loads, ".json": json.loads, ".yaml": _parse_yaml, ".yml": _parse_yaml}
+    parsers = {".toml": tomllib.loads, ".json": parse_json, ".yaml": _parse_yaml, ".yml": _parse_yaml}
     parse = parsers.get(path.suffix.lower())
     if parse is None:
         raise DataError(f"{path}: expected a file ending in .toml, .json or .yaml, got {path.suffix or 'no suffix'}")

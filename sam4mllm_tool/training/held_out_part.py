@@ -3,7 +3,6 @@
 They come from `eval_data`, or else from images of `data` that are held back, chosen by the hash of their content.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from sam4mllm_tool.data.build import Source
 from sam4mllm_tool.data.image_hashes import choose_images, hash_image, resolve_share
 from sam4mllm_tool.data.sample import Dataset, Sample
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.training.callbacks import load_held_out_samples
 from sam4mllm_tool.training.config import TrainingConfig
 
@@ -80,7 +80,7 @@ def read_measurements(metrics_file: Path) -> dict[str, dict[str, Any]]:
     Raises:
         OSError: The file can't be read.
     """
-    lines = [json.loads(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
+    lines = [parse_json(line) for line in metrics_file.read_text(encoding="utf-8").splitlines()]
     measured = [line for line in lines if any(name.startswith("eval_") for name in line)]
     if not measured or measured[0]["step"] or len(measured) < 2:
         return {}

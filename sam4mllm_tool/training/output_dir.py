@@ -4,7 +4,6 @@ During a run, `out` holds checkpoints/ and metrics.jsonl. The result is written 
 adapter_config.json last, so that a folder with that file is complete.
 """
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from sam4mllm_tool.atomic_io import file_sha256, set_default_permissions, write_json
 from sam4mllm_tool.data.training_conversations import CONVERSATIONS_FILE
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.training.config import TrainingConfig, list_differences
 
 __all__ = ["claim_output_dir", "describe_run", "is_finished", "move_in", "removing_on_failure", "require_training_dir"]
@@ -60,7 +60,7 @@ def claim_output_dir(out: Path, description: dict[str, Any]) -> None:
 
 def _require_same_run(out: Path, file: Path, description: dict[str, Any]) -> None:
     try:
-        before = _flatten(json.loads(file.read_text(encoding="utf-8")))
+        before = _flatten(parse_json(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} can't be read ({error}): choose another folder") from error
     if changed := list_differences(before, _flatten(description)):

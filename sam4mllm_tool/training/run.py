@@ -26,6 +26,7 @@ from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm, find_dialect
 from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.training.adapter_files import RunResult, write_result
 from sam4mllm_tool.training.attention import BRANCHES
 from sam4mllm_tool.training.batches import Collator
@@ -137,7 +138,7 @@ def _choose_dialect(config: TrainingConfig, conversations_dir: Path) -> Dialect:
         return find_dialect(config.mllm, config.dialect)
     file = conversations_dir / MANIFEST_FILE
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parse_json(file.read_text(encoding="utf-8"))
         dialect = manifest.get("dialect") or manifest["recipe"]["dialect"]
         return find_dialect(config.mllm, dialect) if isinstance(dialect, str) else Dialect.from_json(json.dumps(dialect))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

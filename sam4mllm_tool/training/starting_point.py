@@ -4,7 +4,6 @@
 a whole, so that `BASE+OUT` loads the result: nothing is stacked, and `embedded+OUT` takes it in place of the shipped one.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder, find_file
 from sam4mllm_tool.models.mllm import EMBEDDED
 from sam4mllm_tool.models.mllm.model_specs import find_parts
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.training.config import TrainingConfig
 
 __all__ = ["StartingPoint", "find_starting_point"]
@@ -84,7 +84,7 @@ def _require_no_other_shape(config: TrainingConfig, start: StartingPoint) -> Non
 
 def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
+        settings = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpecError(f"{file} can't be read: {error}") from error
     if not isinstance(settings, dict):

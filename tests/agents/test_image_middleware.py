@@ -269,7 +269,7 @@ def test_a_providers_file_is_opened_by_open_file():
         taken(person({"type": "image", "file_id": name}), open_file=files.__getitem__).text for name in ("file-1", "file-2")
     )
     assert opened == f"[image {A}, 256 x 256]"
-    assert refused == "[image refused: the file 'file-2' could not be opened: 'file-2']"
+    assert refused == "[image refused: the file 'file-2' could not be opened; send the image itself]"
 
 
 @pytest.mark.parametrize(

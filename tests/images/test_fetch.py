@@ -375,10 +375,10 @@ def test_https_verifies_the_hosts_name(tmp_path: Path, monkeypatch: pytest.Monke
     context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     with serving(ROUTES, context) as server:
         url = f"https://localhost:{server.server_port}/image.png"
-        with pytest.raises(ImageError, match="certificate verify failed"):
+        with pytest.raises(ImageError, match="its certificate isn't valid"):
             load_image(url, policy=LOCAL)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert load_image(url, policy=LOCAL).size == RED.size
         assert server_names == ["localhost", "localhost"]
-        with pytest.raises(ImageError, match="certificate verify failed"):
+        with pytest.raises(ImageError, match="its certificate isn't valid"):
             load_image(url.replace("localhost", "127.0.0.1"), policy=LOCAL)

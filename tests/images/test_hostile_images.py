@@ -7,6 +7,7 @@ import threading
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,19 @@ def test_a_lazily_opened_image_gives_the_same_pixels_in_all_threads(tmp_path: An
             with Image.open(path) as image:
                 arrays = list(pool.map(lambda _, image=image: np.asarray(load_image(image)), range(8)))
             assert all(np.array_equal(array, noise) for array in arrays)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="libtiff is linked into Pillow there")
+@pytest.mark.parametrize("compression", ["jpeg", "tiff_lzw", "tiff_adobe_deflate", "packbits", "group4"])
+def test_decoders_write_nothing_to_stderr(compression: str, capfd: pytest.CaptureFixture[str]):
+    mode = "1" if compression == "group4" else "RGB"
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).convert(mode)
+    content = bytearray(encode(noise, "TIFF", compression=compression))
+    for offset in range(50, len(content) - 200, 97):
+        content[offset] ^= 0xA5
+    with suppress(ImageError):
+        load_image(bytes(content))
+    assert capfd.readouterr() == ("", "")
 
 
 PEAK = """

@@ -64,7 +64,7 @@ def test_a_calibration_comes_back_from_its_file(objects: Scaling, none: Scaling)
 @pytest.mark.parametrize(
     "text",
     ["", "[]", "{", '{"objects": 1}', '{"objects": {"slope": "x", "offset": 0}}', '{"other": {"slope": 1, "offset": 0}}',
-     '{"objects": {"slope": NaN, "offset": 0}}'],
+     '{"objects": {"slope": NaN, "offset": 0}}', '{"objects": {"slope": ' + "9" * 400 + ', "offset": 0}}', "[" * 100_000],
 )  # fmt: skip
 def test_what_is_no_calibration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a calibration"):

@@ -154,6 +154,19 @@ def test_a_file_from_before_a_field_was_added_still_loads(dialect: Dialect, fiel
         pytest.param({"box_text": "<{x1},{y1},{x2},{y2}>"}, "<0,0,999,999>", id="boxes that cannot be read back"),
         pytest.param({"yes": None}, "expected yes as str", id="null"),
         pytest.param({"colour": "red"}, "colour", id="an unknown field"),
+        pytest.param({"ask_boxes_text": "{expression:>3000000000}"}, "ask_boxes_text with expression", id="a format"),
+        pytest.param({"ask_boxes_text": "{expression.__class__}"}, "ask_boxes_text with expression", id="an attribute"),
+        pytest.param({"ask_boxes_text": "{expression!r}"}, "ask_boxes_text with expression", id="a conversion"),
+        pytest.param({"box_text": "[{x1:>100000000},{y1},{x2},{y2}]"}, "box_text with x1", id="a format in boxes"),
+        pytest.param({"box_text": "[{x1:{y1}},{y1},{x2},{y2}]"}, "box_text with x1", id="a format in a format"),
+        pytest.param({"item_text": "{box:>100000000}"}, "item_text with box", id="a format in the list"),
+        pytest.param({"digits": 10**9}, "expected digits of 0 to 9, got 1000000000", id="huge padding"),
+        pytest.param({"digits": -1}, "expected digits of 0 to 9", id="negative padding"),
+        pytest.param({"decimals": 10**9, "frame": "lines"}, "expected decimals of 0 to 9", id="huge decimals"),
+        pytest.param({"scale": 10**400}, "expected scale of 1 to 1,000,000", id="a huge scale"),
+        pytest.param({"max_tokens": 10**12}, "expected max_tokens of 1 to 1,000,000", id="endless replies"),
+        pytest.param({"resizing": [0, 0, 0], "frame": "processed"}, "expected resizing", id="resizing to nothing"),
+        pytest.param({"system": "x" * 10_001}, "at most 10,000 characters", id="a long system prompt"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason(change: dict[str, object], message: str) -> None:
@@ -161,10 +174,11 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_reason(change: dict[str,
         Dialect.from_json(json.dumps(json.loads(PLAIN.to_json()) | change))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "[1]", "null", "{", '"plain"'])
+@pytest.mark.parametrize("text", ["", "[]", "[1]", "null", "{", '"plain"', "[" * 100_000, '{"scale": ' + "9" * 5000 + "}"])
 def test_text_that_is_no_dialect_is_a_value_error(text: str) -> None:
-    with pytest.raises(ValueError, match="not a dialect"):
+    with pytest.raises(ValueError, match="not a dialect") as caught:
         Dialect.from_json(text)
+    assert len(str(caught.value)) < 250
 
 
 @EVERY_DIALECT

@@ -143,7 +143,7 @@ WRONG = {
     "an empty image": (call(""), "no latest image"),
     "an empty expression": (call(expression=" "), "expression is empty"),
     "a long expression": (call(expression="x" * 10_000), "10,000 characters"),
-    "an unreadable reply": (call(expression="gibberish"), "hmm"),
+    "an unreadable reply": (call(expression="gibberish"), "could not be read"),
     "a model that fails": (call(expression="out of memory"), "ran out of memory"),
     "no expression": ({**call(), "args": {"image": IMAGE_URI}}, "expression: Field required"),
     "an expression that is no text": (call(expression=[3]), "expression.0: Input should be a valid string"),

@@ -23,7 +23,7 @@ from sam4mllm_tool.pipeline.calibration import Calibration, Scaling
 from sam4mllm_tool.pipeline.run_context import ModelTraits
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, Dialect, Exchange, FixedList, Grid, PointsByBox, PoissonDisk, Thresholds
 from sam4mllm_tool.trace import Trace, TraceError, Verdict, load, replay, save
-from sam4mllm_tool.trace.files import VERSION, from_json, seal, to_json
+from sam4mllm_tool.trace.files import MAX_VALUES, VERSION, from_json, seal, to_json
 from sam4mllm_tool.trace.schema import (
     Failure,
     MLLMStep,
@@ -34,7 +34,19 @@ from sam4mllm_tool.trace.schema import (
     SegmentStep,
     TraceSettings,
 )
-from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Tokens, Turn
+from sam4mllm_tool.types import (
+    Box,
+    FreeText,
+    Labels,
+    ObjectPrompt,
+    Point,
+    PointPrompt,
+    Question,
+    Reply,
+    Size,
+    Tokens,
+    Turn,
+)
 from tests.trace.traced import BOX, GREY, SURE, scripted, traced
 
 WIDTH, HEIGHT = 7, 5
@@ -199,6 +211,10 @@ def edit(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         pytest.param(edit("picture", "png", to="aGVsbG8="), "trace.picture.png", id="no PNG"),
         pytest.param(edit("picture", "image", to="x"), "trace.picture has 'image'", id="pixels where none belong"),
         pytest.param(edit("picture", "size", to=[0, 80]), "the image is empty", id="an image of no width"),
+        pytest.param(edit("picture", "size", to=[46_000, 46_000]), "more than 64,000,000 pixels", id="46,000 x 46,000"),
+        pytest.param(
+            edit("settings", "dialect", "item_text", to="{box:>300000000}"), "item_text with box", id="a padded template"
+        ),
     ],
 )
 def test_an_inconsistent_file_is_refused_naming_the_place(
@@ -238,6 +254,21 @@ def test_a_foreign_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "it.json").write_bytes(content)
     with pytest.raises(TraceError, match=r"it\.json"):
         load(tmp_path / "it.json")
+
+
+@pytest.mark.parametrize("unit", [b"[],", b"1,", b"{},"])
+def test_a_small_gzip_of_many_values_is_refused(tmp_path: Path, unit: bytes) -> None:
+    path = tmp_path / "it.json.gz"
+    path.write_bytes(gzip.compress(b'{"format": "sam4mllm trace", "steps": [' + unit * MAX_VALUES + b"1]}"))
+    assert path.stat().st_size < 50_000
+    with pytest.raises(TraceError, match=r"it\.json\.gz.*more than 3,000,000 values"):
+        load(path)
+
+
+def test_masks_are_checked_without_being_made(tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "it.json").write_text(json.dumps(content))
+    monkeypatch.setattr(RunLengthMask, "mask", lambda _: pytest.fail("a mask was made"))
+    assert load(tmp_path / "it.json").result
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
@@ -332,6 +363,7 @@ def test_a_trace_of_the_version_before_is_saved_with_the_same_content(tmp_path: 
     before, after = json.loads(path.read_text()), json.loads((tmp_path / "trace.json").read_text())
     assert (before.pop("version"), after.pop("version")) == (1, VERSION)
     assert before.pop("seal") != after.pop("seal"), "the version is part of what is sealed"
+    assert after["settings"].pop("weights") == {}, "which traces didn't hold then"
     old_dialect, new_dialect = (Dialect(**trace["settings"].pop("dialect")) for trace in (before, after))
     assert (before, old_dialect) == (after, new_dialect), "an old dialect lacks the fields added since"
     assert not load(tmp_path / "trace.json").altered

@@ -26,6 +26,7 @@ from sam4mllm_tool.server.mcp.tool_outputs import build_structured_output
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.artifacts import restore_result
 from sam4mllm_tool.tools.base import Sam4MllmTool, SharedModels
+from sam4mllm_tool.tools.error_messages import describe_error
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import Image, Segmentation
 
@@ -83,8 +84,9 @@ class ToolCalls:
         try:
             return await self._call(name, arguments, context)
         except Sam4MllmError as error:
-            details = {"type": type(error).__name__, "message": str(error)}
-            return CallToolResult(content=[TextContent(text=str(error))], is_error=True, _meta={ERROR_KEY: details})
+            message = describe_error(error)
+            details = {"type": type(error).__name__, "message": message}
+            return CallToolResult(content=[TextContent(text=message)], is_error=True, _meta={ERROR_KEY: details})
 
     async def _call(
         self, name: str, arguments: Mapping[str, Any], context: Context[Any, Any]
@@ -139,7 +141,7 @@ class ToolCalls:
             message: ToolMessage = await tool.ainvoke(call)
         except ToolException as error:
             if isinstance(error.__cause__, Sam4MllmError):
-                raise error.__cause__ from None
+                raise error.__cause__  # noqa: B904  # as it is, with its own cause
             raise UnexpectedError(str(error)) from error
         except Exception as error:  # a client must get an answer, and nothing of a traceback
             logger.exception("%s failed with an unexpected error", tool.name)
