@@ -28,6 +28,8 @@ class SegmentationConfig:
         abstain: Objects whose confidence in [0, 1] is below it are left out, with a note; 0 leaves none out. An object
             without a confidence stays.
         max_points: About how many point questions `adaptive` may ask for one expression; it asks about nine an object.
+        timeout_s: Time limit of one call of a model, in seconds; None for no limit. The run then ends with a BackendError.
+            A model that doesn't return is left behind in a thread of its own.
         refine_crops: Whether `adaptive` segments small objects again in up to three enlarged crops each.
 
     Raises:
@@ -41,6 +43,7 @@ class SegmentationConfig:
     abstain: float = 0.0
     max_points: int = 225
     refine_crops: bool = True
+    timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -49,6 +52,8 @@ class SegmentationConfig:
             raise ValueError(f"expected retries from 0 on, got {self.retries}")
         if self.max_points < 0:
             raise ValueError(f"expected max_points, a number of points, from 0 on, got {self.max_points}")
+        if self.timeout_s is not None and not self.timeout_s > 0:
+            raise ValueError(f"expected timeout_s, a number of seconds, above 0, got {self.timeout_s}")
         if not 0 <= self.abstain <= 1:
             raise ValueError(f"expected abstain, a probability, from 0 to 1, got {self.abstain}")
 
@@ -80,5 +85,6 @@ class SettingsOverrides(TypedDict, total=False):
     abstain: float
     max_points: int
     refine_crops: bool
+    timeout_s: float | None
     budget: int
     closer: bool

@@ -5,18 +5,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ImageError, ReplyError
+from sam4mllm_tool.errors import BackendError, EmptyMaskError, ExpressionError, ImageError, ReplyError, Sam4MllmError
 from sam4mllm_tool.pipeline.model_server import ModelServer
 from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Request, Response, SegmentRequest
 from sam4mllm_tool.pipeline.run_driver import RunDriver
 from sam4mllm_tool.types import Image, Segmentation
 
-__all__ = ["ImageRuns", "Lockstep", "Outcome", "drive_in_lockstep"]
+__all__ = ["ImageRuns", "Lockstep", "OnError", "Outcome", "drive_in_lockstep"]
 
 Outcome: TypeAlias = Segmentation | ReplyError | ExpressionError | EmptyMaskError
 """A result, or the error of one expression alone."""
+OnError: TypeAlias = Literal["raise", "return"]
+"""What is done with an error that ends several runs, as a model's: raise it, or return it in the place of their results."""
 
 
 class ImageRuns:
@@ -33,7 +35,7 @@ class ImageRuns:
     def __init__(self, image: Image, drivers: Sequence[RunDriver[Any]]) -> None:
         self.image, self._drivers = image, drivers
         self.error: Exception | None = None
-        self._errors: dict[int, ReplyError | ExpressionError | EmptyMaskError] = {}
+        self._errors: dict[int, Exception] = {}
         self._pending: dict[int, Request] = {}
         """The requests that wait, by the index of their run, the oldest first."""
 
@@ -70,6 +72,7 @@ class ImageRuns:
     def fail(self, error: Exception) -> None:
         """End all runs by an error."""
         self.error = error
+        self._errors |= dict.fromkeys(self._pending, error)
         self._pending.clear()
         self.finish(error)
 
@@ -133,18 +136,31 @@ class Lockstep:
             else:
                 with _fail_together([group]):
                     group.send(requests, self._server.serve(group.image, joined))
-        self._serve_questions(waiting)
+        for part in [waiting] if self._server.takes_several_images else [[each] for each in waiting]:
+            self._serve_questions(part)
         self.groups = [group for group in self.groups if not group.is_done]
         return len(waiting)
 
     def _serve_questions(self, waiting: Sequence[tuple[ImageRuns, dict[int, Request]]]) -> None:
         batch: list[tuple[Image, Any]] = [(group.image, _join(list(requests.values()))) for group, requests in waiting]
-        responses: list[Response] = []
-        with _fail_together([group for group, _ in waiting]):
+        try:
             responses = self._server.serve_questions(batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is theirs
+            if len(waiting) > 1 and _may_be_of_one_image(error):
+                for group, requests in waiting:
+                    self._serve_questions([(group, requests)])
+                return
+            for group, _ in waiting:
+                group.fail(error)
+            return
         for (group, requests), response in zip(waiting, responses, strict=False):
             with _fail_together([group]):
                 group.send(requests, response)
+
+
+def _may_be_of_one_image(error: Exception) -> bool:
+    """Whether a call about several images may have failed because of one of them, or because there were several."""
+    return isinstance(error, BackendError) and error.__cause__ is not None and not isinstance(error.__cause__, TimeoutError)
 
 
 @contextmanager
@@ -158,7 +174,7 @@ def _fail_together(groups: Sequence[ImageRuns]) -> Iterator[None]:
 
 
 def drive_in_lockstep(
-    server: ModelServer, groups: Iterable[ImageRuns | ImageError], images_at_once: int
+    server: ModelServer, groups: Iterable[ImageRuns | ImageError], images_at_once: int, on_error: OnError = "raise"
 ) -> Iterator[list[Outcome] | ImageError]:
     """Drive the runs about many images, some images at a time, and yield the outcomes of each image, in order.
 
@@ -166,6 +182,7 @@ def drive_in_lockstep(
         server: The models.
         groups: The runs about each image, or why there are none; taken as they are needed.
         images_at_once: How many images are in work at a time.
+        on_error: What is done where a model fails.
 
     Raises:
         Exception: What a model raises; the runs in work are over.
@@ -181,7 +198,7 @@ def drive_in_lockstep(
             is_over = not added and not lockstep.groups
             lockstep.serve_once()
             for group in begun:
-                if isinstance(group, ImageRuns) and group.error is not None:
+                if isinstance(group, ImageRuns) and group.error is not None and not _is_returned(group.error, on_error):
                     raise group.error
             while begun and (isinstance(begun[0], ImageError) or begun[0].is_done):
                 group = begun.popleft()
@@ -193,6 +210,11 @@ def drive_in_lockstep(
             if isinstance(group, ImageRuns):
                 group.finish(error)
         raise
+
+
+def _is_returned(error: Exception, on_error: OnError) -> bool:
+    """Whether an error stands in the place of results; a mistake in a program is always raised."""
+    return on_error == "return" and isinstance(error, Sam4MllmError)
 
 
 def _can_share(request: Request, first: Request) -> bool:

@@ -4,10 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
+from sam4mllm_tool.pipeline.model_calls import acall_model, call_model
 from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Request, Response
 from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Reply, SegmentedObject, Segmenter, Size
 
@@ -22,11 +24,18 @@ class ModelServer:
         mllm: Answers questions.
         segmenter: Segments prompts.
         scene_check: Warns of images that the segmenter doesn't know.
+        timeout_s: Time limit of one call of a model, in seconds; None for no limit.
     """
 
     mllm: MLLM
     segmenter: Segmenter
     scene_check: SceneCheck | None = None
+    timeout_s: float | None = None
+
+    @property
+    def takes_several_images(self) -> bool:
+        """Whether one call of the MLLM may be about several images."""
+        return getattr(self.mllm, "reply_batch", None) is not None
 
     def prepare(self, image: Image) -> None:
         """Let a segmenter that can encode an image while the MLLM answers begin to."""
@@ -38,23 +47,40 @@ class ModelServer:
         began = time.perf_counter()
         shown = _transform(image, request)
         if isinstance(request, MLLMRequest):
-            replies = self.mllm.reply(shown, request.questions)
+            questions = request.questions
+            replies = call_model(self.mllm.name, lambda: self.mllm.reply(shown, questions), self.timeout_s)
             return self._reply_response(request, replies, began, self._check_image(image, request))
         if isinstance(request, ProposalRequest):
-            return self._object_response(None, shown, self._propose(shown, request.phrase), began)
-        return self._object_response(request.prompts, shown, self.segmenter.segment(shown, request.prompts), began)
+            phrase = request.phrase
+            proposed = call_model(self.segmenter.name, lambda: self._propose(shown, phrase), self.timeout_s)
+            return self._object_response(None, shown, proposed, began)
+        prompts = request.prompts
+        objects = call_model(self.segmenter.name, lambda: self.segmenter.segment(shown, prompts), self.timeout_s)
+        return self._object_response(prompts, shown, objects, began)
 
     async def aserve(self, image: Image, request: Request) -> Response:
         """Do as `serve` does, without blocking the event loop."""
         began = time.perf_counter()
         shown = await asyncio.to_thread(_transform, image, request)
         if isinstance(request, MLLMRequest):
-            replies = await self.mllm.areply(shown, request.questions)
+            mllm, questions = self.mllm, request.questions
+            replies = await acall_model(
+                mllm.name, lambda: mllm.areply(shown, questions), lambda: mllm.reply(shown, questions), self.timeout_s
+            )
             warnings = await asyncio.to_thread(self._check_image, image, request)
             return self._reply_response(request, replies, began, warnings)
         if isinstance(request, ProposalRequest):
-            return self._object_response(None, shown, await asyncio.to_thread(self._propose, shown, request.phrase), began)
-        return self._object_response(request.prompts, shown, await self.segmenter.asegment(shown, request.prompts), began)
+            propose = partial(self._propose, shown, request.phrase)
+            proposed = await acall_model(self.segmenter.name, partial(asyncio.to_thread, propose), propose, self.timeout_s)
+            return self._object_response(None, shown, proposed, began)
+        segmenter, prompts = self.segmenter, request.prompts
+        objects = await acall_model(
+            segmenter.name,
+            lambda: segmenter.asegment(shown, prompts),
+            lambda: segmenter.segment(shown, prompts),
+            self.timeout_s,
+        )
+        return self._object_response(prompts, shown, objects, began)
 
     def serve_questions(self, batch: Sequence[tuple[Image, MLLMRequest]]) -> list[Response]:
         """Return the responses to requests about several images, from one call of the MLLM where it takes several images."""
@@ -62,7 +88,8 @@ class ModelServer:
         if reply_batch is None or len(batch) < 2:
             return [self.serve(image, request) for image, request in batch]
         began = time.perf_counter()
-        replies = reply_batch([(_transform(image, request), request.questions) for image, request in batch])
+        shown = [(_transform(image, request), request.questions) for image, request in batch]
+        replies = call_model(self.mllm.name, lambda: reply_batch(shown), self.timeout_s)
         if len(replies) != len(batch):
             raise BackendError(f"{self.mllm.name!r} answered about {len(replies)} images, expected {len(batch)}")
         seconds = (time.perf_counter() - began) / len(batch)

@@ -8,10 +8,10 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
-from sam4mllm_tool.errors import ImageError, SpecError
+from sam4mllm_tool.errors import ImageError, Sam4MllmError, SpecError
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy, ImageSource, load_image
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
 from sam4mllm_tool.models.metadata import find_dialect, find_fingerprints, fit_dialect
@@ -20,7 +20,7 @@ from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_wi
 from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
-from sam4mllm_tool.pipeline.lockstep import ImageRuns, Outcome, drive_in_lockstep
+from sam4mllm_tool.pipeline.lockstep import ImageRuns, OnError, Outcome, drive_in_lockstep
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.model_server import ModelServer
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
@@ -258,24 +258,58 @@ class Sam4Mllm:
                 await asyncio.to_thread(driver.send, response)
         return driver.result
 
+    @overload
     def segment_many(
         self,
         pairs: Iterable[tuple[ImageSource, str]],
         *,
         method: Method | None = None,
         policy: ImagePolicy = CALLER_POLICY,
-    ) -> list[Segmentation]:
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Segmentation]: ...
+
+    @overload
+    def segment_many(
+        self,
+        pairs: Iterable[tuple[ImageSource, str]],
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
+        on_error: OnError,
+    ) -> list[Segmentation | Sam4MllmError]: ...
+
+    def segment_many(
+        self,
+        pairs: Iterable[tuple[ImageSource, str]],
+        *,
+        method: Method | None = None,
+        policy: ImagePolicy = CALLER_POLICY,
+        on_error: OnError = "raise",
+    ) -> list[Segmentation] | list[Segmentation | Sam4MllmError]:
         """Segment one expression per (image, expression) pair, in order. Neighbouring pairs of one image share its work.
 
+        Args:
+            pairs: Each image with an expression.
+            method: As in `segment`.
+            policy: As in `segment`.
+            on_error: "raise" raises the first error, and the results are lost; "return" returns errors in the places of the
+                results that they ended, and goes on.
+
+        Returns:
+            A `Segmentation` per pair; with "return" also what `segment` raises, an instance of `Sam4MllmError`.
+
         Raises:
-            Exception: What `segment` raises, for the first pair that fails; `segment_groups` keeps the others' results.
+            Exception: With "raise", what `segment` raises, for the first pair that fails.
         """
-        results: list[Segmentation] = []
-        for outcomes in self.segment_groups(_group_by_image(pairs), method=method, policy=policy):
-            for outcome in [outcomes] if isinstance(outcomes, Exception) else outcomes:
-                if isinstance(outcome, Exception):
-                    raise outcome
-                results.append(outcome)
+        if on_error not in ("raise", "return"):
+            raise ValueError(f"expected on_error as 'raise' or 'return', got {on_error!r}")
+        groups = _group_by_image(pairs)
+        results: list[Any] = []
+        all_outcomes = self.segment_groups(groups, method=method, policy=policy, on_error=on_error)
+        for (_, expressions), outcomes in zip(groups, all_outcomes, strict=True):
+            results += [outcomes] * len(expressions) if isinstance(outcomes, Exception) else outcomes
+            if on_error == "raise" and (error := next((each for each in results if isinstance(each, Exception)), None)):
+                raise error
         return results
 
     def segment_group(
@@ -307,6 +341,7 @@ class Sam4Mllm:
         method: Method | None = None,
         policy: ImagePolicy = CALLER_POLICY,
         images_at_once: int = IMAGES_AT_ONCE,
+        on_error: OnError = "raise",
     ) -> Iterator[list[Outcome] | ImageError]:
         """Segment expressions about many images in lock-step: one MLLM call per round for all images in work.
 
@@ -315,6 +350,8 @@ class Sam4Mllm:
             method: As in `segment`.
             policy: As in `segment`.
             images_at_once: How many images are in work at a time.
+            on_error: What is done where a model fails: "raise" ends the work; "return" leaves the error in the places of the
+                results that it ended, and goes on with the other images.
 
         Yields:
             For each image, in order, what `segment_group` returns, or why the image can't be read.
@@ -323,7 +360,7 @@ class Sam4Mllm:
             BackendError: A model failed.
         """
         runs = (self._start_group(image, expressions, method, policy) for image, expressions in groups)
-        return drive_in_lockstep(self._server, runs, images_at_once)
+        return drive_in_lockstep(self._server, runs, images_at_once, on_error)
 
     def _start_group(
         self, image: ImageSource, expressions: Sequence[str], method: Method | None, policy: ImagePolicy
@@ -337,7 +374,7 @@ class Sam4Mllm:
 
     @property
     def _server(self) -> ModelServer:
-        return ModelServer(self.mllm, self.segmenter, self._scene_check)
+        return ModelServer(self.mllm, self.segmenter, self._scene_check, self.config.timeout_s)
 
     def _start_method(self, size: Size, expression: str, method: Method | None) -> tuple[Flow[Segmentation], RunContext]:
         method = self.config.method if method is None else method
@@ -362,7 +399,7 @@ def _group_by_image(pairs: Iterable[tuple[ImageSource, str]]) -> list[tuple[Imag
     groups: list[tuple[ImageSource, list[str]]] = []
     for image, expression in pairs:
         last = groups[-1][0] if groups else None
-        if groups and (last is image or (isinstance(image, str | Path) and last == image)):
+        if groups and (last is image or (isinstance(image, str | Path) and isinstance(last, str | Path) and last == image)):
             groups[-1][1].append(expression)
         else:
             groups.append((image, [expression]))

@@ -173,7 +173,7 @@ def test_a_failed_sample_is_a_miss_and_is_not_dropped(tmp_path: Path) -> None:
     metrics = evaluate(box_config(write_samples(tmp_path, *lines)), tmp_path / "out", models=scripted_models(reply))
     samples = read_samples(tmp_path / "out")
     assert [sample["id"][:17] for sample in samples] == ["good", "mumble", "crash", "none", "mumble at nothing", "x" * 17]
-    assert error_types(samples) == ["", "ReplyError", "RuntimeError", "", "ReplyError", "ExpressionError"]
+    assert error_types(samples) == ["", "ReplyError", "BackendError", "", "ReplyError", "ExpressionError"]
     assert [sample["IoU"] for sample in samples] == [1, 0, 0, 1, 0, 0]
     assert (metrics["samples"], metrics["misses"]["count"]) == (6, 4)
     assert metrics["cIoU"] == 300 / (300 + 192 + 120 + 300)

@@ -88,7 +88,7 @@ def test_outputs_are_the_files_of_the_command(client: httpx.Client) -> None:
         ({"image": "http://example.org/a.png"}, 422, "ImageError", "this server opens no URLs"),
         ({"image": "data:image/png;base64,AAAA"}, 422, "ImageError", "in none of the formats"),
         ({"colour": "red"}, 422, "BadRequestError", "colour: Extra inputs are not permitted"),
-        ({"expressions": ["crash"]}, 500, "ServiceError", "unexpected error, which it logged"),
+        ({"expressions": ["crash"]}, 502, "BackendError", "failed with RuntimeError, which was logged"),
     ],
     ids=lambda value: str(value)[:40] if isinstance(value, dict) else "",
 )
@@ -101,7 +101,7 @@ def test_what_is_wrong_with_a_request_is_said(
 def test_a_connection_outlives_an_unexpected_error(client: httpx.Client) -> None:
     connection = http.client.HTTPConnection(client.base_url.host, client.base_url.port or 80)
     with closing(connection):
-        for expression, status in (("crash", 500), ("the left ring", 200), ("crash", 500)):
+        for expression, status in (("crash", 502), ("the left ring", 200), ("crash", 502)):
             body = json.dumps({**BODY, "expressions": [expression]})
             connection.request("POST", "/v1/segment", body, {"Content-Type": "application/json"})
             first = connection.sock

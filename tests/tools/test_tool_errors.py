@@ -124,10 +124,8 @@ def validation_error() -> Exception:
 
 UNEXPECTED = {
     "KeyError": KeyError("/home/eva/token"),
-    "RecursionError": RecursionError("maximum /home/eva/token"),
-    "MemoryError": MemoryError("/home/eva/token"),
     "pydantic's ValidationError": validation_error(),
-    "an error in several lines": RuntimeError("/home/eva/token\n\nCUDA error"),
+    "an error in several lines": TypeError("/home/eva/token\n\nCUDA error"),
 }
 
 

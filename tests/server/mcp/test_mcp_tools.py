@@ -137,7 +137,7 @@ async def test_a_shared_server_knows_no_latest_and_offers_none(mode: str) -> Non
         ("segment_image", {"image": IMAGE_URI, "expression": "x", "method": "best"}, "ArgumentError", "one of pqpp, ppg, box"),
         ("segment_image", {"expression": "the ring"}, "UnknownImageError", "no image in this conversation"),
         ("refine_segmentation", {"result": "seg-0", "instruction": "bigger"}, "HandleError", "call segment_image first"),
-        ("segment_image", {"image": IMAGE_URI, "expression": "crash"}, "UnexpectedError", "which was logged"),
+        ("segment_image", {"image": IMAGE_URI, "expression": "crash"}, "BackendError", "the reason was logged"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
