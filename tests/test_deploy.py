@@ -10,7 +10,7 @@ from sam4mllm_tool.server.settings import ServerSettings
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
-OTHER_VARIABLES = {"MLLM", "SEGMENTER", "CACHE"}
+OTHER_VARIABLES = {"CACHE"}
 """Of the environment, besides the server's settings."""
 
 
@@ -28,6 +28,16 @@ def test_the_extras_that_are_installed_exist() -> None:
     for name in ("Dockerfile", "sam4mllm.service"):
         (group,) = re.findall(r'"(?:\.|sam4mllm-tool)\[([\w,]+)\]"', (DEPLOY / name).read_text(encoding="utf-8"))
         assert set(group.split(",")) <= set(extras)
+        assert "sam" in group.split(","), "which the models need that the documentation names"
+
+
+def test_a_stop_waits_longer_than_the_server_does() -> None:
+    """It waits for connections, then for the models."""
+    needed = 2 * ServerSettings().shutdown_timeout_s
+    compose = yaml.safe_load((DEPLOY / "compose.yml").read_text(encoding="utf-8"))
+    assert int(compose["services"]["server"]["stop_grace_period"].removesuffix("s")) > needed
+    unit = (DEPLOY / "sam4mllm.service").read_text(encoding="utf-8")
+    assert int(re.findall(r"^TimeoutStopSec=(\d+)$", unit, re.MULTILINE)[0]) > needed
 
 
 def test_every_setting_that_is_named_is_one() -> None:

@@ -1,14 +1,16 @@
 """The command `sam4mllm serve`: the tools over HTTP. Imports what it needs when it runs."""
 
 import logging
+import math
 import sys
 import threading
 import time
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from inspect import Parameter
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +25,10 @@ from sam4mllm_tool.cli.options import (
 )
 from sam4mllm_tool.errors import MissingExtraError
 from sam4mllm_tool.models.load_options import LoadOptions
+
+if TYPE_CHECKING:
+    from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+    from sam4mllm_tool.server.settings import ServerSettings
 
 __all__ = ["WEB_HELP", "serve"]
 
@@ -62,6 +68,10 @@ _SERVER_OPTIONS = [
     _option("max_batch", int, 16, "N", "Requests that are worked on at a time."),
     _option("max_queue", int, 64, "N", "Requests that may wait besides; more are answered by status 429."),
     _option("request_timeout_s", float, 120.0, "S", "Seconds after which a request is dropped."),
+    _option("body_timeout_s", float, 30.0, "S", "Seconds within which a request's body has to arrive."),
+    _option("gather_ms", float, 5.0, "MS", "Milliseconds that an idle server waits for more requests."),
+    _option("shutdown_timeout_s", float, 60.0, "S", "Seconds in which a stopping server finishes its work."),
+    _option("store_bytes", int, 512 * 2**20, "N", "Memory for images, and for results, in bytes."),
     _option("log_expressions", bool, False, None, "Write what was asked for into the log."),
 ]
 
@@ -69,10 +79,10 @@ _SERVER_OPTIONS = [
 @with_options([*_SERVER_OPTIONS, *LOADING_OPTIONS])
 def serve(
     ctx: typer.Context,
-    mllm: MllmOption = None,
-    segmenter: SegmenterOption = None,
-    method: MethodOption = "adaptive",  # noqa: ARG001 - one of the settings
-    dialect: DialectOption = None,
+    mllm: MllmOption = None,  # noqa: ARG001 - this and the next three are settings
+    segmenter: SegmenterOption = None,  # noqa: ARG001
+    method: MethodOption = "adaptive",  # noqa: ARG001
+    dialect: DialectOption = None,  # noqa: ARG001
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file with settings of the server by name, as in max_batch = 8.")
     ] = None,
@@ -83,14 +93,9 @@ def serve(
     The environment may set them, too, as in SAM4MLLM_PORT=80, and so may the file of --config; docs/server.md lists all
     settings. A flag wins over the environment, and that over the file.
     """
-    try:
-        import uvicorn
-
-        from sam4mllm_tool.server.app import create_app
+    with _name_missing_extra():
         from sam4mllm_tool.server.settings import load_settings
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
-    names = {"method", *(parameter.name for parameter in _SERVER_OPTIONS)}
+    names = {"mllm", "segmenter", "dialect", "method", *(parameter.name for parameter in _SERVER_OPTIONS)}
     flags = {name: value for name, value in given_options(ctx, ctx.params).items() if name in names}
     settings = load_settings(config, **{name: tuple(v) if isinstance(v, list) else v for name, v in flags.items()})
     if ctx.info_name == "web" and settings.port == 0:
@@ -100,16 +105,70 @@ def serve(
         print(f"sam4mllm: warning: {warning}", file=sys.stderr)
     loading = LoadOptions(**{name: value for name, value in options.items() if name not in names})
 
-    def load() -> Any:
-        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-
-        return Sam4Mllm.load(mllm, segmenter, dialect=dialect, options=loading)
-
     if ctx.info_name == "web":
         threading.Thread(target=_open_page, args=(settings.host, settings.port), daemon=True).start()
     _log_runs(with_expressions=settings.log_expressions)
-    app = create_app(load, settings)
-    uvicorn.run(app, host=settings.host, port=settings.port, log_level="info", timeout_keep_alive=_KEEP_ALIVE_S)
+    with _name_missing_extra():
+        served = _ServedModels(settings, loading)
+    served.serve()
+
+
+@contextmanager
+def _name_missing_extra() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "fastapi", "serve") from error
+
+
+class _ServedModels:
+    """The process: it serves while it loads its models, and ends if they can't be loaded.
+
+    Args:
+        settings: The server's settings.
+        loading: How the models are loaded.
+    """
+
+    def __init__(self, settings: "ServerSettings", loading: LoadOptions) -> None:
+        import uvicorn
+
+        from sam4mllm_tool.server.app import create_app
+
+        self._settings, self._loading = settings, loading
+        self._error: Exception | None = None
+        config = uvicorn.Config(
+            create_app(self._load, settings),
+            host=settings.host,
+            port=settings.port,
+            log_level="info",
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),
+        )
+        self._server = uvicorn.Server(config)
+
+    def serve(self) -> None:
+        """Serve until a signal to end.
+
+        Raises:
+            Exception: Why the models can't be loaded.
+            SystemExit: The server can't listen at its address.
+        """
+        self._server.run()
+        if self._error is not None:
+            raise self._error
+        if not self._server.started:
+            raise SystemExit(1)
+
+    def _load(self) -> "Sam4Mllm":
+        from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+
+        settings = self._settings
+        try:
+            return Sam4Mllm.load(settings.mllm, settings.segmenter, dialect=settings.dialect, options=self._loading)
+        except Exception as error:
+            self._error = error
+            self._server.should_exit = True
+            raise
 
 
 def _log_runs(*, with_expressions: bool) -> None:

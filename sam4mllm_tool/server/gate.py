@@ -1,8 +1,9 @@
-"""What stands before the application: tokens, and limits on a request's body, before any of it is kept."""
+"""What stands before the application: tokens, or else the server's own names, and limits on a request's body."""
 
 import asyncio
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,17 +16,21 @@ __all__ = ["Gate"]
 
 _OPEN_PATHS = ("/healthz", "/readyz")
 """Paths that need no token."""
+_OWN_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_ADDRESS = re.compile(r"[\d.]+|\[[\da-f:.]+\]")
+"""An address in place of a name, which no page can rebind."""
 
 
 class Gate:
     """ASGI middleware that checks the token and limits the body's size and the time that it takes.
 
-    `state.owner` of a request then says whose it is: what one token made, another can't have.
+    `state.owner` of a request then says whose it is: what one token made, another can't have. A server without tokens answers
+    requests to its own names and addresses alone, and none of another site's pages, which a browser sends on its own.
 
     Args:
         app: The application behind it.
         settings: The server's settings.
-        open_prefixes: What paths that need no token begin with, besides those of health.
+        open_paths: Paths that need no token, besides those of health.
     """
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, open_paths: Sequence[str] = ()) -> None:
@@ -48,6 +53,7 @@ class Gate:
         try:
             headers = dict(scope["headers"])
             scope.setdefault("state", {})["owner"] = self._find_owner(scope["path"], headers.get(b"authorization", b""))
+            self._check_site(headers.get(b"host", b"").decode("latin-1"), headers.get(b"origin", b"").decode("latin-1"))
             self._check_length(headers.get(b"content-length"))
             await self._app(scope, self._limit(receive), watch)
         except Sam4MllmError as error:
@@ -68,6 +74,16 @@ class Gate:
         if scheme.lower() != b"bearer" or not owners:
             raise AccessError("this server wants one of its tokens: send the header 'Authorization: Bearer TOKEN'")
         return owners[0]
+
+    def _check_site(self, host: str, origin: str) -> None:
+        """Refuse what a page elsewhere could send to a server that wants no token: a browser sends none by itself."""
+        if self._tokens:
+            return
+        name = re.sub(r":\d+$", "", host.lower())
+        if name not in (*_OWN_NAMES, self._settings.host.lower()) and not _ADDRESS.fullmatch(name):
+            raise RequestError(403, "a server without a token answers requests to its own names alone: give it --auth-token")
+        if origin and origin.partition("://")[2] != host and origin not in self._settings.allow_origin:
+            raise RequestError(403, "pages of other sites may not use this server: allow theirs by --allow-origin")
 
     def _check_length(self, header: bytes | None) -> None:
         if header is not None and header.isdigit() and int(header) > self._settings.max_body_bytes:

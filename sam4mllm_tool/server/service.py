@@ -72,7 +72,8 @@ class Service:
         try:
             self._models = self._schedule(self._source() if callable(self._source) else self._source)
         except Exception as error:  # every request says so
-            logger.exception("the models could not be loaded")
+            known = isinstance(error, Sam4MllmError)
+            logger.error("the models could not be loaded: %s", error, exc_info=None if known else error)
             self._load_error = error
 
     def _schedule(self, models: Sam4Mllm) -> ScheduledModels:

@@ -32,7 +32,10 @@ class ServerSettings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen at.")
     port: int = Field(default=8765, ge=0, le=65535, description="Port to listen at; 0 takes a free one.")
-    method: Method = Field(default="adaptive", description="How an expression is asked about where a request doesn't say.")
+    mllm: str | None = Field(default=None, description="Spec of the MLLM.")
+    segmenter: str | None = Field(default=None, description="Spec of the segmenter.")
+    dialect: str | None = Field(default=None, description="How the MLLM is asked.")
+    method: Method = Field(default="adaptive", description="Default method for requests that name none.")
     chat_model: str | None = Field(default=None, description="Chat model of /v1/chat for what is no plain request.")
     auth_token: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         default=(), description="Tokens that clients may send; without any, everybody who reaches the port may use the server."

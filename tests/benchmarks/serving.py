@@ -9,6 +9,7 @@ are about one image. The command ends with exit code 1 if a request failed other
 
 import argparse
 import asyncio
+import os
 import re
 import statistics
 import sys
@@ -54,6 +55,7 @@ class Load:
         latencies: Seconds of each segmentation that was answered, be it after that time.
         in_time: How many were answered within that time.
         statuses: How many requests were answered by each.
+        processor_s: Seconds of CPU that the server took in all.
         megabytes: Resident memory of the server, each second.
         batches: How many calls of the MLLM were about at most so many images.
     """
@@ -63,6 +65,7 @@ class Load:
     latencies: list[float] = field(default_factory=list)
     in_time: int = 0
     statuses: "Counter[int]" = field(default_factory=Counter)
+    processor_s: float = 0.0
     megabytes: list[float] = field(default_factory=list)
     batches: dict[str, int] = field(default_factory=dict)
 
@@ -95,7 +98,7 @@ def draw_sessions(count: int, side: int, expressions: int = 3) -> list[Session]:
 
 
 async def run_client(client: httpx.AsyncClient, sessions: Iterator[Session], deadline: float, load: Load) -> None:
-    """Work through sessions until the time is over, finish the last one, and note what is answered."""
+    """Work through sessions until the time is over, with at least one question in each, and note what is answered."""
     while time.perf_counter() < deadline:
         session = next(sessions)
         response = await client.post("/v1/embed", files={"image": session.content})
@@ -103,7 +106,9 @@ async def run_client(client: httpx.AsyncClient, sessions: Iterator[Session], dea
         if response.is_success:
             for expression in session.expressions:
                 await ask(client, {"image": response.json()["image"], "expressions": [expression]}, load)
-                load.in_time = len(load.latencies) if time.perf_counter() < deadline else load.in_time
+                if time.perf_counter() > deadline:
+                    break
+                load.in_time = len(load.latencies)
 
 
 async def ask(client: httpx.AsyncClient, body: dict[str, object], load: Load) -> None:
@@ -121,12 +126,14 @@ async def ask(client: httpx.AsyncClient, body: dict[str, object], load: Load) ->
 async def measure_load(url: str, process_id: int, sessions: Sequence[Session], clients: int, seconds: float) -> Load:
     """Have so many clients share the sessions for so long."""
     load, before, rest = Load(clients, seconds), read_batches(url), cycle(sessions)
+    processor_s = read_processor_seconds(process_id)
     watching = asyncio.create_task(watch_memory(process_id, load))
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     async with httpx.AsyncClient(base_url=url, timeout=180, limits=limits) as client:
         deadline = time.perf_counter() + seconds
         await asyncio.gather(*(run_client(client, rest, deadline, load) for _ in range(clients)))
     watching.cancel()
+    load.processor_s = read_processor_seconds(process_id) - processor_s
     load.batches = {limit: count - before.get(limit, 0) for limit, count in read_batches(url).items()}
     return load
 
@@ -136,6 +143,12 @@ async def watch_memory(process_id: int, load: Load) -> None:
         status = Path(f"/proc/{process_id}/status").read_text(encoding="ascii")
         load.megabytes.append(int(status.partition("VmRSS:")[2].split()[0]) / 1024)
         await asyncio.sleep(1)
+
+
+def read_processor_seconds(process_id: int) -> float:
+    """Return the seconds of CPU that a process has taken, of all its threads."""
+    fields = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def read_batches(url: str) -> dict[str, int]:
@@ -153,6 +166,7 @@ def format_load(load: Load) -> str:
     return (
         f"{load.clients} clients at once, {load.seconds:.0f} s: {load.throughput:.2f} segmentations per second\n"
         f"  latency: p50 {load.percentile(50):.2f} s, p95 {load.percentile(95):.2f} s\n"
+        f"  CPU of the server: {load.processor_s / len(load.latencies):.2f} s per segmentation\n"
         f"  statuses: {', '.join(f'{status}: {count}' for status, count in sorted(load.statuses.items()))}\n"
         f"  images per call of the MLLM: {batches}\n"
         f"  memory of the server in MB, at times: {' '.join(f'{value:.0f}' for value in sample(load.megabytes))}"

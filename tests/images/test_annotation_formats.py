@@ -185,6 +185,12 @@ def test_cvat_gets_the_masks_exactly(tmp_path: Path):
     assert np.array_equal(masks, [ring_mask(), block_mask()])
     assert (item["id"], item["image"]) == ("mug", {"path": "mug.png", "size": [40, 60]})
     assert content["categories"]["label"]["labels"][0]["name"] == "the mug & <co>"
+    # Datumaro's reader takes these without asking: of a label its parent, of a mask its counts as text, which it encodes.
+    assert all(label["parent"] == "" for label in content["categories"]["label"]["labels"])
+    assert all(annotation["type"] == "mask" and annotation["rle"]["counts"].isascii() for annotation in item["annotations"])
+    assert {annotation["label_id"] for annotation in item["annotations"]} <= set(
+        range(len(content["categories"]["label"]["labels"]))
+    )
 
 
 # GeoJSON and SVG

@@ -1,5 +1,6 @@
 """Many images at once: each call of the MLLM serves all that wait for it, and a failure stays where it belongs."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,7 +44,9 @@ class BatchCounter:
 
 
 def wrap(models: Sam4Mllm, mllm: object) -> Sam4Mllm:
-    return Sam4Mllm(mllm, models.segmenter, dialect=models.dialect, config=models.config)  # type: ignore[arg-type]
+    wrapped = copy.copy(models)
+    wrapped.mllm = mllm  # type: ignore[assignment]
+    return wrapped
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import httpx
 
@@ -14,7 +16,7 @@ __all__ = ["run_server"]
 
 
 @contextmanager
-def run_server(*options: str, **environment: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+def run_server(*options: str, **environment: str) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Run the command at a free port; yield it and its URL once its models are loaded.
 
     Args:
@@ -22,21 +24,22 @@ def run_server(*options: str, **environment: str) -> Iterator[tuple["subprocess.
         environment: Variables of the process, besides those of this one.
     """
     command = [sys.executable, "-m", "sam4mllm_tool", "serve", "--port", "0", *options]
-    variables = {**os.environ, **environment}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=variables)
-    try:
-        url = _read_url(process)
-        while httpx.get(f"{url}/readyz").status_code != httpx.codes.OK:
-            time.sleep(0.2)
-        yield process, url
-    finally:
-        process.kill()
-        process.communicate()
+    with NamedTemporaryFile() as log:  # not a pipe, which would fill up: the server logs every run
+        variables = {**os.environ, **environment}
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log, env=variables)
+        try:
+            url = _wait_for_url(process, Path(log.name))
+            while httpx.get(f"{url}/readyz").status_code != httpx.codes.OK:
+                time.sleep(0.2)
+            yield process, url
+        finally:
+            process.kill()
+            process.wait()
 
 
-def _read_url(process: "subprocess.Popen[str]") -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        if match := re.search(r"running on (http://\S+)", line):
+def _wait_for_url(process: "subprocess.Popen[bytes]", log: Path) -> str:
+    while process.poll() is None:
+        if match := re.search(r"running on (http://\S+)", log.read_text(encoding="utf-8")):
             return match[1]
-    raise RuntimeError("the server did not start")
+        time.sleep(0.1)
+    raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8')}")

@@ -97,6 +97,27 @@ def test_pages_of_other_origins_are_allowed_by_the_setting_alone(url: str) -> No
     assert allowed == "https://page.example"
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        pytest.param({}, 200, id="by its address"),
+        pytest.param({"Host": "localhost:8765"}, 200, id="by its name"),
+        pytest.param({"Host": "192.168.1.7:8765"}, 200, id="by another address"),
+        pytest.param({"Host": "evil.example"}, 403, id="by a name that was bound to its address"),
+        pytest.param({"Host": "localhost.evil.example:80"}, 403, id="by a name like its own"),
+        pytest.param({"Origin": "https://evil.example"}, 403, id="from another site's page"),
+        pytest.param({"Host": "localhost:1", "Origin": "http://localhost:2"}, 403, id="from another port's page"),
+        pytest.param({"Host": "localhost:1", "Origin": "http://localhost:1"}, 200, id="from its own page"),
+        pytest.param({"Origin": "null"}, 403, id="from a page without a site"),
+        pytest.param({"Origin": "https://page.example"}, 200, id="from a page that is allowed"),
+    ],
+)
+def test_a_server_without_tokens_answers_its_own_names_and_pages_alone(headers: dict[str, str], status: int) -> None:
+    with serve(create_ring_models(), allow_origin="https://page.example") as open_url:
+        answer = httpx.post(f"{open_url}/v1/segment", json=BODY, headers=headers)
+        assert answer.status_code == status, answer.text
+
+
 def test_a_server_is_ready_once_its_models_are_loaded() -> None:
     asked = threading.Event()
 

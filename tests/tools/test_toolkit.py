@@ -546,7 +546,7 @@ WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
         {"result": result(), "instruction": "the dog"},
         "there is no 'the dog' in the ",
     ),
-    "an unreadable reply": ("propose_boxes", {"image": IMAGE_URI, "expression": "gibberish"}, "hmm"),
+    "an unreadable reply": ("propose_boxes", {"image": IMAGE_URI, "expression": "gibberish"}, "could not be read"),
     "no expression": ("propose_boxes", {"image": IMAGE_URI}, "expression: Field required"),
 }
 
