@@ -127,6 +127,9 @@ async def test_a_sentence_gives_a_mask_that_a_click_changes_and_the_download_is_
             await asyncio.sleep(0.05)
         saved = np.asarray(Image.open(tmp_path / "mask.png")) > 0
         assert np.array_equal(saved, clicked)
+        await browser.run("document.querySelector('#format').value = 'image.json'")
+        await click(browser, "#save button")
+        await browser.wait_for("document.querySelector('#status').textContent === 'Saved scene.json.'")
         result = await browser.run("JSON.parse(document.querySelector('#trace').textContent).id")
         await browser.run("document.querySelector('#format').value = 'trace.html'")
         await click(browser, "#save button")
