@@ -1,13 +1,15 @@
 """Choose the device and the precision of a model. Imports torch, so packages import this module on first use."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.text import first_line, suggest_name
 
-__all__ = ["choose_device", "choose_dtype", "computes_bfloat16", "describe_hardware", "format_bytes"]
+__all__ = ["choose_device", "choose_dtype", "computes_bfloat16", "count_bytes", "describe_hardware", "format_bytes"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _DEVICE_ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps", "apple": "mps"}
@@ -82,6 +84,14 @@ def describe_hardware(model: Any, dtype: torch.dtype | None = None) -> str:
     precision = str(dtype or model.dtype).removeprefix("torch.")
     quantized = ", quantized" if getattr(model, "hf_quantizer", None) is not None else ""
     return f"{' and '.join(names)}, {precision}{quantized}, {format_bytes(size)} of weights"
+
+
+def count_bytes(value: Any) -> int:
+    """Return the memory of a tensor, or of all tensors in lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        return value.nbytes
+    values = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(count_bytes, values))
 
 
 def format_bytes(count: int) -> str:

@@ -11,9 +11,11 @@ from sam4mllm_tool.types import Image
 
 __all__ = ["CACHED_BYTES", "CACHED_IMAGES", "KnownImage", "KnownImages"]
 
-CACHED_IMAGES = 4
+CACHED_IMAGES = 32
 CACHED_BYTES = 1 << 30
-"""Most memory that what was read about images takes between calls; the images themselves stay."""
+"""Most memory that images, and what was read about them, take between calls."""
+_KEPT_IMAGES = 4
+"""So many stay without what was read about them, however much memory they take."""
 
 
 @dataclass(eq=False)
@@ -34,6 +36,11 @@ class KnownImage:
     def bytes(self) -> int:
         """The memory that the texts take."""
         return sum(texts.bytes for texts in self._texts.values())
+
+    @property
+    def all_bytes(self) -> int:
+        """The memory that the image and the texts take."""
+        return self.bytes + self.inputs.bytes
 
     def forget_texts(self) -> None:
         """Forget all that was read but the image."""
@@ -61,17 +68,19 @@ class KnownImages:
     def forget_all_but(self, batch_size: int) -> None:
         """Keep the images of a batch, whose next questions will come together, and at least the latest few.
 
-        What was read about the first of them is forgotten but for the image, where all takes more than `CACHED_BYTES`.
+        Where all takes more than `CACHED_BYTES`, what was read about the first of them is forgotten, and then the first images.
         """
         while len(self._by_hash) > max(CACHED_IMAGES, batch_size):
             self._by_hash.popitem(last=False)
-        used = sum(known.bytes for known in self._by_hash.values())
+        used = sum(known.all_bytes for known in self._by_hash.values())
         for known in self._by_hash.values():
             if used <= CACHED_BYTES:
                 break
             used -= known.bytes
             known.forget_texts()
             used += known.bytes
+        while used > CACHED_BYTES and len(self._by_hash) > max(_KEPT_IMAGES, batch_size):
+            used -= self._by_hash.popitem(last=False)[1].all_bytes
 
     def clear(self) -> None:
         """Forget all."""

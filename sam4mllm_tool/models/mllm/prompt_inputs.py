@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from sam4mllm_tool.models.devices import count_bytes
 from sam4mllm_tool.types import Image
 
 __all__ = ["ImageInputs", "PlaceholderExpansion", "TokenIds", "TokenizedPrompt"]
@@ -61,6 +62,11 @@ class ImageInputs:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     features: Any = None
     expansions: list[PlaceholderExpansion] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the image and the tensors take."""
+        return 3 * self.image.width * self.image.height + count_bytes(self.inputs) + count_bytes(self.features)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from sam4mllm_tool.models.devices import count_bytes
 from sam4mllm_tool.types import Mask, ObjectPrompt, PointPrompt
 
 __all__ = ["DecoderGrid", "EncodedImage", "grid_ious", "scale_prompts"]
@@ -35,6 +36,11 @@ class EncodedImage:
     processed: tuple[int, int]
     padded: tuple[int, int]
     unpadding: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """The memory that the embeddings take."""
+        return count_bytes(self.embeddings)
 
 
 @dataclass(frozen=True)

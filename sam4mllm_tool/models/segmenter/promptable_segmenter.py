@@ -32,9 +32,9 @@ from sam4mllm_tool.types import Image, Mask, MaskCandidate, ObjectPrompt, Segmen
 
 __all__ = ["PromptableSegmenter"]
 
-_CACHED_IMAGES = 2
-"""Size of each of three caches: images used in one call, in several, and in none yet. Crops that are used once therefore don't
-evict the image that they were cut from."""
+_CACHED_IMAGES, _CACHED_BYTES, _KEPT_IMAGES = 32, 2**27, 2
+"""Limits of each of three caches: of images used in one call, in several, and in none yet. Crops that are used once therefore
+don't evict the image that they were cut from. The last so many images stay however large they are."""
 _PROMPTS_PER_RUN = 64
 _UPSAMPLING_BYTES = 2**28
 _ALTERNATIVES_BYTES = 2**30
@@ -293,8 +293,9 @@ def _add_needed_masks(candidates: Sequence[CandidateSet], logits: Tensor, upsamp
 
 def _keep(cache: OrderedDict[bytes, EncodedImage], key: bytes, encoded: EncodedImage) -> EncodedImage:
     cache[key] = encoded
-    if len(cache) > _CACHED_IMAGES:
-        cache.popitem(last=False)
+    size = sum(each.bytes for each in cache.values())
+    while len(cache) > _CACHED_IMAGES or (size > _CACHED_BYTES and len(cache) > _KEPT_IMAGES):
+        size -= cache.popitem(last=False)[1].bytes
     return encoded
 
 

@@ -99,7 +99,7 @@ def test_an_image_is_encoded_once_per_dialogue(mllm: Load, image: Image) -> None
     backend.reply(image.transpose(PIL.Image.Transpose.ROTATE_180), make_point_questions(YES_NO))
     hook.remove()
     assert len(calls) == 1
-    for shade in range(5):
+    for shade in range(CACHED_IMAGES + 1):
         backend.reply(PIL.Image.new("RGB", (30, 30), (shade, 0, 0)), [make_question("on it ?", Labels(1, YES_NO))])
     assert len(backend._images) == CACHED_IMAGES
 

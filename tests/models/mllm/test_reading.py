@@ -132,7 +132,7 @@ def test_what_was_read_is_bounded(mllm: Load, image: Image, monkeypatch: pytest.
     assert_same(model.reply(image, [question]), before)
     for shade in range(9):
         model.reply(image.point(lambda value, shade=shade: value // (shade + 2)), [question])
-    assert len(model._images) == known_images.CACHED_IMAGES
+    assert len(model._images) == known_images._KEPT_IMAGES
 
 
 def test_nothing_is_kept_of_a_call_that_failed(mllm: Load, image: Image) -> None:

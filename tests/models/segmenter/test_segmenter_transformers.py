@@ -171,7 +171,11 @@ def test_padding_points_would_change_masks(folder):
     assert (scores[0] - scores[1]).abs().max() > 1e-3
 
 
-def test_an_image_is_cached_until_two_others_are_used_again(segmenter, encoder_runs):
+@pytest.mark.parametrize("limit", [{"_CACHED_IMAGES": 2}, {"_CACHED_BYTES": 0}])
+def test_an_image_is_cached_until_as_many_others_are_used_again(segmenter, encoder_runs, monkeypatch, limit):
+    for name, value in limit.items():
+        monkeypatch.setattr(promptable_segmenter, name, value)
+
     def encoded(image):
         before = len(encoder_runs)
         segmenter.segment(image, PROMPTS[:1])
@@ -183,8 +187,9 @@ def test_an_image_is_cached_until_two_others_are_used_again(segmenter, encoder_r
     assert [encoded(image) for image in (first, second)] == [1, 1], "two others were used twice since"
 
 
-def test_crops_used_once_do_not_evict_their_image(segmenter, encoder_runs):
+def test_crops_used_once_do_not_evict_their_image(segmenter, encoder_runs, monkeypatch):
     whole = make_image(80, 50)
+    monkeypatch.setattr(promptable_segmenter, "_CACHED_IMAGES", 2)
     for image in (whole, whole, *(make_image(80, 50, seed) for seed in range(1, 7)), whole):
         segmenter.segment(image, PROMPTS[:1])
     assert len(encoder_runs) == 1 + 6
