@@ -54,4 +54,4 @@ async def test_nobody_without_a_token_and_nobody_with_anothers_handle() -> None:
 async def test_without_tokens_a_page_that_rebinds_its_name_reaches_nothing() -> None:
     with serve(create_ring_models()) as url:
         headers = {"accept": "application/json, text/event-stream", "host": "example.org"}
-        assert httpx.post(f"{url}/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, headers=headers).status_code == 421
+        assert httpx.post(f"{url}/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "ping"}, headers=headers).status_code == 403

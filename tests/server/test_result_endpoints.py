@@ -47,7 +47,7 @@ def test_what_one_token_made_another_cannot_read() -> None:
         for path in ("", "/mask.png", "/trace.html"):
             assert client.get(f"/v1/results/{result['id']}{path}", headers=mine).status_code == 200
             answer = client.get(f"/v1/results/{result['id']}{path}", headers=other)
-            assert (answer.status_code, answer.json()["error"]) == (404, "UnknownResultError")
+            assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
         assert (
             client.post("/v1/refine", json={"result": result["id"], "instruction": "bigger"}, headers=other).status_code == 404
         )
