@@ -75,7 +75,9 @@ def _count_parts(count: int) -> None:
 
 
 def _strip_png(content: bytes) -> StrippedImage:
-    size = struct.unpack_from(">II", content, 16)
+    first, width, height = struct.unpack_from(">4sII", content, 12)
+    if first != b"IHDR":
+        return StrippedImage(content)  # which Pillow calls damaged
     kept = [content[:8]]
     metadata: dict[str, bytes] = {}
     for offset, kind, length in _list_chunks(content, 8, ">I4s", 4):
@@ -86,7 +88,7 @@ def _strip_png(content: bytes) -> StrippedImage:
         if kind == b"IEND":
             break
     exif = metadata.get("exif") or _decode_raw_profile(metadata.get("raw", b""))
-    return StrippedImage(b"".join(kept), size, find_orientation(exif, metadata.get("xmp", b"")))
+    return StrippedImage(b"".join(kept), (width, height), find_orientation(exif, metadata.get("xmp", b"")))
 
 
 def _list_chunks(content: bytes, start: int, layout: str, check: int, *, padding: int = 0) -> Iterator[tuple[int, bytes, int]]:

@@ -336,7 +336,7 @@ def test_there_are_at_least_forty() -> None:
     assert len(CONVERSATIONS) >= 40
 
 
-@pytest.mark.parametrize("conversation", sample_cases(CONVERSATIONS, every=4))
+@pytest.mark.parametrize("conversation", sample_cases(CONVERSATIONS, every=7))
 def test_a_conversation_ends_with_the_right_mask_or_an_honest_refusal(conversation: Conversation, models: Sam4Mllm) -> None:
     messages = run(conversation, models)
     calls = [each["id"] for message in messages if isinstance(message, AIMessage) for each in message.tool_calls]

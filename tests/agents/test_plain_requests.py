@@ -282,6 +282,7 @@ def test_before_any_result_there_is_nothing_to_be_other_than(models: Sam4Mllm) -
     assert "nothing yet that it could be other than" in Talk(models).say("no, the other one")[-1].text
 
 
+@pytest.mark.slow
 def test_a_singular_that_fits_several_objects_is_asked_back_with_numbers_that_choose(models: Sam4Mllm) -> None:
     talk = Talk(models)
     (first,) = boxes_of(turn := talk.say("segment the ring"))

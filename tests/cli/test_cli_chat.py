@@ -86,6 +86,7 @@ def test_a_request_prints_its_steps_and_writes_files_beside_the_image(chat: Chat
     assert (np.abs(overlay - image).sum(-1)[mask] > 0).mean() > 0.9, "the mask is visible"
 
 
+@pytest.mark.slow
 def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path) -> None:
     out = scene.parent / "out"
     lines = f"{RING}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n"
@@ -181,6 +182,7 @@ def test_the_text_says_whether_an_overlay_is_new_or_rewritten(chat: Chat, scene:
     assert printed.splitlines()[-1] == "the result stays: 'the ring below the orange circle'"
 
 
+@pytest.mark.slow
 def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scene: Path) -> None:
     folder = scene.parent / "scene-chat"
     printed = chat("cut out the orange circle\n/save kept\nsegment the purple ring\n/save plain\ncut it out\n", scene)

@@ -56,7 +56,7 @@ def assert_refused(outcome: tuple[int, str, str], reason: str) -> None:
         pytest.param(b"", "empty", id="empty file"),
         pytest.param(b"hello, I am not an image", "formats", id="not an image"),
         pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x01" * 40, "damaged", id="a damaged image"),
-        pytest.param(b"\x89PNG\r\n\x1a\n" + b"\x00" * 40, "is 0 x 0 pixels", id="an image of 0 x 0"),
+        pytest.param(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x00" * 40, "is 0 x 0 pixels", id="an image of 0 x 0"),
     ],
 )
 def test_a_bad_image_is_refused_in_one_line(run: Run, tmp_path: Path, content: bytes | None, reason: str) -> None:

@@ -37,6 +37,7 @@ def test_the_embedded_pair_is_described(capsys: pytest.CaptureFixture[str]) -> N
     assert err == ""
 
 
+@pytest.mark.slow
 def test_a_reply_that_cannot_be_read_is_shown_with_the_cure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Random weights: loaded and asked, but of no use."""
     assert main(["doctor", "--mllm", str(save_llava(tmp_path)), "--dtype", "bfloat16", "--device", "cpu"]) == 1

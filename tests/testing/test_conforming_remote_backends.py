@@ -40,11 +40,13 @@ class TestOpenAICompatibleMLLM(MLLMConformance):
         return build_completion(text, probabilities=[{text: 0.9, other: 0.1}] if other else None)
 
 
+@pytest.mark.slow
 class TestOpenAICompatibleMLLMWithoutProbabilities(TestOpenAICompatibleMLLM):
     def answer(self, exchange: Exchange) -> dict[str, Any]:
         return build_completion(answer_numbered(self.oracle.answer_text, exchange.last_text))
 
 
+@pytest.mark.slow
 class TestOpenAICompatibleMLLMThatCountsPixels(TestOpenAICompatibleMLLM):
     dialect: ClassVar[Dialect] = QWEN2_5_VL.for_model(RESIZING)
 
@@ -59,6 +61,7 @@ class TestChatModelMLLM(MLLMConformance):
         return score(text, **{text: math.log(0.9), other: math.log(0.1)}) if other else AIMessage(text)
 
 
+@pytest.mark.slow
 class TestChatModelMLLMWithoutProbabilities(MLLMConformance):
     def make_backend(self) -> MLLM:
         return ChatModelMLLM(FunctionChatModel(function=self.answer), dialect=self.dialect)

@@ -109,6 +109,7 @@ def test_the_one_before_brings_back_what_went_and_drops_nothing(conversation: Co
     assert "left out" not in conversation.messages[-1].text
 
 
+@pytest.mark.slow
 def test_undo_goes_back_over_what_changed_nothing_and_further_each_time(conversation: Conversation) -> None:
     shown = list_shown(conversation.segment("all crescents"))
     three, two = conversation.refine("remove 1"), conversation.refine("remove 1")
@@ -130,6 +131,7 @@ def test_what_was_left_out_never_lists_what_is_shown(conversation: Conversation)
     assert all(shown not in line for line in right.text.splitlines() if "left out" in line)
 
 
+@pytest.mark.slow
 def test_what_is_not_understood_is_refused_with_the_numbers_and_changes_nothing(conversation: Conversation) -> None:
     shown = conversation.segment("all crescents")
     for instruction in ("remove 9", "remove two", "2 or 3", "add back 1", "the purple elephant"):
@@ -139,6 +141,7 @@ def test_what_is_not_understood_is_refused_with_the_numbers_and_changes_nothing(
     assert list_shown(conversation.refine("keep 1")) == list_shown(shown)[:1]
 
 
+@pytest.mark.slow
 def test_a_result_of_an_earlier_version_can_be_refined(conversation: Conversation) -> None:
     first = conversation.segment("all crescents")
     for fields in first.artifact["objects"]:

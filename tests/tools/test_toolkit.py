@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.messages import HumanMessage, ToolMessage
 from langchain_core.tools import BaseTool
@@ -569,6 +569,7 @@ JUNK = st.recursive(
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_junk_arguments_never_crash(name: str, data: st.DataObject) -> None:
     arguments = data.draw(st.dictionaries(st.sampled_from(sorted(ARGUMENTS[name])), JUNK, max_size=4))

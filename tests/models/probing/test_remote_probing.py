@@ -49,6 +49,7 @@ def server() -> Iterator[tuple[GroundingServer, LoopbackServer]]:
         yield grounding, running
 
 
+@pytest.mark.slow
 def test_a_server_s_frame_is_measured_against_what_the_name_promises(server: tuple[GroundingServer, LoopbackServer]) -> None:
     grounding, running = server
     spec = f"openai:Qwen2.5-VL-7B-GGUF@{running.url}"
@@ -69,6 +70,7 @@ def test_a_server_s_frame_is_measured_against_what_the_name_promises(server: tup
     assert "0..1, x first" in load_with_dialect(spec, LoadOptions(), probe=True)[1].name
 
 
+@pytest.mark.slow
 def test_doctor_asks_in_the_dialect_that_was_measured_for_the_server_s_build(
     server: tuple[GroundingServer, LoopbackServer], capsys: pytest.CaptureFixture[str]
 ) -> None:
