@@ -6,7 +6,6 @@ their outline; a mask is a PNG that covers the rectangle between the two corners
 
 import base64
 import binascii
-import json
 import math
 from collections.abc import Iterator
 from io import BytesIO
@@ -21,6 +20,7 @@ from sam4mllm_tool.data.convert import ExpressionRecord, measure_image
 from sam4mllm_tool.data.reader import find_image, normalize_expression
 from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["read_labelme"]
@@ -73,10 +73,10 @@ def _read_records(path: Path, problems: Problems, column: str) -> Iterator[Expre
 
 def _load_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise DataError(f"{path} can't be read: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, or not text
+    except ValueError as error:  # not JSON, or not text
         raise DataError(f"{path} is not JSON: {error}") from error
 
 

@@ -20,7 +20,6 @@ The split `all` has every line. A split that no line belongs to is refused, so t
 set aside as such; `split_files.py` divides a file by image.
 """
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -32,6 +31,7 @@ from sam4mllm_tool.data.annotations import RegionError, read_segmentation, recon
 from sam4mllm_tool.data.reader import Reader, coco_image_id, normalize_expression, read_image_size
 from sam4mllm_tool.data.sample import Problems, Region, Sample
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Box, Size
 
 __all__ = ["ALL", "JSONL_FILE", "TRAIN", "JsonLines", "list_jsonl_splits", "parse_line"]
@@ -189,8 +189,8 @@ def _read_split(record: Mapping[str, Any], default: str) -> str:
 def parse_line(line: bytes) -> dict[str, Any]:
     """Return a line's record. Raises RegionError."""
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        record = parse_json(line)
+    except ValueError as error:  # not UTF-8, or not JSON
         raise RegionError("the line is not JSON", str(error)) from error
     if not isinstance(record, dict):
         raise RegionError("the line is not a JSON object")

@@ -7,7 +7,6 @@ to the smallest, inside and outline, each over the ones before; a label that con
 The dataset doesn't separate objects, so that the whole target is one object.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sam4mllm_tool.data.rasterize import fill_outline
 from sam4mllm_tool.data.reader import Reader, find_image, normalize_expression, read_image_size
 from sam4mllm_tool.data.sample import Problems, Sample
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["OverlappingShapes", "ReasonSeg"]
@@ -151,10 +151,10 @@ def _load_annotation(path: Path) -> dict[str, Any]:
             text = content.decode("utf-8-sig")
         except UnicodeDecodeError:
             text = content.decode("cp1252")
-        annotation = json.loads(text)
+        annotation = parse_json(text)
     except UnicodeDecodeError as error:
         raise RegionError("the json is neither UTF-8 nor cp1252", str(error)) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RegionError("the json can't be read", str(error)) from error
     if not isinstance(annotation, dict):
         raise RegionError("the json is not an object")

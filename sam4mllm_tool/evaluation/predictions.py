@@ -4,7 +4,6 @@ no_target, whether the system states that there is no such object, counts only u
 a mask of null or without a pixel states that. Lines may have any order; a sample without a line is a miss.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Mask, Size
 
 __all__ = ["Prediction", "read_predictions"]
@@ -81,8 +81,8 @@ def read_predictions(path: Path) -> dict[str, Prediction]:
 
 def _parse_line(line: bytes, location: str) -> tuple[str, Prediction]:
     try:
-        fields = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(line)
+    except ValueError as error:
         raise DataError(f"{location}: not JSON: {error}") from error
     if not isinstance(fields, dict) or not isinstance(fields.get("id"), str | int) or "mask" not in fields:
         raise DataError(f'{location}: expected {{"id": ..., "mask": RLE or null}}, got {line[:80]!r}')
