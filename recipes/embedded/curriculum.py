@@ -75,7 +75,7 @@ def _list_example(scene: EverydayScene, size: Size) -> TrainingExample:
 
 def _parts_examples(scene: EverydayScene, rng: Random, size: Size) -> Iterator[TrainingExample]:
     """Yield the parts of an object, with their boxes."""
-    for owner in rng.sample(range(len(scene.objects)), 2):
+    for owner in rng.sample(range(len(scene.objects)), min(2, len(scene.objects))):
         parts = [i for i, part in enumerate(scene.object_parts) if part.owner == owner]
         parts = sorted(parts, key=lambda i: scene.object_parts[i].centre[0])[:7]
         if parts:

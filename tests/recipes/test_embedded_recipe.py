@@ -111,6 +111,13 @@ def test_every_round_is_trained_in_the_tokens_of_inference(
 
 
 @CURRICULA
+def test_a_scene_of_a_single_object_has_examples_too(curriculum) -> None:
+    single = draw_scene(4977)
+    assert len(single.objects) == 1
+    assert len(list(curriculum(single, Random(1)))) > 5
+
+
+@CURRICULA
 def test_only_answers_are_supervised_each_token_once(scene: EverydayScene, curriculum) -> None:
     examples = list(curriculum(scene, Random(1)))
     (row,) = pack_examples(examples, width=10_000, max_rows=1)

@@ -124,7 +124,7 @@ def _reversed_relations(description: Description) -> Iterator[str]:
 def _reversed_directions(description: Description) -> Iterator[str]:
     """Yield objects left of what they are right of, and the like."""
     objects, rng = description.scene.objects, description.rng
-    for _ in range(6):
+    for _ in range(6 if len(objects) >= 2 else 0):
         i, j = rng.sample(range(len(objects)), 2)
         side, names = rng.choice(sorted(wording.DIRECTIONS)), (description.name(i), description.name(j))
         lead = measure_extent(objects[i].centre, side) - measure_extent(objects[j].centre, side)
