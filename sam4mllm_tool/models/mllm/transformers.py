@@ -240,15 +240,9 @@ class TransformersMLLM:
     def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
         """Answer the questions about all images in lock-step."""
         images = [self._images.take(image) for image, _ in batch]
-        prompts = [
-            [self._renderer.tokenize(known.inputs, question.turns) for question in questions]
-            for known, (_, questions) in zip(images, batch, strict=True)
-        ]
-        pending = [
-            (known, prompt, question.answer)
-            for known, tokenized, (_, questions) in zip(images, prompts, batch, strict=True)
-            for prompt, question in zip(tokenized, questions, strict=True)
-        ]
+        asked = [(known, question) for known, (_, questions) in zip(images, batch, strict=True) for question in questions]
+        prompts = self._renderer.tokenize_all([(known.inputs, question.turns) for known, question in asked])
+        pending = [(known, prompt, question.answer) for (known, question), prompt in zip(asked, prompts, strict=True)]
         if self._runner.encodes_prompts:  # which asks for free text alone
             answers: list[Any] = [
                 self._runner.generate(known.inputs, prompt, answer.max_tokens)
