@@ -67,6 +67,7 @@ class TransformersMLLM:
         self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
         self._start_reader()
         self._lock = threading.Lock()
+        self._replicas: list[TransformersMLLM] = []
         self._adapters: SwitchedAdapters | None = None
         self._adapter: str | None = None
 
@@ -111,9 +112,29 @@ class TransformersMLLM:
         used._domain, used._adapter, used._name = find_domain(adapter), adapter, f"{self._adapters.base}+{adapter}"
         used._runner = ModelRunner(self._runner.model, keeps_layers=used._domain is not None)
         used._start_reader()
+        used._replicas = []
         with self._lock:
             self._adapters.add(adapter)
         return used
+
+    def replicate(self, count: int) -> list["TransformersMLLM"]:
+        """Return up to so many models over the same weights that threads may call at once; this one is the first.
+
+        Each keeps what it read about images for itself, so that an image is best asked about at the same one.
+
+        Returns:
+            This one alone on a GPU, where calls would take turns anyway; where adapters take turns in the weights; and in
+            families that keep something about the latest image in the model (Qwen2-VL, GLM-4.xV).
+        """
+        model = self._runner.model
+        is_shared = self._adapters is None and not any(hasattr(module, "rope_deltas") for module in model.modules())
+        while is_shared and model.device.type == "cpu" and len(self._replicas) + 1 < count:
+            replica = copy.copy(self)
+            replica._lock, replica._replicas = threading.Lock(), []
+            replica._runner = ModelRunner(model, keeps_layers=self._runner.keeps_layers)
+            replica._start_reader()
+            self._replicas.append(replica)
+        return [self, *self._replicas][:count]
 
     def _start_reader(self) -> None:
         model = self._runner.model
