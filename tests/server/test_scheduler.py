@@ -35,7 +35,7 @@ class GatedModels:
         image = Image.new("RGB", (100, 80))
         run = self.models.start_run(Size(100, 80), expression, "box")
         driver = self.models._start_driver(image, segment_expression(run, expression, "box"), run, ())
-        return self.models.scheduler.submit(image, [driver])
+        return self.models.scheduler.submit(image, [driver], b"rings")
 
     def was_asked_about(self, expression: str) -> bool:
         return any(expression in question for question in self.questions)
