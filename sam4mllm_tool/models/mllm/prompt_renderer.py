@@ -185,11 +185,13 @@ class PromptRenderer:
             for text in (texts[0], texts[-1]):
                 by_text[text] = by_text[text] or self._render([*earlier, Turn(last.role, text)], True)
             around = _split_around(texts[0], by_text[texts[0]])
-            if around is None or around != _split_around(texts[-1], by_text[texts[-1]]):
+            if around != _split_around(texts[-1], by_text[texts[-1]]):
                 around = None
             for text in texts[1:-1]:
-                is_alike = around is not None and text == text.strip()
-                by_text[text] = text.join(around) if is_alike else self._render([*earlier, Turn(last.role, text)], True)
+                is_alike = text == text.strip()
+                by_text[text] = (
+                    text.join(around) if around and is_alike else self._render([*earlier, Turn(last.role, text)], True)
+                )
         return [groups[turns][text] for turns, text in keys]
 
     def _render(self, safe: Sequence[Turn], add_generation_prompt: bool) -> str:
