@@ -89,7 +89,7 @@ class RowInput:
         with storage.reading(file, compression="infer") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield from _read_line(line.removeprefix(b"\xef\xbb\xbf"), f"line {number} of {name}", locate)
+                    yield from _read_line(line.removeprefix(b"\xef\xbb\xbf"), number, name, locate)
 
     def _read_coco(self, storage: Storage, file: str) -> Iterator[PlannedRow]:
         """Yield a row per image and expression; images without any have the job's."""
@@ -150,7 +150,8 @@ def _tell_format(storage: Storage, files: Sequence[str]) -> InputFormat:
     raise DataError(f"the format of {quote_text(storage.url)} can't be told by its name: give --input-format, one of {formats}")
 
 
-def _read_line(line: bytes, place: str, locate: Callable[[str], str]) -> Sequence[PlannedRow]:
+def _read_line(line: bytes, number: int, file: str, locate: Callable[[str], str]) -> Sequence[PlannedRow]:
+    place = f"line {number} of {file}"
     try:
         record = parse_json(line)
     except ValueError:
@@ -159,8 +160,8 @@ def _read_line(line: bytes, place: str, locate: Callable[[str], str]) -> Sequenc
         example = '{"image": "photo.jpg", "expression": "the red ring"}'
         return [PlannedRow(place=place, error=f"DataError: expected JSON such as {example}")]
     image = record.get("image")
-    name = record.get("id", record.get("name"))
-    row = PlannedRow(place=place, image=image if isinstance(image, str) else "", id="" if name is None else str(name)[:200])
+    row_id = str(record.get("id", record.get("name", f"jsonl-{number}")))[:200]  # as that of a dataset's sample
+    row = PlannedRow(place=place, image=image if isinstance(image, str) else "", id=row_id)
     if not row.image.strip():
         return [PlannedRow(place=place, id=row.id, error="DataError: the line names no image")]
     located = PlannedRow(place=place, image=row.image[:2000], source=locate(row.image), id=row.id)
