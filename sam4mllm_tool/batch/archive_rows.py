@@ -104,7 +104,7 @@ def read_tar(storage: Storage, file: str, expressions: Sequence[str]) -> Iterato
 def _iter_members(archive: tarfile.TarFile, opened: IO[bytes], name: str) -> Iterator[tarfile.TarInfo]:
     """Yield the members without keeping them. Raises DataError where the file doesn't end as it should."""
     while (member := archive.next()) is not None:
-        archive.members.clear()
+        archive.members.clear()  # type: ignore[attr-defined]  # which keeps all
         if member.isreg():
             yield member
     opened.seek(archive.offset)

@@ -95,19 +95,19 @@ class RowInput:
         """Yield a row per image and expression; images without any have the job's."""
         name, locate = file.rpartition("/")[2], self._locate(storage, file)
         images: dict[Any, tuple[str, dict[str, None]]] = {}
-        late: list[tuple[Any, list[str]]] = []
+        annotations: list[tuple[Any, list[str]]] = []
         with _local_copy(storage, file) as path:
             for key, record in stream_arrays(path, "images", "annotations"):
                 if key == "images" and isinstance(record, dict):
                     images[record.get("id")] = str(record.get("file_name", "")), {}
                 elif isinstance(record, dict):
-                    late.append((record.get("image_id"), read_expressions(record)))
-        for image_id, texts in late:
+                    annotations.append((record.get("image_id"), read_expressions(record)))
+        for image_id, texts in annotations:
             if image_id in images:
                 images[image_id][1].update(dict.fromkeys(texts))
-        for image_id, (image, texts) in images.items():
+        for image_id, (image, expressions) in images.items():
             row = PlannedRow(place=f"image {image_id} of {name}", image=image, source=locate(image))
-            yield from plan_expressions(row, list(texts or self.expressions))
+            yield from plan_expressions(row, list(expressions or self.expressions))
 
     def _read_folder(self, storage: Storage) -> Iterator[PlannedRow]:
         if not self.expressions:
