@@ -105,7 +105,7 @@ clean:
 RAY_TESTS := tests/batch/test_ray_engine.py
 .venv/ray/made: .venv/tested
 	$(PYTHON) -m venv --clear --without-pip .venv/ray
-	$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> `.venv/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/base.pth
 	$(BIN)/pip --python .venv/ray/bin/python install -qq --no-compile --constraint constraints.txt "ray[data,serve]"
 	touch $@
