@@ -5,6 +5,7 @@ stays constant and a task that runs twice, because an actor or its machine died,
 """
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ class RayEngine:
 
     def work(self, config: BatchConfig, shards: Sequence[int], on_row: Callable[[], None]) -> Iterator[ShardReport]:  # noqa: ARG002
         """Do as `Engine.work` says."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what its core writes to stderr here
         ray, data = import_batch_library("ray", "ray"), import_batch_library("ray.data", "ray")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         was_running = ray.is_initialized()
         if not was_running:
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
@@ -54,7 +58,6 @@ class RayEngine:
     def _stream(self, data: Any, config: BatchConfig, shards: Sequence[int]) -> Iterator[ShardReport]:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.retried_map_errors = False
         workers = min(self.workers, len(shards))
         reports = data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
             _Actor,
