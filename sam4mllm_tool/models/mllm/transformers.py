@@ -269,9 +269,9 @@ class TransformersMLLM:
     def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
         """Answer the questions about all images in lock-step."""
         images = [self._images.take(image) for image, _ in batch]
-        asked = [(known, question) for known, (_, questions) in zip(images, batch, strict=True) for question in questions]
-        prompts = self._renderer.tokenize_all([(known.inputs, question.turns) for known, question in asked])
-        pending = [(known, prompt, question.answer) for (known, question), prompt in zip(asked, prompts, strict=True)]
+        queries = [(known, question) for known, (_, questions) in zip(images, batch, strict=True) for question in questions]
+        prompts = self._renderer.tokenize_all([(known.inputs, question.turns) for known, question in queries])
+        pending = [(known, prompt, question.answer) for (known, question), prompt in zip(queries, prompts, strict=True)]
         if self._runner.encodes_prompts:  # which asks for free text alone
             answers: list[Any] = [
                 self._runner.generate(known.inputs, prompt, answer.max_tokens)
