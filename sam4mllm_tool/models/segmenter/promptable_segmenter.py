@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
+from sam4mllm_tool.models.device_memory import move_to_cpu, run_within_memory
 from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.deferred_candidates import CandidateSet
@@ -72,6 +73,8 @@ class PromptableSegmenter(ABC):
         self._early_thread: ThreadPoolExecutor | None = None
         self._early_encoding: Future[None] | None = None
         self._lock = threading.Lock()
+        self.cpu_fallback: bool = False
+        """Whether a prompt that the device has no memory for is segmented on the CPU."""
 
     @classmethod
     @abstractmethod
@@ -140,7 +143,12 @@ class PromptableSegmenter(ABC):
         if not clipped:
             return []
         with self._lock, self._wrap_failures(image, len(clipped)), torch.inference_mode():
-            return self._segment(self._encode_cached(image), clipped)
+            return run_within_memory(
+                lambda prompts: self._segment(self._encode_cached(image), prompts),
+                clipped,
+                release=self._clear_caches,
+                on_cpu=self._on_cpu if self.cpu_fallback else None,
+            )
 
     def prepare(self, image: Image) -> None:
         """Begin to encode an image that will probably be segmented, in a thread, and return at once.
@@ -199,6 +207,20 @@ class PromptableSegmenter(ABC):
                 f"the segmenter {self.name!r} failed on an image of {image.width} x {image.height} pixels with "
                 f"{prompts} prompts: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             ) from error
+
+    @contextmanager
+    def _on_cpu(self) -> Iterator[None]:
+        self.device = torch.device("cpu")
+        try:
+            with move_to_cpu(self._model):
+                yield
+        finally:
+            self._clear_caches()
+            self.device = next(self._model.parameters()).device
+
+    def _clear_caches(self) -> None:
+        for cache in (self._used_once, self._used_again, self._encoded_early):
+            cache.clear()
 
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
