@@ -92,8 +92,8 @@ def segment(
         typer.Option(
             "--on-error",
             metavar="return|raise",
-            help="What an expression's error does to a batch: 'return' reports it and goes on, 'raise' ends the batch there, and "
-            "what has a result keeps it.",
+            help="What an expression's error does to a batch: 'return' reports it and goes on, 'raise' ends the batch there, "
+            "and what has a result keeps it.",
         ),
     ] = "return",
     dialect: DialectOption = None,

@@ -1,7 +1,7 @@
 """Fuzz the reply parsers or the image door, guided by coverage, with atheris: `pip install -r tests/fuzz/requirements.txt`.
 
-`python -m tests.fuzz.coverage_guided replies --seconds 600` begins with good inputs and keeps those that reach new code. An error
-that isn't ours ends it, prints a traceback and writes the input to crash-*; an input that takes longer than 5 s counts as one.
+`python -m tests.fuzz.coverage_guided replies --seconds 600` begins with good inputs and keeps those that reach new code. It
+ends at an error that isn't ours, or at an input that takes longer than 5 s, and writes that input to a file.
 """
 
 import argparse
