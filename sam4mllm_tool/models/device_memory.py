@@ -35,7 +35,7 @@ def run_within_memory(
     release: Callable[[], None],
     on_cpu: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> list[R]:
-    """Run all items together; where the memory doesn't hold that, in halves, and a single item on the CPU.
+    """Run all items together; where the memory doesn't hold that, in halves, and what doesn't fit singly on the CPU.
 
     Args:
         run: Returns one result per item, in order.
@@ -46,24 +46,29 @@ def run_within_memory(
     Raises:
         Exception: What `run` raises: of memory, only for a single item, on the CPU if that is allowed.
     """
-    try:
-        return list(run(items))
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        failure = error.with_traceback(None)  # whose frames hold what fills the memory
-    release()
-    _empty_caches()
-    if len(items) > 1:
-        logger.warning("out of memory with %d items: trying halves", len(items))
-        middle = len(items) // 2
-        halves = (items[:middle], items[middle:])
-        return [result for half in halves for result in run_within_memory(run, half, release=release, on_cpu=on_cpu)]
-    if on_cpu is None:
-        raise failure
-    logger.warning("out of memory with a single item: running it on the CPU")
-    with on_cpu():
-        return list(run(items))
+    results: list[R] = []
+    count = len(items)
+    while len(results) < len(items):
+        part = items[len(results) : len(results) + count]
+        try:
+            results += run(part)
+            continue
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failure = error.with_traceback(None)  # whose frames hold what fills the memory
+        release()
+        _empty_caches()
+        if len(part) > 1:
+            logger.warning("out of memory with %d items: trying half of them", len(part))
+            count = len(part) // 2
+        elif on_cpu is None:
+            raise failure
+        else:
+            logger.warning("out of memory with a single item: running it and what is left on the CPU")
+            with on_cpu():
+                return [*results, *run(items[len(results) :])]
+    return results
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from tests.faults.model_faults import (
     create_local_pair,
     create_remote_pair,
     find_stage,
+    join_turns,
 )
 from tests.results import assert_equal_but_for_rounding
 
@@ -40,6 +41,7 @@ def _run_models(create: Callable[[str, Cue], AbstractContextManager[Sam4Mllm]], 
         hooks: list[RunHook] = [meter, _EndOfBudget(stage)] if fault == _OVER_BUDGET else [meter]
         watched = models.with_run_hooks(*(lambda *_, hook=hook: hook for hook in hooks))
         outcome = attempt(lambda: watched.segment(IMAGE, "the ring"))
+        assert cue.strikes > 0 or fault == _OVER_BUDGET
         assert cue.calls <= _MOST_CALLS
         assert meter.spent.rounds <= _BUDGET.rounds
         assert meter.spent.requests <= (_BUDGET.requests or 0)
@@ -60,11 +62,15 @@ class _EndOfBudget(RunHook):
     def before_request(self, request: Request) -> None:
         """Raise OverBudgetError at the stage."""
         if isinstance(request, MLLMRequest):
-            stages = {find_stage(question.turns[-1].text) for question in request.questions}
+            stages = {find_stage(join_turns(question)) for question in request.questions}
         else:
             stages = {"segmenter" if request.transform is None else "crop"}
         if self._stage in stages:
             raise OverBudgetError("nothing is left of the budget")
+
+
+_FAST = {("answers 500", "round 1"), ("answers half a JSON", "round 2"), ("gives NaN", "verification")}
+"""Of the faults of servers, whose requests take a while."""
 
 
 def list_model_cases() -> Iterator[FaultCase]:
@@ -74,10 +80,20 @@ def list_model_cases() -> Iterator[FaultCase]:
             masks if fault not in LOCAL_FAULTS or fault in MASK_FAULTS else ()
         )
         for stage in asked + masks if fault == _OVER_BUDGET else stages:
-            yield FaultCase(fault, stage, lambda fault=fault, stage=stage: _run_models(create_local_pair, fault, stage))
+            yield FaultCase(
+                fault,
+                stage,
+                lambda fault=fault, stage=stage: _run_models(create_local_pair, fault, stage),
+                is_slow=fault == "hangs",
+            )
 
 
 def list_server_cases() -> Iterator[FaultCase]:
     for fault in SERVER_FAULTS:
         for stage in ("round 1", "round 2", "verification"):
-            yield FaultCase(fault, stage, lambda fault=fault, stage=stage: _run_models(create_remote_pair, fault, stage))
+            yield FaultCase(
+                fault,
+                stage,
+                lambda fault=fault, stage=stage: _run_models(create_remote_pair, fault, stage),
+                (fault, stage) not in _FAST,
+            )

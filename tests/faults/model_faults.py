@@ -29,10 +29,13 @@ __all__ = [
     "create_local_pair",
     "create_remote_pair",
     "find_stage",
+    "join_turns",
 ]
 
 IMAGE = np.full((300, 400, 3), 128, np.uint8)
-_BOX = "[100,100,300,400]"
+IMAGE[0, 0] = 255  # which no crop has
+_BOX = "[400,400,500,550]"
+"""Small enough for crops."""
 _RETRIES = 1
 
 
@@ -43,27 +46,35 @@ class Cue:
     Attributes:
         stage: "round 1", "round 2", "verification", "segmenter" or "crop"; empty for none.
         calls: Of models or servers.
+        strikes: How many of them went wrong.
         left: How many more calls go wrong; None for all.
     """
 
     stage: str = ""
     calls: int = 0
+    strikes: int = 0
     left: int | None = None
 
-    def strikes(self, stage: str) -> bool:
+    def strike(self, stage: str) -> bool:
         """Count a call at a stage; return whether it is to go wrong."""
         self.calls += 1
         if stage != self.stage or self.left == 0:
             return False
         self.left = None if self.left is None else self.left - 1
+        self.strikes += 1
         return True
 
 
 def find_stage(text: str) -> str:
-    """Return the stage of a run that a question of the dialect PLAIN belongs to."""
+    """Return the stage of a run that a question of the dialect PLAIN belongs to, by what its turns say."""
     if "Is the point below" in text:
         return "round 2"
     return "verification" if "bounding box below what this describes" in text else "round 1"
+
+
+def join_turns(question: Question) -> str:
+    """Return the text of all turns: a correction is of the stage of what it corrects."""
+    return "\n".join(turn.text for turn in question.turns)
 
 
 def _answer(text: str) -> str:
@@ -127,13 +138,13 @@ class _FaultyMLLM(ScriptedMLLM):
 
     def _answer_question(self, question: Question) -> Reply:
         words = getattr(question.answer, "words", None)
-        return Reply(_answer(question.turns[-1].text), ((0.9, 0.1),) if words else None)
+        return Reply(_answer(join_turns(question)), ((0.9, 0.1),) if words else None)
 
     def reply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """Answer, or let the fault have its way with the answers of its stage."""
         replies = super().reply(image, questions)
-        stages = [find_stage(question.turns[-1].text) for question in questions]
-        if not self._cue.strikes(self._cue.stage if self._cue.stage in stages else stages[0]):
+        stages = [find_stage(join_turns(question)) for question in questions]
+        if not self._cue.strike(self._cue.stage if self._cue.stage in stages else stages[0]):
             return replies
         struck = self._fault([reply for reply, stage in zip(replies, stages, strict=True) if stage == self._cue.stage])
         others = [reply for reply, stage in zip(replies, stages, strict=True) if stage != self._cue.stage]
@@ -149,8 +160,8 @@ class _FaultySegmenter(BoxSegmenter):
     def segment(self, image: Image, prompts: Sequence[ObjectPrompt]) -> list[SegmentedObject]:
         """Segment, or let the fault have its way with the objects of its stage."""
         objects = super().segment(image, prompts)
-        is_crop = image.size != IMAGE.shape[1::-1]
-        return self._fault(objects) if self._cue.strikes("crop" if is_crop else "segmenter") else objects
+        is_crop = image.getpixel((0, 0)) != (255, 255, 255)
+        return self._fault(objects) if self._cue.strike("crop" if is_crop else "segmenter") else objects
 
 
 @contextmanager
@@ -158,7 +169,7 @@ def create_local_pair(fault: str, cue: Cue) -> Iterator[Sam4Mllm]:
     """Yield models in this process that have a fault where the cue says."""
     mllm = _FaultyMLLM(cue, LOCAL_FAULTS.get(fault, LOCAL_FAULTS["raises"]))
     segmenter = _FaultySegmenter(cue, MASK_FAULTS.get(fault, MASK_FAULTS["raises"]))
-    yield Sam4Mllm(mllm, segmenter, dialect=PLAIN, method="adaptive", timeout_s=0.1 if fault == "hangs" else None)
+    yield Sam4Mllm(mllm, segmenter, dialect=PLAIN, method="adaptive", max_points=2, timeout_s=0.3 if fault == "hangs" else None)
 
 
 # Behind a server -------------------------------------------------------------------------------------------------------
@@ -167,7 +178,7 @@ _RETRY_AT_ONCE = {"Retry-After-Ms": "1"}
 
 
 def _complete(exchange: Exchange, probability: float = 0.9) -> dict[str, Any]:
-    text = _answer(exchange.last_text)
+    text = _answer(str(exchange.body))
     return build_completion(text, probabilities=[{text: probability} | ({"No": 0.1} if text == "Yes" else {})])
 
 
@@ -199,11 +210,11 @@ def create_remote_pair(fault: str, cue: Cue) -> Iterator[Sam4Mllm]:
     cue.left = 1 if fault.endswith("once") else None
 
     def answer(exchange: Exchange) -> Any:
-        strikes = exchange.path.endswith("/completions") and cue.strikes(find_stage(exchange.last_text))
+        strikes = exchange.path.endswith("/completions") and cue.strike(find_stage(str(exchange.body)))
         return SERVER_FAULTS[fault](exchange) if strikes else _complete(exchange)
 
     with serve(answer, models=["m"]) as server:
         is_silent = fault in ("hangs", "closes the connection")  # the client waits half a second before it asks again
-        options = ServerOptions(timeout_s=0.2 if fault == "hangs" else 30.0, retries=0 if is_silent else _RETRIES)
+        options = ServerOptions(timeout_s=1.0 if fault == "hangs" else 30.0, retries=0 if is_silent else _RETRIES)
         mllm = OpenAICompatibleMLLM("m", server.url, dialect=PLAIN, options=options)
-        yield Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN, method="adaptive")
+        yield Sam4Mllm(mllm, BoxSegmenter(), dialect=PLAIN, method="adaptive", max_points=2)

@@ -53,7 +53,7 @@ def _exif() -> bytes:
 def list_built_images() -> dict[str, Callable[[], bytes]]:
     """Return builders of images that are small to send and costly to read."""
     return {
-        "JPEG of empty scans": lambda: built.jpeg_of_empty_scans(1000, 20_000),
+        "JPEG of empty scans": lambda: built.jpeg_of_empty_scans(1000, 40_000),
         "JPEG of empty segments": lambda: built.jpeg_of_empty_segments(300_000),
         "PNG of empty chunks": lambda: built.png_of_empty_chunks(300_000),
         "PNG of empty IDAT": lambda: built.png_of_empty_chunks(300_000, kind=b"IDAT"),
