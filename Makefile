@@ -10,7 +10,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores. The tests of a file share what they need.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-.PHONY: audit demo docs help-pages mcp-conformance sbom test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: audit demo docs help-pages mcp-conformance ray sbom test test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
@@ -19,7 +19,7 @@ demo: .venv/installed  ## set up, then segment the example image
 test: .venv/tested  ## set up, then run all tests but the slow ones
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
-test-slow: .venv/tested video  ## set up, then run the slow tests
+test-slow: .venv/tested video ray  ## set up, then run the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(PYTEST)
 
 check: test lint types coverage test-slow docs  ## everything
@@ -42,6 +42,9 @@ types: .venv/tested  ## types of the package, and of what the tests share
 
 video: .venv/video  ## tests of model families whose processors need torchvision
 	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
+
+ray: .venv/ray/made  ## tests on a Ray cluster that they start
+	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest $(RAY_TESTS)
 
 test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch
 	$(subst python,.venv-newest/bin/python,$(PYTEST_FAST)) $(PYTEST)
@@ -97,6 +100,15 @@ clean:
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone
 	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm segment-anything
+
+# An environment of its own that sees the packages of .venv: Ray brings uvloop, which would change how the server runs in all tests.
+RAY_TESTS := tests/batch/test_ray_engine.py
+.venv/ray/made: .venv/tested
+	$(PYTHON) -m venv --clear --without-pip .venv/ray
+	$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
+		> `.venv/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/base.pth
+	$(BIN)/pip --python .venv/ray/bin/python install -qq --no-compile --constraint constraints.txt "ray[data,serve]"
+	touch $@
 
 .venv-newest/tested: pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv --clear .venv-newest

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-WANTED = [".[all,docs,release,test]", "num2words", "setuptools", "uv"]
+WANTED = [".[all,docs,ray,release,test]", "num2words", "setuptools", "uv"]
 """All extras; num2words for SmolVLM's processor; setuptools to build packages that have no wheel; uv for `make test-oldest`."""
 KEPT = ("torch", "torchvision")
 HEADER = """\

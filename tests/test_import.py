@@ -42,11 +42,12 @@ ALLOWED = {
     "embedded": PIPELINE | {"data"},
     "training": PIPELINE | {"data"},
     "evaluation": PIPELINE | {"data"},
+    "batch": PIPELINE | {"data", "evaluation"},  # of evaluation only how models are loaded
     "trace": PIPELINE | {"interactive", "data"},
     "tools": PIPELINE | {"interactive", "deprecation", "client"},
     "agents": PIPELINE | {"interactive", "reasoning", "tools", "deprecation"},
     "server": PIPELINE | {"interactive", "reasoning", "trace", "tools", "agents"},
-    "cli": SURFACES | {"tools", "agents", "server"},
+    "cli": SURFACES | {"tools", "agents", "server", "batch"},
 }
 """Package -> the packages that it may import besides itself."""
 

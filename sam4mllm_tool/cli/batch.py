@@ -1,188 +1,185 @@
-"""Segment several expressions in one process: an image at a time, one item's error leaving the others alone."""
+"""The command `sam4mllm batch`. Imports what it needs when it runs."""
 
-import json
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tqdm import tqdm
+import typer
 
-from sam4mllm_tool.cli.batch_file import BatchFault, BatchItem
-from sam4mllm_tool.cli.batch_results import BatchResults, make_record
-from sam4mllm_tool.cli.image_arguments import image_name, is_path, open_image
-from sam4mllm_tool.cli.messages import print_warnings, say
-from sam4mllm_tool.errors import ImageError, Sam4MllmError, count_noun, quote_text
-from sam4mllm_tool.images.export import summary
-from sam4mllm_tool.images.load import ImagePolicy
-from sam4mllm_tool.images.output_formats import list_file_names
-from sam4mllm_tool.types import Image, Segmentation
+from sam4mllm_tool.cli.options import (
+    LOADING_OPTIONS,
+    AbstainOption,
+    DialectOption,
+    MethodOption,
+    MllmOption,
+    RefineCropsOption,
+    SegmenterOption,
+    TimeoutOption,
+    refuse_options,
+    require_effect,
+    with_options,
+)
+from sam4mllm_tool.errors import Sam4MllmError, count_noun, quote_text
+from sam4mllm_tool.models.load_options import LoadOptions
 
 if TYPE_CHECKING:
-    from sam4mllm_tool.config import Method
-    from sam4mllm_tool.pipeline.lockstep import OnError
+    from sam4mllm_tool.batch import BatchConfig, BatchSummary
+    from sam4mllm_tool.batch.job import Engine
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-__all__ = ["refuse_overwriting_images", "run_batch"]
+__all__ = ["BATCH_EPILOG", "batch"]
 
-_GROUP = 16
-"""Expressions about one image that are segmented together."""
-Outcome = tuple[BatchItem, Image | None, Segmentation | str]
-"""An item with its image and result, or with the message of its error."""
-
-
-class _Report:
-    """Prints and counts outcomes, and keeps them in a folder if there is one."""
-
-    def __init__(self, results: BatchResults | None, as_json: bool) -> None:
-        self._results, self._as_json = results, as_json
-        self._warnings: set[str] = set()
-        self.done = self.failed = 0
-
-    def add_fault(self, fault: BatchFault) -> None:
-        self._print_failure(f"{fault.place}: {fault.reason}")
-
-    def add(self, outcome: Outcome) -> None:
-        item, image, result = outcome
-        if isinstance(result, str) or image is None:
-            self._print_failure(f"{item.describe()}: {result}")
-            if self._results:
-                self._results.add(make_record(item, result))
-        else:
-            if self._results:
-                self._results.write(item, image, result)
-            self.done += 1
-            print_warnings(result.warnings, self._warnings)
-        if self._as_json:
-            self.print_record(make_record(item, result))
-        elif not isinstance(result, str):
-            tqdm.write(f"{item.image}: {summary(result, with_warnings=False)}", file=sys.stdout)
-
-    def print_record(self, record: dict[str, Any]) -> None:
-        tqdm.write(json.dumps(record), file=sys.stdout)
-
-    def say_ended(self, count: int, how: str = "interrupted") -> None:
-        """Say how far the batch came."""
-        advice = "; the same command goes on" if self._results else ""
-        say(f"{how} after {self.done:,} of {count_noun(count, 'result')}{advice}")
-
-    def _print_failure(self, message: str) -> None:
-        self.failed += 1
-        say(message)
+BATCH_EPILOG = (
+    "Exit codes: 0 all rows are done; 3 done, some rows have an error; 2 nothing could be done; 1 the models fail, whatever "
+    "the row. After an interruption, the same command goes on."
+)
 
 
-def run_batch(
-    items: Sequence[BatchItem],
-    faults: Sequence[BatchFault],
-    load: Callable[[], "Sam4Mllm"],
-    *,
-    method: "Method",
-    policy: ImagePolicy,
-    results: BatchResults | None,
-    as_json: bool,
-    on_error: "OnError" = "return",
+@with_options(LOADING_OPTIONS)
+def batch(
+    ctx: typer.Context,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT",
+            help="The rows: JSON lines, COCO, Parquet, WebDataset's tar files, or a folder of images; a file, a folder or a "
+            "pattern such as 'data/*.tar', here or at a URL that fsspec knows.",
+        ),
+    ],
+    output: Annotated[
+        str,
+        typer.Argument(metavar="OUTPUT", help="Folder of the results, here or at a URL; new, or that of an interrupted run."),
+    ],
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="Who does the work: this process, or a pool of Ray's actors.", metavar="local|ray"),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of the Ray cluster, as in auto or ray://head:10001. Needs --engine ray.",
+            show_default="$RAY_ADDRESS, or else a new cluster on this machine",
+        ),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=1, help="Actors, each with its own models. Needs --engine ray.")] = 1,
+    gpus_per_worker: Annotated[
+        float, typer.Option(metavar="X", min=0, help="GPUs per actor, such as 1 or 0.5. Needs --engine ray.")
+    ] = 0.0,
+    cpus_per_worker: Annotated[
+        float, typer.Option(metavar="X", min=0, help="CPU cores per actor, and its threads. Needs --engine ray.")
+    ] = 1.0,
+    input_format: Annotated[
+        Literal["jsonl", "coco", "parquet", "webdataset", "folder"] | None,
+        typer.Option(
+            help="Format of INPUT.", metavar="jsonl|coco|parquet|webdataset|folder", show_default="as the names of files say"
+        ),
+    ] = None,
+    expression: Annotated[
+        list[str],
+        typer.Option(
+            "--expression", metavar="TEXT", help="What to segment in each image of a folder, or without one. Repeatable."
+        ),
+    ] = [],  # noqa: B006 - Typer copies it
+    expression_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Further expressions, a line each, as with --expression.")
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PREFIX",
+            help="Folder or URL that the relative paths of images start at.",
+            show_default="the folder of the file that names them",
+        ),
+    ] = None,
+    shard_format: Annotated[
+        Literal["parquet", "coco"], typer.Option("--format", metavar="parquet|coco", help="Format of the results' files.")
+    ] = "parquet",
+    shard_rows: Annotated[int, typer.Option(metavar="N", min=1, help="Rows per file of results.")] = 500,
+    images_at_once: Annotated[int, typer.Option(metavar="N", min=1, help="Images that a worker has in work at a time.")] = 16,
+    allow_url: Annotated[
+        bool,
+        typer.Option(
+            "--allow-url",
+            help="Open images at URLs: http and https at public addresses, and others by fsspec. Those on INPUT's own file "
+            "system are opened anyway.",
+        ),
+    ] = False,
+    mllm: MllmOption = None,
+    segmenter: SegmenterOption = None,
+    method: MethodOption = "pqpp",
+    abstain: AbstainOption = 0.0,
+    timeout_s: TimeoutOption = None,
+    refine_crops: RefineCropsOption = True,
+    dialect: DialectOption = None,
+    **loading: Any,
 ) -> int:
-    """Segment the items, print each result, and return the exit code: 1 if one of them failed.
+    """Segment many rows, an image and an expression each, into files of results; what a kill leaves is gone on with.
 
-    Args:
-        items: What to segment.
-        faults: Lines that can't be used; they are printed, and count as failed.
-        load: Loads the models; not called where nothing is left to do.
-        method: How to segment.
-        policy: Which images may be opened.
-        results: Where to keep the results; None only prints them.
-        as_json: Print a line of JSON per result in place of the summary.
-        on_error: "return" reports an item's error and goes on; "raise" ends the batch after reporting it.
-
-    Raises:
-        Sam4MllmError: There is nothing to segment, or a file can't be written.
+    OUTPUT gets a file per shard of rows, with every row in it: its objects, or its error. A file is there as a whole or not at
+    all, each row is in one of them, and _manifest.json lists them once all are there.
     """
-    report = _Report(results, as_json)
-    for fault in faults:
-        report.add_fault(fault)
-    records = [(item, results.find(item) if results else None) for item in items]
-    pending = [item for item, record in records if record is None]
-    if results and len(pending) < len(items):
-        count = f"{len(items) - len(pending):,} of {count_noun(len(items), 'result')}"
-        say(f"{count} in {quote_text(str(results.folder))} already; remove {results.file.name} there to segment all again")
-    for _, record in records if as_json else ():
-        if record:
-            report.print_record(record)
-    missing = [item for item in pending if is_path(item.source) and not _exists(item.source)]
-    if not items or len(missing) == len(items):
-        names = ", ".join(sorted({quote_text(item.image) for item in missing})[:3])
-        raise Sam4MllmError(f"none of the images exists: {names}" if missing else "no line can be used; nothing was segmented")
-    if pending:
-        _segment(_segment_items(load(), pending, method, policy), len(pending), report, on_error)
-    if results and not as_json:
-        print(f"wrote {results.file}: {count_noun(report.done, 'new result')}, {count_noun(report.failed, 'error')}")
-    return 1 if report.failed else 0
+    require_effect(ctx, method)
+    if engine != "ray":
+        refuse_options(ctx, ("address", "workers", "gpus_per_worker", "cpus_per_worker"), "no effect without --engine ray")
 
+    from sam4mllm_tool.batch import BatchConfig, RowInput, run_job
+    from sam4mllm_tool.cli.messages import say
+    from sam4mllm_tool.evaluation import ModelSpec
 
-def _exists(source: str) -> bool:
+    options = LoadOptions(**loading)
+    settings: Any = {"abstain": abstain, "refine_crops": refine_crops, "timeout_s": timeout_s}
+    models = ModelSpec(mllm, segmenter, dialect=dialect, options=options, **settings)
+    config = BatchConfig(
+        input=RowInput(source, input_format, (*expression, *_read_expressions(expression_file)), images),
+        output=output,
+        format=shard_format,
+        models=models,
+        method=method,
+        shard_rows=shard_rows,
+        images_at_once=images_at_once,
+        allow_url=allow_url,
+    )
+    if engine == "ray":
+        from sam4mllm_tool.batch.ray_engine import RayEngine
+
+        pool: dict[str, Any] = {"workers": workers, "gpus_per_worker": gpus_per_worker, "cpus_per_worker": cpus_per_worker}
+        worker_pool: Engine = RayEngine(address=address, **pool)
+    else:
+        from sam4mllm_tool.batch.job import LocalEngine
+
+        worker_pool = LocalEngine(partial(_load, config))
     try:
-        return Path(source).exists()
-    except (OSError, ValueError):
-        return False
-
-
-def _segment(outcomes: Iterator[Outcome], count: int, report: _Report, on_error: "OnError") -> None:
-    began = time.perf_counter()
-    bar = tqdm(total=count, desc="segment", unit="expression", disable=None)
-    failed = report.failed
-    try:
-        for outcome in outcomes:
-            report.add(outcome)
-            bar.update()
-            if on_error == "raise" and report.failed > failed:
-                report.say_ended(count, "ended by an error")
-                return
+        summary = run_job(config, worker_pool, say=say)
     except KeyboardInterrupt:
-        bar.close()
-        report.say_ended(count)
+        say("interrupted; the same command goes on")
         raise
-    finally:
-        bar.close()
-    seconds = time.perf_counter() - began
-    say(f"segmenting took {seconds:.1f} s, {seconds / count:.1f} s per expression")
+    return _report(summary)
 
 
-def _segment_items(models: "Sam4Mllm", items: Sequence[BatchItem], method: "Method", policy: ImagePolicy) -> Iterator[Outcome]:
-    """Yield an outcome per item, those of one image together."""
-    by_source: dict[str, list[BatchItem]] = {}
-    for item in items:
-        by_source.setdefault(item.source, []).append(item)
-    for source, group in by_source.items():
-        try:
-            image = open_image(source, policy)
-        except ImageError as error:
-            yield from ((item, None, str(error)) for item in group)
-            continue
-        rest = iter(group)
-        while part := list(islice(rest, _GROUP)):
-            yield from _segment_group(models, image, part, method)
+def _load(config: "BatchConfig") -> "Sam4Mllm":
+    from sam4mllm_tool.cli.messages import timed_loading
+    from sam4mllm_tool.cli.quick_loading import quick_loading
+
+    with timed_loading(), quick_loading(config.models.options):
+        return config.models.load()
 
 
-def _segment_group(models: "Sam4Mllm", image: Image, items: Sequence[BatchItem], method: "Method") -> Iterator[Outcome]:
+def _read_expressions(path: Path | None) -> list[str]:
+    if path is None:
+        return []
     try:
-        outcomes = models.segment_group(image, [item.expression for item in items], method=method)
-    except Sam4MllmError as error:  # a model failed, perhaps because of one of them
-        if len(items) == 1:
-            yield items[0], image, str(error)
-        else:
-            for item in items:
-                yield from _segment_group(models, image, [item], method)
-        return
-    for item, outcome in zip(items, outcomes, strict=True):
-        yield item, image, outcome if isinstance(outcome, Segmentation) else str(outcome)
+        return [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise Sam4MllmError(f"{quote_text(str(path))} is not text in UTF-8") from error
 
 
-def refuse_overwriting_images(items: Sequence[BatchItem], folder: Path, formats: Sequence[str]) -> None:
-    """Refuse to write a result in these formats over one of the images. Raises Sam4MllmError."""
-    names = {item.name: list_file_names(formats, image_name(item.source) or "image.png") for item in items}
-    outputs = {(folder / item / name).resolve() for item, files in names.items() for name in files}
-    for item in items:
-        if is_path(item.source) and _exists(item.source) and Path(item.source).resolve() in outputs:
-            raise Sam4MllmError(f"--out would replace the image {quote_text(item.image)} itself: choose another folder")
+def _report(summary: "BatchSummary") -> int:
+    """Print what became of the job, and return the exit code."""
+    rows, errors = count_noun(summary.rows, "row"), count_noun(summary.errors, "error")
+    if summary.errors == summary.rows:
+        raise Sam4MllmError(
+            f"nothing could be done: all {rows} have an error; see the column 'error' beside {summary.manifest}"
+        )
+    print(f"wrote {summary.manifest}: {rows}, {errors}")
+    return 3 if summary.errors else 0

@@ -93,7 +93,8 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='Score these masks in place of models: JSON lines of {"id", "mask": COCO RLE or null, "no_target"}.',
+            help='Score these masks in place of models: JSON lines of {"id", "mask": COCO RLE or null, "no_target"}, or the '
+            "folder of a finished 'sam4mllm batch'.",
         ),
     ] = None,
     option: Annotated[

@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 from sam4mllm_tool import __version__
+from sam4mllm_tool.cli.batch import BATCH_EPILOG, batch
 from sam4mllm_tool.cli.chat import chat
 from sam4mllm_tool.cli.data import data_app
 from sam4mllm_tool.cli.doctor import doctor
@@ -36,7 +37,10 @@ from sam4mllm_tool.text import remove_errno
 
 __all__ = ["app", "main", "run_command"]
 
-_ORDER = ("segment", "reason", "chat", "mcp", "serve", "web", "data", "train", "export", "evaluate", "trace", "probe", "doctor")
+_ORDER = (
+    *("segment", "batch", "reason", "chat", "mcp", "serve", "web"),
+    *("data", "train", "export", "evaluate", "trace", "probe", "doctor"),
+)
 
 
 class _RootGroup(CommandGroup):
@@ -58,6 +62,7 @@ class _RootGroup(CommandGroup):
 app = typer.Typer(cls=_RootGroup, context_settings={"help_option_names": ["-h", "--help"]})
 _SEGMENT, _TUNE, _INSPECT = "Segment", "Prepare data and tune models", "Measure and inspect"
 app.command(cls=Command, rich_help_panel=_SEGMENT)(segment)
+app.command(cls=Command, rich_help_panel=_SEGMENT, epilog=BATCH_EPILOG)(batch)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(reason)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(chat)
 app.command(cls=Command, rich_help_panel=_SEGMENT)(mcp)

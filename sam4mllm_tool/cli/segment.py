@@ -151,8 +151,8 @@ def segment(
         return 0
     refuse_options(ctx, ("trace",), "room for one run only: give one image and one expression")
 
-    from sam4mllm_tool.cli.batch import refuse_overwriting_images, run_batch
     from sam4mllm_tool.cli.batch_results import BatchResults
+    from sam4mllm_tool.cli.segment_batch import refuse_overwriting_images, run_batch
 
     results = None
     if out:

@@ -21,7 +21,7 @@ from sam4mllm_tool.data.sample import Problems
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.types import Mask, Size
 
-__all__ = ["read_coco"]
+__all__ = ["read_coco", "read_expressions"]
 
 _DEFAULT_COLUMNS = ("expression", "caption", "text", "sentence")
 
@@ -86,7 +86,7 @@ def _read_images(source: Path, column: str, problems: Problems) -> Mapping[int, 
                 size = Size(int(record["width"]), int(record["height"]))
                 images[record["id"]] = _ImageExpressions(str(record["file_name"]), size)
             else:
-                annotations.append((_read_expressions(record, column), read_annotation(record)))
+                annotations.append((read_expressions(record, column), read_annotation(record)))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             where = f"{source}, '{key}', record {record!r:.80}"
             problems.add("dropped", "the record is malformed", where, f"{type(error).__name__}: {error}")
@@ -104,7 +104,8 @@ def _read_images(source: Path, column: str, problems: Problems) -> Mapping[int, 
     return images
 
 
-def _read_expressions(record: Mapping[str, Any], column: str) -> list[str]:
+def read_expressions(record: Mapping[str, Any], column: str = "") -> list[str]:
+    """Return the expressions of an annotation, each once: those of `column`, by default of the first usual field it has."""
     columns = [column] if column else _DEFAULT_COLUMNS
     value: Any = next((record[name] for name in columns if record.get(name)), [])
     texts = value if isinstance(value, list) else [value]

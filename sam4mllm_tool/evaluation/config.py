@@ -196,6 +196,8 @@ def _describe_settings(config: SegmentationConfig) -> dict[str, Any]:
 
 def _hash_file(path: Path) -> str:
     try:
+        if path.is_dir():  # a batch job's results
+            return "-".join(file_sha256(file)[:12] for file in sorted(path.glob("part-*")))
         return file_sha256(path)
     except OSError as error:
         raise DataError(f"the predictions can't be read from {path}: {error.strerror or error}") from error

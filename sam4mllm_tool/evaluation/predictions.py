@@ -1,10 +1,11 @@
 """Read the masks that another system predicted from lines of JSON: `{"id": ..., "mask": COCO RLE or null, "no_target": bool}`.
 
 no_target, whether the system states that there is no such object, counts only under the protocols rela and gsva; without it,
-a mask of null or without a pixel states that. Lines may have any order; a sample without a line is a miss.
+a mask of null or without a pixel states that. Lines may have any order; a sample without a line is a miss. In place of the file
+there may be a folder with the results of `sam4mllm batch`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sam4mllm_tool.errors import DataError
+from sam4mllm_tool.evaluation.batch_predictions import iter_batch_results
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Mask, Size
@@ -55,28 +57,35 @@ class Prediction:
 
 
 def read_predictions(path: Path) -> dict[str, Prediction]:
-    """Read a file of predictions, by sample id.
+    """Read a file of predictions, or the folder of a batch job's results, by sample id.
 
     Raises:
         DataError: The file can't be read or is empty, a line is no prediction, or an id repeats. The message names the line.
     """
     predictions: dict[str, Prediction] = {}
     try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                location = f"{path}, line {number}"
-                name, prediction = _parse_line(line, location)
-                if name in predictions:
-                    first = predictions[name].location.rpartition(", ")[2]
-                    raise DataError(f"{location}: {name!r} has a prediction already, in {first}")
-                predictions[name] = prediction
+        for name, prediction in _iter_batch(path) if path.is_dir() else _iter_lines(path):
+            if name in predictions:
+                first = predictions[name].location.rpartition(", ")[2]
+                raise DataError(f"{prediction.location}: {name!r} has a prediction already, in {first}")
+            predictions[name] = prediction
     except OSError as error:
         raise DataError(f"the predictions can't be read from {path}: {error.strerror or error}") from error
     if not predictions:
         raise DataError(f"{path} holds no prediction")
     return predictions
+
+
+def _iter_batch(folder: Path) -> Iterator[tuple[str, Prediction]]:
+    for location, name, code in iter_batch_results(folder):
+        yield name, Prediction(location, code)
+
+
+def _iter_lines(path: Path) -> Iterator[tuple[str, Prediction]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.strip():
+                yield _parse_line(line, f"{path}, line {number}")
 
 
 def _parse_line(line: bytes, location: str) -> tuple[str, Prediction]:

@@ -176,6 +176,16 @@ class Sam4Mllm:
         watched._hook_factories = (*self._hook_factories, *factories)
         return watched
 
+    def forget(self) -> None:
+        """Forget what the MLLM keeps of earlier calls to save work in later ones.
+
+        What is kept changes what is computed together, and so the rounding: after this, results depend on what is asked from
+        now on alone, and are equal to the last bit on an equal machine.
+        """
+        forget: Callable[[], None] | None = getattr(self.mllm, "forget", None)
+        if forget is not None:
+            forget()
+
     @property
     def traits(self) -> ModelTraits:
         """What a run has to know of these models."""

@@ -125,8 +125,16 @@ class TransformersMLLM:
         model = self._runner.model
         self._reader: TextReader = TreeReader(self._runner) if can_branch(model) else CopyingReader(self._runner)
         self._image_token = find_image_token(model)
+        self._forget()
+
+    def _forget(self) -> None:
         self._drafts = ReplyDrafts(lambda token: str(self._renderer.tokenizer.decode([token])))
         self._images = KnownImages()
+
+    def forget(self) -> None:
+        """Forget the images and replies of earlier calls, which save work in later ones and change the rounding of answers."""
+        with self._lock:
+            self._forget()
 
     @property
     def name(self) -> str:

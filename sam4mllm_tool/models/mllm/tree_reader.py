@@ -143,7 +143,8 @@ def _split(readings: Sequence[Reading]) -> Iterator[list[int]]:
     group: list[int] = []
     used = 0
     before: Reading | None = None
-    for i in sorted(range(len(readings)), key=lambda i: (id(readings[i].texts), readings[i].text)):
+    order = {texts: place for place, texts in enumerate(dict.fromkeys(reading.texts for reading in readings))}
+    for i in sorted(range(len(readings)), key=lambda i: (order[readings[i].texts], readings[i].text)):
         reading = readings[i]
         known = len(reading.texts.tree.find(reading.text))
         if before is not None and before.texts is reading.texts:

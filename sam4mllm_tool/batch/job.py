@@ -1,0 +1,152 @@
+"""Run a job: plan it, hand the shards that are missing to an engine, and write the manifest once all are there."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from sam4mllm_tool import __version__
+from sam4mllm_tool.batch.batch_config import BatchConfig
+from sam4mllm_tool.batch.plan import BatchPlan, read_plan, require_settings, write_plan
+from sam4mllm_tool.batch.progress_report import ProgressReport
+from sam4mllm_tool.batch.shard_files import read_counts, shard_name
+from sam4mllm_tool.batch.shard_worker import ShardReport, ShardWorker
+from sam4mllm_tool.batch.storage import Storage, open_storage
+from sam4mllm_tool.errors import count_noun
+from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+
+__all__ = ["MANIFEST_FILE", "BatchSummary", "Engine", "LocalEngine", "run_job"]
+
+MANIFEST_FILE = "_manifest.json"
+_PRINTED_ERRORS = 20
+
+
+class Engine(Protocol):
+    """Hands shards to workers."""
+
+    def work(self, config: BatchConfig, shards: Sequence[int], on_row: Callable[[], None]) -> Iterator[ShardReport]:
+        """Work off the shards, in any order, and yield what became of each.
+
+        Args:
+            config: The job, whose plan is written.
+            shards: Their numbers.
+            on_row: Called after each row where the engine knows of it; otherwise rows count when their shard is done.
+
+        Raises:
+            Sam4MllmError: The work can't go on.
+        """
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether `work` calls `on_row`."""
+
+
+class LocalEngine:
+    """Works off the shards in this process, one after another.
+
+    Args:
+        load: Loads the models; by default as the job says.
+    """
+
+    counts_rows = True
+
+    def __init__(self, load: Callable[[], Sam4Mllm] | None = None) -> None:
+        self._load = load
+
+    def work(self, config: BatchConfig, shards: Sequence[int], on_row: Callable[[], None]) -> Iterator[ShardReport]:
+        """Do as `Engine.work` says."""
+        worker = ShardWorker(config, self._load() if self._load else None)
+        for shard in shards:
+            yield worker.work(shard, on_row)
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What became of a job.
+
+    Attributes:
+        rows: How many rows the input has.
+        errors: How many of them have an error.
+        manifest: The manifest's URL.
+    """
+
+    rows: int
+    errors: int
+    manifest: str
+
+
+def run_job(
+    config: BatchConfig,
+    engine: Engine | None = None,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> BatchSummary:
+    """Segment all rows, or go on where an earlier run with these settings was interrupted.
+
+    Args:
+        config: The job.
+        engine: Who does the work; by default this process.
+        say: Gets lines about the progress, the first errors and warnings.
+
+    Raises:
+        DataError: The input has no rows or can't be read, or the output can't be written, or holds other results.
+        SpecError, MissingExtraError: The models, or a library, can't be loaded.
+        BackendError: The models fail at every row. What is done stays.
+    """
+    engine = engine or LocalEngine()
+    storage = open_storage(config.output)
+    plan = _prepare_plan(storage, config, say)
+    names = storage.list_names()
+    missing = [shard for shard in plan.shards if shard_name(shard, config.format) not in names]
+    done = plan.rows - sum(map(plan.count_rows, missing))
+    if done:
+        say(f"{done:,} of {count_noun(plan.rows, 'row')} are done already")
+    if missing:
+        _work(engine, config, plan, missing, say)
+    return _finish(storage, config, plan)
+
+
+def _prepare_plan(storage: Storage, config: BatchConfig, say: Callable[[str], None]) -> BatchPlan:
+    settings = config.describe()
+    plan = read_plan(storage)
+    if plan is not None:
+        require_settings(plan, settings)
+        return plan
+    plan = write_plan(storage, config.input.read(), config.shard_rows, settings)
+    say(f"planned {count_noun(plan.rows, 'row')} in {count_noun(len(plan.shards), 'shard')}")
+    return plan
+
+
+def _work(engine: Engine, config: BatchConfig, plan: BatchPlan, missing: Sequence[int], say: Callable[[str], None]) -> None:
+    progress = ProgressReport(plan.rows, plan.rows - sum(map(plan.count_rows, missing)), say)
+    printed, warnings = 0, set[str]()
+    try:
+        for report in engine.work(config, missing, progress.add):
+            if not engine.counts_rows:
+                progress.add(report.rows)
+            for message in report.messages[: _PRINTED_ERRORS - printed]:
+                printed += 1
+                say(message)
+                if printed == _PRINTED_ERRORS:
+                    say("further errors are not printed; the column 'error' has them all")
+            for warning in sorted(set(report.warnings) - warnings):
+                warnings.add(warning)
+                say(f"warning: {warning}")
+    finally:
+        progress.close()
+    say(f"this run: {progress.describe()}")
+
+
+def _finish(storage: Storage, config: BatchConfig, plan: BatchPlan) -> BatchSummary:
+    """Write the manifest. Raises DataError where a shard is damaged."""
+    shards, rows, errors = [], 0, 0
+    for shard in plan.shards:
+        name = shard_name(shard, config.format)
+        counts = read_counts(storage, name)
+        rows, errors = rows + counts.rows, errors + counts.errors
+        entry = {"file": name, "first_row": shard * plan.shard_rows, "rows": counts.rows, "errors": counts.errors}
+        shards.append({**entry, "bytes": storage.size(name)})
+    manifest = {"version": __version__, "settings": dict(plan.settings), "rows": rows, "errors": errors, "shards": shards}
+    storage.write(MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    storage.remove_leftovers()
+    return BatchSummary(rows, errors, f"{storage.url}/{MANIFEST_FILE}")

@@ -1,0 +1,50 @@
+"""Read the results of `sam4mllm batch` as predictions, so that models on a cluster are scored as those of one process are."""
+
+import json
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sam4mllm_tool.errors import DataError, MissingExtraError
+from sam4mllm_tool.geometry import rle
+
+__all__ = ["iter_batch_results"]
+
+
+def iter_batch_results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
+    """Yield the place, the sample's id and the union of the masks of each row that has a result; None where there is no object.
+
+    Args:
+        folder: The output of a job in Parquet. Rows with an error are skipped: their samples are misses.
+
+    Raises:
+        DataError: The job is not finished, or its files are no such results.
+        MissingExtraError: pyarrow is not installed.
+    """
+    if not (folder / "_manifest.json").is_file():
+        raise DataError(f"{folder} has no _manifest.json: expected the output of a finished sam4mllm batch")
+    try:
+        parquet = import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "batch") from error
+    paths = sorted(folder.glob("part-*.parquet"))
+    if not paths:
+        raise DataError(f"{folder} has no Parquet files: run the job with --format parquet")
+    for path in paths:
+        try:
+            rows = parquet.read_table(path, columns=["id", "objects", "error"]).to_pylist()
+            for number, row in enumerate(rows):
+                if row["error"] is None:
+                    yield f"{path}, row {number}", row["id"], _unite(json.loads(row["objects"]))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is damaged, or no result of sam4mllm batch: {error}") from error
+
+
+def _unite(objects: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the RLE of the union of the objects' masks. Raises ValueError."""
+    if len(objects) < 2:
+        return objects[0]["mask"] if objects else None
+    return dict(rle.encode(np.logical_or.reduce([rle.decode(each["mask"]) for each in objects])))

@@ -1,0 +1,68 @@
+"""A Ray cluster on this machine, with a folder and ports of its own, and the processes that work there."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["list_actors", "start_cluster", "start_command", "wait_until"]
+
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
+
+
+@contextmanager
+def start_cluster(cpus: int = 2) -> Iterator[str]:
+    """Start a cluster of one machine, and yield its address."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets have to be short
+    ray = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    words = [str(ray), "start", "--head", "--block", f"--num-cpus={cpus}", "--port=0", f"--temp-dir={folder}"]
+    words += ["--include-dashboard=false", f"--object-store-memory={256 * 2**20}", "--node-ip-address=127.0.0.1"]
+    log = Path(folder, "start.log")
+    with log.open("wb") as output:
+        head = subprocess.Popen(
+            words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT, start_new_session=True
+        )
+    try:
+        wait_until(lambda: "--address=" in log.read_text(), lambda: log.read_text())
+        yield log.read_text().split("--address='")[1].split("'")[0]
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
+        try:
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_command(*words: str | Path) -> subprocess.Popen[str]:
+    """Start `sam4mllm` in a process of its own."""
+    command = [sys.executable, "-m", "sam4mllm_tool", *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+
+
+def list_actors(name: str) -> list[int]:
+    """Return the processes whose title names an actor class."""
+    processes = []
+    for folder in Path("/proc").iterdir():
+        try:
+            title = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (OSError, NotADirectoryError):
+            continue
+        if folder.name.isdigit() and title.startswith("ray::") and name in title:
+            processes.append(int(folder.name))
+    return sorted(processes)
+
+
+def wait_until(is_true: Callable[[], bool], describe: Callable[[], str] = lambda: "", seconds: float = 120) -> None:
+    """Wait for something to become true. Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not is_true():
+        if time.monotonic() > end:
+            raise TimeoutError(describe())
+        time.sleep(0.05)
