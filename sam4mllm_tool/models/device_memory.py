@@ -90,5 +90,5 @@ def move_to_cpu(model: Any) -> Iterator[None]:
 
 
 def _empty_caches() -> None:
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()

@@ -37,7 +37,7 @@ def _render_table(title: str, cases: Sequence[FaultCase], outcomes: dict[tuple[s
 
 def read_page() -> dict[tuple[str, str, str], str]:
     """Return the outcomes on the page, by table, fault and stage."""
-    outcomes = {}
+    outcomes: dict[tuple[str, str, str], str] = {}
     title, stages = "", [""]
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -66,9 +67,7 @@ def list_loading_cases() -> Iterator[FaultCase]:
     for fault, run in checkpoints.items():
         yield FaultCase(fault, "load", run, is_slow=True)
     for fault in ("answers 500", "answers a web page", "answers another JSON", "closes the connection", "hangs"):
-        yield FaultCase(
-            f"the server {fault}", "load", lambda fault=fault: _load_from_server(SERVER_FAULTS[fault]), fault != "answers 500"
-        )
+        yield FaultCase(f"the server {fault}", "load", partial(_load_from_server, SERVER_FAULTS[fault]), fault != "answers 500")
 
 
 def _encode(image: PIL.Image.Image, format_name: str = "PNG") -> bytes:
@@ -80,16 +79,16 @@ def _encode(image: PIL.Image.Image, format_name: str = "PNG") -> bytes:
 _PNG = _encode(PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)))
 
 
-def _fetch(answer: Callable[[str], Any]) -> str:
+def _fetch(answer: Callable[[Exchange], Any]) -> str:
     faulty = [True]
     image = PIL.Image.open(BytesIO(_PNG))
-    good = (200, _PNG, {})
+    good: Any = (200, _PNG, {})
     policy = ImagePolicy(allow_urls=True, allow_private_addresses=True, url_seconds=0.3, max_bytes=len(_PNG))
     patient = ImagePolicy(allow_urls=True, allow_private_addresses=True, url_seconds=60)
-    with serve(lambda exchange: answer(exchange.path) if faulty else good) as server:
+    with serve(lambda exchange: answer(exchange) if faulty else good) as server:
         outcome = attempt(lambda: load_image(f"{server.url}/a.png", policy=policy))
         faulty.clear()
-        assert np.array_equal(load_image(f"{server.url}/a.png", policy=patient), image)
+        assert np.array_equal(np.asarray(load_image(f"{server.url}/a.png", policy=patient)), np.asarray(image))
     return describe(outcome)
 
 
@@ -100,7 +99,7 @@ def _decode(content: bytes, **limits: Any) -> str:
 
 
 def list_image_cases() -> Iterator[FaultCase]:
-    fetching: dict[str, Callable[[str], Any]] = {
+    fetching: dict[str, Callable[[Exchange], Any]] = {
         "the server answers 404": lambda _: (404, "gone", {}),
         "the server answers 429": lambda _: (429, "slow down", {}),
         "the server answers 500": lambda _: (500, "worker died", {}),
@@ -108,11 +107,11 @@ def list_image_cases() -> Iterator[FaultCase]:
         "the server closes the connection": lambda _: (200, "x", {"Content-Length": "900", "Connection": "close"}),
         "the server hangs": SERVER_FAULTS["hangs"],
         "the server sends too much": lambda _: (200, _PNG + _PNG, {}),
-        "the server sends itself as the target": lambda path: (302, "", {"Location": path}),
+        "the server sends itself as the target": lambda exchange: (302, "", {"Location": exchange.path}),
         "the server sends half an image": lambda _: (200, _PNG[: len(_PNG) // 2], {}),
     }
     for fault, answer in fetching.items():
-        yield FaultCase(fault, "fetch", lambda answer=answer: _fetch(answer))
+        yield FaultCase(fault, "fetch", partial(_fetch, answer))
     decoding: dict[str, Callable[[], str]] = {
         "the image is empty": lambda: _decode(b""),
         "the image is another file": lambda: _decode(b"%PDF-1.7" + bytes(500)),

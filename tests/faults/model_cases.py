@@ -5,6 +5,7 @@ Each run also checks that its calls stay within a budget, and that the next run 
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.errors import OverBudgetError
@@ -38,8 +39,8 @@ def _run_models(create: Callable[[str, Cue], AbstractContextManager[Sam4Mllm]], 
         expected = models.segment(IMAGE, "the ring")
         assert cue.calls > 0
         cue.calls, cue.stage, meter = 0, stage, Meter(_BUDGET)
-        hooks: list[RunHook] = [meter, _EndOfBudget(stage)] if fault == _OVER_BUDGET else [meter]
-        watched = models.with_run_hooks(*(lambda *_, hook=hook: hook for hook in hooks))
+        hook = _EndOfBudget(stage) if fault == _OVER_BUDGET else RunHook()
+        watched = models.with_run_hooks(lambda *_: meter, lambda *_: hook)
         outcome = attempt(lambda: watched.segment(IMAGE, "the ring"))
         assert cue.strikes > 0 or fault == _OVER_BUDGET
         assert cue.calls <= _MOST_CALLS
@@ -83,7 +84,7 @@ def list_model_cases() -> Iterator[FaultCase]:
             yield FaultCase(
                 fault,
                 stage,
-                lambda fault=fault, stage=stage: _run_models(create_local_pair, fault, stage),
+                partial(_run_models, create_local_pair, fault, stage),
                 is_slow=fault == "hangs",
             )
 
@@ -94,6 +95,6 @@ def list_server_cases() -> Iterator[FaultCase]:
             yield FaultCase(
                 fault,
                 stage,
-                lambda fault=fault, stage=stage: _run_models(create_remote_pair, fault, stage),
+                partial(_run_models, create_remote_pair, fault, stage),
                 (fault, stage) not in _FAST,
             )

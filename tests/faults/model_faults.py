@@ -84,8 +84,16 @@ def _answer(text: str) -> str:
 # In this process -------------------------------------------------------------------------------------------------------
 
 
-def _raise(error: BaseException) -> Any:
-    raise error
+def _fail(*_: Any) -> Any:
+    raise RuntimeError("device-side assert triggered")
+
+
+def _run_out_of_memory(*_: Any) -> Any:
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def _lose_file(*_: Any) -> Any:
+    raise OSError("Input/output error")
 
 
 def _hang(*_: Any) -> Any:
@@ -98,9 +106,9 @@ def _with_nan(replies: list[Reply]) -> list[Reply]:
 
 
 LOCAL_FAULTS: dict[str, Callable[[list[Reply]], Any]] = {
-    "raises": lambda _: _raise(RuntimeError("device-side assert triggered")),
-    "is out of memory": lambda _: _raise(torch.OutOfMemoryError("CUDA out of memory.")),
-    "loses its file": lambda _: _raise(OSError("Input/output error")),
+    "raises": _fail,
+    "is out of memory": _run_out_of_memory,
+    "loses its file": _lose_file,
     "hangs": _hang,
     "gives no text": lambda replies: [Reply("") for _ in replies],
     "gives other words": lambda replies: [Reply("I am sorry, I can't help with that.") for _ in replies],
@@ -117,9 +125,9 @@ def _edit(objects: Sequence[SegmentedObject], **changes: Any) -> list[SegmentedO
 
 
 MASK_FAULTS: dict[str, Callable[[list[SegmentedObject]], Any]] = {
-    "raises": LOCAL_FAULTS["raises"],
-    "is out of memory": LOCAL_FAULTS["is out of memory"],
-    "loses its file": LOCAL_FAULTS["loses its file"],
+    "raises": _fail,
+    "is out of memory": _run_out_of_memory,
+    "loses its file": _lose_file,
     "hangs": _hang,
     "gives fewer masks": lambda objects: objects[:-1],
     "gives surplus masks": lambda objects: [*objects, *objects],

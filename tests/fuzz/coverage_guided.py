@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import atheris  # type: ignore[import-not-found]
+import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 with atheris.instrument_imports(include=["sam4mllm_tool.protocol", "sam4mllm_tool.images", "PIL"]):
     from sam4mllm_tool.errors import ImageError

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -57,7 +58,7 @@ def fuzz_text(name: str, count: int, seed: int = 0) -> FuzzFigures:
     for number in range(seed, seed + count):
         rng = random.Random(number)
         given = target.make(rng)
-        _read(lambda given=given: target.read(given), target.refusals, figures, f"{name}, seed {number}")
+        _read(partial(target.read, given), target.refusals, figures, f"{name}, seed {number}")
     return figures
 
 
@@ -66,7 +67,7 @@ def fuzz_images(images: Iterable[tuple[str, bytes]]) -> FuzzFigures:
     figures = FuzzFigures()
     for name, content in images:
         before = _reset_peak()
-        _read(lambda content=content: _load(content), (ImageError,), figures, f"image, {name}: {content[:60]!r}")
+        _read(partial(_load, content), (ImageError,), figures, f"image, {name}: {content[:60]!r}")
         if before:
             figures.peak_bytes = max(figures.peak_bytes, _read_peak() - before)
         assert figures.peak_bytes < _MEMORY_BOUND, f"image, {name}: {figures.peak_bytes:,} bytes"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sam4mllm_tool import Sam4Mllm
+from sam4mllm_tool import Sam4Mllm, Sam4MllmToolkit
 from sam4mllm_tool.errors import ExpressionError, ReplyError, Sam4MllmError
 from sam4mllm_tool.interactive.compound_expression import split_expression
 from sam4mllm_tool.interactive.instructions import read_instruction
@@ -22,10 +22,11 @@ from sam4mllm_tool.protocol import DIALECTS, JOINT, PPG, PQPP, BoxOnly, Dialect,
 from sam4mllm_tool.protocol.references import complete_expression, concept, is_plural, pluralize, singularize
 from sam4mllm_tool.tools.artifacts import restore_result, validate_extent
 from sam4mllm_tool.tools.dialogue_state import DialogueState
-from sam4mllm_tool.trace import files
+from sam4mllm_tool.trace import TraceError, files
 from sam4mllm_tool.types import Box, FreeText, Labels, Point, Question, Reply, Size, Turn
 from tests.fuzz.mutations import mutate_json, mutate_json_text, mutate_text, random_text
-from tests.tools.test_toolkit import dialogue, result, use
+from tests.server.http_servers import create_ring_models
+from tests.server.mcp.mcp_servers import IMAGE_URI
 from tests.trace.traced import scripted, traced
 
 __all__ = ["TARGETS", "Target", "read_reply"]
@@ -58,7 +59,7 @@ def _make_reply(rng: random.Random) -> tuple[str, str]:
     good = rng.choice(
         (
             dialect.format_boxes(_BOXES[: rng.randrange(3)], _SIZE),
-            dialect.format_labels([rng.randrange(2) for _ in range(rng.randrange(30))]),
+            dialect.format_labels(rng.choices((0, 1), k=rng.randrange(30))),
             dialect.format_points([Point(9, 9), Point(600, 400)], _SIZE),
         )
     )
@@ -102,9 +103,15 @@ def _read_expression(text: str) -> None:
 
 @cache
 def _artifacts() -> tuple[dict[str, Any], ...]:
-    started = dialogue("all rings")
-    checked = use("check_points", dialogue=started, points=[[20, 20], [80, 20]]).artifact
-    return tuple(json.loads(json.dumps(artifact)) for artifact in (started, checked, result("all rings")))
+    tools = {tool.name: tool for tool in Sam4MllmToolkit(sam4mllm=create_ring_models()).get_tools()}
+
+    def use(name: str, **arguments: Any) -> Any:
+        message = tools[name].invoke({"name": name, "args": arguments, "id": "1", "type": "tool_call"})
+        return json.loads(json.dumps(message.artifact))
+
+    started = use("propose_boxes", image=IMAGE_URI, expression="all rings")
+    checked = use("check_points", dialogue=started, points=[[20, 20], [80, 20]])
+    return started, checked, use("segment_image", image=IMAGE_URI, expression="all rings")
 
 
 def _read_artifact(artifact: Any) -> None:
@@ -150,12 +157,10 @@ _FILES: dict[str, Callable[[str], object]] = {
 
 def _make_file(rng: random.Random) -> tuple[str, str]:
     kind = rng.choice(list(_FILES))
-    good = {
-        "dialect": lambda: json.loads(DIALECTS[rng.choice(list(DIALECTS))].to_json()),
-        "calibration": lambda: json.loads(Calibration().to_json()),
-        "domain": _domain,
-    }[kind]()
-    return kind, mutate_json_text(rng, good)
+    if kind == "domain":
+        return kind, mutate_json_text(rng, _domain())
+    text = Calibration().to_json() if kind == "calibration" else DIALECTS[rng.choice(list(DIALECTS))].to_json()
+    return kind, mutate_json_text(rng, json.loads(text))
 
 
 def _read_file(given: tuple[str, str]) -> None:
@@ -177,7 +182,7 @@ TARGETS: dict[str, Target] = {
     "replies": Target(_make_reply, read_reply, ()),
     "expressions": Target(_make_expression, _read_expression, ()),
     "artifacts": Target(lambda rng: mutate_json(rng, rng.choice(_artifacts())), _read_artifact, (Sam4MllmError,)),
-    "traces": Target(lambda rng: mutate_json_text(rng, _trace()), _read_trace, (files.TraceError,)),
+    "traces": Target(lambda rng: mutate_json_text(rng, _trace()), _read_trace, (TraceError,)),
     "files beside weights": Target(_make_file, _read_file, (ValueError,)),
 }
 """By name."""

@@ -108,13 +108,14 @@ def _mutate(node: ast.AST) -> Iterator[tuple[str, dict[str, object]]]:
             yield "not left out", {"op": ast.Not(), "operand": ast.UnaryOp(ast.Not(), node.operand)}
         case ast.If() | ast.While() | ast.IfExp():
             yield "condition negated", {"test": ast.UnaryOp(ast.Not(), node.test)}
-        case ast.Constant(value=bool()):
-            yield f"{node.value} to {not node.value}", {"value": not node.value}
-        case ast.Constant(value=int() | float()):
-            yield f"{node.value} to {node.value + 1}", {"value": node.value + 1}
+        case ast.Constant(value=bool() as truth):
+            yield f"{truth} to {not truth}", {"value": not truth}
+        case ast.Constant(value=(int() | float()) as number):
+            yield f"{number} to {number + 1}", {"value": number + 1}
         case ast.Return(value=ast.expr()) if not (isinstance(node.value, ast.Constant) and node.value.value is None):
             yield "return None", {"value": ast.Constant(None)}
-    body = getattr(node, "body", None)
-    for i, statement in enumerate(body) if isinstance(body, list) else ():
+    value = getattr(node, "body", None)
+    body = value if isinstance(value, list) else []
+    for i, statement in enumerate(body):
         if isinstance(statement, ast.Raise | ast.Expr) and not _is_inert(statement):
             yield f"{type(statement).__name__} left out", {"body": [*body[:i], ast.Pass(), *body[i + 1 :]]}

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from threading import active_count
@@ -99,8 +100,10 @@ def soak(calls: list[Callable[[], Any]], count: int, pid: int | None = None) -> 
     warm = max(1, count // 10)
     slope, noise = _fit_slope(memory[warm:])
     growth = float(np.median(memory[-warm:]) - np.median(memory[warm : 2 * warm]))
-    grown = (int(np.median(each[-warm:]) - np.median(each[warm : 2 * warm])) for each in (threads, handles))
-    return SoakFigures(count, seconds, slope, noise, growth, *grown, differences)
+    more_threads, more_handles = (
+        int(np.median(each[-warm:]) - np.median(each[warm : 2 * warm])) for each in (threads, handles)
+    )
+    return SoakFigures(count, seconds, slope, noise, growth, more_threads, more_handles, differences)
 
 
 def _call(call: Callable[[], Any]) -> Any:
@@ -136,11 +139,9 @@ def list_library_calls(models: Sam4Mllm) -> list[Callable[[], Any]]:
     for number in range(_IMAGES):
         scene = draw_scene(TEST_SEEDS + number)
         text = sample_expressions(scene, 1, Random(number))[0].text
-        calls.append(
-            lambda image=scene.image, text=text, method=methods[number % 4]: models.segment(image, text, method=method)
-        )
+        calls.append(partial(models.segment, scene.image, text, method=methods[number % 4]))
     bad: tuple[tuple[Any, str], ...] = ((b"no image", "it"), (np.zeros((9, 9, 3), np.uint8), " "), ("no/such/file.png", "it"))
-    calls += [lambda image=image, text=text: models.segment(image, text) for image, text in bad]
+    calls += [partial(models.segment, image, text) for image, text in bad]
     return calls
 
 
@@ -151,8 +152,8 @@ def _list_server_calls(url: str) -> list[Callable[[], Any]]:
     calls: list[Callable[[], Any]] = []
     for number in range(_IMAGES):
         scene = draw_scene(TEST_SEEDS + number)
-        calls.append(lambda image=scene.image: client.segment(image, "all shapes", method="box"))
-    calls.append(lambda: client.segment(b"no image", "it"))
+        calls.append(partial(client.segment, scene.image, "all shapes", method="box"))
+    calls.append(partial(client.segment, b"no image", "it"))
     calls.append(lambda: httpx.post(f"{url}/v1/segment", content=b"{").status_code)
     return calls
 
