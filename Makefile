@@ -44,7 +44,7 @@ video: .venv/video  ## tests of model families whose processors need torchvision
 	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
 
 ray: .venv/ray/made  ## tests on a Ray cluster that they start
-	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest $(RAY_TESTS)
+	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster
 
 test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch
 	$(subst python,.venv-newest/bin/python,$(PYTEST_FAST)) $(PYTEST)
@@ -102,10 +102,9 @@ clean:
 	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm segment-anything
 
 # An environment of its own that sees the packages of .venv: Ray brings uvloop, which would change how the server runs in all tests.
-RAY_TESTS := tests/batch/test_ray_engine.py
 .venv/ray/made: .venv/tested
 	$(PYTHON) -m venv --clear --without-pip .venv/ray
-	$(BIN)/python -c 'import sysconfig; print(f"import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})")' \
+	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
 		> `.venv/ray/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'`/base.pth
 	$(BIN)/pip --python .venv/ray/bin/python install -qq --no-compile --constraint constraints.txt "ray[data,serve]"
 	touch $@

@@ -51,6 +51,10 @@ class MissingExtraError(Sam4MllmError, ImportError):
     def __init__(self, package: str, extra: str = "") -> None:
         extras = f"[{extra}]" if extra else ""
         super().__init__(f'{package} is not installed: pip install "sam4mllm-tool{extras}"')
+        self._arguments = package, extra
+
+    def __reduce__(self) -> "tuple[type[MissingExtraError], tuple[str, str]]":
+        return type(self), self._arguments
 
 
 class ModelWarning(UserWarning):

@@ -5,8 +5,10 @@ stays constant and a task that runs twice, because an actor or its machine died,
 """
 
 import logging
+import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from sam4mllm_tool.batch.batch_config import BatchConfig
@@ -38,14 +40,17 @@ class RayEngine:
 
     def work(self, config: BatchConfig, shards: Sequence[int], on_row: Callable[[], None]) -> Iterator[ShardReport]:  # noqa: ARG002
         """Do as `Engine.work` says."""
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of what its core writes to stderr here
         ray, data = import_batch_library("ray", "ray"), import_batch_library("ray.data", "ray")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         was_running = ray.is_initialized()
         if not was_running:
             ray.init(address=self.address, log_to_driver=False, logging_level=logging.WARNING)
         try:
             yield from self._stream(data, config, shards)
         except ray.exceptions.RayError as error:
-            raise _find_cause(error) from error
+            raise BackendError(f"Ray ended the job: {first_line(error)}") from error
         finally:
             if not was_running:
                 ray.shutdown()
@@ -53,7 +58,6 @@ class RayEngine:
     def _stream(self, data: Any, config: BatchConfig, shards: Sequence[int]) -> Iterator[ShardReport]:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
-        context.retried_map_errors = False
         workers = min(self.workers, len(shards))
         reports = data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
             _Actor,
@@ -66,28 +70,28 @@ class RayEngine:
             max_task_retries=-1,
         )
         for row in reports.iter_rows():
-            yield ShardReport(**{**row, "messages": tuple(row["messages"]), "warnings": tuple(row["warnings"])})
+            outcome = pickle.loads(row["outcome"])  # of our own actors
+            if isinstance(outcome, Sam4MllmError):
+                raise outcome
+            yield outcome
 
 
 class _Actor:
-    """A worker in a process of its own."""
+    """A worker in a process of its own. It returns errors: Ray would print those that it raises, at length."""
 
     def __init__(self, config: BatchConfig, threads: int) -> None:
+        self._config, self._threads = config, threads
+        self._worker: ShardWorker | None = None
+
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[bytes]]:
+        return {"outcome": [pickle.dumps(self._work(int(shard))) for shard in batch["item"]]}
+
+    def _work(self, shard: int) -> ShardReport | Sam4MllmError:
         import torch
 
-        torch.set_num_threads(threads)
-        self._worker = ShardWorker(config)
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
-        reports = [asdict(self._worker.work(int(shard))) for shard in batch["item"]]
-        return {name: [report[name] for report in reports] for name in reports[0]}
-
-
-def _find_cause(error: BaseException) -> Sam4MllmError:
-    """Return our own error that Ray wrapped; any other as a BackendError."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, Sam4MllmError):
-            return cause
-        cause = cause.__cause__
-    return BackendError(f"Ray ended the job: {first_line(error)}")
+        torch.set_num_threads(self._threads)
+        try:
+            self._worker = self._worker or ShardWorker(self._config)
+            return self._worker.work(shard)
+        except Sam4MllmError as error:
+            return error

@@ -26,7 +26,7 @@ from PIL import Image
 
 from sam4mllm_tool.embedded.expressions import sample_expressions
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
-from tests.batch.ray_cluster import list_actors, start_cluster, start_command, wait_until
+from tests.cluster.ray_cluster import list_actors, start_cluster, start_command, wait_until
 
 LEAST_RATIO, MOST_GROWTH = 1.7, 1.1
 

@@ -32,11 +32,8 @@ def start_cluster(cpus: int = 2) -> Iterator[str]:
         wait_until(lambda: "--address=" in log.read_text(), lambda: log.read_text())
         yield log.read_text().split("--address='")[1].split("'")[0]
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        os.killpg(head.pid, signal.SIGKILL)  # its daemons end with it
+        head.wait()
         shutil.rmtree(folder, ignore_errors=True)
 
 
