@@ -21,7 +21,6 @@ __all__ = ["LONGEST_S", "POLICY", "FuzzFigures", "fuzz_images", "fuzz_text"]
 
 LONGEST_S = 5.0
 """Processor time that one input may take, so that a busy machine fails no test."""
-_LONGEST_WAIT_S = 120.0
 POLICY = ImagePolicy(max_pixels=4_000_000)
 """The default's limits, with fewer pixels, so that memory is bounded by less."""
 _MEMORY_BOUND = 3.1 * 4 * POLICY.max_pixels + 2**26
@@ -98,21 +97,18 @@ def _read(read: Callable[[], object], refusals: tuple[type[Exception], ...], fig
 
 @contextmanager
 def _time_limit() -> Iterator[None]:
-    """Interrupt what computes or waits for too long, where it runs Python now and then."""
+    """Interrupt what computes for too long, where it runs Python now and then."""
 
     def interrupt(_: int, __: FrameType | None) -> Any:
-        raise _TooSlow(f"it computes for longer than {LONGEST_S:g} s, or waits for longer than {_LONGEST_WAIT_S:g} s")
+        raise _TooSlow(f"it computes for longer than {LONGEST_S:g} s")
 
-    limits = {signal.SIGPROF: (signal.ITIMER_PROF, LONGEST_S), signal.SIGALRM: (signal.ITIMER_REAL, _LONGEST_WAIT_S)}
-    earlier = {number: signal.signal(number, interrupt) for number in limits}
-    for timer, seconds in limits.values():
-        signal.setitimer(timer, seconds)
+    earlier = signal.signal(signal.SIGPROF, interrupt)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
     try:
         yield
     finally:
-        for number, (timer, _) in limits.items():
-            signal.setitimer(timer, 0)
-            signal.signal(number, earlier[number])
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, earlier)
 
 
 def _reset_peak() -> int:

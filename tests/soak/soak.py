@@ -73,19 +73,22 @@ class SoakFigures:
         )
 
 
-def soak(calls: list[Callable[[], Any]], count: int, pid: int | None = None) -> SoakFigures:
+def soak(calls: list[Callable[[], Any]], count: int, *, minutes: float = 60.0, pid: int | None = None) -> SoakFigures:
     """Make calls in turn, `count` in all, and watch a process.
 
     Args:
         calls: Different ones; each is expected to give what it gave first, an error of this package included.
         count: How many to make.
+        minutes: When to end before that.
         pid: Of the process; by default this one.
     """
     process = Path(f"/proc/{pid or 'self'}")
     first: list[Any] = []
-    memory, threads, handles, differences = np.zeros(count), np.zeros(count), np.zeros(count), 0
+    memory, threads, handles, differences = list[int](), list[int](), list[int](), 0
     began = time.perf_counter()
     for number in range(count):
+        if time.perf_counter() - began > 60 * minutes:
+            break
         result = _call(calls[number % len(calls)])
         if number < len(calls):
             first.append(result)
@@ -93,17 +96,13 @@ def soak(calls: list[Callable[[], Any]], count: int, pid: int | None = None) -> 
             differences += not _are_equal(result, first[number % len(calls)])
         if pid is None and number % 100 == 0:
             gc.collect()
-        memory[number] = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
-        threads[number] = len(list((process / "task").iterdir()))
-        handles[number] = len(list((process / "fd").iterdir()))
-    seconds = time.perf_counter() - began
-    warm = max(1, count // 10)
-    slope, noise = _fit_slope(memory[warm:])
-    growth = float(np.median(memory[-warm:]) - np.median(memory[warm : 2 * warm]))
-    more_threads, more_handles = (
-        int(np.median(each[-warm:]) - np.median(each[warm : 2 * warm])) for each in (threads, handles)
-    )
-    return SoakFigures(count, seconds, slope, noise, growth, more_threads, more_handles, differences)
+        memory.append(int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE"))
+        threads.append(len(list((process / "task").iterdir())))
+        handles.append(len(list((process / "fd").iterdir())))
+    seconds, warm = time.perf_counter() - began, max(1, len(memory) // 10)
+    slope, noise = _fit_slope(np.array(memory[warm:], float))
+    grown = [float(np.median(each[-warm:]) - np.median(each[warm : 2 * warm])) for each in (memory, threads, handles)]
+    return SoakFigures(len(memory), seconds, slope, noise, grown[0], int(grown[1]), int(grown[2]), differences)
 
 
 def _call(call: Callable[[], Any]) -> Any:
@@ -134,12 +133,12 @@ def _fit_slope(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 
 def list_library_calls(models: Sam4Mllm) -> list[Callable[[], Any]]:
     """Return calls of all methods about drawn scenes, and some that fail."""
-    methods: tuple[Any, ...] = ("pqpp", "box", "ppg", "adaptive")
+    methods: tuple[Any, ...] = ("box", "pqpp", "box", "ppg", "box", "box", "pqpp", "adaptive")
     calls: list[Callable[[], Any]] = []
     for number in range(_IMAGES):
         scene = draw_scene(TEST_SEEDS + number)
         text = sample_expressions(scene, 1, Random(number))[0].text
-        calls.append(partial(models.segment, scene.image, text, method=methods[number % 4]))
+        calls.append(partial(models.segment, scene.image, text, method=methods[number % 8]))
     bad: tuple[tuple[Any, str], ...] = ((b"no image", "it"), (np.zeros((9, 9, 3), np.uint8), " "), ("no/such/file.png", "it"))
     calls += [partial(models.segment, image, text) for image, text in bad]
     return calls
@@ -162,11 +161,12 @@ def main() -> None:
     """Soak the library and the server, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=5000, help="of the library, and as many of the server")
-    count = parser.parse_args().calls
-    figures = soak(list_library_calls(Sam4Mllm.load("embedded", "embedded")), count)
+    parser.add_argument("--minutes", type=float, default=60.0, help="after which the library's part, or the server's, ends")
+    options = parser.parse_args()
+    figures = soak(list_library_calls(Sam4Mllm.load("embedded", "embedded")), options.calls, minutes=options.minutes)
     print(f"library: {figures}; {active_count()} threads at the end", flush=True)
     with run_server() as (process, url):
-        server = soak(_list_server_calls(url), count, process.pid)
+        server = soak(_list_server_calls(url), options.calls, minutes=options.minutes, pid=process.pid)
     print(f"server: {server}")
     assert figures.is_flat
     assert server.is_flat
