@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.models.scene_check import SceneCheck
@@ -14,6 +15,8 @@ from sam4mllm_tool.pipeline.requests import MLLMRequest, ProposalRequest, Reques
 from sam4mllm_tool.types import MLLM, Image, ObjectPrompt, Proposal, Reply, SegmentedObject, Segmenter, Size
 
 __all__ = ["ModelServer"]
+
+M = TypeVar("M", MLLM, Segmenter)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class ModelServer:
     def takes_several_images(self) -> bool:
         """Whether one call of the MLLM may be about several images."""
         return getattr(self.mllm, "reply_batch", None) is not None
+
+    def replicate(self, count: int) -> list["ModelServer"]:
+        """Return up to so many servers that threads may use at once, over the same weights; this one is the first.
+
+        Fewer, or this one alone, where a model can't be called by several threads at once.
+        """
+        pairs = zip(_replicate(self.mllm, count), _replicate(self.segmenter, count), strict=False)
+        return [replace(self, mllm=mllm, segmenter=segmenter) for mllm, segmenter in pairs]
 
     def prepare(self, image: Image) -> None:
         """Let a segmenter that can encode an image while the MLLM answers begin to."""
@@ -126,6 +137,11 @@ class ModelServer:
         expected = [segmented.prompt for segmented in objects] if prompts is None else prompts
         valid = validate_objects(self.segmenter.name, Size(*shown.size), expected, objects)
         return Response(valid, time.perf_counter() - began)
+
+
+def _replicate(model: M, count: int) -> list[M]:
+    replicate: Callable[[int], list[M]] | None = getattr(model, "replicate", None)
+    return [model] if replicate is None else replicate(count)
 
 
 def _transform(image: Image, request: Request) -> Image:

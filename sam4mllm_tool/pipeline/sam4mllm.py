@@ -20,9 +20,10 @@ from sam4mllm_tool.models.probing.first_use import find_adapter_dialect, load_wi
 from sam4mllm_tool.models.scene_check import SceneCheck
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.calibration import Calibration, find_calibration
-from sam4mllm_tool.pipeline.lockstep import ImageRuns, OnError, Outcome, drive_in_lockstep
+from sam4mllm_tool.pipeline.lockstep import ImageRuns, OnError, Outcome
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.model_server import ModelServer
+from sam4mllm_tool.pipeline.parallel_lockstep import drive_in_parallel
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import WITHOUT_POINTS, ModelTraits, RunContext
 from sam4mllm_tool.pipeline.run_driver import RunDriver
@@ -370,7 +371,7 @@ class Sam4Mllm:
             BackendError: A model failed.
         """
         runs = (self._start_group(image, expressions, method, policy) for image, expressions in groups)
-        return drive_in_lockstep(self._server, runs, images_at_once, on_error)
+        return drive_in_parallel(self._server, runs, images_at_once, on_error)
 
     def _start_group(
         self, image: ImageSource, expressions: Sequence[str], method: Method | None, policy: ImagePolicy

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -37,7 +38,7 @@ class ScheduledModels(Sam4Mllm):
             ServiceError: The queue is full, it took too long, or the server is stopping.
             Exception: Whatever the flow and the models raise.
         """
-        future = self.scheduler.submit(image, [self._start_driver(image, flow, context, hooks)])
+        future = self.scheduler.submit(image, [self._start_driver(image, flow, context, hooks)], hash_pixels(ensure_rgb(image)))
         result: T = _unpack(future.result())
         return result
 
@@ -63,8 +64,9 @@ class ScheduledModels(Sam4Mllm):
             ServiceError: As `run`.
             BackendError: A model failed.
         """
+        key = await asyncio.to_thread(lambda: hash_pixels(ensure_rgb(image)))
         drivers = [self._start_driver(image, flow, context, hooks) for flow, context in flows]
-        return await asyncio.wrap_future(self.scheduler.submit(image, drivers))
+        return await asyncio.wrap_future(self.scheduler.submit(image, drivers, key))
 
     def close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, and finish what was accepted, waiting at most `timeout_s` seconds for it."""

@@ -23,7 +23,7 @@ import tests.torchvision_operators  # noqa: F401  # before anything imports torc
 from sam4mllm_tool.protocol import Grid
 from sam4mllm_tool.types import Size
 from tests.benchmarks.measured_pairs import GPU_PAIRS, NARROW_PAIRS, PAIRS, MeasuredPair
-from tests.benchmarks.speed_comparison import Case, Comparison, compare, measuring
+from tests.benchmarks.speed_comparison import Case, Comparison, compare, compare_in_turns, measuring
 from tests.benchmarks.speed_tables import format_query, format_scaling, to_json
 
 GRIDS = {5: Grid(5, 1), 25: Grid(5, 5), 100: Grid(10, 10), 400: Grid(20, 20)}
@@ -37,17 +37,21 @@ def measure_query(pair: MeasuredPair, repeats: int, asks: int | None) -> Compari
 
 def measure_scaling(pair: MeasuredPair, repeats: int, *, quick: bool) -> Iterator[Comparison]:
     """Measure by number of points, objects and expressions, and by size of the image; the longest in our way alone."""
-    for count in (5, 25) if quick else GRIDS:
-        case = Case(f"{count} points", with_reference=count <= 100)
-        yield compare(pair.with_settings(sampler=GRIDS[count]), case, repeats)
-    for count in (1, 5) if quick else (1, 5, 20):
-        case = Case(f"{count} objects, 25 points each", objects=count, with_reference=count <= 5)
-        yield compare(pair.with_settings(), case, repeats)
-    for count in (1, 10) if quick else (1, 10, 100):
-        case = Case(f"{count} expressions, 25 points each", expressions=count, with_reference=count == 1)
-        yield compare(pair.with_settings(), case, repeats)
-    for side in () if quick else (256, 1024, 2048):
-        yield compare(pair, Case(f"an image of {side} x {side} pixels", size=Size(side, side)), repeats)
+    points = [
+        (pair.with_settings(sampler=GRIDS[count]), Case(f"{count} points", with_reference=count <= 100))
+        for count in ((5, 25) if quick else GRIDS)
+    ]
+    objects = [
+        (pair.with_settings(), Case(f"{count} objects, 25 points each", objects=count, with_reference=count <= 5))
+        for count in ((1, 5) if quick else (1, 5, 20))
+    ]
+    expressions = [
+        (pair.with_settings(), Case(f"{count} expressions, 25 points each", expressions=count, with_reference=count == 1))
+        for count in ((1, 10) if quick else (1, 10, 100))
+    ]
+    sizes = [(pair, Case(f"an image of {side} x {side} pixels", size=Size(side, side))) for side in (256, 1024, 2048)]
+    for cases in (points, objects, expressions, *(() if quick else (sizes,))):
+        yield from compare_in_turns(cases, repeats)
 
 
 def measure_batches(pair: MeasuredPair, repeats: int) -> list[Comparison]:
@@ -75,7 +79,7 @@ def measure_pair(pair: MeasuredPair, arguments: argparse.Namespace) -> list[Comp
     print(format_query(query, counts_alone=arguments.counts), flush=True)
     if not scales:
         return [query]
-    others = [*measure_scaling(pair, max(2, repeats // 2), quick=arguments.quick), *measure_batches(pair, repeats)]
+    others = [*measure_scaling(pair, repeats, quick=arguments.quick), *measure_batches(pair, repeats)]
     print(format_scaling(others), flush=True)
     return [query, *others]
 

@@ -4,7 +4,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.benchmarks.forward_counter import Work, count_work
 from tests.benchmarks.measured_pairs import MeasuredPair
 from tests.benchmarks.reference_loop import TOLERANCE, ReferenceAnswer, ReferenceLoop, find_difference
 
-__all__ = ["Case", "Comparison", "Run", "compare", "measuring"]
+__all__ = ["Case", "Comparison", "Run", "compare", "compare_in_turns", "measuring"]
 
 T = TypeVar("T")
 _SEEDS = itertools.count()
@@ -92,14 +92,20 @@ class Comparison:
 
 def compare(pair: MeasuredPair, case: Case, repeats: int) -> Comparison:
     """Measure both ways in turns, each repetition on a new image; if there are several, after one that warms up."""
-    comparison = Comparison(case.title, reference=Run() if case.with_reference else None)
-    print(f"{pair.title}: {case.title}", file=sys.stderr, flush=True)
-    for _ in range(repeats + (repeats > 1)):
-        _compare_once(pair, case, next(_SEEDS), comparison)
-    for run in (comparison.ours, comparison.reference) if repeats > 1 else ():
+    return compare_in_turns([(pair, case)], repeats)[0]
+
+
+def compare_in_turns(cases: Sequence[tuple[MeasuredPair, Case]], repeats: int) -> list[Comparison]:
+    """Measure several cases in turns, so that what else the machine does is no more to one than to another."""
+    comparisons = [Comparison(case.title, reference=Run() if case.with_reference else None) for _, case in cases]
+    for repeat in range(repeats + (repeats > 1)):
+        for (pair, case), comparison in zip(cases, comparisons, strict=True):
+            print(f"{pair.title}: {case.title}, {repeat}", file=sys.stderr, flush=True)
+            _compare_once(pair, case, next(_SEEDS), comparison)
+    for run in (run for each in comparisons for run in (each.ours, each.reference) if repeats > 1):
         if run is not None:
             del run.seconds[0]
-    return comparison
+    return comparisons
 
 
 def _segment_all(pair: MeasuredPair, image: Image, expressions: list[str]) -> list[Segmentation | Sam4MllmError]:

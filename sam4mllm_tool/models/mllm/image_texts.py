@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
@@ -100,16 +99,26 @@ class ImageTexts:
         """Forget all but the image."""
         self.truncate(self.image_end)
 
-    def append(self, joined: Any, first: int, last: int) -> None:
-        """Take over the keys and values of `joined` from `first` to `last`."""
+    def append(self, joined: Any, row: int, first: int, last: int) -> None:
+        """Take over the keys and values of a row of `joined` from `first` to `last`."""
         for index, layer in enumerate(joined.layers):
-            self.cache.update(layer.keys[..., first:last, :], layer.values[..., first:last, :], index)
+            keys, values = (states[row : row + 1, :, first:last] for states in (layer.keys, layer.values))
+            self.cache.update(keys, values, index)
 
 
 def join_caches(texts: list[ImageTexts]) -> Any:
-    """Return one cache with the tokens of all, one after another."""
+    """Return one cache with a row for each, all as long as the longest: zeros follow the tokens of a shorter one."""
     joined = new_cache()
     for index in range(len(texts[0].cache.layers)):
         layers = [each.cache.layers[index] for each in texts]
-        joined.update(torch.cat([layer.keys for layer in layers], -2), torch.cat([layer.values for layer in layers], -2), index)
+        joined.update(_stack([layer.keys for layer in layers]), _stack([layer.values for layer in layers]), index)
     return joined
+
+
+def _stack(states: list[Tensor]) -> Tensor:
+    """Stack (1, heads, tokens, width) states of several texts."""
+    longest = max(each.shape[-2] for each in states)
+    stacked = states[0].new_zeros((len(states), *states[0].shape[1:-2], longest, states[0].shape[-1]))
+    for row, each in zip(stacked, states, strict=True):
+        row[:, : each.shape[-2]] = each[0]
+    return stacked

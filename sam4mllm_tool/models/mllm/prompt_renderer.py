@@ -43,6 +43,10 @@ _UNUSED_INPUTS = ("attention_mask", "labels")
 """A prompt is read whole, without padding; labels are for training (PaliGemma's processor makes some)."""
 
 
+_FEW = 3
+"""From so many texts on they are encoded in one call; the check of fewer is worth remembering."""
+
+
 class PromptRenderer:
     """Renders and tokenizes prompts for one checkpoint, with its own processor, tokenizer and chat template.
 
@@ -86,8 +90,20 @@ class PromptRenderer:
             ExpressionError: The prompt is too long for the model, or as in `render`.
             SpecError: As in `render`.
         """
-        rendered = self.render(turns)
-        plain = self._require_fit(self._encode(rendered, **self._options(rendered)))
+        return self.tokenize_all([(image_inputs, turns)])[0]
+
+    def tokenize_all(self, prompts: Sequence[tuple[ImageInputs, Sequence[Turn]]]) -> list[TokenizedPrompt]:
+        """Tokenize several questions about several images, with few calls of the template and the tokenizer.
+
+        Raises:
+            Exception: As `tokenize`.
+        """
+        rendered = self.render_all([turns for _, turns in prompts])
+        plain = zip(rendered, self._encode_all(rendered), strict=True)
+        return [self._expand_or_prepare(inputs, *each) for (inputs, _), each in zip(prompts, plain, strict=True)]
+
+    def _expand_or_prepare(self, image_inputs: ImageInputs, rendered: str, plain: TokenIds) -> TokenizedPrompt:
+        self._require_fit(plain)
         if image_inputs.inputs and (prompt := self._expand(image_inputs, plain)) is not None:
             return prompt
         tensors = self.prepare(image_inputs.image, rendered)
@@ -149,7 +165,37 @@ class PromptRenderer:
             ExpressionError: The text of a turn can't be kept from being read as control tokens.
             SpecError: The template can't write the turns.
         """
-        safe = [Turn(turn.role, self.break_control_tokens(turn.text)) for turn in turns]
+        return self._render([Turn(turn.role, self.break_control_tokens(turn.text)) for turn in turns], add_generation_prompt)
+
+    def render_all(self, prompts: Sequence[Sequence[Turn]]) -> list[str]:
+        """Render several prompts as `render` does.
+
+        Those that differ in their last turn alone, as questions about points do, are written into what the template makes of
+        the first and of the last of them. Raises as `render`.
+        """
+        safe = self._break_all([turn.text for turns in prompts for turn in turns])
+        groups: dict[tuple[Turn, ...], dict[str, str]] = {}
+        keys = []
+        for turns in prompts:
+            *earlier, last = (Turn(turn.role, safe[turn.text]) for turn in turns)
+            keys.append(((*earlier, Turn(last.role, "")), last.text))
+            groups.setdefault(keys[-1][0], {})[last.text] = ""
+        for (*earlier, last), by_text in groups.items():
+            texts = list(by_text)
+            for text in (texts[0], texts[-1]):
+                by_text[text] = by_text[text] or self._render([*earlier, Turn(last.role, text)], True)
+            around = _split_around(texts[0], by_text[texts[0]])
+            if around != _split_around(texts[-1], by_text[texts[-1]]):
+                around = None
+            for text in texts[1:-1]:
+                is_alike = text == text.strip()
+                by_text[text] = (
+                    text.join(around) if around and is_alike else self._render([*earlier, Turn(last.role, text)], True)
+                )
+        return [groups[turns][text] for turns, text in keys]
+
+    def _render(self, safe: Sequence[Turn], add_generation_prompt: bool) -> str:
+        """Render turns without control tokens."""
         system = [turn.text for turn in safe if turn.role == "system"]
         try:
             rendered = self._apply_template(safe, add_generation_prompt)
@@ -198,6 +244,15 @@ class PromptRenderer:
             raise ExpressionError(f"{self.name!r} reads control tokens in {text[:200]!r}: remove them")
         return broken
 
+    def _break_all(self, texts: Sequence[str]) -> dict[str, str]:
+        """Return each text as `break_control_tokens` does; those without control tokens are found by one call."""
+        distinct = list(dict.fromkeys(texts))
+        if len(distinct) < _FEW:
+            return {text: self.break_control_tokens(text) for text in distinct}
+        encoded = self.tokenizer(distinct, add_special_tokens=False, verbose=False)["input_ids"]
+        plain = {text for text, ids in zip(distinct, encoded, strict=True) if self._control_ids.isdisjoint(ids)}
+        return {text: text if text in plain else self.break_control_tokens(text) for text in distinct}
+
     def _has_control_token(self, text: str) -> bool:
         return not self._control_ids.isdisjoint(self._encode(text))
 
@@ -239,6 +294,15 @@ class PromptRenderer:
         encoded = self.tokenizer(text, add_special_tokens=add_special_tokens, verbose=False)
         return tuple(encoded["input_ids"])
 
+    def _encode_all(self, rendered: Sequence[str]) -> list[TokenIds]:
+        """Encode rendered prompts."""
+        encoded: dict[str, TokenIds] = {}
+        for adds in {self._options(text)["add_special_tokens"] for text in rendered}:
+            texts = [text for text in dict.fromkeys(rendered) if self._options(text)["add_special_tokens"] == adds]
+            ids = self.tokenizer(texts, add_special_tokens=adds, verbose=False)["input_ids"]
+            encoded.update(zip(texts, map(tuple, ids), strict=True))
+        return [encoded[text] for text in rendered]
+
     def _encode_after(self, prompt: str, text: str) -> TokenIds:
         """Return the ids of a text that continues a rendered prompt, without merging tokens across the boundary."""
         options = self._options(prompt)
@@ -249,6 +313,12 @@ class PromptRenderer:
         if self.longest is not None and len(ids) >= self.longest:
             raise ExpressionError(f"the question takes {len(ids)} tokens, {self.name!r} reads {self.longest}: shorten it")
         return ids
+
+
+def _split_around(text: str, rendered: str) -> list[str] | None:
+    """Return what stands before and after a text that stands once in a rendered prompt; None otherwise."""
+    around = rendered.split(text) if text else []
+    return around if len(around) == 2 else None
 
 
 def _chat_template(processor: Any, name: str) -> tuple[str, bool]:

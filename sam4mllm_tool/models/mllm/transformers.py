@@ -67,6 +67,7 @@ class TransformersMLLM:
         self._renderer = PromptRenderer(processor, name, self._runner.longest, max_pixels)
         self._start_reader()
         self._lock = threading.Lock()
+        self._replicas: list[TransformersMLLM] = []
         self._adapters: SwitchedAdapters | None = None
         self._adapter: str | None = None
 
@@ -111,9 +112,29 @@ class TransformersMLLM:
         used._domain, used._adapter, used._name = find_domain(adapter), adapter, f"{self._adapters.base}+{adapter}"
         used._runner = ModelRunner(self._runner.model, keeps_layers=used._domain is not None)
         used._start_reader()
+        used._replicas = []
         with self._lock:
             self._adapters.add(adapter)
         return used
+
+    def replicate(self, count: int) -> list["TransformersMLLM"]:
+        """Return up to so many models over the same weights that threads may call at once; this one is the first.
+
+        Each keeps what it read about images for itself, so that an image is best asked about at the same one.
+
+        Returns:
+            This one alone on a GPU, where calls would take turns anyway; where adapters take turns in the weights; and in
+            families that keep something about the latest image in the model (Qwen2-VL, GLM-4.xV).
+        """
+        model = self._runner.model
+        is_shared = self._adapters is None and not any(hasattr(module, "rope_deltas") for module in model.modules())
+        while is_shared and model.device.type == "cpu" and len(self._replicas) + 1 < count:
+            replica = copy.copy(self)
+            replica._lock, replica._replicas = threading.Lock(), []
+            replica._runner = ModelRunner(model, keeps_layers=self._runner.keeps_layers)
+            replica._start_reader()
+            self._replicas.append(replica)
+        return [self, *self._replicas][:count]
 
     def _start_reader(self) -> None:
         model = self._runner.model
@@ -248,15 +269,9 @@ class TransformersMLLM:
     def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
         """Answer the questions about all images in lock-step."""
         images = [self._images.take(image) for image, _ in batch]
-        prompts = [
-            [self._renderer.tokenize(known.inputs, question.turns) for question in questions]
-            for known, (_, questions) in zip(images, batch, strict=True)
-        ]
-        pending = [
-            (known, prompt, question.answer)
-            for known, tokenized, (_, questions) in zip(images, prompts, batch, strict=True)
-            for prompt, question in zip(tokenized, questions, strict=True)
-        ]
+        queries = [(known, question) for known, (_, questions) in zip(images, batch, strict=True) for question in questions]
+        prompts = self._renderer.tokenize_all([(known.inputs, question.turns) for known, question in queries])
+        pending = [(known, prompt, question.answer) for (known, question), prompt in zip(queries, prompts, strict=True)]
         if self._runner.encodes_prompts:  # which asks for free text alone
             answers: list[Any] = [
                 self._runner.generate(known.inputs, prompt, answer.max_tokens)

@@ -24,6 +24,11 @@ __all__ = ["TreeReader"]
 
 TOKENS_PER_PASS = 4096
 """Most new tokens in one pass over a tree; bounds the memory of its attention mask."""
+MOST_FILLED, MOST_FILLED_CACHE = 1.05, 1.5
+"""Texts about several images share a pass if filling them up to the longest makes no more than so many times their tokens: of
+new ones, which are computed, and of those in the cache, which are looked at."""
+_Part: TypeAlias = tuple[ImageTexts, int]
+"""A tree, and the node from which on it is read."""
 _Logits: TypeAlias = dict[tuple[ImageTexts, int], Tensor]
 """What follows a node, (vocabulary,)."""
 
@@ -68,7 +73,8 @@ class TreeReader:
         kept = {texts: len(texts.tree) for texts in first}
         ends = [_place(reading, len(reading.text), first)[-reading.count :] for reading in readings]
         wanted = {(reading.texts, node) for reading, nodes in zip(readings, ends, strict=True) for node in nodes}
-        self._extend([(texts, length) for texts, length in started.items() if length < len(texts.tree)], wanted, logits)
+        for part in _group([(texts, length) for texts, length in started.items() if length < len(texts.tree)]):
+            self._extend(part, wanted, logits)
         for texts, length in kept.items():
             texts.truncate(length)
         rows = zip(readings, ends, strict=True)
@@ -96,38 +102,38 @@ class TreeReader:
         texts.position_offset = 0 if deltas is None else int(deltas.flatten()[0])
         logits.update(zip(((texts, i) for i in wanted_here), output.logits[0], strict=True))
 
-    def _extend(self, parts: list[tuple[ImageTexts, int]], wanted: set[tuple[ImageTexts, int]], logits: _Logits) -> None:
-        """Read the nodes of each tree from the given one on, of all trees in one pass."""
-        if not parts:
-            return
-        old = sum(first for _, first in parts)
-        places = [(texts, node) for texts, first in parts for node in range(first, len(texts.tree))]
-        rows = [row for row, place in enumerate(places) if place in wanted]
+    def _extend(self, part: list[_Part], wanted: set[tuple[ImageTexts, int]], logits: _Logits) -> None:
+        """Read the nodes of each tree from the given one on, of all trees in one pass: a row each, filled up to the longest."""
         device = self._runner.model.device
-        cache = parts[0][0].cache if len(parts) == 1 else join_caches([texts for texts, _ in parts])
+        old, new = max(first for _, first in part), max(len(texts.tree) - first for texts, first in part)
+        cache = part[0][0].cache if len(part) == 1 else join_caches([texts for texts, _ in part])
+        columns = sorted(
+            {node - first for texts, first in part for node in range(first, len(texts.tree)) if (texts, node) in wanted}
+        )
         output = self._runner.model(
-            input_ids=torch.tensor([[texts.tree.ids[node] for texts, node in places]], device=device),
+            input_ids=torch.tensor([_fill(texts.tree.ids[first:], new) for texts, first in part], device=device),
             position_ids=torch.tensor(
-                [[texts.tree.depths[node] + texts.position_offset for texts, node in places]], device=device
+                [_fill([depth + texts.position_offset for depth in texts.tree.depths[first:]], new) for texts, first in part],
+                device=device,
             ),
-            attention_mask=self._attention_mask(parts),
-            logits_to_keep=torch.tensor(rows, dtype=torch.long, device=device),
+            attention_mask=self._attention_mask(part, old, new),
+            logits_to_keep=torch.tensor(columns, dtype=torch.long, device=device),
             use_cache=True,
             **{cache_parameter(self._runner.model): cache},
         )
-        logits.update(zip((places[row] for row in rows), output.logits[0], strict=True))
-        if len(parts) > 1:
-            for texts, first in parts:
-                texts.append(cache, old, old + len(texts.tree) - first)
-                old += len(texts.tree) - first
+        for row, (texts, first) in enumerate(part):
+            nodes = ((texts, first + column) for column in columns)
+            logits.update((node, output.logits[row, i]) for i, node in enumerate(nodes) if node in wanted)
+            if len(part) > 1:
+                texts.append(cache, row, old, old + len(texts.tree) - first)
 
-    def _attention_mask(self, parts: list[tuple[ImageTexts, int]]) -> Tensor | dict[str, Tensor]:
+    def _attention_mask(self, part: list[_Part], old: int, new: int) -> Tensor | dict[str, Tensor]:
         """The mask for every kind of layer that the model has."""
-        full = self._float_mask(_join_masks(parts, None)) if self._layer_types != ["sliding_attention"] else None
+        full = self._float_mask(_stack_masks(part, old, new, None)) if self._layer_types != ["sliding_attention"] else None
         if self._window is None or self._layer_types == ["full_attention"]:
             assert full is not None
             return full
-        windowed = self._float_mask(_join_masks(parts, self._window))
+        windowed = self._float_mask(_stack_masks(part, old, new, self._window))
         if full is None or not self._layer_types:
             return windowed
         return {"full_attention": full, "sliding_attention": windowed}
@@ -135,7 +141,7 @@ class TreeReader:
     def _float_mask(self, mask: npt.NDArray[np.bool_]) -> Tensor:
         device, dtype = self._runner.model.device, self._runner.model.dtype
         hidden = torch.from_numpy(~mask).to(device)
-        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)[None, None]
+        return torch.zeros(hidden.shape, dtype=dtype, device=device).masked_fill_(hidden, torch.finfo(dtype).min)[:, None]
 
 
 def _split(readings: Sequence[Reading]) -> Iterator[list[int]]:
@@ -183,16 +189,34 @@ def _place(reading: Reading, length: int, first: dict[ImageTexts, int]) -> list[
     return path
 
 
-def _join_masks(parts: list[tuple[ImageTexts, int]], window: int | None) -> npt.NDArray[np.bool_]:
-    """Return (new, old + new): the old tokens of all trees come first, then the new ones of all."""
-    masks = [texts.tree.ancestors(first, window) for texts, first in parts]
-    if len(masks) == 1:
-        return masks[0]
-    new, old = sum(map(len, masks)), sum(first for _, first in parts)
-    joined = np.zeros((new, old + new), np.bool_)
-    row = column = 0
-    for mask, (_, first) in zip(masks, parts, strict=True):
-        joined[row : row + len(mask), column : column + first] = mask[:, :first]
-        joined[row : row + len(mask), old + row : old + row + len(mask)] = mask[:, first:]
-        row, column = row + len(mask), column + first
-    return joined
+def _group(parts: list[_Part]) -> Iterator[list[_Part]]:
+    """Yield parts that are read in one pass: of about the same lengths, so that hardly anything is filled up."""
+    group: list[_Part] = []
+    for part in sorted(parts, key=lambda part: (len(part[0].tree) - part[1], part[1])):
+        if group and not _is_dense([*group, part]):
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
+
+
+def _is_dense(group: list[_Part]) -> bool:
+    new = [len(texts.tree) - first for texts, first in group]
+    old = [first for _, first in group]
+    return len(group) * max(new) <= MOST_FILLED * sum(new) and len(group) * max(old) <= MOST_FILLED_CACHE * sum(old)
+
+
+def _fill(values: list[int], length: int) -> list[int]:
+    return values + [values[-1]] * (length - len(values))
+
+
+def _stack_masks(part: list[_Part], old: int, new: int, window: int | None) -> npt.NDArray[np.bool_]:
+    """Return (trees, new, old + new): a tree's old tokens come first, then its new ones, which what is filled up sees."""
+    stacked = np.zeros((len(part), new, old + new), np.bool_)
+    stacked[:, :, old:] = True
+    for rows, (texts, first) in zip(stacked, part, strict=True):
+        mask = texts.tree.ancestors(first, window)
+        rows[: len(mask)] = False
+        rows[: len(mask), :first], rows[: len(mask), old : old + len(mask)] = mask[:, :first], mask[:, first:]
+    return stacked

@@ -5,6 +5,7 @@ requested precision. The rest stays in float32: in half precision coordinates wo
 """
 
 import asyncio
+import copy
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -65,13 +66,28 @@ class PromptableSegmenter(ABC):
         self.device = choose_device(device)
         self._dtype = choose_dtype(dtype, self.device)
         self._model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
+        self._encodes_early = self.device.type != "cpu"
+        self._start_cache()
+
+    def _start_cache(self) -> None:
         self._used_once: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._used_again: OrderedDict[bytes, EncodedImage] = OrderedDict()
         self._encoded_early: OrderedDict[bytes, EncodedImage] = OrderedDict()
-        self._encodes_early = self.device.type != "cpu"
         self._early_thread: ThreadPoolExecutor | None = None
         self._early_encoding: Future[None] | None = None
         self._lock = threading.Lock()
+        self._replicas: list[Self] = []
+
+    def replicate(self, count: int) -> list[Self]:
+        """Return up to so many segmenters over the same weights that threads may call at once; this one is the first.
+
+        Each caches the images that it encoded for itself. On a GPU, where calls would take turns anyway, it is this one alone.
+        """
+        while self.device.type == "cpu" and len(self._replicas) + 1 < count:
+            replica = copy.copy(self)
+            replica._start_cache()
+            self._replicas.append(replica)
+        return [self, *self._replicas][:count]
 
     @classmethod
     @abstractmethod

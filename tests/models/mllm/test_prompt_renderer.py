@@ -49,6 +49,45 @@ def test_a_replayed_expansion_equals_the_processors_own(
 
 
 @EVERY_FAMILY
+def test_prompts_that_are_tokenized_together_are_those_that_are_tokenized_alone(
+    checkpoint: Checkpoint, image: Image, family: str
+) -> None:
+    renderer = load_renderer(checkpoint, family)
+    control = renderer.processor.tokenizer.eos_token or "<s>"
+    lasts = [
+        "is ( 1 , 2 ) on it ?",
+        "is ( 3 , 4 ) on it ?",
+        " is it ",
+        f"{control} and <image>",
+        "user",
+        "is ( 5 , 6 ) on it ?",
+    ]
+    prompts = [WHERE, *((*WHERE, Turn("assistant", "[ 012 ]"), Turn("user", text)) for text in lasts)]
+    inputs, others = ImageInputs(image), ImageInputs(image.rotate(90, expand=True))
+    together = renderer.tokenize_all([(each, turns) for each in (inputs, others) for turns in prompts])
+    alone = [
+        load_renderer(checkpoint, family).tokenize(ImageInputs(each.image), t) for each in (inputs, others) for t in prompts
+    ]
+    assert [prompt.ids for prompt in together] == [prompt.ids for prompt in alone]
+    assert [prompt.token_inputs.keys() for prompt in together] == [prompt.token_inputs.keys() for prompt in alone]
+
+
+def test_the_points_of_a_box_take_two_runs_of_the_template_and_two_of_the_tokenizer(
+    checkpoint: Checkpoint, image: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer, inputs = load_renderer(checkpoint, "llava"), ImageInputs(image)
+    turns = [(*SECOND_ROUND[:2], Turn("user", f"is ( {i} , {i} ) on it ?")) for i in range(25)]
+    renderer.tokenize(inputs, turns[0])
+    calls: list[str] = []
+    apply, tokenizer = renderer._apply_template, type(renderer.tokenizer)
+    encode = tokenizer.__call__
+    monkeypatch.setattr(renderer, "_apply_template", lambda *each: calls.append("template") or apply(*each))
+    monkeypatch.setattr(tokenizer, "__call__", lambda *each, **named: calls.append("tokenizer") or encode(*each, **named))
+    assert len({prompt.ids for prompt in renderer.tokenize_all([(inputs, each) for each in turns])}) == 25
+    assert sorted(calls) == ["template"] * 2 + ["tokenizer"] * 2
+
+
+@EVERY_FAMILY
 def test_control_tokens_in_the_expression_stay_text(checkpoint: Checkpoint, image: Image, family: str) -> None:
     renderer = load_renderer(checkpoint, family)
     special = [token.content for token in renderer.tokenizer.added_tokens_decoder.values() if token.content != "<unk>"]
