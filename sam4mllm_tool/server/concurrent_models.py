@@ -86,32 +86,34 @@ class ConcurrentModels(ScheduledModels):
     def __init__(self, models: Sam4Mllm, limits: SchedulerLimits, weights: dict[str, str]) -> None:
         vars(self).update(vars(models))
         self._weights = weights
-        self.scheduler = RequestCounter(limits)  # type: ignore[assignment]  # which shows the same
+        self._counter = RequestCounter(limits)
+        self.scheduler = self._counter  # type: ignore[assignment]  # which shows the same
 
     def run(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Drive a flow as `Sam4Mllm.run` does. Raises also QueueFullError, ServiceBusyError."""
-        with self.scheduler.counting():
+        with self._counter.counting():
             return Sam4Mllm.run(self, image, flow, context, hooks=hooks)
 
     async def arun(self, image: Image, flow: Flow[T], context: RunContext | None = None, *, hooks: Sequence[RunHook] = ()) -> T:
         """Do as `run` does, without blocking the event loop. Raises also TooLateError."""
-        with self.scheduler.counting():
-            return await self._within_limit(Sam4Mllm.arun(self, image, flow, context, hooks=hooks))
+        with self._counter.counting():
+            result: T = await self._within_limit(Sam4Mllm.arun(self, image, flow, context, hooks=hooks))
+            return result
 
     async def arun_group(
         self, image: Image, flows: Sequence[tuple[Flow[Any], RunContext | None]], *, hooks: Sequence[RunHook] = ()
     ) -> list[Any]:
         """Drive several flows about one image as one request, as `ScheduledModels.arun_group` does."""
-        with self.scheduler.counting():
+        with self._counter.counting():
             runs = [Sam4Mllm.arun(self, image, flow, context, hooks=hooks) for flow, context in flows]
-            outcomes = await self._within_limit(asyncio.gather(*runs, return_exceptions=True))
+            outcomes: list[Any] = await self._within_limit(asyncio.gather(*runs, return_exceptions=True))
         for outcome in outcomes:
             if isinstance(outcome, BaseException) and not isinstance(outcome, ReplyError | ExpressionError | EmptyMaskError):
                 raise outcome
         return outcomes
 
     async def _within_limit(self, work: Any) -> Any:
-        limit = self.scheduler.limits.timeout_s
+        limit = self._counter.limits.timeout_s
         try:
             return await asyncio.wait_for(work, limit)
         except TimeoutError:
@@ -119,4 +121,4 @@ class ConcurrentModels(ScheduledModels):
 
     def close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, and finish what was accepted, waiting at most `timeout_s` seconds for it."""
-        self.scheduler.close(timeout_s)
+        self._counter.close(timeout_s)

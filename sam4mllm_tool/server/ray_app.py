@@ -71,8 +71,8 @@ class MLLMReplica:
         weights = {part: identity for part, identity in models.traits.weights.items() if part != "segmenter"}
         greedy = bool(getattr(models.mllm, "greedy", False))
         self._traits = MLLMTraits(models.mllm.name, models.dialect, models.calibration, greedy, weights)
-        self._answer.set_max_batch_size(settings.max_batch)  # type: ignore[attr-defined]
-        self._answer.set_batch_wait_timeout_s(settings.gather_ms / 1000)  # type: ignore[attr-defined]
+        self._answer.set_max_batch_size(settings.max_batch)
+        self._answer.set_batch_wait_timeout_s(settings.gather_ms / 1000)
 
     async def describe(self) -> MLLMTraits:
         """Return what the server has to know."""
