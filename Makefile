@@ -19,8 +19,9 @@ demo: .venv/installed  ## set up, then segment the example image
 test: .venv/tested  ## set up, then run all tests but the slow ones
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
-test-slow: .venv/tested video ray  ## set up, then run the slow tests
+test-slow: .venv/tested video .venv/ray/made  ## set up, then run the slow tests, and those of batch jobs on Ray
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(PYTEST)
+	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster/test_ray_engine.py
 
 check: test lint types coverage test-slow docs  ## everything
 
@@ -43,7 +44,7 @@ types: .venv/tested  ## types of the package, and of what the tests share
 video: .venv/video  ## tests of model families whose processors need torchvision
 	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
 
-ray: .venv/ray/made  ## tests on a Ray cluster that they start
+ray: .venv/ray/made  ## all tests on a Ray cluster, which they start
 	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster
 
 test-newest: .venv-newest/tested  ## the tests on the newest versions of everything but torch

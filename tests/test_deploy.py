@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from sam4mllm_tool.server.settings import ServerSettings
+from sam4mllm_tool.server.settings import RayServeSettings, ServerSettings
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -26,9 +26,20 @@ def test_the_dockerfile_copies_what_there_is_and_what_is_not_ignored() -> None:
 def test_the_extras_that_are_installed_exist() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     for name in ("Dockerfile", "sam4mllm.service"):
-        (group,) = re.findall(r'"(?:\.|sam4mllm-tool)\[([\w,]+)\]"', (DEPLOY / name).read_text(encoding="utf-8"))
+        text = (DEPLOY / name).read_text(encoding="utf-8")
+        (group,) = re.findall(r'(?:^ARG EXTRAS=|"sam4mllm-tool\[)([\w,]+)', text, re.MULTILINE)
         assert set(group.split(",")) <= set(extras)
         assert "sam" in group.split(","), "which the models need that the documentation names"
+
+
+def test_the_ray_service_names_an_application_that_exists_and_its_settings() -> None:
+    service = yaml.safe_load((DEPLOY / "kuberay.yml").read_text(encoding="utf-8"))
+    (application,) = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"]
+    module, _, function = application["import_path"].partition(":")
+    assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+    assert set(application["args"]) <= {*ServerSettings.model_fields, *RayServeSettings.model_fields}
+    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"ray=={service['spec']['rayClusterConfig']['rayVersion']}" in pins
 
 
 def test_a_stop_waits_longer_than_the_server_does() -> None:

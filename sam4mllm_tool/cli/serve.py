@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from sam4mllm_tool.cli.options import (
     MllmOption,
     SegmenterOption,
     given_options,
+    refuse_options,
     with_options,
 )
 from sam4mllm_tool.errors import MissingExtraError
@@ -38,6 +39,7 @@ _KEEP_ALIVE_S = 150
 """How long an idle connection is kept, in seconds: longer than clients and proxies keep theirs (httpx 5, nginx 60, Caddy 120),
 as a request that is sent while the server closes the connection fails."""
 
+_REPLICA_OPTIONS = ("min_replicas", "max_replicas", "gpus_per_replica", "cpus_per_replica")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -86,6 +88,33 @@ def serve(
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="TOML file with settings of the server by name, as in max_batch = 8.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(metavar="local|ray", help="Where the models run: in this process, or in replicas of Ray Serve."),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address of the Ray cluster, as in auto. Needs --engine ray.",
+            show_default="$RAY_ADDRESS, or else a new cluster on this machine",
+        ),
+    ] = None,
+    min_replicas: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Least replicas of each model. Needs --engine ray.")
+    ] = 1,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Most replicas, while requests wait. Needs --engine ray.", show_default="the least"
+        ),
+    ] = None,
+    gpus_per_replica: Annotated[
+        float, typer.Option(metavar="X", min=0, help="GPUs of each replica, such as 1 or 0.5. Needs --engine ray.")
+    ] = 0.0,
+    cpus_per_replica: Annotated[
+        float, typer.Option(metavar="X", min=0, help="CPU cores of each replica. Needs --engine ray.")
+    ] = 1.0,
     **options: Any,
 ) -> None:
     """Serve the tools over HTTP.
@@ -93,6 +122,8 @@ def serve(
     The environment may set them, too, as in SAM4MLLM_PORT=80, and so may the file of --config; docs/server.md lists all
     settings. A flag wins over the environment, and that over the file.
     """
+    if engine != "ray":
+        refuse_options(ctx, ("address", *_REPLICA_OPTIONS), "no effect without --engine ray")
     with _name_missing_extra():
         from sam4mllm_tool.server.settings import load_settings
     names = {"mllm", "segmenter", "dialect", "method", *(parameter.name for parameter in _SERVER_OPTIONS)}
@@ -107,18 +138,32 @@ def serve(
 
     if ctx.info_name == "web":
         threading.Thread(target=_open_page, args=(settings.host, settings.port), daemon=True).start()
+    if engine == "ray":
+        replicas = {"min_replicas": min_replicas, "max_replicas": max(min_replicas, max_replicas or min_replicas)}
+        resources = {"gpus_per_replica": gpus_per_replica, "cpus_per_replica": cpus_per_replica}
+        _serve_on_ray(settings, loading, address, **replicas, **resources)
+        return
     _log_runs(with_expressions=settings.log_expressions)
     with _name_missing_extra():
         served = _ServedModels(settings, loading)
     served.serve()
 
 
+def _serve_on_ray(settings: "ServerSettings", loading: LoadOptions, address: str | None, **replicas: Any) -> None:
+    if settings.port == 0:
+        raise typer.BadParameter("Ray Serve needs a port that is known beforehand: give another than 0", param_hint="'--port'")
+    with _name_missing_extra("ray"):
+        from sam4mllm_tool.server.ray_app import serve_on_ray
+        from sam4mllm_tool.server.settings import RayServeSettings
+    serve_on_ray(settings, loading, RayServeSettings(**replicas), address, keep_alive_s=_KEEP_ALIVE_S)
+
+
 @contextmanager
-def _name_missing_extra() -> Iterator[None]:
+def _name_missing_extra(extra: str = "serve") -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "fastapi", "serve") from error
+        raise MissingExtraError(error.name or "fastapi", extra) from error
 
 
 class _ServedModels:

@@ -78,7 +78,10 @@ class Service:
 
     def _schedule(self, models: Sam4Mllm) -> ScheduledModels:
         watched = models.with_run_hooks(lambda _image, _context: StageHook(self.metrics))
-        scheduled = ScheduledModels(watched, self.settings.limits, self.metrics)
+        if isinstance(watched, ScheduledModels):  # whose calls are scheduled elsewhere
+            scheduled = watched
+        else:
+            scheduled = ScheduledModels(watched, self.settings.limits, self.metrics)
         scheduler = scheduled.scheduler
         self.metrics.watch_queue(lambda: scheduler.waiting, lambda: scheduler.in_work)
         return scheduled

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -18,7 +18,7 @@ from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.server.scheduler import SchedulerLimits
 
-__all__ = ["ServerSettings", "SettingsError", "load_settings"]
+__all__ = ["RayServeSettings", "ServerSettings", "SettingsError", "load_settings"]
 
 
 class SettingsError(Sam4MllmError, ValueError):
@@ -118,6 +118,18 @@ class ServerSettings(BaseSettings):
             gather_s=self.gather_ms / 1000,
             timeout_s=self.request_timeout_s,
         )
+
+
+class RayServeSettings(BaseModel):
+    """How many replicas of each model there are, and what each may use."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    min_replicas: int = Field(default=1, ge=0, description="Least replicas of each model.")
+    max_replicas: int = Field(default=1, ge=1, description="Most replicas of each model.")
+    gpus_per_replica: float = Field(default=0.0, ge=0, description="GPUs of each replica; a fraction shares one.")
+    cpus_per_replica: float = Field(default=1.0, ge=0, description="CPU cores of each replica, and threads.")
+    ongoing_requests: int = Field(default=16, ge=1, description="Calls that a replica takes at a time.")
 
 
 def load_settings(file: str | os.PathLike[str] | None = None, **flags: Any) -> ServerSettings:
