@@ -1,10 +1,10 @@
 """Two replicas on Ray Serve against one: `python -m tests.benchmarks.replicas` (after `make ray`, with `.venv/ray/bin/python`).
 
-Starts a Ray cluster on this machine and `sam4mllm serve --engine ray` with the embedded pair, first with one replica of each
-model, then with two, a thread each. Clients send small images and an expression each, the next once the answer is there. What is
-measured is compared with the simulation of docs/capacity.md for the same clients: the seconds of a request on a replica follow
-from the throughput of one, those in the server's own process from its CPU time. The command ends with exit code 1 if a request
-fails, if two replicas do less than 1.6 times as much as one, or if the simulation is off by more than 15 %.
+Starts a Ray cluster on this machine and `sam4mllm serve --engine ray` with the embedded pair, first with one replica of
+each model, then with two, a thread each. Clients send small images and an expression each, the next once the answer is
+there. What is measured is compared with the simulation of docs/capacity.md for the same clients: the seconds of a request on
+a replica follow from the throughput of one, those in the server's own process from its CPU time. The command ends with exit
+code 1 if a request fails, if two replicas do less than 1.6 times as much as one, or if the simulation is off by over 15 %.
 """
 
 import argparse
