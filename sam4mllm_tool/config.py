@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from threading import TIMEOUT_MAX
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from sam4mllm_tool.deprecation import rename_arguments
@@ -52,8 +53,10 @@ class SegmentationConfig:
             raise ValueError(f"expected retries from 0 on, got {self.retries}")
         if self.max_points < 0:
             raise ValueError(f"expected max_points, a number of points, from 0 on, got {self.max_points}")
-        if self.timeout_s is not None and not self.timeout_s > 0:
-            raise ValueError(f"expected timeout_s, a number of seconds, above 0, got {self.timeout_s}")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= TIMEOUT_MAX:
+            raise ValueError(
+                f"expected timeout_s, a number of seconds, above 0 and up to {TIMEOUT_MAX:g}, got {self.timeout_s}"
+            )
         if not 0 <= self.abstain <= 1:
             raise ValueError(f"expected abstain, a probability, from 0 to 1, got {self.abstain}")
 

@@ -25,8 +25,8 @@ from sam4mllm_tool.models.mllm.loading import load_checkpoint
 __all__ = ["Exchange", "LoopbackServer", "answer_numbered", "answer_with_weights", "build_completion", "read_image", "serve"]
 
 Body = dict[str, Any]
-Response = tuple[int, "Body | str", dict[str, str]]
-"""Status, body (JSON, or text as it is) and headers."""
+Response = tuple[int, "Body | str | bytes", dict[str, str]]
+"""Status, body (JSON, or text or bytes as they are) and headers."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def serve(
             if isinstance(given, str):
                 given = build_completion(given)
             status, content, headers = given if isinstance(given, tuple) else (200, given, {})
-            data = (content if isinstance(content, str) else json.dumps(content)).encode()
+            text = content if isinstance(content, str | bytes) else json.dumps(content)
+            data = text.encode() if isinstance(text, str) else text
             try:
                 self.send_response(status)
                 kind = "text/html" if isinstance(content, str) else "application/json"

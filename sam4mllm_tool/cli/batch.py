@@ -14,6 +14,7 @@ from sam4mllm_tool.cli.options import (
     MllmOption,
     RefineCropsOption,
     SegmenterOption,
+    TimeoutOption,
     refuse_options,
     require_effect,
     with_options,
@@ -108,6 +109,7 @@ def batch(
     segmenter: SegmenterOption = None,
     method: MethodOption = "pqpp",
     abstain: AbstainOption = 0.0,
+    timeout_s: TimeoutOption = None,
     refine_crops: RefineCropsOption = True,
     dialect: DialectOption = None,
     **loading: Any,
@@ -126,7 +128,8 @@ def batch(
     from sam4mllm_tool.evaluation import ModelSpec
 
     options = LoadOptions(**loading)
-    models = ModelSpec(mllm, segmenter, dialect=dialect, options=options, abstain=abstain, refine_crops=refine_crops)
+    settings: Any = {"abstain": abstain, "refine_crops": refine_crops, "timeout_s": timeout_s}
+    models = ModelSpec(mllm, segmenter, dialect=dialect, options=options, **settings)
     config = BatchConfig(
         input=RowInput(source, input_format, (*expression, *_read_expressions(expression_file)), images),
         output=output,

@@ -20,6 +20,7 @@ from sam4mllm_tool.cli.options import (
     MllmOption,
     RefineCropsOption,
     SegmenterOption,
+    TimeoutOption,
     complete_from,
     read_refine_crops,
     refuse_options,
@@ -43,7 +44,7 @@ EPILOG = (
 
 
 _WITHOUT_MODELS = (
-    *("mllm", "segmenter", "dialect", "method", "abstain", "refine_crops", "closer"),
+    *("mllm", "segmenter", "dialect", "method", "abstain", "refine_crops", "closer", "timeout_s"),
     *(option.name for option in LOADING_OPTIONS),
 )
 _WITHOUT_DATASET = (*_WITHOUT_MODELS, "root", "protocol", "limit", "processes", "threads", "option")
@@ -79,6 +80,7 @@ def evaluate(
     abstain: AbstainOption = 0.0,
     refine_crops: RefineCropsOption = True,
     closer: CloserOption = None,
+    timeout_s: TimeoutOption = None,
     limit: Annotated[
         int | None,
         typer.Option(metavar="N", min=1, help="Number of samples to evaluate, from the first one on.", show_default="all"),
@@ -150,7 +152,13 @@ def evaluate(
         options=read_options(name, option),
         protocol=protocol or "",
         models=ModelSpec(
-            mllm, segmenter, dialect=dialect, options=LoadOptions(**loading), abstain=abstain, refine_crops=refine_crops
+            mllm,
+            segmenter,
+            dialect=dialect,
+            options=LoadOptions(**loading),
+            abstain=abstain,
+            refine_crops=refine_crops,
+            timeout_s=timeout_s,
         ),
         method=method,
         predictions=predictions,

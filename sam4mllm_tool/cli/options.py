@@ -27,6 +27,7 @@ __all__ = [
     "MllmOption",
     "RefineCropsOption",
     "SegmenterOption",
+    "TimeoutOption",
     "complete_from",
     "config_options",
     "given_options",
@@ -90,6 +91,16 @@ RefineCropsOption = Annotated[
     typer.Option(
         "--refine-crops/--no-refine-crops",
         help="Segment small objects again on three enlarged crops of the image. Applies to --method adaptive.",
+    ),
+]
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout-s",
+        metavar="S",
+        min=0.001,
+        help="Time limit of one call of a model, in seconds. What takes longer ends with an error.",
+        show_default="none",
     ),
 ]
 CloserOption = Annotated[bool | None, typer.Option("--closer/--no-closer", hidden=True, help="Old name of --refine-crops.")]
@@ -253,6 +264,7 @@ LOADING_OPTIONS = config_options(
             "max_pixels": "Most pixels of an image that the MLLM reads; a larger image is shown smaller. By default as the "
             "model's own settings say, but at most 2,097,152 for families that read any size, such as Qwen-VL.",
             "compile": "Compile the image encoders by torch.compile: faster, after a first call of up to a minute longer.",
+            "cpu_fallback": "Run on the CPU what the GPU has no memory for, instead of failing.",
         }
     },
     {"device": "NAME", "segmenter_device": "NAME", "dtype": "float32|bfloat16|float16", "quantize": "4bit|8bit"}

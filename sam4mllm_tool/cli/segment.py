@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,6 +20,7 @@ from sam4mllm_tool.cli.options import (
     MllmOption,
     RefineCropsOption,
     SegmenterOption,
+    TimeoutOption,
     read_refine_crops,
     refuse_options,
     require_effect,
@@ -85,6 +86,16 @@ def segment(
     abstain: AbstainOption = 0.0,
     refine_crops: RefineCropsOption = True,
     closer: CloserOption = None,
+    timeout_s: TimeoutOption = None,
+    on_error: Annotated[
+        Literal["return", "raise"],
+        typer.Option(
+            "--on-error",
+            metavar="return|raise",
+            help="What an expression's error does to a batch: 'return' reports it and goes on, 'raise' ends the batch there, "
+            "and what has a result keeps it.",
+        ),
+    ] = "return",
     dialect: DialectOption = None,
     allow_url: AllowUrlOption = False,
     out: Annotated[
@@ -128,12 +139,14 @@ def segment(
     refine_crops = read_refine_crops(refine_crops, closer)
     policy = choose_policy(allow_url)
     settings: dict[str, Any] = {"abstain": abstain, "refine_crops": refine_crops}
+    limits: dict[str, Any] = {"timeout_s": timeout_s}
     options = LoadOptions(**loading)
-    load = partial(_load_models, mllm, segmenter, dialect=dialect, options=options, **settings)
+    load = partial(_load_models, mllm, segmenter, dialect=dialect, options=options, **settings, **limits)
     output = _Output(out, output_formats, points, trace, as_json)
     images, expressions = _read_words(ctx, words or [], expression, batch)
     items, faults = (pair_images(images, expressions), []) if batch is None else read_batch(batch)
     if batch is None and len(items) == 1:
+        refuse_options(ctx, ("on_error",), "no effect on a single expression")
         _segment_one(items[0], open_image(items[0].source, policy), load, method, output)
         return 0
     refuse_options(ctx, ("trace",), "room for one run only: give one image and one expression")
@@ -147,7 +160,7 @@ def segment(
         settings |= {**_name_models(mllm, segmenter), "dialect": dialect, "method": method, **options.result_settings()}
         settings |= {"formats": output_formats} if formats else {}
         results = BatchResults(out, settings, points=points, formats=output_formats)
-    code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json)
+    code = run_batch(items, faults, load, method=method, policy=policy, results=results, as_json=as_json, on_error=on_error)
     output.say_if_nothing_was_written()
     return code
 

@@ -22,6 +22,7 @@ from sam4mllm_tool.types import Image, Segmentation
 
 if TYPE_CHECKING:
     from sam4mllm_tool.config import Method
+    from sam4mllm_tool.pipeline.lockstep import OnError
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
 __all__ = ["refuse_overwriting_images", "run_batch"]
@@ -62,10 +63,10 @@ class _Report:
     def print_record(self, record: dict[str, Any]) -> None:
         tqdm.write(json.dumps(record), file=sys.stdout)
 
-    def say_interrupted(self, count: int) -> None:
+    def say_ended(self, count: int, how: str = "interrupted") -> None:
         """Say how far the batch came."""
         advice = "; the same command goes on" if self._results else ""
-        say(f"interrupted after {self.done:,} of {count_noun(count, 'result')}{advice}")
+        say(f"{how} after {self.done:,} of {count_noun(count, 'result')}{advice}")
 
     def _print_failure(self, message: str) -> None:
         self.failed += 1
@@ -81,6 +82,7 @@ def run_batch(
     policy: ImagePolicy,
     results: BatchResults | None,
     as_json: bool,
+    on_error: "OnError" = "return",
 ) -> int:
     """Segment the items, print each result, and return the exit code: 1 if one of them failed.
 
@@ -92,6 +94,7 @@ def run_batch(
         policy: Which images may be opened.
         results: Where to keep the results; None only prints them.
         as_json: Print a line of JSON per result in place of the summary.
+        on_error: "return" reports an item's error and goes on; "raise" ends the batch after reporting it.
 
     Raises:
         Sam4MllmError: There is nothing to segment, or a file can't be written.
@@ -112,7 +115,7 @@ def run_batch(
         names = ", ".join(sorted({quote_text(item.image) for item in missing})[:3])
         raise Sam4MllmError(f"none of the images exists: {names}" if missing else "no line can be used; nothing was segmented")
     if pending:
-        _segment(pending, load(), report, method, policy)
+        _segment(_segment_items(load(), pending, method, policy), len(pending), report, on_error)
     if results and not as_json:
         print(f"wrote {results.file}: {count_noun(report.done, 'new result')}, {count_noun(report.failed, 'error')}")
     return 1 if report.failed else 0
@@ -125,21 +128,25 @@ def _exists(source: str) -> bool:
         return False
 
 
-def _segment(items: Sequence[BatchItem], models: "Sam4Mllm", report: _Report, method: "Method", policy: ImagePolicy) -> None:
+def _segment(outcomes: Iterator[Outcome], count: int, report: _Report, on_error: "OnError") -> None:
     began = time.perf_counter()
-    bar = tqdm(total=len(items), desc="segment", unit="expression", disable=None)
+    bar = tqdm(total=count, desc="segment", unit="expression", disable=None)
+    failed = report.failed
     try:
-        for outcome in _segment_items(models, items, method, policy):
+        for outcome in outcomes:
             report.add(outcome)
             bar.update()
+            if on_error == "raise" and report.failed > failed:
+                report.say_ended(count, "ended by an error")
+                return
     except KeyboardInterrupt:
         bar.close()
-        report.say_interrupted(len(items))
+        report.say_ended(count)
         raise
     finally:
         bar.close()
     seconds = time.perf_counter() - began
-    say(f"segmenting took {seconds:.1f} s, {seconds / len(items):.1f} s per expression")
+    say(f"segmenting took {seconds:.1f} s, {seconds / count:.1f} s per expression")
 
 
 def _segment_items(models: "Sam4Mllm", items: Sequence[BatchItem], method: "Method", policy: ImagePolicy) -> Iterator[Outcome]:

@@ -138,6 +138,8 @@ def _load(image: Any) -> Image:
     """Decode the pixels of an opened image."""
     if image.format == "TIFF":
         _silence_libtiff()
+        with ignore_pillow_warnings():  # Pillow reads the tags again at the end
+            image.load()
     decoder = vars(image).pop("_decoder", None) if image.format == "WEBP" else None
     if decoder is None:
         image.decodermaxblock = min(_READ_BYTES, image.decodermaxblock)

@@ -51,7 +51,7 @@ class ImagePolicy:
         allow_private_addresses: Also open URLs on this machine and its network, for a server of your own.
         url_seconds: Time limit for a whole download, in seconds.
         decode_timeout_s: Time limit for decoding one image, in seconds of its thread's processor time, so that an image isn't
-            refused because a machine is busy.
+            refused because a machine is busy. The largest progressive JPEGs of noise take 3.
         max_message_images: Most images taken out of one message of a conversation.
         max_message_pixels: Most pixels of all images of one message together.
     """
@@ -64,7 +64,7 @@ class ImagePolicy:
     url_hosts: tuple[str, ...] | None = None
     allow_private_addresses: bool = False
     url_seconds: float = 10.0
-    decode_timeout_s: float = 10.0
+    decode_timeout_s: float = 4.0
     max_message_images: int = 16
     max_message_pixels: int = 128_000_000
 

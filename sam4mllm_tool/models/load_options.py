@@ -45,6 +45,7 @@ class LoadOptions:
     attention: str | None = None
     max_pixels: int | None = None
     compile: bool = False
+    cpu_fallback: bool = False
 
     def __post_init__(self) -> None:
         if self.quantize not in (None, "4bit", "8bit"):
@@ -70,7 +71,7 @@ class LoadOptions:
     def for_segmenter(self) -> "LoadOptions":
         """The options that a segmenter takes, its device under the name `device`."""
         device = self.segmenter_device or self.device
-        return LoadOptions(device=device, dtype=self.dtype, compile=self.compile)
+        return LoadOptions(device=device, dtype=self.dtype, compile=self.compile, cpu_fallback=self.cpu_fallback)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that differ from the defaults, as plain JSON."""
@@ -92,3 +93,4 @@ class LoadOverrides(TypedDict, total=False):
     attention: str | None
     max_pixels: int | None
     compile: bool | None
+    cpu_fallback: bool | None

@@ -27,6 +27,7 @@ _MAX_SIDE = 1024
 """Pixels of a crop's longer side: as many as Segment Anything looks at."""
 _MAX_OBJECTS = 20
 """Objects of a result that are refined: each costs the segmenter three crops."""
+_UNREFINED = "refined masks in fewer crops: nothing was left of the budget"
 
 
 def refine_crops(run: RunContext, objects: Sequence[SegmentedObject]) -> Flow[list[SegmentedObject]]:
@@ -56,6 +57,8 @@ def _refine_object(run: RunContext, segmented: SegmentedObject) -> Flow[Segmente
             in_crop_run = run.for_size(crop.output_size)
             (in_crop,) = yield from on_crop(crop, in_crop_run.segment_prompts([crop.to_crop_prompt(prompt)]))
         except OverBudgetError:  # the crops so far count
+            if _UNREFINED not in run.transcript.notes:
+                run.note(_UNREFINED)
             break
         in_crops.append(crop.to_image_object(select_medoid(in_crop)))
     return _vote(segmented, in_crops)

@@ -261,6 +261,20 @@ def test_a_failing_model_fails_one_expression_alone(run: Run, monkeypatch: pytes
         (False, "all rings"),
     ]
     assert "sam4mllm: 'the star' in 'a.png': out of memory" in err
+    words = ["a.png", "--expression", "the star", "--expression", "all rings", "--on-error", "raise"]
+    code, out, err = run("segment", *words, "--json")
+    assert (code, [record["expression"] for record in read_lines(out)]) == (1, ["the star"])
+    assert "sam4mllm: ended by an error after 0 of 2 results" in err
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_batch_has_a_time_limit_for_each_call_of_a_model(run: Run, loads: list[dict[str, Any]]) -> None:
+    assert run("segment", "a.png", "ring", "--timeout-s", "2.5")[0] == 0
+    assert loads[0]["timeout_s"] == 2.5
+    code, _, err = run("segment", "a.png", "ring", "--timeout-s", "0")
+    assert (code, "'--timeout-s': expected a number from 0.001," in err) == (2, True)
+    code, _, err = run("segment", "a.png", "ring", "--on-error", "raise")
+    assert (code, "--on-error has no effect on a single expression" in err) == (2, True)
 
 
 @pytest.mark.usefixtures("folder", "loads")

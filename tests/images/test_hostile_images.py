@@ -17,6 +17,7 @@ from PIL import ExifTags, Image, ImageFile
 from sam4mllm_tool.errors import ImageError
 from sam4mllm_tool.images import rgb_conversion
 from sam4mllm_tool.images.load import ImagePolicy, load_image
+from tests.fuzz.hostile_corpus import hostile_image
 from tests.images.hostile_images import (
     bmp_of_long_jumps,
     encode,
@@ -153,6 +154,12 @@ def test_decoders_write_nothing_to_stderr(compression: str, capfd: pytest.Captur
     with suppress(ImageError):
         load_image(bytes(content))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_tiff_whose_tags_are_cut_off_warns_of_nothing(recwarn: pytest.WarningsRecorder):
+    with suppress(ImageError):
+        load_image(hostile_image(1_013_751))  # Pillow reads its tags once more when the pixels are decoded
+    assert not recwarn.list
 
 
 PEAK = """

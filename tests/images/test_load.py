@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
 from sam4mllm_tool.errors import ImageError
-from sam4mllm_tool.images import image_files
+from sam4mllm_tool.images import image_files, load
 from sam4mllm_tool.images.load import CALLER_POLICY, TOOL_POLICY, ImagePolicy, load_image
 
 SIDE = 8
@@ -314,6 +314,23 @@ def test_limits_of_the_policy_are_inclusive(tmp_path: Path):
         assert load_image(source, policy=ImagePolicy(max_pixels=128))
     with pytest.raises(ImageError, match="none of the formats JPEG, BMP"):
         load_image(PNG, policy=ImagePolicy(formats=("JPEG", "BMP")))
+
+
+def test_a_data_uri_is_limited_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch):
+    text, escaped, policy = base64.b64encode(PNG).decode(), quote_from_bytes(PNG), ImagePolicy(max_bytes=len(PNG))
+    monkeypatch.setattr(load, "_MAX_ESCAPES", escaped.count("%"))
+    room = 2 * len(PNG) + escaped.count("%") - len(text)  # spaces between the letters of base64 are left out
+    assert load_image(f"data:image/png;base64,{text[0]}{' ' * room}{text[1:]}", policy=policy)
+    with pytest.raises(ImageError, match=f"data URI is over the limit of {len(PNG)} bytes"):
+        load_image(f"data:image/png;base64,{text[0]}{' ' * (room + 1)}{text[1:]}", policy=policy)
+    assert load_image(f"data:image/png,{escaped}", policy=policy)
+    with pytest.raises(ImageError, match="percent signs; encode the image as base64"):
+        load_image(f"data:image/png,{escaped.replace('P', '%50', 1)}", policy=policy)
+    longest = 3 * len(PNG) + escaped.count("%")
+    with pytest.raises(ImageError, match="data URI is over the limit"):
+        load_image(f"data:image/png,{'a' * (longest + 1)}", policy=policy)
+    with pytest.raises(ImageError, match="the image in the data URI is over the limit"):
+        load_image(f"data:image/png,{'a' * longest}", policy=policy)  # decoded, and then too long
 
 
 def test_pillows_decompression_bomb_warning_is_silenced(recwarn: pytest.WarningsRecorder):

@@ -88,6 +88,11 @@ def test_no_box_is_guessed_from(reply: str, reason: str) -> None:
     assert len(str(caught.value)) < 600, "the message stays readable"
 
 
+def test_as_many_boxes_as_an_answer_may_have_are_read() -> None:
+    text = "".join(f"[0,0,{n},9]" for n in range(1, MAX_OBJECTS + 1))
+    assert len(RELEASED.parse_boxes(QUESTION, Reply(text + text), SIZE)) == MAX_OBJECTS == 100
+
+
 @pytest.mark.parametrize(
     ("reply", "none"),
     [

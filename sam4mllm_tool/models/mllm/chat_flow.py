@@ -3,6 +3,7 @@
 Every backend that asks a chat API shares this: `answer_questions` (chat_questions.py) yields requests, a backend answers each.
 """
 
+import math
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class AnswerToken:
 
     @classmethod
     def read_all(cls, tokens: Iterable[Mapping[str, Any]]) -> "tuple[AnswerToken, ...] | None":
-        """Read OpenAI's `logprobs`; None for anything else."""
+        """Read OpenAI's `logprobs`; None for anything else, and for values that are no logarithms of probabilities."""
         try:
             return tuple(map(cls._from_dict, tokens))
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -50,6 +51,8 @@ class AnswerToken:
     def _from_dict(cls, fields: Mapping[str, Any]) -> "AnswerToken":
         text, logarithm = str(fields["token"]), float(fields["logprob"])
         others = {str(other["token"]): float(other["logprob"]) for other in fields.get("top_logprobs") or ()}
+        if not math.isfinite(logarithm) or any(math.isnan(value) for value in others.values()):
+            raise ValueError("not a number")
         return cls(text, logarithm, {**others, text: logarithm})
 
 

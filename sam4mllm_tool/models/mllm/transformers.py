@@ -11,6 +11,8 @@ import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Unpack
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError, SpecError
+from sam4mllm_tool.models.device_memory import is_out_of_memory, move_to_cpu, run_within_memory
 from sam4mllm_tool.models.devices import describe_hardware
 from sam4mllm_tool.models.domain import ImageDomain, find_domain, pool_features
 from sam4mllm_tool.models.load_options import LoadOptions, LoadOverrides
@@ -70,6 +73,8 @@ class TransformersMLLM:
         self._replicas: list[TransformersMLLM] = []
         self._adapters: SwitchedAdapters | None = None
         self._adapter: str | None = None
+        self.cpu_fallback: bool = False
+        """Whether a question that the device has no memory for is answered on the CPU."""
 
     @classmethod
     def load(
@@ -92,6 +97,7 @@ class TransformersMLLM:
         name, domain = name or (f"{base}+{adapter}" if adapter else base), find_domain(adapter or base)
         mllm = cls(model, processor, name=name, domain=domain, max_pixels=options.max_pixels)
         mllm._adapters = SwitchedAdapters(model, name) if adapter is None else None
+        mllm.cpu_fallback = options.cpu_fallback and model.device.type != "cpu"
         return mllm
 
     def use(self, adapter: str) -> "TransformersMLLM":
@@ -207,8 +213,18 @@ class TransformersMLLM:
             validate_questions(questions)
             if self._runner.encodes_prompts and any(isinstance(question.answer, Labels) for question in questions):
                 raise SpecError(f"{self._name!r} answers with boxes alone, not with yes or no: use the method 'box'")
+        pairs = [(index, question) for index, (_, questions) in enumerate(batch) for question in questions]
         with self._running():
-            return self._reply(batch)
+            replies = run_within_memory(
+                lambda part: self._reply(
+                    [(batch[i][0], [question for _, question in group]) for i, group in groupby(part, itemgetter(0))]
+                ),
+                pairs,
+                release=self._images.clear,
+                on_cpu=self._on_cpu if self.cpu_fallback else None,
+            )
+        rest = iter(replies)
+        return [[next(rest) for _ in questions] for _, questions in batch]
 
     async def areply(self, image: Image, questions: Sequence[Question]) -> list[Reply]:
         """As `reply`, in a thread."""
@@ -259,14 +275,22 @@ class TransformersMLLM:
                     yield
             except Sam4MllmError:
                 raise
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError, ValueError, TypeError, LookupError, AttributeError) as error:
                 self._images.clear()
-                raise BackendError(f"{self._name!r} ran out of memory on {self._runner.model.device}: {error}") from error
-            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-                self._images.clear()
+                if is_out_of_memory(error):
+                    device = self._runner.model.device
+                    raise BackendError(f"{self._name!r} ran out of memory on {device}: {error}") from error
                 raise BackendError(f"{self._name!r} failed to answer: {error}") from error
 
-    def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[list[Reply]]:
+    @contextmanager
+    def _on_cpu(self) -> Iterator[None]:
+        try:
+            with move_to_cpu(self._runner.model):
+                yield
+        finally:
+            self._images.clear()
+
+    def _reply(self, batch: Sequence[tuple[Image, Sequence[Question]]]) -> list[Reply]:
         """Answer the questions about all images in lock-step."""
         images = [self._images.take(image) for image, _ in batch]
         queries = [(known, question) for known, (_, questions) in zip(images, batch, strict=True) for question in questions]
@@ -282,8 +306,7 @@ class TransformersMLLM:
             answers = run_jobs(self._reader, [self._start_job(*each) for each in pending])
         replies = [self._to_reply(prompt, answer, result) for (_, prompt, answer), result in zip(pending, answers, strict=True)]
         self._images.forget_all_but(len(batch))
-        rest = iter(replies)
-        return [[next(rest) for _ in questions] for _, questions in batch]
+        return replies
 
     def _start_job(self, known: KnownImage, prompt: TokenizedPrompt, answer: FreeText | Labels) -> Job:
         texts = known.texts(self._reader, prompt, self._image_token)

@@ -41,6 +41,7 @@ def load_segmenter(
         segmenter = _import_family(spec).load(spec, device=chosen.device, dtype=chosen.dtype, by=by)
     if chosen.compile:
         segmenter.compile_encoder()
+    segmenter.cpu_fallback = chosen.cpu_fallback and segmenter.device.type != "cpu"
     return segmenter
 
 

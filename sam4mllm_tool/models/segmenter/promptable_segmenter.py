@@ -24,6 +24,7 @@ from torch import Tensor
 
 from sam4mllm_tool.errors import BackendError, Sam4MllmError
 from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
+from sam4mllm_tool.models.device_memory import move_to_cpu, run_within_memory
 from sam4mllm_tool.models.devices import choose_device, choose_dtype, describe_hardware
 from sam4mllm_tool.models.segmenter.decoder_grid import DecoderGrid, EncodedImage, grid_ious
 from sam4mllm_tool.models.segmenter.deferred_candidates import CandidateSet
@@ -67,6 +68,8 @@ class PromptableSegmenter(ABC):
         self._dtype = choose_dtype(dtype, self.device)
         self._model: Any = model.to(self.device, torch.float32).eval().requires_grad_(False)
         self._encodes_early = self.device.type != "cpu"
+        self.cpu_fallback: bool = False
+        """Whether a prompt that the device has no memory for is segmented on the CPU."""
         self._start_cache()
 
     def _start_cache(self) -> None:
@@ -156,7 +159,12 @@ class PromptableSegmenter(ABC):
         if not clipped:
             return []
         with self._lock, self._wrap_failures(image, len(clipped)), torch.inference_mode():
-            return self._segment(self._encode_cached(image), clipped)
+            return run_within_memory(
+                lambda prompts: self._segment(self._encode_cached(image), prompts),
+                clipped,
+                release=self._clear_caches,
+                on_cpu=self._on_cpu if self.cpu_fallback else None,
+            )
 
     def prepare(self, image: Image) -> None:
         """Begin to encode an image that will probably be segmented, in a thread, and return at once.
@@ -215,6 +223,20 @@ class PromptableSegmenter(ABC):
                 f"the segmenter {self.name!r} failed on an image of {image.width} x {image.height} pixels with "
                 f"{prompts} prompts: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
             ) from error
+
+    @contextmanager
+    def _on_cpu(self) -> Iterator[None]:
+        self.device = torch.device("cpu")
+        try:
+            with move_to_cpu(self._model):
+                yield
+        finally:
+            self._clear_caches()
+            self.device = next(self._model.parameters()).device
+
+    def _clear_caches(self) -> None:
+        for cache in (self._used_once, self._used_again, self._encoded_early):
+            cache.clear()
 
     def _encode_cached(self, image: Image) -> EncodedImage:
         """Look the image up by its pixels, not its identity: an image that was drawn on is new, one loaded again is not."""
