@@ -28,8 +28,8 @@ from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from tests.server.server_process import run_server
 
 LEAST_RATIO, MOST_GROWTH = 1.5, 1.05
-STORE_BYTES = 32 * 2**20
-"""What the server keeps of images, and of results: little, so that it is full soon and memory would be flat from then on."""
+STORE_BYTES = 64 * 2**20
+"""What the server keeps of images, and of results: as little as holds what all clients work on, so that it is full soon."""
 
 
 @dataclass(frozen=True)
