@@ -70,7 +70,7 @@ _SERVER_OPTIONS = [
     _option("max_batch", int, 16, "N", "Requests that are worked on at a time."),
     _option("max_queue", int, 64, "N", "Requests that may wait besides; more are answered by status 429."),
     _option("request_timeout_s", float, 120.0, "S", "Seconds after which a request is dropped."),
-    _option("body_timeout_s", float, 30.0, "S", "Seconds within which a request's body has to arrive."),
+    _option("body_timeout_s", float, 30.0, "S", "Seconds within which a request's head, and then its body, have to arrive."),
     _option("gather_ms", float, 5.0, "MS", "Milliseconds that an idle server waits for more requests."),
     _option("shutdown_timeout_s", float, 60.0, "S", "Seconds in which a stopping server finishes its work."),
     _option("store_bytes", int, 512 * 2**20, "N", "Memory for images, and for results, in bytes."),
@@ -178,6 +178,7 @@ class _ServedModels:
         import uvicorn
 
         from sam4mllm_tool.server.app import create_app
+        from sam4mllm_tool.server.header_timeout import limit_header_time
 
         self._settings, self._loading = settings, loading
         self._error: Exception | None = None
@@ -185,6 +186,7 @@ class _ServedModels:
             create_app(self._load, settings),
             host=settings.host,
             port=settings.port,
+            http=limit_header_time(settings.body_timeout_s),
             log_level="info",
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.shutdown_timeout_s),

@@ -16,7 +16,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from sam4mllm_tool.errors import ExpressionError, ReplyError
 from sam4mllm_tool.protocol.dialect import Dialect
@@ -207,7 +207,7 @@ class PQPP:
             return (self.dialect.ask_boxes(self.expression),)
         if self.answers is not None:
             return ()
-        return tuple(question for questions in self._ask_points() for question, _ in questions)
+        return tuple(question for questions in self._point_questions for question, _ in questions)
 
     def answer(self, replies: Sequence[Reply]) -> "PQPP":
         check_reply_count(self.pending, replies)
@@ -235,7 +235,12 @@ class PQPP:
         except ReplyError:
             return ()
 
-    def _ask_points(self) -> list[list[tuple[Question, tuple[Point, ...]]]]:
+    def __getstate__(self) -> dict[str, object]:
+        """Pickle the fields alone, not what follows from them."""
+        return {name: value for name, value in vars(self).items() if name != "_point_questions"}
+
+    @cached_property
+    def _point_questions(self) -> list[list[tuple[Question, tuple[Point, ...]]]]:
         """For each box the questions of round 2, each with the points that it asks about: one of them, or all."""
         first = self.history[0]
         turns = (*first.question.turns, Turn("assistant", self.dialect.restore_answer_start(first.reply.text)))
@@ -257,7 +262,7 @@ class PQPP:
         remaining = iter(replies)
         exchanges: list[Exchange] = []
         answers: list[tuple[PointPrompt, ...]] = []
-        for questions in self._ask_points():
+        for questions in self._point_questions:
             answered: list[PointPrompt] = []
             for question, points in questions:
                 exchange = Exchange(question, next(remaining))

@@ -75,10 +75,10 @@ class Wording:
         if not self.ask_points_text:
             return ()
         groups = [[point] for point in points] if self.points == "each" else [points] if points else []
-        questions = []
+        questions, written = [], self.codec.encode_box(box, size)
         for group in groups:
             listed = " ".join(self.codec.encode_point(point, size) for point in group)
-            text = self.ask_points_text.format(box=self.codec.encode_box(box, size), points=listed)
+            text = self.ask_points_text.format(box=written, points=listed)
             questions.append(Question((*previous_turns, Turn("user", text)), Labels(len(group), (self.yes, self.no))))
         return tuple(questions)
 

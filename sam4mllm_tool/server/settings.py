@@ -51,7 +51,9 @@ class ServerSettings(BaseSettings):
         default=(), description="Hosts that images may be fetched from; by default none."
     )
     max_body_bytes: int = Field(default=64 * 2**20, ge=1024, description="Largest body of a request.")
-    body_timeout_s: float = Field(default=30.0, gt=0, description="Seconds within which a request's body has to arrive.")
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="Seconds within which a request's head, and then its body, have to arrive."
+    )
     max_pixels: int = Field(default=64_000_000, ge=1, description="Largest width x height of an image.")
     max_batch: int = Field(default=16, ge=1, description="Requests that are worked on at a time.")
     max_queue: int = Field(default=64, ge=0, description="Requests that may wait besides.")

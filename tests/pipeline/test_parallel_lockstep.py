@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PILImage
 
 from sam4mllm_tool.errors import BackendError, ImageError
 from sam4mllm_tool.models.checkpoints import embedded_folder
@@ -14,7 +15,7 @@ from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.lockstep import Outcome
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.types import Image, Question, Reply, Segmentation
+from sam4mllm_tool.types import FreeText, Image, Question, Reply, Segmentation, Turn
 from tests.pipeline.test_lockstep import PAIRS
 from tests.results import assert_equal_but_for_rounding
 
@@ -133,6 +134,16 @@ def test_replicas_are_kept_with_what_they_read() -> None:
     assert isinstance(mllm, TransformersMLLM)
     assert len(mllm.replicate(3)) == len(models._server.replicate(3)) == 3
     assert mllm.replicate(3) == mllm.replicate(3)
+
+
+def test_replicas_forget_with_the_model_that_they_are_of() -> None:
+    mllm = Sam4Mllm.load("embedded", "embedded").mllm
+    assert isinstance(mllm, TransformersMLLM)
+    replica = mllm.replicate(2)[1]
+    replica.reply(PILImage.fromarray(PAIRS[0][0]), [Question((Turn("user", "where is it ?"),), FreeText(2))])
+    assert len(replica._images) == 1
+    mllm.forget()
+    assert len(replica._images) == 0
 
 
 def test_a_model_that_keeps_something_about_the_latest_image_has_no_replicas() -> None:

@@ -15,6 +15,7 @@ from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.server.app import create_app
+from sam4mllm_tool.server.header_timeout import limit_header_time
 from sam4mllm_tool.server.settings import load_settings
 from sam4mllm_tool.types import Question, Reply
 from tests.server.mcp.mcp_servers import IMAGE_URI, reply_about_rings
@@ -30,7 +31,9 @@ def create_ring_models(reply: Callable[[Question], Reply] = reply_about_rings) -
 @contextmanager
 def serve(models: Sam4Mllm | Callable[[], Sam4Mllm], **settings: Any) -> Iterator[str]:
     """Serve models at a free port of this machine; yield the URL."""
-    config = uvicorn.Config(create_app(models, load_settings(**settings)), port=0, log_level="warning", lifespan="on")
+    loaded = load_settings(**settings)
+    protocol = limit_header_time(loaded.body_timeout_s)
+    config = uvicorn.Config(create_app(models, loaded), port=0, http=protocol, log_level="warning", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -51,6 +51,24 @@ def test_what_one_token_keeps_another_cannot_use(url: str) -> None:
     assert (other.status_code, other.json()["error"]) == (404, "UnknownImageError")
 
 
+@pytest.mark.parametrize("sent", [b"", b"POST /v1/segment HTTP/1.1\r\nHost: x\r\n"], ids=["nothing", "half a head"])
+def test_a_connection_without_a_whole_head_is_closed(url: str, sent: bytes) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(sent)
+        assert connection.recv(100) == b""
+
+
+def test_the_second_request_of_a_connection_has_as_long_and_an_idle_one_is_kept(url: str) -> None:
+    with httpx.Client(base_url=url) as client:
+        assert client.get("/healthz").status_code == 200
+        time.sleep(0.5)
+        stream = client.get("/healthz").extensions["network_stream"]
+        assert client.get("/healthz").extensions["network_stream"].get_extra_info("client_addr") == stream.get_extra_info(
+            "client_addr"
+        )
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_sent(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as connection:

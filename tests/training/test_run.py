@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -417,6 +418,24 @@ def test_two_processes_learn_the_same_as_one(base: Path, conversations_dir: Path
     single = run(base, conversations_dir, tmp_path / "one", **{**config, "accumulation": 2})
     assert largest_difference(single, tmp_path / "two") <= 1e-4
     assert list(losses(tmp_path / "two")) == [1, 2, 3], "only one process writes"
+    assert losses(tmp_path / "two") == pytest.approx(losses(single), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_machines_learn_the_same_as_one_process(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
+    config = {"lora_dropout": 0.0, "precision": "float32", "max_steps": 3, "accumulation": 1}
+    values = settings(base, conversations_dir, tmp_path / "two", **config)
+    file = tmp_path / "settings.toml"
+    file.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items()))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = ["--master-addr", "127.0.0.1", "--master-port", str(free.getsockname()[1])]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *meeting]
+    work = ["-m", "sam4mllm_tool", "train", str(file)]
+    machines = [subprocess.Popen([*launch, "--node-rank", rank, *work], env=environment()) for rank in "01"]
+    assert [machine.wait(300) for machine in machines] == [0, 0]
+    single = run(base, conversations_dir, tmp_path / "one", **{**config, "accumulation": 2})
+    assert largest_difference(single, tmp_path / "two") <= 1e-4
     assert losses(tmp_path / "two") == pytest.approx(losses(single), rel=1e-4)
 
 

@@ -4,6 +4,8 @@ A word's probability is that of its first token, summed over its spellings (with
 over the allowed words. If two words start with the same token, whole words are scored instead.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,10 +52,13 @@ def word_probabilities(prompt: TokenIds, spellings: Spellings, logits: dict[Toke
         spellings: For each word, the token sequences to score.
         logits: For each of `scored_texts(prompt, spellings)`, (k, vocabulary): after the prompt and after each later token.
     """
+    following = {text: torch.log_softmax(rows.float(), -1) for text, rows in logits.items()}
 
-    def log_probability(ids: TokenIds) -> Tensor:
-        following = torch.log_softmax(logits[prompt + ids[:-1]][-len(ids) :].float(), -1)
-        return following[range(len(ids)), list(ids)].sum()
+    def log_probability(ids: TokenIds) -> float:
+        rows = following[prompt + ids[:-1]][-len(ids) :]
+        return sum(float(rows[i, token]) for i, token in enumerate(ids))
 
-    words = [torch.stack([log_probability(ids) for ids in word]).logsumexp(0) for word in spellings]
-    return tuple(torch.stack(words).double().softmax(0).tolist())
+    words = [[log_probability(ids) for ids in word] for word in spellings]
+    largest = max(max(word) for word in words)
+    sums = [sum(math.exp(value - largest) for value in word) for word in words]
+    return tuple(each / sum(sums) for each in sums)

@@ -156,6 +156,8 @@ class TransformersMLLM:
         """Forget the images and replies of earlier calls, which save work in later ones and change the rounding of answers."""
         with self._lock:
             self._forget()
+        for replica in self._replicas:
+            replica.forget()
 
     @property
     def name(self) -> str:
