@@ -5,10 +5,11 @@ from typing import Any
 
 from sam4mllm_tool.batch.row_inputs import RowInput
 from sam4mllm_tool.batch.shard_files import SHARD_FORMATS, ShardFormat
+from sam4mllm_tool.batch.storage import open_storage
 from sam4mllm_tool.config import METHODS, Method
 from sam4mllm_tool.evaluation.config import ModelSpec
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
-from sam4mllm_tool.pipeline.sam4mllm import IMAGES_AT_ONCE
+from sam4mllm_tool.pipeline.sam4mllm import IMAGES_AT_ONCE, choose_specs
 
 __all__ = ["BatchConfig"]
 
@@ -54,6 +55,19 @@ class BatchConfig:
     def policy(self) -> ImagePolicy:
         """What may be opened: any path, and URLs if they are allowed."""
         return replace(CALLER_POLICY, allow_urls=self.allow_url)
+
+    def resolve(self) -> "BatchConfig":
+        """Return the same job for a worker in another folder and environment: places are absolute, models have their specs.
+
+        Raises:
+            DataError: A place can't be opened.
+            MissingExtraError: A library is not installed.
+        """
+        images = None if self.input.images is None else open_storage(self.input.images).absolute_url
+        source = replace(self.input, url=open_storage(self.input.url).absolute_url, images=images)
+        specs = choose_specs(self.models.mllm, self.models.segmenter)
+        models = ModelSpec(*specs, dialect=self.models.dialect, options=self.models.options, config=self.models.config)
+        return replace(self, input=source, output=open_storage(self.output).absolute_url, models=models)
 
     def describe(self) -> dict[str, Any]:
         """Return what the results depend on, as plain JSON.

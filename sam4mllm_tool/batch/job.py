@@ -93,7 +93,7 @@ def run_job(
         SpecError, MissingExtraError: The models, or a library, can't be loaded.
         BackendError: The models fail at every row. What is done stays.
     """
-    engine = engine or LocalEngine()
+    engine, config = engine or LocalEngine(), config.resolve()
     storage = open_storage(config.output)
     plan = _prepare_plan(storage, config, say)
     names = storage.list_names()

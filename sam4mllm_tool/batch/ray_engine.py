@@ -8,7 +8,9 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sam4mllm_tool.batch.batch_config import BatchConfig
@@ -61,7 +63,7 @@ class RayEngine:
         workers = min(self.workers, len(shards))
         reports = data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
             _Actor,
-            fn_constructor_kwargs={"config": config, "threads": max(1, int(self.cpus_per_worker))},
+            fn_constructor_kwargs={"config": config, "threads": max(1, int(self.cpus_per_worker)), "folder": str(Path.cwd())},
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             batch_size=1,
             num_cpus=self.cpus_per_worker,
@@ -79,7 +81,9 @@ class RayEngine:
 class _Actor:
     """A worker in a process of its own. It returns errors: Ray would print those that it raises, at length."""
 
-    def __init__(self, config: BatchConfig, threads: int) -> None:
+    def __init__(self, config: BatchConfig, threads: int, folder: str) -> None:
+        with suppress(OSError):  # on another machine there may be no such folder
+            os.chdir(folder)  # where specs of models may be
         self._config, self._threads = config, threads
         self._worker: ShardWorker | None = None
 

@@ -87,7 +87,7 @@ class ShardWorker:
         """
         file, messages, warnings = new_shard_file(self._config.format), dict[int, str](), dict[str, None]()
         rows = self._plan.read_rows(shard)
-        failures = 0
+        failures = list[str]()
         for row, outcome in self._segment_rows(rows):
             if isinstance(outcome, Segmentation):
                 file.add(row, outcome)
@@ -95,11 +95,11 @@ class ShardWorker:
             else:
                 text = outcome if isinstance(outcome, str) else describe_error(outcome)
                 file.add(row, text)
-                failures += isinstance(outcome, BackendError)
+                failures += [text] if isinstance(outcome, BackendError) else []
                 messages[row.row] = f"row {row.row} ({row.place}): {text}"
             on_row()
-        if failures == len(rows) >= _LEAST_FAILURES:
-            raise BackendError(f"the models fail at all {len(rows)} rows of shard {shard}, as at {messages[rows[0].row]}")
+        if len(messages) == len(rows) and len(failures) >= _LEAST_FAILURES:
+            raise BackendError(f"the models fail at all {len(failures)} rows of shard {shard} that can be used: {failures[0]}")
         self._storage.write(shard_name(shard, self._config.format), file.encode())
         first = tuple(messages[row] for row in sorted(messages)[:_FIRST_MESSAGES])
         return ShardReport(shard, len(rows), len(messages), first, tuple(warnings))

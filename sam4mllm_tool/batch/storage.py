@@ -42,8 +42,13 @@ class Storage:
         return "file" in ((protocols,) if isinstance(protocols, str) else protocols)
 
     def name_url(self, path: str) -> str:
-        """Return a path of the file system so that `open_storage` takes it: a plain path on this machine, a URL elsewhere."""
+        """Return a path of the file system so that `open_storage` takes it anywhere: an absolute path, or a URL."""
         return path if self.is_local else str(self.fs.unstrip_protocol(path))
+
+    @property
+    def absolute_url(self) -> str:
+        """This place, as `name_url` names it."""
+        return self.name_url(self.path)
 
     def has(self, name: str) -> bool:
         """Whether there is such a file in this folder."""
@@ -111,6 +116,8 @@ class Storage:
 def open_storage(url: str) -> Storage:
     """Open a path or a URL; nothing needs to be there. Raises DataError, MissingExtraError."""
     fsspec = import_batch_library("fsspec.core")
+    if not url.strip():
+        raise DataError("the path is empty: give a file or a folder")
     if "::" in url:
         raise DataError(f"{quote_text(url)} is a chain of URLs, which are not opened: give the URL of the files themselves")
     url = url.rstrip("/") or "/"

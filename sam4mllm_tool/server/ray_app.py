@@ -141,6 +141,9 @@ _REPLICAS: dict[str, type] = {"MLLM": MLLMReplica, "Segmenter": SegmenterReplica
 def create_application(settings: ServerSettings, options: LoadOptions, replicas: RayServeSettings, name: str) -> Any:
     """Return Ray Serve's application of this name, for `serve.run`."""
 
+    mllm, segmenter = choose_specs(settings.mllm, settings.segmenter)  # not as each replica's environment says
+    settings = settings.model_copy(update={"mllm": mllm, "segmenter": segmenter})
+
     def create_server() -> FastAPI:
         return create_app(lambda: _connect(settings, name), settings)
 

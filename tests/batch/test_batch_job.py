@@ -1,9 +1,11 @@
 """What a job leaves behind: every row once, the same bytes whatever was interrupted, errors in their rows."""
 
 import json
+import os
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,16 @@ from PIL import Image
 
 from sam4mllm_tool.batch.job import LocalEngine, run_job
 from sam4mllm_tool.batch.progress_report import ProgressReport
+from sam4mllm_tool.batch.shard_worker import ShardReport
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.mllm import ScriptedMLLM
+from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.types import SegmentedObject
+from sam4mllm_tool.protocol import RELEASED
+from sam4mllm_tool.types import Question, Reply, SegmentedObject
 from tests.batch.batch_inputs import list_outcomes, make_config, read_rows, run_embedded, save_scenes, write_lines
-from tests.trace.traced import embedded
+from tests.trace.traced import BOX, embedded
 
 
 @pytest.fixture
@@ -73,6 +79,26 @@ def test_a_finished_job_loads_no_models(tmp_path: Path, rows: Path) -> None:
         raise AssertionError
 
     assert run_job(make_config(rows, tmp_path / "out"), LocalEngine(load)) == expected
+
+
+class _EngineElsewhere(LocalEngine):
+    """Works in another folder and environment, as a worker on another machine does."""
+
+    def work(self, *arguments: Any) -> Iterator[ShardReport]:
+        os.chdir("/")
+        os.environ["SAM4MLLM_MLLM"] = "nowhere"
+        return super().work(*arguments)
+
+
+def test_workers_may_be_in_another_folder_and_environment(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_embedded(rows, tmp_path / "expected")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAM4MLLM_MLLM", "embedded")
+    (tmp_path / "elsewhere").mkdir()
+    config = make_config(rows.rename("elsewhere/rows.jsonl").relative_to("."), "out")
+    config = replace(config, input=replace(config.input, images="."))
+    assert run_job(config, _EngineElsewhere()).errors == 0
+    assert read_shards(tmp_path / "out") == read_shards(tmp_path / "expected")
 
 
 def test_results_of_other_settings_are_not_mixed(tmp_path: Path, rows: Path) -> None:
@@ -168,12 +194,30 @@ def test_nothing_done_is_exit_code_two(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_job_stops_where_the_models_fail_at_every_row(tmp_path: Path, rows: Path) -> None:
+    with rows.open("a") as file:
+        file.write("not JSON\n")
     models = Sam4Mllm(_FailingMLLM(), embedded().segmenter)
-    with pytest.raises(BackendError, match="fail at all 8 rows of shard 0"):
+    with pytest.raises(BackendError, match="fail at all 8 rows of shard 0 that can be used: BackendError: the server is down"):
         run_job(make_config(rows, tmp_path / "out"), LocalEngine(lambda: models))
     assert read_shards(tmp_path / "out") == {}
     summary = run_embedded(rows, tmp_path / "out")
-    assert (summary.rows, summary.errors) == (8, 0)
+    assert (summary.rows, summary.errors) == (9, 1)
+
+
+def test_an_expression_that_a_model_fails_at_leaves_the_others_about_its_image_alone(tmp_path: Path) -> None:
+    Image.new("RGB", (100, 80)).save(tmp_path / "one.png")
+    texts = ["a cat", "a broken one", "a dog"]
+    path = write_lines(tmp_path / "rows.jsonl", [{"image": "one.png", "expression": text} for text in texts])
+
+    def answer(question: Question) -> Reply:
+        if "broken" in question.turns[-1].text:
+            raise BackendError("out of memory")
+        return Reply(BOX)
+
+    models = Sam4Mllm(ScriptedMLLM(answer, greedy=True), BoxSegmenter(), dialect=RELEASED)
+    summary = run_job(make_config(path, tmp_path / "out"), LocalEngine(lambda: models))
+    assert (summary.rows, summary.errors) == (3, 1)
+    assert [error for *_, error in list_outcomes(tmp_path / "out")] == [None, "BackendError: out of memory", None]
 
 
 class _FailingMLLM:

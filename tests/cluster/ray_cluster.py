@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["list_actors", "start_cluster", "start_command", "wait_until"]
@@ -19,22 +19,32 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISA
 @contextmanager
 def start_cluster(cpus: int = 2) -> Iterator[str]:
     """Start a cluster of one machine, and yield its address."""
-    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the paths of its sockets have to be short
     ray = shutil.which("ray", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    words = [str(ray), "start", "--head", "--block", f"--num-cpus={cpus}", "--port=0", f"--temp-dir={folder}"]
-    words += ["--include-dashboard=false", f"--object-store-memory={256 * 2**20}", "--node-ip-address=127.0.0.1"]
-    log = Path(folder, "start.log")
-    with log.open("wb") as output:
-        head = subprocess.Popen(
-            words, stdout=output, stderr=subprocess.STDOUT, env=os.environ | ENVIRONMENT, start_new_session=True
-        )
-    try:
-        wait_until(lambda: "--address=" in log.read_text(), lambda: log.read_text())
-        yield log.read_text().split("--address='")[1].split("'")[0]
-    finally:
-        os.killpg(head.pid, signal.SIGKILL)  # its daemons end with it
-        head.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    words = [str(ray), "start", "--head", "--block", f"--num-cpus={cpus}", "--port=0", "--node-ip-address=127.0.0.1"]
+    words += ["--include-dashboard=false", f"--object-store-memory={256 * 2**20}"]
+    for is_last in (False, False, True):  # it gives up after 30 seconds where the machine is busy
+        folder = Path(tempfile.mkdtemp(prefix="ray-", dir="/tmp"))  # the paths of its sockets have to be short
+        log = folder / "start.log"
+        with log.open("wb") as output:
+            head = subprocess.Popen(
+                [*words, f"--temp-dir={folder}"],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | ENVIRONMENT,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda log=log, head=head: "--address='" in log.read_text() or head.poll() is not None)  # type: ignore[misc]
+            if head.poll() is None:
+                yield log.read_text().split("--address='")[1].split("'")[0]
+                return
+            if is_last:
+                raise RuntimeError(log.read_text())
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(head.pid, signal.SIGKILL)  # its daemons end with it
+            head.wait()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def start_command(*words: str | Path) -> subprocess.Popen[str]:

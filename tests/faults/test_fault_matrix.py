@@ -2,6 +2,8 @@
 
 import pytest
 
+pytest.importorskip("openai")
+
 from tests.faults.fault_case import FaultCase
 from tests.faults.fault_page import PAGE, TABLES, read_page, render_page
 

@@ -1,5 +1,6 @@
 """Random damage to text, JSON and bytes, from a seeded generator."""
 
+import copy
 import json
 import random
 from typing import Any
@@ -63,14 +64,14 @@ def _mutate_once(rng: random.Random, value: Any) -> Any:
         return value
     kind = rng.randrange(6)
     if kind == 0:
-        return [value] * rng.randrange(3)
+        return [copy.deepcopy(value) for _ in range(rng.randrange(3))]
     if kind == 1 and isinstance(value, str):
         return mutate_text(rng, value)
     if kind == 2 and isinstance(value, int | float) and not isinstance(value, bool):
         return rng.choice((value + 1, value - 1, -value, value * 10**6, float(value)))
     if kind == 3:
         return _nest(rng.choice((3, 50, 3000)))
-    return rng.choice(_VALUES)
+    return copy.deepcopy(rng.choice(_VALUES))  # what is in place may be changed once more
 
 
 def _nest(depth: int) -> list[Any]:
