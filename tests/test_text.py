@@ -47,6 +47,7 @@ def test_errors_become_one_line_without_a_number() -> None:
     assert first_line(ValueError()) == "ValueError"
 
 
+@pytest.mark.slow
 def test_progress_bars_appear_on_terminals_only() -> None:
     """tqdm with disable=None shows nothing where stderr is no terminal."""
     bars = [

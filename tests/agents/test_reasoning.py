@@ -418,6 +418,7 @@ def any_answer(rng: random.Random) -> ReplyFunction:
     seconds=st.none() | st.floats(1, 25),
     chatty=st.booleans(),
 )
+@pytest.mark.slow
 def test_no_budget_is_ever_exceeded(seed: int, rounds: int, tokens: int | None, seconds: float | None, chatty: bool) -> None:
     """Rounds and tokens hold in any case; seconds as long as no call takes twice as long as any before it."""
     rng = random.Random(seed)

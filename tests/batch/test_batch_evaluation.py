@@ -18,6 +18,7 @@ REPLIES = {
 }
 
 
+@pytest.mark.slow
 def test_an_evaluation_merged_from_four_shards_equals_that_of_one_process(tmp_path: Path) -> None:
     lines = [sample_line(text, BOXES[number % 4]) for number, text in enumerate(REPLIES)]
     del lines[0]["id"]  # which then is named after its line

@@ -30,6 +30,7 @@ def write_predictions(path: Path, *boxes: tuple[int, int, int, int]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_predictions_are_scored_and_compared(run: Run, data: Path, tmp_path: Path) -> None:
     outputs = []
     for name, boxes in (("good", (SQUARE, TALL)), ("bad", (SQUARE,))):

@@ -38,6 +38,7 @@ def test_every_setting_is_an_option_with_its_default() -> None:
     assert set(options) - {"help"} == {"config", "dry_run", "example"}
 
 
+@pytest.mark.slow
 def test_options_override_the_file_and_the_result_is_exported(run: Run, tmp_path: Path) -> None:
     base, out = save_llava(tmp_path / "base"), tmp_path / "out"
     conversations = write_conversations(tmp_path / "conversations", 2, points=1)

@@ -154,6 +154,7 @@ def test_exactly_the_named_numbers_go_or_stay(drawn: tuple[InteractiveState, lis
 
 @settings(max_examples=40, deadline=None)
 @given(numbered_states())
+@pytest.mark.slow
 def test_what_was_left_out_comes_back_by_its_number(drawn: tuple[InteractiveState, list[int]]) -> None:
     state, numbers = drawn
     removed = say(state, f"remove {' and '.join(map(str, numbers))}").state

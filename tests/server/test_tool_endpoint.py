@@ -1,10 +1,12 @@
 """The toolkit over a server: the same texts, artifacts, events and errors as with models of the agent's own process."""
 
+import asyncio
 import json
 import pickle
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +18,8 @@ from langchain_core.messages import HumanMessage
 from langchain_core.tools import ToolException
 
 from sam4mllm_tool import ReasonTool, ReplyError, Sam4MllmToolkit, SegmentTool
+from sam4mllm_tool.client import AsyncClient
+from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.types import Question, Reply
 from tests.results import assert_equal_json
 from tests.server.http_servers import create_ring_models, serve
@@ -219,3 +223,35 @@ def test_an_agent_in_a_process_without_torch_segments_and_corrects(url: str) -> 
     assert '"the left ring": 1 object in the image' in done.stdout
     assert "understood: " in done.stdout
     assert done.stdout.rstrip().endswith("Done.")
+
+
+async def test_a_call_that_is_cancelled_is_dropped_on_the_server() -> None:
+    gate, is_asked, questions = threading.Event(), threading.Event(), list[str]()
+
+    def wait(question: Question) -> Reply:
+        questions.append(question.turns[-1].text)
+        is_asked.set()
+        assert gate.wait(30)
+        return reply_about_rings(question)
+
+    with serve(create_ring_models(wait), max_batch=1) as url:
+        try:
+            async with asyncio.timeout(60), AsyncClient(url) as client:
+                image = await client.embed(load_image(IMAGE_URI))
+                arguments = {"image": image, "expression": "the left ring"}
+                first = asyncio.create_task(client.call_tool("segment_image", arguments))
+                assert await asyncio.to_thread(is_asked.wait, 30)
+                second = asyncio.create_task(client.call_tool("segment_image", arguments | {"expression": "the purple ring"}))
+                while "sam4mllm_queue_waiting 1.0" not in httpx.get(f"{url}/metrics").text:
+                    await asyncio.sleep(0.01)
+                second.cancel()
+                await asyncio.wait([second])
+                await asyncio.sleep(0.2)  # the server hears of the closed connection
+                gate.set()
+                await first
+                await client.call_tool("segment_image", arguments)
+        finally:
+            gate.set()
+        metrics = httpx.get(f"{url}/metrics").text
+    assert 'sam4mllm_dropped_total{reason="cancelled"} 1.0' in metrics
+    assert not [question for question in questions if "purple" in question]

@@ -10,6 +10,17 @@ from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.types import Image
 from tests.models.mllm.questions import BUILDERS
 
+OTHERS = ("llava_next", "idefics3")
+"""Families whose tests run with the slow ones: what is particular about them is tested elsewhere, too."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if Path(__file__).parent in item.path.parents and parameters and parameters.params.get("family") in OTHERS:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:

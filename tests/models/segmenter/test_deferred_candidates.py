@@ -78,6 +78,7 @@ def test_alternatives_are_upsampled_when_they_are_looked_at_and_pickled_as_masks
     assert all(np.array_equal(each.mask, other.mask) for each, other in zip(copied, others, strict=True))
 
 
+@pytest.mark.slow
 def test_a_result_does_not_keep_the_model_in_memory(tmp_path: Path) -> None:
     segmenter: Any = load_segmenter(str(save_sam(tmp_path)))
     (segmented,) = segmenter.segment(make_image(80, 50), [ObjectPrompt(Box(10, 10, 50, 45))])
