@@ -64,14 +64,14 @@ def _mutate_once(rng: random.Random, value: Any) -> Any:
         return value
     kind = rng.randrange(6)
     if kind == 0:
-        return [copy.deepcopy(value) for _ in range(rng.randrange(3))]
+        return [_copy(value) for _ in range(rng.randrange(3))]
     if kind == 1 and isinstance(value, str):
         return mutate_text(rng, value)
     if kind == 2 and isinstance(value, int | float) and not isinstance(value, bool):
         return rng.choice((value + 1, value - 1, -value, value * 10**6, float(value)))
     if kind == 3:
         return _nest(rng.choice((3, 50, 3000)))
-    return copy.deepcopy(rng.choice(_VALUES))  # what is in place may be changed once more
+    return _copy(rng.choice(_VALUES))  # what is in place may be changed once more
 
 
 def _nest(depth: int) -> list[Any]:
@@ -112,3 +112,11 @@ def mutate_bytes(rng: random.Random, content: bytes) -> bytes:
         else:
             del damaged[place:]
     return bytes(damaged)
+
+
+def _copy(value: Any) -> Any:
+    """Copy a value; one that is nested too deep for that is shared."""
+    try:
+        return copy.deepcopy(value)
+    except RecursionError:
+        return value
