@@ -18,6 +18,9 @@ for module in pkgutil.walk_packages(sam4mllm_tool.__path__, "sam4mllm_tool."):
             importlib.import_module(module.name)
         except MissingExtraError:
             pass
+        except ModuleNotFoundError as error:
+            if error.name != "ray":  # which has an environment of its own
+                raise
 """
 
 
