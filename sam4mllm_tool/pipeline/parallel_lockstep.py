@@ -17,13 +17,18 @@ from sam4mllm_tool.models.cpu_threads import count_cores, share_cores, use_cores
 from sam4mllm_tool.pipeline.lockstep import ImageRuns, OnError, Outcome, drive_in_lockstep
 from sam4mllm_tool.pipeline.model_server import ModelServer
 
-__all__ = ["drive_in_parallel"]
+__all__ = ["drive_in_parallel", "replicate_for_cores"]
 
-MOST_THREADS = 4
+_MOST_THREADS = 4
 """From there on Python itself, which runs one thread at a time, leaves cores idle."""
 
 _Group: TypeAlias = ImageRuns | ImageError
 _Outcomes: TypeAlias = list[Outcome] | ImageError
+
+
+def replicate_for_cores(server: ModelServer, most: int) -> list[ModelServer]:
+    """Return a server for each core, as far as the models allow it: on a CPU, up to four, and up to `most`."""
+    return server.replicate(min(count_cores(), _MOST_THREADS, most))
 
 
 def drive_in_parallel(
@@ -39,7 +44,7 @@ def drive_in_parallel(
     """
     source = iter(groups)
     first = list(islice(source, 2))
-    servers = server.replicate(min(count_cores(), images_at_once, MOST_THREADS)) if len(first) > 1 else [server]
+    servers = replicate_for_cores(server, images_at_once) if len(first) > 1 else [server]
     groups = chain(first, source)
     if len(servers) == 1:
         yield from drive_in_lockstep(server, groups, images_at_once, on_error)

@@ -6,19 +6,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sam4mllm_tool.errors import (
-    EmptyMaskError,
-    ExpressionError,
-    QueueFullError,
-    ReplyError,
-    ServiceBusyError,
-    TooLateError,
-)
+from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
-from sam4mllm_tool.server.scheduler import SchedulerLimits
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 from sam4mllm_tool.types import Image
 
 __all__ = ["ConcurrentModels", "RequestCounter"]
@@ -49,10 +42,7 @@ class RequestCounter:
 
     def require_room(self) -> None:
         """Check that a request would be accepted now. Raises QueueFullError, ServiceBusyError."""
-        if self._is_closing:
-            raise ServiceBusyError("the server is stopping; try again in a while", 5.0)
-        if self.waiting >= self.limits.queue_size:
-            raise QueueFullError(f"{self.waiting} requests wait already, which is the limit; try again in a while")
+        self.limits.require_room(self.waiting, is_closing=self._is_closing)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -113,11 +103,11 @@ class ConcurrentModels(ScheduledModels):
         return outcomes
 
     async def _within_limit(self, work: Any) -> Any:
-        limit = self._counter.limits.timeout_s
+        limits = self._counter.limits
         try:
-            return await asyncio.wait_for(work, limit)
+            return await asyncio.wait_for(work, limits.timeout_s)
         except TimeoutError:
-            raise TooLateError(f"the request was not done within {limit:g} seconds; try again in a while") from None
+            raise limits.late_error() from None
 
     def close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, and finish what was accepted, waiting at most `timeout_s` seconds for it."""

@@ -8,7 +8,8 @@ from sam4mllm_tool.images.rgb_conversion import ensure_rgb, hash_pixels
 from sam4mllm_tool.pipeline.requests import Flow, RunHook
 from sam4mllm_tool.pipeline.run_context import RunContext
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.server.scheduler import Scheduler, SchedulerLimits, SchedulerObserver
+from sam4mllm_tool.server.scheduler import Scheduler, SchedulerObserver
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 from sam4mllm_tool.types import Image
 
 __all__ = ["ScheduledModels"]

@@ -17,15 +17,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from sam4mllm_tool.errors import QueueFullError, Sam4MllmError, ServiceBusyError, ServiceError, TooLateError
+from sam4mllm_tool.errors import Sam4MllmError, ServiceBusyError, ServiceError
 from sam4mllm_tool.models.cpu_threads import count_cores, use_cores
 from sam4mllm_tool.pipeline.lockstep import ImageRuns, Lockstep
 from sam4mllm_tool.pipeline.model_server import ModelServer
-from sam4mllm_tool.pipeline.parallel_lockstep import MOST_THREADS
+from sam4mllm_tool.pipeline.parallel_lockstep import replicate_for_cores
 from sam4mllm_tool.pipeline.run_driver import RunDriver
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 from sam4mllm_tool.types import Image
 
-__all__ = ["Scheduler", "SchedulerLimits", "SchedulerObserver"]
+__all__ = ["Scheduler", "SchedulerObserver"]
 
 _KNOWN_IMAGES = 32
 """Images that models remember, or about as many."""
@@ -33,23 +34,6 @@ _MOST_OVERTAKEN = 32
 """How many later requests may go before one because of their images."""
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SchedulerLimits:
-    """How much waits, and for how long.
-
-    Attributes:
-        images_at_once: How many requests are in work at a time, in all workers.
-        queue_size: How many requests may wait besides.
-        gather_s: How long an idle scheduler waits for more requests after the first one, in seconds.
-        timeout_s: From when on a request is too late, in seconds.
-    """
-
-    images_at_once: int = 16
-    queue_size: int = 64
-    gather_s: float = 0.005
-    timeout_s: float = 120.0
 
 
 class SchedulerObserver:
@@ -84,7 +68,7 @@ class Scheduler:
         self, server: ModelServer, limits: SchedulerLimits = SchedulerLimits(), observer: SchedulerObserver | None = None
     ) -> None:
         self.limits = limits
-        servers = server.replicate(min(count_cores(), MOST_THREADS, limits.images_at_once))
+        servers = replicate_for_cores(server, limits.images_at_once)
         most, observer = math.ceil(limits.images_at_once / len(servers)), observer or SchedulerObserver()
         self._queue = _Queue()
         self._queue.workers = [_Worker(each, most, limits, observer, self._queue) for each in servers]
@@ -126,10 +110,7 @@ class Scheduler:
 
     def require_room(self) -> None:
         """Check that a request would be accepted now. Raises as `submit` does."""
-        if self._queue.is_closing:
-            raise ServiceBusyError("the server is stopping; try again in a while", 5.0)
-        if len(self._queue.jobs) >= self.limits.queue_size:
-            raise QueueFullError(f"{len(self._queue.jobs)} requests wait already, which is the limit; try again in a while")
+        self.limits.require_room(self.waiting, is_closing=self._queue.is_closing)
 
     def close(self, timeout_s: float | None = None) -> None:
         """Accept nothing more, and finish what was accepted.
@@ -178,6 +159,10 @@ class _Queue:
             job.overtaken += 1
         taken = self.jobs.pop(index)
         worker.in_work.append(taken)
+        worker.known[taken.key] = None
+        worker.known.move_to_end(taken.key)
+        if len(worker.known) > _KNOWN_IMAGES:
+            worker.known.popitem(last=False)
         self.changed.notify_all()
         return taken
 
@@ -253,12 +238,8 @@ class _Worker:
         while True:
             with self._queue.changed:
                 waiting = self._queue.take(self)
-                if waiting is None:
-                    return
-                self.known[waiting.key] = None
-                self.known.move_to_end(waiting.key)
-                if len(self.known) > _KNOWN_IMAGES:
-                    self.known.popitem(last=False)
+            if waiting is None:
+                return
             self._begin(waiting)
 
     def _begin(self, job: _Job) -> None:
@@ -278,7 +259,7 @@ class _Worker:
             return ServiceError("the request was cancelled")
         if time.monotonic() > job.deadline:
             self._observer.after_drop("late")
-            return TooLateError(f"the request was not done within {self._limits.timeout_s:g} seconds; try again in a while")
+            return self._limits.late_error()
         return None
 
     def _answer_done(self) -> None:

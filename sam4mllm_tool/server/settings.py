@@ -16,7 +16,7 @@ from pydantic_settings import (
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import Sam4MllmError, quote_text
 from sam4mllm_tool.images.load import ImagePolicy
-from sam4mllm_tool.server.scheduler import SchedulerLimits
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 
 __all__ = ["RayServeSettings", "ServerSettings", "SettingsError", "load_settings"]
 
