@@ -84,8 +84,11 @@ class PromptableSegmenter(ABC):
     def replicate(self, count: int) -> list[Self]:
         """Return up to so many segmenters over the same weights that threads may call at once; this one is the first.
 
-        Each caches the images that it encoded for itself. On a GPU, where calls would take turns anyway, it is this one alone.
+        Each caches the images that it encoded for itself. On a GPU, where calls would take turns anyway, it is this one alone;
+        likewise SAM 3, whose concept head is a model of its own.
         """
+        if getattr(self, "propose", None) is not None:
+            return [self]
         while self.device.type == "cpu" and len(self._replicas) + 1 < count:
             replica = copy.copy(self)
             replica._start_cache()
