@@ -188,10 +188,10 @@ class PromptRenderer:
             if around != _split_around(texts[-1], by_text[texts[-1]]):
                 around = None
             for text in texts[1:-1]:
-                is_alike = text == text.strip()
-                by_text[text] = (
-                    text.join(around) if around and is_alike else self._render([*earlier, Turn(last.role, text)], True)
-                )
+                if around and text == text.strip():
+                    by_text[text] = text.join(around)
+                else:
+                    by_text[text] = self._render([*earlier, Turn(last.role, text)], True)
         return [groups[turns][text] for turns, text in keys]
 
     def _render(self, safe: Sequence[Turn], add_generation_prompt: bool) -> str:
@@ -296,9 +296,11 @@ class PromptRenderer:
 
     def _encode_all(self, rendered: Sequence[str]) -> list[TokenIds]:
         """Encode rendered prompts."""
+        by_option: dict[bool, list[str]] = {}
+        for text in dict.fromkeys(rendered):
+            by_option.setdefault(self._options(text)["add_special_tokens"], []).append(text)
         encoded: dict[str, TokenIds] = {}
-        for adds in {self._options(text)["add_special_tokens"] for text in rendered}:
-            texts = [text for text in dict.fromkeys(rendered) if self._options(text)["add_special_tokens"] == adds]
+        for adds, texts in by_option.items():
             ids = self.tokenizer(texts, add_special_tokens=adds, verbose=False)["input_ids"]
             encoded.update(zip(texts, map(tuple, ids), strict=True))
         return [encoded[text] for text in rendered]
