@@ -15,9 +15,9 @@ from sam4mllm_tool.batch.storage import Storage, import_batch_library
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.text import parse_json
 
-__all__ = ["PARQUET_OPTIONS", "read_parquet", "read_tar"]
+__all__ = ["IMAGE_KINDS", "PARQUET_OPTIONS", "read_parquet", "read_tar"]
 
-_IMAGES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+IMAGE_KINDS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 _TEXTS = ("txt", "json")
 _MAX_TEXT = 2**20
 PARQUET_OPTIONS = {"pre_buffer": False, "buffer_size": 2**20}
@@ -97,7 +97,7 @@ def read_tar(storage: Storage, file: str, expressions: Sequence[str]) -> Iterato
     with storage.reading(file) as opened, tarfile.open(fileobj=opened, mode="r:") as archive:
         members = ((member, *_split_name(member.name)) for member in _iter_members(archive, opened, name))
         for key, sample in groupby(members, key=lambda each: each[1]):
-            by_kind = {kind: member for member, _, kind in sample if kind in (*_IMAGES, *_TEXTS)}
+            by_kind = {kind: member for member, _, kind in sample if kind in (*IMAGE_KINDS, *_TEXTS)}
             yield from _plan_sample(key, by_kind, (archive, storage.name_url(file)), expressions)
 
 
@@ -124,7 +124,7 @@ def _plan_sample(
 ) -> Sequence[PlannedRow]:
     opened, url = archive
     place = f"{key} of {url.rpartition('/')[2]}"
-    image = next((members[kind] for kind in _IMAGES if kind in members), None)
+    image = next((members[kind] for kind in IMAGE_KINDS if kind in members), None)
     if image is None:
         return [PlannedRow(place=place, id=key, error="DataError: the sample has no image")] if members else []
     source = {"tar": url, "offset": image.offset_data, "size": image.size}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sam4mllm_tool.batch.archive_rows import read_parquet, read_tar
+from sam4mllm_tool.batch.archive_rows import IMAGE_KINDS, read_parquet, read_tar
 from sam4mllm_tool.batch.planned_rows import PlannedRow, plan_expressions
 from sam4mllm_tool.batch.storage import Storage, open_storage
 from sam4mllm_tool.data.from_coco import read_expressions
@@ -31,7 +31,7 @@ _SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz"),
     "coco": (".json",),
 }
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+_IMAGE_SUFFIXES = tuple(f".{kind}" for kind in IMAGE_KINDS)
 
 
 @dataclass(frozen=True)

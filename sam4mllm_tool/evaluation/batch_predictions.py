@@ -1,6 +1,5 @@
 """Read the results of `sam4mllm batch` as predictions, so that models on a cluster are scored as those of one process are."""
 
-import json
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 
 from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.text import parse_json
 
 __all__ = ["iter_batch_results"]
 
@@ -38,7 +38,7 @@ def iter_batch_results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any] 
             rows = parquet.read_table(path, columns=["id", "objects", "error"]).to_pylist()
             for number, row in enumerate(rows):
                 if row["error"] is None:
-                    yield f"{path}, row {number}", row["id"], _unite(json.loads(row["objects"]))
+                    yield f"{path}, row {number}", row["id"], _unite(parse_json(row["objects"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} is damaged, or no result of sam4mllm batch: {error}") from error
 
