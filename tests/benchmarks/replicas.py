@@ -8,12 +8,10 @@ code 1 if a request fails, if two replicas do less than 1.6 times as much as one
 """
 
 import argparse
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from io import BytesIO
 
 import httpx
@@ -22,35 +20,9 @@ from PIL import Image
 from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from tests.benchmarks.capacity import QueueResult, simulate_clients
 from tests.benchmarks.serving import read_processor_seconds
-from tests.cluster.ray_cluster import list_actors, start_cluster, start_command, wait_until
+from tests.cluster.ray_cluster import list_actors, serve_on_cluster, start_cluster
 
 LEAST_RATIO, MOST_ERROR = 1.6, 0.15
-
-
-@contextmanager
-def serve_on_ray(address: str, replicas: int, method: str) -> Iterator[str]:
-    """Serve with so many replicas of each model, and yield the URL once they are there."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ("--min-replicas", str(replicas), "--cpus-per-replica", "0.25", "--method", method, "--max-queue", "512")
-    server = start_command("serve", "--engine", "ray", "--address", address, "--port", str(port), *options)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _is_ready(url) or server.poll() is not None, seconds=600)
-        if server.poll() is not None:
-            raise RuntimeError(server.communicate()[1])
-        yield url
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.HTTPError:
-        return False
 
 
 def draw_requests(count: int, side: int) -> list[tuple[bytes, str]]:
@@ -96,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     requests, measured, overhead_s = draw_requests(256, arguments.side), {}, 0.0
     with start_cluster(cpus=2) as address:
         for replicas in (1, 2):
-            with serve_on_ray(address, replicas, arguments.method) as url:
+            options = ("--min-replicas", str(replicas), "--method", arguments.method, "--max-queue", "512")
+            with serve_on_cluster(address, *options) as url:
                 measure(url, requests, arguments.clients, 5)  # warms up
                 (server,) = list_actors("ServeReplica:default:Server")
                 before = read_processor_seconds(server)

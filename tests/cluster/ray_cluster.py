@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["list_actors", "start_cluster", "start_command", "wait_until"]
+import httpx
+
+__all__ = ["list_actors", "serve_on_cluster", "start_cluster", "start_command", "wait_until"]
 
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
 
@@ -51,6 +54,32 @@ def start_command(*words: str | Path) -> subprocess.Popen[str]:
     """Start `sam4mllm` in a process of its own."""
     command = [sys.executable, "-m", "sam4mllm_tool", *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+
+
+@contextmanager
+def serve_on_cluster(address: str, *options: str) -> Iterator[str]:
+    """Run `sam4mllm serve --engine ray` with these options, a quarter of a core a replica; yield its URL once it is ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    place = ("--engine", "ray", "--address", address, "--port", str(port), "--cpus-per-replica", "0.25")
+    server = start_command("serve", *place, *options)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_until(lambda: _is_ready(url) or server.poll() is not None, seconds=600)
+        if server.poll() is not None:
+            raise RuntimeError(server.communicate()[1])
+        yield url
+    finally:
+        server.terminate()
+        server.communicate(timeout=60)
+
+
+def _is_ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz").is_success
+    except httpx.HTTPError:
+        return False
 
 
 def list_actors(name: str) -> list[int]:

@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,36 +11,18 @@ import httpx
 import pytest
 
 from sam4mllm_tool.types import Segmentation
-from tests.cluster.ray_cluster import list_actors, start_command, wait_until
+from tests.cluster.ray_cluster import list_actors, serve_on_cluster, wait_until
 from tests.results import assert_equal_but_for_rounding
 from tests.trace.traced import SEEDS, embedded, scene
 
 pytestmark = pytest.mark.slow
-_OPTIONS = ("--min-replicas", "2", "--cpus-per-replica", "0.25", "--method", "box")
 
 
 @pytest.fixture(scope="module")
 def url(address: str) -> Iterator[str]:
     """The URL of a server with two replicas of each model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = start_command("serve", "--engine", "ray", "--address", address, "--port", str(port), *_OPTIONS)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _is_ready(url) or server.poll() is not None, seconds=300)
-        assert server.poll() is None, server.communicate()[1]
-        yield url
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/readyz").is_success
-    except httpx.HTTPError:
-        return False
+    with serve_on_cluster(address, "--min-replicas", "2", "--method", "box") as served:
+        yield served
 
 
 def _segment(url: str, seed: int, expression: str) -> dict[str, Any]:

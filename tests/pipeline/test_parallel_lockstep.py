@@ -12,11 +12,12 @@ from PIL import Image as PILImage
 from sam4mllm_tool.errors import BackendError, ImageError
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
-from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
+from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.pipeline.lockstep import Outcome
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.types import FreeText, Image, Question, Reply, Segmentation, Turn
 from tests.pipeline.test_lockstep import PAIRS
+from tests.replicated_models import ReplicatedBoxSegmenter, compute_on_two_cores
 from tests.results import assert_equal_but_for_rounding
 
 THREAD = "sam4mllm-images"
@@ -24,10 +25,8 @@ THREAD = "sam4mllm-images"
 
 @pytest.fixture(autouse=True)
 def two_cores() -> Iterator[None]:
-    cores = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(cores)
+    with compute_on_two_cores():
+        yield
 
 
 class ShadeReader:
@@ -52,11 +51,6 @@ class ShadeReader:
         return self.reply(image, questions)
 
 
-class BoxSegmenters(BoxSegmenter):
-    def replicate(self, count: int) -> list[BoxSegmenter]:
-        return [self, *(BoxSegmenter() for _ in range(count - 1))]
-
-
 def draw_shades(shades: Sequence[int]) -> list[tuple[np.ndarray, list[str]]]:
     return [(np.full((100, 1000, 3), shade, np.uint8), ["a cat"]) for shade in shades]
 
@@ -67,7 +61,7 @@ def read_shades(outcomes: Sequence[object]) -> list[int]:
 
 @pytest.fixture
 def models() -> Sam4Mllm:
-    return Sam4Mllm(ShadeReader(), BoxSegmenters())
+    return Sam4Mllm(ShadeReader(), ReplicatedBoxSegmenter())
 
 
 def test_the_embedded_pair_gives_the_results_of_one_thread() -> None:
@@ -156,3 +150,10 @@ def test_a_model_that_keeps_something_about_the_latest_image_has_no_replicas() -
 def test_a_model_whose_adapters_take_turns_has_no_replicas() -> None:
     mllm = TransformersMLLM.load(embedded_folder("mllm"))
     assert mllm.replicate(2) == [mllm]
+
+
+def test_a_segmenter_with_a_concept_head_has_no_replicas() -> None:
+    segmenter = Sam4Mllm.load("embedded", "embedded").segmenter
+    assert isinstance(segmenter, TransformersSegmenter)
+    segmenter._concept_source = "sam3"
+    assert segmenter.replicate(2) == [segmenter]

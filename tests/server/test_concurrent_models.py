@@ -11,7 +11,7 @@ from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import RELEASED
 from sam4mllm_tool.server.concurrent_models import ConcurrentModels
-from sam4mllm_tool.server.scheduler import SchedulerLimits
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 from sam4mllm_tool.types import Image, Question, Reply, Size
 from tests.trace.traced import BOX, GREY
 

@@ -6,18 +6,18 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 
 import pytest
-import torch
 from PIL import Image
 from PIL.Image import Image as PILImage
 
 from sam4mllm_tool.errors import BackendError, QueueFullError, ServiceBusyError, TooLateError
-from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.methods import segment_expression
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import JOINT
 from sam4mllm_tool.server.scheduled_models import ScheduledModels
-from sam4mllm_tool.server.scheduler import SchedulerLimits, SchedulerObserver
+from sam4mllm_tool.server.scheduler import SchedulerObserver
+from sam4mllm_tool.server.scheduler_limits import SchedulerLimits
 from sam4mllm_tool.types import Question, Reply, Size
+from tests.replicated_models import ReplicatedBoxSegmenter, compute_on_two_cores
 from tests.server.http_servers import create_ring_models
 from tests.server.mcp.mcp_servers import reply_about_rings
 
@@ -45,11 +45,6 @@ class Desk:
 
     def was_asked_about(self, expression: str) -> bool:
         return any(expression in question for question in self.questions)
-
-
-class BoxSegmenters(BoxSegmenter):
-    def replicate(self, count: int) -> list[BoxSegmenter]:
-        return [self, *(BoxSegmenter() for _ in range(count - 1))]
 
 
 class GatedModels:
@@ -83,7 +78,7 @@ class TwoDesks(GatedModels):
 
     def __init__(self, **limits: float) -> None:
         self.mllm = Desk()
-        models = Sam4Mllm(self.mllm, BoxSegmenters(), dialect=JOINT)
+        models = Sam4Mllm(self.mllm, ReplicatedBoxSegmenter(), dialect=JOINT)
         self.models = ScheduledModels(models, SchedulerLimits(gather_s=0.0, **limits))  # type: ignore[arg-type]
 
     def find(self, expression: str) -> Desk:
@@ -178,10 +173,8 @@ async def test_threads_and_tasks_run_flows_through_the_same_queue() -> None:
 
 @pytest.fixture
 def two_cores() -> Iterator[None]:
-    cores = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(cores)
+    with compute_on_two_cores():
+        yield
 
 
 def open_all(desks: TwoDesks) -> None:
