@@ -180,14 +180,20 @@ def serve_on_ray(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    ran_before = bool(serve.status().proxies)
+    place = f"http://{settings.host}:{settings.port}"
+    if ran_before:
+        place = "the host and port that it was started with (--host and --port hold after `serve shutdown`)"
     try:
         http = {"host": settings.host, "port": settings.port, "keep_alive_timeout_s": keep_alive_s}
         serve.start(http_options=http)
         serve.run(create_application(settings, options, replicas, _APPLICATION), name=_APPLICATION)
-        print(f"sam4mllm: Ray Serve answers at http://{settings.host}:{settings.port}", file=sys.stderr, flush=True)
+        print(f"sam4mllm: Ray Serve answers at {place}", file=sys.stderr, flush=True)
         threading.Event().wait()
     finally:
         serve.delete(_APPLICATION)
+        if not ran_before and not serve.status().applications:
+            serve.shutdown()
         ray.shutdown()
 
 
