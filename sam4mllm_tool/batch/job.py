@@ -13,7 +13,7 @@ from sam4mllm_tool.batch.progress_report import ProgressReport
 from sam4mllm_tool.batch.shard_files import ShardCounts, read_counts
 from sam4mllm_tool.batch.shard_worker import ShardReport, ShardWorker
 from sam4mllm_tool.batch.storage import Storage, open_storage
-from sam4mllm_tool.data.batch_results import BATCH_MANIFEST_FILE, shard_name
+from sam4mllm_tool.data.batch_output import BATCH_MANIFEST_FILE, shard_name
 from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 

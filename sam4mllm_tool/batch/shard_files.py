@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from sam4mllm_tool.batch.planned_rows import PlannedRow
 from sam4mllm_tool.batch.storage import Storage, import_batch_library
-from sam4mllm_tool.data.batch_results import ShardFormat
+from sam4mllm_tool.data.batch_output import ShardFormat
 from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.images.annotation_formats import to_coco
 from sam4mllm_tool.text import parse_json

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from sam4mllm_tool.atomic_io import file_sha256
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
-from sam4mllm_tool.data.batch_results import SHARD_FILES
+from sam4mllm_tool.data.batch_output import SHARD_FILES
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol, default_protocol
 from sam4mllm_tool.models.load_options import LoadOptions
