@@ -91,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60, help="how long to measure, each way")
-    parser.add_argument("--clients", type=int, default=16, help="clients at once")
+    parser.add_argument("--clients", type=int, default=8, help="clients at once")
     parser.add_argument("--side", type=int, default=256, help="sides of the images in pixels")
-    parser.add_argument("--expressions", type=int, default=10, help="expressions about each image")
+    parser.add_argument("--expressions", type=int, default=5, help="expressions about each image")
     parser.add_argument("--method", default="pqpp", help="how an expression is segmented")
     arguments = parser.parse_args(argv)
     first, second = sorted(os.sched_getaffinity(0))[:2]
