@@ -1,7 +1,7 @@
 """Two replicas on Ray Serve against one: `python -m tests.benchmarks.replicas` (after `make ray`, with `.venv/ray/bin/python`).
 
 A core stands for a machine: with one replica of each model a Ray cluster, `sam4mllm serve --engine ray` with the embedded pair
-and the clients share one core, and a second replica of each gets a second core. Clients send small images and ten expressions
+and the clients share one core, and a second replica of each gets a second core. Clients send small images and five expressions
 each, the next once the answer is there. What is measured is compared with the simulation of docs/capacity.md for the same
 clients, where a request takes the processor time of one replica of each, and what else the first core did. The command ends
 with exit code 1 if a request fails, if two replicas do less than 1.6 times as much as one, or if the simulation is off by over
