@@ -60,9 +60,9 @@ def fetch_image_bytes(
     url: str,
     *,
     max_bytes: int,
-    timeout_s: float = 10.0,
-    allow_private_addresses: bool = False,
-    hosts: Collection[str] | None = None,
+    timeout_s: float,
+    allow_private_addresses: bool,
+    hosts: Collection[str] | None,
 ) -> bytes:
     """Return the content of an http or https URL, following at most `MAX_REDIRECTS` redirects.
 
@@ -109,7 +109,7 @@ def _describe_failure(error: OSError) -> str:
         return "its certificate isn't valid for it"
     if isinstance(error, ssl.SSLError):
         return "it doesn't speak TLS as it should"
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _parse_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
