@@ -224,7 +224,7 @@ def test_an_answer_of_another_server_is_one_line_of_our_own(answer: str) -> None
             lambda: client.embed(load_image(IMAGE_URI)),
             lambda: client.call_tool("segment_image", {"expression": "a ring"}),
         ):
-            with pytest.raises(ServiceError, match="sam4mllm serve|too early") as caught:
+            with pytest.raises(ServiceError, match=r"sam4mllm serve|too early") as caught:
                 call()
             assert STRANGERS_TEXT not in str(caught.value)
             assert len(str(caught.value)) < 200
