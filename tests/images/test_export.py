@@ -28,6 +28,7 @@ from sam4mllm_tool.images.export import (
 )
 from sam4mllm_tool.images.object_labels import draw_label
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
+from tests.images.reference_overlays import FOLDER, REFERENCES
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 128)}
 
@@ -334,6 +335,15 @@ def test_a_label_that_would_hide_the_objects_is_shortened_to_the_number():
     first, second = (overlay(Image.new("RGB", (64, 64)), segmentation, expressions=[name] * 2) for name in ("mmmmmm", "wwwwww"))
     assert first == second
     assert (np.asarray(first).min(2) > 200).any(), "the numbers"
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_overlay_is_the_one_that_was_looked_at(name: str):
+    with Image.open(FOLDER / f"overlay-{name}.png") as image:
+        expected = np.asarray(image.convert("RGB"), int)
+    drawn = np.asarray(REFERENCES[name](), int)
+    assert drawn.shape == expected.shape
+    assert (np.abs(drawn - expected).max(2) > 40).sum() < 5, "versions of FreeType smooth letters a little differently"
 
 
 def test_expressions_must_be_as_many_as_objects():
