@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from pycocotools.coco import COCO
 
 from sam4mllm_tool.data.from_labelme import read_labelme
 from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.errors import MissingExtraError
 from sam4mllm_tool.geometry.polygons import mask_to_parts, to_pixel_ring
 from sam4mllm_tool.images.annotation_formats import label_objects
 from sam4mllm_tool.images.output_formats import export_outputs
@@ -93,6 +95,13 @@ def test_pycocotools_reads_the_polygons_of_coco_without_the_holes(tmp_path: Path
     for annotation, expected in zip(read.anns.values(), [filled_ring(), block_mask()], strict=True):
         mask = read.annToMask(annotation).astype(bool)
         assert (mask & expected).sum() / (mask | expected).sum() > 0.97  # pycocotools rounds at the edges
+
+
+def test_a_mask_without_pixels_has_a_box_without_pixels_in_coco():
+    result = segmentation(np.zeros_like(block_mask()))
+    (annotation,) = result.to_coco()["annotations"]
+    assert (annotation["bbox"], annotation["area"]) == ([0, 0, 0, 0], 0)
+    assert result.to_coco(polygons=True)["annotations"][0]["segmentation"] == []
 
 
 def test_supervision_reads_the_masks_of_coco(tmp_path: Path):
@@ -245,6 +254,12 @@ def test_supervision_gets_masks_boxes_and_names():
     assert len(Segmentation("it", SIZE, ()).to_supervision()) == 0
     annotated = supervision.MaskAnnotator().annotate(np.asarray(image())[..., ::-1].copy(), detections)
     assert annotated.shape == (40, 60, 3)
+
+
+def test_without_supervision_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingExtraError, match=r"sam4mllm-tool\[supervision\]"):
+        segmentation().to_supervision()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR
 from sam4mllm_tool.images.export import (
     cutout_image,
+    make_folder,
     mask_image,
     mask_to_polygons,
     overlay,
@@ -263,6 +264,15 @@ def test_the_tint_keeps_the_hue_of_the_object(colour: tuple[int, int, int]):
     assert middle != tuple(value / 255 for value in colour)
 
 
+def test_labels_can_be_left_out():
+    image, segmentation = scene(count=1)
+    plain = np.asarray(overlay(image, segmentation, labels=False))
+    differs = (plain != np.asarray(overlay(image, segmentation))).any(2)
+    letters = np.asarray(overlay(image, segmentation))[differs]
+    assert 50 < (letters.min(1) > 200).sum()
+    assert not (plain[differs].min(1) > 200).any()
+
+
 def test_points_can_be_hidden():
     image, segmentation = scene(count=1)
     bare = replace(segmentation, objects=tuple(replace(o, prompt=ObjectPrompt(o.prompt.box)) for o in segmentation.objects))
@@ -427,6 +437,11 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "out"):
         with pytest.raises(Sam4MllmError, match="cannot be written to"):
             write_outputs(folder, image, segmentation)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Sam4MllmError, match=r"cannot be written to the folder .*/file' is a file"):
+            make_folder(folder)
+    make_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "folder"]
     assert not list(tmp_path.rglob("*.part*"))
 
 

@@ -12,6 +12,7 @@ from sam4mllm_tool.images.output_formats import (
     OUTPUT_FORMATS,
     OutputFormatError,
     clean_file_stem,
+    export_file,
     export_outputs,
     get_media_type,
     list_output_files,
@@ -78,6 +79,16 @@ def test_an_image_called_like_a_result_does_not_replace_it():
     files = export_outputs(image(), segmentation(), ["json", "labelme", "coco"], image_name="result.png")
     assert list(files) == ["result.json", "result-image.json", "coco.json"]
     assert json.loads(files["result-image.json"])["imagePath"] == "result.png"
+
+
+def test_a_single_file_of_a_result_is_named_after_the_image():
+    result = segmentation()
+    whole = export_outputs(image(), result, ["yolo"], image_name="mug.jpg")
+    assert [export_file(image(), result, file, image_name="mug.jpg") for file in ("image.txt", "yolo.yaml")] == list(
+        whole.items()
+    )
+    with pytest.raises(OutputFormatError, match=r"a result has no file 'mug\.txt': there are mask\.png, "):
+        export_file(image(), result, "mug.txt", image_name="mug.jpg")
 
 
 # Images
