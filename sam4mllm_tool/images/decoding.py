@@ -147,6 +147,4 @@ def _load(image: Any) -> Image:
         loaded: Image = image
         return loaded
     frame = decoder.get_next()  # Pillow would hold libwebp's two canvases and two copies of them at once
-    if frame is None:
-        raise ValueError("a frame of the WebP is damaged")
     return PILImage.frombuffer(image.mode, image.size, frame[0], "raw", image.rawmode, 0, 1)

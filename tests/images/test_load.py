@@ -219,7 +219,7 @@ def test_the_first_frame_of_an_animation_is_taken(format_name: str):
         pytest.param(encode(quarters(64), "BMP")[:-20], "cut off or damaged", id="truncated BMP"),
         pytest.param(encode(quarters(64), "TIFF")[:40], "header|damaged", id="truncated TIFF"),
         pytest.param(PNG.replace(b"IDAT", b"IDAT\xff\xff", 1), "damaged", id="damaged PNG"),
-        pytest.param(damaged_webp(), "a frame of the WebP is damaged", id="damaged WEBP"),
+        pytest.param(damaged_webp(), "cut off or damaged", id="damaged WEBP"),
         pytest.param(
             png_header(100_000, 100_000), "100000 x 100000 pixels, over the limit of 64,000,000", id="100,000 x 100,000"
         ),
