@@ -20,9 +20,11 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def url(address: str) -> Iterator[str]:
-    """The URL of a server with two replicas of each model."""
+    """The URL of a server with two replicas of each model, at which nothing answers after its end."""
     with serve_on_cluster(address, "--min-replicas", "2", "--method", "box") as served:
         yield served
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(served)
 
 
 def _segment(url: str, seed: int, expression: str) -> dict[str, Any]:

@@ -93,8 +93,11 @@ def test_many_at_once_give_what_one_at_a_time_gives(segment: Any, scripted: tupl
 @pytest.mark.slow
 def test_many_at_once_on_the_embedded_pair_give_what_one_at_a_time_gives() -> None:
     models = Sam4Mllm.load("embedded", "embedded")
-    scenes = [draw_scene(TEST_SEEDS + number).image for number in range(4)]
-    calls: list[tuple[Any, str, Any]] = [(scene, "all shapes", method) for scene in scenes for method in ("box", "pqpp")]
+    scenes = [draw_scene(TEST_SEEDS + number) for number in range(8)]
+    calls: list[tuple[Any, str, Any]] = [
+        (scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}", "pqpp" if number == 0 else "box")
+        for number, scene in enumerate(scenes)
+    ]
     expected = [models.segment(image, text, method=method) for image, text, method in calls] * (COUNT // len(calls))
     calls *= COUNT // len(calls)
     assert_all_equal(segment_in_threads(models, calls), expected)

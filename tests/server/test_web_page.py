@@ -36,8 +36,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+@contextmanager
+def serve_page() -> Iterator[str]:
+    """Serve the page with the embedded pair; yield its URL."""
     app = create_app(Sam4Mllm.load("embedded", "embedded"), load_settings())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -47,6 +48,12 @@ def address() -> Iterator[str]:
     yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     server.should_exit = True
     thread.join()
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serve_page() as url:
+        yield url
 
 
 @asynccontextmanager
