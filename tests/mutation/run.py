@@ -2,14 +2,15 @@
 
 First the tests run once, and coverage notes which of them run each line and how long they take. Then each mutant of a sample
 takes the place of its module in a process of its own, and the tests that run its line are run until one fails: those first
-that run the least besides, and no more than take some seconds. A mutant that no test notices survives; survivors are listed.
-Some of them do what the original does.
+that run the least besides, and no more than take some seconds. A mutant that no test notices survives; survivors are listed
+with their number in the sample. Some of them do what the original does.
 
-Everything else is imported before the processes are forked. Time is counted while this process runs, so that it may be stopped
-and continued.
+Everything else is imported and compiled before the processes are forked. Time is counted while this process runs, so that it
+may be stopped and continued.
 """
 
 import argparse
+import gc
 import importlib.abc
 import importlib.util
 import os
@@ -124,6 +125,7 @@ def _measure_tests(sources: Sequence[str], tests: Sequence[str], file: Path) -> 
     command = [sys.executable, "-m", "pytest", *_OPTIONS, *_QUIET, *tests, f"--cov-config={config}", "--cov"]
     command += ["--cov-context=test", "--cov-report=", "--durations=0", "--durations-min=0", "-vv"]
     environment = {**os.environ, "COVERAGE_FILE": str(file)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     run = subprocess.run(command, cwd=_ROOT, env=environment, check=False, stdout=subprocess.PIPE, text=True)
     if run.returncode:
         raise SystemExit(f"the tests fail without any fault:\n{run.stdout[-2000:]}")
@@ -156,6 +158,8 @@ def _import_everything_else(tests: Sequence[str]) -> None:
     for name, module in list(sys.modules.items()):
         if _is_own(module) and not name.startswith(("tests.mutation", "tests.torchvision_operators", "__main__")):
             del sys.modules[name]  # but for operators, which can be declared only once
+    gc.collect()
+    gc.freeze()  # pytest collects garbage several times, and would look through all of it
 
 
 def _is_own(module: ModuleType) -> bool:
@@ -201,13 +205,13 @@ def _run_part(part: str, sample: int, seed: int, folder: Path) -> None:
     everything = [(path, mutant) for path in paths for mutant in list_mutants(originals[path])]
     chosen = random.Random(seed).sample(everything, min(sample, len(everything)))
     survivors = 0
-    for path, mutant in chosen:
+    for number, (path, mutant) in enumerate(chosen, start=1):
         running = measured.choose_tests(path, mutant)
         longest_s = 3 * sum(measured.seconds[test] for test in running) + _LOOP_S
         if not running or not _is_noticed(path, mutant.source, running, longest_s):
             survivors += 1
             line = originals[path].splitlines()[mutant.lines[0] - 1].strip()
-            print(f"survives: {path.relative_to(_ROOT)}:{mutant.lines[0]}: {mutant.change}: {line}", flush=True)
+            print(f"{number}: {path.relative_to(_ROOT)}:{mutant.lines[0]}: {mutant.change}: {line}", flush=True)
     share = 1 - survivors / len(chosen)
     print(f"{part}: {share:.1%} of {len(chosen)} mutants noticed, drawn from {len(everything):,}", flush=True)
 
@@ -220,7 +224,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode = False
     os.chdir(_ROOT)
     with TemporaryDirectory() as folder:
         os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = folder  # what fails on a mutant is not tried again on others
