@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -44,6 +45,41 @@ def filled_ring() -> Mask:
     mask = ring_mask()
     mask[14:27, 12:25] = True
     return mask
+
+
+def test_objects_are_numbered_as_each_format_does(tmp_path: Path):
+    files = export_to(tmp_path, "coco", "label-studio", "cvat", "geojson", "svg")
+    coco, (task,), cvat, features = (json.loads(files[name]) for name in list(files)[:4])
+    kept = [[each[key] for key in ("id", "image_id", "category_id", "iscrowd")] for each in coco["annotations"]]
+    assert kept == [[1, 1, 1, 0], [2, 1, 1, 0]]
+    assert coco["images"][0]["id"] == coco["categories"][0]["id"] == 1
+    brushes = task["predictions"][0]["result"]
+    assert [(each["id"], each["image_rotation"]) for each in brushes] == [("object-1", 0), ("object-2", 0)]
+    assert [(each["original_width"], each["original_height"]) for each in brushes] == [SIZE] * 2
+    (item,) = cvat["items"]
+    assert [[each[key] for key in ("id", "group", "label_id", "z_order")] for each in item["annotations"]] == [
+        [0, 0, 0, 0],
+        [1, 0, 0, 0],
+    ]
+    assert item["attr"] == {"frame": 0}
+    assert [feature["id"] for feature in features["features"]] == [1, 2]
+    assert features["features"][0]["properties"]["box"] == [3, 5, 33, 35]
+    assert files["objects.svg"].count(b'<path id="object-1"') == files["objects.svg"].count(b'<path id="object-2"') == 1
+    assert b'width="60" height="40" viewBox="0 0 60 40"' in files["objects.svg"]
+
+
+def test_a_category_is_an_expression(tmp_path: Path):
+    both = segmentation()
+    first, second = both.objects
+    result = replace(both, objects=(first, replace(second, expression="a block"), replace(first, expression="a block")))
+    files = export_to(tmp_path, "coco", "cvat", "yolo", result=result)
+    coco, cvat = json.loads(files["coco.json"]), json.loads(files["cvat.json"])
+    assert [each["category_id"] for each in coco["annotations"]] == [1, 2, 2]
+    assert [(each["id"], each["name"]) for each in coco["categories"]] == [(1, "the mug & <co>"), (2, "a block")]
+    assert [each["label_id"] for each in cvat["items"][0]["annotations"]] == [0, 1, 1]
+    assert files["yolo.yaml"] == b'nc: 2\nnames: ["the mug & <co>", "a block"]\n'
+    assert [line[:1] for line in files["mug.txt"].splitlines()] == [b"0", b"0", b"1", b"1", b"1"]
+    assert result.to_supervision().class_id.tolist() == [0, 1, 1]
 
 
 # Polygons
@@ -161,6 +197,7 @@ def decode_rle_pack(content: list[int]) -> Any:
 
     number, word = read(32), read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
+    assert (word, sizes) == (8, [3, 4, 8, 16]), "as Label Studio writes them itself"
     values: list[int] = []
     while len(values) < number:
         repeated, count = read(1), read(sizes[read(2)]) + 1

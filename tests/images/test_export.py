@@ -56,8 +56,10 @@ def draw_point(label: int, ground: tuple[int, int, int]) -> Any:
 
 def test_a_warning_is_printed_whole():
     _, segmentation = scene()
-    warning = "these weights know drawn scenes only: " + "words " * 40 + "--segmenter FILE"
-    assert f"  warning: {warning}" in summary(replace(segmentation, warnings=(warning,))).splitlines()
+    warnings = ("these weights know drawn scenes only: " + "words " * 40 + "--segmenter FILE", "w" * 1000, "w" * 1001)
+    expected = [f"  warning: {warning}" for warning in (*warnings[:2], "w" * 1000 + "...")]
+    assert summary(replace(segmentation, warnings=warnings)).splitlines()[-3:] == expected
+    assert "warning" not in summary(replace(segmentation, warnings=warnings), with_warnings=False)
 
 
 # The mask and its polygons
@@ -471,7 +473,8 @@ def test_summary_states_that_there_is_no_such_object_and_lists_the_notes():
     [
         pytest.param("a\nb\t c", '"a b c"', id="line breaks"),
         pytest.param("\x1b[31mred", '"[31mred"', id="terminal codes"),
-        pytest.param("x" * 10_000, f'"{"x" * 200}..."', id="10,000 characters"),
+        pytest.param("x" * 200, f'"{"x" * 200}"', id="200 characters"),
+        pytest.param("x" * 201, f'"{"x" * 200}..."', id="201 characters"),
         pytest.param("\udcff", '""', id="not a character"),
     ],
 )

@@ -15,6 +15,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import certifi
 import numpy as np
 import pytest
 from PIL import Image
@@ -434,6 +435,7 @@ def test_https_verifies_the_hosts_name(tmp_path: Path, monkeypatch: pytest.Monke
     context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     with serving(ROUTES, context) as server:
         url = f"https://localhost:{server.server_port}/image.png"
+        monkeypatch.setattr(certifi, "where", lambda: str(certificate))  # the system's certificates count, and no package's
         with pytest.raises(ImageError, match="its certificate isn't valid"):
             load_image(url, policy=LOCAL)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

@@ -41,7 +41,7 @@ _PARTS = {
 """What is mutated, and the tests that are to notice it."""
 _TESTS_S = 20.0
 """Tests that take longer together, as they were measured, are not run on one mutant."""
-_LOOP_S = 40.0
+_LOOP_S = 20.0
 """A mutant whose tests take this much longer than they should loops, and counts as noticed."""
 _POLL_S = 0.01
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "-m", "not slow")
