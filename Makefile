@@ -28,7 +28,7 @@ check: test lint types coverage test-slow docs  ## everything
 # Apart from `test`, as measuring takes a third to a half more time.
 COVERED := tests/protocol tests/images tests/pipeline tests/tools tests/server/test_tool_endpoint.py
 coverage: .venv/tested  ## branches covered by the tests of the protocol, images, pipeline and tools
-	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --cov
+	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --hypothesis-profile few --cov
 
 lint: .venv/tested  ## format and lint, of the code and of the files that run the server
 	$(BIN)/ruff format --check .

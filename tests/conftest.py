@@ -10,6 +10,7 @@ from sam4mllm_tool.cli.main import main
 Run = Callable[..., tuple[int, str, str]]
 
 settings.register_profile("patient", deadline=None, max_examples=50)  # an example takes as long as the machine is busy
+settings.register_profile("few", deadline=None, max_examples=10)  # for coverage, which they hardly change
 settings.load_profile("patient")
 
 

@@ -103,7 +103,7 @@ def test_a_server_without_tokens_describes_none() -> None:
 @pytest.mark.slow
 def test_schemathesis_finds_nothing() -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(Path(__file__).with_name("schemathesis.toml"))]
-    options = ["--header", "Authorization: Bearer secret", "--max-examples", "20", "--seed", "1", "--no-shrink", "--no-color"]
+    options = ["--header", "Authorization: Bearer secret", "--max-examples", "12", "--seed", "1", "--no-shrink", "--no-color"]
     settings = ["--generation-database", "none", "--request-timeout", "300", "--continue-on-failure"]
     with serve(load_embedded_models(), auth_token=("secret",)) as url:
         run = [*command, "run", f"{url}/openapi.json", *options, *settings]

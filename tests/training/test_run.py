@@ -392,9 +392,9 @@ def environment() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_adapter(base: Path, conversations_dir: Path, tmp_path: Path) -> None:
-    length = {"max_steps": 20, "save_every": 5}
+    length = {"max_steps": 12, "save_every": 3}
     process = subprocess.Popen(command(settings(base, conversations_dir, tmp_path / "killed", **length)), env=environment())
-    while not (tmp_path / "killed" / "checkpoints" / "checkpoint-10").exists():
+    while not (tmp_path / "killed" / "checkpoints" / "checkpoint-6").exists():
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
