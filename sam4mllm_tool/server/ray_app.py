@@ -52,6 +52,8 @@ class ImageRouter(RequestRouter):  # type: ignore[misc]  # Ray is not typed
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Return the replicas in the order of their hashes with the image's, each to be tried before the next."""
+        if pending_request:
+            pending_request.routing_context.should_backoff = True  # else this is called without a pause while all are busy
         key = next((value for value in pending_request.args if isinstance(value, bytes)), b"") if pending_request else b""
 
         def rank(replica: RunningReplica) -> bytes:
