@@ -17,10 +17,10 @@ from io import BytesIO
 import httpx
 from PIL import Image
 
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from tests.benchmarks.capacity import QueueResult, simulate_clients
 from tests.benchmarks.serving import read_processor_seconds
 from tests.cluster.ray_cluster import list_actors, serve_on_cluster, start_cluster
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 
 LEAST_RATIO, MOST_ERROR = 1.6, 0.15
 
@@ -31,7 +31,7 @@ def draw_requests(count: int, side: int) -> list[tuple[bytes, str]]:
     for seed in range(TEST_SEEDS, TEST_SEEDS + count):
         scene, content = draw_scene(seed, side), BytesIO()
         Image.fromarray(scene.image).save(content, "PNG")
-        requests.append((content.getvalue(), f"the {scene.objects[0].colour} {scene.objects[0].shape}"))
+        requests.append((content.getvalue(), name_object(scene.objects[0])))
     return requests
 
 

@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 
 EXAMPLE_IMAGE = Path(__file__).parents[2] / "examples" / "scene.png"
 RUNS = 5
@@ -45,7 +45,7 @@ def measure_calls() -> list[float]:
     for seed in range(TEST_SEEDS, TEST_SEEDS + RUNS):
         scene = draw_scene(seed, 512)
         start = time.perf_counter()
-        models.segment(scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}")
+        models.segment(scene.image, name_object(scene.objects[0]))
         seconds.append(time.perf_counter() - start)
     return seconds
 

@@ -22,7 +22,6 @@ from sam4mllm_tool.agents.chat import build_chat_graph
 from sam4mllm_tool.cli.chat import run_conversation
 from sam4mllm_tool.cli.conversation import ChatThread
 from sam4mllm_tool.cli.main import main
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -33,6 +32,7 @@ from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
 from tests.cli import chat_transcript
 from tests.cli.slow_chat import reply_with_one_box
+from tests.embedded_world import draw_image, draw_scene, name_object
 from tests.sampled_cases import sample_items
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +135,7 @@ def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Ch
 @pytest.mark.slow
 def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, scene: Path) -> None:
     other = scene.with_name("other.png")
-    Image.fromarray(draw_scene(200_777).image).save(other)
+    draw_image(200_777).save(other)
     lines = [
         RING,
         f"/image {other}",
@@ -168,7 +168,7 @@ def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, 
 def test_a_bare_image_of_the_same_name_gets_a_folder_of_its_own(chat: Chat, scene: Path) -> None:
     other = scene.parent / "elsewhere" / "scene.png"
     other.parent.mkdir()
-    Image.fromarray(draw_scene(200_777).image).save(other)
+    draw_image(200_777).save(other)
     printed = chat(f"{RING}\n/image {other}\nthe red circle\n", scene, "--out", scene.parent / "out")
     for name in ("scene", "scene-2"):
         assert f"wrote {scene.parent / 'out' / name / 'overlay.png'}" in printed
@@ -252,7 +252,7 @@ def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatc
             return f"this image of {image.width} pixels is unlike the training images"
 
     other = scene.with_name("other.png")
-    Image.fromarray(draw_scene(200_777).image).save(other)
+    draw_image(200_777).save(other)
     models = Sam4Mllm(CautiousMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"the ring\nthe star\n/image {other}\nthe ring\nthe star\n"))
     run_conversation(models, str(scene))
@@ -279,7 +279,7 @@ def test_requests_are_about_the_image_opened_last(chat: Chat, scene: Path) -> No
     other = scene.with_name("an image.png")
     drawn = draw_scene(200_777)
     Image.fromarray(drawn.image).save(other)
-    expression = f"the {drawn.objects[0].colour} {drawn.objects[0].shape}"
+    expression = name_object(drawn.objects[0])
     printed = chat(f'{RING}\n/image "{other}"\n/images\nsegment {expression}\n/undo\n/images\n/image {scene}\n/images\n', scene)
     first, second, third = _image_lists(printed)
     assert "an image.png, 256 x 256" in first[-1]

@@ -15,9 +15,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from sam4mllm_tool.embedded.scenes import draw_scene
+from tests.embedded_world import draw_image
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "chat_transcript.md"
@@ -164,7 +162,7 @@ rewrites this page; a test checks what each answer comes to.
 def write_images(folder: Path) -> None:
     """Write the images of the conversation into a folder."""
     shutil.copy(ROOT / "examples" / "scene.png", folder / "scene.png")
-    Image.fromarray(draw_scene(SECOND_SEED, 512).image).save(folder / SECOND_IMAGE)
+    draw_image(SECOND_SEED, 512).save(folder / SECOND_IMAGE)
 
 
 def name_objects(answer: str) -> list[str]:

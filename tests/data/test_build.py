@@ -31,7 +31,6 @@ from sam4mllm_tool.data.training_conversations import (
 )
 from sam4mllm_tool.data.verify import describe_problems, is_clean, verify_conversations, verify_lessons
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.segmenter import load_segmenter
@@ -48,6 +47,7 @@ from tests.data.layouts import (
     write_json,
     write_pickle,
 )
+from tests.embedded_world import draw_scene
 
 PQPP_ONLY = Recipe(dialect=JOINT, ppg=0)
 WITH_PPG = Recipe(dialect=EMBEDDED, groups=4)

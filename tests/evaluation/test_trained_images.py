@@ -7,8 +7,8 @@ import pytest
 from sam4mllm_tool.data.image_hashes import TrainedImages
 from sam4mllm_tool.data.jsonl import JsonLines
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation.trained_images import describe_trained_images
+from tests.embedded_world import TEST_SEEDS
 
 
 @pytest.mark.parametrize(("seed", "count"), [(7, 2), (35_999, 1), (36_000, 0), (TEST_SEEDS, 0)])

@@ -6,18 +6,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pytest
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.mllm.server_options import ServerOptions
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.types import Image, Question, Reply, Segmentation
+from tests.embedded_world import iter_cases
 from tests.openai_servers import Exchange, build_completion, serve
 from tests.results import assert_equal_but_for_rounding
 
@@ -93,8 +94,10 @@ def test_many_at_once_give_what_one_at_a_time_gives(segment: Any, scripted: tupl
 @pytest.mark.slow
 def test_many_at_once_on_the_embedded_pair_give_what_one_at_a_time_gives() -> None:
     models = Sam4Mllm.load("embedded", "embedded")
-    scenes = [draw_scene(TEST_SEEDS + number).image for number in range(4)]
-    calls: list[tuple[Any, str, Any]] = [(scene, "all shapes", method) for scene in scenes for method in ("box", "pqpp")]
+    cases = list(islice(iter_cases("plural"), 4))
+    calls: list[tuple[Any, str, Any]] = [
+        (scene.image, each.text, method) for scene, each in cases for method in ("box", "pqpp")
+    ]
     expected = [models.segment(image, text, method=method) for image, text, method in calls] * (COUNT // len(calls))
     calls *= COUNT // len(calls)
     assert_all_equal(segment_in_threads(models, calls), expected)
