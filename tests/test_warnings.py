@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.example_scene import EXPRESSION
+
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = """
 import importlib, pkgutil, warnings
@@ -38,5 +40,5 @@ def test_no_module_warns_when_it_is_imported() -> None:
 
 @pytest.mark.slow
 def test_the_command_warns_of_nothing(tmp_path: Path) -> None:
-    arguments = ["segment", "examples/scene.png", "the ring below the orange circle", "--out", str(tmp_path)]
+    arguments = ["segment", "examples/scene.png", EXPRESSION, "--out", str(tmp_path)]
     assert "Warning" not in run_strictly("-m", "sam4mllm_tool", *arguments)

@@ -8,17 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
+from tests.example_scene import EXAMPLE_IMAGE, MEMBER
 
-EXAMPLE_IMAGE = Path(__file__).parents[2] / "examples" / "scene.png"
 RUNS = 5
 
 _MEASURE_COMMAND = f"""
 import resource, subprocess, sys, time
 start = time.perf_counter()
-command = [sys.executable, "-m", "sam4mllm_tool", "segment", {str(EXAMPLE_IMAGE)!r}, "the orange ring", "--json"]
+command = [sys.executable, "-m", "sam4mllm_tool", "segment", {str(EXAMPLE_IMAGE)!r}, {MEMBER!r}, "--json"]
 subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
