@@ -41,9 +41,9 @@ def name_object(drawn: DrawnObject) -> str:
     return f"the {drawn.colour} {drawn.noun}"
 
 
-def iter_cases(kind: str, first: int = TEST_SEEDS) -> Iterator[tuple[DrawnScene, DrawnExpression]]:
+def iter_cases(kind: str, first: int = TEST_SEEDS, side: int = 256) -> Iterator[tuple[DrawnScene, DrawnExpression]]:
     """Yield the scenes from seed `first` on that have an expression of this kind, each with one."""
-    for scene in map(draw_scene, count(first)):
+    for scene in (draw_scene(seed, side) for seed in count(first)):
         for expression in list_expressions(scene):
             if expression.kind == kind:
                 yield scene, expression

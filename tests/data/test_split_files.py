@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 def scenes(tmp_path: Path) -> Path:
     """Ten small scenes with two expressions each; the first image has a copy with an expression of its own."""
     folder = tmp_path / "scenes"
-    lines = write_scenes(folder, 10, 0, side=64, per_scene=2).read_text().splitlines()
+    lines = write_scenes(folder, 10, 0, side=160, per_scene=2).read_text().splitlines()
     copied = json.loads(lines[0])
     shutil.copy(folder / copied["image"], folder / "copy.png")
     lines.append(json.dumps({**copied, "image": "copy.png"}))
