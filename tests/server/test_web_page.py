@@ -220,7 +220,7 @@ async def test_an_image_can_be_pasted_dropped_or_taken_with_the_webcam(tmp_path:
     async with open_page(tmp_path, address) as browser:
         for event, holder in (("ClipboardEvent('paste'", "clipboardData"), ("DragEvent('drop'", "dataTransfer")):
             await browser.run(
-                "fetch('examples/shapes.png').then((answer) => answer.blob()).then((blob) => { const data = new DataTransfer();"
+                "fetch('examples/first.png').then((answer) => answer.blob()).then((blob) => { const data = new DataTransfer();"
                 f"data.items.add(new File([blob], '{holder}.png', {{type: 'image/png'}}));"
                 f"document.dispatchEvent(new {event}, {{{holder}: data, bubbles: true, cancelable: true}})) }})"
             )
