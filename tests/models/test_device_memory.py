@@ -126,7 +126,8 @@ def reset(models: Any) -> None:
 def test_the_questions_of_a_round_are_answered_in_parts(models: Any) -> None:
     expected = models.segment(SCENE.image, PLURAL.text)
     reset(models)
-    longest = 200  # tokens in a pass: the image and a few questions
+    vision = models.mllm._runner.model.config.vision_config
+    longest = (vision.image_size // vision.patch_size) ** 2 + 56  # tokens in a pass: the image and a few questions
     with small_device(models.mllm._runner.model, lambda *_, input_ids, **__: input_ids.shape[1] > longest) as failures:
         result = models.segment(SCENE.image, PLURAL.text)
     assert failures
