@@ -26,7 +26,7 @@ class GroupedScene:
     others: tuple[int, ...]
 
     @property
-    def alone(self) -> int:
+    def single(self) -> int:
         """Index of an object whose noun no other has."""
         nouns = [drawn.noun for drawn in self.scene.objects]
         return next(index for index in self.others if nouns.count(nouns[index]) == 1)
@@ -37,12 +37,12 @@ class GroupedScene:
         return PILImage.fromarray(self.scene.image)
 
     @property
-    def any_one(self) -> str:
+    def singular(self) -> str:
         """An expression that fits each object of the group, as in "the mug"."""
         return f"the {self.scene.objects[self.group[0]].noun}"
 
     @property
-    def all(self) -> str:
+    def plural(self) -> str:
         """An expression that fits the group, as in "all mugs"."""
         return f"all {self.scene.objects[self.group[0]].plural}"
 
@@ -55,7 +55,7 @@ class GroupedScene:
     @property
     def unused_name(self) -> str:
         """An expression for an object of the group in that colour, which fits nothing."""
-        return self.any_one.replace("the ", f"the {self.unused_colour} ", 1)
+        return self.singular.replace("the ", f"the {self.unused_colour} ", 1)
 
     @property
     def absent(self) -> str:
@@ -69,7 +69,7 @@ class GroupedScene:
         """Return an expression that fits objects[index], as in "the red mug"."""
         return name_object(self.scene.objects[index])
 
-    def one(self, index: int) -> str:
+    def colour_name(self, index: int) -> str:
         """Return what tells an object of the group from the others, as in "the red one"."""
         return f"the {self.scene.objects[index].colour} one"
 

@@ -37,7 +37,7 @@ from tests.tool_suites import load_embedded_models
 ROOT = Path(__file__).parent.parent.parent
 GROUP = find_grouped_scene(200_097, size=2, others=0)
 """Two objects of one noun, and no other."""
-TWO, EITHER = GROUP.scene, GROUP.any_one
+TWO, EITHER = GROUP.scene, GROUP.singular
 THREAD: Any = {"configurable": {"thread_id": "one"}}
 
 

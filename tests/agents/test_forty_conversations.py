@@ -27,13 +27,13 @@ from tests.sampled_cases import sample_cases
 from tests.tool_suites import load_embedded_models
 from tests.tools.conversations import (
     FIRST,
+    FIRST_BY_COLOUR,
     FIRST_NAME,
-    FIRST_ONE,
     OTHER,
     OTHER_NAME,
     SECOND,
+    SECOND_BY_COLOUR,
     SECOND_NAME,
-    SECOND_ONE,
     TARGET,
     TARGET_NAME,
     UserTurn,
@@ -43,7 +43,7 @@ from tests.tools.conversations import (
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
 
-UNUSED_ONE = f"the {PAIR.unused_colour} one"
+UNUSED_BY_COLOUR = f"the {PAIR.unused_colour} one"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FIRST_ID = compute_image_id(PAIR.image)
 
@@ -199,7 +199,7 @@ CONVERSATIONS: dict[str, Conversation] = {
     ),
     "no middleware": one(segment(image="first.png"), outcome=SHOWS_FIRST, has_middleware=False),
     "no middleware, then a refinement": one(
-        segment(), refine(instruction=f"no, {SECOND_ONE}"), outcome=SHOWS_SECOND, has_middleware=False
+        segment(), refine(instruction=f"no, {SECOND_BY_COLOUR}"), outcome=SHOWS_SECOND, has_middleware=False
     ),
     "two stores": one(segment(), outcome=Refusal("another ImageStore than this tool's"), has_own_store=True),
     # null
@@ -207,7 +207,7 @@ CONVERSATIONS: dict[str, Conversation] = {
     "null in words": one(segment(image="null"), outcome=SHOWS_FIRST),
     "null everywhere": one(
         segment(SECOND_NAME),
-        call("refine_segmentation", result=None, instruction=f"no, {FIRST_ONE}", clicks=None, forget_clicks=None),
+        call("refine_segmentation", result=None, instruction=f"no, {FIRST_BY_COLOUR}", clicks=None, forget_clicks=None),
         outcome=SHOWS_FIRST,
     ),
     "a null dialogue": one(
@@ -228,8 +228,8 @@ CONVERSATIONS: dict[str, Conversation] = {
     ),
     "a forged result, then the latest": one(
         segment(SECOND_NAME),
-        call("refine_segmentation", result=forge("result"), instruction=f"no, {FIRST_ONE}"),
-        call("refine_segmentation", result="latest", instruction=f"no, {FIRST_ONE}"),
+        call("refine_segmentation", result=forge("result"), instruction=f"no, {FIRST_BY_COLOUR}"),
+        call("refine_segmentation", result="latest", instruction=f"no, {FIRST_BY_COLOUR}"),
         outcome=SHOWS_FIRST,
     ),
     "a handle that was made up": one(
@@ -251,12 +251,12 @@ CONVERSATIONS: dict[str, Conversation] = {
         outcome=Masks(PAIR.scene, (FIRST,), f"'{PAIR.absent}': there is no such object"),
     ),
     "all but one": one(
-        segment(f"{THREE.all} but not {THREE.one(THREE.group[0])}"),
+        segment(f"{THREE.plural} but not {THREE.colour_name(THREE.group[0])}"),
         scene=THREE.scene,
         outcome=Masks(THREE.scene, THREE.group[1:], "left out"),
     ),
     "all, and nothing to leave out": one(
-        segment(f"{PAIR.all} except {UNUSED_ONE}"), outcome=Masks(PAIR.scene, (FIRST, SECOND), "nothing was left out")
+        segment(f"{PAIR.plural} except {UNUSED_BY_COLOUR}"), outcome=Masks(PAIR.scene, (FIRST, SECOND), "nothing was left out")
     ),
     "an absent object": one(segment(PAIR.absent), outcome=Refusal(r"there is no such object .* confidence \d+%")),
     # Parallel calls
@@ -304,19 +304,22 @@ CONVERSATIONS: dict[str, Conversation] = {
         segment(), refine(clicks=[click(FIRST), click(FIRST, 0)]), outcome=Refusal("the clicks contradict one another")
     ),
     # Corrections
-    "no, the other one": one(segment(SECOND_NAME), refine(instruction=f"no, {FIRST_ONE}"), outcome=SHOWS_FIRST),
+    "no, the other one": one(segment(SECOND_NAME), refine(instruction=f"no, {FIRST_BY_COLOUR}"), outcome=SHOWS_FIRST),
     "also another": one(segment(), refine(instruction=f"also {OTHER_NAME}"), outcome=Masks(PAIR.scene, (FIRST, OTHER))),
-    "without one": one(segment(PAIR.all), refine(instruction=f"without {SECOND_ONE}"), outcome=SHOWS_FIRST),
+    "without one": one(segment(PAIR.plural), refine(instruction=f"without {SECOND_BY_COLOUR}"), outcome=SHOWS_FIRST),
     "a number that was shown": one(
-        segment(THREE.all, image="latest"),
+        segment(THREE.plural, image="latest"),
         refine(instruction="remove the second"),
         scene=THREE.scene,
         outcome=Masks(THREE.scene, THREE.group[::2]),
     ),
     "only a number": one(
-        segment(THREE.all), refine(instruction="only the first"), scene=THREE.scene, outcome=Masks(THREE.scene, THREE.group[:1])
+        segment(THREE.plural),
+        refine(instruction="only the first"),
+        scene=THREE.scene,
+        outcome=Masks(THREE.scene, THREE.group[:1]),
     ),
-    "a number that was not shown": one(segment(PAIR.all), refine(instruction="remove 7"), outcome=Refusal("7")),
+    "a number that was not shown": one(segment(PAIR.plural), refine(instruction="remove 7"), outcome=Refusal("7")),
     "something that is not there": one(
         segment(), refine(instruction=f"also {PAIR.absent}"), outcome=Refusal("there is no .* the result stays")
     ),

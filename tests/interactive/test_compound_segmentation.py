@@ -14,7 +14,7 @@ from tests.grouped_scenes import PAIR, THREE, GroupedScene
 from tests.tool_suites import load_embedded_models
 
 FIRST, SECOND = PAIR.group
-OTHER = PAIR.alone
+OTHER = PAIR.single
 FIRST_NAME, OTHER_NAME = PAIR.name(FIRST), PAIR.name(OTHER)
 
 
@@ -42,15 +42,15 @@ def match_expressions(result: Segmentation, grouped: GroupedScene) -> dict[int, 
 @pytest.mark.parametrize("method", ["adaptive", "pqpp"])
 def test_what_is_excluded_is_left_out(models: Sam4Mllm, method: Method) -> None:
     excluded, *remaining = THREE.group
-    expression = f"{THREE.all} but not {THREE.one(excluded)}"
+    expression = f"{THREE.plural} but not {THREE.colour_name(excluded)}"
     result = segment(models, THREE.image, expression, method=method)
-    assert match_expressions(result, THREE) == dict.fromkeys(remaining, THREE.all)
+    assert match_expressions(result, THREE) == dict.fromkeys(remaining, THREE.plural)
     assert result.expression == expression
     assert any("left out" in note and f"'{THREE.name(excluded)}'" in note for note in result.notes)
 
 
 def test_an_exclusion_that_fits_nothing_says_so(models: Sam4Mllm) -> None:
-    result = segment(models, PAIR.image, f"{PAIR.all} but not the {PAIR.unused_colour} one")
+    result = segment(models, PAIR.image, f"{PAIR.plural} but not the {PAIR.unused_colour} one")
     assert set(match_expressions(result, PAIR)) == {FIRST, SECOND}
     assert f"nothing was left out as '{PAIR.unused_name}'" in result.notes
 
@@ -69,7 +69,7 @@ def test_a_part_without_an_object_is_a_note_and_lowers_no_other(models: Sam4Mllm
 
 
 def test_an_object_that_two_expressions_mean_is_there_once(models: Sam4Mllm) -> None:
-    result = segment(models, PAIR.image, FIRST_NAME, PAIR.all)
+    result = segment(models, PAIR.image, FIRST_NAME, PAIR.plural)
     assert set(match_expressions(result, PAIR)) == {FIRST, SECOND}
 
 

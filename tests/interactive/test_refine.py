@@ -42,10 +42,10 @@ from tests.grouped_scenes import FOUR, PAIR
 
 SCENE, IMAGE = PAIR.scene, PAIR.image
 FIRST, SECOND = PAIR.group
-OTHER = PAIR.alone
+OTHER = PAIR.single
 FIRST_NAME, SECOND_NAME, OTHER_NAME = map(PAIR.name, (FIRST, SECOND, OTHER))
-FIRST_ONE = PAIR.one(FIRST)
-UNUSED_ONE = f"the {PAIR.unused_colour} one"
+FIRST_BY_COLOUR = PAIR.colour_name(FIRST)
+UNUSED_BY_COLOUR = f"the {PAIR.unused_colour} one"
 SIZE = Size(256, 256)
 
 
@@ -89,29 +89,29 @@ def shows(state: InteractiveState, *indices: int) -> bool:
 
 
 def test_the_other_object_is_taken_and_the_one_before_comes_back(models: Sam4Mllm, second: InteractiveState) -> None:
-    other = refine_state(models, called(second, PAIR.any_one), instruction="no, the other one")
+    other = refine_state(models, called(second, PAIR.singular), instruction="no, the other one")
     assert shows(other.state, FIRST)
     assert [prompt.box for prompt in other.state.rejected] == [second.objects[0].prompt.box]
-    assert f"another '{PAIR.any_one}' than the one at" in other.understood[0]
+    assert f"another '{PAIR.singular}' than the one at" in other.understood[0]
     back = refine_state(models, other.state, instruction="no, the one before")
     assert shows(back.state, SECOND)
-    with pytest.raises(RefineError, match=rf"no other '{PAIR.any_one}' can be found; the result stays.*Left out so far"):
+    with pytest.raises(RefineError, match=rf"no other '{PAIR.singular}' can be found; the result stays.*Left out so far"):
         refine_state(models, other.state, instruction="the other one")
 
 
 def test_the_other_object_is_taken_with_a_dialect_that_cannot_ask_for_it(models: Sam4Mllm, second: InteractiveState) -> None:
     silent = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
-    other = refine_state(silent, called(second, PAIR.any_one), instruction="no, the other one")
+    other = refine_state(silent, called(second, PAIR.singular), instruction="no, the other one")
     assert shows(other.state, FIRST)
 
 
 def test_instructions_add_and_take_out_objects(models: Sam4Mllm, second: InteractiveState) -> None:
-    both = refine_state(models, second, instruction=f"also {FIRST_ONE}").state
+    both = refine_state(models, second, instruction=f"also {FIRST_BY_COLOUR}").state
     assert shows(both, SECOND, FIRST)
     assert both.expression == f"{SECOND_NAME} and {FIRST_NAME}"
     first = refine_state(models, both, instruction=f"not {SECOND_NAME}").state
     assert shows(first, FIRST)
-    assert first.instructions == (f"also {FIRST_ONE}", f"not {SECOND_NAME}")
+    assert first.instructions == (f"also {FIRST_BY_COLOUR}", f"not {SECOND_NAME}")
     with pytest.raises(RefineError, match="holds already"):
         refine_state(models, both, instruction=f"also {FIRST_NAME}")
     with pytest.raises(RefineError, match="can be found in the result, which stays"):
@@ -122,11 +122,11 @@ def test_instructions_add_and_take_out_objects(models: Sam4Mllm, second: Interac
     ("instruction", "dropped"),
     [
         pytest.param("without the left one", FOUR.group[0], id="by its place"),
-        pytest.param(f"all but {FOUR.one(FOUR.group[3])}", FOUR.group[3], id="by its colour"),
+        pytest.param(f"all but {FOUR.colour_name(FOUR.group[3])}", FOUR.group[3], id="by its colour"),
     ],
 )
 def test_one_of_several_objects_is_taken_out(models: Sam4Mllm, instruction: str, dropped: int) -> None:
-    state = InteractiveState.from_segmentation(models.segment(FOUR.image, FOUR.all))
+    state = InteractiveState.from_segmentation(models.segment(FOUR.image, FOUR.plural))
     assert len(state.objects) == 4
     objects = refine_state(models, state, image=FOUR.image, instruction=instruction).state.objects
     expected = set(FOUR.group) - {dropped}
@@ -155,13 +155,13 @@ def test_a_part_is_cut_out() -> None:
 
 
 def test_a_new_description_is_completed_and_reported(models: Sam4Mllm, second: InteractiveState) -> None:
-    first = refine_state(models, second, instruction=f"no, {FIRST_ONE}")
+    first = refine_state(models, second, instruction=f"no, {FIRST_BY_COLOUR}")
     assert shows(first.state, FIRST)
     assert first.understood == (f"a new description, '{FIRST_NAME}'",)
-    same = refine_state(models, first.state, instruction=FIRST_ONE)
+    same = refine_state(models, first.state, instruction=FIRST_BY_COLOUR)
     assert "which is the result already" in same.understood[0]
     with pytest.raises(RefineError, match=f"there is no '{PAIR.unused_name}'"):
-        refine_state(models, second, instruction=UNUSED_ONE)
+        refine_state(models, second, instruction=UNUSED_BY_COLOUR)
 
 
 @pytest.mark.parametrize(("word", "box"), [("bigger", Box(15, 15, 65, 65)), ("smaller", Box(24, 24, 56, 56))])
@@ -198,7 +198,7 @@ def test_a_click_on_another_object_takes_it_or_adds_it(models: Sam4Mllm, second:
     assert [candidate.prompt for candidate in taken.state.rejected] == [second.objects[0].prompt]
     added = refine_state(models, second, instruction="also this", clicks=clicks)
     assert shows(added.state, SECOND, OTHER)
-    plural = refine_state(models, called(second, PAIR.all), clicks=clicks)
+    plural = refine_state(models, called(second, PAIR.plural), clicks=clicks)
     assert shows(plural.state, SECOND, OTHER), "a plural expression may mean one object more"
 
 
@@ -208,7 +208,7 @@ def test_a_click_segments_an_object_where_there_was_none(models: Sam4Mllm) -> No
 
 
 def test_a_click_off_an_object_rejects_it(models: Sam4Mllm, second: InteractiveState) -> None:
-    both = refine_state(models, second, instruction=f"also {FIRST_ONE}").state
+    both = refine_state(models, second, instruction=f"also {FIRST_BY_COLOUR}").state
     remaining = refine_state(models, both, clicks=[click_on(FIRST, 0)]).state
     assert shows(remaining, SECOND)
     assert len(remaining.rejected) == 1
@@ -288,7 +288,7 @@ def test_nothing_to_refine_by_is_refused(models: Sam4Mllm, second: InteractiveSt
 
 
 def test_two_objects_that_a_singular_fits_are_offered_by_number(models: Sam4Mllm) -> None:
-    state = InteractiveState.from_segmentation(models.segment(IMAGE, PAIR.any_one))
+    state = InteractiveState.from_segmentation(models.segment(IMAGE, PAIR.singular))
     answered, other = PAIR.group if shows(state, FIRST) else PAIR.group[::-1]
     assert shows(state, answered)
     run = models.start_run(SIZE)
@@ -321,9 +321,9 @@ def test_a_state_is_rebuilt_from_its_json(models: Sam4Mllm, second: InteractiveS
 
 
 async def test_the_async_driver_gives_the_same_result(models: Sam4Mllm, second: InteractiveState) -> None:
-    blocking = refine_state(models, second, instruction=FIRST_ONE).state
+    blocking = refine_state(models, second, instruction=FIRST_BY_COLOUR).state
     run = models.start_run(second.size)
-    awaited = (await models.arun(IMAGE, refine(run, second, instruction=FIRST_ONE), run)).state
+    awaited = (await models.arun(IMAGE, refine(run, second, instruction=FIRST_BY_COLOUR), run)).state
     assert np.array_equal(blocking.objects[0].mask, awaited.objects[0].mask)
     with pytest.raises(RefineError):
         await models.arun(IMAGE, refine(run, second), run)

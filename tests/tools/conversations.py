@@ -30,9 +30,9 @@ from tests.embedded_world import DrawnScene
 from tests.grouped_scenes import PAIR, SECOND_PAIR
 
 FIRST, SECOND = PAIR.group
-OTHER = PAIR.alone
+OTHER = PAIR.single
 FIRST_NAME, SECOND_NAME, OTHER_NAME = map(PAIR.name, (FIRST, SECOND, OTHER))
-FIRST_ONE, SECOND_ONE = map(PAIR.one, (FIRST, SECOND))
+FIRST_BY_COLOUR, SECOND_BY_COLOUR = map(PAIR.colour_name, (FIRST, SECOND))
 TARGET = SECOND_PAIR.group[1]
 TARGET_NAME = SECOND_PAIR.name(TARGET)
 
@@ -101,8 +101,8 @@ CONVERSATIONS: dict[str, tuple[UserTurn, ...]] = {
     "refined by words": (
         UserTurn(f"Segment {SECOND_NAME}.", (call("segment_image", expression=SECOND_NAME), "Done."), PAIR.scene),
         UserTurn(
-            f"No, {FIRST_ONE}.",
-            (call_with_last_handle("refine_segmentation", "result", instruction=f"no, {FIRST_ONE}"), "Done."),
+            f"No, {FIRST_BY_COLOUR}.",
+            (call_with_last_handle("refine_segmentation", "result", instruction=f"no, {FIRST_BY_COLOUR}"), "Done."),
         ),
         UserTurn(f"Also {OTHER_NAME}.", (call("refine_segmentation", instruction=f"also {OTHER_NAME}"), "Both.")),
     ),

@@ -192,7 +192,7 @@ def test_a_handle_is_worthless_in_another_thread(models: Sam4Mllm) -> None:
     handle = segmented["artifact"]["handle"]
     stolen = (
         UserTurn("Refine.", (call("refine_segmentation", result=handle, instruction="bigger"), "Failed."), SECOND_PAIR.scene),
-        UserTurn("Look.", (call("segment_image", expression=PAIR.any_one, image=segmented["artifact"]["picture"]), "Failed.")),
+        UserTurn("Look.", (call("segment_image", expression=PAIR.singular, image=segmented["artifact"]["picture"]), "Failed.")),
     )
     refused, unknown = list_tool_outputs(run_conversation(stolen, models, store, saver, "yours"))
     assert (refused["status"], unknown["status"]) == ("error", "error")
