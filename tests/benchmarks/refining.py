@@ -88,10 +88,9 @@ def simulate_click(mask: Mask, truth: Mask) -> PointPrompt:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A result with its image, its truth and its IoU."""
+    """A result with its truth and its IoU."""
 
     seed: int
-    image: Image
     text: str
     truth: Mask
     result: Segmentation
@@ -109,19 +108,22 @@ def iter_cases(models: Sam4Mllm, world: DrawnWorld, first: int, method: Method) 
             if isinstance(result, Exception):
                 result = Segmentation(expression.text, Size(*image.size), ())
             truth = target_mask(scene, expression.targets)
-            yield Case(seed, image, expression.text, truth, result, mask_iou(result.mask, truth))
+            yield Case(seed, expression.text, truth, result, mask_iou(result.mask, truth))
 
 
-def measure_click(models: Sam4Mllm, cases: Sequence[Case], method: Method, *, bar: float, verbose: bool) -> bool:
+def measure_click(
+    models: Sam4Mllm, world: DrawnWorld, cases: Sequence[Case], method: Method, *, bar: float, verbose: bool
+) -> bool:
     """Return whether one click on each of the worst results gains as much in mean IoU as it has to."""
     worst = sorted(cases, key=lambda case: case.iou)[:WORST]
     after, refused = [], 0
     for case in worst:
+        image = PILImage.fromarray(world.draw_scene(case.seed).image)
         click = simulate_click(case.result.mask, case.truth)
         state = InteractiveState.from_segmentation(case.result)
         run = models.start_run(state.size)
         try:
-            state = models.run(case.image, refine(run, state, clicks=[click], method=method), run).state
+            state = models.run(image, refine(run, state, clicks=[click], method=method), run).state
         except RefineError:
             refused += 1
         after.append(mask_iou(union_mask(state), case.truth))
@@ -195,7 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     (models, world), first, method = read_pair_options(arguments), arguments.first, arguments.method
     cases = list(islice(iter_cases(models, world, first, method), arguments.expressions))
-    gains = measure_click(models, cases, method, bar=BAR_CLICK[arguments.world], verbose=arguments.verbose)
+    gains = measure_click(models, world, cases, method, bar=BAR_CLICK[arguments.world], verbose=arguments.verbose)
     pairs = list(islice(iter_pairs(models, world, first, method), arguments.pairs))
     wordless = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
     measure_other(wordless, pairs, "by painting over alone", method, verbose=False)
