@@ -169,7 +169,7 @@ CONVERSATIONS: dict[str, Conversation] = {
     "the first image": two(segment(image="the first image"), outcome=SHOWS_FIRST),
     "latest": two(segment(TARGET_NAME, image="latest"), outcome=SHOWS_TARGET),
     "the second image": two(segment(TARGET_NAME, image="the second image"), outcome=SHOWS_TARGET),
-    "a wrong name, then one of the list": two(segment(image="first.jpg"), segment(image="first.png"), outcome=SHOWS_FIRST),
+    "a wrong name, then one of the list": two(segment(image="cat.jpg"), segment(image="first.png"), outcome=SHOWS_FIRST),
     "an image that there is not": two(segment(image="image 3"), outcome=LISTED),
     "an id of another conversation": two(segment(image="img-0123456789ab"), outcome=LISTED),
     "a URL": one(segment(image="https://example.com/first.png/x"), outcome=LISTED),
