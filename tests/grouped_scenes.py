@@ -101,5 +101,5 @@ _APART = 10  # pixels
 
 PAIR = find_grouped_scene(240_062, size=2, others=1)
 SECOND_PAIR = find_grouped_scene(240_032, size=2, others=1)
-THREE = find_grouped_scene(240_173, size=3)
+THREE = find_grouped_scene(240_189, size=3)
 FOUR = find_grouped_scene(300_034, size=4)
