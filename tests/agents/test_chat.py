@@ -35,7 +35,7 @@ from tests.grouped_scenes import find_grouped_scene
 from tests.tool_suites import load_embedded_models
 
 ROOT = Path(__file__).parent.parent.parent
-GROUP = find_grouped_scene(200_097, size=2, others=0)
+GROUP = find_grouped_scene(200_106, size=2, others=0)
 """Two objects of one noun, and no other."""
 TWO, EITHER = GROUP.scene, GROUP.singular
 THREAD: Any = {"configurable": {"thread_id": "one"}}

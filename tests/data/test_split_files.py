@@ -47,7 +47,7 @@ def test_the_division_depends_on_images_and_seed_alone(run: Run, scenes: Path, t
     run("data", "split", scenes / "scenes.jsonl", "--out", tmp_path / "a")
     run("data", "split", scenes / "reversed.jsonl", "--out", tmp_path / "b")
     run("data", "split", scenes / "scenes.jsonl", "--out", tmp_path / "c", "--seed", "1")
-    first, again, other = (images(tmp_path / name, "val") for name in "abc")
+    first, again, other = ([images(tmp_path / name, split) for split in ("train", "val", "test")] for name in "abc")
     assert first == again
     assert first != other
 

@@ -23,7 +23,7 @@ load_mllm_once, load_segmenter_once = cache(load_mllm), cache(load_segmenter)
 def draw_embedded_cases() -> tuple[ConformanceCase, ...]:
     """Return cases of what the embedded pair knows: of one object on images of four sizes, of none, and of several."""
     kinds = zip(("attribute",) * 4 + (ABSENT, "plural"), (171, 256, 333, 512, 256, 256), strict=True)
-    return tuple(_draw_case(kind, 970_000 + 100 * number, side) for number, (kind, side) in enumerate(kinds))
+    return tuple(_draw_case(kind, 973_000 + 100 * number, side) for number, (kind, side) in enumerate(kinds))
 
 
 def _draw_case(kind: str, first: int, side: int) -> ConformanceCase:
