@@ -26,7 +26,7 @@ test-slow: .venv/tested video .venv/ray/made  ## set up, then run the slow tests
 check: test lint types coverage test-slow docs  ## everything
 
 # Apart from `test`, as measuring takes a third to a half more time.
-COVERED := tests/protocol tests/images tests/pipeline tests/tools
+COVERED := tests/protocol tests/images tests/pipeline tests/tools tests/server/test_tool_endpoint.py
 coverage: .venv/tested  ## branches covered by the tests of the protocol, images, pipeline and tools
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --cov
 
@@ -41,8 +41,8 @@ types: .venv/tested  ## types of the package, and of what the tests share
 	ln -s $(CURDIR)/tests $(CURDIR)/recipes .venv/typed/
 	cd .venv/typed && ../bin/mypy --cache-dir ../mypy_cache --config-file ../../pyproject.toml
 
-video: .venv/video  ## tests of model families whose processors need torchvision
-	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py
+video: .venv/video  ## tests that `make test` skips: of model families whose processors need torchvision, and of LabelMe's reader
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m skipif tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py tests/images/test_labelme_reader.py
 
 ray: .venv/ray/made  ## all tests on a Ray cluster, which they start
 	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster
@@ -100,7 +100,7 @@ clean:
 	touch $@
 
 .venv/video: .venv/tested  # beside the others: torchvision's import fails where torch is built for the CPU alone
-	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm segment-anything
+	$(BIN)/$(INSTALL) --no-deps --target $@ torchvision num2words docopt timm segment-anything labelme loguru imgviz cmap
 
 # An environment of its own that sees the packages of .venv: Ray brings uvloop, which would change how the server runs in all tests.
 .venv/ray/made: .venv/tested

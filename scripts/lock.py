@@ -12,8 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONSTRAINTS = ROOT / "constraints.txt"
-WANTED = [".[all,docs,ray,release,test]", "num2words", "setuptools", "uv"]
-"""All extras; num2words for SmolVLM's processor; setuptools to build packages that have no wheel; uv for `make test-oldest`."""
+WANTED = [".[all,docs,ray,release,test]", "labelme", "num2words", "setuptools", "uv"]
+"""All extras; num2words for SmolVLM's processor; setuptools to build packages without a wheel; LabelMe and uv for tests."""
 KEPT = ("torch", "torchvision")
 HEADER = """\
 # Every version that the set-up commands and CI install, build requirements and pip included. The package itself declares floors

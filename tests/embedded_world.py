@@ -16,6 +16,7 @@ __all__ = [
     "ABSENT",
     "TEST_SEEDS",
     "WORLD",
+    "DrawnObject",
     "DrawnScene",
     "draw_image",
     "draw_scene",

@@ -6,6 +6,7 @@ Of a Parquet file only the expressions and paths are read, of a tar file only th
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -27,13 +28,14 @@ PARQUET_OPTIONS = {"pre_buffer": False, "buffer_size": 2**20}
 # Parquet ------------------------------------------------------------------------------------------------------------
 
 
-def read_parquet(storage: Storage, file: str, locate: Callable[[str], str]) -> Iterator[PlannedRow]:
+def read_parquet(storage: Storage, file: str, locate: Callable[[str], str], expressions: Sequence[str]) -> Iterator[PlannedRow]:
     """Yield the rows of a Parquet file with the columns `image`, `expression` and perhaps `id`.
 
     Args:
         storage: The file system.
         file: Its path there.
         locate: Makes the source of an image that is given by its path.
+        expressions: Those of rows that have none; the column may be missing then.
 
     Raises:
         DataError: The file is damaged, or lacks a column.
@@ -43,10 +45,11 @@ def read_parquet(storage: Storage, file: str, locate: Callable[[str], str]) -> I
     with storage.reading(file) as opened:
         table = parquet.ParquetFile(opened, **PARQUET_OPTIONS)
         schema = table.schema_arrow
-        if missing := {"image", "expression"} - set(schema.names):
+        required = {"image"} if expressions else {"image", "expression"}
+        if missing := required - set(schema.names):
             raise DataError(f"{name} has no column {' and no column '.join(sorted(missing))}; it has {', '.join(schema.names)}")
         has_paths = _is_text(schema.field("image").type)
-        columns = ["expression", *(["image"] if has_paths else []), *(["id"] if "id" in schema.names else [])]
+        columns = [name for name in ("expression", "id", *(["image"] if has_paths else [])) if name in schema.names]
         number = 0
         for group in range(table.num_row_groups):
             index = 0
@@ -55,7 +58,9 @@ def read_parquet(storage: Storage, file: str, locate: Callable[[str], str]) -> I
                     place = {"parquet": storage.name_url(file), "group": group, "row": index}
                     row_id = record.get("id")
                     row = PlannedRow(place=f"row {number} of {name}", id="" if row_id is None else str(row_id)[:200])
-                    yield from _plan_record(row, record, place, locate if has_paths else None)
+                    located = _locate_image(row, record, place, locate if has_paths else None)
+                    given = record.get("expression")
+                    yield from plan_expressions(located, list(expressions) if given is None else given)
                     index, number = index + 1, number + 1
 
 
@@ -64,16 +69,15 @@ def _is_text(kind: Any) -> bool:
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
-def _plan_record(
+def _locate_image(
     row: PlannedRow, record: dict[str, Any], place: dict[str, Any], locate: Callable[[str], str] | None
-) -> Sequence[PlannedRow]:
+) -> PlannedRow:
+    """Return the row with its image: in the file itself, or at the path that the file gives."""
     if locate is None:
-        located = PlannedRow(place=row.place, id=row.id, image=row.place, source=place)
-    elif not (image := record["image"]):
-        return [PlannedRow(place=row.place, id=row.id, error="DataError: the row names no image")]
-    else:
-        located = PlannedRow(place=row.place, id=row.id, image=image[:2000], source=locate(image))
-    return plan_expressions(located, record["expression"])
+        return replace(row, image=row.place, source=place)
+    if not (image := record["image"]):
+        return replace(row, error="DataError: the row names no image")
+    return replace(row, image=image[:2000], source=locate(image))
 
 
 # WebDataset ---------------------------------------------------------------------------------------------------------

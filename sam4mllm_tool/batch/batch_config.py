@@ -4,9 +4,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sam4mllm_tool.batch.row_inputs import RowInput
-from sam4mllm_tool.batch.shard_files import SHARD_FORMATS, ShardFormat
 from sam4mllm_tool.batch.storage import open_storage
 from sam4mllm_tool.config import METHODS, Method
+from sam4mllm_tool.data.batch_output import SHARD_FORMATS, ShardFormat
 from sam4mllm_tool.evaluation.config import ModelSpec
 from sam4mllm_tool.images.load import CALLER_POLICY, ImagePolicy
 from sam4mllm_tool.pipeline.sam4mllm import IMAGES_AT_ONCE, choose_specs

@@ -1,7 +1,8 @@
 """Run a job: plan it, hand the shards that are missing to an engine, and write the manifest once all are there."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,16 +10,18 @@ from sam4mllm_tool import __version__
 from sam4mllm_tool.batch.batch_config import BatchConfig
 from sam4mllm_tool.batch.plan import BatchPlan, read_plan, require_settings, write_plan
 from sam4mllm_tool.batch.progress_report import ProgressReport
-from sam4mllm_tool.batch.shard_files import read_counts, shard_name
+from sam4mllm_tool.batch.shard_files import ShardCounts, read_counts
 from sam4mllm_tool.batch.shard_worker import ShardReport, ShardWorker
 from sam4mllm_tool.batch.storage import Storage, open_storage
-from sam4mllm_tool.errors import count_noun
+from sam4mllm_tool.data.batch_output import BATCH_MANIFEST_FILE, shard_name
+from sam4mllm_tool.errors import DataError, count_noun
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-__all__ = ["MANIFEST_FILE", "BatchSummary", "Engine", "LocalEngine", "run_job"]
+__all__ = ["BatchSummary", "Engine", "LocalEngine", "run_job"]
 
-MANIFEST_FILE = "_manifest.json"
 _PRINTED_ERRORS = 20
+_READERS = 16
+"""Files of an object store that are read at a time."""
 
 
 class Engine(Protocol):
@@ -96,14 +99,13 @@ def run_job(
     engine, config = engine or LocalEngine(), config.resolve()
     storage = open_storage(config.output)
     plan = _prepare_plan(storage, config, say)
-    names = storage.list_names()
-    missing = [shard for shard in plan.shards if shard_name(shard, config.format) not in names]
+    there = storage.list_sizes()
+    missing = [shard for shard in plan.shards if shard_name(shard, config.format) not in there]
     done = plan.rows - sum(map(plan.count_rows, missing))
     if done:
         say(f"{done:,} of {count_noun(plan.rows, 'row')} are done already")
-    if missing:
-        _work(engine, config, plan, missing, say)
-    return _finish(storage, config, plan)
+    counts = _work(engine, config, plan, missing, say) if missing else {}
+    return _finish(storage, config, plan, counts)
 
 
 def _prepare_plan(storage: Storage, config: BatchConfig, say: Callable[[str], None]) -> BatchPlan:
@@ -117,11 +119,16 @@ def _prepare_plan(storage: Storage, config: BatchConfig, say: Callable[[str], No
     return plan
 
 
-def _work(engine: Engine, config: BatchConfig, plan: BatchPlan, missing: Sequence[int], say: Callable[[str], None]) -> None:
+def _work(
+    engine: Engine, config: BatchConfig, plan: BatchPlan, missing: Sequence[int], say: Callable[[str], None]
+) -> dict[int, ShardCounts]:
+    """Have the shards worked off, say how that goes, and return what became of each."""
+    counts: dict[int, ShardCounts] = {}
     progress = ProgressReport(plan.rows, plan.rows - sum(map(plan.count_rows, missing)), say)
     printed, warnings = 0, set[str]()
     try:
         for report in engine.work(config, missing, progress.add):
+            counts[report.shard] = ShardCounts(report.rows, report.errors)
             if not engine.counts_rows:
                 progress.add(report.rows)
             for message in report.messages[: _PRINTED_ERRORS - printed]:
@@ -135,18 +142,25 @@ def _work(engine: Engine, config: BatchConfig, plan: BatchPlan, missing: Sequenc
     finally:
         progress.close()
     say(f"this run: {progress.describe()}")
+    return counts
 
 
-def _finish(storage: Storage, config: BatchConfig, plan: BatchPlan) -> BatchSummary:
-    """Write the manifest. Raises DataError where a shard is damaged."""
+def _finish(storage: Storage, config: BatchConfig, plan: BatchPlan, counts: Mapping[int, ShardCounts]) -> BatchSummary:
+    """Write the manifest; the counts of shards that an earlier run wrote are read. Raises DataError where one is damaged."""
+    names, sizes = [shard_name(shard, config.format) for shard in plan.shards], storage.list_sizes()
+    with ThreadPoolExecutor(_READERS) as pool:
+        earlier = [shard for shard in plan.shards if shard not in counts]
+        read = pool.map(lambda shard: read_counts(storage, names[shard]), earlier)
+        counts = {**counts, **dict(zip(earlier, read, strict=True))}
     shards, rows, errors = [], 0, 0
-    for shard in plan.shards:
-        name = shard_name(shard, config.format)
-        counts = read_counts(storage, name)
-        rows, errors = rows + counts.rows, errors + counts.errors
-        entry = {"file": name, "first_row": shard * plan.shard_rows, "rows": counts.rows, "errors": counts.errors}
-        shards.append({**entry, "bytes": storage.size(name)})
+    for shard, name in enumerate(names):
+        if name not in sizes:
+            raise DataError(f"{storage.url}/{name} is missing: run the same command again")
+        rows, errors = rows + counts[shard].rows, errors + counts[shard].errors
+        first_row = shard * plan.shard_rows
+        entry = {"file": name, "first_row": first_row, "rows": counts[shard].rows, "errors": counts[shard].errors}
+        shards.append({**entry, "bytes": sizes[name]})
     manifest = {"version": __version__, "settings": dict(plan.settings), "rows": rows, "errors": errors, "shards": shards}
-    storage.write(MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
+    storage.write(BATCH_MANIFEST_FILE, json.dumps(manifest, indent=1).encode())
     storage.remove_leftovers()
-    return BatchSummary(rows, errors, f"{storage.url}/{MANIFEST_FILE}")
+    return BatchSummary(rows, errors, f"{storage.url}/{BATCH_MANIFEST_FILE}")

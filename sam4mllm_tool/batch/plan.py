@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+from tqdm import tqdm
+
 from sam4mllm_tool.batch.planned_rows import PlannedRow
 from sam4mllm_tool.batch.storage import Storage
 from sam4mllm_tool.errors import DataError, quote_text
@@ -70,7 +72,8 @@ def write_plan(storage: Storage, rows: Iterable[PlannedRow], shard_rows: int, se
     Raises:
         DataError: The input has no rows, or the folder can't be written to.
     """
-    rest, count, offset, offsets = iter(rows), 0, 0, [0]
+    rest = iter(tqdm(rows, desc="plan", unit="row", delay=3, leave=False, disable=None))
+    count, offset, offsets = 0, 0, [0]
     with storage.writing(PLAN_FILE) as file:
         while lines := [replace(row, row=count + index).to_line() for index, row in enumerate(islice(rest, shard_rows))]:
             count += len(lines)

@@ -52,9 +52,11 @@ def plan_expressions(row: PlannedRow, expressions: object) -> Sequence[PlannedRo
     """Return a row per expression about the row's image.
 
     Args:
-        row: The image.
+        row: The image; with an error it stays one row.
         expressions: A text, or a list of them. Anything else, an empty list and an empty text make a row with an error.
     """
+    if row.error:
+        return [row]
     texts = expressions if isinstance(expressions, list) and expressions else [expressions]
     return [_plan_expression(row, text) for text in texts]
 

@@ -21,6 +21,9 @@ from sam4mllm_tool.text import first_line
 
 __all__ = ["RayEngine"]
 
+_MOST_TASKS = 10_000
+"""The driver keeps something of each task; jobs of more shards give each task several."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RayEngine:
@@ -61,7 +64,7 @@ class RayEngine:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         workers = min(self.workers, len(shards))
-        reports = data.from_items(list(shards), override_num_blocks=len(shards)).map_batches(
+        reports = data.from_items(list(shards), override_num_blocks=min(len(shards), _MOST_TASKS)).map_batches(
             _Actor,
             fn_constructor_kwargs={"config": config, "threads": max(1, int(self.cpus_per_worker)), "folder": str(Path.cwd())},
             compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),

@@ -41,7 +41,7 @@ class RowInput:
     Attributes:
         url: A file, a folder or a pattern such as `data/*.tar`; a path, or a URL that fsspec knows.
         format: What it holds; None to tell by the names.
-        expressions: What to segment in each image of a folder, and in those of a tar file or of COCO that come without.
+        expressions: What to segment in each image of a folder, and in images that other inputs name without an expression.
         images: The folder that relative paths of images start at; by default that of the file which names them.
     """
 
@@ -70,7 +70,7 @@ class RowInput:
         readers: dict[InputFormat, Callable[[Storage, str], Iterator[PlannedRow]]] = {
             "jsonl": self._read_lines,
             "coco": self._read_coco,
-            "parquet": lambda storage, file: read_parquet(storage, file, self._locate(storage, file)),
+            "parquet": lambda storage, file: read_parquet(storage, file, self._locate(storage, file), self.expressions),
             "webdataset": lambda storage, file: read_tar(storage, file, self.expressions),
         }
         name = file.rpartition("/")[2]
@@ -89,7 +89,8 @@ class RowInput:
         with storage.reading(file, compression="infer") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
-                    yield from _read_line(line.removeprefix(b"\xef\xbb\xbf"), number, name, locate)
+                    row, expressions = _read_line(line.removeprefix(b"\xef\xbb\xbf"), number, name, locate)
+                    yield from plan_expressions(row, list(self.expressions) if expressions is None else expressions)
 
     def _read_coco(self, storage: Storage, file: str) -> Iterator[PlannedRow]:
         """Yield a row per image and expression; images without any have the job's."""
@@ -150,7 +151,8 @@ def _tell_format(storage: Storage, files: Sequence[str]) -> InputFormat:
     raise DataError(f"the format of {quote_text(storage.url)} can't be told by its name: give --input-format, one of {formats}")
 
 
-def _read_line(line: bytes, number: int, file: str, locate: Callable[[str], str]) -> Sequence[PlannedRow]:
+def _read_line(line: bytes, number: int, file: str, locate: Callable[[str], str]) -> tuple[PlannedRow, object]:
+    """Return the image of a line, and what is to be segmented in it; None where the line doesn't say."""
     place = f"line {number} of {file}"
     try:
         record = parse_json(line)
@@ -158,14 +160,14 @@ def _read_line(line: bytes, number: int, file: str, locate: Callable[[str], str]
         record = None
     if not isinstance(record, dict):
         example = '{"image": "photo.jpg", "expression": "the red ring"}'
-        return [PlannedRow(place=place, error=f"DataError: expected JSON such as {example}")]
+        return PlannedRow(place=place, error=f"DataError: expected JSON such as {example}"), None
     image = record.get("image")
     row_id = str(record.get("id", record.get("name", f"jsonl-{number}")))[:200]  # as that of a dataset's sample
     row = PlannedRow(place=place, image=image if isinstance(image, str) else "", id=row_id)
     if not row.image.strip():
-        return [PlannedRow(place=place, id=row.id, error="DataError: the line names no image")]
+        return PlannedRow(place=place, id=row.id, error="DataError: the line names no image"), None
     located = PlannedRow(place=place, image=row.image[:2000], source=locate(row.image), id=row.id)
-    return plan_expressions(located, record.get("expression"))
+    return located, record.get("expression")
 
 
 def _is_absolute(image: str) -> bool:

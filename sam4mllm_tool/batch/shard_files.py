@@ -7,29 +7,24 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 from sam4mllm_tool.batch.planned_rows import PlannedRow
 from sam4mllm_tool.batch.storage import Storage, import_batch_library
+from sam4mllm_tool.data.batch_output import ShardFormat
 from sam4mllm_tool.errors import DataError, Sam4MllmError
 from sam4mllm_tool.images.annotation_formats import to_coco
 from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Segmentation
 
 __all__ = [
-    "SHARD_FORMATS",
     "ShardCounts",
     "ShardFile",
-    "ShardFormat",
     "describe_error",
     "new_shard_file",
     "read_counts",
-    "shard_name",
 ]
 
-ShardFormat = Literal["parquet", "coco"]
-SHARD_FORMATS: tuple[ShardFormat, ...] = get_args(ShardFormat)
-_SUFFIXES: dict[ShardFormat, str] = {"parquet": "parquet", "coco": "json"}
 _METADATA = b"sam4mllm"
 _OBJECTS_PER_ROW = 2**16
 """Ids of annotations are unique over all shards: this times the row's number, and on."""
@@ -51,11 +46,6 @@ class ShardFile(Protocol):
 
     def encode(self) -> bytes:
         """Return the file, its rows in the input's order."""
-
-
-def shard_name(shard: int, shard_format: ShardFormat) -> str:
-    """Return the name of a shard's file."""
-    return f"part-{shard:06d}.{_SUFFIXES[shard_format]}"
 
 
 def describe_error(error: Sam4MllmError) -> str:

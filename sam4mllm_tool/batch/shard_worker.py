@@ -14,9 +14,10 @@ from typing import TypeAlias
 from sam4mllm_tool.batch.batch_config import BatchConfig
 from sam4mllm_tool.batch.plan import read_plan
 from sam4mllm_tool.batch.planned_rows import PlannedRow
-from sam4mllm_tool.batch.shard_files import describe_error, new_shard_file, shard_name
+from sam4mllm_tool.batch.shard_files import describe_error, new_shard_file
 from sam4mllm_tool.batch.source_images import SourceImages
 from sam4mllm_tool.batch.storage import open_storage
+from sam4mllm_tool.data.batch_output import shard_name
 from sam4mllm_tool.errors import BackendError, DataError, ImageError, MissingExtraError, Sam4MllmError, SpecError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.types import Segmentation

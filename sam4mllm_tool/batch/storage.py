@@ -54,12 +54,15 @@ class Storage:
         """Whether there is such a file in this folder."""
         return bool(self.fs.exists(f"{self.path}/{name}"))
 
-    def list_names(self) -> set[str]:
-        """Return the names of the files of this folder, none where there is no folder."""
-        try:
-            return {str(path).rstrip("/").rpartition("/")[2] for path in self.fs.ls(self.path, detail=False)}
-        except FileNotFoundError:
-            return set()
+    def list_sizes(self) -> dict[str, int]:
+        """Return the sizes in bytes of the files of this folder, by name; none where there is no folder. Raises DataError."""
+        with _reporting("read", self.url):
+            self.fs.invalidate_cache()  # other processes write files, too
+            try:
+                entries = self.fs.ls(self.path, detail=True)
+            except FileNotFoundError:
+                return {}
+        return {str(entry["name"]).rpartition("/")[2]: int(entry["size"]) for entry in entries if entry["type"] == "file"}
 
     def read(self, name: str, start: int | None = None, end: int | None = None) -> bytes:
         """Return a file's bytes, or those from `start` to `end`. Raises DataError."""
@@ -71,11 +74,6 @@ class Storage:
         """Yield a file of the file system, by its whole path; what goes wrong in the block is a DataError that names it."""
         with _reporting("read", path), self.fs.open(path, "rb", compression=compression) as file:
             yield file
-
-    def size(self, name: str) -> int:
-        """Return a file's size in bytes. Raises DataError."""
-        with self._reporting("read", name):
-            return int(self.fs.size(f"{self.path}/{name}"))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file of this folder: beside its place, then it is renamed. Raises DataError."""

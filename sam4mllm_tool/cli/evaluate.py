@@ -172,6 +172,8 @@ def _evaluate(config: "EvaluationConfig", out: Path, processes: int) -> None:
     from sam4mllm_tool.evaluation import evaluate as run_evaluation
 
     metrics = run_evaluation(config, out, processes=processes)
+    if not metrics:  # this is one of several processes, and not the first
+        return
     for warning in metrics["warnings"]:
         print(f"sam4mllm: warning: {warning}", file=sys.stderr)
     print("\n".join([*_metric_lines(metrics), *_timing_lines(out)]))

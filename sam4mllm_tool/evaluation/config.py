@@ -10,6 +10,7 @@ from typing import Any, Unpack
 from sam4mllm_tool.atomic_io import file_sha256
 from sam4mllm_tool.config import METHODS, Method, SegmentationConfig, SettingsOverrides
 from sam4mllm_tool.data import DATASETS, Dataset, load_dataset
+from sam4mllm_tool.data.batch_output import SHARD_FILES
 from sam4mllm_tool.errors import DataError
 from sam4mllm_tool.evaluation.metrics import PROTOCOLS, EvaluationProtocol, default_protocol
 from sam4mllm_tool.models.load_options import LoadOptions
@@ -197,7 +198,7 @@ def _describe_settings(config: SegmentationConfig) -> dict[str, Any]:
 def _hash_file(path: Path) -> str:
     try:
         if path.is_dir():  # a batch job's results
-            return "-".join(file_sha256(file)[:12] for file in sorted(path.glob("part-*")))
+            return "-".join(file_sha256(file)[:12] for file in sorted(path.glob(SHARD_FILES)))
         return file_sha256(path)
     except OSError as error:
         raise DataError(f"the predictions can't be read from {path}: {error.strerror or error}") from error

@@ -14,6 +14,7 @@ from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
 from sam4mllm_tool.evaluation.metrics import EvaluationProtocol, PixelCounts
 from sam4mllm_tool.evaluation.predictions import read_predictions
+from sam4mllm_tool.evaluation.process_share import ProcessShare
 from sam4mllm_tool.evaluation.records import SampleRecord
 from sam4mllm_tool.evaluation.scoring import GroundTruth, score_failure, score_mask, score_segmentation
 from sam4mllm_tool.parallel import map_in_processes
@@ -78,6 +79,7 @@ def _load_predictor(config: EvaluationConfig, models: Sam4Mllm | None) -> _Predi
         import torch
 
         torch.set_num_threads(config.threads)
+        ProcessShare.from_environment().use_own_gpu()
         models = config.models.load()
     return _ModelPredictor(models, config.scoring_protocol, config.method)
 

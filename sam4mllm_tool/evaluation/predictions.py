@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from sam4mllm_tool.data.batch_output import iter_batch_results
 from sam4mllm_tool.errors import DataError
-from sam4mllm_tool.evaluation.batch_predictions import iter_batch_results
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.text import parse_json
 from sam4mllm_tool.types import Mask, Size

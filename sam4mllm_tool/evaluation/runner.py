@@ -3,6 +3,8 @@
 During a run, samples.jsonl.part grows by one image's lines at a time, and order.json says what is evaluated. After an
 interruption, the same command keeps the images that are complete and continues. At the end come metrics.json, report.md and
 report.html with pictures/, all computed from samples.jsonl, and timings.json, the only file that differs from run to run.
+
+Under `torchrun` each process has a share of the images (process_share.py), and the first one writes the result.
 """
 
 import os
@@ -21,6 +23,7 @@ from sam4mllm_tool.errors import BackendError, DataError, EmptyMaskError
 from sam4mllm_tool.evaluation.config import EvaluationConfig
 from sam4mllm_tool.evaluation.predict import predict_records
 from sam4mllm_tool.evaluation.predictions import read_predictions
+from sam4mllm_tool.evaluation.process_share import ProcessShare
 from sam4mllm_tool.evaluation.records import METRICS_FILE, ORDER_FILE, SAMPLES_FILE, SampleRecord, read_records
 from sam4mllm_tool.evaluation.report import write_report
 from sam4mllm_tool.evaluation.summary import TIMINGS_FILE, count_warnings, summarize_records, summarize_timings
@@ -30,7 +33,6 @@ from sam4mllm_tool.text import parse_json
 
 __all__ = ["ORDER_FILE", "evaluate"]
 
-_PART_FILE = f"{SAMPLES_FILE}.part"
 _GROUP_SIZE = 32
 """Samples of an image that are asked about side by side; as many results are held in memory at once."""
 _SYNC_SECONDS = 5.0
@@ -50,7 +52,7 @@ def evaluate(
         models: Used instead of the config's specs, in this process.
 
     Returns:
-        The content of metrics.json.
+        The content of metrics.json; nothing in the processes of `torchrun` besides the first.
 
     Raises:
         DataError: The dataset or the predictions can't be used, or `out` holds another evaluation.
@@ -63,10 +65,14 @@ def evaluate(
     dataset = config.open()
     total = _check_samples(dataset, config)
     problems = {"counts": dataset.problems.lines(), "first": dataset.problems.first}
-    warnings = _warn_of_trained_images(dataset, config, models)
+    share = ProcessShare.from_environment()
     if not (out / SAMPLES_FILE).exists():
         with _limit_threads(config):
             _run(dataset, config, out, total, processes=processes, models=models)
+        share.merge(out, _iter_images(dataset, config))
+    if not share.is_first:
+        return {}
+    warnings = _warn_of_trained_images(dataset, config, models)
     records = read_records(out)
     if all(record.error is not None and not record.error.startswith(EmptyMaskError.__name__) for record in records):
         raise BackendError(f"none of the {len(records)} samples was answered, see {out / SAMPLES_FILE}: {records[0].error}")
@@ -92,9 +98,10 @@ def _claim_folder(out: Path, order: dict[str, Any]) -> None:
     An unfinished run on a file of predictions starts again where the file has changed: the file may have been corrected, and
     no model's work is lost.
     """
-    path, part, whole = out / ORDER_FILE, out / _PART_FILE, out / SAMPLES_FILE
+    path, whole = out / ORDER_FILE, out / SAMPLES_FILE
     out.mkdir(parents=True, exist_ok=True)
-    if whole.exists() or (part.exists() and part.stat().st_size):
+    parts = [part for part in out.glob(f"{SAMPLES_FILE}.*") if _has_content(part)]
+    if whole.exists() or parts:
         try:
             earlier = parse_json(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -103,8 +110,16 @@ def _claim_folder(out: Path, order: dict[str, Any]) -> None:
         if differing and (whole.exists() or "predictions" not in earlier):
             raise DataError(f"{out} holds another evaluation ({', '.join(differing)} differ): choose another folder")
         if differing:
-            part.unlink()
+            for part in parts:
+                part.unlink(missing_ok=True)
     write_json(path, order, ensure_ascii=True)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # another process has just renamed it
+        return True
 
 
 def _differing_keys(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -157,17 +172,23 @@ def _check_samples(dataset: Dataset, config: EvaluationConfig) -> int:
 
 
 def _run(dataset: Dataset, config: EvaluationConfig, out: Path, total: int, *, processes: int, models: Sam4Mllm | None) -> None:
-    """Evaluate the samples that are not in the part file yet, and rename it when it is complete."""
-    images = _iter_images(dataset, config)
-    with (out / _PART_FILE).open("a+b") as file:
+    """Evaluate the samples of this process that are not in its part file yet, and rename the file when it is complete."""
+    share = ProcessShare.from_environment()
+    part = out / f"{share.file}.part"
+    if (out / share.file).exists():
+        return
+    images = share.select(_iter_images(dataset, config))
+    with part.open("a+b") as file:
         done, first = _resume(file, images)
         if first:
-            bar = tqdm(total=total, initial=done, desc="evaluate", unit="sample", mininterval=1, disable=None)
+            options: dict[str, Any] = {"desc": "evaluate", "unit": "sample", "mininterval": 1}
+            own = -(-total // share.count)  # about as many
+            bar = tqdm(total=own, initial=done, disable=None if share.is_first else True, **options)
             predicted = predict_records(chain([first], images), config, processes=processes, models=models)
             for records in _write_records(file, predicted, config):
                 bar.update(len(records))
             bar.close()
-    (out / _PART_FILE).replace(out / SAMPLES_FILE)
+    part.replace(out / share.file)
 
 
 def _write_records(

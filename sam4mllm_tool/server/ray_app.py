@@ -14,6 +14,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -169,7 +170,7 @@ def create_application(settings: ServerSettings, options: LoadOptions, replicas:
 def serve_on_ray(
     settings: ServerSettings, options: LoadOptions, replicas: RayServeSettings, address: str | None, *, keep_alive_s: int
 ) -> None:
-    """Serve until the process is interrupted.
+    """Serve until the process is interrupted or terminated.
 
     Args:
         settings: The server's settings.
@@ -180,14 +181,23 @@ def serve_on_ray(
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's handler would abort without ending the application
+    ran_before = bool(serve.status().proxies)
+    place = f"http://{settings.host}:{settings.port}"
+    if ran_before:
+        place = "the host and port that it was started with (--host and --port hold after `serve shutdown`)"
     try:
         http = {"host": settings.host, "port": settings.port, "keep_alive_timeout_s": keep_alive_s}
         serve.start(http_options=http)
         serve.run(create_application(settings, options, replicas, _APPLICATION), name=_APPLICATION)
-        print(f"sam4mllm: Ray Serve answers at http://{settings.host}:{settings.port}", file=sys.stderr, flush=True)
+        print(f"sam4mllm: Ray Serve answers at {place}", file=sys.stderr, flush=True)
         threading.Event().wait()
+    except KeyboardInterrupt:
+        print("sam4mllm: ending", file=sys.stderr, flush=True)
     finally:
         serve.delete(_APPLICATION)
+        if not ran_before and not serve.status().applications:
+            serve.shutdown()
         ray.shutdown()
 
 

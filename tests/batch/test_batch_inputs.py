@@ -114,6 +114,25 @@ def test_a_folder_asks_about_each_image_with_each_expression(tmp_path: Path) -> 
     assert names == [(image, text) for image in ("a.png", "b.png") for text in ("the ring", "the star")]
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet", "json", "tar"])
+def test_images_without_an_expression_have_those_of_the_command(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        write_lines(path, [{"image": "a.png"}])
+    elif suffix == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"image": ["a.png"]}), path)
+    elif suffix == "json":
+        path.write_text(json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": []}))
+    else:
+        with tarfile.open(path, "w") as archive:
+            add_member(archive, "a.png", _png())
+    rows = list(RowInput(str(path), expressions=("the ring", "the star")).read())
+    assert [(row.image, row.expression, row.error) for row in rows] == [
+        ("a.png", text, "") for text in ("the ring", "the star")
+    ]
+    assert [bool(row.error) for row in RowInput(str(path)).read()] == [True]
+
+
 def test_input_and_output_may_be_at_urls(tmp_path: Path, pairs: Expected) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(tmp_path / "images"), "/job/images", recursive=True)

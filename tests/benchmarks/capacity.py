@@ -122,21 +122,24 @@ def simulate(arrivals: Sequence[float], service_s: float, replicas: int, *, spre
     return QueueResult(len(latencies) / max(*free, arrivals[-1]), *at)
 
 
-def simulate_clients(clients: int, seconds: float, service_s: float, replicas: int, *, overhead_s: float = 0.0) -> QueueResult:
+def simulate_clients(
+    clients: int, seconds: float, service_s: float, replicas: int, *, overhead_s: float = 0.0, seed: int = 0
+) -> QueueResult:
     """Simulate clients that each send a request once the one before is answered, as benchmarks do.
 
     Args:
         clients: How many there are.
         seconds: How long they send.
-        service_s: Seconds of a request on a replica.
-        replicas: How many there are.
-        overhead_s: Seconds of each request that one process spends for all of them.
+        service_s: Seconds of a request on a replica's core; each is as likely on one replica as on another.
+        replicas: How many there are, each with a core.
+        overhead_s: Seconds of each request that the first core spends besides, on what all of them share.
+        seed: Of the draws.
     """
-    ready, free, server, latencies = [0.0] * clients, [0.0] * replicas, 0.0, []
+    random, ready, free, latencies = Random(seed), [0.0] * clients, [0.0] * replicas, []
     while (sent := heapq.heappop(ready)) < seconds:
-        server = max(sent, server) + overhead_s
-        end = max(server, heapq.heappop(free)) + service_s
-        heapq.heappush(free, end)
+        free[0] = received = max(sent, free[0]) + overhead_s
+        replica = random.randrange(replicas)
+        free[replica] = end = max(received, free[replica]) + service_s
         heapq.heappush(ready, end)
         latencies.append(end - sent)
     latencies.sort()

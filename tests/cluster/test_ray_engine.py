@@ -10,16 +10,16 @@ from tests.batch.batch_inputs import read_rows, run_embedded, save_scenes, write
 from tests.cluster.ray_cluster import list_actors, start_command, wait_until
 
 pytestmark = pytest.mark.slow
-OPTIONS = ("--engine", "ray", "--method", "box", "--shard-rows", "8")
+OPTIONS = ("--engine", "ray", "--method", "box", "--shard-rows", "4")
 
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """160 rows about two images, the last of an image that is not there."""
+    """80 rows about two images, the last of an image that is not there."""
     scenes = save_scenes(tmp_path / "images")
     lines = [
         {"image": f"images/{name}", "expression": f"{text} {number}"}
-        for number in range(40)
+        for number in range(20)
         for name, texts in scenes.items()
         for text in texts
     ]
@@ -45,8 +45,8 @@ def test_every_row_is_there_once_after_a_worker_and_the_driver_are_killed(tmp_pa
     driver = start_command(*command)
     _, err = driver.communicate(timeout=300)
     assert driver.returncode == 3, err
-    assert "row 159 (line 160 of rows.jsonl): ImageError" in err
+    assert "row 79 (line 80 of rows.jsonl): ImageError" in err
 
-    run_embedded(rows, tmp_path / "undisturbed", shard_rows=8)
+    run_embedded(rows, tmp_path / "undisturbed", shard_rows=4)
     assert read_shards(out) == read_shards(tmp_path / "undisturbed")
-    assert [row["row"] for row in read_rows(out)] == list(range(160))
+    assert [row["row"] for row in read_rows(out)] == list(range(80))

@@ -127,6 +127,21 @@ def test_two_processes_give_the_same_results_as_one(scenes: Path, one_process: P
     assert_same_results(one_process, tmp_path / "two")
 
 
+def test_the_processes_of_torchrun_give_the_results_of_one(
+    tmp_path: Path, whole: tuple[EvaluationConfig, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, finished = whole
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    for rank in (2, 1, 0):  # the first one waits for the others, of which one has no image
+        monkeypatch.setenv("RANK", str(rank))
+        models = scripted_models(numbered_reply)
+        metrics = evaluate(config, tmp_path / "shared", models=models)
+        assert len(models.mllm.questions) == 2 * (4 if rank < 2 else 0)
+        assert bool(metrics) == (rank == 0)
+    assert_same_results(tmp_path / "shared", finished)
+    assert not list((tmp_path / "shared").glob("samples.jsonl.*"))
+
+
 TWO_PROCESSES = """
 import sys
 from pathlib import Path

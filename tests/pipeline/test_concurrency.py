@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from sam4mllm_tool.models.mllm.server_options import ServerOptions
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.types import Image, Question, Reply, Segmentation
-from tests.embedded_world import iter_cases
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 from tests.openai_servers import Exchange, build_completion, serve
 from tests.results import assert_equal_but_for_rounding
 
@@ -94,9 +93,9 @@ def test_many_at_once_give_what_one_at_a_time_gives(segment: Any, scripted: tupl
 @pytest.mark.slow
 def test_many_at_once_on_the_embedded_pair_give_what_one_at_a_time_gives() -> None:
     models = Sam4Mllm.load("embedded", "embedded")
-    cases = list(islice(iter_cases("plural"), 4))
+    scenes = [draw_scene(TEST_SEEDS + number) for number in range(8)]
     calls: list[tuple[Any, str, Any]] = [
-        (scene.image, each.text, method) for scene, each in cases for method in ("box", "pqpp")
+        (scene.image, name_object(scene.objects[0]), "pqpp" if number == 0 else "box") for number, scene in enumerate(scenes)
     ]
     expected = [models.segment(image, text, method=method) for image, text, method in calls] * (COUNT // len(calls))
     calls *= COUNT // len(calls)

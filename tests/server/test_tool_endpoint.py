@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ from langchain_core.tools import ToolException
 
 from sam4mllm_tool import ReasonTool, ReplyError, Sam4MllmToolkit, SegmentTool
 from sam4mllm_tool.client import AsyncClient
+from sam4mllm_tool.errors import QueueFullError
 from sam4mllm_tool.images.load import load_image
+from sam4mllm_tool.tools.server_calls import BusyRetries
 from sam4mllm_tool.types import Question, Reply
 from tests.results import assert_equal_json
-from tests.server.http_servers import create_ring_models, serve
+from tests.server.http_servers import create_ring_models, serve, serve_with_full_queue
 from tests.server.mcp.mcp_servers import IMAGE_URI, reply_about_rings
 
 CALLS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -130,6 +133,25 @@ def test_a_conversation_goes_on_with_another_server(served: Sam4MllmToolkit) -> 
         answer = moved.invoke({"name": moved.name, "args": args, "id": "1", "type": "tool_call"})
     assert answer.status == "success", answer.text
     assert answer.artifact["picture"] == first["picture"]
+
+
+def test_a_call_that_a_busy_server_refuses_waits_longer_each_time_and_not_for_ever() -> None:
+    retries, error = BusyRetries(limit_s=60), QueueFullError("64 requests wait already", 2.0)
+    waits = [retries.choose_wait(error) for _ in range(8)]
+    assert 1.5 <= waits[0] <= 2.5
+    assert all(7.5 <= wait <= 12.5 for wait in waits[-2:]), waits
+    with pytest.raises(QueueFullError):
+        BusyRetries(limit_s=1).choose_wait(error)
+
+
+@pytest.mark.slow
+def test_a_call_that_finds_the_queue_full_is_answered_once_there_is_room() -> None:
+    with ThreadPoolExecutor(1) as pool, serve_with_full_queue() as url:
+        tool = SegmentTool(server=url, method="box")
+        answer = pool.submit(tool.invoke, {"image": IMAGE_URI, "expression": "the left ring"})
+        while 'path="/v1/tools/{tool}",status="429"' not in httpx.get(f"{url}/metrics").text:
+            assert not answer.done()
+    assert '"the left ring": 1 object' in answer.result()
 
 
 def test_files_are_written_where_the_agent_runs(url: str, tmp_path: Path) -> None:

@@ -71,7 +71,12 @@ class Host:
         method, params = request["method"], request["params"]
         self.calls.append((method, params))
         if method == "ui/initialize":
-            capabilities = {"serverTools": {}, "serverResources": {}, "downloadFile": {}, "updateModelContext": {"text": {}}}
+            capabilities: dict[str, Any] = {
+                "serverTools": {},
+                "serverResources": {},
+                "downloadFile": {},
+                "updateModelContext": {"text": {}},
+            }
             info = {"name": "double", "version": "1"}
             context = {"theme": "dark"}
             versions = {"protocolVersion": params["protocolVersion"], "hostInfo": info}

@@ -1,9 +1,12 @@
-"""Read the results of `sam4mllm batch` as predictions, so that models on a cluster are scored as those of one process are."""
+"""The folder that `sam4mllm batch` writes: the names of its files, and its results, read as predictions.
+
+So models on a cluster are scored as those of one process are.
+"""
 
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,7 +14,20 @@ from sam4mllm_tool.errors import DataError, MissingExtraError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.text import parse_json
 
-__all__ = ["iter_batch_results"]
+__all__ = ["BATCH_MANIFEST_FILE", "SHARD_FILES", "SHARD_FORMATS", "ShardFormat", "iter_batch_results", "shard_name"]
+
+ShardFormat = Literal["parquet", "coco"]
+SHARD_FORMATS: tuple[ShardFormat, ...] = get_args(ShardFormat)
+BATCH_MANIFEST_FILE = "_manifest.json"
+"""There once all shards are."""
+SHARD_FILES = "part-*"
+"""The shards' files, as a pattern."""
+_SUFFIXES: dict[ShardFormat, str] = {"parquet": "parquet", "coco": "json"}
+
+
+def shard_name(shard: int, shard_format: ShardFormat) -> str:
+    """Return the name of a shard's file."""
+    return f"part-{shard:06d}.{_SUFFIXES[shard_format]}"
 
 
 def iter_batch_results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any] | None]]:
@@ -24,13 +40,13 @@ def iter_batch_results(folder: Path) -> Iterator[tuple[str, str, dict[str, Any] 
         DataError: The job is not finished, or its files are no such results.
         MissingExtraError: pyarrow is not installed.
     """
-    if not (folder / "_manifest.json").is_file():
-        raise DataError(f"{folder} has no _manifest.json: expected the output of a finished sam4mllm batch")
+    if not (folder / BATCH_MANIFEST_FILE).is_file():
+        raise DataError(f"{folder} has no {BATCH_MANIFEST_FILE}: expected the output of a finished sam4mllm batch")
     try:
         parquet = import_module("pyarrow.parquet")
     except ImportError as error:
         raise MissingExtraError("pyarrow", "batch") from error
-    paths = sorted(folder.glob("part-*.parquet"))
+    paths = sorted(folder.glob(f"{SHARD_FILES}.parquet"))
     if not paths:
         raise DataError(f"{folder} has no Parquet files: run the job with --format parquet")
     for path in paths:
