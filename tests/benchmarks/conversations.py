@@ -209,7 +209,7 @@ def _keep_image_id(name: re.Match[str]) -> str:
 
 def count_refusals(url: str) -> int:
     """Return how many requests a server has answered by status 429."""
-    counts = re.findall(r'sam4mllm_requests_total\{[^}]*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
+    counts = re.findall(r'sam4mllm_requests_total\{.*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
     return sum(int(float(each)) for each in counts)
 
 

@@ -135,11 +135,11 @@ def test_a_conversation_goes_on_with_another_server(served: Sam4MllmToolkit) -> 
     assert answer.artifact["picture"] == first["picture"]
 
 
-def test_a_call_that_a_busy_server_refuses_waits_longer_each_time_and_not_for_ever() -> None:
+def test_a_call_that_a_busy_server_refuses_waits_as_long_as_it_says_or_longer_and_not_for_ever() -> None:
     retries, error = BusyRetries(limit_s=60), QueueFullError("64 requests wait already", 2.0)
     waits = [retries.choose_wait(error) for _ in range(8)]
-    assert 1.5 <= waits[0] <= 2.5
-    assert all(7.5 <= wait <= 12.5 for wait in waits[-2:]), waits
+    assert all(2 <= wait <= 8 for wait in waits), waits
+    assert len(set(waits)) > 1, "agents that were refused at once would come back at once"
     with pytest.raises(QueueFullError):
         BusyRetries(limit_s=1).choose_wait(error)
 
