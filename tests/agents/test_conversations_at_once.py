@@ -10,7 +10,7 @@ from tests.server.server_process import run_server
 
 @pytest.mark.slow
 def test_conversations_at_once_are_answered_as_each_alone_is() -> None:
-    conversations = draw_conversations(6)
+    conversations = draw_conversations(4)
     with run_server("--max-batch", "2", "--max-queue", "1", OMP_NUM_THREADS="1") as (_, url):
         together = asyncio.run(hold_at_once(url, conversations))
         assert count_refusals(url) > 0, "the queue was never full"
