@@ -176,8 +176,7 @@ def find_faults(
 ) -> list[str]:
     """Return what went wrong in the conversations that were held at once, a line for each."""
     faults: list[str] = []
-    owners: dict[str, int] = {}
-    """The conversation that each id of an image or a result is of, by the first one that has it."""
+    owners: dict[str, int] = {}  # of each id of an image or a result: the first conversation that has it
     for number, conversation in enumerate(conversations):
         own = [compute_image_id(image) for image in conversation.images]
         for message, answer, expected in zip(conversation.messages, together[number], alone[number], strict=True):
