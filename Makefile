@@ -26,7 +26,7 @@ test-slow: .venv/tested video .venv/ray/made  ## set up, then run the slow tests
 check: test lint types coverage test-slow docs  ## everything
 
 # Apart from `test`, as measuring takes a third to a half more time.
-COVERED := tests/protocol tests/images tests/pipeline tests/tools
+COVERED := tests/protocol tests/images tests/pipeline tests/tools tests/server/test_tool_endpoint.py
 coverage: .venv/tested  ## branches covered by the tests of the protocol, images, pipeline and tools
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(COVERED) --cov
 

@@ -27,8 +27,11 @@ from sam4mllm_tool.client_messages import (
     ToolAnswer,
     check_answer,
     describe_failure,
+    read_fields,
+    read_image_id,
     read_refined,
     read_results,
+    read_single,
 )
 from sam4mllm_tool.config import Method
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
@@ -70,7 +73,7 @@ class Client:
             Sam4MllmError: What `Sam4Mllm.segment` raises.
             ServiceError: The server can't serve the request, or can't be reached.
         """
-        return _read_single(self._send(ServerCall.segment(image, [expression], method, trace)))
+        return read_single(self._send(ServerCall.segment(image, [expression], method, trace)))
 
     def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None, trace: bool = False
@@ -85,13 +88,13 @@ class Client:
             ServiceError: As `segment`.
         """
         try:
-            return read_results(self._send(ServerCall.segment(image, expressions, method, trace)).json())
+            return read_results(self._send(ServerCall.segment(image, expressions, method, trace)), len(expressions))
         except _EXPRESSION_ERRORS as error:  # of a single expression
             return [error]
 
     def embed(self, image: ImageSource) -> str:
         """Have the server keep an image for a while, and return its handle. Raises as `segment` does."""
-        return str(self._send(ServerCall.embed(image)).json()["image"])
+        return read_image_id(self._send(ServerCall.embed(image)))
 
     def refine(
         self,
@@ -108,7 +111,7 @@ class Client:
             Sam4MllmError: The result is not kept any more, or can't be corrected so.
             ServiceError: As `segment`.
         """
-        return read_refined(self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace)).json())
+        return read_refined(self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace)))
 
     def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Return a file of a result, such as "cutout.png". Raises as `refine` does."""
@@ -136,11 +139,11 @@ class Client:
             Sam4MllmError: What the tool raises.
             ServiceError: As `segment`.
         """
-        return ToolAnswer(**self._stream(ServerCall.tool(name, arguments, artifacts, method), EventReader(write_event)))
+        return self._stream(ServerCall.tool(name, arguments, artifacts, method), EventReader(write_event))
 
     def info(self) -> dict[str, Any]:
         """Return the server's models, methods and output formats. Raises ServiceError."""
-        return dict(self._send(ServerCall("GET", "/v1/info")).json())
+        return read_fields(self._send(ServerCall("GET", "/v1/info")))
 
     def _send(self, call: ServerCall) -> httpx.Response:
         try:
@@ -148,7 +151,7 @@ class Client:
         except httpx.HTTPError as error:
             raise describe_failure(self._http.base_url, error) from error
 
-    def _stream(self, call: ServerCall, reader: EventReader) -> dict[str, Any]:
+    def _stream(self, call: ServerCall, reader: EventReader) -> ToolAnswer:
         try:
             with self._http.stream(call.method, call.path, json=call.body, headers=EventReader.headers) as response:
                 if not response.is_success:
@@ -186,20 +189,20 @@ class AsyncClient:
         self, image: ImageSource, expression: str, *, method: Method | None = None, trace: bool = False
     ) -> ServerSegmentation:
         """Do as `Client.segment` does."""
-        return _read_single(await self._send(ServerCall.segment(image, [expression], method, trace)))
+        return read_single(await self._send(ServerCall.segment(image, [expression], method, trace)))
 
     async def segment_group(
         self, image: ImageSource, expressions: Sequence[str], *, method: Method | None = None, trace: bool = False
     ) -> list[ServerOutcome]:
         """Do as `Client.segment_group` does."""
         try:
-            return read_results((await self._send(ServerCall.segment(image, expressions, method, trace))).json())
+            return read_results(await self._send(ServerCall.segment(image, expressions, method, trace)), len(expressions))
         except _EXPRESSION_ERRORS as error:
             return [error]
 
     async def embed(self, image: ImageSource) -> str:
         """Do as `Client.embed` does."""
-        return str((await self._send(ServerCall.embed(image))).json()["image"])
+        return read_image_id(await self._send(ServerCall.embed(image)))
 
     async def refine(
         self,
@@ -211,7 +214,7 @@ class AsyncClient:
         trace: bool = False,
     ) -> ServerSegmentation:
         """Do as `Client.refine` does."""
-        return read_refined((await self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace))).json())
+        return read_refined(await self._send(ServerCall.refine(result, instruction, clicks, forget_clicks, trace)))
 
     async def get_file(self, result: ServerSegmentation | str, file: str) -> bytes:
         """Do as `Client.get_file` does."""
@@ -228,11 +231,11 @@ class AsyncClient:
     ) -> ToolAnswer:
         """Do as `Client.call_tool` does."""
         call = ServerCall.tool(name, arguments, artifacts, method)
-        return ToolAnswer(**await self._stream(call, EventReader(write_event)))
+        return await self._stream(call, EventReader(write_event))
 
     async def info(self) -> dict[str, Any]:
         """Do as `Client.info` does."""
-        return dict((await self._send(ServerCall("GET", "/v1/info"))).json())
+        return read_fields(await self._send(ServerCall("GET", "/v1/info")))
 
     async def _send(self, call: ServerCall) -> httpx.Response:
         try:
@@ -240,7 +243,7 @@ class AsyncClient:
         except httpx.HTTPError as error:
             raise describe_failure(self._http.base_url, error) from error
 
-    async def _stream(self, call: ServerCall, reader: EventReader) -> dict[str, Any]:
+    async def _stream(self, call: ServerCall, reader: EventReader) -> ToolAnswer:
         try:
             async with self._http.stream(call.method, call.path, json=call.body, headers=EventReader.headers) as response:
                 if not response.is_success:
@@ -262,12 +265,6 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _read_single(response: httpx.Response) -> ServerSegmentation:
-    (outcome,) = read_results(response.json())
-    assert isinstance(outcome, ServerSegmentation), "an error of a single expression is the error of its request"
-    return outcome
 
 
 def _settings(url: str, token: str | None, timeout_s: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -28,8 +29,11 @@ __all__ = [
     "check_answer",
     "describe_failure",
     "encode_image",
+    "read_fields",
+    "read_image_id",
     "read_refined",
     "read_results",
+    "read_single",
 ]
 
 _LARGE_PNG_BYTES = 40 * 2**20
@@ -128,7 +132,7 @@ class EventReader:
 
     def __init__(self, write_event: Callable[[dict[str, Any]], None] | None = None) -> None:
         self._write_event, self._name = write_event, ""
-        self._answer: dict[str, Any] | None = None
+        self._answer: ToolAnswer | None = None
 
     def read(self, line: str) -> None:
         """Take a line. Raises what the server raised."""
@@ -136,17 +140,17 @@ class EventReader:
         if field == "event":
             self._name = value
         elif field == "data":
-            self._take(json.loads(value))
+            with _reading():
+                data = dict(json.loads(value))
+                if self._name == "problem":
+                    raise _read_error(data)
+                if self._name == "result":
+                    self._answer = ToolAnswer(str(data["text"]), dict(data["artifact"]))
+                    return
+            if self._write_event is not None:
+                self._write_event(data)
 
-    def _take(self, data: dict[str, Any]) -> None:
-        if self._name == "problem":
-            raise _read_error(data)
-        if self._name == "result":
-            self._answer = data
-        elif self._write_event is not None:
-            self._write_event(data)
-
-    def get_answer(self) -> dict[str, Any]:
+    def get_answer(self) -> ToolAnswer:
         """Return the answer. Raises ServiceError where the events ended before it."""
         if self._answer is None:
             raise ServiceError("the server ended its answer too early; its log may say why")
@@ -186,23 +190,62 @@ def _encode_pixels(image: Image) -> bytes:
     return buffer.getvalue()
 
 
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Raise a ServiceError where an answer isn't one that a server gives. Nothing of the answer is in its message."""
+    try:
+        yield
+    except Sam4MllmError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise ServiceError(
+            "the server's answer can't be read; is it `sam4mllm serve`, of the same version as this client?"
+        ) from error
+
+
+def read_fields(response: httpx.Response) -> dict[str, Any]:
+    """Return the fields of an answer. Raises ServiceError where it has none."""
+    with _reading():
+        return dict(response.json())
+
+
+def read_image_id(response: httpx.Response) -> str:
+    """Read the answer of /v1/embed."""
+    with _reading():
+        return str(read_fields(response)["image"])
+
+
+def read_single(response: httpx.Response) -> ServerSegmentation:
+    """Read the answer of /v1/segment to one expression."""
+    (outcome,) = read_results(response, 1)
+    if isinstance(outcome, Sam4MllmError):
+        raise outcome
+    return outcome
+
+
+def read_results(response: httpx.Response, count: int) -> list[ServerOutcome]:
+    """Read the answer of /v1/segment to so many expressions."""
+    with _reading():
+        results = read_fields(response)["results"]
+        if len(results) != count:
+            raise ValueError(f"expected {count} results, got {len(results)}")
+        return [_read_error(fields) if "error" in fields else _read_result(fields) for fields in results]
+
+
+def read_refined(response: httpx.Response) -> ServerSegmentation:
+    """Read the answer of /v1/refine."""
+    with _reading():
+        fields = read_fields(response)
+        return replace(_read_result(fields["result"]), understood=tuple(map(str, fields["understood"])))
+
+
 def _read_result(fields: Mapping[str, Any]) -> ServerSegmentation:
     result = Segmentation.from_dict(fields)
     return ServerSegmentation(**vars(result), id=str(fields["id"]), image=str(fields["image"]))
 
 
-def read_results(answer: Mapping[str, Any]) -> list[ServerOutcome]:
-    """Read the answer of /v1/segment."""
-    return [_read_error(fields) if "error" in fields else _read_result(fields) for fields in answer["results"]]
-
-
 def _read_error(problem: Mapping[str, Any]) -> Sam4MllmError:
     return _build_error(str(problem["error"]), str(problem["detail"]), "")
-
-
-def read_refined(answer: Mapping[str, Any]) -> ServerSegmentation:
-    """Read the answer of /v1/refine."""
-    return replace(_read_result(answer["result"]), understood=tuple(map(str, answer["understood"])))
 
 
 def check_answer(response: httpx.Response) -> httpx.Response:
@@ -240,5 +283,10 @@ def _list_error_classes(kind: type[Sam4MllmError]) -> Iterator[type[Sam4MllmErro
 
 def describe_failure(url: httpx.URL, error: httpx.HTTPError) -> ServiceError:
     """Say why there is no answer."""
-    reason = "it did not answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+    if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError):  # whose text quotes the answer
+        reason = "its answer is cut off or not valid HTTP"
+    else:
+        reason = (
+            "it did not answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or type(error).__name__
+        )
     return ServiceError(f"the server at {url} can't be reached: {reason}. Is it running (sam4mllm serve)?")

@@ -12,7 +12,10 @@ ROWS = [
     for line in PAGE.partition("## Threat model")[2].partition("\n## ")[0].splitlines()
     if line.startswith("| ") and not line.startswith("| Who")
 ]
-GIVEN = ("image", "expression", "URL", "path", "handle", "artifact", "checkpoint", "dataset", "trace", "reply", "MCP", "HTTP")
+GIVEN = (
+    *("image", "expression", "URL", "path", "handle", "artifact", "checkpoint", "dataset", "trace", "reply", "MCP", "HTTP"),
+    *("batch", "Ray", "--cpu-fallback", "agent over the server", "agent's server"),
+)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[0]}: {row[1]}")

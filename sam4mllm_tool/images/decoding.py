@@ -94,7 +94,7 @@ def _open(file: BytesIO, what: str, limits: DecodingLimits) -> Image:
         names = ", ".join(limits.formats)
         raise ImageError(f"{what} is in none of the formats {names}, or it is damaged at its start") from error
     except PILImage.DecompressionBombError as error:
-        limit = min(limits.max_pixels, 2 * (PILImage.MAX_IMAGE_PIXELS or limits.max_pixels))  # Pillow has its own limit
+        limit = 2 * (PILImage.MAX_IMAGE_PIXELS or 0)  # Pillow has its own limit
         raise ImageError(f"{what} has too many pixels, over the limit of {limit:,}; scale it down") from error
     except Exception as error:  # on hostile bytes a decoder raises anything
         raise ImageError(f"{what} has a damaged header: {error}") from error
@@ -147,6 +147,4 @@ def _load(image: Any) -> Image:
         loaded: Image = image
         return loaded
     frame = decoder.get_next()  # Pillow would hold libwebp's two canvases and two copies of them at once
-    if frame is None:
-        raise ValueError("a frame of the WebP is damaged")
     return PILImage.frombuffer(image.mode, image.size, frame[0], "raw", image.rawmode, 0, 1)

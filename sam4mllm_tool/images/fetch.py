@@ -17,7 +17,7 @@ import ssl
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from queue import Empty, SimpleQueue
@@ -60,9 +60,9 @@ def fetch_image_bytes(
     url: str,
     *,
     max_bytes: int,
-    timeout_s: float = 10.0,
-    allow_private_addresses: bool = False,
-    hosts: Collection[str] | None = None,
+    timeout_s: float,
+    allow_private_addresses: bool,
+    hosts: Collection[str] | None,
 ) -> bytes:
     """Return the content of an http or https URL, following at most `MAX_REDIRECTS` redirects.
 
@@ -109,7 +109,7 @@ def _describe_failure(error: OSError) -> str:
         return "its certificate isn't valid for it"
     if isinstance(error, ssl.SSLError):
         return "it doesn't speak TLS as it should"
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _parse_url(url: str, *, base: httpx.URL | None = None) -> httpx.URL:
@@ -141,10 +141,9 @@ def _host(url: httpx.URL) -> str:
 def _normalize_host(host: str) -> str:
     """Return a host in lower case, an IPv6 address without brackets and in its shortest form."""
     host = host.lower().removeprefix("[").removesuffix("]")
-    try:
-        return str(IPv6Address(host)) if ":" in host else host
-    except ValueError:
-        return host
+    with suppress(ValueError):
+        host = str(IPv6Address(host))
+    return host
 
 
 def _port(url: httpx.URL) -> int:
@@ -195,9 +194,8 @@ def _is_public(address: str) -> bool:
     ip: IPv4Address | IPv6Address = ip_address(address)
     if isinstance(ip, IPv6Address):  # an IPv4 address may be embedded
         ip = IPv4Address(int(ip) & 0xFFFFFFFF) if ip in _NAT64 else ip.ipv4_mapped or ip.sixtofour or ip
-    if isinstance(ip, IPv6Address) and ip not in _GLOBAL_UNICAST:
-        return False
-    return ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
+    is_unicast = isinstance(ip, IPv4Address) or ip in _GLOBAL_UNICAST
+    return is_unicast and ip.is_global and not ip.is_multicast and not any(ip in network for network in _NOT_PUBLIC)
 
 
 @contextmanager

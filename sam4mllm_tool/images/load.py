@@ -142,7 +142,7 @@ def _read_string(source: str, policy: ImagePolicy) -> tuple[bytes, str]:
         return _decode_data_uri(stripped, policy), "the image in the data URI"
     if scheme in ("http", "https"):
         return _read_url(stripped, policy), "the image at the URL"
-    if scheme and "://" in source[: len(scheme) + 5]:
+    if scheme and stripped[len(scheme) :].startswith("://"):
         raise ImageError(f"images at {scheme}:// are not opened; give a path, a data URI or an http(s) URL")
     return _read_path(Path(source), policy)
 

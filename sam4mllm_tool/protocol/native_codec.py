@@ -82,8 +82,6 @@ class NativeCodec:
     resizing: Resizing | None = None
 
     def __post_init__(self) -> None:
-        if self.scale <= 0 or self.decimals < 0:
-            raise ValueError(f"expected a positive scale and decimals, got {self.scale} and {self.decimals}")
         for template, names in ((self.box_text, Box._fields), (self.point_text, Point._fields)):
             if sorted(placeholders(template)) != sorted(names):
                 raise ValueError(f"expected {', '.join(names)} in braces, each once, got {template!r}")

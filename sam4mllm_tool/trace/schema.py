@@ -59,7 +59,7 @@ _SAMPLERS: dict[str, type] = {"grid": Grid, "fixed list": FixedList, "placed": P
 
 def _read_sampler(tree: Any) -> KnownSampler:
     kind = tree.get("kind") if isinstance(tree, dict) else None
-    if kind not in _SAMPLERS:
+    if not isinstance(kind, str) or kind not in _SAMPLERS:
         raise ValueError(f"expected the kind of a sampler, {', '.join(_SAMPLERS)}")
     sampler: KnownSampler = from_plain(_SAMPLERS[kind], {key: tree[key] for key in tree if key != "kind"}, kind)
     return sampler

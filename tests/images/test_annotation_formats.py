@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -18,6 +20,7 @@ from pycocotools.coco import COCO
 
 from sam4mllm_tool.data.from_labelme import read_labelme
 from sam4mllm_tool.data.sample import Problems
+from sam4mllm_tool.errors import MissingExtraError
 from sam4mllm_tool.geometry.polygons import mask_to_parts, to_pixel_ring
 from sam4mllm_tool.images.annotation_formats import label_objects
 from sam4mllm_tool.images.output_formats import export_outputs
@@ -42,6 +45,41 @@ def filled_ring() -> Mask:
     mask = ring_mask()
     mask[14:27, 12:25] = True
     return mask
+
+
+def test_objects_are_numbered_as_each_format_does(tmp_path: Path):
+    files = export_to(tmp_path, "coco", "label-studio", "cvat", "geojson", "svg")
+    coco, (task,), cvat, features = (json.loads(files[name]) for name in list(files)[:4])
+    kept = [[each[key] for key in ("id", "image_id", "category_id", "iscrowd")] for each in coco["annotations"]]
+    assert kept == [[1, 1, 1, 0], [2, 1, 1, 0]]
+    assert coco["images"][0]["id"] == coco["categories"][0]["id"] == 1
+    brushes = task["predictions"][0]["result"]
+    assert [(each["id"], each["image_rotation"]) for each in brushes] == [("object-1", 0), ("object-2", 0)]
+    assert [(each["original_width"], each["original_height"]) for each in brushes] == [SIZE] * 2
+    (item,) = cvat["items"]
+    assert [[each[key] for key in ("id", "group", "label_id", "z_order")] for each in item["annotations"]] == [
+        [0, 0, 0, 0],
+        [1, 0, 0, 0],
+    ]
+    assert item["attr"] == {"frame": 0}
+    assert [feature["id"] for feature in features["features"]] == [1, 2]
+    assert features["features"][0]["properties"]["box"] == [3, 5, 33, 35]
+    assert files["objects.svg"].count(b'<path id="object-1"') == files["objects.svg"].count(b'<path id="object-2"') == 1
+    assert b'width="60" height="40" viewBox="0 0 60 40"' in files["objects.svg"]
+
+
+def test_a_category_is_an_expression(tmp_path: Path):
+    both = segmentation()
+    first, second = both.objects
+    result = replace(both, objects=(first, replace(second, expression="a block"), replace(first, expression="a block")))
+    files = export_to(tmp_path, "coco", "cvat", "yolo", result=result)
+    coco, cvat = json.loads(files["coco.json"]), json.loads(files["cvat.json"])
+    assert [each["category_id"] for each in coco["annotations"]] == [1, 2, 2]
+    assert [(each["id"], each["name"]) for each in coco["categories"]] == [(1, "the mug & <co>"), (2, "a block")]
+    assert [each["label_id"] for each in cvat["items"][0]["annotations"]] == [0, 1, 1]
+    assert files["yolo.yaml"] == b'nc: 2\nnames: ["the mug & <co>", "a block"]\n'
+    assert [line[:1] for line in files["mug.txt"].splitlines()] == [b"0", b"0", b"1", b"1", b"1"]
+    assert result.to_supervision().class_id.tolist() == [0, 1, 1]
 
 
 # Polygons
@@ -93,6 +131,13 @@ def test_pycocotools_reads_the_polygons_of_coco_without_the_holes(tmp_path: Path
     for annotation, expected in zip(read.anns.values(), [filled_ring(), block_mask()], strict=True):
         mask = read.annToMask(annotation).astype(bool)
         assert (mask & expected).sum() / (mask | expected).sum() > 0.97  # pycocotools rounds at the edges
+
+
+def test_a_mask_without_pixels_has_a_box_without_pixels_in_coco():
+    result = segmentation(np.zeros_like(block_mask()))
+    (annotation,) = result.to_coco()["annotations"]
+    assert (annotation["bbox"], annotation["area"]) == ([0, 0, 0, 0], 0)
+    assert result.to_coco(polygons=True)["annotations"][0]["segmentation"] == []
 
 
 def test_supervision_reads_the_masks_of_coco(tmp_path: Path):
@@ -152,6 +197,7 @@ def decode_rle_pack(content: list[int]) -> Any:
 
     number, word = read(32), read(5) + 1
     sizes = [read(4) + 1 for _ in range(4)]
+    assert (word, sizes) == (8, [3, 4, 8, 16]), "as Label Studio writes them itself"
     values: list[int] = []
     while len(values) < number:
         repeated, count = read(1), read(sizes[read(2)]) + 1
@@ -245,6 +291,12 @@ def test_supervision_gets_masks_boxes_and_names():
     assert len(Segmentation("it", SIZE, ()).to_supervision()) == 0
     annotated = supervision.MaskAnnotator().annotate(np.asarray(image())[..., ::-1].copy(), detections)
     assert annotated.shape == (40, 60, 3)
+
+
+def test_without_supervision_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(MissingExtraError, match=r"sam4mllm-tool\[supervision\]"):
+        segmentation().to_supervision()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR
 from sam4mllm_tool.images.export import (
     cutout_image,
+    make_folder,
     mask_image,
     mask_to_polygons,
     overlay,
@@ -28,6 +29,7 @@ from sam4mllm_tool.images.export import (
 )
 from sam4mllm_tool.images.object_labels import draw_label
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
+from tests.images.reference_overlays import FOLDER, REFERENCES
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 128)}
 
@@ -54,8 +56,10 @@ def draw_point(label: int, ground: tuple[int, int, int]) -> Any:
 
 def test_a_warning_is_printed_whole():
     _, segmentation = scene()
-    warning = "these weights know drawn scenes only: " + "words " * 40 + "--segmenter FILE"
-    assert f"  warning: {warning}" in summary(replace(segmentation, warnings=(warning,))).splitlines()
+    warnings = ("these weights know drawn scenes only: " + "words " * 40 + "--segmenter FILE", "w" * 1000, "w" * 1001)
+    expected = [f"  warning: {warning}" for warning in (*warnings[:2], "w" * 1000 + "...")]
+    assert summary(replace(segmentation, warnings=warnings)).splitlines()[-3:] == expected
+    assert "warning" not in summary(replace(segmentation, warnings=warnings), with_warnings=False)
 
 
 # The mask and its polygons
@@ -262,6 +266,15 @@ def test_the_tint_keeps_the_hue_of_the_object(colour: tuple[int, int, int]):
     assert middle != tuple(value / 255 for value in colour)
 
 
+def test_labels_can_be_left_out():
+    image, segmentation = scene(count=1)
+    plain = np.asarray(overlay(image, segmentation, labels=False))
+    differs = (plain != np.asarray(overlay(image, segmentation))).any(2)
+    letters = np.asarray(overlay(image, segmentation))[differs]
+    assert (letters.min(1) > 200).sum() > 50
+    assert not (plain[differs].min(1) > 200).any()
+
+
 def test_points_can_be_hidden():
     image, segmentation = scene(count=1)
     bare = replace(segmentation, objects=tuple(replace(o, prompt=ObjectPrompt(o.prompt.box)) for o in segmentation.objects))
@@ -334,6 +347,15 @@ def test_a_label_that_would_hide_the_objects_is_shortened_to_the_number():
     first, second = (overlay(Image.new("RGB", (64, 64)), segmentation, expressions=[name] * 2) for name in ("mmmmmm", "wwwwww"))
     assert first == second
     assert (np.asarray(first).min(2) > 200).any(), "the numbers"
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_overlay_is_the_one_that_was_looked_at(name: str):
+    with Image.open(FOLDER / f"overlay-{name}.png") as image:
+        expected = np.asarray(image.convert("RGB"), int)
+    drawn = np.asarray(REFERENCES[name](), int)
+    assert drawn.shape == expected.shape
+    assert (np.abs(drawn - expected).max(2) > 40).sum() < 5, "versions of FreeType smooth letters a little differently"
 
 
 def test_expressions_must_be_as_many_as_objects():
@@ -417,6 +439,11 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path):
     for folder in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "out"):
         with pytest.raises(Sam4MllmError, match="cannot be written to"):
             write_outputs(folder, image, segmentation)
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(Sam4MllmError, match=r"cannot be written to the folder .*/file' is a file"):
+            make_folder(folder)
+    make_folder(tmp_path / "new" / "folder")
+    assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "folder"]
     assert not list(tmp_path.rglob("*.part*"))
 
 
@@ -446,7 +473,8 @@ def test_summary_states_that_there_is_no_such_object_and_lists_the_notes():
     [
         pytest.param("a\nb\t c", '"a b c"', id="line breaks"),
         pytest.param("\x1b[31mred", '"[31mred"', id="terminal codes"),
-        pytest.param("x" * 10_000, f'"{"x" * 200}..."', id="10,000 characters"),
+        pytest.param("x" * 200, f'"{"x" * 200}"', id="200 characters"),
+        pytest.param("x" * 201, f'"{"x" * 200}..."', id="201 characters"),
         pytest.param("\udcff", '""', id="not a character"),
     ],
 )

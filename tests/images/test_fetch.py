@@ -9,11 +9,13 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import certifi
 import numpy as np
 import pytest
 from PIL import Image
@@ -98,11 +100,16 @@ def trickle(handler: Handler, start: bytes) -> None:
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+TWO_CHUNKS = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (PNG[:20], PNG[20:]))
 
 ROUTES: dict[str, Callable[[Handler], None]] = {
     "/image.png?of=%C3%A9": lambda h: h.respond(200, PNG),
     "/image.png": lambda h: h.respond(200, PNG, Content_Length=str(len(PNG))),
-    "/chunked": lambda h: h.respond_raw(CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(PNG), PNG)),
+    "/chunked": lambda h: h.respond_raw(CHUNKED + TWO_CHUNKS + b"0\r\n\r\n"),
+    "/unfinished": lambda h: h.respond_raw(CHUNKED + TWO_CHUNKS),
+    "/see-other": lambda h: h.respond(303, Location="/image.png"),
+    "/not-modified": lambda h: h.respond(304, Location="/image.png"),
+    "/to-other-host": lambda h: h.respond(302, Location=f"http://localhost:{h.server.server_port}/image.png"),
     "/hop": lambda h: h.respond(302, Location="/image.png"),
     "/hop2": lambda h: h.respond(301, Location="hop"),
     "/hop3": lambda h: h.respond(307, Location="/hop2"),
@@ -142,9 +149,14 @@ def server() -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.parametrize("path", ["/image.png", "/image.png?of=é", "/chunked", "/hop", "/hop2", "/hop3", "/image.png#part"])
+@pytest.mark.parametrize(
+    "path", ["/image.png", "/image.png?of=é", "/chunked", "/hop", "/hop2", "/hop3", "/see-other", "/image.png#part"]
+)
 def test_an_image_is_fetched_through_at_most_three_redirects(server: Server, path: str) -> None:
-    assert np.array_equal(np.asarray(load_image(server.url + path, policy=LOCAL)), np.asarray(RED))
+    policy = replace(LOCAL, max_bytes=len(PNG))
+    assert np.array_equal(np.asarray(load_image(server.url + path, policy=policy)), np.asarray(RED))
+    with pytest.raises(ImageError, match=f"limit of {len(PNG) - 1} bytes"):
+        load_image(server.url + path, policy=replace(LOCAL, max_bytes=len(PNG) - 1))
 
 
 @pytest.mark.parametrize(
@@ -157,6 +169,8 @@ def test_an_image_is_fetched_through_at_most_three_redirects(server: Server, pat
         pytest.param("/to-port-prose", r"127\.0\.0\.1 redirects to a malformed URL", id="redirect to a port of letters"),
         pytest.param("/to-user", "user name", id="redirect to a URL with a user name"),
         pytest.param("/nowhere", "answered 302", id="redirect to nowhere"),
+        pytest.param("/not-modified", "answered 304", id="a status that is no redirect"),
+        pytest.param("/unfinished", "response is cut off", id="as long as allowed, and no end"),
         pytest.param("/missing", "answered 404 Not Found", id="status 404"),
         pytest.param("/odd-status", "answered 599, ", id="status without a standard phrase"),
         pytest.param("/announced", "limit of 100,000 bytes", id="too long by its header"),
@@ -174,8 +188,9 @@ def test_an_image_is_fetched_through_at_most_three_redirects(server: Server, pat
     ],
 )
 def test_a_bad_response_is_an_image_error_without_the_servers_text(server: Server, path: str, message: str) -> None:
+    policy = replace(LOCAL, max_bytes=len(PNG)) if path == "/unfinished" else LOCAL
     with pytest.raises(ImageError, match=message) as caught:
-        load_image(server.url + path, policy=LOCAL)
+        load_image(server.url + path, policy=policy)
     assert SERVER_TEXT.lower() not in str(caught.value).lower()
     assert len(str(caught.value)) < 300
 
@@ -199,7 +214,48 @@ def test_the_deadline_holds_for_the_name_look_up(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answer.wait(60))
     with pytest.raises(ImageError, match=r"images\.test did not send the image within 0\.1 seconds"):
         load_image("http://images.test/a.png", policy=ImagePolicy(allow_urls=True, url_seconds=0.1))
+    assert [thread.daemon for thread in threading.enumerate() if thread.name == "look-up"] == [True], (
+        "it keeps no process alive"
+    )
     answer.set()
+
+
+def test_whatever_is_sent_or_received_ends_at_the_deadline() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = fetch._DeadlineStream(ours, time.monotonic() + 0.1)
+        with pytest.raises(TimeoutError):
+            stream.write(bytes(2**24))  # which nobody reads
+        theirs.send(b"late")
+        for act in (
+            lambda: stream.read(4),
+            lambda: stream.write(b"late"),
+            lambda: stream.start_tls(ssl.create_default_context()),
+        ):
+            with pytest.raises(TimeoutError):
+                act()
+        assert ours.fileno() == -1, "a connection without TLS is closed"
+
+
+@pytest.mark.parametrize("act", ["read", "start_tls"])
+def test_a_silent_server_is_left_at_the_deadline(act: str) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = fetch._DeadlineStream(ours, time.monotonic() + 0.1)
+        with pytest.raises(TimeoutError):
+            stream.read(4) if act == "read" else stream.start_tls(ssl.create_default_context(), "images.test")
+
+
+def test_only_allowed_hosts_are_fetched_from(server: Server) -> None:
+    policy = replace(LOCAL, url_hosts=("127.0.0.1", "images.test:80"))
+    assert load_image(server.url + "/image.png", policy=policy)
+    with pytest.raises(ImageError, match=r"not fetched from localhost here: allowed are 127\.0\.0\.1, images\.test:80"):
+        load_image(server.url + "/to-other-host", policy=policy)
+
+
+def test_a_server_without_tls_is_an_image_error(server: Server) -> None:
+    with pytest.raises(ImageError, match=r"127\.0\.0\.1: it doesn't speak TLS"):
+        load_image(server.url.replace("http", "https") + "/image.png", policy=LOCAL)
 
 
 def test_a_closed_port_is_an_image_error() -> None:
@@ -284,7 +340,7 @@ def test_public_addresses_are_public(address: str) -> None:
         pytest.param("http:///a.png", "no host", id="empty host"),
         pytest.param("http://[::1", "malformed", id="open bracket"),
         pytest.param("http://a:b/", "malformed", id="port is a word"),
-        pytest.param("http://a:99999/", "malformed", id="port too large"),
+        pytest.param("http://a:65536/", "malformed", id="port too large"),
         pytest.param("http://a:-1/", "malformed", id="negative port"),
         pytest.param("http://a:0/", "malformed", id="port 0"),
         pytest.param("http://1.2.3.999/", "malformed", id="not an IPv4 address"),
@@ -304,6 +360,10 @@ def test_a_malformed_url_is_an_image_error_without_its_secrets(url: str, message
     with pytest.raises(ImageError, match=message) as caught:
         load_image(url, policy=ImagePolicy(allow_urls=True))
     assert "secret" not in str(caught.value)
+
+
+def test_the_first_and_the_last_port_are_ports() -> None:
+    assert [fetch._parse_url(f"http://images.test:{port}/").port for port in (1, 65535)] == [1, 65535]
 
 
 @pytest.mark.parametrize(
@@ -375,6 +435,7 @@ def test_https_verifies_the_hosts_name(tmp_path: Path, monkeypatch: pytest.Monke
     context.sni_callback = lambda _socket, name, _context: server_names.append(name)
     with serving(ROUTES, context) as server:
         url = f"https://localhost:{server.server_port}/image.png"
+        monkeypatch.setattr(certifi, "where", lambda: str(certificate))  # the system's certificates count, and no package's
         with pytest.raises(ImageError, match="its certificate isn't valid"):
             load_image(url, policy=LOCAL)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))

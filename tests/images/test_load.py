@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 from sam4mllm_tool.errors import ImageError
 from sam4mllm_tool.images import image_files, load
-from sam4mllm_tool.images.load import CALLER_POLICY, TOOL_POLICY, ImagePolicy, load_image
+from sam4mllm_tool.images.load import CALLER_POLICY, TOOL_POLICY, ImagePolicy, load_image, read_image
 
 SIDE = 8
 RED, WHITE, BLACK, GREY = (255, 0, 0), (255, 255, 255), (0, 0, 0), (128, 128, 128)
@@ -58,6 +58,11 @@ def huge_tiff() -> bytes:
         offset = content.index(struct.pack("<HHI", tag, 4, 1))
         content[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, 100_000)
     return bytes(content)
+
+
+def damaged_webp() -> bytes:
+    content = encode(Image.effect_noise((64, 64), 90).convert("RGB"), "WEBP", lossless=True)
+    return content[: len(content) // 2] + b"\xff" * (len(content) - len(content) // 2)
 
 
 def first_pixel(image: Image.Image) -> Any:
@@ -214,6 +219,7 @@ def test_the_first_frame_of_an_animation_is_taken(format_name: str):
         pytest.param(encode(quarters(64), "BMP")[:-20], "cut off or damaged", id="truncated BMP"),
         pytest.param(encode(quarters(64), "TIFF")[:40], "header|damaged", id="truncated TIFF"),
         pytest.param(PNG.replace(b"IDAT", b"IDAT\xff\xff", 1), "damaged", id="damaged PNG"),
+        pytest.param(damaged_webp(), "cut off or damaged", id="damaged WEBP"),
         pytest.param(
             png_header(100_000, 100_000), "100000 x 100000 pixels, over the limit of 64,000,000", id="100,000 x 100,000"
         ),
@@ -316,6 +322,25 @@ def test_limits_of_the_policy_are_inclusive(tmp_path: Path):
         load_image(PNG, policy=ImagePolicy(formats=("JPEG", "BMP")))
 
 
+def test_the_limits_are_those_that_are_documented():
+    assert vars(CALLER_POLICY) == {
+        "max_bytes": 67_108_864,
+        "max_pixels": 64_000_000,
+        "formats": ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"),
+        "allow_paths": True,
+        "allow_urls": False,
+        "url_hosts": None,
+        "allow_private_addresses": False,
+        "url_seconds": 10,
+        "decode_timeout_s": 4,
+        "max_message_images": 16,
+        "max_message_pixels": 128_000_000,
+    }
+    assert vars(TOOL_POLICY) == vars(CALLER_POLICY) | {"allow_paths": False}
+    with pytest.raises(ImageError, match="more than 1,048,576 percent signs"):
+        load_image("data:," + "%41" * (2**20 + 1))
+
+
 def test_a_data_uri_is_limited_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch):
     text, escaped, policy = base64.b64encode(PNG).decode(), quote_from_bytes(PNG), ImagePolicy(max_bytes=len(PNG))
     monkeypatch.setattr(load, "_MAX_ESCAPES", escaped.count("%"))
@@ -333,10 +358,37 @@ def test_a_data_uri_is_limited_before_it_is_decoded(monkeypatch: pytest.MonkeyPa
         load_image(f"data:image/png,{'a' * longest}", policy=policy)  # decoded, and then too long
 
 
-def test_pillows_decompression_bomb_warning_is_silenced(recwarn: pytest.WarningsRecorder):
-    with pytest.raises(ImageError, match="over the limit"):
-        load_image(png_header(10_000, 10_000))
-    assert not recwarn.list
+def test_pillows_own_limit_is_an_image_error_and_its_warning_is_silenced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64)
+    assert load_image(PNG).size == (16, 8)  # twice as many, for which Pillow warns
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 63)
+    with pytest.raises(ImageError, match="too many pixels, over the limit of 126;"):
+        load_image(PNG)
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_opening_an_image_counts_as_decoding_it(format_name: str):
+    with pytest.raises(ImageError, match="takes more than 0 seconds to decode"):
+        load_image(encode(quarters(64), format_name), policy=ImagePolicy(decode_timeout_s=0))
+
+
+def test_an_encoded_image_is_returned_as_it_is_once_it_can_be_opened(tmp_path: Path):
+    path = tmp_path / "image.png"
+    path.write_bytes(PNG)
+    uri = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert [read_image(source) for source in (path, str(path), PNG, bytearray(PNG), uri)] == [PNG] * 5
+    with pytest.raises(ImageError, match="cut off or damaged"):
+        read_image(PNG[:-30])
+    with pytest.raises(ImageError, match="16 x 8 pixels, over the limit of 127"):
+        read_image(PNG, policy=ImagePolicy(max_pixels=127))
+
+
+def test_an_opened_image_that_is_cut_off_is_an_image_error():
+    with (
+        Image.open(BytesIO(PNG[:-30])) as image,
+        pytest.raises(ImageError, match="the PIL image cannot be decoded, it may be cut off"),
+    ):
+        load_image(image)
 
 
 @settings(max_examples=200)
@@ -449,6 +501,14 @@ def test_a_file_that_is_replaced_after_the_check_is_not_read(
     monkeypatch.setattr(image_files, "_require_regular", check_then_swap)
     with pytest.raises(ImageError, match=message):
         load_image("inner/image.png", policy=ImagePolicy(allow_paths=(two_folders / "open",)))
+
+
+def test_files_below_a_folder_are_read_where_folders_cannot_be_opened(two_folders: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "supports_dir_fd", set())
+    policy = ImagePolicy(allow_paths=(two_folders / "open",))
+    assert load_image("inner/image.png", policy=policy).size == (16, 8)
+    with pytest.raises(ImageError, match="not in a folder"):
+        load_image("link.png", policy=policy)
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

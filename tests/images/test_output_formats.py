@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sam4mllm_tool.images.draw import OBJECT_COLOURS
 from sam4mllm_tool.images.export import write_outputs
 from sam4mllm_tool.images.output_formats import (
     OUTPUT_FORMATS,
     OutputFormatError,
     clean_file_stem,
+    export_file,
     export_outputs,
     get_media_type,
     list_output_files,
@@ -80,6 +82,16 @@ def test_an_image_called_like_a_result_does_not_replace_it():
     assert json.loads(files["result-image.json"])["imagePath"] == "result.png"
 
 
+def test_a_single_file_of_a_result_is_named_after_the_image():
+    result = segmentation()
+    whole = export_outputs(image(), result, ["yolo"], image_name="mug.jpg")
+    assert [export_file(image(), result, file, image_name="mug.jpg") for file in ("image.txt", "yolo.yaml")] == list(
+        whole.items()
+    )
+    with pytest.raises(OutputFormatError, match=r"a result has no file 'mug\.txt': there are mask\.png, "):
+        export_file(image(), result, "mug.txt", image_name="mug.jpg")
+
+
 # Images
 
 
@@ -96,11 +108,17 @@ def test_the_smaller_of_two_overlapping_objects_is_on_top_in_the_instance_map():
     assert set(np.asarray(open_image(content))[small]) == {1}
 
 
-def test_more_than_255_objects_get_an_instance_map_of_16_bits():
-    masks = np.zeros((300, SIZE.height, SIZE.width), bool)
-    masks.reshape(300, -1)[np.arange(300), np.arange(300)] = True
+@pytest.mark.parametrize(("count", "mode"), [(255, "P"), (256, "I;16")])
+def test_more_than_255_objects_get_an_instance_map_of_16_bits(count: int, mode: str):
+    masks = np.zeros((count, SIZE.height, SIZE.width), bool)
+    masks.reshape(count, -1)[np.arange(count), np.arange(count)] = True
     (content,) = export_outputs(image(), segmentation(*masks), ["instances"]).values()
-    assert np.asarray(open_image(content)).reshape(-1)[299] == 300
+    read = open_image(content)
+    assert read.mode == mode
+    assert np.asarray(read).reshape(-1)[: count + 1].tolist() == [*range(1, count + 1), 0]
+    if mode == "P":
+        shown = np.asarray(read.convert("RGB")).reshape(-1, 3)[: count + 1].tolist()
+        assert shown == [*(list(OBJECT_COLOURS[index % 7]) for index in range(count)), [0, 0, 0]]
 
 
 def test_a_cut_out_has_the_objects_pixels_and_nothing_of_the_rest():
@@ -139,9 +157,34 @@ def test_a_blurred_background_leaves_the_object_sharp_and_takes_none_of_its_colo
     assert background[:, 2].std() < 15 < pixels[~ring_mask()][:, 2].std()
 
 
+def test_a_blur_is_as_wide_as_a_fiftieth_of_the_image():
+    pixels = np.zeros((SIZE.height, SIZE.width, 3), np.uint8)
+    pixels[:, 30:] = 200
+    (content,) = export_outputs(Image.fromarray(pixels), Segmentation("it", SIZE, ()), ["blurred"]).values()
+    row = np.asarray(open_image(content))[20, :, 0].astype(int)
+    assert (row[:25].max(), row[35:].min()) == (0, 200)
+    assert 40 < row[29] < 100 < row[30] < 160
+
+
 def test_the_json_reads_back_as_the_result():
     content = export_outputs(image(), segmentation(), ["json"])["result.json"]
     assert np.array_equal(Segmentation.from_dict(json.loads(content)).objects[0].mask, ring_mask())
+    assert content.startswith(b'{\n  "expression": "the mug')
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        pytest.param("a/mug.jpg", "mug.jpg", id="a folder"),
+        pytest.param("mug.abcdefg", "mug.abcdefg", id="a suffix of seven letters"),
+        pytest.param("mug.abcdefgh", "mug.png", id="of eight"),
+        pytest.param("mug.a-b", "mug.png", id="with a sign"),
+        pytest.param("mug", "mug.png", id="none"),
+    ],
+)
+def test_annotations_refer_to_an_image_file(name: str, kept: str):
+    (content,) = export_outputs(image(), segmentation(), ["coco"], image_name=name).values()
+    assert json.loads(content)["images"][0]["file_name"] == kept
 
 
 def test_the_docs_list_every_format_with_its_files():

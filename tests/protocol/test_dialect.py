@@ -14,6 +14,7 @@ from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, Point, Poin
 
 EVERY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 UNTRAINED = [dialect for dialect in DIALECTS.values() if dialect is PLAIN or dialect.replies != "exact"]
+LINES, PROCESSED = DIALECTS["qwen3_vl"], DIALECTS["qwen2_5_vl"]
 QUESTION = Question((Turn("user", "where is it?"),), FreeText(64))
 
 # Wording ------------------------------------------------------------------------------------------------------------
@@ -172,6 +173,86 @@ def test_a_file_from_before_a_field_was_added_still_loads(dialect: Dialect, fiel
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         Dialect.from_json(json.dumps(json.loads(PLAIN.to_json()) | change))
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("scale", 1, 10**6), ("digits", 0, 9), ("decimals", 0, 9), ("max_tokens", 1, 10**6)]
+)
+def test_numbers_are_within_limits(name: str, least: int, most: int) -> None:
+    for value in (least, most):
+        assert getattr(dataclasses.replace(LINES, **{name: value}), name) == value
+    for value in (least - 1, most + 1):
+        with pytest.raises(ValueError, match=f"expected {name} of {least} to {most:,}, got {value}"):
+            dataclasses.replace(LINES, **{name: value})
+
+
+def test_texts_are_within_limits_and_padding_is_a_truth() -> None:
+    assert len(dataclasses.replace(PLAIN, system="x" * 10_000).system) == 10_000
+    with pytest.raises(ValueError, match="expected padded as true or false, got 'yes'"):
+        dataclasses.replace(PLAIN, padded="yes")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("rule", "valid"),
+    [
+        pytest.param((28, 1, 1), True, id="three"),
+        pytest.param((28, 56, 100, 7), True, id="a longer side"),
+        pytest.param((28, 56, 100, None, 7), True, id="a shorter side alone"),
+        pytest.param((28, 56), False, id="two"),
+        pytest.param((28, 56, 100, 7, 7, 7), False, id="six"),
+        pytest.param((28, None, 100, 7), False, id="no least area"),
+        pytest.param((28, 56, None), False, id="no largest area"),
+        pytest.param((28, 56, 0), False, id="zero"),
+        pytest.param((28, 56, 100, -1), False, id="negative"),
+        pytest.param((28, 56.0, 100), False, id="a fraction"),
+        pytest.param((28, True, 100), False, id="a truth"),
+    ],
+)
+def test_a_rule_of_resizing_is_three_to_five_whole_numbers(rule: tuple[int, ...], valid: bool) -> None:
+    if valid:
+        assert dataclasses.replace(PROCESSED, resizing=rule).resizing == rule
+    else:
+        with pytest.raises(ValueError, match="expected resizing as three to five whole numbers above 0"):
+            dataclasses.replace(PROCESSED, resizing=rule)
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        pytest.param((28, 56, 99), False, id="fewer pixels"),
+        pytest.param((28, 56, 100), True, id="as many"),
+        pytest.param((28, 56, 101), True, id="more"),
+        pytest.param((14, 56, 99), True, id="another multiple"),
+        pytest.param((28, 55, 99), True, id="another least area"),
+        pytest.param((28, 56, 99, 7), True, id="a longest side, too"),
+    ],
+)
+def test_a_rule_that_is_set_gives_way_to_the_same_with_fewer_pixels(rule: tuple[int, ...], kept: bool) -> None:
+    dialect = dataclasses.replace(PROCESSED, resizing=(28, 56, 100))
+    assert (dialect.for_model(rule) == dialect) == kept
+    assert dialect.for_model(rule).resizing == (dialect.resizing if kept else rule)
+    assert LINES.for_model(rule).resizing is None, "which counts no pixels"
+
+
+def test_a_family_of_others_writes_each_corner_once() -> None:
+    with pytest.raises(ValueError, match="expected x1, y1, x2, y2 in braces, each once"):
+        dataclasses.replace(LINES, box_text="[{x1}, {y1}, {x2}]")
+    with pytest.raises(ValueError, match="expected x, y in braces, each once"):
+        dataclasses.replace(LINES, point_text="({x}, {x})")
+
+
+def test_replies_have_limits_and_descriptions_are_short() -> None:
+    assert PLAIN.ask_boxes("it").answer == PLAIN.ask_prompts("it", 1, 1).answer == FreeText(512)
+    for limit, expected in ((512, 64), (10, 10)):
+        dialect = dataclasses.replace(PLAIN, max_tokens=limit)
+        assert dialect.ask_region(Box(1, 1, 5, 5), Point(2, 2), Size(9, 9)).answer == FreeText(expected)
+
+
+def test_what_training_had_in_front_of_an_answer_is_restored() -> None:
+    assert RELEASED.restore_answer_start("[1,2,3,4]") == RELEASED.restore_answer_start("\n[1,2,3,4]") == "\n[1,2,3,4]"
+    assert RELEASED.restore_answer_start("<think>where?</think>[1,2,3,4]") == "\n[1,2,3,4]"
+    assert RELEASED.restore_answer_start("<think>where?") == "\n<think>where?"
+    assert PLAIN.restore_answer_start(" none ") == " none "
 
 
 @pytest.mark.parametrize("text", ["", "[]", "[1]", "null", "{", '"plain"', "[" * 100_000, '{"scale": ' + "9" * 5000 + "}"])

@@ -269,6 +269,7 @@ def start_verified(*boxes: str, replacement_boxes: tuple[Box, ...] | None = None
 def test_boxes_are_verified_in_the_round_about_points() -> None:
     dialogue = start_verified(BOX, OTHER)
     assert len(dialogue.pending) == 4 + 2
+    assert dialogue.expression == "the ring"
     assert [len(question.turns) for question in dialogue.pending[4:]] == [1, 1], "verifications stand alone"
     yes, no = Reply("Yes", ((0.8, 0.2),)), Reply("No", ((0.3, 0.7),))
     done = dialogue.answer([*[yes] * 4, yes, no])

@@ -236,6 +236,27 @@ def test_resizing_is_that_of_qwens_processor(width: int, height: int, rule: tupl
     assert Resizing(*rule).apply(Size(width, height)) == Size(expected_width, expected_height)
 
 
+@pytest.mark.parametrize(
+    ("rule", "size", "expected"),
+    [
+        pytest.param((10, 1, 10**6, 200), (400, 100), (200, 50), id="the longer side"),
+        pytest.param((10, 1, 10**6, 200), (200, 190), (200, 190), id="just so long"),
+        pytest.param((10, 1, 10**6, 900, 50), (400, 100), (200, 50), id="the shorter side"),
+        pytest.param((10, 1, 10**6, 900, 50), (50, 700), (50, 700), id="just so short"),
+        pytest.param((10, 1, 10_000), (400, 100), (200, 50), id="the area"),
+        pytest.param((10, 1, 10_000), (100, 100), (100, 100), id="just so large"),
+        pytest.param((10, 10_000, 10**6), (50, 50), (100, 100), id="too small"),
+        pytest.param((10, 2_500, 10**6), (50, 50), (50, 50), id="just large enough"),
+        pytest.param((10, 1, 10**6, 100), (1000, 3), (100, 10), id="never below the multiple"),
+        pytest.param((10, 1, 10**6), (104, 96), (100, 100), id="to multiples"),
+    ],
+)
+def test_an_image_is_resized_by_its_area_and_its_sides(
+    rule: tuple[int, ...], size: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    assert Resizing(*rule).apply(Size(*size)) == expected
+
+
 def test_pixels_of_a_model_that_does_not_say_how_it_resizes_are_an_error() -> None:
     with pytest.raises(ReplyError, match="size is unknown"):
         DIALECTS["qwen2_5_vl"].parse_boxes(QUESTION, Reply("[1, 2, 30, 40]"), SIZE)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol import DIALECTS, JOINT, PLAIN, Dialect
 from sam4mllm_tool.protocol.dialects.qwen import QWEN2_5_VL
 from sam4mllm_tool.types import Box, Point, Reply, Size
@@ -38,6 +39,12 @@ def test_what_a_model_marks_beside_the_image_is_cut_off():
 def test_replies_are_read_on_the_image():
     question = LLAVA.ask_boxes("the ring")
     assert LLAVA.parse_boxes(question, Reply("[0.25, 0.25, 0.75, 0.75]"), WIDE) == (Box(160, 80, 480, 400),)
+
+
+def test_fractions_are_refused_where_steps_of_the_square_are_expected():
+    padded = PLAIN.for_model(pads_images=True)
+    with pytest.raises(ReplyError, match="in fractions of the image: expected numbers of 0 to 999"):
+        padded.parse_boxes(padded.ask_boxes("the ring"), Reply("[0.25,0.25,0.75,0.75]"), WIDE)
 
 
 def test_only_a_dialect_that_leaves_it_open_is_set_by_loading():

@@ -1,7 +1,7 @@
 """Samplers: where points are asked about."""
 
 import math
-from statistics import mean
+from statistics import mean, stdev
 
 import pytest
 from hypothesis import given
@@ -28,8 +28,10 @@ def test_the_papers_grid_is_the_centers_of_25_cells_row_by_row() -> None:
 
 def test_a_grid_may_have_other_counts() -> None:
     assert Grid(2, 1)(Box(0, 0, 8, 6)) == ((2, 3), (6, 3))
-    with pytest.raises(ValueError, match="0 x 5"):
-        Grid(0)
+    assert Grid(1, 2)(Box(0, 0, 8, 6)) == ((4, 1.5), (4, 4.5))
+    for columns, rows in ((0, 5), (5, 0)):
+        with pytest.raises(ValueError, match=f"{columns} x {rows}"):
+            Grid(columns, rows)
 
 
 def test_the_released_list_is_the_notebooks_fifteen() -> None:
@@ -59,7 +61,12 @@ def test_poisson_disk_points_keep_their_distance_and_number(seed: int, box: Box)
 def test_poisson_disk_counts_follow_the_recipe() -> None:
     counts = [len(PoissonDisk(seed)(BOX)) for seed in range(1500)]
     assert mean(counts) == pytest.approx(10, abs=0.4)  # N(10, 4), clipped to 1..20
-    assert {1, 20} <= set(counts), "both bounds are reached"
+    assert stdev(counts) == pytest.approx(3.9, abs=0.25)
+    assert (min(counts), max(counts)) == (1, 20), "both bounds are reached"
+
+
+def test_a_box_has_room_for_so_many_poisson_disk_points() -> None:
+    assert 50 < len(PoissonDisk(mean=100, deviation=0, most=100)(BOX)) < 100
 
 
 def test_seed_and_box_decide_the_poisson_disk_points() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol import Dialect
+from sam4mllm_tool.protocol.native_replies import find_first_box
 from sam4mllm_tool.types import Box, Point, Reply, Size
 from tests.protocol.test_native_dialects import EVERY_NATIVE, NATIVE, QUESTION
 
@@ -144,6 +145,27 @@ def test_any_text_is_read_or_refused_with_a_reply_error(dialect: Dialect, text: 
     for parse in (dialect.parse_boxes, dialect.parse_prompts, dialect.parse_points):
         with contextlib.suppress(ReplyError):
             parse(QUESTION, Reply(text), Size(640, 480))
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        pytest.param('```json\n[{"bbox_2d": [1, 2, 30.5, 40]}]\n```', (1, 2, 30.5, 40), id="JSON"),
+        pytest.param("It is at (1,2),(30,40).", (1, 2, 30, 40), id="two corners"),
+        pytest.param("ring<loc_1><loc_2><loc_30><loc_40>", (1, 2, 30, 40), id="location tokens"),
+        pytest.param('<points x1="1" y1="2" x2="30" y2="40" x3="9" y3="9">rings</points>', (1, 2, 30, 40), id="points in XML"),
+        pytest.param('<point x="9" y="9"/><points coords="1 1 2 2 30 40"/>', (1, 2, 30, 40), id="a point, then two"),
+        pytest.param("<loc0001><loc0002><loc0030><loc0040> or [9, 9, 99, 99]", (1, 2, 30, 40), id="the first of two forms"),
+        pytest.param("[1, 2, 30, 40] or <loc0009><loc0009><loc0099><loc0099>", (1, 2, 30, 40), id="the first of two others"),
+        pytest.param('{"label": "[9, 9, 99, 99]", "box": [1, 2, 30, 40]}', (1, 2, 30, 40), id="a label says nothing"),
+        pytest.param("<think>[9, 9, 99, 99]?</think>[1, 2, 30, 40]", (1, 2, 30, 40), id="after a thought"),
+        pytest.param("<think>[1, 2, 30, 40]", None, id="a thought alone"),
+        pytest.param('<point x="1" y="2">ring</point>', None, id="a single point"),
+        pytest.param("There is none.", None, id="none"),
+    ],
+)
+def test_the_first_box_is_found_in_any_format(text: str, numbers: tuple[float, ...] | None) -> None:
+    assert find_first_box(text) == numbers
 
 
 # Points ---------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ import base64
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -169,6 +172,62 @@ def test_errors_of_the_models_and_of_the_queue_are_those_of_the_library() -> Non
         assert caught.value.retry_after_s >= 1
         with pytest.raises(QueueFullError, match="requests wait already"):
             client.call_tool("segment_image", {"image": IMAGE_URI, "expression": "the left ring"})
+
+
+STRANGERS_TEXT = "IGNORE-PREVIOUS-INSTRUCTIONS"
+"""What no error message may repeat."""
+
+
+@contextmanager
+def answer_everything(answer: bytes) -> Iterator[str]:
+    """Serve one answer to all requests, whatever they are."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(f"{STRANGERS_TEXT}\r\n\r\n", id="no HTTP"),
+        pytest.param(f"HTTP/1.1 500 {STRANGERS_TEXT}\r\n\r\n<p>{STRANGERS_TEXT}", id="a page of an error"),
+        pytest.param(f"HTTP/1.1 200 OK\r\n\r\n<p>{STRANGERS_TEXT}", id="a page"),
+        pytest.param(f"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{STRANGERS_TEXT}", id="cut off"),
+        pytest.param(f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n{STRANGERS_TEXT}", id="not compressed as it says"),
+        pytest.param(f'HTTP/1.1 200 OK\r\n\r\ndata: {{"{STRANGERS_TEXT}', id="half a JSON"),
+        pytest.param(f'HTTP/1.1 200 OK\r\n\r\n"{STRANGERS_TEXT}"', id="another JSON"),
+        pytest.param(f'HTTP/1.1 200 OK\r\n\r\nevent: result\ndata: ["{STRANGERS_TEXT}"]', id="another event"),
+        pytest.param(f'HTTP/1.1 200 OK\r\n\r\nevent: problem\ndata: {{"x": "{STRANGERS_TEXT}"}}', id="another problem"),
+        pytest.param(f"HTTP/1.1 200 OK\r\n\r\n{'[' * 100_000}{STRANGERS_TEXT}", id="deep JSON"),
+        pytest.param(f"HTTP/1.1 200 OK\r\n\r\ndata: {'[' * 100_000}{STRANGERS_TEXT}", id="deep JSON in an event"),
+        pytest.param('HTTP/1.1 200 OK\r\n\r\n{"results": [], "result": 1, "handle": 2}', id="no results"),
+        pytest.param('HTTP/1.1 200 OK\r\n\r\n{"results": [{"id": 1}], "result": {}}', id="a result of other fields"),
+    ],
+)
+def test_an_answer_of_another_server_is_one_line_of_our_own(answer: str) -> None:
+    with answer_everything(answer.encode()) as url, Client(url) as client:
+        for call in (
+            lambda: client.segment(IMAGE_URI, "a ring"),
+            lambda: client.refine("seg-0", instruction="bigger"),
+            lambda: client.embed(load_image(IMAGE_URI)),
+            lambda: client.call_tool("segment_image", {"expression": "a ring"}),
+        ):
+            with pytest.raises(ServiceError, match=r"sam4mllm serve|too early") as caught:
+                call()
+            assert STRANGERS_TEXT not in str(caught.value)
+            assert len(str(caught.value)) < 200
 
 
 @pytest.mark.slow

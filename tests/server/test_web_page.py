@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import axe_core_python
+import axe_core_python  # type: ignore[import-untyped]
 import httpx
 import numpy as np
 import pytest

@@ -194,6 +194,9 @@ def edit(*path: Any, to: Any) -> Callable[[dict[str, Any]], None]:
         pytest.param(edit("seconds", to=1e999), "trace.seconds should be a finite number", id="an infinite number"),
         pytest.param(edit("result", "seconds", "mllm", to=1e999), "can't hold the number", id="an endless one in the result"),
         pytest.param(edit("settings", "sampler", "kind", to="spiral"), "sampler", id="a strange sampler"),
+        pytest.param(
+            edit("settings", "sampler", "kind", to=["grid"]), "expected the kind of a sampler", id="a sampler of two kinds"
+        ),
         pytest.param(edit("settings", "sampler", "rows", to=0), "at least one column", id="a grid of no rows"),
         pytest.param(edit("settings", "dialect", "yes", to=""), "words for yes", id="a dialect without a yes"),
         pytest.param(edit("steps", 0, to={"sung": []}), "trace.steps[0]", id="a step of another kind"),
