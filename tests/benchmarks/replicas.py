@@ -53,7 +53,7 @@ def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int,
 
     def ask(client: int) -> list[tuple[float, float]]:
         answered, number = [], client
-        with httpx.Client(base_url=url, timeout=600) as connection:
+        with httpx.Client(base_url=url, timeout=180) as connection:
             while (sent := time.perf_counter()) < end:
                 content, expressions = requests[number % len(requests)]
                 response = connection.post("/v1/segment", files={"image": content}, data={"expressions": expressions})
@@ -76,8 +76,7 @@ def measure_replicas(address: str, replicas: int, core: int, options: argparse.N
         What the clients got, and the seconds of processor time that the first replicas took per request.
     """
     requests = draw_requests(256, options.side, options.expressions)
-    limits = ("--max-queue", "512", "--request-timeout-s", "600")  # a core works on all clients' expressions at once
-    with serve_on_cluster(address, "--min-replicas", str(replicas), "--method", options.method, *limits) as url:
+    with serve_on_cluster(address, "--min-replicas", str(replicas), "--method", options.method, "--max-queue", "512") as url:
         processes = [list_actors(f"ServeReplica:default:{model}") for model in ("MLLM", "Segmenter")]
         for process in (process for of_model in processes for process in of_model[1:]):
             move_to_core(process, core)
