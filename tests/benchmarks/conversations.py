@@ -175,8 +175,7 @@ def find_faults(
 ) -> list[str]:
     """Return what went wrong in the conversations that were held at once, a line for each."""
     faults: list[str] = []
-    owners: dict[str, int] = {}
-    """The conversation that each id of an image or a result is of, by the first one that has it."""
+    owners: dict[str, int] = {}  # of each id of an image or a result: the first conversation that has it
     for number, conversation in enumerate(conversations):
         own = [compute_image_id(image) for image in conversation.images]
         for message, answer, expected in zip(conversation.messages, together[number], alone[number], strict=True):
@@ -208,7 +207,7 @@ def _keep_image_id(name: re.Match[str]) -> str:
 
 def count_refusals(url: str) -> int:
     """Return how many requests a server has answered by status 429."""
-    counts = re.findall(r'sam4mllm_requests_total\{[^}]*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
+    counts = re.findall(r'sam4mllm_requests_total\{.*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
     return sum(int(float(each)) for each in counts)
 
 
