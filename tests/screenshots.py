@@ -8,11 +8,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.browser import Browser
+from tests.example_scene import ANY_MEMBER, EXPRESSION
 from tests.server.mcp.test_result_app import show
 from tests.server.test_web_page import click, open_page, segment, serve_page, type_text, upload, wait_for_result
 
 _DOCS = Path(__file__).parents[1] / "docs"
-_CHAT = ((1, "please find the ring below the orange circle"), (1, "how big is it?"), (2, "no, the other one"))
+_CHAT = ((1, f"please find {EXPRESSION}"), (1, "how big is it?"), (2, "no, the other one"))
 
 
 async def _set_scheme(browser: Browser, scheme: str) -> None:
@@ -48,7 +49,7 @@ async def _take_all(folder: Path) -> None:
             await _segment_example(browser, folder / "web_phone.png")
         async with open_page(Path(profiles) / "3", address) as browser:
             await _chat(browser, folder / "web_chat.png")
-        async with show(Path(profiles) / "4", "the ring") as host:
+        async with show(Path(profiles) / "4", ANY_MEMBER) as host:
             await host.click("The other one")
             await host.wait_for_result(2)
             await host.browser.screenshot(folder / "mcp_app.png")

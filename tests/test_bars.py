@@ -2,9 +2,9 @@
 
 import pytest
 
+from sam4mllm_tool.embedded import TEST_SEEDS
 from sam4mllm_tool.embedded.check import measure_pair
-from sam4mllm_tool.embedded.check_worlds import SHAPES
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS
+from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD
 from tests.benchmarks import segment
 
 
@@ -14,7 +14,7 @@ def test_the_embedded_pair_meets_its_requirements_on_300_scenes() -> None:
     seeds = range(TEST_SEEDS, TEST_SEEDS + 300)
     figures = measure_pair("embedded", "embedded", seeds, expressions=4, processes=2)
     assert not {
-        required.description: required.value(figures) for required in SHAPES.requirements if not required.holds(figures)
+        required.description: required.value(figures) for required in DEFAULT_WORLD.requirements if not required.holds(figures)
     }
 
 

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from functools import cache
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,8 +21,6 @@ from PIL import Image
 
 from sam4mllm_tool import ReplyError, Sam4Mllm, Segmentation, SegmentTool
 from sam4mllm_tool.cli.main import main
-from sam4mllm_tool.embedded.expressions import Kind, list_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.metadata import find_fingerprints
 from sam4mllm_tool.models.mllm import TransformersMLLM
@@ -29,6 +28,16 @@ from sam4mllm_tool.models.mllm.prompt_inputs import ImageInputs
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method
 from sam4mllm_tool.protocol import BoxOnly
 from sam4mllm_tool.types import Mask, Size
+from tests.embedded_world import (
+    ABSENT,
+    TEST_SEEDS,
+    DrawnScene,
+    draw_image,
+    draw_scene,
+    iter_cases,
+    list_expressions,
+    name_object,
+)
 from tests.results import assert_equal_but_for_rounding
 from tests.sampled_cases import sample_cases
 from tests.tool_suites import ToolSuite
@@ -41,17 +50,12 @@ def models() -> Sam4Mllm:
     return load()
 
 
-def draw_cases(kind: Kind, count: int) -> list[tuple[Scene, str, Mask]]:
+def draw_cases(kind: str, count: int) -> list[tuple[DrawnScene, str, Mask]]:
     """Return an expression of this kind from each of the first `count` scenes that have one, with its true mask."""
-    cases: list[tuple[Scene, str, Mask]] = []
-    seed = TEST_SEEDS
-    while len(cases) < count:
-        scene = draw_scene(seed)
-        expression = next((e for e in list_expressions(scene) if e.kind == kind), None)
-        if expression:
-            truth = np.isin(scene.instances, [i + 1 for i in expression.targets])
-            cases.append((scene, expression.text, truth))
-        seed += 1
+    cases: list[tuple[DrawnScene, str, Mask]] = []
+    for scene, expression in islice(iter_cases(kind), count):
+        masks = [scene.mask(index) for index in expression.targets]
+        cases.append((scene, expression.text, np.any(masks, axis=0) if masks else np.zeros(scene.image.shape[:2], bool)))
     return cases
 
 
@@ -59,7 +63,7 @@ def iou(mask: Mask, truth: Mask) -> float:
     return float((mask & truth).sum() / (mask | truth).sum())
 
 
-def data_uri(scene: Scene) -> str:
+def data_uri(scene: DrawnScene) -> str:
     file = BytesIO()
     Image.fromarray(scene.image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -95,7 +99,7 @@ def test_a_plural_expression_gives_several_objects(models: Sam4Mllm) -> None:
 
 
 def test_an_absent_object_gives_no_objects(models: Sam4Mllm) -> None:
-    results = [models.segment(scene.image, text) for scene, text, _ in draw_cases("absent", 6)]
+    results = [models.segment(scene.image, text) for scene, text, _ in draw_cases(ABSENT, 6)]
     assert sum(not result.objects for result in results) >= 5
 
 
@@ -123,8 +127,9 @@ def test_an_image_gives_the_same_result_from_every_kind_of_source(models: Sam4Ml
 
 @pytest.mark.parametrize(("width", "height"), [(512, 512), (300, 200), (60, 400), (8, 8), (1, 1)])
 def test_masks_have_the_size_of_the_image(models: Sam4Mllm, width: int, height: int) -> None:
-    image = Image.fromarray(draw_scene(TEST_SEEDS, 512).image).resize((width, height))
-    (result,) = models.segment_group(image, ["the red shape"])
+    scene = draw_scene(TEST_SEEDS, 512)
+    image = Image.fromarray(scene.image).resize((width, height))
+    (result,) = models.segment_group(image, [name_object(scene.objects[0])])
     assert isinstance(result, Segmentation)
     assert result.mask.shape == (height, width)
 
@@ -153,7 +158,7 @@ def count_control_tokens(models: Sam4Mllm, expression: str) -> Counter[int]:
     """Count the control tokens, the image's placeholder included, in the prompt of the first question."""
     assert isinstance(models.mllm, TransformersMLLM)
     prompter = models.mllm._renderer
-    image = Image.fromarray(draw_scene(TEST_SEEDS).image)
+    image = draw_image(TEST_SEEDS)
     (question,) = BoxOnly.start(expression, Size(*image.size), dialect=models.dialect).pending
     counts = Counter(prompter.write(ImageInputs(image), question.turns).ids)
     assert counts[prompter.tokenizer.convert_tokens_to_ids("<image>")] > 1, "the placeholders of the image itself"
@@ -218,7 +223,7 @@ def test_segment_out_writes_the_mask_the_overlay_and_the_result(
 
 
 def test_segment_reports_that_there_is_no_such_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for scene, text, _ in draw_cases("absent", 3):
+    for scene, text, _ in draw_cases(ABSENT, 3):
         Image.fromarray(scene.image).save(tmp_path / "scene.png")
         if main(["segment", str(tmp_path / "scene.png"), text]) == 0 and "no such object" in capsys.readouterr().out:
             return
@@ -247,7 +252,8 @@ def test_the_doctor_reports_a_working_pair(capsys: pytest.CaptureFixture[str]) -
 
 class Suite(ToolSuite):
     models = staticmethod(load)
-    example: ClassVar = {"image": data_uri(draw_scene(TEST_SEEDS)), "expression": "the red shape"}
+    scene: ClassVar = draw_scene(TEST_SEEDS)
+    example: ClassVar = {"image": data_uri(scene), "expression": name_object(scene.objects[0])}
 
 
 class TestLangchainUnit(Suite, ToolsUnitTests):

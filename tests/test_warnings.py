@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.example_scene import EXPRESSION
+
 ROOT = Path(__file__).parents[1]
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -25,13 +27,13 @@ print("all imported", flush=True)
 
 from sam4mllm_tool.cli.main import main
 
-assert main(["segment", "examples/scene.png", "the ring below the orange circle", "--out", sys.argv[1]]) == 0
+assert main(["segment", "examples/scene.png", sys.argv[1], "--out", sys.argv[2]]) == 0
 """
 
 
 @pytest.mark.slow
 def test_no_module_and_no_command_warns(tmp_path: Path) -> None:
-    strict = [sys.executable, "-W", "error", "-c", IMPORT_ALL, str(tmp_path)]
+    strict = [sys.executable, "-W", "error", "-c", IMPORT_ALL, EXPRESSION, str(tmp_path)]
     done = subprocess.run(strict, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("all imported\n")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sam4mllm_tool.cli.options import complete_from
+from sam4mllm_tool.embedded import EMBEDDED_WORLD, WorldName
 from sam4mllm_tool.errors import DataError, count_noun
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ def scenes(
         int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene; the next one has the next seed.")
     ] = 0,
     world: Annotated[
-        Literal["shapes", "everyday"],
+        WorldName,
         typer.Option(
             metavar="shapes|everyday", help="Coloured shapes, which the embedded pair knows, or everyday things with parts."
         ),
-    ] = "shapes",
+    ] = EMBEDDED_WORLD,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Draw scenes with expressions and exact masks."""

@@ -2,8 +2,8 @@
 
 Prints by kind of expression: box accuracy at IoU 0.5; accuracy of the point answers, of all and of those that pass the
 thresholds; the share of replies "no such object"; cIoU and gIoU of each method; how often PPG fell back to the box; and the
-embedded Segment Anything alone, prompted with true boxes and true points. `--world everyday` measures a pair that is trained on
-the everyday world.
+embedded Segment Anything alone, prompted with true boxes and true points. `--world` measures a pair that is trained on
+another world.
 
 Definitions. Box accuracy: over expressions with one target, the share whose first predicted box has an IoU of at least 0.5 with
 the true box. Point answers: the true label is that of the expression's target with the highest box IoU, if that is at least
@@ -27,9 +27,9 @@ from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
-from sam4mllm_tool.embedded.check_worlds import SHAPES, WORLDS, Figures, MeasuredWorld
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene, WorldName
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS
+from sam4mllm_tool.embedded import EMBEDDED_WORLD, TEST_SEEDS, WorldName
+from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD, WORLDS, Figures, MeasuredWorld
+from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
@@ -93,7 +93,7 @@ class KindTally:
         return figures
 
 
-def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: MeasuredWorld = SHAPES) -> Figures:
+def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: MeasuredWorld = DEFAULT_WORLD) -> Figures:
     """Measure a pair of models on scenes.
 
     Returns:
@@ -287,7 +287,7 @@ def measure_pair(
     segmenter: str,
     seeds: range,
     *,
-    world: WorldName = "shapes",
+    world: WorldName = EMBEDDED_WORLD,
     expressions: int | None = None,
     processes: int = 1,
 ) -> Figures:
@@ -341,7 +341,7 @@ def format_table(figures: Figures) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures and whether each requirement is met; the exit code is 1 if one is not."""
     parser = argparse.ArgumentParser(prog="python -m sam4mllm_tool.embedded.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--world", choices=WORLDS, default="shapes", help="world of the scenes (default: %(default)s)")
+    parser.add_argument("--world", choices=WORLDS, default=EMBEDDED_WORLD, help="world of the scenes (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=300, help="number of scenes (default: %(default)s)")
     parser.add_argument("--expressions", type=int, help="expressions about a scene (default: as many as there are kinds)")
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")

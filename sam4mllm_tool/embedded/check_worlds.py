@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sam4mllm_tool.config import Method
-from sam4mllm_tool.embedded import everyday, expressions
-from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnWorld, WorldName
+from sam4mllm_tool.embedded import EMBEDDED_WORLD, WorldName, everyday, expressions
+from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnWorld
 
 Figures: TypeAlias = dict[str, dict[str, float]]
 
@@ -96,7 +96,7 @@ SHAPES = MeasuredWorld(
         Requirement("pqpp cIoU above box-only", lambda f: _gain(f, "pqpp", "box"), ">", 0.0),
     ),
 )
-"""The world of coloured shapes, which the weights in the package know; its requirements are for 300 scenes."""
+"""The world of coloured shapes; its requirements are for 300 scenes."""
 
 EVERYDAY = MeasuredWorld(
     drawn=DRAWN_WORLDS["everyday"],
@@ -120,6 +120,8 @@ EVERYDAY = MeasuredWorld(
         Requirement("pqpp cIoU above box-only", lambda f: _gain(f, "pqpp", "box"), ">=", 0.04),
     ),
 )
-"""The world of everyday things, for pairs that are trained on it; its requirements are for 700 scenes."""
+"""The world of everyday things; its requirements are for 700 scenes."""
 
 WORLDS: dict[WorldName, MeasuredWorld] = {"shapes": SHAPES, "everyday": EVERYDAY}
+DEFAULT_WORLD = WORLDS[EMBEDDED_WORLD]
+"""The world that the weights in the package were trained on."""

@@ -9,7 +9,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import atomic_path, require_new_file
-from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnExpression, DrawnScene, WorldName
+from sam4mllm_tool.embedded import EMBEDDED_WORLD, WorldName
+from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnExpression, DrawnScene
 from sam4mllm_tool.geometry import rle
 
 SCENES_FILE = "scenes.jsonl"
@@ -22,7 +23,7 @@ def write_scenes(
     *,
     side: int = 256,
     per_scene: int = 7,
-    world: WorldName = "shapes",
+    world: WorldName = EMBEDDED_WORLD,
     overwrite: bool = False,
 ) -> Path:
     """Draw scenes into a folder, with scenes.jsonl describing them.

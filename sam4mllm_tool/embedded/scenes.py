@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from sam4mllm_tool.embedded import TEST_SEEDS
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.types import Box, Mask
 
-TEST_SEEDS = 1_000_000
-"""The first seed of the test split."""
+__all__ = ["COLOURS", "SHAPES", "SIZES", "TEST_SEEDS", "Scene", "SceneObject", "draw_scene"]
 
 COLOURS = {
     "red": (215, 40, 40),
@@ -64,6 +64,16 @@ class SceneObject:
     centre: tuple[float, float]
     radius: float
     box: Box
+
+    @property
+    def noun(self) -> str:
+        """What it is called: its shape."""
+        return self.shape
+
+    @property
+    def plural(self) -> str:
+        """What several are called."""
+        return "crosses" if self.shape == "cross" else f"{self.shape}s"
 
 
 @dataclass(frozen=True, eq=False)

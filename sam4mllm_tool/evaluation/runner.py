@@ -181,9 +181,9 @@ def _run(dataset: Dataset, config: EvaluationConfig, out: Path, total: int, *, p
     with part.open("a+b") as file:
         done, first = _resume(file, images)
         if first:
-            options: dict[str, Any] = {"desc": "evaluate", "unit": "sample", "mininterval": 1}
+            options: dict[str, Any] = {"unit": "sample", "mininterval": 1, "position": share.local_rank}
             own = -(-total // share.count)  # about as many
-            bar = tqdm(total=own, initial=done, disable=None if share.is_first else True, **options)
+            bar = tqdm(total=own, initial=done, desc="evaluate", disable=None, **options)
             predicted = predict_records(chain([first], images), config, processes=processes, models=models)
             for records in _write_records(file, predicted, config):
                 bar.update(len(records))

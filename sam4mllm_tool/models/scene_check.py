@@ -11,7 +11,7 @@ from sam4mllm_tool.types import MLLM, Image
 __all__ = ["SceneCheck"]
 
 _WARNING = (
-    "the embedded segmenter knows drawn scenes of coloured shapes only, and this image is unlike them: its masks may mean "
+    "the embedded segmenter knows drawn scenes only, and this image is unlike them: its masks may mean "
     "nothing. Name one with --segmenter or segmenter=, such as facebook/sam-vit-huge"
 )
 

@@ -24,7 +24,7 @@ import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
-from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.models.load_options import LoadOptions
@@ -45,8 +45,12 @@ _APPLICATION = "default"
 _Answer = tuple[list[Reply], str | None]
 
 
-class ImageRouter(RequestRouter):  # type: ignore[misc]  # Ray is not typed
-    """Sends calls about one image to one replica, as long as that has room: what it has read about the image is kept there."""
+class ImageRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # Ray is not typed
+    """Sends calls about one image to one replica, as long as that has room: what it has read about the image is kept there.
+
+    Calls that wait are taken in the order in which they came. Ray's other way, each by its id, never takes the first ones of
+    several that wait at once within one HTTP request, as they share an id.
+    """
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -28,7 +28,7 @@ _Output: TypeAlias = tuple[str, dict[str, Any]]
 
 _BUSY_LIMIT_S = 300.0
 """For how long a call that a busy server refuses is sent again."""
-_LONGEST_WAIT = 5.0
+_LONGEST_WAIT = 4.0
 """The longest wait before a call is sent again, as a multiple of what the server says."""
 
 
@@ -60,7 +60,8 @@ class ToolCall:
 class BusyRetries:
     """How long to wait, each time, before a call that a busy server refused is sent again.
 
-    The waits grow, and are random, so that agents that were refused at once don't come back at once.
+    The waits are random, so that agents that were refused at once don't come back at once, and don't grow: an agent that has
+    waited for long gets no smaller share of the free places than one that comes now.
 
     Args:
         limit_s: For how long the call is sent again in all, in seconds.
@@ -68,12 +69,10 @@ class BusyRetries:
 
     def __init__(self, limit_s: float = _BUSY_LIMIT_S) -> None:
         self._deadline = time.monotonic() + limit_s
-        self._factor = 1.0
 
     def choose_wait(self, error: ServiceBusyError) -> float:
         """Return how long to wait, in seconds. Raises the error once the limit would be over by then."""
-        wait_s = error.retry_after_s * self._factor * random.uniform(0.75, 1.25)
-        self._factor = min(1.5 * self._factor, _LONGEST_WAIT)
+        wait_s = error.retry_after_s * random.uniform(1.0, _LONGEST_WAIT)
         if time.monotonic() + wait_s > self._deadline:
             raise error
         return wait_s

@@ -24,23 +24,20 @@ from sam4mllm_tool.agents.chat import (
     load_chat_model,
 )
 from sam4mllm_tool.agents.hints import choose_hint
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import Box
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.embedded_world import DrawnScene, draw_scene, name_object
+from tests.grouped_scenes import find_grouped_scene
 from tests.tool_suites import load_embedded_models
 
 ROOT = Path(__file__).parent.parent.parent
-TWO = next(
-    scene
-    for scene in map(draw_scene, range(200_000, 201_000))
-    if len(scene.objects) == 2 and scene.objects[0].shape == scene.objects[1].shape
-)
-"""A scene of two objects of one shape: "the ring" may mean either."""
-SHAPE = TWO.objects[0].shape
+GROUP = find_grouped_scene(200_106, size=2, others=0)
+"""Two objects of one noun, and no other."""
+TWO, EITHER = GROUP.scene, GROUP.singular
 THREAD: Any = {"configurable": {"thread_id": "one"}}
 
 
@@ -49,13 +46,13 @@ def models() -> Sam4Mllm:
     return load_embedded_models()
 
 
-def block(scene: Scene) -> dict[str, Any]:
+def block(scene: DrawnScene) -> dict[str, Any]:
     file = BytesIO()
     Image.fromarray(scene.image).save(file, "PNG")
     return {"type": "image", "base64": base64.b64encode(file.getvalue()).decode(), "mime_type": "image/png"}
 
 
-def create_input(text: str, *scenes: Scene) -> dict[str, Any]:
+def create_input(text: str, *scenes: DrawnScene) -> dict[str, Any]:
     return {"messages": [HumanMessage([*map(block, scenes), {"type": "text", "text": text}])]}
 
 
@@ -84,22 +81,22 @@ def results(messages: list[BaseMessage]) -> list[dict[str, Any]]:
 
 def test_a_plain_request_calls_no_chat_model_and_leaves_the_messages_that_it_would(models: Sam4Mllm) -> None:
     agent, model = chat(models)
-    messages = agent.invoke(create_input(f"Please segment the {SHAPE}.", TWO), THREAD)["messages"]
+    messages = agent.invoke(create_input(f"Please segment {EITHER}.", TWO), THREAD)["messages"]
     assert model.requests == []
     assert kinds(messages) == ["human", "ai", "tool", "ai"]
     (made,) = messages[1].tool_calls
     assert made["name"] == "segment_image"
-    assert made["args"]["expression"] == f"the {SHAPE}"
+    assert made["args"]["expression"] == EITHER
     assert made["args"]["image"].startswith("img-")
     assert messages[2].tool_call_id == made["id"]
     assert messages[2].artifact["kind"] == "result"
     assert json.loads(json.dumps(messages[2].artifact)) == messages[2].artifact
-    assert f'"the {SHAPE}": 1 object' in messages[3].text
+    assert f'"{EITHER}": 1 object' in messages[3].text
     assert "seg-" not in messages[3].text, "a handle is for models"
 
 
 async def test_the_async_graph_gives_the_same(models: Sam4Mllm) -> None:
-    request = create_input(f"where is the {SHAPE}?", TWO)
+    request = create_input(f"where is {EITHER}?", TWO)
     blocking = chat(models)[0].invoke(request, THREAD)["messages"]
     awaited = (await chat(models)[0].ainvoke(request, THREAD))["messages"]
     assert kinds(awaited) == kinds(blocking)
@@ -108,7 +105,7 @@ async def test_the_async_graph_gives_the_same(models: Sam4Mllm) -> None:
 
 def test_a_follow_up_refines_the_result_without_a_chat_model(models: Sam4Mllm) -> None:
     agent, model = chat(models)
-    agent.invoke(create_input(f"segment the {SHAPE}", TWO), THREAD)
+    agent.invoke(create_input(f"segment {EITHER}", TWO), THREAD)
     messages = agent.invoke({"messages": "no, the other one"}, THREAD)["messages"]
     assert model.requests == []
     assert kinds(messages) == ["human", "ai", "tool", "ai"] * 2
@@ -120,7 +117,7 @@ def test_a_follow_up_refines_the_result_without_a_chat_model(models: Sam4Mllm) -
 
 def test_a_click_in_words_refines_the_result_without_a_chat_model(models: Sam4Mllm) -> None:
     agent, model = chat(models)
-    (first,) = results(agent.invoke(create_input(f"segment the {SHAPE}", TWO), THREAD)["messages"])
+    (first,) = results(agent.invoke(create_input(f"segment {EITHER}", TWO), THREAD)["messages"])
     x1, y1, x2, y2 = TWO.objects[1 - match_objects(first)[0]].box
     messages = agent.invoke({"messages": f"click {(x1 + x2) / 2:.0f} {(y1 + y2) / 2:.0f}"}, THREAD)["messages"]
     assert model.requests == []
@@ -131,7 +128,7 @@ def test_a_click_in_words_refines_the_result_without_a_chat_model(models: Sam4Ml
 
 def test_steps_arrive_in_order_by_the_custom_stream(models: Sam4Mllm) -> None:
     agent, _ = chat(models)
-    steps = list(agent.stream(create_input(f"segment the {SHAPE}", TWO), THREAD, stream_mode="custom"))
+    steps = list(agent.stream(create_input(f"segment {EITHER}", TWO), THREAD, stream_mode="custom"))
     assert [step["event"] for step in steps] == ["boxes", "points", "mask"]
 
 
@@ -145,8 +142,8 @@ def test_without_an_image_it_asks_for_one(models: Sam4Mllm) -> None:
 
 
 def test_everything_else_goes_to_the_chat_model_with_all_tools(models: Sam4Mllm) -> None:
-    agent, model = chat(models, call("segment_image", expression=f"the {SHAPE}"), "It is on the left.")
-    messages = agent.invoke(create_input(f"segment the {SHAPE} and tell me on which side it is", TWO), THREAD)["messages"]
+    agent, model = chat(models, call("segment_image", expression=EITHER), "It is on the left.")
+    messages = agent.invoke(create_input(f"segment {EITHER} and tell me on which side it is", TWO), THREAD)["messages"]
     assert kinds(messages) == ["human", "ai", "tool", "ai"]
     assert messages[-1].text == "It is on the left."
     assert len(model.requests) == 2
@@ -159,7 +156,7 @@ def test_a_chat_model_and_plain_requests_refine_each_others_results(models: Sam4
     def refine(messages: list[BaseMessage]) -> AIMessage:
         return call("refine_segmentation", result=results(messages)[-1]["handle"], instruction="the one before")
 
-    agent, model = chat(models, call("segment_image", expression=f"the {SHAPE}"), "Here.", refine, "There.")
+    agent, model = chat(models, call("segment_image", expression=EITHER), "Here.", refine, "There.")
     agent.invoke(create_input("what do you see?", TWO), THREAD)
     agent.invoke({"messages": "the other one"}, THREAD)
     assert len(model.requests) == 2, "the follow-up called no model"
@@ -174,7 +171,7 @@ def test_a_chat_model_and_plain_requests_refine_each_others_results(models: Sam4
 
 def test_a_chat_model_recovers_from_an_error_message(models: Sam4Mllm) -> None:
     agent, model = chat(
-        models, call("refine_segmentation", instruction="bigger"), call("segment_image", expression=f"the {SHAPE}"), "Done."
+        models, call("refine_segmentation", instruction="bigger"), call("segment_image", expression=EITHER), "Done."
     )
     messages = agent.invoke(create_input("do what you do best", TWO), THREAD)["messages"]
     assert messages[2].status == "error"
@@ -197,9 +194,9 @@ def test_without_a_chat_model_one_line_says_what_it_can_do(models: Sam4Mllm, tex
 
 def test_without_a_chat_model_an_expression_alone_is_a_request(models: Sam4Mllm) -> None:
     agent = build_chat_graph(NoChatModel(), Sam4MllmToolkit(sam4mllm=models))
-    assert results(agent.invoke(create_input(f"the {SHAPE}", TWO))["messages"])
+    assert results(agent.invoke(create_input(EITHER, TWO))["messages"])
     agent, model = chat(models, "What about it?")
-    assert not results(agent.invoke(create_input(f"the {SHAPE}", TWO), THREAD)["messages"])
+    assert not results(agent.invoke(create_input(EITHER, TWO), THREAD)["messages"])
     assert len(model.requests) == 1
 
 
@@ -213,9 +210,9 @@ def test_a_follow_up_without_a_result_is_answered(models: Sam4Mllm) -> None:
 
 def test_a_request_with_a_refused_image_is_not_served_on_an_earlier_image(models: Sam4Mllm) -> None:
     agent = build_chat_graph(NoChatModel(), Sam4MllmToolkit(sam4mllm=models), InMemorySaver())
-    agent.invoke(create_input(f"segment the {SHAPE}", TWO), THREAD)
+    agent.invoke(create_input(f"segment {EITHER}", TWO), THREAD)
     broken = {"type": "image", "base64": "bm90IGEgcGljdHVyZQ==", "mime_type": "image/png", "name": "cat.png"}
-    request = HumanMessage([broken, {"type": "text", "text": f"segment the {SHAPE}"}])
+    request = HumanMessage([broken, {"type": "text", "text": f"segment {EITHER}"}])
     messages = agent.invoke({"messages": [request]}, THREAD)["messages"]
     assert kinds(messages[-2:]) == ["human", "ai"]
     assert messages[-1].text.startswith("The image cat.png can't be taken: ")
@@ -234,10 +231,8 @@ def test_a_chat_model_answers_for_a_refused_image(models: Sam4Mllm) -> None:
 def test_a_request_is_about_the_newest_image_and_a_follow_up_about_its_result(models: Sam4Mllm) -> None:
     agent, model = chat(models, "No result of this picture yet.")
     other = draw_scene(200_777)
-    agent.invoke(create_input(f"segment the {SHAPE}", TWO), THREAD)
-    messages = agent.invoke(create_input(f"segment the {other.objects[0].colour} {other.objects[0].shape}", other), THREAD)[
-        "messages"
-    ]
+    agent.invoke(create_input(f"segment {EITHER}", TWO), THREAD)
+    messages = agent.invoke(create_input(f"segment {name_object(other.objects[0])}", other), THREAD)["messages"]
     first, second = results(messages)
     assert first["picture"] != second["picture"]
     messages = agent.invoke(create_input("no, the other one", TWO), THREAD)["messages"]
@@ -253,7 +248,7 @@ def test_a_request_is_about_the_newest_image_and_a_follow_up_about_its_result(mo
 
 def test_a_result_of_one_thread_is_unknown_in_another(models: Sam4Mllm) -> None:
     agent, _ = chat(models, "There is no result yet.")
-    agent.invoke(create_input(f"segment the {SHAPE}", TWO), THREAD)
+    agent.invoke(create_input(f"segment {EITHER}", TWO), THREAD)
     elsewhere = agent.invoke(create_input("the other one", TWO), {"configurable": {"thread_id": "two"}})["messages"]
     assert kinds(elsewhere) == ["human", "ai"]
 
@@ -270,7 +265,7 @@ def test_after_a_restart_a_follow_up_refines_the_same_artifact(models: Sam4Mllm,
         finally:
             connection.close()
 
-    (before,) = results(say(create_input(f"segment the {SHAPE}", TWO)))
+    (before,) = results(say(create_input(f"segment {EITHER}", TWO)))
     first, second = results(say({"messages": "no, the other one"}))
     assert first == before
     assert sorted(match_objects(first) + match_objects(second)) == [0, 1]

@@ -15,40 +15,44 @@ import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, RemoveMessage, ToolMessage
 from langgraph.checkpoint.memory import InMemorySaver
-from PIL import Image as PILImage
 
 from sam4mllm_tool import ImageMiddleware, ImagePolicy, ImageStore, Sam4Mllm, Sam4MllmToolkit
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools.image_store import compute_image_id
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.embedded_world import DrawnScene
+from tests.grouped_scenes import PAIR, SECOND_PAIR, THREE
 from tests.sampled_cases import sample_cases
 from tests.tool_suites import load_embedded_models
 from tests.tools.conversations import (
-    GREEN_SQUARE,
-    RED_RING,
-    RINGS,
-    SQUARES,
-    TRIANGLE,
-    WHITE_RING,
+    FIRST,
+    FIRST_BY_COLOUR,
+    FIRST_NAME,
+    OTHER,
+    OTHER_NAME,
+    SECOND,
+    SECOND_BY_COLOUR,
+    SECOND_NAME,
+    TARGET,
+    TARGET_NAME,
     UserTurn,
     call_with_last_handle,
     find_pixel_inside,
 )
 
 THREAD: Any = {"configurable": {"thread_id": "1"}}
-MANY = draw_scene(240161)
-PURPLE_RING, ORANGE_RING = 2, 6
+
+UNUSED_BY_COLOUR = f"the {PAIR.unused_colour} one"
 EXAMPLES = Path(__file__).parents[2] / "examples"
-RINGS_ID, SQUARES_ID = (compute_image_id(PILImage.fromarray(scene.image)) for scene in (RINGS, SQUARES))
+FIRST_ID = compute_image_id(PAIR.image)
 
 
 @dataclass(frozen=True)
 class Masks:
     """What a tool message has to hold: just these objects of a scene."""
 
-    scene: Scene
+    scene: DrawnScene
     indices: tuple[int, ...]
     note: str = ""
     """A pattern that the text has to contain besides."""
@@ -83,7 +87,7 @@ class Turn:
     """What a person sends and what the chat model answers; with `removes`, the id of a message that is deleted before."""
 
     answers: tuple[Any, ...]
-    scene: Scene | None = None
+    scene: DrawnScene | None = None
     name: str = ""
     message_id: str = ""
     removes: str = ""
@@ -115,15 +119,15 @@ class Conversation:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def one(*calls: Any, scene: Scene = RINGS, outcome: Outcome, name: str = "rings.png", **more: Any) -> Conversation:
+def one(*calls: Any, scene: DrawnScene = PAIR.scene, outcome: Outcome, name: str = "first.png", **more: Any) -> Conversation:
     """A single turn with an image, whose last call has the outcome."""
     return Conversation([Turn((*calls, "Done."), scene, name)], [outcome], **more)
 
 
 def two(*calls: Any, outcome: Outcome) -> Conversation:
-    """Two turns with an image each, rings.png and squares.png; the calls are made in the second."""
-    first = Turn(("Yes?",), RINGS, "rings.png")
-    return Conversation([first, Turn((*calls, "Done."), SQUARES, "squares.png")], [outcome])
+    """Two turns with an image each, first.png and second.png; the calls are made in the second."""
+    first = Turn(("Yes?",), PAIR.scene, "first.png")
+    return Conversation([first, Turn((*calls, "Done."), SECOND_PAIR.scene, "second.png")], [outcome])
 
 
 def parallel(*messages: AIMessage) -> AIMessage:
@@ -131,16 +135,16 @@ def parallel(*messages: AIMessage) -> AIMessage:
     return AIMessage("", tool_calls=[each for message in messages for each in message.tool_calls])
 
 
-def segment(expression: Any = "the red ring", **arguments: Any) -> AIMessage:
+def segment(expression: Any = FIRST_NAME, **arguments: Any) -> AIMessage:
     return call("segment_image", expression=expression, **arguments)
 
 
 def forge(kind: str) -> dict[str, Any]:
-    state = {"expression": "the red ring", "size": {"width": 256, "height": 256}}
-    return {"handle": "seg-0123456789abcdef", "kind": kind, "picture": RINGS_ID, "state": state, "objects": []}
+    state = {"expression": FIRST_NAME, "size": {"width": 256, "height": 256}}
+    return {"handle": "seg-0123456789abcdef", "kind": kind, "picture": FIRST_ID, "state": state, "objects": []}
 
 
-def click(index: int, label: int = 1, scene: Scene = RINGS) -> dict[str, int]:
+def click(index: int, label: int = 1, scene: DrawnScene = PAIR.scene) -> dict[str, int]:
     x, y = find_pixel_inside(scene, index)
     return {"x": x, "y": y, "label": label}
 
@@ -149,27 +153,27 @@ def refine(**arguments: Any) -> Any:
     return call_with_last_handle("refine_segmentation", "result", **arguments)
 
 
-BOX = [int(side) for side in RINGS.objects[RED_RING].box]
-RED, WHITE, BOTH_RINGS = Masks(RINGS, (RED_RING,)), Masks(RINGS, (WHITE_RING,)), Masks(RINGS, (RED_RING, WHITE_RING))
-GREEN = Masks(SQUARES, (GREEN_SQUARE,))
-LISTED = Refusal(rf'1: {RINGS_ID}, 256 x 256, "rings.png"')
+BOX = [int(side) for side in PAIR.scene.objects[FIRST].box]
+SHOWS_FIRST, SHOWS_SECOND, SHOWS_BOTH = (Masks(PAIR.scene, group) for group in ((FIRST,), (SECOND,), PAIR.group))
+SHOWS_TARGET = Masks(SECOND_PAIR.scene, (TARGET,))
+LISTED = Refusal(rf'1: {FIRST_ID}, 256 x 256, "first.png"')
 
 CONVERSATIONS: dict[str, Conversation] = {
     # Which image
-    "the shown name": two(segment(image="rings.png"), outcome=RED),
-    "the name in capitals": two(segment(image="RINGS.PNG"), outcome=RED),
-    "a pasted line": two(segment(image=f'[picture {RINGS_ID}, "rings.png"]'), outcome=RED),
-    "an id in capitals": two(segment(image=RINGS_ID.upper()), outcome=RED),
-    "the beginning of an id": two(segment(image=RINGS_ID[:9]), outcome=RED),
-    "image 1": two(segment(image="image 1"), outcome=RED),
-    "the first image": two(segment(image="the first image"), outcome=RED),
-    "latest": two(segment("the green square", image="latest"), outcome=GREEN),
-    "the second image": two(segment("the green square", image="the second image"), outcome=GREEN),
-    "a wrong name, then one of the list": two(segment(image="ring.jpg"), segment(image="rings.png"), outcome=RED),
+    "the shown name": two(segment(image="first.png"), outcome=SHOWS_FIRST),
+    "the name in capitals": two(segment(image="FIRST.PNG"), outcome=SHOWS_FIRST),
+    "a pasted line": two(segment(image=f'[picture {FIRST_ID}, "first.png"]'), outcome=SHOWS_FIRST),
+    "an id in capitals": two(segment(image=FIRST_ID.upper()), outcome=SHOWS_FIRST),
+    "the beginning of an id": two(segment(image=FIRST_ID[:9]), outcome=SHOWS_FIRST),
+    "image 1": two(segment(image="image 1"), outcome=SHOWS_FIRST),
+    "the first image": two(segment(image="the first image"), outcome=SHOWS_FIRST),
+    "latest": two(segment(TARGET_NAME, image="latest"), outcome=SHOWS_TARGET),
+    "the second image": two(segment(TARGET_NAME, image="the second image"), outcome=SHOWS_TARGET),
+    "a wrong name, then one of the list": two(segment(image="cat.jpg"), segment(image="first.png"), outcome=SHOWS_FIRST),
     "an image that there is not": two(segment(image="image 3"), outcome=LISTED),
     "an id of another conversation": two(segment(image="img-0123456789ab"), outcome=LISTED),
-    "a URL": one(segment(image="https://example.com/rings.png/x"), outcome=LISTED),
-    "a folder that the model made up": one(segment(image="/mnt/data/rings.png"), outcome=RED),
+    "a URL": one(segment(image="https://example.com/first.png/x"), outcome=LISTED),
+    "a folder that the model made up": one(segment(image="/mnt/data/first.png"), outcome=SHOWS_FIRST),
     "no image at all": Conversation(
         [Turn((segment(), "Send one."))], [Refusal("no image in this conversation yet; ask for one")]
     ),
@@ -180,53 +184,53 @@ CONVERSATIONS: dict[str, Conversation] = {
     ),
     "a removed message": Conversation(
         [
-            Turn((segment(), "There."), RINGS, "rings.png", message_id="m1"),
-            Turn((segment(image=RINGS_ID), refine(instruction="bigger"), "Gone."), removes="m1"),
+            Turn((segment(), "There."), PAIR.scene, "first.png", message_id="m1"),
+            Turn((segment(image=FIRST_ID), refine(instruction="bigger"), "Gone."), removes="m1"),
         ],
         [Refusal("no image in this conversation yet"), Refusal("no longer in this conversation")],
     ),
     "a removed message, sent again": Conversation(
         [
-            Turn((segment(), "There."), RINGS, "rings.png", message_id="m1"),
-            Turn((segment(image=RINGS_ID), "Gone."), removes="m1"),
-            Turn((segment("the white ring"), "There."), RINGS, "rings.png"),
+            Turn((segment(), "There."), PAIR.scene, "first.png", message_id="m1"),
+            Turn((segment(image=FIRST_ID), "Gone."), removes="m1"),
+            Turn((segment(SECOND_NAME), "There."), PAIR.scene, "first.png"),
         ],
-        [WHITE],
+        [SHOWS_SECOND],
     ),
-    "no middleware": one(segment(image="rings.png"), outcome=RED, has_middleware=False),
+    "no middleware": one(segment(image="first.png"), outcome=SHOWS_FIRST, has_middleware=False),
     "no middleware, then a refinement": one(
-        segment(), refine(instruction="no, the white one"), outcome=WHITE, has_middleware=False
+        segment(), refine(instruction=f"no, {SECOND_BY_COLOUR}"), outcome=SHOWS_SECOND, has_middleware=False
     ),
     "two stores": one(segment(), outcome=Refusal("another ImageStore than this tool's"), has_own_store=True),
     # null
-    "a null image": one(segment(image=None), outcome=RED),
-    "null in words": one(segment(image="null"), outcome=RED),
+    "a null image": one(segment(image=None), outcome=SHOWS_FIRST),
+    "null in words": one(segment(image="null"), outcome=SHOWS_FIRST),
     "null everywhere": one(
-        segment("the white ring"),
-        call("refine_segmentation", result=None, instruction="no, the red one", clicks=None, forget_clicks=None),
-        outcome=RED,
+        segment(SECOND_NAME),
+        call("refine_segmentation", result=None, instruction=f"no, {FIRST_BY_COLOUR}", clicks=None, forget_clicks=None),
+        outcome=SHOWS_FIRST,
     ),
     "a null dialogue": one(
-        call("propose_boxes", expression="the red ring", image=None),
+        call("propose_boxes", expression=FIRST_NAME, image=None),
         call("check_points", dialogue=None, points=None, grid=None),
         call("segment_prompt", dialogue="None", drop=None, points=None, box=None, image=None),
-        outcome=RED,
+        outcome=SHOWS_FIRST,
     ),
     # Forged and mistaken handles
     "a forged dialogue beside a box": one(
         call("segment_prompt", dialogue=forge("dialogue"), box=BOX), outcome=Refusal("give a dialogue or a box, not both")
     ),
     "a forged dialogue, then the box alone": one(
-        call("segment_prompt", dialogue=forge("dialogue"), box=BOX), call("segment_prompt", box=BOX), outcome=RED
+        call("segment_prompt", dialogue=forge("dialogue"), box=BOX), call("segment_prompt", box=BOX), outcome=SHOWS_FIRST
     ),
     "a forged dialogue alone": one(
         call("segment_prompt", dialogue=forge("dialogue")), outcome=Refusal("expected the handle of a dialogue")
     ),
     "a forged result, then the latest": one(
-        segment("the white ring"),
-        call("refine_segmentation", result=forge("result"), instruction="no, the red one"),
-        call("refine_segmentation", result="latest", instruction="no, the red one"),
-        outcome=RED,
+        segment(SECOND_NAME),
+        call("refine_segmentation", result=forge("result"), instruction=f"no, {FIRST_BY_COLOUR}"),
+        call("refine_segmentation", result="latest", instruction=f"no, {FIRST_BY_COLOUR}"),
+        outcome=SHOWS_FIRST,
     ),
     "a handle that was made up": one(
         segment(),
@@ -234,79 +238,90 @@ CONVERSATIONS: dict[str, Conversation] = {
         outcome=Refusal("no result 'seg-ffffffffffffffff' in this conversation; there is seg-"),
     ),
     "a dialogue in the place of a result": one(
-        call("propose_boxes", expression="the red ring"),
+        call("propose_boxes", expression=FIRST_NAME),
         refine(instruction="bigger"),
         outcome=Refusal("is a dialogue, not a result"),
     ),
     "too early": one(call("check_points"), outcome=Refusal("call propose_boxes first")),
     # Several expressions
-    "a list of expressions": one(segment(["the red ring", "the white ring"]), outcome=BOTH_RINGS),
-    "A and B": one(segment("the red ring and the triangle"), outcome=Masks(RINGS, (RED_RING, TRIANGLE))),
+    "a list of expressions": one(segment([FIRST_NAME, SECOND_NAME]), outcome=SHOWS_BOTH),
+    "A and B": one(segment(f"{FIRST_NAME} and {OTHER_NAME}"), outcome=Masks(PAIR.scene, (FIRST, OTHER))),
     "A; B, of which one is absent": one(
-        segment("the red ring; the blue heart"), outcome=Masks(RINGS, (RED_RING,), "'the blue heart': there is no such object")
+        segment(f"{FIRST_NAME}; {PAIR.absent}"),
+        outcome=Masks(PAIR.scene, (FIRST,), f"'{PAIR.absent}': there is no such object"),
     ),
     "all but one": one(
-        segment("all rings but not the green one"), scene=MANY, outcome=Masks(MANY, (PURPLE_RING, ORANGE_RING), "left out")
+        segment(f"{THREE.plural} but not {THREE.colour_name(THREE.group[0])}"),
+        scene=THREE.scene,
+        outcome=Masks(THREE.scene, THREE.group[1:], "left out"),
     ),
     "all, and nothing to leave out": one(
-        segment("all rings except the blue one"), outcome=Masks(RINGS, (RED_RING, WHITE_RING), "nothing was left out")
+        segment(f"{PAIR.plural} except {UNUSED_BY_COLOUR}"), outcome=Masks(PAIR.scene, (FIRST, SECOND), "nothing was left out")
     ),
-    "an absent object": one(segment("the blue heart"), outcome=Refusal(r"there is no such object .* confidence \d+%")),
+    "an absent object": one(segment(PAIR.absent), outcome=Refusal(r"there is no such object .* confidence \d+%")),
     # Parallel calls
     "two calls at once": Conversation(
-        [Turn((parallel(segment(), segment("the white ring")), "Both."), RINGS, "rings.png")], [RED, WHITE]
+        [Turn((parallel(segment(), segment(SECOND_NAME)), "Both."), PAIR.scene, "first.png")], [SHOWS_FIRST, SHOWS_SECOND]
     ),
     "two images at once, one of them wrong": Conversation(
         [
-            Turn(("Yes?",), RINGS, "rings.png"),
-            Turn((parallel(segment(image="image 1"), segment(image="cat.png")), "One."), SQUARES, "squares.png"),
+            Turn(("Yes?",), PAIR.scene, "first.png"),
+            Turn((parallel(segment(image="image 1"), segment(image="cat.png")), "One."), SECOND_PAIR.scene, "second.png"),
         ],
-        [RED, LISTED],
+        [SHOWS_FIRST, LISTED],
     ),
     # Arguments
-    "direction marks in an expression": one(segment("the \u202ered\u202c ring\u200f"), outcome=RED),
-    "control characters in an expression": one(segment("the red\x00 \x1bring"), outcome=RED),
-    "no expression, then one": one(call("segment_image", image="latest"), segment(), outcome=RED),
+    "direction marks in an expression": one(
+        segment(FIRST_NAME.replace(" ", " \u202e", 1) + "\u202c\u200f"), outcome=SHOWS_FIRST
+    ),
+    "control characters in an expression": one(segment(FIRST_NAME.replace(" ", "\x00 \x1b")), outcome=SHOWS_FIRST),
+    "no expression, then one": one(call("segment_image", image="latest"), segment(), outcome=SHOWS_FIRST),
     "an expression that is a number": one(segment(3), outcome=Refusal("expected the expression as text")),
     "an expression far too long": one(segment("x" * 5_000), outcome=Refusal("at most 2,000 are allowed")),
-    "a tool that there is not": one(call("find_object", expression="the red ring"), segment(), outcome=RED),
-    "a box as text": one(call("segment_prompt", box=str(BOX)), outcome=RED),
+    "a tool that there is not": one(call("find_object", expression=FIRST_NAME), segment(), outcome=SHOWS_FIRST),
+    "a box as text": one(call("segment_prompt", box=str(BOX)), outcome=SHOWS_FIRST),
     "a box beside the image": one(call("segment_prompt", box=[900, 900, 990, 990]), outcome=Refusal("256 x 256 pixels")),
     "a grid as text": one(
-        call("propose_boxes", expression="the red ring"), call("check_points", grid="4x4"), call("segment_prompt"), outcome=RED
+        call("propose_boxes", expression=FIRST_NAME),
+        call("check_points", grid="4x4"),
+        call("segment_prompt"),
+        outcome=SHOWS_FIRST,
     ),
     "a number that no point has": one(
-        call("propose_boxes", expression="the red ring"),
+        call("propose_boxes", expression=FIRST_NAME),
         call("check_points", grid=4),
         call("segment_prompt", drop=[99]),
         call("segment_prompt"),
-        outcome=RED,
+        outcome=SHOWS_FIRST,
     ),
     "a point beside the image": one(
-        call("propose_boxes", expression="the red ring"),
+        call("propose_boxes", expression=FIRST_NAME),
         call("check_points", points=[[900, 10]]),
         outcome=Refusal(r"the point \(900, 10\) is outside the image of 256 x 256 pixels"),
     ),
-    "clicks as text": one(segment("the white ring"), refine(clicks=str([click(RED_RING)]).replace("'", '"')), outcome=RED),
+    "clicks as text": one(segment(SECOND_NAME), refine(clicks=str([click(FIRST)]).replace("'", '"')), outcome=SHOWS_FIRST),
     "clicks that contradict one another": one(
-        segment(), refine(clicks=[click(RED_RING), click(RED_RING, 0)]), outcome=Refusal("the clicks contradict one another")
+        segment(), refine(clicks=[click(FIRST), click(FIRST, 0)]), outcome=Refusal("the clicks contradict one another")
     ),
     # Corrections
-    "no, the other one": one(segment("the white ring"), refine(instruction="no, the red one"), outcome=RED),
-    "also another": one(segment(), refine(instruction="also the triangle"), outcome=Masks(RINGS, (RED_RING, TRIANGLE))),
-    "without one": one(segment("all rings"), refine(instruction="without the white one"), outcome=RED),
+    "no, the other one": one(segment(SECOND_NAME), refine(instruction=f"no, {FIRST_BY_COLOUR}"), outcome=SHOWS_FIRST),
+    "also another": one(segment(), refine(instruction=f"also {OTHER_NAME}"), outcome=Masks(PAIR.scene, (FIRST, OTHER))),
+    "without one": one(segment(PAIR.plural), refine(instruction=f"without {SECOND_BY_COLOUR}"), outcome=SHOWS_FIRST),
     "a number that was shown": one(
-        segment("all rings", image="latest"),
+        segment(THREE.plural, image="latest"),
         refine(instruction="remove the second"),
-        scene=MANY,
-        outcome=Masks(MANY, (PURPLE_RING, ORANGE_RING)),
+        scene=THREE.scene,
+        outcome=Masks(THREE.scene, THREE.group[::2]),
     ),
     "only a number": one(
-        segment("all rings"), refine(instruction="only the first"), scene=MANY, outcome=Masks(MANY, (ORANGE_RING,))
+        segment(THREE.plural),
+        refine(instruction="only the first"),
+        scene=THREE.scene,
+        outcome=Masks(THREE.scene, THREE.group[:1]),
     ),
-    "a number that was not shown": one(segment("all rings"), refine(instruction="remove 7"), outcome=Refusal("7")),
+    "a number that was not shown": one(segment(PAIR.plural), refine(instruction="remove 7"), outcome=Refusal("7")),
     "something that is not there": one(
-        segment(), refine(instruction="also the blue heart"), outcome=Refusal("there is no .* the result stays")
+        segment(), refine(instruction=f"also {PAIR.absent}"), outcome=Refusal("there is no .* the result stays")
     ),
 }
 

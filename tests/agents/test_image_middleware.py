@@ -24,7 +24,6 @@ from PIL import Image
 
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.agents.image_rendering import IMAGE_LINE, ImageRenderer
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.images.draw import overlay
 from sam4mllm_tool.images.load import ImagePolicy, load_image
@@ -41,6 +40,7 @@ from sam4mllm_tool.tools.image_store import (
     list_image_ids,
 )
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.embedded_world import draw_image, draw_scene, name_object
 from tests.tool_suites import load_embedded_models
 
 Block = dict[str, Any]
@@ -50,7 +50,7 @@ TAKES_ALL_IMAGES = {"image_inputs": True, "image_tool_message": True}
 
 
 def scene(seed: int = 200_000, side: int = 256) -> Image.Image:
-    return Image.fromarray(draw_scene(seed, side).image)
+    return draw_image(seed, side)
 
 
 def png(image: Image.Image) -> bytes:
@@ -600,7 +600,7 @@ def toolkit() -> Sam4MllmToolkit:
 def result(toolkit: Sam4MllmToolkit) -> dict[str, Any]:
     """The artifact of a real result of the first scene."""
     target = draw_scene(200_000).objects[0]
-    answers = [call("segment_image", image="latest", expression=f"the {target.colour} {target.shape}"), "found"]
+    answers = [call("segment_image", image="latest", expression=name_object(target)), "found"]
     images_in = ImageMiddleware(toolkit.image_store)
     made = create_agent(ScriptedChatModel(answers=answers), toolkit.get_tools(), middleware=[images_in])
     artifact = made.invoke({"messages": [person(FIRST)]})["messages"][2].artifact

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from sam4mllm_tool.agents.intent_parser import parse_bare_expression, parse_clicks, parse_follow_up, parse_request
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import draw_scene
+from tests.embedded_world import draw_scene, list_expressions
 
 PLAIN = {
     "segment the red ring": "the red ring",

@@ -19,11 +19,12 @@ from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.types import Box, FreeText, Question, Reply, Size, Turn
 from tests.agents.scripted_model import call
+from tests.grouped_scenes import PAIR
 from tests.tool_suites import load_embedded_models
-from tests.tools.conversations import RED_RING, RINGS, UserTurn
+from tests.tools.conversations import FIRST, FIRST_NAME, UserTurn
 
-SIZE = Size(RINGS.image.shape[1], RINGS.image.shape[0])
-MASK = RINGS.mask(RED_RING)
+SIZE = Size(PAIR.scene.image.shape[1], PAIR.scene.image.shape[0])
+MASK = PAIR.scene.mask(FIRST)
 
 
 class TalkingMLLM(BaseChatModel):
@@ -53,7 +54,7 @@ class TalkingMLLM(BaseChatModel):
     ) -> ChatResult:
         if kwargs.get("tools"):
             self._talks += 1
-            message = call("segment_image", expression="the red ring") if self._talks == 1 else AIMessage("There it is.")
+            message = call("segment_image", expression=FIRST_NAME) if self._talks == 1 else AIMessage("There it is.")
         else:
             assert any(block.get("type") == "image" for block in messages[0].content if isinstance(block, dict))
             self._questions.append(str(messages[-1].text))
@@ -94,7 +95,7 @@ def test_an_agents_own_model_is_the_mllm(method: str) -> None:
     toolkit = Sam4MllmToolkit(mllm=model, method=method)
     images = ImageMiddleware(toolkit.image_store)
     agent = images.guard(create_agent(model, toolkit.get_tools(), middleware=[images]))
-    messages = agent.invoke({"messages": [UserTurn("Cut out the red ring.", (), RINGS).message()]})["messages"]
+    messages = agent.invoke({"messages": [UserTurn(f"Cut out {FIRST_NAME}.", (), PAIR.scene).message()]})["messages"]
     (mask,) = find_masks(messages)
     assert mask_iou(mask, MASK) > 0.9
     assert len(model.questions) >= 2
@@ -105,7 +106,7 @@ async def test_one_line_gives_such_an_agent_async_and_its_stream_shows_no_questi
     model = TalkingMLLM()
     agent = create_segmentation_agent(model, mllm=model)
     shown, state = [], {}
-    request = {"messages": [UserTurn("Cut out the red ring.", (), RINGS).message()]}
+    request = {"messages": [UserTurn(f"Cut out {FIRST_NAME}.", (), PAIR.scene).message()]}
     async for mode, part in agent.astream(request, stream_mode=["messages", "values"]):
         if mode == "messages":
             shown.append(str(part[0].text))
@@ -119,9 +120,9 @@ async def test_one_line_gives_such_an_agent_async_and_its_stream_shows_no_questi
 
 def test_a_single_tool_takes_a_chat_model_and_says_how_it_was_asked() -> None:
     tool = SegmentTool(mllm=TalkingMLLM(), method="pqpp")
-    uri = UserTurn("", (), RINGS).message().content[1]["base64"]
+    uri = UserTurn("", (), PAIR.scene).message().content[1]["base64"]
     message = tool.invoke(
-        {"name": "segment_image", "args": {"image": f"data:image/png;base64,{uri}", "expression": "the red ring"}, "id": "1"}
+        {"name": "segment_image", "args": {"image": f"data:image/png;base64,{uri}", "expression": FIRST_NAME}, "id": "1"}
         | {"type": "tool_call"}
     )
     assert message.status == "success", message.content
@@ -134,7 +135,7 @@ def test_a_single_tool_takes_a_chat_model_and_says_how_it_was_asked() -> None:
 def test_a_model_without_vision_is_one_line_of_the_tool() -> None:
     tool = SegmentTool(mllm=TalkingMLLM(profile={"image_inputs": False}))
     message = tool.invoke(
-        {"name": "segment_image", "args": {"image": "latest", "expression": "the red ring"}, "id": "1", "type": "tool_call"}
+        {"name": "segment_image", "args": {"image": "latest", "expression": FIRST_NAME}, "id": "1", "type": "tool_call"}
     )
     assert message.status == "error"
     assert "takes no images: choose a vision model" in message.content

@@ -18,6 +18,22 @@ from sam4mllm_tool.agents.intent_parser import parse_request
 from sam4mllm_tool.agents.plain_requests import is_cutout_of_result, read_message, wants_cutout
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import IMAGE_DETAILS_KEY, IMAGE_IDS_KEY, ImageStore
+from sam4mllm_tool.types import Box
+from tests.example_scene import (
+    ABSENT_NAME,
+    ALL,
+    ANY_MEMBER,
+    EXAMPLE_IMAGE,
+    EXPRESSION,
+    GERMAN_NAMES,
+    GROUP,
+    MEMBER,
+    MISSPELT,
+    NOUN,
+    OBJECTS,
+    OTHER,
+    PLURAL,
+)
 from tests.tool_suites import load_embedded_models
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +224,7 @@ class Talk:
 
     def __init__(self, models: Sam4Mllm) -> None:
         store = ImageStore()
-        with Image.open(ROOT / "examples" / "scene.png") as image:
+        with Image.open(EXAMPLE_IMAGE) as image:
             self._image_id = store.put(image.convert("RGB"))
         self._graph = build_chat_graph(NoChatModel(), Sam4MllmToolkit(sam4mllm=models, image_store=store), InMemorySaver())
         self._details: dict[str, Any] = {self._image_id: {"width": 512, "height": 512, "name": "scene.png"}}
@@ -232,27 +248,27 @@ def boxes_of(turn: list[BaseMessage]) -> list[list[float]]:
 @pytest.mark.slow
 def test_questions_are_answered_from_results(models: Sam4Mllm) -> None:
     talk = Talk(models)
-    counted = talk.say("how many rings are there?")
-    assert counted[-1].text.startswith('"all rings": 4.\n')
-    assert len(boxes_of(counted)) == 4
+    counted = talk.say(f"how many {PLURAL} are there?")
+    assert counted[-1].text.startswith(f'"{ALL}": {len(GROUP)}.\n')
+    assert len(boxes_of(counted)) == len(GROUP)
     sizes = talk.say("how big is it?")
     assert [message.type for message in sizes] == ["human", "ai"], "no tool is called"
-    assert sizes[-1].text.count("pixels") == 4
+    assert sizes[-1].text.count("pixels") == len(GROUP)
     described = talk.say("was ist das?")
     assert described[1].tool_calls[0]["name"] == "describe_image_region"  # type: ignore[attr-defined]
-    assert "ring" in described[-1].text
+    assert NOUN in described[-1].text
     assert "img-" not in described[-1].text
-    assert talk.say("is there a purple ring?")[-1].text.startswith("Yes.")
-    assert talk.say("is there a red star?")[-1].text.startswith("No.")
+    assert talk.say(f"is there a {MEMBER.removeprefix('the ')}?")[-1].text.startswith("Yes.")
+    assert talk.say(f"is there a {ABSENT_NAME.removeprefix('the ')}?")[-1].text.startswith("No.")
 
 
 def test_a_correction_is_said_before_it_is_served_and_repeating_the_words_takes_them_literally(models: Sam4Mllm) -> None:
     talk = Talk(models)
-    turn = talk.say("segmnet the prple rign")
-    assert 'Did you mean "segment the purple ring"?' in turn[1].text
-    ((x1, *_),) = boxes_of(turn)
-    assert x1 > 380, "the purple ring"
-    again = talk.say("segmnet the prple rign")
+    turn = talk.say(f"segmnet {MISSPELT}")
+    assert f'Did you mean "segment {MEMBER}"?' in turn[1].text
+    (box,) = boxes_of(turn)
+    assert Box(*box).iou(Box(*OBJECTS[MEMBER.removeprefix("the ")])) > 0.7
+    again = talk.say(f"segmnet {MISSPELT}")
     assert "Did you mean" not in again[1].text
     assert [message.type for message in again] == ["human", "ai"], "its own words are no request"
 
@@ -261,21 +277,21 @@ def test_a_correction_is_said_before_it_is_served_and_repeating_the_words_takes_
 def test_german_words_and_english_ones_come_to_the_same(models: Sam4Mllm) -> None:
     german, english = Talk(models), Talk(models)
     for in_german, in_english in (
-        ("markiere den Ring unter dem orangen Kreis", "segment the ring below the orange circle"),
+        (f"markiere {GERMAN_NAMES[EXPRESSION]}", f"segment {EXPRESSION}"),
         ("nein, der andere", "no, the other one"),
-        ("auch den orangen Kreis", "also the orange circle"),
+        (f"auch {GERMAN_NAMES[OTHER]}", f"also {OTHER}"),
     ):
         assert boxes_of(german.say(in_german)) == boxes_of(english.say(in_english))
 
 
 def test_a_request_without_object_leaves_the_last_result_and_has_no_other_one(models: Sam4Mllm) -> None:
     talk = Talk(models)
-    (first,) = boxes_of(talk.say("segment the orange circle"))
-    assert "no such object" in talk.say("segment the red star")[-1].text
+    (first,) = boxes_of(talk.say(f"segment {OTHER}"))
+    assert "no such object" in talk.say(f"segment {ABSENT_NAME}")[-1].text
     refused = talk.say("no, the other one")
     assert [message.type for message in refused] == ["human", "ai"]
-    assert 'no "the red star" that it could be other than' in refused[-1].text
-    assert first in boxes_of(talk.say("also the purple ring")), "the result before stays and is refined"
+    assert f'no "{ABSENT_NAME}" that it could be other than' in refused[-1].text
+    assert first in boxes_of(talk.say(f"also {MEMBER}")), "the result before stays and is refined"
 
 
 def test_before_any_result_there_is_nothing_to_be_other_than(models: Sam4Mllm) -> None:
@@ -285,18 +301,18 @@ def test_before_any_result_there_is_nothing_to_be_other_than(models: Sam4Mllm) -
 @pytest.mark.slow
 def test_a_singular_that_fits_several_objects_is_asked_back_with_numbers_that_choose(models: Sam4Mllm) -> None:
     talk = Talk(models)
-    (first,) = boxes_of(turn := talk.say("segment the ring"))
-    assert '"the ring" fits 4 objects: which one is meant?' in turn[-1].text
+    (first,) = boxes_of(turn := talk.say(f"segment {ANY_MEMBER}"))
+    assert f'"{ANY_MEMBER}" fits {len(GROUP)} objects: which one is meant?' in turn[-1].text
     (second,) = boxes_of(talk.say("2"))
     assert second != first
     assert second in boxes_of(both := talk.say("also 2"))
     assert len(boxes_of(both)) == 2
-    assert "which one is meant" not in talk.say("all rings")[-1].text
-    assert "which one is meant" not in talk.say("the purple ring")[-1].text
+    assert "which one is meant" not in talk.say(ALL)[-1].text
+    assert "which one is meant" not in talk.say(MEMBER)[-1].text
 
 
 @pytest.mark.slow
 def test_several_expressions_in_one_request_are_segmented_one_by_one(models: Sam4Mllm) -> None:
     talk = Talk(models)
-    assert len(boxes_of(talk.say("segment the purple ring and the orange circle"))) == 2
-    assert len(boxes_of(talk.say("alle Ringe, aber nicht den grünen"))) == 3
+    assert len(boxes_of(talk.say(f"segment {MEMBER} and {OTHER}"))) == 2
+    assert len(boxes_of(talk.say(GERMAN_NAMES[f"{ALL} but not {GROUP[2]}"]))) == len(GROUP) - 1

@@ -5,6 +5,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents import reasoning
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.agents.rephraser import parse_rephrasings
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError, ImageError
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -46,6 +45,7 @@ from sam4mllm_tool.types import (
     Tokens,
 )
 from tests.agents.scripted_model import ScriptedChatModel
+from tests.embedded_world import iter_cases
 from tests.tool_suites import load_embedded_models
 
 DIALECT = replace(EMBEDDED, ask_again_text="That can't be read: {reason}.")
@@ -683,11 +683,7 @@ def test_the_embedded_pair_segments_implicit_expressions(embedded: Sam4Mllm) -> 
     store = ImageStore()
     graph = build_reasoning_graph(embedded, image_store=store)
     overlaps = []
-    for seed in range(700_000, 700_008):
-        scene = draw_scene(seed)
-        meant = next((text for text in list_expressions(scene) if text.kind == "implicit"), None)
-        if meant is None:
-            continue
+    for scene, meant in islice(iter_cases("implicit", 700_000), 6):
         output = graph.invoke({"image": store.put(Image.fromarray(scene.image)), "expression": meant.text})
         reasoned = ReasoningResult.from_dict(output["answer"])
         mask = reasoned.segmentation.mask if reasoned.segmentation else np.zeros((256, 256), bool)

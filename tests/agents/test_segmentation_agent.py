@@ -12,17 +12,18 @@ from sam4mllm_tool import ImageMiddleware, ImageStore, Sam4MllmToolkit, agents, 
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.grouped_scenes import PAIR
 from tests.tool_suites import load_embedded_models
-from tests.tools.conversations import RED_RING, RINGS, UserTurn
+from tests.tools.conversations import FIRST, FIRST_NAME, UserTurn
 
 
 def test_one_line_gives_an_agent_that_segments_what_a_message_shows() -> None:
-    model = ScriptedChatModel(answers=[call("segment_image", expression="the red ring"), "There."])
+    model = ScriptedChatModel(answers=[call("segment_image", expression=FIRST_NAME), "There."])
     agent = create_segmentation_agent(model, toolkit=Sam4MllmToolkit(sam4mllm=load_embedded_models()))
-    messages = agent.invoke({"messages": [UserTurn("Cut out the red ring.", (), RINGS).message()]})["messages"]
+    messages = agent.invoke({"messages": [UserTurn(f"Cut out {FIRST_NAME}.", (), PAIR.scene).message()]})["messages"]
     (answer,) = [message for message in messages if isinstance(message, ToolMessage)]
     (segmented,) = answer.artifact["objects"]
-    assert mask_iou(rle.decode(segmented["mask"]), RINGS.mask(RED_RING)) > 0.9
+    assert mask_iou(rle.decode(segmented["mask"]), PAIR.scene.mask(FIRST)) > 0.9
     assert "base64" not in str(messages), "the state holds no image"
     assert len(model.tools[0]) == 6
 

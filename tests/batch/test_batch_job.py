@@ -160,7 +160,7 @@ def make_bad_lines(count: int) -> tuple[list[Line], dict[int, str]]:
 
 @pytest.mark.parametrize("count", [3, pytest.param(1000, marks=pytest.mark.slow)])
 def test_bad_rows_are_reported_with_their_row_and_the_others_are_done(tmp_path: Path, run: Run, count: int) -> None:
-    save_scenes(tmp_path / "images", side=64)
+    save_scenes(tmp_path / "images", side=160)
     (tmp_path / "images" / "junk.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(200)))
     _save_png_header(tmp_path / "images" / "huge.png", 200_000)
     lines, reasons = make_bad_lines(count)

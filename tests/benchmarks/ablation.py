@@ -7,8 +7,8 @@ bootstrap, and point answers, questions and tokens per expression.
 With --tune, it first tunes two adapters of the embedded base on the same scenes with the same settings, one asked about each
 point alone and one asked about all points of a box at once, and compares these. With --rough, every setting gets boxes that
 are moved by a tenth of their sides and scaled by a fifth instead of the model's boxes; if the exact boxes were evaluated
-before, it also prints by how much the gain of `adaptive` grows. Results stay in DIR, and a second run of the command resumes
-there. It takes some 15 minutes on one core, and 40 more with --tune.
+before, it also prints by how much the gains of PQPP over the box and of `adaptive` over PQPP grow. Results stay in DIR, and a
+second run of the command resumes there. It takes some 15 minutes on one core, and 40 more with --tune.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,9 +26,8 @@ import numpy as np
 
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, WorldName
+from sam4mllm_tool.embedded import TEST_SEEDS, WorldName
 from sam4mllm_tool.embedded.scene_files import SCENES_FILE, write_scenes
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
 from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, bootstrap_intervals
 from sam4mllm_tool.evaluation.comparison import compare
@@ -40,6 +40,7 @@ from sam4mllm_tool.protocol import EMBEDDED, Dialect, Grid, Thresholds
 from sam4mllm_tool.training.config import TrainingConfig, read_config
 from sam4mllm_tool.training.run import train
 from sam4mllm_tool.types import MLLM, Box, FreeText, Image, Question, Reply, Size
+from tests.benchmarks.pair_options import add_pair_options, read_pair_options
 
 SETTINGS = Path(__file__).parents[2] / "examples" / "embedded.toml"
 TRAINED = 200_000
@@ -82,6 +83,8 @@ SHIPPED = {
     "adaptive": Setting("adaptive"),
 }
 ROUGH = {name: SHIPPED[name] for name in ("box", PAPER, "adaptive")}
+STEPS = ("box", "ppg", PAPER, "adaptive")
+"""From the simplest method to the best."""
 
 
 class RoughBoxes:
@@ -151,21 +154,32 @@ def format_table(folders: dict[str, Path], baseline: str) -> str:
     return "\n".join(lines)
 
 
-def format_growth(exact: Path, rough: Path) -> str:
-    """Say how much larger the gain of `adaptive` over the paper's setting in cIoU is with rough boxes, by paired bootstrap."""
-    folders = [folder / name for folder in (rough, exact) for name in (folder_name("adaptive"), folder_name(PAPER))]
+def format_steps(folders: dict[str, Path]) -> str:
+    """Return by how much each method's cIoU is above that of the simpler one before it, by paired bootstrap, a line each."""
+    lines = []
+    for simpler, better in pairwise(name for name in STEPS if name in folders):
+        gap = compare(folders[simpler], folders[better]).differences["cIoU"]
+        low, high = gap.interval
+        chance = "beyond chance" if low > 0 else "not beyond chance"
+        lines.append(f"- {better} above {simpler}: {gap.difference:+.4f} [{low:+.4f}, {high:+.4f}], {chance}")
+    return "\n".join(lines)
+
+
+def format_growth(exact: Path, rough: Path, better: str, simpler: str) -> str:
+    """Say how much larger the gain of one setting over another in cIoU is with rough boxes, by paired bootstrap."""
+    folders = [folder / name for folder in (rough, exact) for name in (folder_name(better), folder_name(simpler))]
     runs = [sorted(select_scored(read_records(folder)), key=lambda record: record.id) for folder in folders]
     ious = [compute_statistics(run, PROTOCOLS["rela"])["cIoU"] for run in runs]
 
     def of_sums(sums: Floats) -> Floats:
-        adaptive, paper, adaptive_exact, paper_exact = (
+        second, first, second_exact, first_exact = (
             iou.of_sums(part) for iou, part in zip(ious, np.split(sums, 4, -1), strict=True)
         )
-        return np.asarray((adaptive - paper) - (adaptive_exact - paper_exact))
+        return np.asarray((second - first) - (second_exact - first_exact))
 
     growth = Statistic(np.concatenate([iou.columns for iou in ious], 1), of_sums)
     low, high = bootstrap_intervals({"growth": growth})["growth"]
-    return f"With rough boxes the gain of adaptive over {PAPER} is larger by {growth.value:+.4f} [{low:+.4f}, {high:+.4f}]."
+    return f"- gain of {better} over {simpler}, larger with rough boxes by {growth.value:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def folder_name(setting: str) -> str:
@@ -183,7 +197,7 @@ def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int)
     return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(settings))}", dialect=dialect)
 
 
-def draw_scenes(folder: Path, count: int, seed: int, world: WorldName = "shapes") -> Path:
+def draw_scenes(folder: Path, count: int, seed: int, world: WorldName) -> Path:
     """Write scenes into the folder unless it has them; return it."""
     if not (folder / SCENES_FILE).exists():
         write_scenes(folder, count, seed, world=world)
@@ -206,9 +220,7 @@ def main() -> None:
         metavar="SETTING",
         help="evaluate only these settings and the paper's: %(choices)s",
     )
-    parser.add_argument("--world", choices=DRAWN_WORLDS, default="shapes", help="world of the scenes (default: %(default)s)")
-    parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
-    parser.add_argument("--segmenter", default="embedded", help="spec of the segmenter to measure (default: %(default)s)")
+    add_pair_options(parser)
     parser.add_argument("--rough", action="store_true", help="move and scale every box of the model at random")
     parser.add_argument("--tune", action="store_true", help="tune and compare two adapters instead")
     parser.add_argument("--tuning-scenes", type=int, default=2000, help="number of scenes to tune on (default: %(default)s)")
@@ -216,10 +228,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes that build training data (default: %(default)s)")
     arguments = parser.parse_args()
     work = arguments.work
-    data = draw_scenes(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first, arguments.world)
-    models = Sam4Mllm.load(arguments.mllm, arguments.segmenter)
+    data = draw_scenes(work / f"scenes-{arguments.world}-{arguments.first}", arguments.scenes, arguments.first, arguments.world)
+    models, _ = read_pair_options(arguments)
     if arguments.tune:
-        scenes, folders = draw_scenes(work / "tuning-scenes", arguments.tuning_scenes, TRAINED), {}
+        folders, tuning = {}, work / f"tuning-scenes-{arguments.world}"
+        scenes = draw_scenes(tuning, arguments.tuning_scenes, TRAINED, arguments.world)
         for name, dialect in (("each point alone", EMBEDDED), ("all points at once", JOINT)):
             tuned = tune(work, dialect, scenes, arguments.tuning_steps, arguments.processes)
             folders[name] = run_setting(f"tuned {name}", SHIPPED[PAPER], tuned, data, work)
@@ -234,10 +247,11 @@ def main() -> None:
     folders = {
         name: run_setting(name, setting, models, data, out, segmenter=arguments.segmenter) for name, setting in settings.items()
     }
-    print(format_table(folders, PAPER))
+    print(f"{format_table(folders, PAPER)}\n\n{format_steps(folders)}")
     exact = work / "shipped" / str(arguments.first)
-    if arguments.rough and (exact / folder_name("adaptive")).exists():
-        print(f"\n{format_growth(exact, out)}")
+    for simpler, better in (("box", PAPER), (PAPER, "adaptive")):
+        if arguments.rough and all(name in settings and (exact / folder_name(name)).exists() for name in (simpler, better)):
+            print(format_growth(exact, out, better, simpler))
 
 
 if __name__ == "__main__":

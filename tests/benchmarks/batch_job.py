@@ -24,9 +24,8 @@ from random import Random
 import pyarrow.parquet
 from PIL import Image
 
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from tests.cluster.ray_cluster import list_actors, start_cluster, start_command, wait_until
+from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
 
 LEAST_RATIO, MOST_GROWTH = 1.7, 1.1
 

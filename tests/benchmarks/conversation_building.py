@@ -22,11 +22,11 @@ from sam4mllm_tool.data.conversation_builder import Recipe
 from sam4mllm_tool.data.jsonl import JSONL_FILE
 from sam4mllm_tool.data.ppg_targets import draw_point_groups, select_point_groups
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.types import ObjectPrompt
+from tests.embedded_world import draw_scene
 
 PQPP_ONLY = Recipe(dialect=EMBEDDED, ppg=0)
 

@@ -28,10 +28,9 @@ from PIL import Image
 
 from sam4mllm_tool.agents.chat import build_chat_graph
 from sam4mllm_tool.agents.chat_results import split_turns
-from sam4mllm_tool.embedded.expressions import PLURALS
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, Scene, draw_scene
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import compute_image_id
+from tests.embedded_world import TEST_SEEDS, DrawnObject, DrawnScene, draw_scene, name_object
 from tests.results import assert_equal_json
 from tests.server.server_process import run_server
 
@@ -97,38 +96,38 @@ def draw_conversations(amount: int, side: int = 256, first_seed: int = TEST_SEED
     return list(islice((_WAYS[number % len(_WAYS)](scenes) for number in count()), amount))
 
 
-def _draw_scenes_with_twins(side: int, first_seed: int) -> Iterator[tuple[Scene, str]]:
-    """Yield scenes of which a shape is there more than once, with that shape."""
+def _draw_scenes_with_twins(side: int, first_seed: int) -> Iterator[tuple[DrawnScene, DrawnObject]]:
+    """Yield scenes of which several objects have one noun, with one of these."""
     for seed in count(first_seed):
         scene = draw_scene(seed, side)
-        shapes = [each.shape for each in scene.objects]
-        if twins := [shape for shape in shapes if shapes.count(shape) > 1]:
+        nouns = [each.noun for each in scene.objects]
+        if twins := [each for each in scene.objects if nouns.count(each.noun) > 1]:
             yield scene, twins[0]
 
 
-def _ask_for_the_other(scenes: Iterator[tuple[Scene, str]]) -> Conversation:
+def _ask_for_the_other(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
     scene, twin = next(scenes)
-    first, then = UserMessage(f"segment the {twin}", brings_image=True), ("no, the other one", "how big is it?")
+    first, then = UserMessage(f"segment the {twin.noun}", brings_image=True), ("no, the other one", "how big is it?")
     return Conversation((Image.fromarray(scene.image),), (first, *map(UserMessage, then)))
 
 
-def _add_and_count(scenes: Iterator[tuple[Scene, str]]) -> Conversation:
+def _add_and_count(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
     scene, twin = next(scenes)
-    one, another = (f"the {each.colour} {each.shape}" for each in scene.objects[:2])
-    first, then = UserMessage(f"segment {one}", brings_image=True), (f"also {another}", f"how many {PLURALS[twin]} are there?")
+    one, another = map(name_object, scene.objects[:2])
+    first, then = UserMessage(f"segment {one}", brings_image=True), (f"also {another}", f"how many {twin.plural} are there?")
     return Conversation((Image.fromarray(scene.image),), (first, *map(UserMessage, then)))
 
 
-def _send_another_image(scenes: Iterator[tuple[Scene, str]]) -> Conversation:
+def _send_another_image(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
     images, messages = [], []
     for number, (scene, _) in enumerate(islice(scenes, 2)):
         target = scene.objects[-1]
         images.append(Image.fromarray(scene.image))
-        messages.append(UserMessage(f"segment the {target.colour} {target.shape}", number, brings_image=True))
+        messages.append(UserMessage(f"segment {name_object(target)}", number, brings_image=True))
     return Conversation(tuple(images), (*messages, UserMessage("is there a white star?", 1)))
 
 
-_WAYS: Sequence[Callable[[Iterator[tuple[Scene, str]]], Conversation]] = (
+_WAYS: Sequence[Callable[[Iterator[tuple[DrawnScene, DrawnObject]]], Conversation]] = (
     _ask_for_the_other,
     _add_and_count,
     _send_another_image,
@@ -176,8 +175,7 @@ def find_faults(
 ) -> list[str]:
     """Return what went wrong in the conversations that were held at once, a line for each."""
     faults: list[str] = []
-    owners: dict[str, int] = {}
-    """The conversation that each id of an image or a result is of, by the first one that has it."""
+    owners: dict[str, int] = {}  # of each id of an image or a result: the first conversation that has it
     for number, conversation in enumerate(conversations):
         own = [compute_image_id(image) for image in conversation.images]
         for message, answer, expected in zip(conversation.messages, together[number], alone[number], strict=True):
@@ -209,7 +207,7 @@ def _keep_image_id(name: re.Match[str]) -> str:
 
 def count_refusals(url: str) -> int:
     """Return how many requests a server has answered by status 429."""
-    counts = re.findall(r'sam4mllm_requests_total\{[^}]*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
+    counts = re.findall(r'sam4mllm_requests_total\{.*status="429"\} (\S+)', httpx.get(f"{url}/metrics").text)
     return sum(int(float(each)) for each in counts)
 
 

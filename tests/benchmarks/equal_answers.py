@@ -19,8 +19,6 @@ from PIL import Image as PILImage
 
 import tests.torchvision_operators  # noqa: F401  # before anything imports torchvision
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.protocol import DIALECTS
@@ -29,6 +27,7 @@ from tests.benchmarks.families import FAMILIES, Family, load_family
 from tests.benchmarks.forced_replies import force_reply
 from tests.benchmarks.measured_pairs import FIRST_SEED
 from tests.benchmarks.reference_loop import ReferenceAnswer, ReferenceLoop, find_difference
+from tests.embedded_world import draw_scene, list_expressions
 
 COMPARED = [family for family in FAMILIES if family.checkpoint and family.labels and family.title != "the released adapter"]
 EXPRESSION = "the ring"

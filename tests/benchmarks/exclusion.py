@@ -3,33 +3,33 @@
     python -m tests.benchmarks.exclusion             # scenes that the pair was neither trained nor tuned on
     python -m tests.benchmarks.exclusion --first 240000 --scenes 60
 
-Each expression is about objects of one shape and different colours. "Named" excludes one that is there, "absent" a colour that
+Each expression is about objects of one noun and different colours. "Named" excludes one that is there, "absent" a colour that
 none of them has.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.expressions import PLURALS
-from sam4mllm_tool.embedded.scenes import COLOURS, TEST_SEEDS, Scene, draw_scene
+from sam4mllm_tool.embedded import TEST_SEEDS
+from sam4mllm_tool.embedded.drawn_worlds import DrawnScene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import segment_compound
 from sam4mllm_tool.types import Size
+from tests.benchmarks.pair_options import add_pair_options, read_pair_options
 
 
-def iter_expressions(scene: Scene) -> Iterator[tuple[str, str, list[int]]]:
+def iter_expressions(scene: DrawnScene, known_colours: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield kind, expression and the indices of the objects that remain."""
-    for shape in sorted({target.shape for target in scene.objects}):
-        members = [index for index, target in enumerate(scene.objects) if target.shape == shape]
+    for noun, plural in sorted({(target.noun, target.plural) for target in scene.objects}):
+        members = [index for index, target in enumerate(scene.objects) if target.noun == noun]
         colours = [scene.objects[index].colour for index in members]
         if len(members) > 1 and len(set(colours)) == len(colours):
-            absent = next(colour for colour in COLOURS if colour not in colours)
-            yield "named", f"all {PLURALS[shape]} but not the {colours[0]} one", members[1:]
-            yield "absent", f"all {PLURALS[shape]} but not the {absent} one", members
+            absent = next(colour for colour in known_colours if colour not in colours)
+            yield "named", f"all {plural} but not the {colours[0]} one", members[1:]
+            yield "absent", f"all {plural} but not the {absent} one", members
 
 
 def main() -> None:
@@ -37,12 +37,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="seed of the first scene")
     parser.add_argument("--scenes", type=int, default=100, help="number of scenes")
+    add_pair_options(parser)
     arguments = parser.parse_args()
-    models, right, total = Sam4Mllm.load(), Counter[str](), Counter[str]()
+    models, world = read_pair_options(arguments)
+    right, total = Counter[str](), Counter[str]()
     for seed in range(arguments.first, arguments.first + arguments.scenes):
-        scene = draw_scene(seed)
+        scene = world.draw_scene(seed)
         image = PILImage.fromarray(scene.image)
-        for kind, expression, indices in iter_expressions(scene):
+        for kind, expression, indices in iter_expressions(scene, world.colours):
             run = models.start_run(Size(*image.size))
             result = models.run(image, segment_compound(run, [expression], "adaptive"), run)
             masks = [segmented.mask for segmented in result.objects]

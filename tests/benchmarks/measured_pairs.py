@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.config import SettingsOverrides
-from sam4mllm_tool.embedded.scenes import COLOURS, SHAPES, draw_scene
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
@@ -27,6 +26,7 @@ from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, Image, Size
 from tests.benchmarks.forced_replies import force_reply
 from tests.checkpoints import LLAVA_NEXT_TEMPLATE, SPECIAL
+from tests.embedded_world import WORLD, draw_scene, name_object
 from tests.sam_checkpoints import randomise_weights
 from tests.video_checkpoints import CHATML, MARKS, QWEN_MARKS
 
@@ -114,12 +114,11 @@ class MeasuredPair:
         width, height = size or self.size
         scene = draw_scene(FIRST_SEED + seed, min(1024, max(width, height)))
         drawn = scene.objects[Random(seed).randrange(len(scene.objects))]
-        return PILImage.fromarray(scene.image).resize((width, height)), f"the {drawn.colour} {drawn.shape}"
+        return PILImage.fromarray(scene.image).resize((width, height)), name_object(drawn)
 
     def expressions(self, count: int) -> list[str]:
         """Return up to 128 expressions of equally many tokens."""
-        named = [f"the {size} {color} {shape}" for size in ("small", "large") for color in COLOURS for shape in SHAPES]
-        return named[:count]
+        return list_expressions()[:count]
 
     def reply(self, objects: int = 1) -> str:
         """Return the forced answer of round 1: as many boxes, from left to right."""
@@ -245,10 +244,15 @@ NARROW_PAIRS: dict[str, Callable[[], MeasuredPair]] = {
 GPU_PAIRS: dict[str, Callable[[], MeasuredPair]] = {"llava-next-8b": build_8b, "qwen2.5-vl-7b": build_qwen_7b}
 
 
+def list_expressions() -> list[str]:
+    """List expressions of four words each."""
+    nouns = [noun for noun in WORLD.list_nouns() if " " not in noun]
+    return [f"the {size} {colour} {noun}" for size in ("small", "large") for colour in WORLD.colours for noun in nouns]
+
+
 def train_tokenizer(special: list[str], *, digits: int) -> PreTrainedTokenizerFast:
     """Train a tokenizer on the words of all dialects, in which numbers are tokens of so many digits."""
     texts = [getattr(dialect, each.name) for dialect in DIALECTS.values() for each in fields(dialect) if "text" in each.name]
-    scenes = [f"the {size} {color} {shape}" for size in ("small", "large") for color in COLOURS for shape in SHAPES]
     answers = ["Yes", "No", " Yes", " No", "\n", '```json\n[{"bbox_2d": [1, 2, 3, 4], "label": "object"}]\n```']
     numbers = [f"{number:0{digits}d}" for number in range(10**digits)]
     tokenizer = Tokenizer(models.BPE())
@@ -261,7 +265,7 @@ def train_tokenizer(special: list[str], *, digits: int) -> PreTrainedTokenizerFa
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator([*(map(str, texts)), *scenes, *answers * 20, *numbers * 20], trainer)
+    tokenizer.train_from_iterator([*(map(str, texts)), *list_expressions(), *answers * 20, *numbers * 20], trainer)
     named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     extra = [token for token in special if token not in named.values()]
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=extra, **named)

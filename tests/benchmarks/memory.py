@@ -8,7 +8,7 @@ import argparse
 import resource
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 
 IMAGES, WARM_IMAGES = 1000, 50
 SIDES = (512, 384, 640, 512)
@@ -27,7 +27,7 @@ def measure_peaks(images: int) -> tuple[float, float]:
     warm = 0.0
     for number in range(images):
         scene = draw_scene(TEST_SEEDS + number, SIDES[number % len(SIDES)])
-        models.segment(scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}")
+        models.segment(scene.image, name_object(scene.objects[0]))
         if number + 1 == WARM_IMAGES:
             warm = peak_megabytes()
         if (number + 1) % 50 == 0:

@@ -4,7 +4,8 @@ Runs the reasoning agent and a single pass (`Sam4Mllm.segment`, method pqpp) on 
 expressions that mean nothing in their scene. It prints cIoU, gIoU and mIoU of both with the 95 % interval of the difference by
 paired bootstrap, N-acc and T-acc, the number of MLLM calls of both as counted at the MLLM, how the runs ended, and how many
 exceeded the budget. An unreadable reply or an abstention counts as an empty prediction; no expression is dropped.
-`--without closer` and `--without again` leave a part of the agent out.
+`--without closer` and `--without again` leave a part of the agent out; `--world`, `--mllm` and `--segmenter` measure another
+pair.
 """
 
 import argparse
@@ -21,15 +22,15 @@ from tqdm import tqdm
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
-from sam4mllm_tool.embedded.expressions import IMPLICIT, Expression, list_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from sam4mllm_tool.embedded import TEST_SEEDS
+from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene, DrawnWorld
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, bootstrap_differences, ratio
 from sam4mllm_tool.reasoning import Budget, ReasoningConfig, ReasoningResult
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import MLLM, Question, Reply
-
-WORDINGS = frozenset(wording for wordings in IMPLICIT.values() for wording in wordings)
+from tests.benchmarks.pair_options import add_pair_options, read_pair_options
+from tests.benchmarks.refining import target_mask
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,19 @@ class CountingMLLM:
         return self.reply(image, questions)
 
 
-def iter_scenes(first: int, count: int) -> Iterator[tuple[Any, list[Expression]]]:
+def iter_scenes(world: DrawnWorld, first: int, count: int) -> Iterator[tuple[DrawnScene, list[DrawnExpression]]]:
     """Yield scenes with their implicit expressions, `count` expressions in all, from the seed `first` on."""
-    seed = first
+    seed, wordings = first, world.list_implicit()
     while count > 0:
-        scene = draw_scene(seed)
-        implicit = [expression for expression in list_expressions(scene) if expression.text in WORDINGS][:count]
+        scene = world.draw_scene(seed)
+        implicit = [expression for expression in world.list_expressions(scene) if expression.text in wordings][:count]
         if implicit:
             yield scene, implicit
         count, seed = count - len(implicit), seed + 1
 
 
 def measure(
-    models: Sam4Mllm, first: int, count: int, budget: Budget, config: ReasoningConfig
+    models: Sam4Mllm, world: DrawnWorld, first: int, count: int, budget: Budget, config: ReasoningConfig
 ) -> tuple[list[ExpressionScore], list[ExpressionScore]]:
     """Return the scores of the single pass and of the agent, both by expression."""
     mllm = CountingMLLM(models.mllm)
@@ -102,11 +103,11 @@ def measure(
     graph = build_reasoning_graph(models, budget=budget, config=config, image_store=store)
     once, reasoned = [], []
     with tqdm(total=count, unit="expression", mininterval=5) as progress:
-        for scene, implicit in iter_scenes(first, count):
+        for scene, implicit in iter_scenes(world, first, count):
             image = Image.fromarray(scene.image)
             image_id = store.put(image)
             for expression in implicit:
-                truth = np.isin(scene.instances, [index + 1 for index in expression.targets])
+                truth = target_mask(scene, expression.targets)
                 mllm.rounds = 0
                 try:
                     mask = models.segment(image, expression.text).mask
@@ -124,7 +125,7 @@ def measure(
     return once, reasoned
 
 
-def _score(seed: int, expression: Expression, mask: Any, truth: Any, rounds: int) -> ExpressionScore:
+def _score(seed: int, expression: DrawnExpression, mask: Any, truth: Any, rounds: int) -> ExpressionScore:
     intersection, union = int((mask & truth).sum()), int((mask | truth).sum())
     return ExpressionScore(seed, expression.text, bool(expression.targets), intersection, union, not mask.any(), rounds)
 
@@ -183,12 +184,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="leave out the crop refinement (closer) or every further attempt (again)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the scores of each expression to this file")
+    add_pair_options(parser)
     arguments = parser.parse_args(argv)
     config = ReasoningConfig(refine_crops="closer" not in arguments.without)
     if "again" in arguments.without:
         config = replace(config, steps=())
     budget = Budget(arguments.rounds)
-    once, reasoned = measure(Sam4Mllm.load(), arguments.first, arguments.expressions, budget, config)
+    models, world = read_pair_options(arguments)
+    once, reasoned = measure(models, world, arguments.first, arguments.expressions, budget, config)
     print(format_report(once, reasoned, budget))
     if arguments.json:
         rows = [[asdict(single), asdict(agent)] for single, agent in zip(once, reasoned, strict=True)]

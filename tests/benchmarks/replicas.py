@@ -21,11 +21,10 @@ from random import Random
 import httpx
 from PIL import Image
 
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from tests.benchmarks.capacity import QueueResult, simulate_clients
 from tests.benchmarks.serving import read_processor_seconds
 from tests.cluster.ray_cluster import list_actors, serve_on_cluster, start_cluster
+from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
 
 LEAST_RATIO, MOST_ERROR = 1.6, 0.15
 

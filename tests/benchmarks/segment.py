@@ -8,17 +8,16 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
+from tests.example_scene import EXAMPLE_IMAGE, MEMBER
 
-EXAMPLE_IMAGE = Path(__file__).parents[2] / "examples" / "scene.png"
 RUNS = 5
 
 _MEASURE_COMMAND = f"""
 import resource, subprocess, sys, time
 start = time.perf_counter()
-command = [sys.executable, "-m", "sam4mllm_tool", "segment", {str(EXAMPLE_IMAGE)!r}, "the orange ring", "--json"]
+command = [sys.executable, "-m", "sam4mllm_tool", "segment", {str(EXAMPLE_IMAGE)!r}, {MEMBER!r}, "--json"]
 subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """
@@ -45,7 +44,7 @@ def measure_calls() -> list[float]:
     for seed in range(TEST_SEEDS, TEST_SEEDS + RUNS):
         scene = draw_scene(seed, 512)
         start = time.perf_counter()
-        models.segment(scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}")
+        models.segment(scene.image, name_object(scene.objects[0]))
         seconds.append(time.perf_counter() - start)
     return seconds
 

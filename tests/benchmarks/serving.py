@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 from PIL import Image
 
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 from tests.server.server_process import run_server
 
 LEAST_RATIO, MOST_GROWTH = 1.5, 1.05
@@ -91,9 +91,7 @@ def draw_sessions(count: int, side: int, expressions: int = 3) -> list[Session]:
     for seed in range(TEST_SEEDS, TEST_SEEDS + count):
         scene, buffer = draw_scene(seed, side), BytesIO()
         Image.fromarray(scene.image).save(buffer, "PNG")
-        sessions.append(
-            Session(buffer.getvalue(), tuple(f"the {each.colour} {each.shape}" for each in scene.objects[:expressions]))
-        )
+        sessions.append(Session(buffer.getvalue(), tuple(map(name_object, scene.objects[:expressions]))))
     return sessions
 
 

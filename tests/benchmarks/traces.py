@@ -16,11 +16,10 @@ from typing import TypeVar
 
 from PIL import Image
 
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.pipeline.sam4mllm import METHODS, Method, Sam4Mllm
 from sam4mllm_tool.trace import Recorder, load, replay, save
 from sam4mllm_tool.types import Image as RGBImage
+from tests.embedded_world import draw_scene, sample_expressions
 
 FIRST_SEED = 400_000
 EXPRESSIONS = 4

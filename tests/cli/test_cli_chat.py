@@ -22,7 +22,6 @@ from sam4mllm_tool.agents.chat import build_chat_graph
 from sam4mllm_tool.cli.chat import run_conversation
 from sam4mllm_tool.cli.conversation import ChatThread
 from sam4mllm_tool.cli.main import main
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.models.mllm import ScriptedMLLM
@@ -33,10 +32,13 @@ from sam4mllm_tool.tools import Sam4MllmToolkit
 from tests.agents.scripted_model import ScriptedChatModel, call
 from tests.cli import chat_transcript
 from tests.cli.slow_chat import reply_with_one_box
+from tests.embedded_world import draw_image, draw_scene, name_object
+from tests.example_scene import ABSENT_NAME, EXAMPLE_IMAGE, EXPRESSION, MEMBER, OTHER
 from tests.sampled_cases import sample_items
 
 ROOT = Path(__file__).parents[2]
-RING = "segment the ring below the orange circle"
+REQUEST = f"segment {EXPRESSION}"
+OTHER_IMAGE, OTHER_TARGET = draw_image(200_777), name_object(draw_scene(200_777).objects[2])
 Chat = Callable[..., str]
 Run = Callable[..., tuple[int, str, str]]
 
@@ -44,7 +46,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     path = tmp_path / "scene.png"
-    shutil.copy(ROOT / "examples" / "scene.png", path)
+    shutil.copy(EXAMPLE_IMAGE, path)
     return path
 
 
@@ -70,11 +72,11 @@ def chat(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], em
 
 
 def test_a_request_prints_its_steps_and_writes_files_beside_the_image(chat: Chat, scene: Path) -> None:
-    out = chat(f"{RING}\n", scene)
+    out = chat(f"{REQUEST}\n", scene)
     lines = out.splitlines()
     assert lines[0] == "scene.png, 512 x 512 pixels"
     assert [line.split()[0] for line in lines[1:4]] == ["box", "points", "mask"]
-    assert '"the ring below the orange circle": 1 object' in out
+    assert f'"{EXPRESSION}": 1 object' in out
     assert ">" not in out, "no prompt in a pipe"
     assert "\x1b" not in out
     folder = scene.parent / "scene-chat"
@@ -89,13 +91,13 @@ def test_a_request_prints_its_steps_and_writes_files_beside_the_image(chat: Chat
 @pytest.mark.slow
 def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path) -> None:
     out = scene.parent / "out"
-    lines = f"{RING}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n"
+    lines = f"{REQUEST}\n/save\nno, the other one\n/save\n/undo\n/save\n/undo\n/save\n/undo\nno, the other one\n"
     printed = chat(lines, scene, "--out", out)
     folder = out / "scene"
     first, second, third = (json.loads((folder / f"saved-{n}" / "result.json").read_text())["objects"] for n in (1, 2, 3))
     assert first == third != second
     assert "took back 'no, the other one'\n" in printed
-    assert f"{folder / 'overlay.png'} shows 'the ring below the orange circle' again" in printed
+    assert f"{folder / 'overlay.png'} shows '{EXPRESSION}' again" in printed
     assert f"removed from {folder}: mask.png, overlay.png, result.json" in printed
     assert "there is no result to save yet" in printed
     assert "there is nothing to undo" in printed
@@ -105,8 +107,8 @@ def test_undo_removes_turn_by_turn_and_updates_the_files(chat: Chat, scene: Path
 
 @pytest.mark.slow
 def test_after_an_undo_the_conversation_continues_from_there(chat: Chat, scene: Path) -> None:
-    once = chat(f"{RING}\nno, the other one\n", scene)
-    twice = chat(f"{RING}\nno, the other one\n/undo\nthanks\nno, the other one\n", scene)
+    once = chat(f"{REQUEST}\nno, the other one\n", scene)
+    twice = chat(f"{REQUEST}\nno, the other one\n/undo\nthanks\nno, the other one\n", scene)
     assert twice.splitlines()[-8:] == once.splitlines()[-8:]
 
 
@@ -114,7 +116,7 @@ UNCHANGING = {
     "thanks": "thanks",
     "a question": "how big is it?",
     "a description": "what is this?",
-    "a request without object": "find the red star",
+    "a request without object": f"find {ABSENT_NAME}",
     "an error": "click 9999 1",
 }
 
@@ -123,11 +125,11 @@ UNCHANGING = {
 @pytest.mark.parametrize("line", UNCHANGING.values(), ids=UNCHANGING)
 def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Chat, scene: Path, line: str) -> None:
     overlay = scene.parent / "scene-chat" / "overlay.png"
-    chat(f"{RING}\n", scene)
+    chat(f"{REQUEST}\n", scene)
     before = overlay.read_bytes()
-    printed = chat(f"{RING}\n{line}\n/save\n/undo\n/undo\n", scene)
+    printed = chat(f"{REQUEST}\n{line}\n/save\n/undo\n/undo\n", scene)
     assert (scene.parent / "scene-chat" / "saved-1" / "overlay.png").read_bytes() == before
-    assert f"took back '{RING}'" in printed
+    assert f"took back '{REQUEST}'" in printed
     assert printed.splitlines()[-1] == "there is nothing to undo"
     assert not overlay.exists()
 
@@ -135,15 +137,15 @@ def test_undo_skips_turns_that_changed_nothing_and_they_leave_the_files(chat: Ch
 @pytest.mark.slow
 def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, scene: Path) -> None:
     other = scene.with_name("other.png")
-    Image.fromarray(draw_scene(200_777).image).save(other)
+    OTHER_IMAGE.save(other)
     lines = [
-        RING,
+        REQUEST,
         f"/image {other}",
-        "the red circle",
+        OTHER_TARGET,
         "thanks",
         "/undo",
         "/undo",
-        "also the orange circle",
+        f"also {OTHER}",
         "/undo",
         "/undo",
         "/undo",
@@ -153,39 +155,39 @@ def test_undo_closes_an_opened_image_and_each_image_keeps_its_files(chat: Chat, 
         line for line in printed.splitlines() if line.startswith(("took back", "closed", "requests", "there is nothing"))
     ]
     assert taken_back == [
-        "took back 'the red circle'",
+        f"took back '{OTHER_TARGET}'",
         "closed other.png",
         "requests are about scene.png, 512 x 512 pixels again",
-        "took back 'also the orange circle'",
-        f"took back '{RING}'",
+        f"took back 'also {OTHER}'",
+        f"took back '{REQUEST}'",
         "there is nothing to undo",
     ]
     assert f"removed from {scene.parent / 'other-chat'}: mask.png, overlay.png, result.json" in printed
-    assert f"{scene.parent / 'scene-chat' / 'overlay.png'} shows 'the ring below the orange circle' again" in printed
+    assert f"{scene.parent / 'scene-chat' / 'overlay.png'} shows '{EXPRESSION}' again" in printed
 
 
 @pytest.mark.slow
 def test_a_bare_image_of_the_same_name_gets_a_folder_of_its_own(chat: Chat, scene: Path) -> None:
     other = scene.parent / "elsewhere" / "scene.png"
     other.parent.mkdir()
-    Image.fromarray(draw_scene(200_777).image).save(other)
-    printed = chat(f"{RING}\n/image {other}\nthe red circle\n", scene, "--out", scene.parent / "out")
+    OTHER_IMAGE.save(other)
+    printed = chat(f"{REQUEST}\n/image {other}\n{OTHER_TARGET}\n", scene, "--out", scene.parent / "out")
     for name in ("scene", "scene-2"):
         assert f"wrote {scene.parent / 'out' / name / 'overlay.png'}" in printed
 
 
 @pytest.mark.slow
 def test_the_text_says_whether_an_overlay_is_new_or_rewritten(chat: Chat, scene: Path) -> None:
-    printed = chat(f"{RING}\nno, the other one\nfind the red star\n", scene)
+    printed = chat(f"{REQUEST}\nno, the other one\nfind {ABSENT_NAME}\n", scene)
     path = scene.parent / "scene-chat" / "overlay.png"
     assert [line for line in printed.splitlines() if str(path) in line] == [f"wrote {path}", f"updated {path}"]
-    assert printed.splitlines()[-1] == "the result stays: 'the ring below the orange circle'"
+    assert printed.splitlines()[-1] == f"the result stays: '{EXPRESSION}'"
 
 
 @pytest.mark.slow
 def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scene: Path) -> None:
     folder = scene.parent / "scene-chat"
-    printed = chat("cut out the orange circle\n/save kept\nsegment the purple ring\n/save plain\ncut it out\n", scene)
+    printed = chat(f"cut out {OTHER}\n/save kept\nsegment {MEMBER}\n/save plain\ncut it out\n", scene)
     assert f"wrote {folder / 'cutout.png'}" in printed
     assert printed.splitlines()[-1] == f"updated {folder / 'cutout.png'}"
     assert not (folder / "plain" / "cutout.png").exists()
@@ -199,17 +201,17 @@ def test_cutting_out_writes_the_objects_on_a_transparent_ground(chat: Chat, scen
 
 def test_the_newest_result_is_exported_in_other_formats(chat: Chat, scene: Path) -> None:
     folder = scene.parent / "scene-chat"
-    printed = chat("/export coco\n/export\nsegment the purple ring\n/export coco, labelme\n/export gif\n", scene)
+    printed = chat(f"/export coco\n/export\nsegment {MEMBER}\n/export coco, labelme\n/export gif\n", scene)
     assert "there is no result to export yet" in printed
     assert "labelme         LabelMe annotation" in printed
     assert f"wrote {folder / 'coco.json'}\nwrote {folder / 'scene.json'}" in printed
-    assert json.loads((folder / "coco.json").read_text())["categories"][0]["name"] == "the purple ring"
+    assert json.loads((folder / "coco.json").read_text())["categories"][0]["name"] == MEMBER
     assert "there is no output format 'gif': expected mask" in printed
 
 
 @pytest.mark.slow
 def test_undoing_a_cutout_removes_its_file(chat: Chat, scene: Path) -> None:
-    chat("segment the purple ring\ncut out the orange circle\n/undo\n", scene)
+    chat(f"segment {MEMBER}\ncut out {OTHER}\n/undo\n", scene)
     assert sorted(path.name for path in (scene.parent / "scene-chat").iterdir()) == ["mask.png", "overlay.png", "result.json"]
 
 
@@ -217,7 +219,7 @@ def test_undoing_a_cutout_removes_its_file(chat: Chat, scene: Path) -> None:
 def test_points_can_be_left_out_of_overlays(chat: Chat, scene: Path) -> None:
     overlays = []
     for flag in ("--points", "--no-points"):
-        chat(f"{RING}\n", scene, flag)
+        chat(f"{REQUEST}\n", scene, flag)
         overlays.append((scene.parent / "scene-chat" / "overlay.png").read_bytes())
     assert overlays[0] != overlays[1]
 
@@ -225,8 +227,8 @@ def test_points_can_be_left_out_of_overlays(chat: Chat, scene: Path) -> None:
 BARE_COMMANDS = {
     "help": "/image PATH",
     "hilfe": "/image PATH",
-    "undo": f"took back '{RING}'",
-    "rückgängig": f"took back '{RING}'",
+    "undo": f"took back '{REQUEST}'",
+    "rückgängig": f"took back '{REQUEST}'",
     "save": "saved-1",
     "speichern": "saved-1",
     "save as my ring": "scene-chat/my ring",
@@ -238,12 +240,12 @@ BARE_COMMANDS = {
 
 @pytest.mark.parametrize(("line", "answer"), sample_items(BARE_COMMANDS, every=3))
 def test_commands_work_as_bare_words(chat: Chat, scene: Path, line: str, answer: str) -> None:
-    assert answer in chat(f"{RING}\n{line}\n", scene).split("overlay.png\n", 1)[1]
+    assert answer in chat(f"{REQUEST}\n{line}\n", scene).split("overlay.png\n", 1)[1]
 
 
 @pytest.mark.parametrize("word", ["quit", "exit", "ende"])
 def test_quit_works_as_a_bare_word(chat: Chat, scene: Path, word: str) -> None:
-    assert "1 object" not in chat(f"{word}\n{RING}\n", scene)
+    assert "1 object" not in chat(f"{word}\n{REQUEST}\n", scene)
 
 
 def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -252,7 +254,7 @@ def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatc
             return f"this image of {image.width} pixels is unlike the training images"
 
     other = scene.with_name("other.png")
-    Image.fromarray(draw_scene(200_777).image).save(other)
+    OTHER_IMAGE.save(other)
     models = Sam4Mllm(CautiousMLLM(reply_with_one_box), BoxSegmenter(), dialect=RELEASED)
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"the ring\nthe star\n/image {other}\nthe ring\nthe star\n"))
     run_conversation(models, str(scene))
@@ -263,13 +265,13 @@ def test_a_warning_of_a_result_is_printed_once_per_image(scene: Path, monkeypatc
 @pytest.mark.slow
 def test_no_text_of_the_chat_is_written_for_developers(chat: Chat, scene: Path) -> None:
     lines = [
-        "segment the orange circle",
-        "without the purple cross",
+        f"segment {OTHER}",
+        f"without {ABSENT_NAME}",
         "the one before",
         "no, the other one",
         "no, the other one",
     ]
-    printed = chat("\n".join([*lines, "also the red star", "click 500 9", "bigger"]) + "\n", scene)
+    printed = chat("\n".join([*lines, f"also {ABSENT_NAME}", "click 500 9", "bigger"]) + "\n", scene)
     for words in ("label 0", "label 1", "handle", "went on without", "seg-", "img-", "refine_segmentation", "segment_image"):
         assert words not in printed, words
 
@@ -277,17 +279,17 @@ def test_no_text_of_the_chat_is_written_for_developers(chat: Chat, scene: Path) 
 @pytest.mark.slow
 def test_requests_are_about_the_image_opened_last(chat: Chat, scene: Path) -> None:
     other = scene.with_name("an image.png")
-    drawn = draw_scene(200_777)
-    Image.fromarray(drawn.image).save(other)
-    expression = f"the {drawn.objects[0].colour} {drawn.objects[0].shape}"
-    printed = chat(f'{RING}\n/image "{other}"\n/images\nsegment {expression}\n/undo\n/images\n/image {scene}\n/images\n', scene)
+    OTHER_IMAGE.save(other)
+    printed = chat(
+        f'{REQUEST}\n/image "{other}"\n/images\nsegment {OTHER_TARGET}\n/undo\n/images\n/image {scene}\n/images\n', scene
+    )
     first, second, third = _image_lists(printed)
     assert "an image.png, 256 x 256" in first[-1]
     assert [line[0] for line in first] == [" ", "*"]
     assert second == first, "an undone request leaves its image open"
     assert [line[0] for line in third] == [" ", "*"]
     assert "scene.png" in third[-1]
-    assert re.search(f'"{expression}": 1 object in the (image|picture) of 256 x 256 pixels', printed)
+    assert re.search(f'"{OTHER_TARGET}": 1 object in the (image|picture) of 256 x 256 pixels', printed)
 
 
 def _image_lists(printed: str) -> list[list[str]]:
@@ -307,7 +309,7 @@ ODD_LINES = {
     "an image without a path": ("/image", "/image takes the path of an image"),
     "no such image": ("/image nowhere.png", "the image 'nowhere.png' does not exist"),
     "a file that is not an image": ("/image result.txt", "in none of the formats"),
-    "a folder that can't be made": ("find the orange circle\n/save result.txt/x", "can't be written|cannot be written"),
+    "a folder that can't be made": (f"find {OTHER}\n/save result.txt/x", "can't be written|cannot be written"),
     "nothing to save": ("/save", "there is no result to save yet"),
     "terminal escapes in a command": ("/\x1b[2J", "no such command: '/\\\\x1b"),
     "terminal escapes in a request": ("segment the \x1b[2Jring\x07", '"the'),
@@ -325,17 +327,17 @@ def test_an_odd_line_is_answered_in_words_and_the_conversation_continues(
 ) -> None:
     monkeypatch.chdir(scene.parent)
     Path("result.txt").write_text("not an image")
-    out = chat(f"{line}\n{RING}\n", scene)
+    out = chat(f"{line}\n{REQUEST}\n", scene)
     assert re.search(answer, out)
     assert "\x1b" not in out
     assert "\x07" not in out
-    assert '"the ring below the orange circle": 1 object' in out
+    assert f'"{EXPRESSION}": 1 object' in out
     assert "Traceback" not in out
 
 
 def test_without_an_image_one_can_be_opened_later(chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(scene.parent)
-    out = chat(f"/images\n{RING}\n/image scene.png\n{RING}\n")
+    out = chat(f"/images\n{REQUEST}\n/image scene.png\n{REQUEST}\n")
     assert out.startswith("no image yet; /image PATH opens one\n" * 2)
     assert re.search("there is no (image|picture) in this conversation yet", out)
     assert "1 object" in out
@@ -434,8 +436,8 @@ async def test_a_turn_in_which_the_chat_model_fails_is_removed_as_a_whole(scene:
 def test_a_history_is_continued_by_the_next_command(chat: Chat, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history = scene.with_name("history.sqlite")
     monkeypatch.chdir(scene.parent)
-    once = chat(f"{RING}\nno, the other one\n", scene.name)
-    chat(f"{RING}\n", scene.name, "--history", history)
+    once = chat(f"{REQUEST}\nno, the other one\n", scene.name)
+    chat(f"{REQUEST}\n", scene.name, "--history", history)
     out = chat("no, the other one\n/undo\n/undo\n/undo\n", "--history", history)
     assert out.startswith("continuing after 1 request\nscene.png, 512 x 512 pixels\n")
     assert once.splitlines()[-8:-1] == out.splitlines()[2:9]
@@ -566,9 +568,9 @@ def test_a_terminal_has_a_prompt_dim_steps_and_a_line_history(terminal: Tmux, sc
     screen = terminal.wait_for("\n>")
     assert "/help lists the commands" in screen
     assert "loading the models" not in screen
-    terminal.type("segment the ring below the orange circle", "Enter")
+    terminal.type(f"segment {EXPRESSION}", "Enter")
     screen = terminal.wait_for("wrote scene-chat/overlay.png\n>")
-    assert "> segment the ring below the orange circle\n  box (" in screen
+    assert f"> segment {EXPRESSION}\n  box (" in screen
     assert "\x1b[2m" in terminal.run("capture-pane", "-p", "-e"), "steps are dim"
     terminal.type("C-l", "no, the other one", "Enter")
     terminal.wait_for("left out:")
@@ -578,7 +580,7 @@ def test_a_terminal_has_a_prompt_dim_steps_and_a_line_history(terminal: Tmux, sc
     terminal.type("C-c")
     terminal.wait_for("\n>")
     terminal.type("C-l", "/undo", "Enter")
-    terminal.wait_for("took back 'no, the other one'\nscene-chat/overlay.png shows 'the ring below the orange circle' again\n>")
+    terminal.wait_for(f"took back 'no, the other one'\nscene-chat/overlay.png shows '{EXPRESSION}' again\n>")
     terminal.type("C-l", "Up", "Up", "Enter")
     assert "> no, the other one\n" in terminal.wait_for("left out:"), "Ctrl-C removed the half line from the history"
     terminal.wait_for("updated scene-chat/overlay.png\n>")

@@ -18,10 +18,10 @@ from typer.main import get_command
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.cli.main import app, main
-from sam4mllm_tool.embedded.expressions import KINDS
-from sam4mllm_tool.embedded.scenes import draw_scene
+from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD
 from sam4mllm_tool.errors import BackendError, ModelWarning, SpecError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
+from tests.embedded_world import draw_image, draw_scene
 
 Run = Callable[..., tuple[int, str, str]]
 HEAVY = ("torch", "transformers", "peft", "langchain", "langchain_core", "langgraph", "pycocotools")
@@ -83,7 +83,7 @@ def test_bytes_that_are_not_text_are_not_an_image(run: Run) -> None:
 
 
 def test_a_truncated_image_is_refused_in_one_line(run: Run, image: Path) -> None:
-    Image.fromarray(draw_scene(1, 64).image).save(image)
+    draw_image(1, 160).save(image)
     image.write_bytes(image.read_bytes()[:-2000])
     assert_refused(run("segment", image, "the ring"), "cannot be decoded")
 
@@ -365,15 +365,15 @@ def test_data_scenes_writes_images_and_lines_whose_masks_decode(run: Run, tmp_pa
     assert {line["image"] for line in lines} == set(names)
     for line in lines:
         assert set(line) == {"image", "expression", "kind", "objects"}
-        assert line["kind"] in KINDS
-        assert bool(line["objects"]) == (line["kind"] != "absent")
+        assert line["kind"] in DEFAULT_WORLD.kinds
+        assert bool(line["objects"]) == (line["kind"] not in DEFAULT_WORLD.absent_kinds)
         scene = draw_scene(int(line["image"][6:13]))
         assert np.array_equal(np.asarray(Image.open(folder / line["image"])), scene.image)
         for item in line["objects"]:
             mask = coco.decode(item["mask"]).astype(bool)
             ys, xs = np.nonzero(mask)
             assert item["box"] == [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]
-            assert any(np.array_equal(mask, scene.mask(i)) for i in range(len(scene.objects)))
+            assert any(np.array_equal(mask, scene.mask(i)) for i in range(len(scene.regions)))
 
 
 def test_data_scenes_writes_the_same_files_every_time(run: Run, tmp_path: Path) -> None:

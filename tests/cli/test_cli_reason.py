@@ -12,13 +12,11 @@ from sam4mllm_tool.reasoning import Attempt, ReasoningResult, Spent
 from sam4mllm_tool.trace import load
 from sam4mllm_tool.types import Size
 from tests.conftest import Run
-
-SCENE = Path(__file__).parent.parent.parent / "examples" / "scene.png"
-EXPRESSION = "what you could wear on a finger"
+from tests.example_scene import EXAMPLE_IMAGE, IMPLICIT
 
 
 def test_each_step_and_the_reason_of_the_answer_are_printed(run: Run, tmp_path: Path) -> None:
-    code, out, err = run("reason", SCENE, EXPRESSION, "--out", tmp_path / "out", "--trace", tmp_path / "run.trace.json")
+    code, out, err = run("reason", EXAMPLE_IMAGE, IMPLICIT, "--out", tmp_path / "out", "--trace", tmp_path / "run.trace.json")
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].startswith("1. asked for it on the whole image: attempt 1, ")
@@ -29,17 +27,17 @@ def test_each_step_and_the_reason_of_the_answer_are_printed(run: Run, tmp_path: 
     mask = np.asarray(Image.open(tmp_path / "out" / "mask.png")) > 0
     assert np.array_equal(written.mask, mask)
     trace = load(tmp_path / "run.trace.json")
-    assert trace.expression == EXPRESSION
+    assert trace.expression == IMPLICIT
     assert trace.result is not None
     assert len(trace.steps) > 2
 
 
 def test_the_result_is_printed_as_json_alone(run: Run) -> None:
-    code, out, err = run("reason", SCENE, EXPRESSION, "--json")
+    code, out, err = run("reason", EXAMPLE_IMAGE, IMPLICIT, "--json")
     assert (code, err) == (0, "")
     result = ReasoningResult.from_dict(json.loads(out))
     assert result.reason == json.loads(out)["reason"]
-    assert result.expression == EXPRESSION
+    assert result.expression == IMPLICIT
 
 
 def test_a_photograph_gives_one_warning_on_stderr_only(run: Run, photograph: Path) -> None:
@@ -69,12 +67,12 @@ def test_the_json_has_the_warnings_also_where_there_is_no_answer() -> None:
 
 @pytest.mark.slow
 def test_a_budget_that_reaches_to_nothing_says_so(run: Run) -> None:
-    code, out, _ = run("reason", SCENE, EXPRESSION, "--tokens", "500")
+    code, out, _ = run("reason", EXAMPLE_IMAGE, IMPLICIT, "--tokens", "500")
     assert code == 0
     assert "not sure enough to answer" in out
     assert "why: the budget doesn't reach to a first answer" in out
     assert "spent: 0 model calls, 0 tokens" in out
-    code, out, _ = run("reason", SCENE, EXPRESSION, "--rounds", "1")
+    code, out, _ = run("reason", EXAMPLE_IMAGE, IMPLICIT, "--rounds", "1")
     assert "never verified; the budget doesn't allow what is left to try" in out
 
 
@@ -88,7 +86,7 @@ def test_a_budget_that_reaches_to_nothing_says_so(run: Run) -> None:
     ],
 )
 def test_a_bad_option_is_refused_in_one_line(run: Run, options: list[str], reason: str) -> None:
-    code, out, err = run("reason", SCENE, EXPRESSION, *options)
+    code, out, err = run("reason", EXAMPLE_IMAGE, IMPLICIT, *options)
     assert (code, out) == (2, "")
     assert err.count("\n") == 1
     assert reason in err
@@ -96,8 +94,8 @@ def test_a_bad_option_is_refused_in_one_line(run: Run, options: list[str], reaso
 
 def test_the_image_itself_is_never_written_over(run: Run, tmp_path: Path) -> None:
     image = tmp_path / "it.png"
-    image.write_bytes(SCENE.read_bytes())
-    code, _, err = run("reason", image, EXPRESSION, "--trace", image)
+    image.write_bytes(EXAMPLE_IMAGE.read_bytes())
+    code, _, err = run("reason", image, IMPLICIT, "--trace", image)
     assert code == 2
     assert "would replace the image" in err
-    assert image.read_bytes() == SCENE.read_bytes()
+    assert image.read_bytes() == EXAMPLE_IMAGE.read_bytes()

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import Run
-
-SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
+from tests.example_scene import EXAMPLE_IMAGE, EXPRESSION
 
 
 def test_a_photograph_gives_one_warning_on_stderr(run: Run, photograph: Path) -> None:
@@ -31,7 +30,7 @@ def test_a_photograph_gives_a_warning_in_the_json_and_no_confidence(run: Run, ph
 
 
 def test_an_ordinary_scene_gives_no_warning(run: Run) -> None:
-    _, out, err = run("segment", SCENE, "the ring below the orange circle", "--method", "adaptive", "--json")
+    _, out, err = run("segment", EXAMPLE_IMAGE, EXPRESSION, "--method", "adaptive", "--json")
     result = json.loads(out)
     assert ("warning" in err, result["warnings"]) == (False, [])
     assert result["objects"][0]["confidence"] > 0.5

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "scene.png"
+from tests.example_scene import EXAMPLE_IMAGE, MEMBER
+
 LEFT_OUT = (
     *("torch._dynamo.convert_frame", "torch._inductor", "torch.distributed.tensor", "torch.distributed.fsdp", "sympy"),
     *("scipy", "sklearn", "pandas", "matplotlib", "peft", "langchain_core", "torchvision", "openai"),
@@ -14,7 +14,7 @@ LEFT_OUT = (
 COMMAND = f"""
 import sys
 from sam4mllm_tool.cli.main import main
-sys.argv = ["sam4mllm", "segment", {str(EXAMPLE)!r}, "the orange ring", "--json"]
+sys.argv = ["sam4mllm", "segment", {str(EXAMPLE_IMAGE)!r}, {MEMBER!r}, "--json"]
 code = main()
 """
 
@@ -43,6 +43,6 @@ from PIL import Image
 base, adapter = (embedded_folder(part) for part in ("mllm", "adapter"))
 switched = load_mllm(base).use(adapter)
 from sam4mllm_tool.types import FreeText, Question, Turn
-print(switched.reply(Image.open({str(EXAMPLE)!r}), [Question((Turn("user", "?"),), FreeText(2))])[0].text is not None)
+print(switched.reply(Image.open({str(EXAMPLE_IMAGE)!r}), [Question((Turn("user", "?"),), FreeText(2))])[0].text is not None)
 """)
     assert (compiled, adapted) == ("2.0", "True")

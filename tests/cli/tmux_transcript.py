@@ -15,23 +15,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from sam4mllm_tool.embedded.scenes import draw_scene
+from tests.embedded_world import draw_image
+from tests.example_scene import EXAMPLE_IMAGE, OBJECTS
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "chat_transcript.md"
 SECOND_IMAGE, SECOND_SEED = "shapes.png", 200_021
 """A second image, drawn from a seed for tuning."""
 
-OBJECTS = {
-    "orange ring": (33, 209, 137, 311),
-    "blue ring": (87, 129, 185, 228),
-    "green ring": (225, 316, 329, 417),
-    "purple ring": (399, 89, 497, 193),
-    "orange circle": (388, 241, 492, 348),
-}
-"""The boxes of the objects of examples/scene.png, in pixels."""
 RINGS = "orange ring, blue ring, green ring, purple ring"
 
 
@@ -163,8 +154,8 @@ rewrites this page; a test checks what each answer comes to.
 
 def write_images(folder: Path) -> None:
     """Write the images of the conversation into a folder."""
-    shutil.copy(ROOT / "examples" / "scene.png", folder / "scene.png")
-    Image.fromarray(draw_scene(SECOND_SEED, 512).image).save(folder / SECOND_IMAGE)
+    shutil.copy(EXAMPLE_IMAGE, folder / "scene.png")
+    draw_image(SECOND_SEED, 512).save(folder / SECOND_IMAGE)
 
 
 def name_objects(answer: str) -> list[str]:

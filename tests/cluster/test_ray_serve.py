@@ -47,6 +47,16 @@ def test_answers_are_those_of_the_library(url: str) -> None:
     assert len(list_actors("ServeReplica:default:MLLM")) == len(list_actors("ServeReplica:default:Segmenter")) == 2
 
 
+def test_many_expressions_in_one_request_are_all_answered(url: str) -> None:
+    image, texts = scene(SEEDS[0])
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    many = [texts[number % len(texts)] for number in range(24)]  # more calls than a replica takes at a time
+    response = httpx.post(f"{url}/v1/segment", files={"image": content.getvalue()}, data={"expressions": many}, timeout=180)
+    assert response.is_success, response.text
+    assert [result["expression"] for result in response.json()["results"]] == many
+
+
 def test_no_request_is_lost_where_replicas_are_killed(url: str) -> None:
     questions = [(seed, text) for seed in SEEDS for text in scene(seed)[1][:2]] * 6
     with ThreadPoolExecutor(8) as clients:

@@ -31,7 +31,6 @@ from sam4mllm_tool.data.training_conversations import (
 )
 from sam4mllm_tool.data.verify import describe_problems, is_clean, verify_conversations, verify_lessons
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import DataError, SpecError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.segmenter import load_segmenter
@@ -48,6 +47,7 @@ from tests.data.layouts import (
     write_json,
     write_pickle,
 )
+from tests.embedded_world import draw_scene
 
 PQPP_ONLY = Recipe(dialect=JOINT, ppg=0)
 WITH_PPG = Recipe(dialect=EMBEDDED, groups=4)
@@ -65,7 +65,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def few_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small drawn scenes, for builds that run the segmenter."""
     folder = tmp_path_factory.mktemp("few")
-    write_scenes(folder, 3, seed=70, side=128)
+    write_scenes(folder, 3, seed=70, side=160)
     return folder
 
 
@@ -113,7 +113,7 @@ def test_conversations_replay_through_inference_byte_for_byte(few_scenes: Path, 
     texts = expressions(few_scenes)
     for conversation in conversations(out):
         method = PPG if conversation.kind == "ppg" else PQPP
-        dialogue = method.start(texts[conversation.sample], Size(128, 128), dialect=dialect)
+        dialogue = method.start(texts[conversation.sample], Size(160, 160), dialect=dialect)
         user_turn, reply = conversation.turns[len(dialect.start()) :][:2]
         (question,) = dialogue.pending
         assert question.turns == (*dialect.start(), user_turn)
@@ -166,7 +166,7 @@ if __name__ == "__main__":
 
 def start_build(folder: Path, processes: int) -> subprocess.Popen[str]:
     """Start a build of many small scenes in a process of its own and wait until it has saved its progress."""
-    write_scenes(folder / "scenes", 100, seed=300, side=64)
+    write_scenes(folder / "scenes", 100, seed=300, side=160)
     (folder / "build_script.py").write_text(BUILD_SCRIPT)
     words = ["build_script.py", "scenes", "out", str(processes)]
     environment = os.environ | {"PYTHONPATH": str(Path.cwd())}

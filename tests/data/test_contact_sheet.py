@@ -126,7 +126,7 @@ def test_samples_are_drawn_uniformly_by_seed_and_keep_their_order(sample: Sample
 
 
 def test_the_show_command_writes_the_same_sheet_for_the_same_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_scenes(tmp_path / "scenes", 3, 100, side=64)
+    write_scenes(tmp_path / "scenes", 3, 100, side=160)
     out = tmp_path / "out/sheet.png"
     assert run_data("show", "jsonl", tmp_path / "scenes", "--out", out, "--count", 6) == 0
     assert "6 samples of jsonl all" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def write_lines(folder: Path, *lines: Any, name: str = "scenes.jsonl") -> Path:
 
 
 def test_drawn_scenes_come_back_as_they_were_written(tmp_path: Path) -> None:
-    written = [json.loads(line) for line in write_scenes(tmp_path, 3, 0, side=64).read_text().splitlines()]
+    written = [json.loads(line) for line in write_scenes(tmp_path, 3, 0, side=160).read_text().splitlines()]
     dataset = load_dataset("jsonl", tmp_path)
     samples = list(dataset)
     assert len(samples) == len(written) > 10
@@ -44,7 +44,7 @@ def test_drawn_scenes_come_back_as_they_were_written(tmp_path: Path) -> None:
         assert sample.image_path == tmp_path / record["image"]
         assert [list(box) for box in sample.boxes] == [obj["box"] for obj in record["objects"]]
         assert [rle.encode(mask) for mask in sample.masks()] == [obj["mask"] for obj in record["objects"]]
-        assert sample.size == (64, 64)
+        assert sample.size == (160, 160)
     assert any(not sample.boxes for sample in samples)
     assert not dataset.problems
 

@@ -18,7 +18,7 @@ Run = Callable[..., tuple[int, str, str]]
 def scenes(tmp_path: Path) -> Path:
     """Ten small scenes with two expressions each; the first image has a copy with an expression of its own."""
     folder = tmp_path / "scenes"
-    lines = write_scenes(folder, 10, 0, side=64, per_scene=2).read_text().splitlines()
+    lines = write_scenes(folder, 10, 0, side=160, per_scene=2).read_text().splitlines()
     copied = json.loads(lines[0])
     shutil.copy(folder / copied["image"], folder / "copy.png")
     lines.append(json.dumps({**copied, "image": "copy.png"}))
@@ -47,7 +47,7 @@ def test_the_division_depends_on_images_and_seed_alone(run: Run, scenes: Path, t
     run("data", "split", scenes / "scenes.jsonl", "--out", tmp_path / "a")
     run("data", "split", scenes / "reversed.jsonl", "--out", tmp_path / "b")
     run("data", "split", scenes / "scenes.jsonl", "--out", tmp_path / "c", "--seed", "1")
-    first, again, other = (images(tmp_path / name, "val") for name in "abc")
+    first, again, other = ([images(tmp_path / name, split) for split in ("train", "val", "test")] for name in "abc")
     assert first == again
     assert first != other
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.evaluation import PROTOCOLS, EvaluationConfig, evaluate
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.data import drawn, layouts, test_ade20k, test_paco, test_partimagenet
+from tests.embedded_world import draw_scene, name_object
 from tests.evaluation.evaluation_helpers import read_samples, write_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools' own
@@ -68,7 +68,7 @@ def write_own(root: Path) -> Path:
     scene = draw_scene(5_000_001)
     target = scene.objects[0]
     objects = [{"box": list(target.box), "mask": rle.encode(scene.mask(0))}]
-    expression = f"the {target.colour} {target.shape}"
+    expression = name_object(target)
     write_samples(root, {"image": "one.png", "expression": expression, "objects": objects, "id": "first"})
     Image.fromarray(scene.image).save(root / "one.png")
     return root

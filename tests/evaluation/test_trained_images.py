@@ -7,13 +7,13 @@ import pytest
 from sam4mllm_tool.data.image_hashes import TrainedImages
 from sam4mllm_tool.data.jsonl import JsonLines
 from sam4mllm_tool.embedded.scene_files import write_scenes
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS
 from sam4mllm_tool.evaluation.trained_images import describe_trained_images
+from tests.embedded_world import TEST_SEEDS
 
 
 @pytest.mark.parametrize(("seed", "count"), [(7, 2), (35_999, 1), (36_000, 0), (TEST_SEEDS, 0)])
 def test_the_embedded_pair_knows_the_scenes_that_it_was_trained_on(seed: int, count: int, tmp_path: Path) -> None:
-    samples = list(JsonLines(write_scenes(tmp_path, 2, seed, side=64, per_scene=2), "all"))
+    samples = list(JsonLines(write_scenes(tmp_path, 2, seed, side=160, per_scene=2), "all"))
     warning = describe_trained_images("embedded", samples)
     if count:
         assert warning is not None

@@ -17,6 +17,7 @@ from sam4mllm_tool.parallel import map_in_processes
 from sam4mllm_tool.types import Segmentation, Size
 from tests.faults.fault_case import FaultCase, attempt, describe
 from tests.faults.model_faults import IMAGE
+from tests.faults.worker_functions import die, double, prepare_nothing
 
 __all__ = ["list_output_cases"]
 
@@ -87,23 +88,10 @@ def _write_and_die(number: int) -> str:
     return "the earlier result"
 
 
-def _die(item: int) -> int:
-    signal.raise_signal(signal.SIGKILL)
-    return item
-
-
-def _double(item: int) -> int:
-    return 2 * item
-
-
-def _prepare_nothing() -> None:
-    pass
-
-
 def _kill_worker() -> str:
-    start: dict[str, Any] = {"prepare": _prepare_nothing, "given": (), "task": "test"}
-    outcome = attempt(lambda: list(map_in_processes(_die, iter([1, 2]), 1, **start)))
-    assert list(map_in_processes(_double, iter([1, 2]), 1, **start)) == [2, 4]
+    start: dict[str, Any] = {"prepare": prepare_nothing, "given": (), "task": "test"}
+    outcome = attempt(lambda: list(map_in_processes(die, iter([1, 2]), 1, **start)))
+    assert list(map_in_processes(double, iter([1, 2]), 1, **start)) == [2, 4]
     return describe(outcome)
 
 

@@ -13,7 +13,6 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco
 
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.images.draw import OBJECT_COLOURS, OFF_COLOUR, ON_COLOUR
@@ -29,6 +28,7 @@ from sam4mllm_tool.images.export import (
 )
 from sam4mllm_tool.images.object_labels import draw_label
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, PointPrompt, Segmentation, SegmentedObject, Size
+from tests.embedded_world import draw_scene
 from tests.images.reference_overlays import FOLDER, REFERENCES
 
 GROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0), "mid-grey": (128, 128, 128)}

@@ -77,9 +77,10 @@ def webp_chunk(kind: bytes, body: bytes) -> bytes:
         ),
         pytest.param(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">II", 2**31 - 1, 3)), (2**31 - 1, 3), id="PNG"),
         pytest.param(b"GIF87a" + struct.pack("<HH", 65535, 3) + bytes(3) + b";", (65535, 3), id="GIF without colours"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + png_chunk(b"IDAT", bytes(8)), None, id="PNG that doesn't begin with its head"),
     ],
 )
-def test_the_largest_sizes_are_read_as_they_are_declared(content: bytes, size: tuple[int, int]):
+def test_the_largest_sizes_are_read_as_they_are_declared(content: bytes, size: tuple[int, int] | None):
     assert strip(content).size == size
 
 
@@ -108,6 +109,11 @@ def test_a_run_length_encoded_bmp_may_be_so_wide(compression: int):
 def test_frames_of_a_jpeg_tell_its_size_and_tables_do_not(marker: int):
     content = b"\xff\xd8" + jpeg_segment(marker, struct.pack(">BHH", 8, 7, 300)) + b"\xff\xd9"
     assert strip(content).size == (None if marker in (0xC4, 0xC8, 0xCC) else (300, 7))
+
+
+def test_a_jpeg_that_ends_among_its_segments_is_cut_off():
+    with pytest.raises(ImageError, match="damaged header: it is cut off"):
+        strip(b"\xff\xd8" + jpeg_segment(0xDB, bytes(4)))
 
 
 def test_the_first_frame_of_a_jpeg_counts():

@@ -10,7 +10,6 @@ import pytest
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import (
     InteractiveState,
@@ -39,11 +38,14 @@ from sam4mllm_tool.types import (
     SegmentedObject,
     Size,
 )
+from tests.grouped_scenes import FOUR, PAIR
 
-SCENE = draw_scene(240062)
-"""A white triangle, a red ring, a white ring."""
-TRIANGLE, RED_RING, WHITE_RING = range(3)
-IMAGE = PILImage.fromarray(SCENE.image)
+SCENE, IMAGE = PAIR.scene, PAIR.image
+FIRST, SECOND = PAIR.group
+OTHER = PAIR.single
+FIRST_NAME, SECOND_NAME, OTHER_NAME = map(PAIR.name, (FIRST, SECOND, OTHER))
+FIRST_BY_COLOUR = PAIR.colour_name(FIRST)
+UNUSED_BY_COLOUR = f"the {PAIR.unused_colour} one"
 SIZE = Size(256, 256)
 
 
@@ -53,8 +55,8 @@ def models() -> Sam4Mllm:
 
 
 @pytest.fixture(scope="module")
-def white_ring(models: Sam4Mllm) -> InteractiveState:
-    return InteractiveState.from_segmentation(models.segment(IMAGE, "the white ring"))
+def second(models: Sam4Mllm) -> InteractiveState:
+    return InteractiveState.from_segmentation(models.segment(IMAGE, SECOND_NAME))
 
 
 def refine_state(
@@ -86,55 +88,49 @@ def shows(state: InteractiveState, *indices: int) -> bool:
 # Instructions ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_other_object_is_taken_and_the_one_before_comes_back(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    other = refine_state(models, called(white_ring, "the ring"), instruction="no, the other one")
-    assert shows(other.state, RED_RING)
-    assert [prompt.box for prompt in other.state.rejected] == [white_ring.objects[0].prompt.box]
-    assert "another 'the ring' than the one at" in other.understood[0]
+def test_the_other_object_is_taken_and_the_one_before_comes_back(models: Sam4Mllm, second: InteractiveState) -> None:
+    other = refine_state(models, called(second, PAIR.singular), instruction="no, the other one")
+    assert shows(other.state, FIRST)
+    assert [prompt.box for prompt in other.state.rejected] == [second.objects[0].prompt.box]
+    assert f"another '{PAIR.singular}' than the one at" in other.understood[0]
     back = refine_state(models, other.state, instruction="no, the one before")
-    assert shows(back.state, WHITE_RING)
-    with pytest.raises(RefineError, match=r"no other 'the ring' can be found; the result stays.*Left out so far"):
+    assert shows(back.state, SECOND)
+    with pytest.raises(RefineError, match=rf"no other '{PAIR.singular}' can be found; the result stays.*Left out so far"):
         refine_state(models, other.state, instruction="the other one")
 
 
-def test_the_other_object_is_taken_with_a_dialect_that_cannot_ask_for_it(
-    models: Sam4Mllm, white_ring: InteractiveState
-) -> None:
+def test_the_other_object_is_taken_with_a_dialect_that_cannot_ask_for_it(models: Sam4Mllm, second: InteractiveState) -> None:
     silent = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
-    other = refine_state(silent, called(white_ring, "the ring"), instruction="no, the other one")
-    assert shows(other.state, RED_RING)
+    other = refine_state(silent, called(second, PAIR.singular), instruction="no, the other one")
+    assert shows(other.state, FIRST)
 
 
-def test_instructions_add_and_take_out_objects(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    both = refine_state(models, white_ring, instruction="also the red one").state
-    assert shows(both, WHITE_RING, RED_RING)
-    assert both.expression == "the white ring and the red ring"
-    red = refine_state(models, both, instruction="not the white ring").state
-    assert shows(red, RED_RING)
-    assert red.instructions == ("also the red one", "not the white ring")
+def test_instructions_add_and_take_out_objects(models: Sam4Mllm, second: InteractiveState) -> None:
+    both = refine_state(models, second, instruction=f"also {FIRST_BY_COLOUR}").state
+    assert shows(both, SECOND, FIRST)
+    assert both.expression == f"{SECOND_NAME} and {FIRST_NAME}"
+    first = refine_state(models, both, instruction=f"not {SECOND_NAME}").state
+    assert shows(first, FIRST)
+    assert first.instructions == (f"also {FIRST_BY_COLOUR}", f"not {SECOND_NAME}")
     with pytest.raises(RefineError, match="holds already"):
-        refine_state(models, both, instruction="also the red ring")
+        refine_state(models, both, instruction=f"also {FIRST_NAME}")
     with pytest.raises(RefineError, match="can be found in the result, which stays"):
-        refine_state(models, both, instruction="without the white triangle")
-
-
-CRESCENTS = draw_scene(300034)
-"""Four crescents, one of them purple."""
+        refine_state(models, both, instruction=f"without {OTHER_NAME}")
 
 
 @pytest.mark.parametrize(
-    ("instruction", "dropped"), [("without the left one", "leftmost"), ("all but the purple one", "purple")]
+    ("instruction", "dropped"),
+    [
+        pytest.param("without the left one", FOUR.group[0], id="by its place"),
+        pytest.param(f"all but {FOUR.colour_name(FOUR.group[3])}", FOUR.group[3], id="by its colour"),
+    ],
 )
-def test_one_of_several_objects_is_taken_out(models: Sam4Mllm, instruction: str, dropped: str) -> None:
-    image = PILImage.fromarray(CRESCENTS.image)
-    crescents = [index for index, drawn in enumerate(CRESCENTS.objects) if drawn.shape == "crescent"]
-    leftmost = min(crescents, key=lambda index: CRESCENTS.objects[index].box.x1)
-    purple = next(index for index in crescents if CRESCENTS.objects[index].colour == "purple")
-    state = InteractiveState.from_segmentation(models.segment(image, "all crescents"))
-    assert len(state.objects) == len(crescents) == 4
-    objects = refine_state(models, state, image=image, instruction=instruction).state.objects
-    expected = set(crescents) - {leftmost if dropped == "leftmost" else purple}
-    masks = {index: CRESCENTS.mask(index) for index in crescents}
+def test_one_of_several_objects_is_taken_out(models: Sam4Mllm, instruction: str, dropped: int) -> None:
+    state = InteractiveState.from_segmentation(models.segment(FOUR.image, FOUR.plural))
+    assert len(state.objects) == 4
+    objects = refine_state(models, state, image=FOUR.image, instruction=instruction).state.objects
+    expected = set(FOUR.group) - {dropped}
+    masks = {index: FOUR.scene.mask(index) for index in FOUR.group}
     remaining = {index for index, mask in masks.items() if any(mask_iou(each.mask, mask) > 0.6 for each in objects)}
     assert (remaining, len(objects)) == (expected, 3)
 
@@ -158,14 +154,14 @@ def test_a_part_is_cut_out() -> None:
         refine_state(scripted, mug, image=image, instruction="without the lid")
 
 
-def test_a_new_description_is_completed_and_reported(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    red = refine_state(models, white_ring, instruction="no, the red one")
-    assert shows(red.state, RED_RING)
-    assert red.understood == ("a new description, 'the red ring'",)
-    same = refine_state(models, red.state, instruction="the red one")
+def test_a_new_description_is_completed_and_reported(models: Sam4Mllm, second: InteractiveState) -> None:
+    first = refine_state(models, second, instruction=f"no, {FIRST_BY_COLOUR}")
+    assert shows(first.state, FIRST)
+    assert first.understood == (f"a new description, '{FIRST_NAME}'",)
+    same = refine_state(models, first.state, instruction=FIRST_BY_COLOUR)
     assert "which is the result already" in same.understood[0]
-    with pytest.raises(RefineError, match="there is no 'the purple ring'"):
-        refine_state(models, white_ring, instruction="the purple one")
+    with pytest.raises(RefineError, match=f"there is no '{PAIR.unused_name}'"):
+        refine_state(models, second, instruction=UNUSED_BY_COLOUR)
 
 
 @pytest.mark.parametrize(("word", "box"), [("bigger", Box(15, 15, 65, 65)), ("smaller", Box(24, 24, 56, 56))])
@@ -194,52 +190,55 @@ def test_no_mask_of_another_size_is_a_refusal() -> None:
 # Clicks ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_click_on_another_object_takes_it_or_adds_it(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    clicks = [click_on(TRIANGLE, 1)]
-    taken = refine_state(models, white_ring, clicks=clicks)
-    assert shows(taken.state, TRIANGLE)
+def test_a_click_on_another_object_takes_it_or_adds_it(models: Sam4Mllm, second: InteractiveState) -> None:
+    clicks = [click_on(OTHER, 1)]
+    taken = refine_state(models, second, clicks=clicks)
+    assert shows(taken.state, OTHER)
     assert "another object, taken instead" in taken.understood[0]
-    assert [candidate.prompt for candidate in taken.state.rejected] == [white_ring.objects[0].prompt]
-    added = refine_state(models, white_ring, instruction="also this", clicks=clicks)
-    assert shows(added.state, WHITE_RING, TRIANGLE)
-    plural = refine_state(models, called(white_ring, "all white shapes"), clicks=clicks)
-    assert shows(plural.state, WHITE_RING, TRIANGLE), "a plural expression may mean one object more"
+    assert [candidate.prompt for candidate in taken.state.rejected] == [second.objects[0].prompt]
+    added = refine_state(models, second, instruction="also this", clicks=clicks)
+    assert shows(added.state, SECOND, OTHER)
+    plural = refine_state(models, called(second, PAIR.plural), clicks=clicks)
+    assert shows(plural.state, SECOND, OTHER), "a plural expression may mean one object more"
 
 
 def test_a_click_segments_an_object_where_there_was_none(models: Sam4Mllm) -> None:
     empty = InteractiveState("the dog", SIZE, ())
-    assert shows(refine_state(models, empty, clicks=[click_on(TRIANGLE, 1)]).state, TRIANGLE)
+    assert shows(refine_state(models, empty, clicks=[click_on(OTHER, 1)]).state, OTHER)
 
 
-def test_a_click_off_an_object_rejects_it(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    both = refine_state(models, white_ring, instruction="also the red one").state
-    remaining = refine_state(models, both, clicks=[click_on(RED_RING, 0)]).state
-    assert shows(remaining, WHITE_RING)
+def test_a_click_off_an_object_rejects_it(models: Sam4Mllm, second: InteractiveState) -> None:
+    both = refine_state(models, second, instruction=f"also {FIRST_BY_COLOUR}").state
+    remaining = refine_state(models, both, clicks=[click_on(FIRST, 0)]).state
+    assert shows(remaining, SECOND)
     assert len(remaining.rejected) == 1
 
 
-def test_clicks_that_the_masks_agree_with_change_nothing(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    same = refine_state(models, white_ring, clicks=[click_on(WHITE_RING, 1), click_on(TRIANGLE, 0)])
-    assert same.state.objects == white_ring.objects
+def test_clicks_that_the_masks_agree_with_change_nothing(models: Sam4Mllm, second: InteractiveState) -> None:
+    same = refine_state(models, second, clicks=[click_on(SECOND, 1), click_on(OTHER, 0)])
+    assert same.state.objects == second.objects
     assert len(same.state.clicks) == 2
     assert all("agree" in words for words in same.understood)
     assert same.segmentation.usage.questions == 0
 
 
-def test_a_click_opens_a_hole_that_was_filled(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    centre = PointPrompt(*SCENE.objects[WHITE_RING].box.center, 0)
-    filled = white_ring.objects[0].mask | (click_distances(centre, (256, 256)) < 30)
-    wrong = replace(white_ring, objects=(replace(white_ring.objects[0], mask=filled),))
+def test_a_click_empties_what_was_filled_beside_an_object_in_its_box(models: Sam4Mllm, second: InteractiveState) -> None:
+    box = SCENE.objects[SECOND].box
+    beside = np.zeros((256, 256), np.bool_)
+    beside[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = True
+    centre = PointPrompt(*deepest_point(SegmentedObject(beside & ~SCENE.mask(SECOND), ObjectPrompt(box), 1.0)), 0)
+    filled = second.objects[0].mask | (click_distances(centre, (256, 256)) < 30)
+    wrong = replace(second, objects=(replace(second.objects[0], mask=filled),))
     assert mask_contains(wrong.objects[0].mask, centre)
     refined = refine_state(models, wrong, clicks=[centre]).state
-    assert shows(refined, WHITE_RING)
+    assert shows(refined, SECOND)
     assert not mask_contains(refined.objects[0].mask, centre)
 
 
-def test_each_click_is_honoured_or_refused(models: Sam4Mllm, white_ring: InteractiveState) -> None:
+def test_each_click_is_honoured_or_refused(models: Sam4Mllm, second: InteractiveState) -> None:
     rng = np.random.default_rng(0)
     for _ in range(8):
-        state = white_ring
+        state = second
         for _ in range(3):
             click = PointPrompt(*rng.uniform(1, 255, 2).tolist(), 1 if rng.integers(2) else 0)
             try:
@@ -262,56 +261,58 @@ REFUSED = {
 
 @pytest.mark.parametrize(("clicks", "message"), REFUSED.values(), ids=REFUSED)
 def test_impossible_clicks_are_refused(
-    models: Sam4Mllm, white_ring: InteractiveState, clicks: list[PointPrompt], message: str
+    models: Sam4Mllm, second: InteractiveState, clicks: list[PointPrompt], message: str
 ) -> None:
     with pytest.raises(RefineError, match=message):
-        refine_state(models, white_ring, clicks=clicks)
+        refine_state(models, second, clicks=clicks)
 
 
 def test_a_click_that_contradicts_an_earlier_one_is_refused_unless_that_is_forgotten(
-    models: Sam4Mllm, white_ring: InteractiveState
+    models: Sam4Mllm, second: InteractiveState
 ) -> None:
-    on, off = click_on(TRIANGLE, 1), click_on(TRIANGLE, 0)
-    triangle = refine_state(models, white_ring, clicks=[on]).state
+    on, off = click_on(OTHER, 1), click_on(OTHER, 0)
+    taken = refine_state(models, second, clicks=[on]).state
     with pytest.raises(RefineError, match=r"and earlier \(.*forget the earlier clicks"):
-        refine_state(models, triangle, clicks=[off])
-    refined = refine_state(models, triangle, clicks=[off], forget_clicks=True).state
+        refine_state(models, taken, clicks=[off])
+    refined = refine_state(models, taken, clicks=[off], forget_clicks=True).state
     assert not any(mask_contains(segmented.mask, off) for segmented in refined.objects)
     assert refined.clicks == (off,)
 
 
-def test_nothing_to_refine_by_is_refused(models: Sam4Mllm, white_ring: InteractiveState) -> None:
+def test_nothing_to_refine_by_is_refused(models: Sam4Mllm, second: InteractiveState) -> None:
     with pytest.raises(RefineError, match="give an instruction"):
-        refine_state(models, white_ring)
+        refine_state(models, second)
 
 
 # Choices --------------------------------------------------------------------------------------------------------------
 
 
 def test_two_objects_that_a_singular_fits_are_offered_by_number(models: Sam4Mllm) -> None:
-    state = InteractiveState.from_segmentation(models.segment(IMAGE, "the ring"))
+    state = InteractiveState.from_segmentation(models.segment(IMAGE, PAIR.singular))
+    answered, other = PAIR.group if shows(state, FIRST) else PAIR.group[::-1]
+    assert shows(state, answered)
     run = models.start_run(SIZE)
     offered = models.run(IMAGE, find_choices(run, state), run)
-    assert [round(choice.box.iou(SCENE.objects[RED_RING].box)) for choice in offered.choices] == [1]
+    assert [round(choice.box.iou(SCENE.objects[other].box)) for choice in offered.choices] == [1]
     assert list_choices(offered)[0].startswith("it could also be 2 at ")
-    assert shows(refine_state(models, offered, instruction="2").state, RED_RING)
-    assert shows(refine_state(models, offered, instruction="no, the other one").state, RED_RING)
-    assert shows(refine_state(models, offered, instruction="both").state, WHITE_RING, RED_RING)
+    assert shows(refine_state(models, offered, instruction="2").state, other)
+    assert shows(refine_state(models, offered, instruction="no, the other one").state, other)
+    assert shows(refine_state(models, offered, instruction="both").state, *PAIR.group)
     run = models.start_run(SIZE)
-    sure = InteractiveState.from_segmentation(models.segment(IMAGE, "the red ring"))
+    sure = InteractiveState.from_segmentation(models.segment(IMAGE, FIRST_NAME))
     assert models.run(IMAGE, find_choices(run, sure), run).choices == ()
 
 
 # State ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_state_is_rebuilt_from_its_json(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    red = refine_state(models, white_ring, clicks=[click_on(RED_RING, 1)])
-    result, fields = json.loads(json.dumps((red.segmentation.to_dict(), red.state.to_dict())))
+def test_a_state_is_rebuilt_from_its_json(models: Sam4Mllm, second: InteractiveState) -> None:
+    first = refine_state(models, second, clicks=[click_on(FIRST, 1)])
+    result, fields = json.loads(json.dumps((first.segmentation.to_dict(), first.state.to_dict())))
     rebuilt = InteractiveState.from_dict(result, fields)
-    assert rebuilt.to_dict() == red.state.to_dict()
+    assert rebuilt.to_dict() == first.state.to_dict()
     assert len(json.dumps(fields)) < 6000
-    for read, written in zip(rebuilt.objects, red.state.objects, strict=True):
+    for read, written in zip(rebuilt.objects, first.state.objects, strict=True):
         assert np.array_equal(read.mask, written.mask)
         assert read.prompt == written.prompt
     for broken in ({}, {**fields, "clicks": [{"x": 1}]}, {**fields, "rejected": 3}):
@@ -319,13 +320,13 @@ def test_a_state_is_rebuilt_from_its_json(models: Sam4Mllm, white_ring: Interact
             InteractiveState.from_dict(result, broken)
 
 
-async def test_the_async_driver_gives_the_same_result(models: Sam4Mllm, white_ring: InteractiveState) -> None:
-    blocking = refine_state(models, white_ring, instruction="the red one").state
-    run = models.start_run(white_ring.size)
-    awaited = (await models.arun(IMAGE, refine(run, white_ring, instruction="the red one"), run)).state
+async def test_the_async_driver_gives_the_same_result(models: Sam4Mllm, second: InteractiveState) -> None:
+    blocking = refine_state(models, second, instruction=FIRST_BY_COLOUR).state
+    run = models.start_run(second.size)
+    awaited = (await models.arun(IMAGE, refine(run, second, instruction=FIRST_BY_COLOUR), run)).state
     assert np.array_equal(blocking.objects[0].mask, awaited.objects[0].mask)
     with pytest.raises(RefineError):
-        await models.arun(IMAGE, refine(run, white_ring), run)
+        await models.arun(IMAGE, refine(run, second), run)
 
 
 # Alternatives ---------------------------------------------------------------------------------------------------------
@@ -362,11 +363,11 @@ def test_depth_is_the_distance_from_the_masks_edge(side: int) -> None:
     assert deepest_point(empty) == Point(5, 10)
 
 
-def test_an_unreadable_reply_names_no_other_object(models: Sam4Mllm, white_ring: InteractiveState) -> None:
+def test_an_unreadable_reply_names_no_other_object(models: Sam4Mllm, second: InteractiveState) -> None:
     silent: Dialect = replace(EMBEDDED, ask_other_text="")
     scripted = Sam4Mllm(ScriptedMLLM(lambda _: "[1 2"), models.segmenter, dialect=silent)
     with pytest.raises(RefineError, match="no other"):
-        refine_state(scripted, white_ring, instruction="the other one")
+        refine_state(scripted, second, instruction="the other one")
 
 
 def test_rejected_objects_are_erased_for_the_question_about_boxes_only() -> None:

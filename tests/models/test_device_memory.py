@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.models.device_memory import is_out_of_memory, move_to_cpu, run_within_memory
 from sam4mllm_tool.models.load_options import LoadOptions
+from tests.embedded_world import iter_cases
 from tests.results import assert_equal_but_for_rounding
 
-SCENE = draw_scene(TEST_SEEDS)
+SCENE, PLURAL = next(iter_cases("plural"))
 
 
 @pytest.mark.parametrize(
@@ -124,22 +124,23 @@ def reset(models: Any) -> None:
 
 @pytest.mark.slow
 def test_the_questions_of_a_round_are_answered_in_parts(models: Any) -> None:
-    expected = models.segment(SCENE.image, "all shapes")
+    expected = models.segment(SCENE.image, PLURAL.text)
     reset(models)
-    longest = 200  # tokens in a pass: the image and a few questions
+    vision = models.mllm._runner.model.config.vision_config
+    longest = (vision.image_size // vision.patch_size) ** 2 + 56  # tokens in a pass: the image and a few questions
     with small_device(models.mllm._runner.model, lambda *_, input_ids, **__: input_ids.shape[1] > longest) as failures:
-        result = models.segment(SCENE.image, "all shapes")
+        result = models.segment(SCENE.image, PLURAL.text)
     assert failures
     assert_equal_but_for_rounding(result, expected)
 
 
 @pytest.mark.slow
 def test_the_prompts_of_a_call_are_segmented_in_parts(models: Any) -> None:
-    expected = models.segment(SCENE.image, "all shapes", method="box")
+    expected = models.segment(SCENE.image, PLURAL.text, method="box")
     assert len(expected.objects) > 1
     reset(models)
     with small_device(models.segmenter._model, lambda *_, input_boxes, **__: input_boxes.shape[1] > 1) as failures:
-        result = models.segment(SCENE.image, "all shapes", method="box")
+        result = models.segment(SCENE.image, PLURAL.text, method="box")
     assert failures
     assert_equal_but_for_rounding(result, expected)
 
@@ -149,7 +150,7 @@ def test_the_prompts_of_a_call_are_segmented_in_parts(models: Any) -> None:
 def test_what_fits_nowhere_on_the_device_runs_on_the_cpu_or_is_a_backend_error(models: Any, part: str) -> None:
     backend = getattr(models, part)
     module = backend._runner.model if part == "mllm" else backend._model
-    expected = models.segment(SCENE.image, "all shapes", method="box")
+    expected = models.segment(SCENE.image, PLURAL.text, method="box")
     places: list[str] = []
     original = module.to
     module.to = lambda place, *args: places.append(str(place)) or original(place, *args)
@@ -157,15 +158,15 @@ def test_what_fits_nowhere_on_the_device_runs_on_the_cpu_or_is_a_backend_error(m
         reset(models)
         with small_device(module, lambda *_, **__: len(places) != 1):  # it has no memory until the model is moved
             with pytest.raises(BackendError, match="out of memory"):
-                models.segment(SCENE.image, "all shapes", method="box")
+                models.segment(SCENE.image, PLURAL.text, method="box")
             backend.cpu_fallback = True
-            result = models.segment(SCENE.image, "all shapes", method="box")
+            result = models.segment(SCENE.image, PLURAL.text, method="box")
         assert places == ["cpu", "cpu"]  # away, and back to where it was
     finally:
         backend.cpu_fallback = False
         del module.to
     assert_equal_but_for_rounding(result, expected)
-    assert_equal_but_for_rounding(models.segment(SCENE.image, "all shapes", method="box"), expected)
+    assert_equal_but_for_rounding(models.segment(SCENE.image, PLURAL.text, method="box"), expected)
 
 
 @pytest.mark.slow

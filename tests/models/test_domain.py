@@ -8,13 +8,12 @@ import PIL.Image
 import pytest
 from scipy.spatial import distance
 
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.models.checkpoints import embedded_folder
 from sam4mllm_tool.models.domain import DOMAIN_FILE, ImageDomain, find_domain, fit_domain, pool_features
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
-from sam4mllm_tool.types import Image
+from tests.embedded_world import TEST_SEEDS, draw_image
 from tests.unlike_images import COUNT, load_photograph, unlike_images
 
 RNG = np.random.default_rng(0)
@@ -25,10 +24,6 @@ TUNING, WARNING = TRAINING[:200], "this model knows maps only"
 @pytest.fixture(scope="module")
 def embedded() -> TransformersMLLM:
     return TransformersMLLM.load(embedded_folder("mllm"), embedded_folder("adapter"))
-
-
-def draw_image(seed: int) -> Image:
-    return PIL.Image.fromarray(draw_scene(seed).image)
 
 
 def test_the_distance_is_mahalanobis_per_feature() -> None:

@@ -6,7 +6,6 @@ from dataclasses import fields
 import pytest
 
 from sam4mllm_tool.cli.options import LOADING_OPTIONS
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import SpecError
 from sam4mllm_tool.evaluation import ModelSpec
 from sam4mllm_tool.geometry.boxes import mask_iou
@@ -15,6 +14,7 @@ from sam4mllm_tool.models.mllm import TransformersMLLM, load_mllm
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.checkpoints import save_llava
+from tests.embedded_world import iter_cases
 
 OWN_WARNING = pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # of torch.compile itself
 
@@ -93,9 +93,9 @@ def test_compiling_is_for_the_image_encoders_of_both_models():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a C++ compiler")
 @OWN_WARNING
 def test_a_compiled_pair_gives_the_same_results():
-    image = draw_scene(TEST_SEEDS).image
-    expected = Sam4Mllm.load("embedded", "embedded").segment(image, "all shapes")
-    result = Sam4Mllm.load("embedded", "embedded", compile=True).segment(image, "all shapes")
+    scene, several = next(iter_cases("plural"))
+    expected = Sam4Mllm.load("embedded", "embedded").segment(scene.image, several.text)
+    result = Sam4Mllm.load("embedded", "embedded", compile=True).segment(scene.image, several.text)
     assert len(result.objects) == len(expected.objects) > 1
     assert [o.prompt.box for o in result.objects] == [o.prompt.box for o in expected.objects]
     assert min(mask_iou(o.mask, e.mask) for o, e in zip(result.objects, expected.objects, strict=True)) > 0.999

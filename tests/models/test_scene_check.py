@@ -6,10 +6,10 @@ import pytest
 
 from sam4mllm_tool import Sam4Mllm, SegmentTool
 from sam4mllm_tool.agents import create_segmentation_agent
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.tools import Sam4MllmToolkit
+from tests.embedded_world import TEST_SEEDS, draw_scene
 from tests.unlike_images import load_photograph
 
 

@@ -44,6 +44,8 @@ _TESTS_S = 20.0
 _LOOP_S = 20.0
 """A mutant whose tests take this much longer than they should loops, and counts as noticed."""
 _POLL_S = 0.01
+_REPORTED = 25
+"""After so many mutants it is said how many survive."""
 _OPTIONS = ("-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "-m", "not slow")
 _QUIET = ("-W", "ignore::pytest.PytestAssertRewriteWarning", "-W", "ignore::coverage.exceptions.CoverageWarning")
 
@@ -212,6 +214,8 @@ def _run_part(part: str, sample: int, seed: int, folder: Path) -> None:
             survivors += 1
             line = originals[path].splitlines()[mutant.lines[0] - 1].strip()
             print(f"{number}: {path.relative_to(_ROOT)}:{mutant.lines[0]}: {mutant.change}: {line}", flush=True)
+        if number % _REPORTED == 0:
+            print(f"{part}: {survivors} of {number} survive", flush=True)
     share = 1 - survivors / len(chosen)
     print(f"{part}: {share:.1%} of {len(chosen)} mutants noticed, drawn from {len(everything):,}", flush=True)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.mllm.server_options import ServerOptions
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import PLAIN
 from sam4mllm_tool.types import Image, Question, Reply, Segmentation
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object
 from tests.openai_servers import Exchange, build_completion, serve
 from tests.results import assert_equal_but_for_rounding
 
@@ -95,8 +95,7 @@ def test_many_at_once_on_the_embedded_pair_give_what_one_at_a_time_gives() -> No
     models = Sam4Mllm.load("embedded", "embedded")
     scenes = [draw_scene(TEST_SEEDS + number) for number in range(8)]
     calls: list[tuple[Any, str, Any]] = [
-        (scene.image, f"the {scene.objects[0].colour} {scene.objects[0].shape}", "pqpp" if number == 0 else "box")
-        for number, scene in enumerate(scenes)
+        (scene.image, name_object(scene.objects[0]), "pqpp" if number == 0 else "box") for number, scene in enumerate(scenes)
     ]
     expected = [models.segment(image, text, method=method) for image, text, method in calls] * (COUNT // len(calls))
     calls *= COUNT // len(calls)

@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import BackendError, ExpressionError, ImageError
 from sam4mllm_tool.models.mllm.scripted import ScriptedMLLM
 from sam4mllm_tool.models.segmenter.box_segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.types import Image, Question, Reply, Segmentation
+from tests.embedded_world import TEST_SEEDS, draw_scene, list_expressions
 from tests.results import assert_equal_but_for_rounding
 
 PAIRS = [

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.errors import BackendError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.mllm import ScriptedMLLM, load_mllm
@@ -21,6 +20,7 @@ from sam4mllm_tool.trace import Recorder, load, replay, save
 from sam4mllm_tool.trace.schema import SegmentStep
 from sam4mllm_tool.trace.step_cards import build_step_cards
 from sam4mllm_tool.types import Box, FreeText, Image, Proposal, Question, Reply, Segmentation, Segmenter, Size
+from tests.embedded_world import DrawnScene, iter_cases
 from tests.pipeline.test_adaptive import IMAGE, LEFT, LOW, RIGHT, Script
 
 BOXES = {LEFT: Box(20, 20, 80, 80), RIGHT: Box(120, 20, 180, 80), LOW: Box(20, 120, 80, 180)}
@@ -165,7 +165,7 @@ class ForgetfulMLLM:
 class SceneProposer:
     """The embedded segmenter, which also proposes every object of a scene, whatever the phrase."""
 
-    def __init__(self, scene: Scene, segmenter: Segmenter) -> None:
+    def __init__(self, scene: DrawnScene, segmenter: Segmenter) -> None:
         self.scene = scene
         self.name, self.segment, self.asegment = "proposer", segmenter.segment, segmenter.asegment
 
@@ -178,9 +178,7 @@ class SceneProposer:
 def test_proposals_bring_back_what_the_embedded_mllm_forgot_and_nothing_else() -> None:
     ious: dict[bool, list[float]] = {False: [], True: []}
     mllm, segmenter = ForgetfulMLLM(), load_segmenter("embedded")
-    for seed in (300_000, 300_001):
-        scene = draw_scene(seed)
-        expression = next(each for each in list_expressions(scene) if each.kind == "plural")
+    for scene, expression in islice(iter_cases("plural", 300_000), 2):
         truth = np.logical_or.reduce([scene.mask(index) for index in expression.targets])
         for proposes in (False, True):
             models = Sam4Mllm(

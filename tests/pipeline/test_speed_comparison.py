@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ExpressionError
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.models.segmenter import load_segmenter
@@ -17,13 +16,14 @@ from tests.benchmarks import speed
 from tests.benchmarks.equal_answers import COMPARED, compare_family
 from tests.benchmarks.families import Family
 from tests.benchmarks.reference_loop import ReferenceLoop, find_difference
+from tests.embedded_world import draw_scene, name_object
 
 
 def test_a_moved_box_a_flipped_label_and_a_probability_that_is_off_are_differences() -> None:
     torch.set_num_threads(1)
     models = Sam4Mllm.load("embedded", "embedded", sampler=Grid(2, 1))
     scene = draw_scene(1)
-    image, expression = load_image(scene.image), f"the {scene.objects[0].colour} {scene.objects[0].shape}"
+    image, expression = load_image(scene.image), name_object(scene.objects[0])
     reference, result = ReferenceLoop(models).segment(image, expression), models.segment(image, expression)
     assert find_difference(result, reference) is None
 

@@ -7,8 +7,6 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.errors import EmptyMaskError
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
@@ -33,13 +31,14 @@ from sam4mllm_tool.protocol import (
 )
 from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Labels, Point, PointPrompt, Size
+from tests.embedded_world import DrawnScene, draw_scene, list_expressions
 
 EVERY_DIALECT = pytest.mark.parametrize("dialect", [RELEASED, EMBEDDED, PLAIN, JOINT], ids=lambda d: d.name)
-SIDE = 128
+SIDE = 160
 SIZE = Size(SIDE, SIDE)
 
 
-def annotate(scene: Scene, targets: tuple[int, ...]) -> list[TrueObject]:
+def annotate(scene: DrawnScene, targets: tuple[int, ...]) -> list[TrueObject]:
     """Return the objects with two points on and one off, as PPG is taught to write them."""
     objects = []
     for target in targets:
@@ -47,11 +46,11 @@ def annotate(scene: Scene, targets: tuple[int, ...]) -> list[TrueObject]:
         (y1, x1), (y2, x2) = np.argwhere(mask)[[0, -1]]
         y3, x3 = np.argwhere(~mask)[0]
         points = (PointPrompt(x1 + 0.5, y1 + 0.5, 1), PointPrompt(x2 + 0.5, y2 + 0.5, 1), PointPrompt(x3 + 0.5, y3 + 0.5, 0))
-        objects.append(TrueObject(mask, scene.objects[target].box, points))
+        objects.append(TrueObject(mask, scene.regions[target].box, points))
     return objects
 
 
-def draw_cases() -> Iterator[tuple[Scene, str, list[TrueObject]]]:
+def draw_cases() -> Iterator[tuple[DrawnScene, str, list[TrueObject]]]:
     """Yield expressions for one object, several and none."""
     for seed in range(4):
         scene = draw_scene(seed, SIDE)
@@ -67,7 +66,7 @@ def test_the_cases_have_one_object_several_and_none() -> None:
     assert {min(2, len(objects)) for _, _, objects in CASES} == {0, 1, 2}
 
 
-def check_replay(scene: Scene, text: str, history, method: Method, dialect: Dialect, sampler: Sampler) -> None:
+def check_replay(scene: DrawnScene, text: str, history, method: Method, dialect: Dialect, sampler: Sampler) -> None:
     """Check that the pipeline, given the replies alone, asks what the training dialogue asked."""
     mllm = ScriptedMLLM([exchange.reply for exchange in history])
     with suppress(EmptyMaskError):  # the stand-in finds nothing where all points are off the object

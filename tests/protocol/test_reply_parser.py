@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sam4mllm_tool.errors import ReplyError
-from sam4mllm_tool.protocol import DIALECTS, EMBEDDED, PLAIN, RELEASED, Dialect
+from sam4mllm_tool.protocol import DIALECTS, EMBEDDED, PLAIN, RELEASED, Dialect, Pointing
 from sam4mllm_tool.protocol.reply_parser import MAX_OBJECTS
 from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
 
@@ -131,6 +131,40 @@ def test_prompts_are_parsed_from(reply: str, labels: list[int]) -> None:
 def test_a_malformed_point_is_an_error_in_a_prompt(reply: str) -> None:
     with pytest.raises(ReplyError, match="expected 2 numbers of 0 to 999"):
         RELEASED.parse_prompts(QUESTION, Reply(reply), SIZE)
+
+
+POINTING = dataclasses.replace(RELEASED, ask_pointing_text="point to {expression}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "points"),
+    [
+        pytest.param("(10,20) (30,40)", [(10.5, 20.5), (30.5, 40.5)], id="points"),
+        pytest.param("on (10,20), off (30,40)", [(10.5, 20.5), (30.5, 40.5)], id="words between them"),
+        pytest.param("(10,20) (30,40) (10,20)", [(10.5, 20.5), (30.5, 40.5)], id="one twice"),
+        pytest.param("<think>(1,2)?</think>(10,20)", [(10.5, 20.5)], id="after a thought"),
+        pytest.param("No object found.", [], id="none"),
+        pytest.param("".join(f"({n},0)" for n in range(100)), [(n + 0.5, 0.5) for n in range(100)], id="a hundred"),
+    ],
+)
+def test_points_alone_are_parsed_from(reply: str, points: list[tuple[float, float]]) -> None:
+    assert POINTING.parse_points(QUESTION, Reply(reply), SIZE) == tuple(points)
+    (question,) = Pointing.start("the ring", SIZE, dialect=POINTING).pending
+    assert question.turns[-1].text == "point to the ring"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        pytest.param("(10,20) [1,2,3,4]", "expected points, got the box [1,2,3,4]", id="a box"),
+        pytest.param("on off", "expected points or 'No object found", id="no points"),
+        pytest.param("(10,20,30)", "expected 2 numbers", id="three numbers"),
+        pytest.param("".join(f"({n},0)" for n in range(101)), "expected at most 100 points, got 101", id="too many"),
+    ],
+)
+def test_no_point_is_guessed_from(reply: str, reason: str) -> None:
+    with pytest.raises(ReplyError, match=re.escape(reason)):
+        POINTING.parse_points(QUESTION, Reply(reply), SIZE)
 
 
 SHARES = st.floats(0, 1)

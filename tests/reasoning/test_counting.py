@@ -2,13 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count, islice
 
 import pytest
 from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.expressions import list_expressions
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.protocol import EMBEDDED
@@ -16,6 +15,7 @@ from sam4mllm_tool.reasoning import Budget, Meter, ReasoningConfig, ReasoningRes
 from sam4mllm_tool.reasoning.counting import parse_ordinal
 from sam4mllm_tool.reasoning.search import run_reasoning
 from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
+from tests.embedded_world import DrawnScene, draw_scene, list_expressions
 from tests.tool_suites import load_embedded_models
 
 SIZE = Size(192, 192)
@@ -126,21 +126,19 @@ def embedded() -> Sam4Mllm:
     return load_embedded_models()
 
 
-def iter_shapes(count: int, least: int) -> Iterator[tuple[Scene, str]]:
-    """Yield scenes with a shape that is in them `count` times, `least` scenes."""
-    count_so_far = 0
-    for seed in range(700_000, 701_000):
-        scene = draw_scene(seed)
-        shapes = [shape for shape, times in Counter(o.shape for o in scene.objects).items() if times == count]
-        if shapes and (count_so_far := count_so_far + 1) <= least:
-            yield scene, shapes[0]
+def iter_nouns(times: int) -> Iterator[tuple[DrawnScene, str]]:
+    """Yield scenes with a noun that so many of their objects have."""
+    for scene in map(draw_scene, count(700_000)):
+        numbers = Counter(drawn.noun for drawn in scene.objects)
+        if times in numbers.values():
+            yield scene, next(noun for noun, number in numbers.items() if number == times)
 
 
 @pytest.mark.slow
 def test_the_embedded_pair_says_that_a_third_of_two_is_absent(embedded: Sam4Mllm) -> None:
     results = [
-        reason(embedded, f"the third {shape} from the left", PILImage.fromarray(scene.image))
-        for scene, shape in iter_shapes(2, 8)
+        reason(embedded, f"the third {noun} from the left", PILImage.fromarray(scene.image))
+        for scene, noun in islice(iter_nouns(2), 8)
     ]
     absent = [result.segmentation is not None and not result.segmentation.objects for result in results]
     assert sum(absent) >= 7
@@ -150,9 +148,9 @@ def test_the_embedded_pair_says_that_a_third_of_two_is_absent(embedded: Sam4Mllm
 def test_a_count_by_the_embedded_pair_denies_hardly_any_third_that_is_there(embedded: Sam4Mllm) -> None:
     """It denies one, which the pair doesn't name in any words."""
     denied = []
-    for scene, shape in iter_shapes(3, 12):
+    for scene, noun in islice(iter_nouns(3), 12):
         for expression in list_expressions(scene):
-            if expression.text == f"the third {shape} from the left":
+            if expression.text == f"the third {noun} from the left":
                 result = reason(embedded, expression.text, PILImage.fromarray(scene.image))
                 denied.append(any(attempt.is_too_few for attempt in result.attempts))
     assert len(denied) > 7

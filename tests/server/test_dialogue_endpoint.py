@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,12 +10,11 @@ import pytest
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.images.load import load_image
 from sam4mllm_tool.types import FreeText, Labels, Question, Segmentation, Turn
+from tests.example_scene import EXAMPLE_IMAGE, EXPRESSION, OTHER
 from tests.results import assert_equal_json
 from tests.server.http_servers import serve
 from tests.tool_suites import load_embedded_models
 
-SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
-EXPRESSION = "the ring below the orange circle"
 DIALOGUE = {"expression": EXPRESSION, "size": {"width": 512, "height": 512}}
 
 
@@ -27,7 +25,7 @@ def models() -> Sam4Mllm:
 
 @pytest.fixture(scope="module")
 def client(models: Sam4Mllm) -> Iterator[httpx.Client]:
-    with serve(models, image_root=(SCENE.parent,)) as url, httpx.Client(base_url=url, timeout=60) as client:
+    with serve(models, image_root=(EXAMPLE_IMAGE.parent,)) as url, httpx.Client(base_url=url, timeout=60) as client:
         yield client
 
 
@@ -38,7 +36,7 @@ def read_question(fields: dict[str, Any]) -> Question:
 
 
 def test_a_dialogue_led_by_the_client_comes_to_the_same_prompts(client: httpx.Client, models: Sam4Mllm) -> None:
-    image, rounds = load_image(SCENE), []
+    image, rounds = load_image(EXAMPLE_IMAGE), []
     while not (state := client.post("/v1/dialogue", json={**DIALOGUE, "replies": rounds}).json())["done"]:
         replies = models.mllm.reply(image, [read_question(question) for question in state["questions"]])
         rounds.append([{"text": reply.text, "label_probabilities": reply.label_probabilities} for reply in replies])
@@ -74,7 +72,7 @@ def read_events(client: httpx.Client, body: dict[str, Any]) -> list[tuple[str, d
 
 
 def test_events_tell_boxes_and_points_before_the_result(client: httpx.Client) -> None:
-    body = {"image": "scene.png", "expressions": [EXPRESSION, "the orange circle"], "method": "pqpp"}
+    body = {"image": "scene.png", "expressions": [EXPRESSION, OTHER], "method": "pqpp"}
     events = read_events(client, body)
     for index in (0, 1):
         assert [name for name, event in events if event.get("index") == index] == ["boxes", "points"]

@@ -123,7 +123,7 @@ def test_what_there_is_not_is_a_problem_that_says_so(
 
 def test_the_page_is_served_under_a_strict_policy_and_without_a_token() -> None:
     with serve(create_ring_models(), auth_token=("secret",)) as url, httpx.Client(base_url=url) as client:
-        for path in ("/", "/page.js", "/examples/shapes.png"):
+        for path in ("/", "/page.js", "/examples/first.png"):
             answer = client.get(path)
             assert answer.status_code == 200, path
             assert "default-src 'none'" in answer.headers["content-security-policy"]

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from sam4mllm_tool.client import Client
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
+from tests.embedded_world import TEST_SEEDS, draw_scene
 from tests.server.server_process import run_server
 
 COUNT = 24

@@ -24,11 +24,10 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.server.app import create_app
 from sam4mllm_tool.server.settings import load_settings
 from tests.browser import Browser, open_browser
+from tests.example_scene import ANY_MEMBER, EXAMPLE_IMAGE, EXPRESSION
 
-SCENE = Path(__file__).parents[2] / "examples" / "scene.png"
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 IDLE = "document.querySelector('#stage').getAttribute('aria-busy') === 'false'"
-EXPRESSION = "the ring below the orange circle"
 
 pytestmark = [
     pytest.mark.slow,
@@ -74,7 +73,7 @@ async def click(browser: Browser, selector: str, across: float = 0.5, down: floa
     await browser.click(*place)
 
 
-async def upload(browser: Browser, path: Path = SCENE) -> None:
+async def upload(browser: Browser, path: Path = EXAMPLE_IMAGE) -> None:
     document = await browser.send("DOM.getDocument")
     node = await browser.send("DOM.querySelector", nodeId=document["root"]["nodeId"], selector="#file")
     await browser.send("DOM.setFileInputFiles", files=[str(path)], nodeId=node["nodeId"])
@@ -228,7 +227,7 @@ async def test_an_image_can_be_pasted_dropped_or_taken_with_the_webcam(tmp_path:
     async with open_page(tmp_path, address) as browser:
         for event, holder in (("ClipboardEvent('paste'", "clipboardData"), ("DragEvent('drop'", "dataTransfer")):
             await browser.run(
-                "fetch('examples/shapes.png').then((answer) => answer.blob()).then((blob) => { const data = new DataTransfer();"
+                "fetch('examples/first.png').then((answer) => answer.blob()).then((blob) => { const data = new DataTransfer();"
                 f"data.items.add(new File([blob], '{holder}.png', {{type: 'image/png'}}));"
                 f"document.dispatchEvent(new {event}, {{{holder}: data, bubbles: true, cancelable: true}})) }})"
             )
@@ -287,7 +286,7 @@ async def test_the_page_asks_nobody_but_its_server(tmp_path: Path, address: str)
 async def test_an_error_is_said_in_the_servers_words(tmp_path: Path, address: str) -> None:
     async with open_page(tmp_path, address) as browser:
         await click(browser, "#expression")
-        await type_text(browser, "the ring")
+        await type_text(browser, ANY_MEMBER)
         await click(browser, "#segment")
         await browser.wait_for("document.querySelector('#status').textContent.includes('choose an image first')")
         broken = tmp_path / "broken.png"

@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import TEST_SEEDS, draw_scene
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.types import Segmentation
+from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
 from tests.results import assert_equal_but_for_rounding
 from tests.server.server_process import run_server
 

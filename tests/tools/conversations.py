@@ -23,21 +23,22 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.image_middleware import ImageMiddleware
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore, list_image_ids
 from tests.agents.scripted_model import ScriptedChatModel, call
+from tests.embedded_world import DrawnScene
+from tests.grouped_scenes import PAIR, SECOND_PAIR
 
-RINGS = draw_scene(240062)
-"""A white triangle, a red ring, a white ring."""
-SQUARES = draw_scene(240032)
-"""A purple circle, a purple square, a green square."""
-TRIANGLE, RED_RING, WHITE_RING = range(3)
-CIRCLE, PURPLE_SQUARE, GREEN_SQUARE = range(3)
+FIRST, SECOND = PAIR.group
+OTHER = PAIR.single
+FIRST_NAME, SECOND_NAME, OTHER_NAME = map(PAIR.name, (FIRST, SECOND, OTHER))
+FIRST_BY_COLOUR, SECOND_BY_COLOUR = map(PAIR.colour_name, (FIRST, SECOND))
+TARGET = SECOND_PAIR.group[1]
+TARGET_NAME = SECOND_PAIR.name(TARGET)
 
 
-def find_pixel_inside(scene: Scene, index: int) -> tuple[int, int]:
-    """Return x and y of a pixel of an object: in its middle row, in the middle of the left side, where a ring has its rim."""
+def find_pixel_inside(scene: DrawnScene, index: int) -> tuple[int, int]:
+    """Return x and y of a pixel of an object: in its middle row, in the middle of the left half of its pixels."""
     mask = scene.mask(index)
     y = int(scene.objects[index].box.y1 + scene.objects[index].box.y2) // 2
     xs = mask[y].nonzero()[0]
@@ -61,7 +62,7 @@ class UserTurn:
 
     text: str
     answers: tuple[Any, ...]
-    scene: Scene | None = None
+    scene: DrawnScene | None = None
 
     def message(self) -> HumanMessage:
         if self.scene is None:
@@ -72,60 +73,62 @@ class UserTurn:
         return HumanMessage([{"type": "text", "text": self.text}, block])
 
 
-def _point(scene: Scene, index: int, label: int) -> dict[str, int]:
+def _point(scene: DrawnScene, index: int, label: int) -> dict[str, int]:
     x, y = find_pixel_inside(scene, index)
     return {"x": x, "y": y, "label": label}
 
 
 CONVERSATIONS: dict[str, tuple[UserTurn, ...]] = {
     "one call": (
-        UserTurn("Segment the red ring.", (call("segment_image", expression="the red ring"), "Done."), RINGS),
+        UserTurn(f"Segment {FIRST_NAME}.", (call("segment_image", expression=FIRST_NAME), "Done."), PAIR.scene),
         UserTurn("What is it?", (call("describe_image_region"), "A red ring.")),
     ),
     "turn by turn": (
-        UserTurn("Where is the red ring?", (call("propose_boxes", expression="the red ring"), "There."), RINGS),
+        UserTurn(f"Where is {FIRST_NAME}?", (call("propose_boxes", expression=FIRST_NAME), "There."), PAIR.scene),
         UserTurn(
             "Check a few points.",
             (
                 call_with_last_handle("check_points", "dialogue", grid=[3, 3]),
-                call_with_last_handle("check_points", "dialogue", points=[list(find_pixel_inside(RINGS, RED_RING))]),
+                call_with_last_handle("check_points", "dialogue", points=[list(find_pixel_inside(PAIR.scene, FIRST))]),
                 "Checked.",
             ),
         ),
         UserTurn(
             "The mask, without the first point, and the last one is wrong.",
-            (call_with_last_handle("segment_prompt", "dialogue", drop=[1], points=[_point(RINGS, RED_RING, 0)]), "Done."),
+            (call_with_last_handle("segment_prompt", "dialogue", drop=[1], points=[_point(PAIR.scene, FIRST, 0)]), "Done."),
         ),
     ),
     "refined by words": (
-        UserTurn("The white ring.", (call("segment_image", expression="the white ring"), "Done."), RINGS),
+        UserTurn(f"Segment {SECOND_NAME}.", (call("segment_image", expression=SECOND_NAME), "Done."), PAIR.scene),
         UserTurn(
-            "No, the red one.", (call_with_last_handle("refine_segmentation", "result", instruction="no, the red one"), "Done.")
+            f"No, {FIRST_BY_COLOUR}.",
+            (call_with_last_handle("refine_segmentation", "result", instruction=f"no, {FIRST_BY_COLOUR}"), "Done."),
         ),
-        UserTurn("Also the triangle.", (call("refine_segmentation", instruction="also the white triangle"), "Both.")),
+        UserTurn(f"Also {OTHER_NAME}.", (call("refine_segmentation", instruction=f"also {OTHER_NAME}"), "Both.")),
     ),
     "refined by clicks": (
-        UserTurn("The white ring.", (call("segment_image", expression="the white ring"), "Done."), RINGS),
+        UserTurn(f"Segment {SECOND_NAME}.", (call("segment_image", expression=SECOND_NAME), "Done."), PAIR.scene),
         UserTurn(
-            "This one.", (call_with_last_handle("refine_segmentation", "result", clicks=[_point(RINGS, RED_RING, 1)]), "Done.")
+            "This one.",
+            (call_with_last_handle("refine_segmentation", "result", clicks=[_point(PAIR.scene, FIRST, 1)]), "Done."),
         ),
         UserTurn(
             "And that.",
             (
                 call_with_last_handle(
-                    "refine_segmentation", "result", instruction="also this", clicks=[_point(RINGS, TRIANGLE, 1)]
+                    "refine_segmentation", "result", instruction="also this", clicks=[_point(PAIR.scene, OTHER, 1)]
                 ),
                 "Done.",
             ),
         ),
     ),
     "two images": (
-        UserTurn("The red ring.", (call("segment_image", expression="the red ring"), "Done."), RINGS),
-        UserTurn("And here the green square.", (call("segment_image", expression="the green square"), "Done."), SQUARES),
+        UserTurn(f"Segment {FIRST_NAME}.", (call("segment_image", expression=FIRST_NAME), "Done."), PAIR.scene),
+        UserTurn(f"And here {TARGET_NAME}.", (call("segment_image", expression=TARGET_NAME), "Done."), SECOND_PAIR.scene),
         UserTurn(
-            "In the first one, the triangle.",
+            f"In the first one, {OTHER_NAME}.",
             (
-                lambda messages: call("segment_image", expression="the triangle", image=list_image_ids(messages)[0]),
+                lambda messages: call("segment_image", expression=OTHER_NAME, image=list_image_ids(messages)[0]),
                 "Done.",
             ),
         ),
@@ -135,19 +138,19 @@ CONVERSATIONS: dict[str, tuple[UserTurn, ...]] = {
             "Refine it.",
             (
                 call("refine_segmentation", instruction="the other one"),
-                call("segment_image", expression="the red ring", image="img-0123456789ab"),
+                call("segment_image", expression=FIRST_NAME, image="img-0123456789ab"),
                 call("check_points", points=[[5000, 10]]),
-                call("segment_image", expression="the red ring"),
+                call("segment_image", expression=FIRST_NAME),
                 "Done.",
             ),
-            RINGS,
+            PAIR.scene,
         ),
         UserTurn(
             "Click beside the image.",
             (
                 call_with_last_handle("refine_segmentation", "result", clicks=[{"x": 900, "y": 10, "label": 1}]),
                 call_with_last_handle("refine_segmentation", "result", clicks="junk"),
-                call_with_last_handle("refine_segmentation", "result", clicks=[_point(RINGS, TRIANGLE, 1)]),
+                call_with_last_handle("refine_segmentation", "result", clicks=[_point(PAIR.scene, OTHER, 1)]),
                 "Done.",
             ),
         ),

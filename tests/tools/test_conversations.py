@@ -14,22 +14,22 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.checkpoint.sqlite import SqliteSaver
 
 from sam4mllm_tool import Sam4Mllm
-from sam4mllm_tool.embedded.scenes import Scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.trace import Recorder
 from sam4mllm_tool.trace.page import page
 from tests.agents.scripted_model import call
+from tests.embedded_world import DrawnScene
+from tests.grouped_scenes import PAIR, SECOND_PAIR
 from tests.tool_suites import load_embedded_models
 from tests.tools.conversations import (
     CONVERSATIONS,
-    GREEN_SQUARE,
-    RED_RING,
-    RINGS,
-    SQUARES,
-    TRIANGLE,
-    WHITE_RING,
+    FIRST,
+    FIRST_NAME,
+    OTHER,
+    SECOND,
+    TARGET,
     UserTurn,
     create_scripted_agent,
     find_pixel_inside,
@@ -48,7 +48,7 @@ def run_tools(name: str, models: Sam4Mllm) -> list[ToolMessage]:
     return [message for message in messages if isinstance(message, ToolMessage)]
 
 
-def covers(artifact: dict[str, Any], scene: Scene, *indices: int) -> bool:
+def covers(artifact: dict[str, Any], scene: DrawnScene, *indices: int) -> bool:
     """Whether the masks are those of the objects, in any order."""
     masks: list[np.ndarray[Any, Any]] = [rle.decode(fields["mask"]) for fields in artifact["objects"]]
     return len(masks) == len(indices) and all(any(mask_iou(mask, scene.mask(i)) > 0.8 for mask in masks) for i in indices)
@@ -56,11 +56,11 @@ def covers(artifact: dict[str, Any], scene: Scene, *indices: int) -> bool:
 
 def test_one_call_gives_the_mask_and_a_region_can_be_described(models: Sam4Mllm) -> None:
     segmented, described = run_tools("one call", models)
-    assert covers(segmented.artifact, RINGS, RED_RING)
+    assert covers(segmented.artifact, PAIR.scene, FIRST)
     assert segmented.artifact["kind"] == "result"
     assert described.status == "success"
     (region,) = described.artifact["regions"]
-    assert region["expression"] == "the red ring"
+    assert region["expression"] == FIRST_NAME
     assert region["text"]
 
 
@@ -71,7 +71,7 @@ def test_the_protocol_runs_one_turn_a_call_with_points_dropped_and_overruled(mod
     (box,) = proposed.artifact["boxes"]
     assert len(checked.artifact["points"][0]) == 9
     assert len(again.artifact["points"][0]) == 10, "earlier answers stay"
-    x, y = find_pixel_inside(RINGS, RED_RING)
+    x, y = find_pixel_inside(PAIR.scene, FIRST)
     *_, overruled = again.artifact["points"][0]
     assert (overruled["label"], abs(overruled["x"] - x) < 2, abs(overruled["y"] - y) < 2) == (1, True, True), (
         "the MLLM says it is on it"
@@ -85,13 +85,13 @@ def test_the_protocol_runs_one_turn_a_call_with_points_dropped_and_overruled(mod
 
 
 def test_words_refine(models: Sam4Mllm) -> None:
-    white, red, both = run_tools("refined by words", models)
-    assert covers(white.artifact, RINGS, WHITE_RING)
-    assert covers(red.artifact, RINGS, RED_RING)
-    assert red.artifact["expression"] == "the red ring"
-    assert "understood: a new description, 'the red ring'" in red.content
-    assert covers(both.artifact, RINGS, RED_RING, TRIANGLE)
-    assert [prompt["box"] for prompt in both.artifact["state"]["rejected"]] == [white.artifact["objects"][0]["box"]]
+    second, first, both = run_tools("refined by words", models)
+    assert covers(second.artifact, PAIR.scene, SECOND)
+    assert covers(first.artifact, PAIR.scene, FIRST)
+    assert first.artifact["expression"] == FIRST_NAME
+    assert f"understood: a new description, '{FIRST_NAME}'" in first.content
+    assert covers(both.artifact, PAIR.scene, FIRST, OTHER)
+    assert [prompt["box"] for prompt in both.artifact["state"]["rejected"]] == [second.artifact["objects"][0]["box"]]
 
 
 @pytest.mark.slow
@@ -107,18 +107,18 @@ def test_a_recorder_traces_every_tool_call(models: Sam4Mllm) -> None:
 
 
 def test_clicks_refine(models: Sam4Mllm) -> None:
-    white, red, both = run_tools("refined by clicks", models)
-    assert covers(white.artifact, RINGS, WHITE_RING)
-    assert covers(red.artifact, RINGS, RED_RING)
-    assert covers(both.artifact, RINGS, RED_RING, TRIANGLE)
+    second, first, both = run_tools("refined by clicks", models)
+    assert covers(second.artifact, PAIR.scene, SECOND)
+    assert covers(first.artifact, PAIR.scene, FIRST)
+    assert covers(both.artifact, PAIR.scene, FIRST, OTHER)
     assert len(both.artifact["state"]["clicks"]) == 2, "earlier clicks are kept"
 
 
 def test_tools_work_on_the_image_that_the_call_names(models: Sam4Mllm) -> None:
     first, second, third = run_tools("two images", models)
-    assert covers(first.artifact, RINGS, RED_RING)
-    assert covers(second.artifact, SQUARES, GREEN_SQUARE)
-    assert covers(third.artifact, RINGS, TRIANGLE)
+    assert covers(first.artifact, PAIR.scene, FIRST)
+    assert covers(second.artifact, SECOND_PAIR.scene, TARGET)
+    assert covers(third.artifact, PAIR.scene, OTHER)
     assert first.artifact["picture"] == third.artifact["picture"] != second.artifact["picture"]
 
 
@@ -128,12 +128,12 @@ def test_a_model_recovers_from_its_mistakes(models: Sam4Mllm) -> None:
     assert "call segment_image first" in wrong[0].content
     assert "latest" in wrong[1].content
     assert "call propose_boxes first" in wrong[2].content
-    assert covers(segmented.artifact, RINGS, RED_RING)
+    assert covers(segmented.artifact, PAIR.scene, FIRST)
     assert (outside.status, junk.status) == ("error", "error")
     assert "outside the" in outside.content
     assert "clicks" in junk.content
     assert all(message.artifact is None for message in (*wrong, outside, junk)), "no state comes of an error"
-    assert covers(refined.artifact, RINGS, TRIANGLE)
+    assert covers(refined.artifact, PAIR.scene, OTHER)
 
 
 NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*(?:\.\d+)?")
@@ -191,8 +191,8 @@ def test_a_handle_is_worthless_in_another_thread(models: Sam4Mllm) -> None:
     (segmented, _) = list_tool_outputs(run_conversation(CONVERSATIONS["one call"], models, store, saver, "mine"))
     handle = segmented["artifact"]["handle"]
     stolen = (
-        UserTurn("Refine.", (call("refine_segmentation", result=handle, instruction="bigger"), "Failed."), SQUARES),
-        UserTurn("Look.", (call("segment_image", expression="the ring", image=segmented["artifact"]["picture"]), "Failed.")),
+        UserTurn("Refine.", (call("refine_segmentation", result=handle, instruction="bigger"), "Failed."), SECOND_PAIR.scene),
+        UserTurn("Look.", (call("segment_image", expression=PAIR.singular, image=segmented["artifact"]["picture"]), "Failed.")),
     )
     refused, unknown = list_tool_outputs(run_conversation(stolen, models, store, saver, "yours"))
     assert (refused["status"], unknown["status"]) == ("error", "error")
@@ -208,9 +208,9 @@ def test_a_branch_of_the_conversation_goes_on_from_its_own_result(models: Sam4Ml
     graph.invoke({"messages": [turns[0].message()]}, config)
     fork = graph.get_state(config).config
     graph.invoke({"messages": [turns[1].message()]}, config)
-    graph.invoke({"messages": [turns[2].message()]}, fork)  # "also the triangle", where the red ring was never segmented
+    graph.invoke({"messages": [turns[2].message()]}, fork)  # the third turn, where the second never was
     last = list_tool_outputs(graph.get_state(config).values["messages"])[-1]
-    assert covers(last["artifact"], RINGS, WHITE_RING, TRIANGLE)
+    assert covers(last["artifact"], PAIR.scene, SECOND, OTHER)
 
 
 def collect_events(name: str, models: Sam4Mllm) -> list[dict[str, Any]]:
@@ -227,7 +227,7 @@ def test_progress_arrives_in_order_boxes_points_mask(models: Sam4Mllm) -> None:
     whole = collect_events("one call", models)
     assert [event["event"] for event in whole] == ["boxes", "points", "mask"]
     assert {event["tool"] for event in whole} == {"segment_image"}
-    assert mask_iou(rle.decode(whole[-1]["objects"][0]["mask"]), RINGS.mask(RED_RING)) > 0.8
+    assert mask_iou(rle.decode(whole[-1]["objects"][0]["mask"]), PAIR.scene.mask(FIRST)) > 0.8
     stepwise = collect_events("turn by turn", models)
     assert [event["event"] for event in stepwise] == ["boxes", "points", "points", "mask"]
     assert [len(event["points"]) for event in stepwise[1:3]] == [9, 1], "an event has the points of its own round"

@@ -12,7 +12,6 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from PIL import ExifTags, Image
 
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.errors import ImageError, Sam4MllmError
 from sam4mllm_tool.images.load import CALLER_POLICY, load_image
 from sam4mllm_tool.tools.image_store import (
@@ -25,12 +24,13 @@ from sam4mllm_tool.tools.image_store import (
     is_image_id,
     list_image_ids,
 )
+from tests.embedded_world import draw_image
 
 A, B, C = "img-aaaaaaaaaaaa", "img-bbbbbbbbbbbb", "img-cccccccccccc"
 
 
 def scene(seed: int = 200_000) -> Image.Image:
-    return Image.fromarray(draw_scene(seed).image)
+    return draw_image(seed)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:

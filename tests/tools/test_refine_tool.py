@@ -4,20 +4,17 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import ToolMessage
-from PIL import Image as PILImage
 
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore
+from tests.grouped_scenes import FOUR
 from tests.sampled_cases import sample_items
 from tests.tool_suites import load_embedded_models
 
-SCENE = draw_scene(300034)
-"""Four crescents, a green circle, and more."""
-CRESCENTS = [index for index, drawn in enumerate(SCENE.objects) if drawn.shape == "crescent"]
-CIRCLE = next(index for index, drawn in enumerate(SCENE.objects) if drawn.shape == "circle")
+SCENE = FOUR.scene
+OTHER_NAME = FOUR.name(FOUR.single)
 
 
 class Conversation:
@@ -25,7 +22,7 @@ class Conversation:
 
     def __init__(self) -> None:
         self.store = ImageStore()
-        self.image_id = self.store.put(PILImage.fromarray(SCENE.image))
+        self.image_id = self.store.put(FOUR.image)
         toolkit = Sam4MllmToolkit(sam4mllm=load_embedded_models(), image_store=self.store)
         self.tools = {tool.name: tool for tool in toolkit.get_tools()}
         self.messages: list[ToolMessage] = []
@@ -67,16 +64,16 @@ def conversation() -> Conversation:
 
 @pytest.mark.slow
 def test_each_object_is_verified_by_the_expression_that_it_was_segmented_by(conversation: Conversation) -> None:
-    conversation.segment("all crescents")
-    both = conversation.refine("also the green circle")
-    assert sorted(list_shown(both)) == sorted([*CRESCENTS, CIRCLE])
+    conversation.segment(FOUR.plural)
+    both = conversation.refine(f"also {OTHER_NAME}")
+    assert sorted(list_shown(both)) == sorted([*FOUR.group, FOUR.single])
     fewer = conversation.refine("remove 2")
-    assert [fields["expression"] for fields in fewer.artifact["objects"]] == ["all crescents"] * 3 + ["the green circle"]
+    assert [fields["expression"] for fields in fewer.artifact["objects"]] == [FOUR.plural] * 3 + [OTHER_NAME]
     described = conversation.use("describe_image_region")
     regions = described.artifact["regions"]
-    assert [region["expression"] for region in regions] == ["all crescents"] * 3 + ["the green circle"]
+    assert [region["expression"] for region in regions] == [FOUR.plural] * 3 + [OTHER_NAME]
     assert min(region["confidence"] for region in regions) > 0.5, "right results are not denied"
-    assert "all crescents and the green circle" not in described.text
+    assert f"{FOUR.plural} and {OTHER_NAME}" not in described.text
 
 
 NUMBERED = {
@@ -93,8 +90,8 @@ NUMBERED = {
 
 @pytest.mark.parametrize(("instruction", "expected"), sample_items(NUMBERED, every=4))
 def test_the_numbers_of_the_result_can_be_said(conversation: Conversation, instruction: str, expected: list[int]) -> None:
-    shown = list_shown(conversation.segment("all crescents"))
-    assert sorted(shown) == sorted(CRESCENTS)
+    shown = list_shown(conversation.segment(FOUR.plural))
+    assert sorted(shown) == sorted(FOUR.group)
     refined = conversation.refine(instruction)
     assert list_shown(refined) == [shown[index] for index in expected]
     assert refined.artifact["changed"]
@@ -102,7 +99,7 @@ def test_the_numbers_of_the_result_can_be_said(conversation: Conversation, instr
 
 
 def test_the_one_before_brings_back_what_went_and_drops_nothing(conversation: Conversation) -> None:
-    shown = list_shown(conversation.segment("all crescents"))
+    shown = list_shown(conversation.segment(FOUR.plural))
     removed = conversation.refine("remove 2")
     assert "left out: 4 at" in removed.text
     assert list_shown(conversation.refine("the one before")) == shown
@@ -111,7 +108,7 @@ def test_the_one_before_brings_back_what_went_and_drops_nothing(conversation: Co
 
 @pytest.mark.slow
 def test_undo_goes_back_over_what_changed_nothing_and_further_each_time(conversation: Conversation) -> None:
-    shown = list_shown(conversation.segment("all crescents"))
+    shown = list_shown(conversation.segment(FOUR.plural))
     three, two = conversation.refine("remove 1"), conversation.refine("remove 1")
     same = conversation.refine("keep 1 and 2")
     assert not same.artifact["changed"]
@@ -122,7 +119,7 @@ def test_undo_goes_back_over_what_changed_nothing_and_further_each_time(conversa
 
 @pytest.mark.slow
 def test_what_was_left_out_never_lists_what_is_shown(conversation: Conversation) -> None:
-    conversation.segment("all crescents")
+    conversation.segment(FOUR.plural)
     conversation.refine("keep 1")
     right = conversation.refine("the right one")
     (box,) = [fields["box"] for fields in right.artifact["objects"]]
@@ -133,7 +130,7 @@ def test_what_was_left_out_never_lists_what_is_shown(conversation: Conversation)
 
 @pytest.mark.slow
 def test_what_is_not_understood_is_refused_with_the_numbers_and_changes_nothing(conversation: Conversation) -> None:
-    shown = conversation.segment("all crescents")
+    shown = conversation.segment(FOUR.plural)
     for instruction in ("remove 9", "remove two", "2 or 3", "add back 1", "the purple elephant"):
         refused = conversation.refine(instruction)
         assert refused.status == "error"
@@ -143,7 +140,7 @@ def test_what_is_not_understood_is_refused_with_the_numbers_and_changes_nothing(
 
 @pytest.mark.slow
 def test_a_result_of_an_earlier_version_can_be_refined(conversation: Conversation) -> None:
-    first = conversation.segment("all crescents")
+    first = conversation.segment(FOUR.plural)
     for fields in first.artifact["objects"]:
         for key in ("expression", "number", "step"):
             fields.pop(key)
@@ -151,4 +148,4 @@ def test_a_result_of_an_earlier_version_can_be_refined(conversation: Conversatio
         first.artifact["state"].pop(key)
     refined = conversation.refine("remove 1")
     assert list_shown(refined) == list_shown(first)[1:]
-    assert [fields["expression"] for fields in refined.artifact["objects"]] == ["all crescents"] * 3
+    assert [fields["expression"] for fields in refined.artifact["objects"]] == [FOUR.plural] * 3

@@ -32,6 +32,7 @@ from sam4mllm_tool.tools import (
     SegmentTool,
 )
 from sam4mllm_tool.tools.dialogue_state import DialogueState
+from sam4mllm_tool.tools.shared_models import SharedModels
 from sam4mllm_tool.types import Labels, Point, Question, Reply, Size
 from tests.tool_suites import ToolSuite
 
@@ -467,6 +468,14 @@ def test_tools_of_a_toolkit_share_models_and_images_and_can_be_copied(monkeypatc
         assert message.status == "success"
     again = pickle.loads(pickle.dumps(toolkit.get_tools()[1]))
     assert again.name == "propose_boxes"
+
+
+def test_models_are_loaded_once_and_named_in_one_way() -> None:
+    loaded = [models()]
+    shared = SharedModels(load=loaded.pop)
+    assert copy.copy(shared).get() is shared.get()
+    with pytest.raises(ValueError, match="expected either sam4mllm, loaded models, or segmenter, got both"):
+        SegmentTool(sam4mllm=shared.get(), segmenter="embedded")
 
 
 # What goes wrong -----------------------------------------------------------------------------------------------------------

@@ -5,14 +5,13 @@ from random import Random
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import draw_scene
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from sam4mllm_tool.protocol import RELEASED, Grid
 from sam4mllm_tool.trace import Recorder, Trace
 from sam4mllm_tool.types import Image, Reply
+from tests.embedded_world import draw_scene, sample_expressions
 
 SEEDS = range(300_000, 300_003)
 GREY = PILImage.new("RGB", (100, 80), "grey")

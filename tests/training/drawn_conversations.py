@@ -14,11 +14,10 @@ from sam4mllm_tool.data.training_conversations import (
     ImageConversations,
     TrainingConversation,
 )
-from sam4mllm_tool.embedded.expressions import sample_expressions
-from sam4mllm_tool.embedded.scenes import Scene, draw_scene
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
 from sam4mllm_tool.protocol.oracle import TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Size, Turn
+from tests.embedded_world import DrawnScene, draw_scene, sample_expressions
 
 
 def write_conversations(
@@ -48,10 +47,10 @@ def write_conversations(
 
 
 def _lead_conversations(
-    scene: Scene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
+    scene: DrawnScene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
 ) -> list[TrainingConversation]:
-    size = Size(*scene.instances.shape[::-1])
-    truth = [TrueObject(scene.mask(i), scene.objects[i].box) for i in targets]
+    size = Size(*scene.image.shape[1::-1])
+    truth = [TrueObject(scene.mask(i), scene.regions[i].box) for i in targets]
     first, *rounds = build_true_dialogue(PQPP.start(text, size, dialect=dialect, sampler=PoissonDisk(seed=1)), truth)
     shared = (*first.question.turns, Turn("assistant", first.reply.text))
     branches = tuple(

@@ -60,8 +60,9 @@ def test_a_dataset_becomes_an_adapter_that_segments_and_what_it_drops_is_reporte
     weights = (out / "adapter_model.safetensors").read_bytes()
     assert run(*command)[0] == 0, "a finished run is left as it is"
     assert (out / "adapter_model.safetensors").read_bytes() == weights
-    image = min(SCENES.glob("*.png"))
-    code, stdout, _ = run("segment", image, "the green crescent", "--mllm", f"embedded+{out}", "--json")
+    lines = [json.loads(line) for line in (SCENES / SCENES_FILE).read_text().splitlines()]
+    line = next(line for line in lines if line["kind"] == "attribute")
+    code, stdout, _ = run("segment", SCENES / line["image"], line["expression"], "--mllm", f"embedded+{out}", "--json")
     assert code == 0
     result = json.loads(stdout)
     assert result["models"]["mllm"] == f"embedded+{out}"

@@ -27,7 +27,7 @@ Load = Callable[[str], TrainableModel]
 
 @pytest.fixture(scope="module")
 def few_conversations(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_conversations(tmp_path_factory.mktemp("few"), 2, points=2, side=128)
+    return write_conversations(tmp_path_factory.mktemp("few"), 2, points=2, side=160)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_every_epoch_draws_every_row_once_in_its_own_order_grouped_by_length() -
 
 def test_a_dialect_that_answers_after_a_line_break_is_taught_the_line_break(load: Load, tmp_path: Path) -> None:
     trainable = load("llava_next")
-    conversations_dir = write_conversations(tmp_path / "released", 1, dialect=RELEASED, side=128)
+    conversations_dir = write_conversations(tmp_path / "released", 1, dialect=RELEASED, side=160)
     row = make_rows(trainable, conversations_dir, tmp_path)[0].row
     answers = trainable.prompter.tokenizer.decode(row.ids[row.predicted].tolist())
     assert " \n[" in answers or " \nNo object" in answers

@@ -68,6 +68,11 @@ def list_noun_phrases(objects: Sequence[EverydayObject]) -> list[NounPhrase]:
     return sorted(phrases.values(), key=lambda phrase: len(phrase.singular.split()))
 
 
+def group_by_phrase(objects: Sequence[EverydayObject]) -> dict[str, list[int]]:
+    """Return the phrases that nobody could take for something else, each with the indices of the objects that it fits."""
+    return {phrase.singular: phrase.members for phrase in list_noun_phrases(objects) if phrase.is_clear}
+
+
 def name_objects(phrases: Sequence[NounPhrase], count: int) -> dict[int, list[NounPhrase]]:
     """Return, per object, the phrases that fit it alone, the shortest first."""
     names: dict[int, list[NounPhrase]] = {i: [] for i in range(count)}

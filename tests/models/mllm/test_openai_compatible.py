@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -27,11 +26,10 @@ from sam4mllm_tool.protocol.dialects import find_by_model_name
 from sam4mllm_tool.reasoning.budget import Budget, Meter
 from sam4mllm_tool.trace import Recorder, replay
 from sam4mllm_tool.types import Box, FreeText, Image, Labels, Point, Question, Reply, Size, Tokens, Turn, Usage
+from tests.example_scene import EXAMPLE_IMAGE, EXPRESSION
 from tests.openai_servers import Exchange, LoopbackServer, Response, answer_with_weights, build_completion, read_image, serve
 from tests.results import assert_equal_but_for_rounding
 
-SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
-EXPRESSION = "the ring below the orange circle"
 YES_NO = ("Yes", "No")
 KEY = "sk-0123456789secret"
 FIRST = (Turn("user", "Where is the mug?"), Turn("assistant", "[1,2,3,4]"))
@@ -73,7 +71,7 @@ def remote(weights: LoopbackServer, local: Sam4Mllm) -> Sam4Mllm:
 def test_a_server_over_the_same_weights_gives_the_same_boxes_and_point_answers(
     remote: Sam4Mllm, local: Sam4Mllm, method: str
 ) -> None:
-    image = load_image(SCENE)
+    image = load_image(EXAMPLE_IMAGE)
     expected, segmented = (models.segment(image, EXPRESSION, method=method) for models in (local, remote))
     assert [each.prompt.box for each in segmented.objects] == [each.prompt.box for each in expected.objects] != []
     assert np.array_equal(segmented.mask, expected.mask)
@@ -86,14 +84,14 @@ def test_a_server_over_the_same_weights_gives_the_same_boxes_and_point_answers(
 
 
 async def test_async_answers_are_the_same(remote: Sam4Mllm) -> None:
-    image = load_image(SCENE)
+    image = load_image(EXAMPLE_IMAGE)
     expected, segmented = remote.segment(image, EXPRESSION), await remote.asegment(image, EXPRESSION)
     assert segmented.point_answers
     assert_equal_but_for_rounding(segmented, expected)
 
 
 def test_the_free_text_has_the_probability_that_the_local_model_gives(remote: Sam4Mllm, local: Sam4Mllm) -> None:
-    image, question = load_image(SCENE), local.dialect.ask_boxes(EXPRESSION)
+    image, question = load_image(EXAMPLE_IMAGE), local.dialect.ask_boxes(EXPRESSION)
     (reply,), (expected,) = (models.mllm.reply(image, [question]) for models in (remote, local))
     assert reply.text == expected.text
     assert reply.log_probability == pytest.approx(expected.log_probability, abs=0.02)
@@ -101,7 +99,7 @@ def test_the_free_text_has_the_probability_that_the_local_model_gives(remote: Sa
 
 def test_all_questions_about_an_image_begin_with_the_same_bytes(weights: LoopbackServer, remote: Sam4Mllm) -> None:
     weights.exchanges.clear()
-    remote.segment(load_image(SCENE), EXPRESSION)
+    remote.segment(load_image(EXAMPLE_IMAGE), EXPRESSION)
     assert len(weights.chats) == 5
     assert len({str(exchange.body["messages"][0]) for exchange in weights.chats}) == 1
     content = weights.chats[0].body["messages"][0]["content"]
@@ -871,7 +869,9 @@ def test_neither_the_key_nor_the_image_is_in_results_and_traces(
 ) -> None:
     monkeypatch.setenv("SAM4MLLM_API_KEY", KEY)
     mllm = load_mllm(f"openai:pair@{weights.url}", dialect=local.dialect)
-    segmentation = Sam4Mllm(mllm, local.segmenter, dialect=local.dialect).segment(load_image(SCENE), EXPRESSION, method="box")
+    segmentation = Sam4Mllm(mllm, local.segmenter, dialect=local.dialect).segment(
+        load_image(EXAMPLE_IMAGE), EXPRESSION, method="box"
+    )
     assert KEY not in str(segmentation.to_dict())
     assert "base64" not in str(segmentation.to_dict())
     assert segmentation.usage.mllm == f"openai:pair@{weights.url}"
@@ -894,7 +894,7 @@ def test_requests_and_cached_tokens_are_counted_in_the_usage(local: Sam4Mllm) ->
         mllm = connect(server, retries=1)
         models = Sam4Mllm(mllm, local.segmenter, dialect=PLAIN, sampler=Grid(2, 2))
         recorder = Recorder(models)
-        usage = recorder.models.segment(load_image(SCENE), EXPRESSION).usage
+        usage = recorder.models.segment(load_image(EXAMPLE_IMAGE), EXPRESSION).usage
     assert replay(recorder.traces[-1]).difference == "", "a trace holds the counts"
     assert (usage.questions, usage.rounds) == (5, 2)
     assert usage.requests == len(server.exchanges) == 4
@@ -902,7 +902,7 @@ def test_requests_and_cached_tokens_are_counted_in_the_usage(local: Sam4Mllm) ->
     assert usage.cached_tokens == 256 + 288, "as far as the server reports them"
     assert usage.to_dict()["cached_tokens"] == 544
     assert Usage.from_dict(usage.to_dict()) == usage
-    local_usage = local.segment(load_image(SCENE), EXPRESSION, method="box").usage.to_dict()
+    local_usage = local.segment(load_image(EXAMPLE_IMAGE), EXPRESSION, method="box").usage.to_dict()
     assert not {"requests", "cached_tokens"} & set(local_usage), "never invented"
 
 
@@ -924,7 +924,7 @@ async def test_blocking_and_async_calls_share_one_pool_of_connections() -> None:
 
 
 def test_a_budget_of_calls_tokens_and_seconds_holds_a_remote_model(remote: Sam4Mllm) -> None:
-    image = load_image(SCENE)
+    image = load_image(EXAMPLE_IMAGE)
     for budget in (Budget(rounds=1), Budget(tokens=100), Budget(seconds=0.0), Budget(requests=4)):
         limited = remote.with_run_hooks(lambda *_, budget=budget: Meter(budget))
         with pytest.raises(OverBudgetError, match="budget"):

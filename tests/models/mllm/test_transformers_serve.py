@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,10 +19,9 @@ from sam4mllm_tool import Sam4Mllm, load_image
 from sam4mllm_tool.models.mllm import load_mllm
 from sam4mllm_tool.protocol import Grid
 from sam4mllm_tool.training.merge_adapter import export
+from tests.example_scene import EXAMPLE_IMAGE, EXPRESSION
 
 pytestmark = pytest.mark.slow
-SCENE = Path(__file__).parents[3] / "examples" / "scene.png"
-EXPRESSION = "the ring below the orange circle"
 SERVE = "from transformers.cli.transformers import main; main()"
 
 
@@ -61,7 +59,7 @@ def test_it_gives_the_same_boxes_and_point_answers_as_the_model_loaded_here(spec
     local = Sam4Mllm.load("embedded", "embedded", sampler=Grid(3, 3))
     mllm = load_mllm(spec, dialect=local.dialect)
     remote = Sam4Mllm(mllm, local.segmenter, dialect=local.dialect, config=local.config)
-    image = load_image(SCENE)
+    image = load_image(EXAMPLE_IMAGE)
     expected, segmented = (models.segment(image, EXPRESSION, method=method) for models in (local, remote))
     assert [each.prompt.box for each in segmented.objects] == [each.prompt.box for each in expected.objects] != []
     assert [answer.point.label for answer in segmented.point_answers] == [

@@ -16,9 +16,9 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.images.load import ImagePolicy
 from sam4mllm_tool.server.mcp import McpSettings, create_mcp_server
 from tests.browser import Browser, open_browser
+from tests.example_scene import ANY_MEMBER, EXAMPLE_IMAGE, EXPRESSION
 from tests.server.mcp.mcp_servers import create_ring_server
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
 HOST_PAGE = Path(__file__).with_name("host_page.html")
 
 
@@ -105,7 +105,7 @@ class Host:
 
 @asynccontextmanager
 async def show(folder: Path, expression: str, width: int = 900) -> AsyncIterator[Host]:
-    server = create_mcp_server(Sam4Mllm.load(), McpSettings(policy=ImagePolicy(allow_paths=(EXAMPLES,))))
+    server = create_mcp_server(Sam4Mllm.load(), McpSettings(policy=ImagePolicy(allow_paths=(EXAMPLE_IMAGE.parent,))))
     async with Client(server) as client, open_browser(folder, width) as browser:
         host = Host(client, browser)
         await host.start(expression)
@@ -116,7 +116,7 @@ async def show(folder: Path, expression: str, width: int = 900) -> AsyncIterator
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 async def test_a_click_changes_the_mask_and_the_buttons_do_what_they_say(tmp_path: Path) -> None:
-    async with show(tmp_path, "the ring") as host:
+    async with show(tmp_path, ANY_MEMBER) as host:
         first, image = host.results[0].structured_content, await host.browser.run("state.src")
         rim = first["choices"][0]["box"]
         await host.click("image", (rim[0] + 0.1 * (rim[2] - rim[0])) / 512, (rim[1] + rim[3]) / 2 / 512)
@@ -151,7 +151,7 @@ async def test_a_click_changes_the_mask_and_the_buttons_do_what_they_say(tmp_pat
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 async def test_the_keyboard_alone_corrects_a_result_on_a_phone(tmp_path: Path) -> None:
-    async with show(tmp_path, "the ring below the orange circle", width=360) as host:
+    async with show(tmp_path, EXPRESSION, width=360) as host:
         assert await host.browser.run("state.width") <= 360
         await host.browser.run("view.focus()")
         await host.browser.press("Tab")  # to the image
