@@ -17,7 +17,7 @@ from tests.cluster.ray_cluster import list_actors, serve_on_cluster, wait_until
 from tests.results import assert_equal_but_for_rounding
 from tests.trace.traced import SEEDS, embedded, scene
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Using extra keyword:DeprecationWarning")]  # Ray's schema
 
 
 @pytest.fixture(scope="module")
