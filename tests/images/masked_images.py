@@ -17,6 +17,13 @@ def ring_mask() -> Mask:
     return ((distance < 15) & (distance > 6)) | ((x > 40) & (x < 50) & (y > 25) & (y < 32))
 
 
+def filled_ring() -> Mask:
+    """The ring of `ring_mask` without its hole, in two parts."""
+    mask = ring_mask()
+    mask[14:27, 12:25] = True
+    return mask
+
+
 def block_mask() -> Mask:
     mask = np.zeros((SIZE.height, SIZE.width), bool)
     mask[2:10, 38:55] = True

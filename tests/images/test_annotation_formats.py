@@ -25,7 +25,7 @@ from sam4mllm_tool.geometry.polygons import mask_to_parts, to_pixel_ring
 from sam4mllm_tool.images.annotation_formats import label_objects
 from sam4mllm_tool.images.output_formats import export_outputs
 from sam4mllm_tool.types import Box, Mask, ObjectPrompt, Segmentation, SegmentedObject, Size
-from tests.images.masked_images import SIZE, block_mask, image, open_image, ring_mask, segmentation
+from tests.images.masked_images import SIZE, block_mask, filled_ring, image, open_image, ring_mask, segmentation
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools lags behind NumPy
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=12))
@@ -38,13 +38,6 @@ def export_to(folder: Path, *names: str, result: Segmentation | None = None) -> 
         (folder / name).write_bytes(content)
     image().save(folder / "mug.png")
     return files
-
-
-def filled_ring() -> Mask:
-    """The ring of `ring_mask` without its hole, in two parts."""
-    mask = ring_mask()
-    mask[14:27, 12:25] = True
-    return mask
 
 
 def test_objects_are_numbered_as_each_format_does(tmp_path: Path):

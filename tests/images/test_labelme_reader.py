@@ -13,7 +13,7 @@ import pytest
 
 from sam4mllm_tool.images.output_formats import export_outputs
 from sam4mllm_tool.types import Mask
-from tests.images.masked_images import SIZE, block_mask, image, ring_mask, segmentation
+from tests.images.masked_images import SIZE, block_mask, filled_ring, image, ring_mask, segmentation
 
 pytestmark = pytest.mark.skipif(find_spec("labelme") is None, reason="LabelMe is missing: `make video` installs it")
 WINDOWS = ("PyQt5", "PyQt5.QtCore", "PyQt5.QtGui", "PyQt5.QtWidgets", "onnxruntime")
@@ -33,9 +33,8 @@ def draw_object(labelme: Any, shapes: list[Any]) -> Mask:
 
 
 def test_labelme_opens_the_file_and_draws_each_object_exactly(labelme: Any, tmp_path: Path) -> None:
-    filled = ring_mask()
-    filled[14:27, 12:25] = True
-    result = segmentation(ring_mask(), block_mask(), filled)
+    masks = (ring_mask(), block_mask(), filled_ring())
+    result = segmentation(*masks)
     (tmp_path / "mug.json").write_bytes(export_outputs(image(), result, ["labelme"], image_name="mug.png")["mug.json"])
     file = labelme.LabelFile(str(tmp_path / "mug.json"))
     assert file.image_path == "mug.png"
@@ -45,4 +44,4 @@ def test_labelme_opens_the_file_and_draws_each_object_exactly(labelme: Any, tmp_
     kinds = [{shape["shape_type"] for shape in group} for group in groups]
     assert kinds == [{"mask"}, {"polygon"}, {"polygon"}]
     drawn = [draw_object(labelme, group) for group in groups]
-    assert all(np.array_equal(*pair) for pair in zip(drawn, (ring_mask(), block_mask(), filled), strict=True))
+    assert all(np.array_equal(*pair) for pair in zip(drawn, masks, strict=True))
