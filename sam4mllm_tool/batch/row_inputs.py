@@ -64,6 +64,11 @@ class RowInput:
             return self._read_folder(storage)
         if not files:
             raise DataError(f"{quote_text(self.url)} holds no file of the format {chosen}")
+        if self.format is None and self.expressions and _holds_images(storage):
+            raise DataError(
+                f"{quote_text(self.url)} holds images and {files[0].rpartition('/')[2]}: "
+                f"give --input-format folder for the images, or {chosen} for the rows of that file"
+            )
         return (row for file in files for row in self._read_file(storage, file, chosen))
 
     def _read_file(self, storage: Storage, file: str, chosen: InputFormat) -> Iterator[PlannedRow]:
@@ -139,6 +144,12 @@ def _list_files(storage: Storage, chosen: InputFormat | None) -> list[str]:
         if chosen in (None, kind) and (files := [name for name in names if name.lower().endswith(suffixes)]):
             return files if kind != "coco" or chosen == "coco" else []
     return []
+
+
+def _holds_images(storage: Storage) -> bool:
+    """Whether the storage is a folder that has images in it, not counting folders below."""
+    fs, path = storage.fs, storage.path
+    return fs.isdir(path) and any(str(name).lower().endswith(_IMAGE_SUFFIXES) for name in fs.ls(path, detail=False))
 
 
 def _tell_format(storage: Storage, files: Sequence[str]) -> InputFormat:

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,17 @@ def test_a_folder_asks_about_each_image_with_each_expression(tmp_path: Path) -> 
     assert (summary.rows, summary.errors) == (4, 0)
     names = [(image, text) for image, text, _, _ in list_outcomes(tmp_path / "out")]
     assert names == [(image, text) for image in ("a.png", "b.png") for text in ("the ring", "the star")]
+
+
+def test_a_folder_with_images_and_lines_needs_the_format_where_expressions_are_given(tmp_path: Path) -> None:
+    names = list(save_scenes(tmp_path))
+    write_lines(tmp_path / "rows.jsonl", [{"image": names[0], "expression": "the ring"}])
+    asked = RowInput(str(tmp_path), expressions=("all rings",))
+    with pytest.raises(DataError, match=r"holds images and rows\.jsonl: give --input-format folder for the images, or jsonl"):
+        asked.read()
+    assert len(list(replace(asked, format="folder").read())) == len(names)
+    assert [row.expression for row in replace(asked, format="jsonl").read()] == ["the ring"]
+    assert [row.expression for row in RowInput(str(tmp_path)).read()] == ["the ring"]
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet", "json", "tar"])
