@@ -7,6 +7,7 @@ operations, counted per image and per expression, over what a GPU does per secon
 import argparse
 import heapq
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -123,27 +124,54 @@ def simulate(arrivals: Sequence[float], service_s: float, replicas: int, *, spre
 
 
 def simulate_clients(
-    clients: int, seconds: float, service_s: float, replicas: int, *, overhead_s: float = 0.0, seed: int = 0
+    clients: int,
+    seconds: float,
+    service_s: float,
+    replicas: int,
+    *,
+    overhead_s: float = 0.0,
+    taken: float = 0.0,
+    seed: int = 0,
 ) -> QueueResult:
     """Simulate clients that each send a request once the one before is answered, as benchmarks do.
 
+    A request takes time of the first core, then goes to the replica where the fewest wait, as Ray Serve's router sends it. Each
+    works on one request at a time, and what has work on a core shares it equally.
+
     Args:
         clients: How many there are.
-        seconds: How long they send.
-        service_s: Seconds of a request on a replica's core; each is as likely on one replica as on another.
+        seconds: How long they send. Requests that are answered by then count.
+        service_s: Seconds of a request on a replica's core.
         replicas: How many there are, each with a core.
         overhead_s: Seconds of each request that the first core spends besides, on what all of them share.
+        taken: Share of the first core that is taken whatever is sent, below 1.
         seed: Of the draws.
     """
-    random, ready, free, latencies = Random(seed), [0.0] * clients, [0.0] * replicas, []
-    while (sent := heapq.heappop(ready)) < seconds:
-        free[0] = received = max(sent, free[0]) + overhead_s
-        replica = random.randrange(replicas)
-        free[replica] = end = max(received, free[replica]) + service_s
-        heapq.heappush(ready, end)
-        latencies.append(end - sent)
+    random, now, latencies = Random(seed), 0.0, list[float]()
+    work = [overhead_s] + [service_s] * replicas
+    waiting = [[0.0] * clients] + [
+        list[float]() for _ in range(replicas)
+    ]  # when they were sent: of the overhead, of each replica
+    remaining = list(work)
+    while True:
+        active = [index for index, times in enumerate(waiting) if times]
+        sharers = Counter(max(index - 1, 0) for index in active)
+        rates = {index: (1 - taken * (index < 2)) / sharers[max(index - 1, 0)] for index in active}
+        step = min(remaining[index] / rates[index] for index in active)
+        if (now := now + step) >= seconds:
+            break
+        for index in active:
+            remaining[index] -= step * rates[index]
+        for index in [index for index in active if remaining[index] < 1e-9]:
+            remaining[index], sent = work[index], waiting[index].pop(0)
+            if index:
+                latencies.append(now - sent)
+                waiting[0].append(now)
+            else:
+                fewest = min(map(len, waiting[1:]))
+                random.choice([times for times in waiting[1:] if len(times) == fewest]).append(sent)
     latencies.sort()
-    return QueueResult(len(latencies) / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * len(latencies))])
+    return QueueResult(len(latencies) / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * (len(latencies) - 1))])
 
 
 def format_queue(service_s: float) -> Iterator[str]:

@@ -3,9 +3,9 @@
 A core stands for a machine: with one replica of each model a Ray cluster, `sam4mllm serve --engine ray` with the embedded pair
 and the clients share one core, and a second replica of each gets a second core. Clients send small images and five expressions
 each, the next once the answer is there. What is measured is compared with the simulation of docs/capacity.md for the same
-clients, where a request takes the processor time of one replica of each, and what else the first core did. The command ends
-with exit code 1 if a request fails, if two replicas do less than 1.6 times as much as one, or if the simulation is off by over
-15 %.
+clients, where a request takes the processor time of one replica of each and what else the first core spends on it, beside what
+Ray takes of that core without requests. The command ends with exit code 1 if a request fails, if two replicas do less than 1.6
+times as much as one, or if the simulation is off by over 15 %.
 """
 
 import argparse
@@ -46,6 +46,18 @@ def move_to_core(process: int, core: int) -> None:
         os.sched_setaffinity(int(thread.name), {core})
 
 
+def measure_load(core: int, seconds: float = 10) -> float:
+    """Wait so long, and return the share of that time in which the core worked."""
+
+    def read_idle_seconds() -> float:
+        (line,) = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+        return sum(map(int, line.split()[4:6])) / os.sysconf("SC_CLK_TCK")
+
+    began, idle = time.perf_counter(), read_idle_seconds()
+    time.sleep(seconds)
+    return max(0.0, 1 - (read_idle_seconds() - idle) / (time.perf_counter() - began))
+
+
 def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int, seconds: float) -> QueueResult:
     """Have the clients ask for so long. Raises httpx.HTTPStatusError where a request fails."""
     end = time.perf_counter() + seconds
@@ -68,22 +80,26 @@ def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int,
     return QueueResult(in_time / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * (len(latencies) - 1))])
 
 
-def measure_replicas(address: str, replicas: int, core: int, options: argparse.Namespace) -> tuple[QueueResult, float]:
-    """Serve with so many replicas of each model, the second ones on this core.
+def measure_replicas(
+    address: str, replicas: int, cores: Sequence[int], options: argparse.Namespace
+) -> tuple[QueueResult, float, float]:
+    """Serve with so many replicas of each model, the second ones on the second core, all else on the first.
 
     Returns:
-        What the clients got, and the seconds of processor time that the first replicas took per request.
+        What the clients got; the seconds of processor time that the first replicas took per request; the share of the first
+        core that is taken without requests.
     """
     requests = draw_requests(256, options.side, options.expressions)
     with serve_on_cluster(address, "--min-replicas", str(replicas), "--method", options.method, "--max-queue", "512") as url:
         processes = [list_actors(f"ServeReplica:default:{model}") for model in ("MLLM", "Segmenter")]
         for process in (process for of_model in processes for process in of_model[1:]):
-            move_to_core(process, core)
+            move_to_core(process, cores[1])
         measure(url, requests, options.clients, 5)  # warms up
+        taken = measure_load(cores[0])
         before = sum(read_processor_seconds(of_model[0]) for of_model in processes)
         result = measure(url, requests, options.clients, options.seconds)
         spent = sum(read_processor_seconds(of_model[0]) for of_model in processes) - before
-    return result, spent / (result.throughput * options.seconds)
+    return result, spent / (result.throughput * options.seconds), taken
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -95,15 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--expressions", type=int, default=5, help="expressions about each image")
     parser.add_argument("--method", default="pqpp", help="how an expression is segmented")
     arguments = parser.parse_args(argv)
-    first, second = sorted(os.sched_getaffinity(0))[:2]
-    os.sched_setaffinity(0, {first})  # and all that is started from here
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    os.sched_setaffinity(0, {cores[0]})  # and all that is started from here
     with start_cluster(cpus=2) as address:
-        one, service_s = measure_replicas(address, 1, second, arguments)
-        two, _ = measure_replicas(address, 2, second, arguments)
-    overhead_s = 1 / one.throughput - service_s
+        one, service_s, taken = measure_replicas(address, 1, cores, arguments)
+        two, _, _ = measure_replicas(address, 2, cores, arguments)
+    overhead_s = (1 - taken) / one.throughput - service_s
     print(f"a request: {service_s:.2f} s of the replicas' processor time, {overhead_s:.2f} s of all else")
+    print(f"without requests {taken:.0%} of the first core is taken")
     simulated = [
-        simulate_clients(arguments.clients, arguments.seconds, service_s, replicas, overhead_s=overhead_s)
+        simulate_clients(arguments.clients, arguments.seconds, service_s, replicas, overhead_s=overhead_s, taken=taken)
         for replicas in (1, 2)
     ]
     for name, result in zip(
