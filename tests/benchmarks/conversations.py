@@ -3,8 +3,8 @@
 Starts `sam4mllm serve` with the embedded pair, and holds conversations with one chat graph over it, without a chat model: each
 on a thread of its own, about drawn scenes of the test split that no other conversation has, in three turns. Every answer then
 is compared with that of the same conversation held alone, with a graph of its own. The command ends with exit code 1 if a
-turn fails, if an answer is about another image than the turn's, if an image or a result of another conversation is in it, or if
-it differs from the answer given alone.
+turn fails that doesn't fail alone, if an answer is about another image than the turn's, if an image or a result of another
+conversation is in it, or if it differs from the answer given alone.
 """
 
 import argparse
@@ -76,6 +76,14 @@ class Answer:
     def artifacts(self) -> list[dict[str, Any]]:
         """Results and dialogues."""
         return [message.artifact for message in self.messages if isinstance(message, ToolMessage) and message.artifact]
+
+    @property
+    def failure(self) -> str | None:
+        """What a tool said that could not do what it was asked to, as where the model finds no such object."""
+        failures = (
+            message.text for message in self.messages if isinstance(message, ToolMessage) and message.status != "success"
+        )
+        return next(failures, None)
 
     @property
     def content(self) -> str:
@@ -188,9 +196,8 @@ def find_faults(
 
 
 def _find_faults_of_answer(answer: Answer, image_id: str, expected: Answer) -> Iterator[str]:
-    for message in answer.messages:
-        if isinstance(message, ToolMessage) and message.status != "success":
-            yield f"failed: {message.text}"
+    if answer.failure and not expected.failure:
+        yield f"failed: {answer.failure}"
     for artifact in answer.artifacts:
         if artifact["picture"] != image_id:
             yield f"is about {artifact['picture']}, not about {image_id}"
@@ -214,10 +221,12 @@ def count_refusals(url: str) -> int:
 def format_answers(name: str, answers: Sequence[Sequence[Answer]], seconds: float) -> str:
     """Write how long the turns took, in a line."""
     turns = [answer.seconds for conversation in answers for answer in conversation]
+    failed = sum(answer.failure is not None for conversation in answers for answer in conversation)
     percentiles = statistics.quantiles(turns, n=100, method="inclusive")
     return (
         f"{len(answers)} conversations {name}, {len(turns)} turns in {seconds:.0f} s: {60 * len(answers) / seconds:.1f} "
-        f"conversations a minute, a turn p50 {percentiles[49]:.2f} s, p95 {percentiles[94]:.2f} s"
+        f"conversations a minute, a turn p50 {percentiles[49]:.2f} s, p95 {percentiles[94]:.2f} s; "
+        f"in {failed} the models don't find what is asked for"
     )
 
 
