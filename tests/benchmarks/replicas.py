@@ -3,9 +3,9 @@
 A core stands for a machine: with one replica of each model a Ray cluster, `sam4mllm serve --engine ray` with the embedded pair
 and the clients share one core, and a second replica of each gets a second core. Clients send small images and five expressions
 each, the next once the answer is there. What is measured is compared with the simulation of docs/capacity.md for the same
-clients, where a request takes the processor time of one replica of each and what else the first core spends on it, beside what
-Ray takes of that core without requests. The command ends with exit code 1 if a request fails, if two replicas do less than 1.6
-times as much as one, or if the simulation is off by over 15 %.
+clients and the same seconds of processor time: of the replicas for a request, of all else for a request, and of what Ray takes
+of the first core without requests. The command ends with exit code 1 if a request fails, if two replicas do less than 1.6 times
+as much as one, or if the simulated throughput is off by over 15 %.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ from tests.cluster.ray_cluster import list_actors, serve_on_cluster, start_clust
 from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
 
 LEAST_RATIO, MOST_ERROR = 1.6, 0.15
+_IDLE_S = 10
 
 
 def draw_requests(count: int, side: int, expressions: int) -> list[tuple[bytes, list[str]]]:
@@ -46,16 +48,11 @@ def move_to_core(process: int, core: int) -> None:
         os.sched_setaffinity(int(thread.name), {core})
 
 
-def measure_load(core: int, seconds: float = 10) -> float:
-    """Wait so long, and return the share of that time in which the core worked."""
-
-    def read_idle_seconds() -> float:
-        (line,) = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
-        return sum(map(int, line.split()[4:6])) / os.sysconf("SC_CLK_TCK")
-
-    began, idle = time.perf_counter(), read_idle_seconds()
-    time.sleep(seconds)
-    return max(0.0, 1 - (read_idle_seconds() - idle) / (time.perf_counter() - began))
+def read_busy_seconds(core: int) -> float:
+    """Return for how long a core has worked since the machine started."""
+    (line,) = (line for line in Path("/proc/stat").read_text().splitlines() if line.startswith(f"cpu{core} "))
+    user, nice, system, _, _, interrupts, soft_interrupts = map(int, line.split()[1:8])
+    return (user + nice + system + interrupts + soft_interrupts) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int, seconds: float) -> QueueResult:
@@ -80,26 +77,47 @@ def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int,
     return QueueResult(in_time / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * (len(latencies) - 1))])
 
 
-def measure_replicas(
-    address: str, replicas: int, cores: Sequence[int], options: argparse.Namespace
-) -> tuple[QueueResult, float, float]:
-    """Serve with so many replicas of each model, the second ones on the second core, all else on the first.
+@dataclass(frozen=True)
+class MeasuredReplicas:
+    """What replicas did, and the processor time that it took.
 
-    Returns:
-        What the clients got; the seconds of processor time that the first replicas took per request; the share of the first
-        core that is taken without requests.
+    Attributes:
+        result: What the clients got.
+        service_s: Seconds of the replicas per request.
+        overhead_s: Seconds per request of all else on the first core.
+        taken: Share of the first core that is taken without requests.
     """
+
+    result: QueueResult
+    service_s: float
+    overhead_s: float
+    taken: float
+
+
+def measure_replicas(address: str, replicas: int, cores: Sequence[int], options: argparse.Namespace) -> MeasuredReplicas:
+    """Serve with so many replicas of each model, the second ones on the second core, all else on the first."""
     requests = draw_requests(256, options.side, options.expressions)
     with serve_on_cluster(address, "--min-replicas", str(replicas), "--method", options.method, "--max-queue", "512") as url:
-        processes = [list_actors(f"ServeReplica:default:{model}") for model in ("MLLM", "Segmenter")]
-        for process in (process for of_model in processes for process in of_model[1:]):
+        of_models = [list_actors(f"ServeReplica:default:{model}") for model in ("MLLM", "Segmenter")]
+        first, others = [processes[0] for processes in of_models], [p for processes in of_models for p in processes[1:]]
+        for process in others:
             move_to_core(process, cores[1])
+
+        def read() -> tuple[float, float, float]:
+            seconds = (sum(map(read_processor_seconds, processes)) for processes in (first, others))
+            return read_busy_seconds(cores[0]), *seconds
+
         measure(url, requests, options.clients, 5)  # warms up
-        taken = measure_load(cores[0])
-        before = sum(read_processor_seconds(of_model[0]) for of_model in processes)
+        idle = read()
+        time.sleep(_IDLE_S)
+        start = read()
         result = measure(url, requests, options.clients, options.seconds)
-        spent = sum(read_processor_seconds(of_model[0]) for of_model in processes) - before
-    return result, spent / (result.throughput * options.seconds), taken
+        end = read()
+    taken = (start[0] - idle[0]) / _IDLE_S
+    busy, on_first, on_others = (after - before for after, before in zip(end, start, strict=True))
+    answered = result.throughput * options.seconds
+    overhead = busy - on_first - taken * options.seconds
+    return MeasuredReplicas(result, (on_first + on_others) / answered, max(0.0, overhead) / answered, taken)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,20 +132,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     cores = sorted(os.sched_getaffinity(0))[:2]
     os.sched_setaffinity(0, {cores[0]})  # and all that is started from here
     with start_cluster(cpus=2) as address:
-        one, service_s, taken = measure_replicas(address, 1, cores, arguments)
-        two, _, _ = measure_replicas(address, 2, cores, arguments)
-    overhead_s = (1 - taken) / one.throughput - service_s
-    print(f"a request: {service_s:.2f} s of the replicas' processor time, {overhead_s:.2f} s of all else")
-    print(f"without requests {taken:.0%} of the first core is taken")
+        measured = [measure_replicas(address, replicas, cores, arguments) for replicas in (1, 2)]
+    for replicas, each in enumerate(measured, start=1):
+        print(f"{replicas}: a request takes {each.service_s:.2f} s of the replicas, {each.overhead_s:.2f} s of all else")
+        print(f"{replicas}: without requests {each.taken:.0%} of the first core is taken")
     simulated = [
-        simulate_clients(arguments.clients, arguments.seconds, service_s, replicas, overhead_s=overhead_s, taken=taken)
-        for replicas in (1, 2)
+        simulate_clients(
+            arguments.clients,
+            arguments.seconds,
+            each.service_s,
+            replicas,
+            overhead_s=each.overhead_s,
+            taken=each.taken,
+        )
+        for replicas, each in enumerate(measured, start=1)
     ]
-    for name, result in zip(
-        ("1, measured", "1, simulated", "2, measured", "2, simulated"), (one, simulated[0], two, simulated[1]), strict=True
-    ):
-        print(f"{name}: {result.throughput:.2f} requests/s, p50 {result.p50:.2f} s, p95 {result.p95:.2f} s")
-    ratio, error = two.throughput / one.throughput, abs(simulated[1].throughput / two.throughput - 1)
+    for replicas, pair in enumerate(zip(measured, simulated, strict=True), start=1):
+        for name, result in (("measured", pair[0].result), ("simulated", pair[1])):
+            print(f"{replicas}, {name}: {result.throughput:.2f} requests/s, p50 {result.p50:.2f} s, p95 {result.p95:.2f} s")
+    one, two = (each.result.throughput for each in measured)
+    ratio, error = two / one, abs(simulated[1].throughput / two - 1)
     print(f"two replicas do {ratio:.2f} times as much as one; the simulation is off by {error:.0%}")
     faults = [f"below {LEAST_RATIO} times"] if ratio < LEAST_RATIO else []
     faults += ["the simulation is off"] if error > MOST_ERROR else []
