@@ -9,6 +9,7 @@ as much as one, or if the simulated throughput is off by over 15 %.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -104,8 +105,8 @@ def measure_replicas(address: str, replicas: int, cores: Sequence[int], options:
             move_to_core(process, cores[1])
 
         def read() -> tuple[float, float, float]:
-            seconds = (sum(map(read_processor_seconds, processes)) for processes in (first, others))
-            return read_busy_seconds(cores[0]), *seconds
+            on_first, on_others = (math.fsum(map(read_processor_seconds, processes)) for processes in (first, others))
+            return read_busy_seconds(cores[0]), on_first, on_others
 
         measure(url, requests, options.clients, 5)  # warms up
         idle = read()
