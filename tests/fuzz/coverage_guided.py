@@ -15,14 +15,12 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 with atheris.instrument_imports(include=["sam4mllm_tool.protocol", "sam4mllm_tool.images", "PIL"]):
     from sam4mllm_tool.errors import ImageError
     from sam4mllm_tool.images.load import ImagePolicy, load_image
-    from sam4mllm_tool.protocol import DIALECTS
     from sam4mllm_tool.types import Box, Size
-
-from tests.fuzz.hostile_corpus import list_seed_images
-from tests.fuzz.text_targets import read_reply
+    from tests.fuzz.hostile_corpus import list_seed_images
+    from tests.fuzz.text_targets import MODEL_DIALECTS, read_reply
 
 _POLICY = ImagePolicy(max_pixels=1_000_000)
-_NAMES = sorted(DIALECTS)
+_NAMES = sorted(MODEL_DIALECTS)
 
 
 def _read_reply(content: bytes) -> None:
@@ -40,7 +38,7 @@ def _read_image(content: bytes) -> None:
 
 def _list_replies() -> list[bytes]:
     boxes = [Box(64, 48, 320, 240), Box(330, 250, 600, 400)]
-    texts = [DIALECTS[name].format_boxes(boxes, Size(640, 480)) for name in _NAMES]
+    texts = [MODEL_DIALECTS[name].format_boxes(boxes, Size(640, 480)) for name in _NAMES]
     return [bytes([i]) + text.encode() for i, text in enumerate(texts)]
 
 

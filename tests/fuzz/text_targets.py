@@ -29,10 +29,10 @@ from tests.server.http_servers import create_ring_models
 from tests.server.mcp.mcp_servers import IMAGE_URI
 from tests.trace.traced import scripted, traced
 
-__all__ = ["TARGETS", "Target", "read_reply"]
+__all__ = ["MODEL_DIALECTS", "TARGETS", "Target", "read_reply"]
 
 _SIZE = Size(640, 480)
-_DIALECTS = {name: dialect.for_model((28, 3136, 12_845_056)) for name, dialect in DIALECTS.items()}
+MODEL_DIALECTS = {name: dialect.for_model((28, 3136, 12_845_056)) for name, dialect in DIALECTS.items()}
 """As for models that are loaded."""
 _BOXES = (Box(64, 48, 320, 240), Box(330, 250, 600, 400))
 _TEXT_QUESTION = Question((Turn("user", "?"),), FreeText(99))
@@ -54,8 +54,8 @@ class Target:
 
 
 def _make_reply(rng: random.Random) -> tuple[str, str]:
-    name = rng.choice(list(_DIALECTS))
-    dialect = _DIALECTS[name]
+    name = rng.choice(list(MODEL_DIALECTS))
+    dialect = MODEL_DIALECTS[name]
     good = rng.choice(
         (
             dialect.format_boxes(_BOXES[: rng.randrange(3)], _SIZE),
@@ -69,7 +69,7 @@ def _make_reply(rng: random.Random) -> tuple[str, str]:
 def read_reply(given: tuple[str, str]) -> None:
     """Parse a reply in each way that a dialect can."""
     name, text = given
-    dialect = _DIALECTS[name]
+    dialect = MODEL_DIALECTS[name]
     for parse in (dialect.parse_boxes, dialect.parse_prompts, dialect.parse_points):
         with contextlib.suppress(ReplyError):
             parse(_TEXT_QUESTION, Reply(text), _SIZE)
