@@ -133,6 +133,7 @@ def test_a_model_that_gets_fewer_pixels_lowers_the_dialects_own_rule() -> None:
     assert gpt.for_model((1, 1, 10_000, 2048, 768)).resizing == (1, 1, 10_000, 2048, 768)
     for other in ((28, 3136, 10_000), (1, 1, 10**9, 2048, 768)):
         assert gpt.for_model(other) is gpt, "a rule of another kind, or a wider one"
+    assert gpt.for_model(gpt.resizing) is gpt
 
 
 def test_gemma_writes_y_first() -> None:
@@ -169,6 +170,12 @@ def test_gemma_writes_y_first() -> None:
 def test_a_reply_that_cannot_be_read_is_refused(name: str, reply: str, reason: str) -> None:
     with pytest.raises(ReplyError, match=reason):
         parse(name, reply)
+
+
+def test_a_box_of_another_count_or_of_a_huge_number_says_how_many_are_expected() -> None:
+    for text in ("[1, 2, 3]", "[1, 2, 3, 4, 5]", f"[1, 2, 3, {'4' * 400}]"):
+        with pytest.raises(ValueError, match=r"expected 4 numbers, got '\[1, 2, 3"):
+            NATIVE["qwen3_vl"].codec.decode_box(text, Size(640, 480))
 
 
 def test_points_follow_their_box_and_off_turns_the_label() -> None:

@@ -83,6 +83,10 @@ def test_words_are_completed_by_what_was_meant_before(words: str, expected: str)
     assert complete_expression(words, "the small red ring") == expected
 
 
+def test_a_size_stands_before_modifiers_of_no_group() -> None:
+    assert complete_expression("the striped one", "the small red ring") == "the small striped red ring"
+
+
 def test_there_is_nothing_to_complete_where_nothing_was_meant_before() -> None:
     assert complete_expression("the blue one", "") == "the blue one"
 
