@@ -323,6 +323,12 @@ def test_ppg_falls_back_to_asking_for_boxes_alone() -> None:
     assert fallback == BoxOnly.start("the ring", SIZE, dialect=JOINT)
 
 
+def test_points_are_dropped_from_as_many_replies_as_questions_only() -> None:
+    for replies in ((), ("yes", "no")):
+        with pytest.raises(ValueError, match="questions are pending, got"):
+            PQPP.start("the ring", SIZE, dialect=JOINT).drop_unreadable_points(replies_of(*replies))
+
+
 def test_without_a_box_there_is_nothing_to_fall_back_to() -> None:
     assert PQPP.start("the ring", SIZE, dialect=JOINT).drop_unreadable_points(replies_of("?")) is None
     assert BoxOnly.start("the ring", SIZE, dialect=JOINT).drop_unreadable_points(replies_of("?")) is None

@@ -15,7 +15,7 @@ from sam4mllm_tool.models.metadata import find_dialect
 from sam4mllm_tool.protocol import DIALECTS, Dialect
 from sam4mllm_tool.protocol.dialects import BY_MODEL_TYPE, find_by_model_name
 from sam4mllm_tool.protocol.native_codec import NativeCodec, Resizing
-from sam4mllm_tool.protocol.thoughts import strip_thought
+from sam4mllm_tool.protocol.thoughts import close_thought, strip_thought
 from sam4mllm_tool.types import Box, FreeText, ObjectPrompt, Point, PointPrompt, Question, Reply, Size, Turn
 
 RESIZING = (28, 56 * 56, 14 * 14 * 4 * 1280)
@@ -162,6 +162,8 @@ def test_gemma_writes_y_first() -> None:
         pytest.param("paligemma", "red ring", "expected coordinates", id="a label without a place"),
         pytest.param("florence2", "ring<loc_500><loc_500><loc_100><loc_100>", "empty", id="location tokens exchanged"),
         pytest.param("molmo", '<point x="10.0" y="10.0" alt="ring">ring</point>', "two corners", id="one point for a box"),
+        pytest.param("molmo", '<points x1="9" y1="9" x2="9" y2="50">r</points>', "enclose nothing", id="points in a column"),
+        pytest.param("molmo", '<points x1="9" y1="9" x2="50" y2="9">r</points>', "enclose nothing", id="points in a row"),
         pytest.param("molmo", '<points x1="10.0" y1="10', "cut off", id="cut off in the first point"),
         pytest.param("molmo2", '<points coords="1 1 100 1', "cut off", id="cut off in the first listed point"),
         pytest.param("molmo", '<points x1="100" y1="100" x2="500" y2="500">r</points>', "from 0 to 100", id="Molmo, pixels"),
@@ -170,6 +172,11 @@ def test_gemma_writes_y_first() -> None:
 def test_a_reply_that_cannot_be_read_is_refused(name: str, reply: str, reason: str) -> None:
     with pytest.raises(ReplyError, match=reason):
         parse(name, reply)
+
+
+def test_a_thought_that_a_template_opens_is_closed_and_other_prompts_stay() -> None:
+    assert close_thought("Where is it?<think>\n") == "Where is it?<think>\n\n</think>\n\n"
+    assert close_thought("Where is it?") == "Where is it?"
 
 
 def test_a_box_of_another_count_or_of_a_huge_number_says_how_many_are_expected() -> None:

@@ -183,6 +183,7 @@ POINTING = {name: dialect for name, dialect in NATIVE.items() if dialect.ask_poi
         ("molmo2", '<points coords="1 1 100 200 2 500 500" alt="r">r</points>', [(64, 96), (320, 240)]),
         ("molmo2", '<points coords="1 100 200 2 500 500"/>', [(64, 96), (320, 240)]),
         ("molmo2", '<points coords="1 1 100 200 2 500 50', [(64, 96)]),
+        ("molmo2", '<points coords="1 1 100 200 2 500 500 3', [(64, 96), (320, 240)]),
         ("qwen2_5_vl", '```json\n[{"point_2d": [64, 95], "label": "ring [9, 9]"}]\n```', [(63.6, 95.8)]),
         (
             "qwen3_vl",
