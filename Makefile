@@ -41,8 +41,8 @@ types: .venv/tested  ## types of the package, and of what the tests share
 	ln -s $(CURDIR)/tests $(CURDIR)/recipes .venv/typed/
 	cd .venv/typed && ../bin/mypy --cache-dir ../mypy_cache --config-file ../../pyproject.toml
 
-video: .venv/video  ## tests that `make test` skips: of model families whose processors need torchvision, and of LabelMe's reader
-	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m skipif tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/models/segmenter/test_segment_anything.py tests/testing/test_conforming_sam_backends.py tests/images/test_labelme_reader.py
+video: .venv/video  ## tests that `make test` skips: of model families whose processors need torchvision, and of LabelMe's reader; the longest first
+	OMP_NUM_THREADS=1 PYTHONPATH=.venv/video $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope -m skipif tests/models/segmenter/test_segment_anything.py tests/training/test_video_families.py tests/models/mllm/test_video_mllms.py tests/pipeline/test_forward_counts.py tests/models/mllm/test_image_preparation.py tests/models/segmenter/test_sam2_families.py tests/testing/test_conforming_sam_backends.py tests/images/test_labelme_reader.py
 
 ray: .venv/ray/made  ## all tests on a Ray cluster, which they start
 	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster
