@@ -17,6 +17,7 @@ from sam4mllm_tool.protocol import (
     BoxOnly,
     Dialect,
     Dialogue,
+    Exchange,
     FixedList,
     Grid,
     PoissonDisk,
@@ -25,7 +26,7 @@ from sam4mllm_tool.protocol import (
     flatten_turns,
     replay,
 )
-from sam4mllm_tool.types import Box, Labels, ObjectPrompt, PointPrompt, Reply, Size, Turn
+from sam4mllm_tool.types import Box, FreeText, Labels, ObjectPrompt, PointPrompt, Question, Reply, Size, Turn
 
 SIZE = Size(1000, 1000)
 BOX, OTHER = "[100,100,200,200]", "[500,500,700,900]"
@@ -450,6 +451,18 @@ def test_flattened_turns_keep_questions_that_are_worded_the_same() -> None:
 
 def test_an_empty_history_has_no_turns() -> None:
     assert flatten_turns(()) == ()
+
+
+def test_questions_with_other_turns_before_them_keep_these() -> None:
+    first, second = (Question((Turn("user", text), Turn("user", "where?")), FreeText(9)) for text in ("a mug", "a cup"))
+    turns = flatten_turns((Exchange(first, Reply("here")), Exchange(second, Reply("there"))))
+    assert [turn.text for turn in turns] == ["a mug", "where?", "here", "a cup", "where?", "there"]
+
+
+def test_a_dialect_starts_with_the_turns_before_its_first_question() -> None:
+    (system,) = RELEASED.start()
+    assert system.role == "system"
+    assert RELEASED.ask_boxes("the ring").turns[:-1] == RELEASED.start()
 
 
 def test_a_stripped_answer_start_is_restored_in_the_conversation() -> None:

@@ -195,6 +195,7 @@ POINTING = {name: dialect for name, dialect in NATIVE.items() if dialect.ask_poi
         ("qwen2_vl", "(100,200),(500,500)", [(64, 96), (320, 240)]),
         ("kimi_vl", "The ring is at (0.100, 0.200).", [(64, 96)]),
         ("claude", "[64, 96]", [(64, 96)]),
+        ("paligemma", "<loc0205><loc0102>", [(64, 96)]),
     ],
 )
 def test_native_points_are_read(name: str, text: str, expected: list[tuple[float, float]]) -> None:
