@@ -316,3 +316,36 @@ def test_unknown_names_are_attribute_errors() -> None:
         _ = PLAIN.tell_masks
     with pytest.raises(AttributeError, match="Sampled"):
         _ = protocol.Sampled
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "scale", "decimals", "digits", "resizing"),
+    [
+        ("released", "steps", 1000, 0, 3, None),
+        ("joint", "steps", 1000, 0, 3, None),
+        ("plain", "steps", 1000, 0, 0, None),
+        ("embedded", "steps", 192, 0, 3, None),
+        ("claude", "processed", 1000, 0, 0, (1, 1, 1_150_000, 1568)),
+        ("florence2", "steps", 1000, 0, 0, None),
+        ("gemma", "lines", 1000, 0, 0, None),
+        ("glm4v", "lines", 1000, 0, 0, None),
+        ("gpt", "processed", 1000, 0, 0, (1, 1, 1_572_864, 2048, 768)),
+        ("idefics", "lines", 1, 3, 0, None),
+        ("internvl", "lines", 1000, 0, 0, None),
+        ("kimi_vl", "lines", 1, 3, 0, None),
+        ("llava", "lines", 1, 2, 0, None),
+        ("mistral", "lines", 1000, 0, 0, None),
+        ("molmo", "lines", 100, 1, 0, None),
+        ("molmo2", "lines", 1000, 0, 3, None),
+        ("paligemma", "steps", 1024, 0, 4, None),
+        ("qwen2_5_vl", "processed", 1000, 0, 0, None),
+        ("qwen2_vl", "lines", 1000, 0, 0, None),
+        ("qwen3_vl", "lines", 1000, 0, 0, None),
+    ],
+)
+def test_coordinates_are_written_as_the_checkpoints_learnt_them(
+    name: str, frame: str, scale: int, decimals: int, digits: int, resizing: tuple[int, ...] | None
+) -> None:
+    dialect = DIALECTS[name]
+    assert (dialect.frame, dialect.scale, dialect.decimals, dialect.digits) == (frame, scale, decimals, digits)
+    assert dialect.resizing == resizing
