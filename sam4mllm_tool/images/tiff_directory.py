@@ -57,7 +57,7 @@ def strip_tiff(content: bytes) -> tuple[bytes, tuple[int, int], int]:
         entries = _read_entries(content, layout)
         numbers = {tag: _read_numbers(content, layout, entry) for tag, entry in entries.items() if entry[1] in _TYPE_CODES}
         size = (numbers[256][0], numbers[257][0])
-    except (struct.error, KeyError, IndexError) as error:
+    except (struct.error, OverflowError, KeyError, IndexError) as error:  # BigTIFF's offsets have 64 bits
         raise ImageError("has a damaged header: its directory is cut off or has no size") from error
     for offsets, lengths in _OFFSETS_AND_LENGTHS:
         if sum(numbers.get(lengths, ())) > len(content):

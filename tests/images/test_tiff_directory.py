@@ -152,3 +152,13 @@ def test_the_pixels_are_those_that_pillow_reads_from_the_whole_file(compression:
     assert b"at home" in content
     loaded = np.asarray(load_image(content), int)
     assert np.abs(loaded - np.asarray(image, int)).max() == 0 or compression == "jpeg"
+
+
+@pytest.mark.parametrize("place", [2**63, 2**64 - 1])
+@pytest.mark.parametrize("where", ["the directory", "a list of strips"])
+def test_offsets_that_no_file_is_long_enough_for_are_refused(place: int, where: str):
+    content = build_tiff([*SIDES, (273, 4, 9, place)], big=True)
+    if where == "the directory":
+        content = content[:8] + struct.pack("<Q", place) + content[16:]
+    with pytest.raises(ImageError, match="directory is cut off"):
+        load_image(content)
