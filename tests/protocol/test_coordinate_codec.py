@@ -1,6 +1,7 @@
 """Pixels as text and back, for every dialect's codec."""
 
 import dataclasses
+import json
 import re
 
 import pytest
@@ -105,3 +106,15 @@ def test_the_template_decides_the_order_for_writing_and_for_reading() -> None:
 def test_templates_that_cannot_be_read_back_are_refused(box_text: str, point_text: str, written: str) -> None:
     with pytest.raises(ValueError, match=re.escape(written)):
         dataclasses.replace(PLAIN, box_text=box_text, point_text=point_text)
+
+
+def test_a_scale_of_two_steps_is_the_coarsest() -> None:
+    assert dataclasses.replace(PLAIN, scale=2).encode_point(Point(5, 95), Size(100, 100)) == "(0,1)"
+    with pytest.raises(ValueError, match="scale"):
+        dataclasses.replace(PLAIN, scale=1).encode_point(Point(5, 95), Size(100, 100))
+
+
+def test_coordinates_without_settings_have_no_decimals() -> None:
+    settings = {name: value for name, value in json.loads(PLAIN.to_json()).items() if name != "decimals"}
+    dialect = Dialect.from_json(json.dumps({**settings, "frame": "lines", "replies": "native"}))
+    assert dialect.encode_point(Point(5.26, 95), Size(1000, 1000)) == "(5,95)"

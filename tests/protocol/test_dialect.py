@@ -76,6 +76,7 @@ def test_the_questions_of_a_round_differ_at_their_ends_alone(dialect: Dialect) -
         shared = sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False)))
         assert all(len(text) - shared <= end + 20 for text in texts), texts
     others = dialect.ask_other_boxes("a red ring", boxes, size)
+    assert (others is None) == (dialect.ask_other_text == "")
     assert others is None or others.turns[-1].text.startswith(dialect.ask_boxes("a red ring").turns[-1].text)
 
 

@@ -231,8 +231,10 @@ def test_thresholds_can_be_set_and_leave_answers_of_unknown_probability_alone() 
     lenient = PQPP.start("it", SIZE, dialect=JOINT, sampler=CORNERS, thresholds=Thresholds(0, 0)).answer(replies_of(BOX))
     assert len(lenient.answer([reply_with_probabilities(0.51, 0.49, 0.6, 0.4)]).prompts[0].points) == 4
     assert len(start_round_two(JOINT, BOX).answer(replies_of("NoNoYesYes")).prompts[0].points) == 4
-    with pytest.raises(ValueError, match="from 0 to 1, not 75"):
-        Thresholds(on=75)
+    for limits in ((75, 0.9), (1.5, 0.9), (0.75, 1.5), (-0.1, 0.9), (0.75, -0.1)):
+        with pytest.raises(ValueError, match=f"from 0 to 1, not {limits[0]} and {limits[1]}"):
+            Thresholds(*limits)
+    assert (Thresholds(1, 1), Thresholds()) == (Thresholds(1.0, 1.0), Thresholds(0.75, 0.9))
 
 
 def test_with_every_point_dropped_the_box_alone_remains() -> None:
@@ -288,6 +290,17 @@ def test_replacement_boxes_are_verified_and_prompted_with() -> None:
     done = dialogue.answer(replies_of("Yes", "No", "Yes"))
     assert [prompt.box for prompt in done.prompts] == [better]
     assert done.match_probabilities == (None,), "the model gave no probability"
+
+
+def test_points_and_verifications_take_as_many_replies_as_questions_only() -> None:
+    for replies in (replies_of("Yes", "No"), replies_of(*["Yes"] * 4)):
+        with pytest.raises(ValueError, match=f"3 questions are pending, got {len(replies)} replies"):
+            start_verified(BOX).answer(replies)
+
+
+def test_ppg_asks_for_two_points_on_the_object_and_one_beside_it() -> None:
+    (question,) = PPG.start("the ring", SIZE, dialect=PLAIN).pending
+    assert "two points on it and one beside it" in question.turns[-1].text
 
 
 def test_an_unreadable_verification_leaves_its_box_unverified() -> None:
