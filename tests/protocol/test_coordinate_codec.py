@@ -1,6 +1,7 @@
 """Pixels as text and back, for every dialect's codec."""
 
 import dataclasses
+import importlib
 import json
 import re
 
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.protocol import DIALECTS, PLAIN, RELEASED, Dialect
 from sam4mllm_tool.types import Box, FreeText, Point, Question, Reply, Size, Turn
 
@@ -118,3 +120,27 @@ def test_coordinates_without_settings_have_no_decimals() -> None:
     settings = {name: value for name, value in json.loads(PLAIN.to_json()).items() if name != "decimals"}
     dialect = Dialect.from_json(json.dumps({**settings, "frame": "lines", "replies": "native"}))
     assert dialect.encode_point(Point(5.26, 95), Size(1000, 1000)) == "(5,95)"
+
+
+def test_the_last_line_of_the_scale_is_read() -> None:
+    (point,) = PLAIN.parse_points(QUESTION, Reply("(1000,0)"), Size(100, 100))
+    assert point == (pytest.approx(99.95), pytest.approx(0.05)), "the last step"
+    with pytest.raises(ReplyError, match="0 to 999"):
+        PLAIN.parse_points(QUESTION, Reply("(1001,0)"), Size(100, 100))
+
+
+def test_a_box_without_extent_is_written_a_step_wide() -> None:
+    for name, step in (("kimi_vl", 0.001), ("qwen3_vl", 1), ("llava", 0.01)):
+        text = DIALECTS[name].codec.encode_box(Box(50, 50, 50, 50), Size(100, 100))
+        x1, y1, x2, y2 = map(float, re.findall(r"[\d.]+", text)[-4:])
+        assert (x2 - x1, y2 - y1) == (pytest.approx(step), pytest.approx(step)), text
+
+
+@pytest.mark.parametrize("module", ["dialect", "wording", "coordinate_codec", "native_codec", "padded_codec", "reply_parser"])
+def test_the_parts_of_a_dialect_cannot_be_changed(module: str) -> None:
+    members = vars(importlib.import_module(f"sam4mllm_tool.protocol.{module}")).values()
+    classes = [each for each in members if dataclasses.is_dataclass(each) and isinstance(each, type)]
+    assert classes
+    for each in classes:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(object.__new__(each), dataclasses.fields(each)[0].name, None)

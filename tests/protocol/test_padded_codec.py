@@ -61,3 +61,8 @@ def test_a_dialect_json_without_the_setting_counts_the_image_itself():
     old = json.dumps({name: value for name, value in json.loads(PLAIN.to_json()).items() if name != "padded"})
     assert Dialect.from_json(old).padded is False
     assert Dialect.from_json(old).for_model(pads_images=True).padded is False
+
+
+def test_a_model_pads_only_where_it_is_said_to():
+    assert PLAIN.for_model() is PLAIN
+    assert PLAIN.for_model(pads_images=True).padded
