@@ -19,6 +19,7 @@ from recipes.embedded import language_stage, sam_model, sam_stage, warm_start
 from recipes.embedded.architecture import EmbeddingCodes, build_mllm, build_processor
 from recipes.embedded.domain_stage import write_domain
 from recipes.embedded.scene_cache import SceneCache
+from recipes.embedded.stored_stages import restore_stages
 from recipes.embedded.training_loop import choose_device
 from recipes.embedded.vision_stage import train_vision
 from sam4mllm_tool.atomic_io import set_default_permissions
@@ -148,6 +149,8 @@ def main() -> None:
     stages = [stage for stage in STEPS if stage in arguments.stages]
     if stages:
         arguments.work.mkdir(parents=True, exist_ok=True)
+        if restored := restore_stages(arguments.work):
+            print(f"going on from the stored checkpoints of {', '.join(restored)}")
         cache = SceneCache(arguments.work / "world", arguments.scenes)
         counts = {s: getattr(arguments, f"{s.replace('-', '_')}_steps") for s in STEPS}
         run_stages(stages, cache, arguments.work, counts, arguments.start_from)
