@@ -15,10 +15,11 @@ import torch
 from torch import nn
 from transformers import LlavaForConditionalGeneration
 
-from recipes.embedded import language_stage, sam_model, sam_stage
+from recipes.embedded import language_stage, sam_model, sam_stage, warm_start
 from recipes.embedded.architecture import EmbeddingCodes, build_mllm, build_processor
 from recipes.embedded.domain_stage import write_domain
 from recipes.embedded.scene_cache import SceneCache
+from recipes.embedded.stored_stages import restore_stages
 from recipes.embedded.training_loop import choose_device
 from recipes.embedded.vision_stage import train_vision
 from sam4mllm_tool.atomic_io import set_default_permissions
@@ -31,19 +32,26 @@ STAGES = (*STEPS, "save", "domain")
 """All stages in their order. "save" writes the trained folders, "domain" measures which images they know."""
 
 
-def create_mllm() -> LlavaForConditionalGeneration:
-    """Create the MLLM with fresh weights and eager attention, which is the fastest for short sequences on a CPU."""
+def create_mllm(earlier: Path | None = None) -> LlavaForConditionalGeneration:
+    """Create the MLLM with eager attention, which is the fastest for short sequences on a CPU.
+
+    Weights are fresh, but for the vision tower where the folder of an earlier pair is given.
+    """
     torch.manual_seed(0)
     model = build_mllm()
+    if earlier is not None:
+        warm_start.load_tower(model, earlier)
     model.set_attn_implementation("eager")
     model.to(choose_device())
     return model
 
 
-def create_sam() -> Any:
-    """Create Segment Anything with fresh weights."""
+def create_sam(earlier: Path | None = None) -> Any:
+    """Create Segment Anything with fresh weights, or with those of an earlier pair's folder."""
     torch.manual_seed(0)
     model = sam_model.build_sam()
+    if earlier is not None:
+        warm_start.load_sam(model, earlier)
     model.set_attn_implementation("eager")
     model.to(choose_device())
     return model
@@ -68,15 +76,25 @@ def load_mllm(folder: Path, stage: str) -> LlavaForConditionalGeneration:
     return model
 
 
-def run_stages(stages: Sequence[str], cache: SceneCache, folder: Path, steps: dict[str, int]) -> None:
-    """Train the stages in their order; each reads the checkpoints of those before it."""
+def run_stages(
+    stages: Sequence[str], cache: SceneCache, folder: Path, steps: dict[str, int], earlier: Path | None = None
+) -> None:
+    """Train the stages in their order; each reads the checkpoints of those before it.
+
+    Args:
+        stages: Names of the stages.
+        cache: The training scenes.
+        folder: Where the checkpoints are.
+        steps: Optimizer steps of each stage.
+        earlier: Folder of an earlier pair whose vision tower and Segment Anything the training starts from.
+    """
     if "eyes" in stages:
-        train_vision(cache, create_mllm(), folder, steps["eyes"])
+        train_vision(cache, create_mllm(earlier), folder, steps["eyes"])
     if "base" in stages:
         language_stage.train_base(cache, load_mllm(folder, "eyes"), folder, steps["base"])
     if "adapter" in stages:
         language_stage.train_adapter(cache, load_mllm(folder, "base"), folder, steps["adapter"])
-    model = create_sam()
+    model = create_sam(earlier)
     if "sam-encoder" in stages:
         sam_stage.train_encoder(cache, model, folder, steps["sam-encoder"])
     if "sam" in stages:
@@ -121,6 +139,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to save the trained folders mllm, adapter and sam in")
     parser.add_argument("--scenes", type=int, default=30_000, help="number of training scenes, a multiple of 500")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
+    parser.add_argument(
+        "--start-from", type=Path, metavar="DIR", help="folder of an earlier pair, to start from its vision tower and its sam"
+    )
     for stage, steps in STEPS.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, help="optimizer steps (default: %(default)s)")
     arguments = parser.parse_args()
@@ -128,8 +149,11 @@ def main() -> None:
     stages = [stage for stage in STEPS if stage in arguments.stages]
     if stages:
         arguments.work.mkdir(parents=True, exist_ok=True)
+        if restored := restore_stages(arguments.work):
+            print(f"going on from the stored checkpoints of {', '.join(restored)}")
         cache = SceneCache(arguments.work / "world", arguments.scenes)
-        run_stages(stages, cache, arguments.work, {s: getattr(arguments, f"{s.replace('-', '_')}_steps") for s in STEPS})
+        counts = {s: getattr(arguments, f"{s.replace('-', '_')}_steps") for s in STEPS}
+        run_stages(stages, cache, arguments.work, counts, arguments.start_from)
     if "save" in arguments.stages:
         save_mllm(arguments.work, arguments.out, arguments.scenes)
         save_sam(arguments.work, arguments.out)

@@ -71,6 +71,8 @@ class MuonAdamW:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        if not states:  # a stored checkpoint has none
+            return
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
 

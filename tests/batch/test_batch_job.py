@@ -18,6 +18,7 @@ from sam4mllm_tool.batch.progress_report import ProgressReport
 from sam4mllm_tool.batch.shard_worker import ShardReport
 from sam4mllm_tool.errors import BackendError, DataError
 from sam4mllm_tool.geometry import rle
+from sam4mllm_tool.models.metadata import find_fingerprints
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -121,6 +122,7 @@ def test_the_manifest_counts_the_rows_of_each_shard(tmp_path: Path, rows: Path) 
     assert [shard["bytes"] for shard in manifest["shards"]] == [
         len(content) for _, content in sorted(read_shards(tmp_path / "out").items())
     ]
+    assert manifest["settings"]["weights"] == find_fingerprints("embedded", "embedded")
     assert pyarrow.parquet.read_table(tmp_path / "out").num_rows == 9  # the folder is one table to other programs
 
 
