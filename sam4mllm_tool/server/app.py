@@ -1,5 +1,6 @@
 """The server as an ASGI application: `create_app` puts the endpoints, the gate and the models together."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -31,12 +32,16 @@ _MCP_HEADERS = ("Last-Event-ID", "Mcp-Method", "Mcp-Name", "Mcp-Protocol-Version
 """Headers that a web page sends to use the endpoint of MCP."""
 
 
-def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettings) -> FastAPI:
+def create_app(
+    models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettings, *, waits_for_models: bool = False
+) -> FastAPI:
     """Create the application. Its lifespan loads the models, and finishes at the end what was begun.
 
     Args:
         models: Loaded models, or a function that loads them, which is called in a thread.
         settings: The server's settings.
+        waits_for_models: Whether the lifespan begins only once the models are loaded; otherwise requests before that are
+            answered by status 503.
 
     Raises:
         SettingsError: The tokens can't be read.
@@ -46,6 +51,8 @@ def create_app(models: Sam4Mllm | Callable[[], Sam4Mllm], settings: ServerSettin
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:  # noqa: ARG001
         service.start()
+        if waits_for_models:
+            await asyncio.to_thread(service.wait_until_loaded)
         try:
             async with mcp_lifespan:
                 yield

@@ -152,7 +152,8 @@ def create_application(settings: ServerSettings, options: LoadOptions, replicas:
     settings = settings.model_copy(update={"mllm": mllm, "segmenter": segmenter})
 
     def create_server() -> FastAPI:
-        return create_app(lambda: _connect(settings, name), settings)
+        # A replica gets requests once its lifespan has begun: where settings are rolled out, those before it answer till then.
+        return create_app(lambda: _connect(settings, name), settings, waits_for_models=True)
 
     scaling = AutoscalingConfig(
         min_replicas=replicas.min_replicas,

@@ -54,13 +54,20 @@ class Service:
         self.traces = TraceStore(self.pixels)
         self.images = NamedImages(shared, self.pixels, self.handles)
         self._source, self._models = models, None if callable(models) else self._schedule(models)
+        self._loading: threading.Thread | None = None
         self._load_error: Exception | None = None
         self._is_stopping = False
 
     def start(self) -> None:
         """Load the models in a thread, if they are not loaded."""
         if self._models is None:
-            threading.Thread(target=self._load, name="sam4mllm-load", daemon=True).start()
+            self._loading = threading.Thread(target=self._load, name="sam4mllm-load", daemon=True)
+            self._loading.start()
+
+    def wait_until_loaded(self) -> None:
+        """Wait until the models are loaded, or can't be."""
+        if self._loading is not None:
+            self._loading.join()
 
     def stop(self) -> None:
         """Accept nothing more, and finish what was begun."""
