@@ -33,6 +33,8 @@ __all__ = ["SoakFigures", "list_library_calls", "soak"]
 _IMAGES = 40
 """More than any cache of images holds."""
 _PARTS = 10
+_STORE_BYTES = 8 * 2**20
+"""What the server may keep of images and of results: few enough for the first tenth of the calls to fill it."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def main() -> None:
     options = parser.parse_args()
     figures = soak(list_library_calls(Sam4Mllm.load("embedded", "embedded")), options.calls, minutes=options.minutes)
     print(f"library: {figures}; {active_count()} threads at the end", flush=True)
-    with run_server() as (process, url):
+    with run_server("--store-bytes", str(_STORE_BYTES)) as (process, url):
         server = soak(_list_server_calls(url), options.calls, minutes=options.minutes, pid=process.pid)
     print(f"server: {server}")
     assert figures.is_flat
