@@ -31,6 +31,6 @@ def assert_equal_json(value: Any, expected: Any, place: str = "result") -> None:
         for i, pair in enumerate(zip(value, expected, strict=True)):
             assert_equal_json(*pair, f"{place}[{i}]")
     elif isinstance(value, float) and isinstance(expected, float):
-        assert value == pytest.approx(expected, abs=5e-5), f"{place}: {value} in place of {expected}"
+        assert value == pytest.approx(expected, abs=1e-5), f"{place}: {value} in place of {expected}"
     else:
         assert value == expected, place

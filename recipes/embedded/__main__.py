@@ -1,6 +1,8 @@
-"""Train the embedded pair from nothing: `python -m recipes.embedded --work DIR --out DIR`.
+"""Train the embedded pair: `python -m recipes.embedded --work DIR --out DIR`.
 
-Every stage writes checkpoints into the working folder and resumes from them when the command is run again. A GPU is used if
+Every stage writes checkpoints into the working folder and resumes from them when the command is run again. Where it has none,
+those that are stored with the recipe are used: eyes, whose 1,000 steps began from an earlier pair's tower (give
+`--eyes-steps 1000`, or they go on to the default). Without `recipes/embedded/stages` all begins from nothing. A GPU is used if
 there is one. One core with AVX2, without bfloat16, takes 15 minutes for drawing, 4 hours for eyes, 3 for base, 1 for adapter
 and 2 for sam. The working folder takes 14 GB.
 """

@@ -81,11 +81,17 @@ def format_costs(prices: dict[str, float]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class QueueResult:
-    """What a simulated server did: requests per second, and seconds within which half and 95 % of them were answered."""
+    """What a server did: requests per second, and seconds within which half and 95 % of them were answered."""
 
     throughput: float
     p50: float
     p95: float
+
+    @classmethod
+    def summarize(cls, latencies: Sequence[float], answered: int, seconds: float) -> "QueueResult":
+        """Summarize the latencies of all requests, of which so many were answered within so many seconds."""
+        ordered = sorted(latencies)
+        return cls(answered / seconds, ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))])
 
 
 def draw_bursts(rate: float, seconds: float, burst: float, random: Random) -> list[float]:
@@ -170,8 +176,7 @@ def simulate_clients(
             else:
                 fewest = min(map(len, waiting[1:]))
                 random.choice([times for times in waiting[1:] if len(times) == fewest]).append(sent)
-    latencies.sort()
-    return QueueResult(len(latencies) / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * (len(latencies) - 1))])
+    return QueueResult.summarize(latencies, len(latencies), seconds)
 
 
 def format_queue(service_s: float) -> Iterator[str]:

@@ -73,9 +73,7 @@ def measure(url: str, requests: Sequence[tuple[bytes, list[str]]], clients: int,
 
     with ThreadPoolExecutor(clients) as pool:
         answers = [answer for answered in pool.map(ask, range(clients)) for answer in answered]
-    latencies = sorted(latency for _, latency in answers)
-    in_time = sum(at <= end for at, _ in answers)
-    return QueueResult(in_time / seconds, latencies[len(latencies) // 2], latencies[int(0.95 * (len(latencies) - 1))])
+    return QueueResult.summarize([latency for _, latency in answers], sum(at <= end for at, _ in answers), seconds)
 
 
 @dataclass(frozen=True)
