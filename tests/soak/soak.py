@@ -33,7 +33,7 @@ __all__ = ["SoakFigures", "list_library_calls", "soak"]
 _IMAGES = 40
 """More than any cache of images holds."""
 _PARTS = 10
-_STORE_BYTES = 8 * 2**20
+_STORE_BYTES = 2**19
 """What the server may keep of images and of results: few enough for the first tenth of the calls to fill it."""
 
 

@@ -18,6 +18,8 @@ __all__ = ["HandleStore", "KeptArtifact"]
 
 _MAX_UNDO = 20
 """Earlier results of a result that going back may need."""
+_ENTRY_BYTES = 400
+"""Memory that an artifact takes besides its JSON: its keys and its place among the others."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,16 @@ class KeptArtifact:
 class HandleStore:
     """Artifacts and images by owner, the oldest dropped first. Thread-safe.
 
+    Artifacts are kept as JSON: as Python objects they would take three times the memory.
+
     Args:
-        max_bytes: Size of all artifacts together, as JSON.
+        max_bytes: Memory of all artifacts together.
         max_images: Images that are remembered; their pixels are in an `ImageStore`.
     """
 
     def __init__(self, *, max_bytes: int = 256 * 2**20, max_images: int = 1000) -> None:
         self._max_bytes, self._max_images = max_bytes, max_images
-        self._artifacts: OrderedDict[tuple[str, str], tuple[KeptArtifact, int]] = OrderedDict()
+        self._contents: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._images: OrderedDict[tuple[str, str], ConversationImage] = OrderedDict()
         self._total_bytes = 0
         self._lock = threading.Lock()
@@ -64,19 +68,23 @@ class HandleStore:
 
     def put(self, owner: str, artifact: Artifact, text: str) -> None:
         """Keep an artifact under its handle."""
-        size = len(json.dumps(artifact))
+        content = json.dumps([artifact, text]).encode("ascii")
         with self._lock:
-            self._artifacts[owner, artifact["handle"]] = KeptArtifact(artifact, text), size
-            self._total_bytes += size
-            while self._total_bytes > self._max_bytes and len(self._artifacts) > 1:
-                _, (_, dropped) = self._artifacts.popitem(last=False)
-                self._total_bytes -= dropped
+            self._drop(owner, artifact["handle"])
+            self._contents[owner, artifact["handle"]] = content
+            self._total_bytes += len(content) + _ENTRY_BYTES
+            while self._total_bytes > self._max_bytes and len(self._contents) > 1:
+                self._drop(*next(iter(self._contents)))
+
+    def _drop(self, owner: str, handle: str) -> None:
+        content = self._contents.pop((owner, handle), None)
+        self._total_bytes -= 0 if content is None else len(content) + _ENTRY_BYTES
 
     def get(self, owner: str, handle: str) -> KeptArtifact | None:
         """Return what the owner has under a handle."""
         with self._lock:
-            kept, _ = self._artifacts.get((owner, handle), (None, 0))
-            return kept
+            content = self._contents.get((owner, handle))
+        return None if content is None else KeptArtifact(*json.loads(content))
 
     def build_messages(
         self, owner: str, handles: Collection[str] | None, image_ids: Collection[str] | None
@@ -89,21 +97,21 @@ class HandleStore:
             image_ids: The images to have; None for all. Those of the artifacts come along.
         """
         with self._lock:
-            kept = {handle: entry.artifact for (other, handle), (entry, _) in self._artifacts.items() if other == owner}
+            contents = {handle: content for (other, handle), content in self._contents.items() if other == owner}
             images = {image_id: image for (other, image_id), image in self._images.items() if other == owner}
-        artifacts = list(kept.values()) if handles is None else list(_with_earlier(kept, handles))
+        artifacts = [json.loads(c)[0] for c in contents.values()] if handles is None else list(_with_earlier(contents, handles))
         wanted = images if image_ids is None else {*image_ids, *(artifact["picture"] for artifact in artifacts)}
         conversation = [_image_message(image) for image_id, image in images.items() if image_id in wanted]
         return [*conversation, *({"type": "tool", "artifact": artifact} for artifact in artifacts)]
 
 
-def _with_earlier(kept: dict[str, Artifact], handles: Collection[str]) -> Iterator[Artifact]:
+def _with_earlier(contents: dict[str, bytes], handles: Collection[str]) -> Iterator[Artifact]:
     """Yield each named artifact after the earlier results that going back from it may lead to."""
     for handle in handles:
         chain: list[Artifact] = []
         current: Any = handle
-        while isinstance(current, str) and current in kept and len(chain) <= _MAX_UNDO:
-            chain.append(kept[current])
+        while isinstance(current, str) and current in contents and len(chain) <= _MAX_UNDO:
+            chain.append(json.loads(contents[current])[0])
             current = chain[-1].get("previous")
         yield from reversed(chain)
 

@@ -1,6 +1,7 @@
 """What an answer may weigh, and what is kept between calls."""
 
 import base64
+import tracemalloc
 from io import BytesIO
 
 import numpy as np
@@ -38,9 +39,30 @@ def test_the_preview_of_a_large_image_shows_the_mask_in_its_place() -> None:
 
 
 def test_the_store_drops_the_oldest_results_and_keeps_owners_apart() -> None:
-    store = HandleStore(max_bytes=250)
+    store = HandleStore(max_bytes=1100)
     for handle in ("seg-1", "seg-2", "seg-3"):
         store.put("a", {"handle": handle, "picture": "img-0123456789ab", "kind": "result", "state": {"x": "y" * 20}}, "")
     assert [store.get("a", handle) is not None for handle in ("seg-1", "seg-2", "seg-3")] == [False, True, True]
     assert store.get("b", "seg-3") is None
     assert store.build_messages("b", ["seg-3"], ["img-0123456789ab"]) == []
+
+
+def test_the_store_takes_no_more_memory_than_it_may() -> None:
+    store = HandleStore(max_bytes=2**18)
+    state = {"boxes": [[float(x), 2.0, 3.0, 4.0] for x in range(40)]}
+    artifacts = [{"handle": f"seg-{n}", "picture": "img-0123456789ab", "kind": "result", "state": state} for n in range(1000)]
+    tracemalloc.start()
+    for artifact in artifacts:
+        store.put("a", artifact, "")
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 2**17 < taken < 1.1 * 2**18
+    assert store.get("a", "seg-999") is not None
+    assert store.get("a", "seg-0") is None
+
+
+def test_the_same_result_kept_again_drops_no_other() -> None:
+    store = HandleStore(max_bytes=1100)
+    for handle in ("seg-1", *["seg-2"] * 9):
+        store.put("a", {"handle": handle, "picture": "img-0123456789ab", "kind": "result", "state": {"x": "y" * 20}}, "")
+    assert store.get("a", "seg-1") is not None
