@@ -7,6 +7,8 @@ it as it was written.
 import re
 from functools import cache
 
+from sam4mllm_tool.agents.german_nouns import is_noun, translate_noun
+
 __all__ = ["translate_german"]
 
 _NP = r"(?P<what>.+?)"
@@ -84,6 +86,7 @@ _WORDS = {
     "von": "of", "vom": "of the", "über": "above", "unter": "below", "neben": "next to", "zwischen": "between", "in": "in",
     "im": "in the", "mit": "with", "ganz": "", "beide": "both", "beiden": "both", "alles": "everything", "nur": "only",
     "am": "", "weitesten": "furthest", "oben": "top", "unten": "bottom", "links": "left", "rechts": "right", "auch": "also",
+    "auf": "on", "hinter": "behind", "vor": "in front of", "um": "around",
     "eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "ist": "is", "nummer": "number",
 }  # fmt: skip
 _PHRASES = (
@@ -106,20 +109,16 @@ _ARTICLES = {
 _ADJECTIVES = {
     "rot": "red", "grün": "green", "blau": "blue", "gelb": "yellow", "lila": "purple", "violett": "purple", "orange": "orange",
     "orangen": "orange", "türkis": "cyan", "cyan": "cyan", "weiß": "white", "weiss": "white", "schwarz": "black",
+    "braun": "brown", "rosa": "pink", "pink": "pink", "gestreift": "striped", "gepunktet": "dotted",
     "klein": "small", "groß": "large", "gross": "large", "kleinst": "smallest", "größt": "largest", "link": "left",
     "recht": "right", "ober": "top", "oberst": "topmost", "unter": "bottom", "unterst": "bottommost", "mittler": "middle",
     "ander": "other", "erst": "first", "zweit": "second", "dritt": "third", "viert": "fourth", "fünft": "fifth",
     "letzt": "last",
 }  # fmt: skip
-_NOUNS = {
-    "kreis": "circle", "kreise": "circles", "kreisen": "circles", "scheibe": "circle", "quadrat": "square",
-    "quadrate": "squares", "quadraten": "squares", "viereck": "square", "vierecke": "squares", "dreieck": "triangle",
-    "dreiecke": "triangles", "dreiecken": "triangles", "stern": "star", "sterne": "stars", "sternen": "stars", "ring": "ring",
-    "ringe": "rings", "ringen": "rings", "kreuz": "cross", "kreuze": "crosses", "kreuzen": "crosses", "mond": "crescent",
-    "halbmond": "crescent", "halbmonde": "crescents", "mondsichel": "crescent", "sichel": "crescent", "sicheln": "crescents",
-    "herz": "heart", "herzen": "hearts", "form": "shape", "formen": "shapes", "figur": "shape", "figuren": "shapes",
-    "objekt": "shape", "objekte": "shapes",
-}  # fmt: skip
+_SEVERAL = {"alle", "allen", "aller", "beide", "beiden", "die", "zwei", "drei", "vier", "fünf"}
+"""Words before a noun that ask for several; "die" does where the noun alone leaves it open, as none of those is feminine."""
+_GENITIVES = {"der": "of the", "des": "of the", "eines": "of a", "einer": "of a"}
+"""Articles after a noun: "der Henkel der Tasse"."""
 _ALONE = {"first", "second", "third", "fourth", "fifth", "last"}
 """Words that need no noun in English: "the second"."""
 _ENDINGS = ("", "e", "en", "er", "es", "em")
@@ -157,33 +156,35 @@ def _fill(template: str, match: re.Match[str]) -> str | None:
         return template
     if re.fullmatch(r"ihn|sie|es|das|dies\w*|mich|dich|mir|dir", what, re.IGNORECASE):
         return "cut it out" if template == "cut out {}" else template.format("it")
-    expression = _translate_expression(what)
+    expression = _translate_expression(what, means_several=template == "how many {}")
     if expression is None and not template.startswith(("segment", "cut out", "where is", "is there", "how ")):
         return None  # "auch wenn es regnet"
     return template.format(expression or what)
 
 
-def _translate_expression(text: str) -> str | None:
-    """Return the English expression; None where a word of it is not known."""
+def _translate_expression(text: str, *, means_several: bool = False) -> str | None:
+    """Return the English expression; None where a word of it is not known. Without an article its noun may mean several."""
     phrase = text.lower()
     for pattern, replacement in _PHRASES:
         phrase = re.sub(rf"\b{pattern}", replacement, phrase)
     words: list[str] = []
     german = re.findall(r"[\w-]+|,", phrase)
     for index, word in enumerate(german):
-        translated = _translate_word(word)
+        is_genitive = word in _GENITIVES and index > 0 and is_noun(german[index - 1])
+        several = (means_several and not words) or not _SEVERAL.isdisjoint(german[max(0, index - 2) : index])
+        translated = _GENITIVES[word] if is_genitive else _translate_word(word, means_several=several)
         if translated is None:
             return None
         words.append(translated)
         following = german[index + 1] if index + 1 < len(german) else ""
-        if _adjective(word) and translated not in _ALONE and not (_adjective(following) or following in _NOUNS):
+        if _adjective(word) and translated not in _ALONE and not (_adjective(following) or is_noun(following)):
             words.append("one")
     english = " ".join(filter(None, words)).replace(" ,", ",")
     english = re.sub(r"\ba other\b", "another", english)
     return re.sub(r"\beverything (\w+) one\b", r"everything \1", english) or None
 
 
-def _translate_word(word: str) -> str | None:
+def _translate_word(word: str, *, means_several: bool) -> str | None:
     if re.fullmatch(r"\d+\.?|,", word):
         return word
     if match := re.fullmatch(r"(furthest|from)-(\w+)", word):
@@ -193,7 +194,7 @@ def _translate_word(word: str) -> str | None:
     for stem, (english, endings) in _ARTICLES.items():
         if word in {stem + ending for ending in endings.split(" ")} and word != "d":
             return english
-    return _WORDS.get(word) if word in _WORDS else _adjective(word) or _NOUNS.get(word)
+    return _WORDS.get(word) if word in _WORDS else _adjective(word) or translate_noun(word, means_several=means_several)
 
 
 def _adjective(word: str) -> str | None:

@@ -1,6 +1,7 @@
 """Correct near misses of the words that a plain request is made of: "segmnet the rde rign" is "segment the red ring".
 
-Only verbs, colours, shapes and sizes are corrected, and never a word that is English itself, as a photograph may hold a king.
+Only verbs, colours, shapes, sizes and things whose names are like no other word ("umbrela") are corrected; never a word that is
+English itself, as a photograph may hold a king.
 """
 
 import re
@@ -16,13 +17,14 @@ _EXPRESSION_WORDS = (
     "red", "green", "blue", "yellow", "purple", "orange", "cyan", "white", "black", "brown", "pink", "grey", "gray", "violet",
     "circle", "circles", "square", "squares", "triangle", "triangles", "star", "stars", "ring", "rings", "cross", "crosses",
     "crescent", "crescents", "heart", "hearts", "shape", "shapes", "small", "large", "leftmost", "rightmost", "topmost",
-    "bottommost", "everything",
+    "bottommost", "everything", "umbrella", "umbrellas", "teapot", "teapots", "bicycle", "bicycles", "butterfly", "butterflies",
+    "mushroom", "mushrooms", "pumpkin", "pumpkins", "scissors", "guitar", "guitars", "balloon", "balloons",
 )  # fmt: skip
 _REAL_WORDS = frozenset(
     re.findall(
         r"\w+",
         """
-    across back bale band batch bell bend bind blew blow bluer blues blur blurs board bread bring brow browns call cars
+    across back bale ballroom band batch bell bend bind blew blow bluer blues blur blurs board bread bring brow browns call cars
     chart circus clack click cloak clock clue cock count counter country court cramp crass creek cress cross crosser crown
     crows cruise cut cycle date describe detach detect detest doe draw ear elect extra extract fiend final find finds fine
     fired fling fond food ford foul found fund gay glue grab grade grain gram gran grass gravy gray great greed greek greens
