@@ -77,6 +77,7 @@ AROUND = "the {} around the {}"
 ORDINAL = "the {} {} from the {}"
 PLURALS = ("all {}", "the {}", "all the {}")
 EVERY = "every {}"
+ALL_OF_COLOUR = "all {} objects"
 COUNTS = ("the {} {}", "all {} {}")
 BOTH = ("both {}", "both of the {}")
 SIZES = {"biggest": "the biggest {}", "smallest": "the smallest {}"}
@@ -128,7 +129,7 @@ def list_vocabulary() -> tuple[str, ...]:
     texts += [phrase for phrases in load_phrases().values() for phrase in phrases]
     texts += [*_flatten((*EXTREMES.values(), *DIRECTIONS.values(), *RELATIONS.values(), *CONVERSES.values()))]
     texts += [*PLURALS, *COUNTS, *BOTH, *SIZES.values(), *NOT_COLOUR, *ONLY_PART, *WHOLE]
-    texts += [AROUND, ORDINAL, EVERY, NOT_RELATED, PART, HOLE, SIDED, WITHOUT, PART_WITHOUT, REST, WITH]
+    texts += [AROUND, ORDINAL, EVERY, ALL_OF_COLOUR, NOT_RELATED, PART, HOLE, SIDED, WITHOUT, PART_WITHOUT, REST, WITH]
     return tuple(sorted({word for text in texts for word in split_words(text.replace("{}", ""))}))
 
 

@@ -110,7 +110,7 @@ def is_similar(obj: EverydayObject, other: EverydayObject) -> bool:
 
 
 def plural_expressions(description: Description) -> Iterator[EverydayExpression]:
-    """Yield all objects that a phrase fits, with and without their number."""
+    """Yield all objects that a phrase fits, with and without their number, and all objects of a colour."""
     for phrase in description.phrases:
         count = len(phrase.members)
         if not 2 <= count <= 5 or not phrase.is_clear:
@@ -126,6 +126,11 @@ def plural_expressions(description: Description) -> Iterator[EverydayExpression]
                 else template.format(phrase.plural)
             )
             yield EverydayExpression(text, "count", targets)
+    objects = description.scene.objects
+    for colour in sorted({obj.colour for obj in objects}):
+        members = [i for i, obj in enumerate(objects) if obj.colour == colour]
+        if len(members) <= 5 and all(obj.second != colour for obj in objects):
+            yield EverydayExpression(wording.ALL_OF_COLOUR.format(colour), "plural", description.sort_by_x(members))
 
 
 def negation_expressions(description: Description) -> Iterator[EverydayExpression]:
