@@ -187,6 +187,8 @@ def _read_relation(scene: EverydayScene, text: str) -> set[int] | None:
 
 
 def _read_names(scene: EverydayScene, text: str) -> set[int] | None:
+    if match := re.fullmatch(rf"all ({'|'.join(COLOURS)}) objects", text):
+        return {i for i, item in enumerate(scene.objects) if item.colour == match[1]}
     if match := re.fullmatch(rf"(?:all|the|all the|every|both|both of the|(?:the|all) (two|three|four|five)) {NP}", text):
         meant = named(scene, match[2]) or parts_of(scene, None, match[2])
         assert not match[1] or len(meant) in (0, ("two", "three", "four", "five").index(match[1]) + 2)

@@ -129,7 +129,7 @@ def plural_expressions(description: Description) -> Iterator[EverydayExpression]
     objects = description.scene.objects
     for colour in sorted({obj.colour for obj in objects}):
         members = [i for i, obj in enumerate(objects) if obj.colour == colour]
-        if len(members) <= 5 and all(obj.second != colour for obj in objects):
+        if 2 <= len(members) <= 5 and all(obj.second != colour for obj in objects):
             yield EverydayExpression(wording.ALL_OF_COLOUR.format(colour), "plural", description.sort_by_x(members))
 
 
