@@ -1,4 +1,4 @@
-"""Translate a plain German request into the English that intent_parser.py reads: "markiere den roten Ring", "nein, der andere".
+"""Translate a plain German request into the English that intent_parser.py reads: "markiere den roten Becher", "nein, der andere".
 
 By tables, without a model. An expression with a word that is in no table stays German, so that a model that knows German reads
 it as it was written.

@@ -1,4 +1,4 @@
-"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one", "click 120 80".
+"""Which messages need no chat model: "segment the red mug", "where is the mug?", "no, the other one", "click 120 80".
 
 A request is plain when it asks in English for one object or group to be located and for nothing else; a follow-up is an
 instruction that `interactive.read_instruction` knows, or begins with "no", or speaks of "the ... one". Whatever is in doubt is
@@ -122,7 +122,7 @@ def parse_request(text: str) -> str | None:
 
 
 def parse_bare_expression(text: str) -> str | None:
-    """Return a message that is nothing but an expression, such as "the red ring" or "all stars"; None for any other."""
+    """Return a message that is nothing but an expression, such as "the red mug" or "all spoons"; None for any other."""
     expression = _strip_courtesy(text)
     if expression is None or not _BARE.fullmatch(expression) or _STATEMENT.search(expression) or "?" in text:
         return None
@@ -146,7 +146,7 @@ def parse_follow_up(text: str) -> str | None:
         return None
     match instruction.action:
         case "bigger" | "smaller" | "back":
-            return None if verb else words  # "segment the whole ring" is a new request
+            return None if verb else words  # "segment the whole mug" is a new request
         case "also" | "without" | "keep":
             is_clear = bool(_DETERMINED.match(instruction.what) or _EDITING_VERB.match(words))
         case "describe":

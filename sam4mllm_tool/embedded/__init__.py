@@ -6,7 +6,7 @@ __all__ = ["EMBEDDED_WORLD", "TEST_SEEDS", "WorldName"]
 
 WorldName = Literal["shapes", "everyday"]
 
-EMBEDDED_WORLD: WorldName = "shapes"
+EMBEDDED_WORLD: WorldName = "everyday"
 """The world that the weights in the package were trained on."""
 
 TEST_SEEDS = 1_000_000
