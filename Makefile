@@ -10,7 +10,7 @@ PINNED_TORCH = grep -E '^torch(vision)?==' constraints.txt
 # One thread per worker: the workers share the cores. The tests of a file share what they need.
 PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-.PHONY: audit demo docs help-pages mcp-conformance ray sbom test test-slow test-newest test-oldest check lint types coverage video format lock clean
+.PHONY: audit demo docs help-pages mcp-conformance ray sbom test test-hours test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
 	$(BIN)/sam4mllm segment examples/scene.png "the mug right of the black car" --out out
@@ -20,8 +20,12 @@ test: .venv/tested  ## set up, then run all tests but the slow ones
 	$(subst python,$(BIN)/python,$(PYTEST_FAST)) $(PYTEST)
 
 test-slow: .venv/tested video .venv/ray/made  ## set up, then run the slow tests, and those of batch jobs on Ray
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(PYTEST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "slow and not hours" $(PYTEST)
 	OMP_NUM_THREADS=1 .venv/ray/bin/python -m pytest tests/cluster/test_ray_engine.py
+
+test-hours: .venv/tested  ## soak the library and a server, and fuzz for as long as a release should stand
+	$(BIN)/$(INSTALL) -r tests/fuzz/requirements.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m hours $(PYTEST)
 
 check: test lint types coverage test-slow docs  ## everything
 

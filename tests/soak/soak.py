@@ -1,6 +1,6 @@
 """Call one instance thousands of times: memory, threads and open files don't grow, and results stay what they were.
 
-`python -m tests.soak.soak --calls 5000` runs the library and then the server, and prints the figures of both. In the first
+`python -m tests.soak.soak` runs the library and then the server, and prints the figures of both. In the first
 tenth of the calls caches fill and libraries are imported. The slope of memory is fitted to what follows, and its noise
 estimated from ten parts of it, so that a leak stands out from an allocator that takes and returns memory.
 """
@@ -28,12 +28,14 @@ from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
 from tests.results import assert_equal_but_for_rounding
 from tests.server.server_process import run_server
 
-__all__ = ["SoakFigures", "list_library_calls", "soak"]
+__all__ = ["CALLS", "MINUTES", "STORE_BYTES", "SoakFigures", "list_library_calls", "list_server_calls", "soak"]
 
+CALLS, MINUTES = 5000, 30.0
+"""How many calls are made, unless that takes longer."""
 _IMAGES = 40
 """More than any cache of images holds."""
 _PARTS = 10
-_STORE_BYTES = 2**19
+STORE_BYTES = 2**19
 """What the server may keep of images and of results: few enough for the first tenth of the calls to fill it."""
 
 
@@ -74,7 +76,7 @@ class SoakFigures:
         )
 
 
-def soak(calls: list[Callable[[], Any]], count: int, *, minutes: float = 60.0, pid: int | None = None) -> SoakFigures:
+def soak(calls: list[Callable[[], Any]], count: int, *, minutes: float = MINUTES, pid: int | None = None) -> SoakFigures:
     """Make calls in turn, `count` in all, and watch a process.
 
     Args:
@@ -145,7 +147,8 @@ def list_library_calls(models: Sam4Mllm) -> list[Callable[[], Any]]:
     return calls
 
 
-def _list_server_calls(url: str) -> list[Callable[[], Any]]:
+def list_server_calls(url: str) -> list[Callable[[], Any]]:
+    """Return calls of a server about drawn scenes, and some that fail."""
     from sam4mllm_tool.client import Client
 
     client = Client(url)
@@ -161,13 +164,13 @@ def _list_server_calls(url: str) -> list[Callable[[], Any]]:
 def main() -> None:
     """Soak the library and the server, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=5000, help="of the library, and as many of the server")
-    parser.add_argument("--minutes", type=float, default=60.0, help="after which the library's part, or the server's, ends")
+    parser.add_argument("--calls", type=int, default=CALLS, help="of the library, and as many of the server")
+    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which the library's part, or the server's, ends")
     options = parser.parse_args()
     figures = soak(list_library_calls(Sam4Mllm.load("embedded", "embedded")), options.calls, minutes=options.minutes)
     print(f"library: {figures}; {active_count()} threads at the end", flush=True)
-    with run_server("--store-bytes", str(_STORE_BYTES)) as (process, url):
-        server = soak(_list_server_calls(url), options.calls, minutes=options.minutes, pid=process.pid)
+    with run_server("--store-bytes", str(STORE_BYTES)) as (process, url):
+        server = soak(list_server_calls(url), options.calls, minutes=options.minutes, pid=process.pid)
     print(f"server: {server}")
     assert figures.is_flat
     assert server.is_flat
