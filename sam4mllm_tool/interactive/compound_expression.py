@@ -1,4 +1,4 @@
-"""Split an expression that asks for several objects: "the mug and the spoon", "all mugs but not the green one".
+"""Split an expression that asks for several objects: "the mug and the spoon", "all mugs but not the white one".
 
 A vision model that is asked for all of it at once often gives one of the objects and drops the rest, or gives the very one that
 is to be left out. The words are split by explicit English patterns, and only where they leave no doubt: every part has a
@@ -93,7 +93,7 @@ class CompoundExpression:
 def split_expression(text: str) -> CompoundExpression:
     """Split an expression where its words allow it.
 
-    "the mug and the spoon" has two parts; "all mugs but not the green one" has the part "all mugs" and excludes "the green
+    "the mug and the spoon" has two parts; "all mugs but not the white one" has the part "all mugs" and excludes "the green
     mug". In doubt an expression stays whole.
 
     Raises:
@@ -168,7 +168,7 @@ def _is_closed(part: str) -> bool:
 
 
 def _complete_parts(parts: Sequence[str]) -> _Parts:
-    """Add the noun that a part leaves to another: "the red" of "the red and the blue mug", or "the green one".
+    """Add the noun that a part leaves to another: "the red" of "the red and the blue mug", or "the white one".
 
     "one" stays where no part before has a noun that it could stand for.
     """
@@ -190,7 +190,7 @@ def _complete_parts(parts: Sequence[str]) -> _Parts:
 
 
 def _complete_excluded(words: str, part: str) -> str:
-    """Return "the green mug" for "the green one", or for "the green", of "all mugs"."""
+    """Return "the white mug" for "the white one", or for "the green", of "all mugs"."""
     noun = split_noun_phrase(words)[1]
     if _JOINER.search(words) and _ENDS_IN_PLACEHOLDER.search(words):  # "the black and white one" keeps its words in order
         part_noun = split_noun_phrase(part)[1]
