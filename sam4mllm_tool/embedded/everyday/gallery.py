@@ -49,7 +49,7 @@ def draw_scenes_sheet(count: int, seed: int) -> Image.Image:
         seed: Of the first scene; the others follow.
     """
     with TemporaryDirectory() as folder:
-        path = write_scenes(Path(folder), count, seed, per_scene=1, world="everyday")
+        path = write_scenes(Path(folder), count, seed, per_scene=1)
         return draw_contact_sheet(list(JsonLines(path, "all")), f"everyday things, scenes {seed} to {seed + count - 1}").image
 
 
