@@ -85,7 +85,7 @@ def _list_nouns() -> dict[str, tuple[str, str]]:
     nouns: dict[str, tuple[str, str]] = {}
     for entry in _NOUNS.split(";"):
         english, _, german = entry.strip().partition(": ")
-        one, several = english.split(", " if "," in english else " ")
+        name, plural = english.split(", " if "," in english else " ")
         singulars, plurals = (part.split() for part in german.split(" - "))
-        nouns |= {form: (one if form in singulars else "", several if form in plurals else "") for form in singulars + plurals}
+        nouns |= {form: (name if form in singulars else "", plural if form in plurals else "") for form in singulars + plurals}
     return nouns

@@ -180,7 +180,7 @@ def test_every_primitive_has_a_case() -> None:
 
 
 def test_scenes_are_written_as_a_dataset(tmp_path: Path) -> None:
-    path = write_scenes(tmp_path, 2, 7, side=SIDE, per_scene=4, world="everyday")
+    path = write_scenes(tmp_path, 2, 7, side=SIDE, per_scene=4)
     samples = list(JsonLines(path, "all"))
     assert len(samples) == 8
     scene = draw_scene(7, SIDE)
