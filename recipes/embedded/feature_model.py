@@ -18,6 +18,7 @@ from transformers import DynamicCache, LlavaForConditionalGeneration
 
 from recipes.embedded.architecture import build_vocabulary
 from recipes.embedded.packing import PREFIX_LENGTH, ExampleRow
+from recipes.embedded.processes import first_process_first
 from recipes.embedded.scene_cache import SceneCache
 from recipes.embedded.training_loop import autocast
 from sam4mllm_tool.atomic_io import atomic_path
@@ -117,11 +118,12 @@ class CachedFeatures:
         folder.mkdir(exist_ok=True)
         self._files = [folder / f"{cache.first + first:06d}.pt" for first in range(0, len(cache), self._CHUNK)]
         chunks = torch.arange(len(cache)).split(self._CHUNK)
-        for file, index in zip(self._files, tqdm(chunks, desc="features", mininterval=20), strict=True):
-            if not file.exists():
-                features = torch.cat([self._compute(cache, model, part) for part in index.split(50)])
-                with atomic_path(file) as part_file:
-                    torch.save(features, part_file)
+        with first_process_first():
+            for file, index in zip(self._files, tqdm(chunks, desc="features", mininterval=20), strict=True):
+                if not file.exists():
+                    features = torch.cat([self._compute(cache, model, part) for part in index.split(50)])
+                    with atomic_path(file) as part_file:
+                        torch.save(features, part_file)
         self._chunks = [torch.load(file, weights_only=True, mmap=True) for file in self._files]
 
     @torch.inference_mode()

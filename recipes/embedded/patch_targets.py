@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from recipes.embedded.architecture import CELLS, GRID, NOUNS, PARTS, RANKS, RELATION_FLAGS
+from recipes.embedded.processes import first_process_first
 from recipes.embedded.scene_cache import SIDE, SceneCache, SceneRecord
 from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.embedded.everyday import EverydayObject
@@ -71,11 +72,12 @@ def encode_region(index: int, objects: int) -> int:
 def compute_targets(cache: SceneCache, folder: Path) -> PatchTargets:
     """Compute the dense targets of all scenes, or load them from the working folder."""
     file = folder / f"targets-{cache.first}-{len(cache)}.pt"
-    if not file.exists():
-        scenes = [_compute_scene(cache, i) for i in tqdm(range(len(cache)), desc="targets", mininterval=10)]
-        arrays = {name: torch.from_numpy(np.stack([scene[name] for scene in scenes])) for name in scenes[0]}
-        with atomic_path(file) as part_file:
-            torch.save(arrays, part_file)
+    with first_process_first():
+        if not file.exists():
+            scenes = [_compute_scene(cache, i) for i in tqdm(range(len(cache)), desc="targets", mininterval=10)]
+            arrays = {name: torch.from_numpy(np.stack([scene[name] for scene in scenes])) for name in scenes[0]}
+            with atomic_path(file) as part_file:
+                torch.save(arrays, part_file)
     return PatchTargets(**torch.load(file, weights_only=True))
 
 

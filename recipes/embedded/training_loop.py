@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recipes.embedded.muon import Muon
+from recipes.embedded.processes import average_gradients, count_processes, get_rank, wait_for_others
 from sam4mllm_tool.atomic_io import atomic_path
 from sam4mllm_tool.models.devices import computes_bfloat16
 
@@ -61,6 +62,7 @@ class MuonAdamW:
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        average_gradients(self.parameters)
         nn.utils.clip_grad_norm_(self.parameters, 1.0)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
             for group in optimizer.param_groups:
@@ -119,17 +121,19 @@ class Stage:
 
 
 def train(stage: Stage, compute_loss: Callable[[int], tuple[Tensor, Metrics]], evaluate: Callable[[], Metrics]) -> None:
-    """Run the stage, resuming from its checkpoint.
+    """Run the stage, resuming from its checkpoint. Of several processes the first one saves, prints and measures.
 
     Args:
         stage: What is trained.
         compute_loss: Returns the loss of a step and its metrics.
         evaluate: Returns held-out metrics; called after every checkpoint.
     """
-    start = stage.load_checkpoint()
+    start, is_first = stage.load_checkpoint(), get_rank() == 0
     recent: dict[str, list[float]] = defaultdict(list)
     began = saved = time.monotonic()
-    for step in tqdm(range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=60):
+    for step in tqdm(
+        range(start, stage.steps), initial=start, total=stage.steps, desc=stage.name, mininterval=60, disable=not is_first
+    ):
         stage.module.train()
         loss, metrics = compute_loss(step)
         stage.optimizer.step(loss, step / stage.steps, step)
@@ -137,6 +141,8 @@ def train(stage: Stage, compute_loss: Callable[[int], tuple[Tensor, Metrics]], e
             if not math.isnan(value):
                 recent[key].append(value)
         done = step + 1
+        if not is_first:
+            continue
         if done % _PRINT_EVERY == 0:
             means = {key: sum(values) / len(values) for key, values in recent.items()}
             tqdm.write(f"{stage.name} {done}  {time.monotonic() - began:.0f}s  {_format_metrics(means)}")
@@ -147,6 +153,7 @@ def train(stage: Stage, compute_loss: Callable[[int], tuple[Tensor, Metrics]], e
         if done % _EVALUATE_EVERY == 0 or done == stage.steps:
             stage.module.eval()
             tqdm.write(f"{stage.name} {done} held out: {_format_metrics(evaluate())}")
+    wait_for_others()
 
 
 def _format_metrics(metrics: Metrics) -> str:
@@ -154,18 +161,24 @@ def _format_metrics(metrics: Metrics) -> str:
 
 
 def draw_batches(count: int, size: int, seed: int, first: int = 0) -> Iterator[Tensor]:
-    """Yield batches of indices below `count` without end, reshuffled every epoch, after leaving out the `first` ones."""
+    """Yield batches of indices below `count` without end, reshuffled every epoch, after leaving out the `first` ones.
+
+    Of several processes each gets its share of a batch.
+    """
     size = min(size, count)
     per_epoch = count // size
     for epoch in itertools.count(first // per_epoch):
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch))
-        yield from order.split(size)[first % per_epoch : per_epoch]
+        batches = order.split(size)[first % per_epoch : per_epoch]
+        yield from (batch[get_rank() :: count_processes()] for batch in batches)
         first = 0
 
 
 def choose_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", get_rank() % torch.cuda.device_count())
 
 
 def autocast(device: torch.device) -> torch.autocast:
