@@ -102,8 +102,9 @@ def run_stages(
     if "sam-encoder" in stages:
         sam_stage.train_encoder(cache, model, folder, steps["sam-encoder"])
     if "sam" in stages:
-        load_parts(folder, "sam-encoder", encoder=model.vision_encoder)
-        sam_stage.train_masks(cache, model, folder, steps["sam"])
+        dense = sam_stage.DenseEncoder(model).to(model.device)
+        load_parts(folder, "sam-encoder", encoder=dense.encoder, head=dense.head)
+        sam_stage.train_masks(cache, dense, model, folder, steps["sam"])
 
 
 def save_mllm(folder: Path, out: Path, scenes: int) -> None:
@@ -130,7 +131,7 @@ def save_mllm(folder: Path, out: Path, scenes: int) -> None:
 def save_sam(folder: Path, out: Path) -> None:
     """Save Segment Anything as OUT/sam, in half precision."""
     model = sam_model.build_sam()
-    model.load_state_dict(torch.load(folder / "sam.pt", weights_only=True, map_location="cpu")["model"])
+    load_parts(folder, "sam", sam=model)
     model.half().save_pretrained(out / "sam")
     sam_model.build_processor().save_pretrained(out / "sam")
     set_default_permissions(out / "sam")

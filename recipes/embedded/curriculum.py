@@ -23,8 +23,9 @@ from sam4mllm_tool.protocol import EMBEDDED
 from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Point, Size, Turn
 
-HARDEST: tuple[EverydayKind, ...] = ("ordinal", "relation", "part", "part_whole", "absent_hard")
-"""The kinds that are learnt last, drawn twice as often as the others."""
+HARDEST: tuple[EverydayKind, ...] = ("attribute", "ordinal", "relation", "part", "part_whole")
+"""The kinds that are drawn twice as often as the others: those that are learnt last, and "the red mug", of which absent kinds
+would else bring more than there are, so that it would be answered by "nothing"."""
 _UNDECIDABLE = 0.6  # box IoU from which a region's box doesn't tell it from another
 
 

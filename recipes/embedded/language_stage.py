@@ -34,6 +34,8 @@ from sam4mllm_tool.types import Box, Turn
 
 TASK_WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "parts": 0.4, "any": 0.5, "count": 0.5, "match": 2.0, "whether": 2.0}
 """Weight of a task's tokens in the loss; 1 for the others."""
+DECISION_WEIGHT = 3.0
+"""Weight of the tokens that say whether there is a box, or another one."""
 AUXILIARY_WEIGHT = 0.5
 """Weight of each auxiliary loss."""
 ROW_WIDTH, MAX_ROWS = 112, 8
@@ -48,6 +50,7 @@ _RATED_TASKS = (
     "whether",
 )  # their metric is accuracy, that of others the loss
 _FIRST_NUMBER = build_vocabulary().index("000")
+_DECISIONS = torch.tensor([build_vocabulary().index(word) for word in ("[", "nothing", "no", "</s>")])
 Curriculum = Callable[[EverydayScene, Random], Iterator[TrainingExample]]
 
 
@@ -67,6 +70,10 @@ def compute_answer_loss(logits: Tensor, batch: ExampleBatch, blur: float) -> tup
         log_p = logits[number].log_softmax(-1)[:, _FIRST_NUMBER : _FIRST_NUMBER + COORDINATES]
         losses = losses.masked_scatter(number, -(share * log_p).sum(-1))
     weights = torch.tensor([TASK_WEIGHTS.get(task, 1.0) for task in TASKS], device=logits.device)[batch.task]
+    located = torch.isin(
+        batch.task, torch.tensor([TASKS.index(task) for task in ("locate", "boxes", "other")], device=logits.device)
+    )
+    weights = torch.where(located & torch.isin(batch.target, _DECISIONS.to(logits.device)), DECISION_WEIGHT, weights)
     right = (logits.argmax(-1) == batch.target).float()
     metrics = {}
     for index, task in enumerate(TASKS):

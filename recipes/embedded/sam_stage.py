@@ -1,7 +1,8 @@
 """The training of the embedded Segment Anything, on the same scenes as the MLLM.
 
 There are two stages. First the encoder alone learns dense targets like the MLLM's: which object and part cover each patch, the
-masks of both in 4 x 4 cells, and their boxes relative to the patch. Then the whole model learns masks from prompts. Where a
+masks of both in 4 x 4 cells, and their boxes relative to the patch. Then the whole model learns masks from prompts, and the
+encoder the dense targets of the same images. Where a
 prompt fits two regions (one click on a handle, a box around a frame and its picture), two of the three candidates are trained,
 one on each, so that candidates are the whole and its parts; else the best is trained fully and the others a little. The IoU
 head is trained too. In some steps a click on what is wrong follows, with the first mask as mask input. All prompts of a batch
@@ -26,6 +27,8 @@ from recipes.embedded.sam_prompts import COUNTS, PLACEMENTS, SamPrompts, sample_
 from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
 
+_DENSE_WEIGHT = 0.2
+"""Weight of the encoder's dense targets while the whole model learns."""
 _CORRECTED = 0.4
 """Share of the steps in which a correcting click follows."""
 _MIN_COVERAGE = 1e-3  # as the segmenter's backend encodes mask inputs
@@ -45,8 +48,11 @@ class DenseEncoder(nn.Module):
         self.head = nn.Linear(CHANNELS, sum(self.sizes))
 
     def forward(self, pixel_values: Tensor) -> Sequence[Tensor]:
-        features = self.encoder(pixel_values).last_hidden_state.flatten(2).transpose(1, 2)
-        return self.head(features).float().split(self.sizes, -1)
+        return self.predict(self.encoder(pixel_values).last_hidden_state)
+
+    def predict(self, embeddings: Tensor) -> Sequence[Tensor]:
+        """Predict from what the encoder gave, (n, CHANNELS, GRID, GRID)."""
+        return self.head(embeddings.flatten(2).transpose(1, 2)).float().split(self.sizes, -1)
 
 
 def _compute_dense_targets(cache: SceneCache, index: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -77,7 +83,12 @@ def _compute_dense_loss(module: DenseEncoder, cache: SceneCache, index: Tensor) 
     device = module.head.weight.device
     with autocast(device):
         predictions = module(cache.load_pixels(index).to(device))
-    loss, metrics = predictions[0].new_zeros(()), {}
+    return _compare_dense(predictions, cache, index)
+
+
+def _compare_dense(predictions: Sequence[Tensor], cache: SceneCache, index: Tensor) -> tuple[Tensor, Metrics]:
+    device = predictions[0].device
+    loss, metrics = predictions[0].new_zeros(()), dict[str, float]()
     for kind, (covered, names, cells, edges) in zip(("object", "part"), (predictions[:4], predictions[4:]), strict=True):
         on, true_names, true_cells, true_edges = (t.to(device) for t in _compute_dense_targets(cache, index, kind))
         edge_error = (edges[on] - true_edges[on]).abs().mean()
@@ -183,10 +194,12 @@ def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def train_masks(cache: SceneCache, model: SamModel, folder: Path, steps: int, batch: int = 12) -> None:
-    """Train the model in place (stage 2); checkpoint folder/sam.pt."""
+def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 8) -> None:
+    """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt."""
     device = model.device
-    stage = Stage("sam", folder, model, MuonAdamW(model.named_parameters(), rate=2e-3), steps)
+    parts = nn.ModuleDict({"sam": model, "head": dense.head})
+    optimizer = MuonAdamW(parts.named_parameters(), rate=1.5e-3, adamw_rate=5e-4)
+    stage = Stage("sam", folder, parts, optimizer, steps)
     draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
     def encode(index: Tensor) -> Tensor:
@@ -206,7 +219,9 @@ def train_masks(cache: SceneCache, model: SamModel, folder: Path, steps: int, ba
             repeated = embeddings.repeat_interleave(len(mask_input) // len(embeddings), 0)
             second, after = _compute_mask_loss(_predict(model, repeated, corrected, mask_input), corrected)
             loss, metrics = loss + second, metrics | {"corrected_iou": after["chosen_iou"]}
-        return loss, metrics
+        dense_loss, seen = _compare_dense(dense.predict(embeddings), cache, index)
+        metrics |= {name: seen[name] for name in ("object_name", "part_name", "object_cells", "part_cells")}
+        return loss + _DENSE_WEIGHT * dense_loss, metrics
 
     @torch.no_grad()
     def evaluate() -> Metrics:
