@@ -54,7 +54,7 @@ _NOT_AN_OBJECT = re.compile(
     # what is asked about rather than pointed at
     r"|(?:out|how|why|whether|if|when|who you|your|yourself"
     r"|what (?:you (?:can|could do|do|are|know)|to|can|do|does|did|happen\w*|is|are|was|this|that))\b.*"
-    r"|(?:the |its )?(?:area|size|number|count|colou?rs?|width|height|length|distance|position|coordinates?|centre|center|"
+    r"|(?:the |its )?(?:area|size|number|count|colou?rs?|width|height|length|distance|position|coordinates?|"
     r"name|meaning|reason|(?:biggest |main )?differences?|percentage|share)\s+(?:of|between|in)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
@@ -68,7 +68,7 @@ _SECOND_REQUEST = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_PLACE = re.compile(  # "where is the cat looking?" asks for no cat, "where is this made?" for no object
-    r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)\b.*",
+    r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)",
     re.IGNORECASE,
 )
 _FOLLOW_UP_COURTESY = re.compile(  # what may stand before a follow-up

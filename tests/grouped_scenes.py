@@ -6,7 +6,7 @@ from itertools import count, pairwise
 
 from PIL import Image as PILImage
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
 from tests.embedded_world import ABSENT, EverydayScene, draw_scene, list_expressions, name_object
 
 __all__ = ["FOUR", "PAIR", "SECOND_PAIR", "THREE", "GroupedScene", "find_grouped_scene"]

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image as PILImage
 
+from sam4mllm_tool.drawn_things.recipe import COLOURS
 from sam4mllm_tool.embedded import TEST_SEEDS
 from sam4mllm_tool.embedded.everyday import EverydayScene, draw_scene
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import segment_compound
 from sam4mllm_tool.types import Size

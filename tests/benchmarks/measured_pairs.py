@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.config import SettingsOverrides
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter

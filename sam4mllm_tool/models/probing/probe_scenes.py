@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from sam4mllm_tool.embedded.everyday.recipe import build_individual, load_recipes
-from sam4mllm_tool.embedded.everyday.rendering import Pose, Style, draw_individual
+from sam4mllm_tool.drawn_things.recipe import build_individual, load_recipes
+from sam4mllm_tool.drawn_things.rendering import Pose, Style, draw_individual
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.geometry.morphology import erosion_depth
 from sam4mllm_tool.types import Box, Image, Label, Mask, Point, Size
