@@ -100,7 +100,7 @@ def find_grouped_scene(first: int, size: int, others: int | None = None) -> Grou
 
 _APART = 10  # pixels
 
-PAIR = find_grouped_scene(240_062, size=2, others=1)
-SECOND_PAIR = find_grouped_scene(240_032, size=2, others=1)
-THREE = find_grouped_scene(240_189, size=3)
-FOUR = find_grouped_scene(300_034, size=4)
+PAIR = find_grouped_scene(240_095, size=2, others=1)
+SECOND_PAIR = find_grouped_scene(240_035, size=2, others=1)
+THREE = find_grouped_scene(240_192, size=3)
+FOUR = find_grouped_scene(300_040, size=4)
