@@ -36,8 +36,8 @@ TASK_WEIGHTS = {"inside": 1.5, "points": 1.5, "list": 0.4, "parts": 0.4, "any": 
 """Weight of a task's tokens in the loss; 1 for the others."""
 DECISION_WEIGHT = 3.0
 """Weight of the tokens that say whether there is a box, or another one."""
-AUXILIARY_WEIGHT = 0.5
-"""Weight of each auxiliary loss."""
+AUXILIARY_WEIGHTS = {"look": 2.0, "read": 0.5, "known": 0.5}
+"""Weight of each auxiliary loss: a box is only as good as the attention that its numbers are read by."""
 ROW_WIDTH, MAX_ROWS = 112, 8
 """Tokens per row, rows per scene."""
 _RATED_TASKS = (
@@ -147,7 +147,8 @@ class LanguageTraining:
             "read": compute_word_attention_loss(out.word_attention, batch),
             "known": self.probe.compute_loss(out.hidden, batch, targets),
         }
-        loss = loss + AUXILIARY_WEIGHT * (auxiliary["look"] + auxiliary["read"] + auxiliary["known"])
+        for name, value in auxiliary.items():
+            loss = loss + AUXILIARY_WEIGHTS[name] * value
         return loss, metrics | {name: value.item() for name, value in auxiliary.items()}
 
     def _evaluate(self) -> Metrics:
