@@ -14,8 +14,8 @@ from recipes.embedded.scene_cache import SIDE, SceneCache
 from sam4mllm_tool.embedded.everyday import EverydayScene
 from sam4mllm_tool.types import Mask
 
-PER_IMAGE = 6
-"""Prompts per image: encoding an image takes as long as five of them."""
+PER_IMAGE = 10
+"""Prompts per image: encoding an image takes as long as seven of them."""
 COUNTS = {"even": (0, 0, 1, 2, 3, 5, 8), "grid": (3, 6, 12, 18, 25), "far": (1, 3, 5, 9), "clicks": (1, 1, 1, 2, 3, 5, 8)}
 """Numbers of points per prompt that are drawn from, by placement."""
 PLACEMENTS = ("even", "even", "grid", "far", "clicks")

@@ -136,9 +136,11 @@ def _predict(model: SamModel, embeddings: Tensor, prompts: SamPrompts, mask_inpu
 
 
 def _compute_mask_loss(out: Any, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
-    logits = F.interpolate(out.pred_masks.float().flatten(0, 1), prompts.masks.shape[-2:], mode="bilinear", align_corners=False)
+    """Compare at the size of the decoder's masks, where it takes a quarter of the time that it takes at the image's."""
+    logits = out.pred_masks.float().flatten(0, 1)
     scores = out.iou_scores.float().flatten(0, 1)
-    truth, other = (masks.flatten(0, 1)[:, None].expand_as(logits) for masks in (prompts.masks, prompts.others))
+    coverages = (F.adaptive_avg_pool2d(masks.flatten(0, 1)[:, None], MASK_SIDE) for masks in (prompts.masks, prompts.others))
+    truth, other = (coverage.expand_as(logits) for coverage in coverages)
     losses = _compare_masks(logits, truth)
     best = losses.min(-1).values
     ambiguous = (prompts.masks != prompts.others).flatten(0, 1).flatten(1).any(1)
@@ -194,11 +196,11 @@ def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 8) -> None:
+def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 6) -> None:
     """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt."""
     device = model.device
     parts = nn.ModuleDict({"sam": model, "head": dense.head})
-    optimizer = MuonAdamW(parts.named_parameters(), rate=1.5e-3, adamw_rate=5e-4)
+    optimizer = MuonAdamW(parts.named_parameters(), rate=2e-3, adamw_rate=6e-4)
     stage = Stage("sam", folder, parts, optimizer, steps)
     draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
