@@ -73,10 +73,9 @@ def _find_forms(word: str) -> tuple[str, str]:
     nouns = _list_nouns()
     if forms := nouns.get(word):
         return forms
-    genitive = (
-        word.removesuffix(ending) for ending in ("s", "es", "ses") if word.endswith(ending)
-    )  # "des Bechers", "des Busses"
-    return next(((nouns[stem][0], "") for stem in genitive if stem in nouns and nouns[stem][0]), ("", ""))
+    # In the genitive: "des Bechers", "des Tisches", "des Busses".
+    stems = (word.removesuffix(ending) for ending in ("s", "es", "ses") if word.endswith(ending))
+    return next(((nouns[stem][0], "") for stem in stems if stem in nouns and nouns[stem][0]), ("", ""))
 
 
 @cache
