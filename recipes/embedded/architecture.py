@@ -136,9 +136,9 @@ FREQUENCIES = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
 """Cycles per side of the image; 14 is one per patch."""
 
 
-def fourier_features(x: Tensor) -> Tensor:
-    """Encode coordinates in [0, 1], (..., k), as sines and cosines, (..., k * 12)."""
-    angles = 2 * math.pi * x[..., None] * FREQUENCIES.to(x.device)
+def fourier_features(x: Tensor, frequencies: Tensor = FREQUENCIES) -> Tensor:
+    """Encode coordinates in [0, 1], (..., k), as sines and cosines, (..., k * 2 * frequencies)."""
+    angles = 2 * math.pi * x[..., None] * frequencies.to(x.device)
     return torch.cat([angles.sin(), angles.cos()], -1).flatten(-2)
 
 

@@ -1,4 +1,4 @@
-"""The embedded Segment Anything before training: a SamModel of 1.2 million parameters."""
+"""The embedded Segment Anything before training: a SamModel of 1.7 million parameters."""
 
 import torch
 from PIL import Image
@@ -14,18 +14,21 @@ from transformers import (
 
 from recipes.embedded.architecture import INPUT_SIDE
 
-PATCH, CHANNELS = 8, 64
+PATCH, CHANNELS = 8, 128
 GRID = INPUT_SIDE // PATCH
 MASK_SIDE = 4 * GRID
 """Side of the masks that the decoder gives and takes."""
 
 
-def build_sam() -> SamModel:
-    """Build the model with fresh weights; unlike transformers, with the scale of Segment Anything's positional encoding."""
+def build_sam(channels: int = CHANNELS) -> SamModel:
+    """Build the model with fresh weights.
+
+    Transformers' own scales are unlike Segment Anything's: they would make noise of coordinates, and nothing of images.
+    """
     config = SamConfig(
         vision_config=SamVisionConfig(
             hidden_size=128,
-            output_channels=CHANNELS,
+            output_channels=channels,
             num_hidden_layers=4,
             num_attention_heads=2,
             image_size=INPUT_SIDE,
@@ -33,14 +36,15 @@ def build_sam() -> SamModel:
             window_size=GRID // 2,
             global_attn_indexes=[1, 3],
             mlp_dim=512,
-            num_pos_feats=CHANNELS // 2,
+            num_pos_feats=channels // 2,
             use_rel_pos=False,
+            initializer_range=0.02,
         ),
         prompt_encoder_config=SamPromptEncoderConfig(
-            hidden_size=CHANNELS, image_size=INPUT_SIDE, patch_size=PATCH, mask_input_channels=8
+            hidden_size=channels, image_size=INPUT_SIDE, patch_size=PATCH, mask_input_channels=8
         ),
         mask_decoder_config=SamMaskDecoderConfig(
-            hidden_size=CHANNELS, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=64
+            hidden_size=channels, mlp_dim=256, num_hidden_layers=2, num_attention_heads=4, iou_head_hidden_dim=64
         ),
     )
     model = SamModel(config)

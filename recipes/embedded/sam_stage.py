@@ -1,13 +1,13 @@
 """The training of the embedded Segment Anything, on the same scenes as the MLLM.
 
-There are two stages. First the encoder alone learns dense targets like the MLLM's: which object and part cover each patch, the
-masks of both in 4 x 4 cells, and their boxes relative to the patch. Then the whole model learns masks from prompts, and the
-encoder the dense targets of the same images. Where a
-prompt fits two regions (one click on a handle, a box around a frame and its picture), two of the three candidates are trained,
-one on each, so that candidates are the whole and its parts; else the best is trained fully and the others a little. The IoU
-head is trained too. In some steps a click on what is wrong follows, with the first mask as mask input. All prompts of a batch
-have the same number of points, and either all or none have a box, because Segment Anything attends to padding points and
-inference never pads.
+There are two stages. First the encoder alone learns dense targets like the MLLM's: whether an object and a part cover each
+patch, the masks of both in 4 x 4 cells, and their boxes as sines and cosines, as prompts are encoded, so that a prompt can be
+compared with them. Then the whole model learns masks from prompts, and the encoder the dense targets of the same images. Where
+a prompt fits two regions (one click on a handle, a box around a frame and its picture), two of the three candidates are
+trained, one on each, so that candidates are the whole and its parts; else the best is trained fully and the others a little.
+The IoU head is trained too. In some steps a click on what is wrong follows, with the first mask as mask input. All prompts of
+a batch have the same number of points, and either all or none have a box, because Segment Anything attends to padding points
+and inference never pads.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,32 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import SamModel
 
-from recipes.embedded.architecture import CELLS, INPUT_SIDE, NOUNS, PARTS
+from recipes.embedded.architecture import CELLS, FREQUENCIES, INPUT_SIDE, fourier_features
 from recipes.embedded.sam_model import CHANNELS, GRID, MASK_SIDE
 from recipes.embedded.sam_prompts import COUNTS, PLACEMENTS, SamPrompts, sample_prompts
 from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
 
-_DENSE_WEIGHT = 0.2
+_DENSE_WEIGHT = 0.5
 """Weight of the encoder's dense targets while the whole model learns."""
 _CORRECTED = 0.4
 """Share of the steps in which a correcting click follows."""
 _MIN_COVERAGE = 1e-3  # as the segmenter's backend encodes mask inputs
-_NOUN_INDEX, _PART_INDEX = ({name: i for i, name in enumerate(names)} for names in (NOUNS, PARTS))
+_LEAST_AREA = 50
+"""Pixels of the decoder's mask; the errors of masks are compared with their areas, those of smaller ones with this."""
+_BOX_FREQUENCIES = FREQUENCIES[:4]  # higher ones are not learnt
 
 
 # Stage 1 ------------------------------------------------------------------------------------------------------------
 
 
 class DenseEncoder(nn.Module):
-    """The encoder with a linear head: what covers a patch, its name, its cells, its box relative to the patch; object, part."""
+    """The encoder with a linear head: whether something covers a patch, its cells, its box; of object and part."""
 
     def __init__(self, model: SamModel) -> None:
         super().__init__()
         self.encoder = model.vision_encoder
-        self.sizes = [size for names in (NOUNS, PARTS) for size in (1, len(names), CELLS**2, 4)]
+        self.sizes = 2 * [1, CELLS**2, 4 * 2 * len(_BOX_FREQUENCIES)]
         self.head = nn.Linear(CHANNELS, sum(self.sizes))
 
     def forward(self, pixel_values: Tensor) -> Sequence[Tensor]:
@@ -55,28 +57,25 @@ class DenseEncoder(nn.Module):
         return self.head(embeddings.flatten(2).transpose(1, 2)).float().split(self.sizes, -1)
 
 
-def _compute_dense_targets(cache: SceneCache, index: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return per patch: whether a region covers it, its name, cells (n, patches, 16), box edges relative to the middle."""
+def compute_dense_targets(cache: SceneCache, index: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return per patch: whether a region covers it, (n, patches); cells, (n, patches, 16); the region's box in [0, 1]."""
     fine = GRID * CELLS
     middles = ((np.arange(fine) + 0.5) * SIDE / fine).astype(int)
     array = "instances" if kind == "object" else "parts"
     sampled = cache.load(array, index.numpy())[:, middles][:, :, middles]
     tiles = sampled.reshape(-1, GRID, CELLS, GRID, CELLS).transpose(0, 1, 3, 2, 4).reshape(len(index), GRID**2, CELLS**2)
-    names, boxes = np.full((len(index), 256), -1), np.zeros((len(index), 256, 4), np.float32)
+    listed, boxes = np.zeros((len(index), 256), np.bool_), np.zeros((len(index), 256, 4), np.float32)
     for row, i in enumerate(index.tolist()):
         record = cache.records[i]
-        for number, obj in enumerate(record.objects if kind == "object" else (), start=1):
-            names[row, number], boxes[row, number] = _NOUN_INDEX[obj.noun], np.array(obj.box) / SIDE
-        for part in record.object_parts if kind == "part" else ():
-            names[row, part.number], boxes[row, part.number] = _PART_INDEX[part.name], np.array(part.box) / SIDE
+        regions = enumerate(record.objects, start=1) if kind == "object" else ((p.number, p) for p in record.object_parts)
+        for number, region in regions:
+            listed[row, number], boxes[row, number] = True, np.array(region.box) / SIDE
     rows = np.arange(len(index))[:, None]
     most = max(1, int(tiles.max()))
-    counts = (tiles[..., None] == np.arange(1, most + 1)).sum(2) * (names[:, None, 1 : most + 1] >= 0)
+    counts = (tiles[..., None] == np.arange(1, most + 1)).sum(2) * listed[:, None, 1 : most + 1]
     number = np.where(counts.max(-1) > 0, counts.argmax(-1) + 1, 0)
-    middle = np.stack(np.meshgrid(*[(np.arange(GRID) + 0.5) / GRID] * 2), -1).reshape(-1, 2)
-    edges = boxes[rows, number] - np.concatenate([middle, middle], -1)
-    arrays = (number > 0, names[rows, number], (tiles == number[..., None]).astype(np.float32), edges.astype(np.float32))
-    return tuple(torch.from_numpy(array) for array in arrays)  # type: ignore[return-value]
+    cells = (tiles == number[..., None]).astype(np.float32)
+    return torch.from_numpy(number > 0), torch.from_numpy(cells), torch.from_numpy(boxes[rows, number])
 
 
 def _compute_dense_loss(module: DenseEncoder, cache: SceneCache, index: Tensor) -> tuple[Tensor, Metrics]:
@@ -89,20 +88,18 @@ def _compute_dense_loss(module: DenseEncoder, cache: SceneCache, index: Tensor) 
 def _compare_dense(predictions: Sequence[Tensor], cache: SceneCache, index: Tensor) -> tuple[Tensor, Metrics]:
     device = predictions[0].device
     loss, metrics = predictions[0].new_zeros(()), dict[str, float]()
-    for kind, (covered, names, cells, edges) in zip(("object", "part"), (predictions[:4], predictions[4:]), strict=True):
-        on, true_names, true_cells, true_edges = (t.to(device) for t in _compute_dense_targets(cache, index, kind))
-        edge_error = (edges[on] - true_edges[on]).abs().mean()
+    for kind, (covered, cells, boxes) in zip(("object", "part"), (predictions[:3], predictions[3:]), strict=True):
+        on, true_cells, true_boxes = (t.to(device) for t in compute_dense_targets(cache, index, kind))
+        box_error = (boxes[on] - fourier_features(true_boxes[on], _BOX_FREQUENCIES)).square().mean()
         loss = loss + (
             F.binary_cross_entropy_with_logits(covered[..., 0], on.float())
-            + 0.5 * F.cross_entropy(names[on], true_names[on])
             + 3 * F.binary_cross_entropy_with_logits(cells[on], true_cells[on])
-            + 10 * edge_error
+            + box_error
         )
         metrics |= {
             kind: ((covered[..., 0] > 0) == on).float().mean().item(),
-            f"{kind}_name": (names[on].argmax(-1) == true_names[on]).float().mean().item(),
             f"{kind}_cells": ((cells[on] > 0) == (true_cells[on] > 0.5)).float().mean().item(),
-            f"{kind}_edge_px": edge_error.item() * INPUT_SIDE,
+            f"{kind}_box": box_error.item(),
         }
     return loss, metrics
 
@@ -156,10 +153,11 @@ def _compute_mask_loss(out: Any, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
 
 
 def _compare_masks(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return 10 x mean binary cross-entropy + Dice loss of each mask."""
+    """Return the Dice loss of each mask + its binary cross-entropy per pixel of the true area."""
     soft = logits.sigmoid()
     dice = 1 - (2 * (soft * truth).sum((-1, -2)) + 1) / (soft.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
-    return 10 * F.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((-1, -2)) + dice
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((-1, -2))
+    return cross_entropy / (truth.sum((-1, -2)) + _LEAST_AREA) + dice
 
 
 def _compute_iou(predicted: Tensor, true: Tensor) -> Tensor:
@@ -196,11 +194,11 @@ def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
     return int(x), int(y)
 
 
-def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 6) -> None:
+def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 10) -> None:
     """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt."""
     device = model.device
     parts = nn.ModuleDict({"sam": model, "head": dense.head})
-    optimizer = MuonAdamW(parts.named_parameters(), rate=2e-3, adamw_rate=6e-4)
+    optimizer = MuonAdamW(parts.named_parameters(), rate=1e-3, adamw_rate=3e-4)
     stage = Stage("sam", folder, parts, optimizer, steps)
     draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
@@ -222,7 +220,7 @@ def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder:
             second, after = _compute_mask_loss(_predict(model, repeated, corrected, mask_input), corrected)
             loss, metrics = loss + second, metrics | {"corrected_iou": after["chosen_iou"]}
         dense_loss, seen = _compare_dense(dense.predict(embeddings), cache, index)
-        metrics |= {name: seen[name] for name in ("object_name", "part_name", "object_cells", "part_cells")}
+        metrics |= {name: seen[name] for name in ("object_cells", "part_cells", "object_box", "part_box")}
         return loss + _DENSE_WEIGHT * dense_loss, metrics
 
     @torch.no_grad()

@@ -9,8 +9,11 @@ import torch
 from recipes.embedded.architecture import CELLS, GRID, INPUT_SIDE, NOUNS, PARTS
 from recipes.embedded.muon import orthogonalize
 from recipes.embedded.patch_targets import PatchTargets, compute_targets
+from recipes.embedded.sam_model import GRID as SAM_GRID
+from recipes.embedded.sam_model import build_sam
 from recipes.embedded.sam_prompts import PLACEMENTS, sample_prompts
-from recipes.embedded.scene_cache import SceneCache
+from recipes.embedded.sam_stage import DenseEncoder, compute_dense_targets
+from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.vision_stage import mirror_targets
 from sam4mllm_tool.embedded.everyday import draw_scene
 
@@ -75,6 +78,19 @@ def test_one_click_and_a_box_alone_may_mean_two_regions(cache: SceneCache) -> No
         assert (prompts.masks != prompts.others).flatten(2).any(2).any()
     decided = sample_prompts(cache, torch.arange(4), np.random.default_rng(1), 5, "even")
     assert torch.equal(decided.masks, decided.others)
+
+
+def test_a_fresh_segmenter_sees_the_image_and_its_dense_targets_are_those_of_the_scene(cache: SceneCache) -> None:
+    dense = DenseEncoder(build_sam())
+    index = torch.arange(2)
+    embeddings = dense.encoder(cache.load_pixels(index)).last_hidden_state
+    assert (embeddings[0] - embeddings[1]).abs().mean() > 0.01
+    for kind, regions in (("object", cache.records[0].objects), ("part", cache.records[0].object_parts)):
+        covered, cells, boxes = compute_dense_targets(cache, index[:1], kind)
+        assert set(map(tuple, boxes[covered].tolist())) <= {tuple(np.float32(region.box) / SIDE) for region in regions}
+        shown = cells[covered].sum() / (SAM_GRID * CELLS) ** 2
+        masks = [cache.scene(0).mask(cache.scene(0).regions.index(region)) for region in regions]
+        assert float(shown) == pytest.approx(np.any(masks, axis=0).mean(), abs=0.06)
 
 
 def test_updates_are_orthogonalized() -> None:

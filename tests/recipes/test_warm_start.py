@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.embedded.__main__ import create_mllm, create_sam
+from recipes.embedded.sam_model import CHANNELS
 from recipes.embedded.warm_start import load_sam, resize_grid
 from sam4mllm_tool.models.checkpoints import embedded_folder
 
@@ -23,11 +24,15 @@ def test_the_tower_of_an_earlier_pair_is_loaded_and_the_language_model_is_not() 
     assert all(torch.equal(a, b) for a, b in zip(*(weights.values() for weights in languages), strict=True))
 
 
-def test_segment_anything_of_an_earlier_pair_is_loaded() -> None:
+def test_segment_anything_of_an_earlier_pair_is_loaded_and_widened() -> None:
     started = create_sam(WEIGHTS).state_dict()
     earlier = load_file(WEIGHTS / "sam" / "model.safetensors")
-    resized = {key for key, value in earlier.items() if not torch.equal(started[key], value.float())}
-    assert resized <= {"vision_encoder.pos_embed"}
+    layer = "vision_encoder.layers.3.mlp.lin1.weight"
+    assert torch.equal(started[layer], earlier[layer].float())
+    token, earlier_token = (weights["mask_decoder.iou_token.weight"][0].float() for weights in (started, earlier))
+    assert len(token) == CHANNELS
+    repeated = earlier_token if len(earlier_token) == CHANNELS else earlier_token.unflatten(0, (2, -1)).repeat(1, 2).flatten()
+    assert torch.equal(token, repeated)
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:
