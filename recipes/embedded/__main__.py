@@ -50,12 +50,10 @@ def create_mllm(earlier: Path | None = None) -> LlavaForConditionalGeneration:
     return model
 
 
-def create_sam(earlier: Path | None = None) -> Any:
-    """Create Segment Anything with fresh weights, or with those of an earlier pair's folder."""
+def create_sam() -> Any:
+    """Create Segment Anything with fresh weights."""
     torch.manual_seed(0)
     model = sam_model.build_sam()
-    if earlier is not None:
-        warm_start.load_sam(model, earlier)
     model.set_attn_implementation("eager")
     model.to(choose_device())
     return model
@@ -90,7 +88,7 @@ def run_stages(
         cache: The training scenes.
         folder: Where the checkpoints are.
         steps: Optimizer steps of each stage.
-        earlier: Folder of an earlier pair whose vision tower and Segment Anything the training starts from.
+        earlier: Folder of an earlier pair whose vision tower the training starts from.
     """
     if "eyes" in stages:
         train_vision(cache, create_mllm(earlier), folder, steps["eyes"])
@@ -98,7 +96,7 @@ def run_stages(
         language_stage.train_base(cache, load_mllm(folder, "eyes"), folder, steps["base"])
     if "adapter" in stages:
         language_stage.train_adapter(cache, load_mllm(folder, "base"), folder, steps["adapter"])
-    model = create_sam(earlier)
+    model = create_sam()
     if "sam-encoder" in stages:
         sam_stage.train_encoder(cache, model, folder, steps["sam-encoder"])
     if "sam" in stages:
@@ -145,7 +143,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=30_000, help="number of training scenes, a multiple of 500")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="stages to run")
     parser.add_argument(
-        "--start-from", type=Path, metavar="DIR", help="folder of an earlier pair, to start from its vision tower and its sam"
+        "--start-from", type=Path, metavar="DIR", help="folder of an earlier pair, to start from its vision tower"
     )
     for stage, steps in STEPS.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, help="optimizer steps (default: %(default)s)")

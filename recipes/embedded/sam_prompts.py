@@ -18,7 +18,7 @@ PER_IMAGE = 5
 """Prompts per image: encoding an image takes as long as seven of them."""
 COUNTS = {"even": (0, 0, 1, 2, 3, 5, 8), "grid": (3, 6, 12, 18, 25), "far": (1, 3, 5, 9), "clicks": (1, 1, 1, 2, 3, 5, 8)}
 """Numbers of points per prompt that are drawn from, by placement."""
-PLACEMENTS = ("even", "even", "grid", "far", "clicks")
+PLACEMENTS = ("even", "grid", "far", "clicks")
 """Placements that are drawn from: uniform in the box; on the grid of PQPP; far from edges; clicks, without a box."""
 JITTER = (0.0, 0.0, 0.03, 0.06, 0.06, 0.12)
 """Standard deviations of the boxes' edges as a share of their sides, that are drawn from."""

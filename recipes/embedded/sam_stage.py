@@ -2,12 +2,12 @@
 
 There are two stages. First the encoder alone learns dense targets like the MLLM's: whether an object and a part cover each
 patch, the masks of both in 4 x 4 cells, and their boxes as sines and cosines, as prompts are encoded, so that a prompt can be
-compared with them. Then the whole model learns masks from prompts, and the encoder the dense targets of the same images. Where
-a prompt fits two regions (one click on a handle, a box around a frame and its picture), two of the three candidates are
-trained, one on each, so that candidates are the whole and its parts; else the best is trained fully and the others a little.
-The IoU head is trained too. In some steps a click on what is wrong follows, with the first mask as mask input. All prompts of
-a batch have the same number of points, and either all or none have a box, because Segment Anything attends to padding points
-and inference never pads.
+compared with them. Then the decoder learns masks from prompts, at first alone, then with the encoder, which goes on learning
+dense targets of the same images. Where a prompt fits two regions (one click on a handle, a box around a frame and its
+picture), two of the three candidates are trained, one on each, so that candidates are the whole and its parts; else the best
+is trained fully and the others a little. The IoU head is trained too. In some steps a click on what is wrong follows, with the
+first mask as mask input. All prompts of a batch have the same number of points, and either all or none have a box, because
+Segment Anything attends to padding points and inference never pads.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,22 @@ from scipy import ndimage  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers import SamModel
 
-from recipes.embedded.architecture import CELLS, FREQUENCIES, INPUT_SIDE, fourier_features
-from recipes.embedded.sam_model import CHANNELS, GRID, MASK_SIDE
+from recipes.embedded.architecture import CELLS, INPUT_SIDE, fourier_features
+from recipes.embedded.sam_model import BOX_FREQUENCIES, CHANNELS, GRID, MASK_SIDE
 from recipes.embedded.sam_prompts import COUNTS, PLACEMENTS, SamPrompts, sample_prompts
 from recipes.embedded.scene_cache import SIDE, SceneCache
 from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, draw_batches, train
 
 _DENSE_WEIGHT = 0.5
 """Weight of the encoder's dense targets while the whole model learns."""
+_BALANCED_STEPS, _DECODER_STEPS = 200, 600
+"""Steps in which pixels of the region weigh as much as all others, so that masks don't stay empty; in which the decoder alone
+learns."""
 _CORRECTED = 0.4
 """Share of the steps in which a correcting click follows."""
 _MIN_COVERAGE = 1e-3  # as the segmenter's backend encodes mask inputs
 _LEAST_AREA = 50
 """Pixels of the decoder's mask; the errors of masks are compared with their areas, those of smaller ones with this."""
-_BOX_FREQUENCIES = FREQUENCIES[:4]  # higher ones are not learnt
 
 
 # Stage 1 ------------------------------------------------------------------------------------------------------------
@@ -46,7 +48,7 @@ class DenseEncoder(nn.Module):
     def __init__(self, model: SamModel) -> None:
         super().__init__()
         self.encoder = model.vision_encoder
-        self.sizes = 2 * [1, CELLS**2, 4 * 2 * len(_BOX_FREQUENCIES)]
+        self.sizes = 2 * [1, CELLS**2, 4 * 2 * len(BOX_FREQUENCIES)]
         self.head = nn.Linear(CHANNELS, sum(self.sizes))
 
     def forward(self, pixel_values: Tensor) -> Sequence[Tensor]:
@@ -90,7 +92,7 @@ def _compare_dense(predictions: Sequence[Tensor], cache: SceneCache, index: Tens
     loss, metrics = predictions[0].new_zeros(()), dict[str, float]()
     for kind, (covered, cells, boxes) in zip(("object", "part"), (predictions[:3], predictions[3:]), strict=True):
         on, true_cells, true_boxes = (t.to(device) for t in compute_dense_targets(cache, index, kind))
-        box_error = (boxes[on] - fourier_features(true_boxes[on], _BOX_FREQUENCIES)).square().mean()
+        box_error = (boxes[on] - fourier_features(true_boxes[on], BOX_FREQUENCIES)).square().mean()
         loss = loss + (
             F.binary_cross_entropy_with_logits(covered[..., 0], on.float())
             + 3 * F.binary_cross_entropy_with_logits(cells[on], true_cells[on])
@@ -132,17 +134,17 @@ def _predict(model: SamModel, embeddings: Tensor, prompts: SamPrompts, mask_inpu
         )
 
 
-def _compute_mask_loss(out: Any, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
+def _compute_mask_loss(out: Any, prompts: SamPrompts, *, balanced: bool = False) -> tuple[Tensor, Metrics]:
     """Compare at the size of the decoder's masks, where it takes a quarter of the time that it takes at the image's."""
     logits = out.pred_masks.float().flatten(0, 1)
     scores = out.iou_scores.float().flatten(0, 1)
     coverages = (F.adaptive_avg_pool2d(masks.flatten(0, 1)[:, None], MASK_SIDE) for masks in (prompts.masks, prompts.others))
     truth, other = (coverage.expand_as(logits) for coverage in coverages)
-    losses = _compare_masks(logits, truth)
+    losses = _compare_masks(logits, truth, balanced)
     best = losses.min(-1).values
     ambiguous = (prompts.masks != prompts.others).flatten(0, 1).flatten(1).any(1)
     if ambiguous.any():
-        pairs = losses[ambiguous][:, :, None] + _compare_masks(logits[ambiguous], other[ambiguous])[:, None]
+        pairs = losses[ambiguous][:, :, None] + _compare_masks(logits[ambiguous], other[ambiguous], balanced)[:, None]
         pairs = pairs + torch.diag(torch.full((3,), torch.inf, device=pairs.device))
         best = best.masked_scatter(ambiguous, pairs.flatten(1).min(-1).values)
     with torch.no_grad():
@@ -152,12 +154,15 @@ def _compute_mask_loss(out: Any, prompts: SamPrompts) -> tuple[Tensor, Metrics]:
     return loss, {"best_iou": iou.max(-1).values.mean().item(), "chosen_iou": chosen.mean().item()}
 
 
-def _compare_masks(logits: Tensor, truth: Tensor) -> Tensor:
-    """Return the Dice loss of each mask + its binary cross-entropy per pixel of the true area."""
+def _compare_masks(logits: Tensor, truth: Tensor, balanced: bool) -> Tensor:
+    """Return the Dice loss of each mask + its binary cross-entropy, per pixel of the true area or by its mean on both sides."""
     soft = logits.sigmoid()
     dice = 1 - (2 * (soft * truth).sum((-1, -2)) + 1) / (soft.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
-    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").sum((-1, -2))
-    return cross_entropy / (truth.sum((-1, -2)) + _LEAST_AREA) + dice
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
+    if not balanced:
+        return cross_entropy.sum((-1, -2)) / (truth.sum((-1, -2)) + _LEAST_AREA) + dice
+    sides = ((cross_entropy * side).sum((-1, -2)) / side.sum((-1, -2)).clamp(min=1) for side in (truth, 1 - truth))
+    return sum(sides, dice)
 
 
 def _compute_iou(predicted: Tensor, true: Tensor) -> Tensor:
@@ -195,10 +200,13 @@ def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
 
 
 def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 10) -> None:
-    """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt."""
+    """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt.
+
+    The decoder's first steps take a third of the time of those with the encoder.
+    """
     device = model.device
     parts = nn.ModuleDict({"sam": model, "head": dense.head})
-    optimizer = MuonAdamW(parts.named_parameters(), rate=1e-3, adamw_rate=3e-4)
+    optimizer = MuonAdamW(parts.named_parameters(), rate=1.5e-3, adamw_rate=6e-4)
     stage = Stage("sam", folder, parts, optimizer, steps)
     draw = draw_batches(cache.trained_on, batch, seed=20, first=stage.count_steps_done())
 
@@ -211,17 +219,21 @@ def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder:
         rng, index = np.random.default_rng((30, step)), next(draw)
         placement = str(rng.choice(PLACEMENTS))
         count = int(rng.choice(COUNTS[placement]))
-        prompts, embeddings = sample_prompts(cache, index, rng, count, placement).to(device), encode(index)
+        prompts = sample_prompts(cache, index, rng, count, placement).to(device)
+        with torch.set_grad_enabled(step >= _DECODER_STEPS):
+            embeddings = encode(index)
         out = _predict(model, embeddings, prompts)
-        loss, metrics = _compute_mask_loss(out, prompts)
-        if rng.random() < _CORRECTED:
+        loss, metrics = _compute_mask_loss(out, prompts, balanced=step < _BALANCED_STEPS)
+        if step >= _BALANCED_STEPS and rng.random() < _CORRECTED:
             corrected, mask_input = add_correction(out, prompts, rng)
             repeated = embeddings.repeat_interleave(len(mask_input) // len(embeddings), 0)
             second, after = _compute_mask_loss(_predict(model, repeated, corrected, mask_input), corrected)
             loss, metrics = loss + second, metrics | {"corrected_iou": after["chosen_iou"]}
-        dense_loss, seen = _compare_dense(dense.predict(embeddings), cache, index)
-        metrics |= {name: seen[name] for name in ("object_cells", "part_cells", "object_box", "part_box")}
-        return loss + _DENSE_WEIGHT * dense_loss, metrics
+        if step >= _DECODER_STEPS:
+            dense_loss, seen = _compare_dense(dense.predict(embeddings), cache, index)
+            loss = loss + _DENSE_WEIGHT * dense_loss
+            metrics |= {name: seen[name] for name in ("object_cells", "part_cells", "object_box", "part_box")}
+        return loss, metrics
 
     @torch.no_grad()
     def evaluate() -> Metrics:

@@ -1,14 +1,11 @@
-"""Start the training from an earlier pair's vision tower and Segment Anything, which may have seen images of another size."""
+"""Start the training from an earlier pair's vision tower, which may have seen images of another size."""
 
 from pathlib import Path
 
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import LlavaForConditionalGeneration, SamModel
-
-from recipes.embedded.sam_model import CHANNELS, build_sam
-from recipes.embedded.widening import widen_sam
+from transformers import LlavaForConditionalGeneration
 
 
 def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
@@ -20,25 +17,6 @@ def load_tower(model: LlavaForConditionalGeneration, folder: Path) -> None:
     side = round(len(tower[positions]) ** 0.5)
     tower[positions] = resize_grid(tower[positions].unflatten(0, (side, side)), count).flatten(0, 1)
     model.model.vision_tower.load_state_dict(tower)
-
-
-def load_sam(model: SamModel, folder: Path) -> None:
-    """Load Segment Anything of `folder`/sam into the model; one of half as many channels is widened.
-
-    Raises:
-        ValueError: It has another architecture.
-    """
-    positions = "vision_encoder.pos_embed"
-    weights = {key: value.float() for key, value in load_file(folder / "sam" / "model.safetensors").items()}
-    weights[positions] = resize_grid(weights[positions][0], model.vision_encoder.pos_embed.shape[1])[None]
-    channels = len(weights["prompt_encoder.no_mask_embed.weight"][0])
-    loaded = model if channels == CHANNELS else build_sam(channels)
-    missing, unexpected = loaded.load_state_dict(weights, strict=False)
-    tied = {"prompt_encoder.shared_embedding.positional_embedding"}
-    if set(missing) - tied or unexpected:
-        raise ValueError(f"{folder}/sam has another architecture: missing {missing}, unexpected {unexpected}")
-    if loaded is not model:
-        widen_sam(loaded, model)
 
 
 def resize_grid(grid: Tensor, side: int) -> Tensor:
