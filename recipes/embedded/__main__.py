@@ -1,11 +1,10 @@
 """Train the embedded pair: `python -m recipes.embedded --work DIR --out DIR`.
 
 Every stage writes checkpoints into the working folder and resumes from them when the command is run again. Where it has none,
-those that are stored with the recipe are used: eyes, whose 1,000 steps began from an earlier pair's tower (give
-`--eyes-steps 1000`, or they go on to the default), and the beginnings of base, sam-encoder and sam. Without
-`recipes/embedded/stages` all begins from nothing. A GPU is used if there is one; `torchrun --nproc-per-node N -m
-recipes.embedded` shares every batch among N processes. One core with AVX2, without bfloat16, takes 15 minutes for drawing,
-4 hours for eyes, 3 for base, 1 for adapter and 3 for sam. The working folder takes 14 GB.
+those that are stored with the recipe are used: eyes, which began from an earlier pair's tower, sam-encoder, and the beginnings
+of base and sam. Without `recipes/embedded/stages` all begins from nothing. A GPU is used if there is one; `torchrun
+--nproc-per-node N -m recipes.embedded` shares every batch among N processes. One core with AVX2, without bfloat16, takes 15
+minutes for drawing, 4 hours for eyes, 6 for base, 1 for adapter and 3 for sam. The working folder takes 14 GB.
 """
 
 import argparse
@@ -30,7 +29,7 @@ from sam4mllm_tool.atomic_io import set_default_permissions
 from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, TrainedImages
 from sam4mllm_tool.protocol import EMBEDDED
 
-STEPS = {"eyes": 2000, "base": 2200, "adapter": 500, "sam-encoder": 250, "sam": 4000}
+STEPS = {"eyes": 1600, "base": 4000, "adapter": 500, "sam-encoder": 300, "sam": 3000}
 """Training stages in their order, with the number of optimizer steps of each."""
 STAGES = (*STEPS, "save", "domain")
 """All stages in their order. "save" writes the trained folders, "domain" measures which images they know."""

@@ -29,7 +29,7 @@ from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, 
 
 _DENSE_WEIGHT = 0.5
 """Weight of the encoder's dense targets while the whole model learns."""
-_BALANCED_STEPS, _DECODER_STEPS = 200, 600
+BALANCED_STEPS, DECODER_STEPS = 200, 600
 """Steps in which pixels of the region weigh as much as all others, so that masks don't stay empty; in which the decoder alone
 learns."""
 _CORRECTED = 0.4
@@ -220,16 +220,16 @@ def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder:
         placement = str(rng.choice(PLACEMENTS))
         count = int(rng.choice(COUNTS[placement]))
         prompts = sample_prompts(cache, index, rng, count, placement).to(device)
-        with torch.set_grad_enabled(step >= _DECODER_STEPS):
+        with torch.set_grad_enabled(step >= DECODER_STEPS):
             embeddings = encode(index)
         out = _predict(model, embeddings, prompts)
-        loss, metrics = _compute_mask_loss(out, prompts, balanced=step < _BALANCED_STEPS)
-        if step >= _BALANCED_STEPS and rng.random() < _CORRECTED:
+        loss, metrics = _compute_mask_loss(out, prompts, balanced=step < BALANCED_STEPS)
+        if step >= BALANCED_STEPS and rng.random() < _CORRECTED:
             corrected, mask_input = add_correction(out, prompts, rng)
             repeated = embeddings.repeat_interleave(len(mask_input) // len(embeddings), 0)
             second, after = _compute_mask_loss(_predict(model, repeated, corrected, mask_input), corrected)
             loss, metrics = loss + second, metrics | {"corrected_iou": after["chosen_iou"]}
-        if step >= _DECODER_STEPS:
+        if step >= DECODER_STEPS:
             dense_loss, seen = _compare_dense(dense.predict(embeddings), cache, index)
             loss = loss + _DENSE_WEIGHT * dense_loss
             metrics |= {name: seen[name] for name in ("object_cells", "part_cells", "object_box", "part_box")}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from recipes.embedded import sam_stage
 from recipes.embedded.__main__ import STEPS, run_stages, save_mllm, save_sam
 from recipes.embedded.architecture import GRID, TOWER_WIDTH, build_mllm, build_processor
 from recipes.embedded.curriculum import base_examples
@@ -206,12 +207,24 @@ def run_alone(model: CachedFeatureModel, scene: int, example: TrainingExample) -
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft reads it
 @pytest.mark.filterwarnings("ignore:.*was trained on 'embedded'")  # its base is saved elsewhere here
-def test_a_recipe_of_one_step_a_stage_gives_a_pair_that_answers(tmp_path: Path, scene: EverydayScene) -> None:
+def test_a_recipe_of_one_step_a_stage_gives_a_pair_that_answers(
+    tmp_path: Path, scene: EverydayScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sam_stage, "BALANCED_STEPS", 1)
+    monkeypatch.setattr(sam_stage, "DECODER_STEPS", 1)
     cache = SceneCache(tmp_path / "world", 8, chunk=8)
+
+    def load_encoder(stage: str, prefix: str) -> torch.Tensor:
+        weights = torch.load(tmp_path / f"{stage}.pt")["model"]
+        return weights[f"{prefix}.layers.0.mlp.lin1.weight"]
+
     run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 1))
-    run_stages(["eyes", "sam-encoder"], cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
+    encoder = load_encoder("sam-encoder", "encoder")
+    assert torch.equal(load_encoder("sam", "sam.vision_encoder"), encoder), "the decoder learns alone at first"
+    run_stages(["eyes", "sam"], cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
+    assert not torch.equal(load_encoder("sam", "sam.vision_encoder"), encoder)
     steps = {stage: torch.load(tmp_path / f"{stage}.pt")["step"] for stage in STEPS}
-    assert steps == {"eyes": 2, "base": 1, "adapter": 1, "sam-encoder": 2, "sam": 1}
+    assert steps == {"eyes": 2, "base": 1, "adapter": 1, "sam-encoder": 1, "sam": 2}
     save_mllm(tmp_path, tmp_path / "out", len(cache))
     save_sam(tmp_path, tmp_path / "out")
     pair = Sam4Mllm.load(f"{tmp_path / 'out' / 'mllm'}+{tmp_path / 'out' / 'adapter'}", str(tmp_path / "out" / "sam"))
