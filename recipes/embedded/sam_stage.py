@@ -29,7 +29,7 @@ from recipes.embedded.training_loop import Metrics, MuonAdamW, Stage, autocast, 
 
 _DENSE_WEIGHT = 0.5
 """Weight of the encoder's dense targets while the whole model learns."""
-BALANCED_STEPS, DECODER_STEPS = 200, 600
+BALANCED_STEPS, DECODER_STEPS = 200, 1500
 """Steps in which pixels of the region weigh as much as all others, so that masks don't stay empty; in which the decoder alone
 learns."""
 _CORRECTED = 0.4
