@@ -37,9 +37,9 @@ def base_examples(scene: EverydayScene, rng: Random) -> Iterator[TrainingExample
     yield from _parts_examples(scene, rng, size)
     yield from what_examples(scene, rng, size)
     yield from _count_examples(scene, rng)
-    for number, expression in enumerate(sample_expressions(scene, 8, rng, twice=HARDEST)):
+    for number, expression in enumerate(sample_expressions(scene, 16, rng, twice=HARDEST)):
         yield _locate_example(scene, expression, size)
-        if expression.targets and number < 6:
+        if expression.targets and number < 4:
             yield from _inside_examples(scene, expression, rng, size)
         if number < 4:
             for box, is_meant in draw_boxes_to_verify(scene, expression, rng, size):
@@ -76,7 +76,7 @@ def _list_example(scene: EverydayScene, size: Size) -> TrainingExample:
 
 def _parts_examples(scene: EverydayScene, rng: Random, size: Size) -> Iterator[TrainingExample]:
     """Yield the parts of an object, with their boxes."""
-    for owner in rng.sample(range(len(scene.objects)), min(2, len(scene.objects))):
+    for owner in rng.sample(range(len(scene.objects)), 1):
         parts = [i for i, part in enumerate(scene.object_parts) if part.owner == owner]
         parts = sorted(parts, key=lambda i: scene.object_parts[i].centre[0])[:7]
         if parts:
@@ -94,7 +94,7 @@ def _inside_examples(
     target = expression.targets[rng.randrange(len(expression.targets))]
     box, mask = scene.regions[target].box, scene.mask(target)
     located = Turn("user", f"locate {expression.text}"), Turn("assistant", format_boxes(scene, expression.targets, size))
-    for point in draw_points(box, rng, 7):
+    for point in draw_points(box, rng, 5):
         point = EMBEDDED.snap_point(point, size)
         question = f"inside {EMBEDDED.encode_box(box, size)} {EMBEDDED.encode_point(point, size)}"
         reply = "inside" if label_point(mask, point) else "outside"
