@@ -29,7 +29,7 @@ from sam4mllm_tool.atomic_io import set_default_permissions
 from sam4mllm_tool.data.image_hashes import TRAINED_IMAGES_FILE, TrainedImages
 from sam4mllm_tool.protocol import EMBEDDED
 
-STEPS = {"eyes": 1600, "base": 4000, "adapter": 500, "sam-encoder": 300, "sam": 3000}
+STEPS = {"eyes": 1600, "base": 4000, "adapter": 500, "sam-encoder": 800, "sam": 3000}
 """Training stages in their order, with the number of optimizer steps of each."""
 STAGES = (*STEPS, "save", "domain")
 """All stages in their order. "save" writes the trained folders, "domain" measures which images they know."""
