@@ -13,7 +13,7 @@ PYTEST_FAST := OMP_NUM_THREADS=1 python -m pytest -n $(WORKERS) --dist loadfile 
 .PHONY: audit demo docs help-pages mcp-conformance ray sbom test test-hours test-slow test-newest test-oldest check lint types coverage video format lock clean
 
 demo: .venv/installed  ## set up, then segment the example image
-	$(BIN)/sam4mllm segment examples/scene.png "the ring below the orange circle" --out out
+	$(BIN)/sam4mllm segment examples/scene.png "the mug with the spoon in it" --out out
 	@echo "look at out/overlay.png"
 
 test: .venv/tested  ## set up, then run all tests but the slow ones

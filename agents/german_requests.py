@@ -1,4 +1,4 @@
-"""Translate a plain German request into the English that intent_parser.py reads: "markiere den roten Ring", "nein, der andere".
+"""Translate a plain German request into the English that intent_parser.py reads: "markiere die rote Tasse", "nein, der andere".
 
 By tables, without a model. An expression with a word that is in no table stays German, so that a model that knows German reads
 it as it was written.
@@ -86,7 +86,7 @@ _WORDS = {
     "von": "of", "vom": "of the", "über": "above", "unter": "below", "neben": "next to", "zwischen": "between", "in": "in",
     "im": "in the", "mit": "with", "ganz": "", "beide": "both", "beiden": "both", "alles": "everything", "nur": "only",
     "am": "", "weitesten": "furthest", "oben": "top", "unten": "bottom", "links": "left", "rechts": "right", "auch": "also",
-    "auf": "on", "hinter": "behind", "vor": "in front of", "um": "around",
+    "auf": "on", "darin": "in it", "darauf": "on it", "hinter": "behind", "vor": "in front of", "um": "around",
     "eins": "one", "zwei": "two", "drei": "three", "vier": "four", "fünf": "five", "ist": "is", "nummer": "number",
 }  # fmt: skip
 _PHRASES = (

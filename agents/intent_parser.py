@@ -1,4 +1,4 @@
-"""Which messages need no chat model: "segment the red ring", "where is the mug?", "no, the other one", "click 120 80".
+"""Which messages need no chat model: "segment the red mug", "where is the mug?", "no, the other one", "click 120 80".
 
 A request is plain when it asks in English for one object or group to be located and for nothing else; a follow-up is an
 instruction that `interactive.read_instruction` knows, or begins with "no", or speaks of "the ... one". Whatever is in doubt is
@@ -54,7 +54,7 @@ _NOT_AN_OBJECT = re.compile(
     # what is asked about rather than pointed at
     r"|(?:out|how|why|whether|if|when|who you|your|yourself"
     r"|what (?:you (?:can|could do|do|are|know)|to|can|do|does|did|happen\w*|is|are|was|this|that))\b.*"
-    r"|(?:the |its )?(?:area|size|number|count|colou?rs?|width|height|length|distance|position|coordinates?|centre|center|"
+    r"|(?:the |its )?(?:area|size|number|count|colou?rs?|width|height|length|distance|position|coordinates?|"
     r"name|meaning|reason|(?:biggest |main )?differences?|percentage|share)\s+(?:of|between|in)\b.*",
     re.IGNORECASE | re.DOTALL,
 )
@@ -68,7 +68,7 @@ _SECOND_REQUEST = re.compile(
     re.IGNORECASE,
 )
 _NOT_A_PLACE = re.compile(  # "where is the cat looking?" asks for no cat, "where is this made?" for no object
-    r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)\b.*",
+    r".*\b(?:taken|made|from|shot|born|looking|pointing|heading|headed|going|coming)|(?:this|that|the) (?:picture|photo)",
     re.IGNORECASE,
 )
 _FOLLOW_UP_COURTESY = re.compile(  # what may stand before a follow-up
@@ -122,7 +122,7 @@ def parse_request(text: str) -> str | None:
 
 
 def parse_bare_expression(text: str) -> str | None:
-    """Return a message that is nothing but an expression, such as "the red ring" or "all stars"; None for any other."""
+    """Return a message that is nothing but an expression, such as "the red mug" or "all spoons"; None for any other."""
     expression = _strip_courtesy(text)
     if expression is None or not _BARE.fullmatch(expression) or _STATEMENT.search(expression) or "?" in text:
         return None
@@ -146,7 +146,7 @@ def parse_follow_up(text: str) -> str | None:
         return None
     match instruction.action:
         case "bigger" | "smaller" | "back":
-            return None if verb else words  # "segment the whole ring" is a new request
+            return None if verb else words  # "segment the whole mug" is a new request
         case "also" | "without" | "keep":
             is_clear = bool(_DETERMINED.match(instruction.what) or _EDITING_VERB.match(words))
         case "describe":

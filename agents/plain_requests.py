@@ -42,8 +42,8 @@ _SYNONYMS = (
     (re.compile(r"\bteh\b", re.IGNORECASE), "the"),
     (re.compile(r"^(?:delete|erase|discard|get rid of|throw out|hide)\s+", re.IGNORECASE), "remove "),
     (re.compile(r"^(?:please )?(?:give|get) me (?=(?:the|all|every|each|both)\b)", re.IGNORECASE), "segment "),
-    (re.compile(rf"\beverything (?:that is |that's )?{_COLOUR}[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
-    (re.compile(rf"\ball (?:the )?{_COLOUR} (?:things|stuff|ones|objects)[\s.!?]*$", re.IGNORECASE), r"all \g<colour> shapes"),
+    (re.compile(rf"\beverything (?:that is |that's )?{_COLOUR}[\s.!?]*$", re.IGNORECASE), r"all \g<colour> objects"),
+    (re.compile(rf"\ball (?:the )?{_COLOUR} (?:things|stuff|ones|objects)[\s.!?]*$", re.IGNORECASE), r"all \g<colour> objects"),
 )
 _CUT = (
     r"\W*(?:(?:please|can you|could you|would you|now|and|then|ok|okay|i want(?: you)? to)\b[\s,]*)*(?:cut|extract|isolate)\b"
@@ -98,7 +98,7 @@ def _is_plain(text: str) -> bool:
 
 
 def wants_cutout(text: str) -> bool:
-    """Whether a request asks for the object on its own: "cut out the ring", "schneide ihn aus"."""
+    """Whether a request asks for the object on its own: "cut out the mug", "schneide ihn aus"."""
     words = read_message(text).text
     return bool(_CUTOUT.match(words)) and bool(parse_request(words) or is_cutout_of_result(words))
 
@@ -196,7 +196,7 @@ def answer_without_model(messages: Sequence[BaseMessage]) -> str:
     question = parse_question(message.text)
     needs_result = bool(parse_follow_up(message.text) or parse_clicks(message.text) or (question and not question.expression))
     if not result and needs_result and not question and read_instruction(message.text).action == "other":
-        return 'There is nothing yet that it could be other than: name an object first, as in "segment the red ring".'
+        return 'There is nothing yet that it could be other than: name an object first, as in "segment the red mug".'
     return choose_hint(message.text, is_follow_up=needs_result, has_result=result is not None)
 
 

@@ -18,8 +18,8 @@ def call_tool(name: str, **arguments: Any) -> dict[str, Any]:
     return message.artifact
 
 
-boxes = call_tool("propose_boxes", image="scene.png", expression="the orange ring")
+boxes = call_tool("propose_boxes", image="scene.png", expression="the orange mug")
 points = call_tool("check_points", dialogue=boxes, grid=[3, 3])
 result = call_tool("segment_prompt", dialogue=points, drop=[1])
-call_tool("refine_segmentation", result=result, instruction="also the orange circle")
+call_tool("refine_segmentation", result=result, instruction="also the black spoon")
 call_tool("describe_image_region", result=result)

@@ -1,7 +1,7 @@
 """Say what you mean, get the exact pixels: SAM4MLLM as a segmentation tool for people and agents.
 
     from sam4mllm_tool import Sam4Mllm
-    result = Sam4Mllm.load().segment("image.png", "the red ring")
+    result = Sam4Mllm.load().segment("image.png", "the red mug")
 
 Importing this package costs NumPy, Pillow and pydantic; models and LangChain are imported on first use.
 """

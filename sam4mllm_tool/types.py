@@ -310,8 +310,8 @@ class SegmentedObject:
         alternatives: The candidates that were not chosen, best first; empty where they would take too much memory.
         agreement: How well the mask agrees with the kept point answers, in [0, 1] (`balanced_agreement`). It tells a good
             mask from a bad one, and hardly a wrong box from a right one. None with fewer than two points on the object.
-        expression: What this object was found by, which may be a part of the result's expression ("the ring" of "the ring and
-            the star"); None before it is in a result.
+        expression: What this object was found by, which may be a part of the result's expression ("the mug" of "the mug and
+            the spoon"); None before it is in a result.
     """
 
     mask: Mask
@@ -551,7 +551,7 @@ class Segmenter(Protocol):
     """A model that turns boxes and points into masks.
 
     One that also finds instances by words has a method `propose(image, phrase) -> Sequence[Proposal]`, best first, for a short
-    noun phrase such as "red ring"; without it, or where it is None, `adaptive` relies on the MLLM's boxes alone. One that can
+    noun phrase such as "red mug"; without it, or where it is None, `adaptive` relies on the MLLM's boxes alone. One that can
     encode an image while the MLLM answers has a method `prepare(image)`, which returns at once and never raises.
     """
 

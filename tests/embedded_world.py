@@ -1,4 +1,4 @@
-"""Scenes of the world that the embedded pair knows, for the tests: this is where they name it.
+"""Scenes of the world that the embedded pair knows, for the tests.
 
 What refers to an object, to several or to none is found by the scene's true objects, whatever a model makes of it.
 """
@@ -9,15 +9,21 @@ from itertools import count
 from PIL import Image as PILImage
 
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnObject, DrawnScene, get_embedded_world
+from sam4mllm_tool.embedded.everyday import (
+    ABSENT_KINDS,
+    EverydayExpression,
+    EverydayObject,
+    EverydayScene,
+    draw_scene,
+    list_expressions,
+    sample_expressions,
+)
 
 __all__ = [
     "ABSENT",
     "TEST_SEEDS",
-    "WORLD",
-    "DrawnObject",
-    "DrawnScene",
+    "EverydayObject",
+    "EverydayScene",
     "draw_image",
     "draw_scene",
     "iter_cases",
@@ -26,10 +32,8 @@ __all__ = [
     "sample_expressions",
 ]
 
-WORLD = get_embedded_world()
-ABSENT = DEFAULT_WORLD.absent_kinds[0]
+ABSENT = ABSENT_KINDS[0]
 """The kind of expressions that fit nothing in a scene, most clearly so."""
-draw_scene, list_expressions, sample_expressions = WORLD.draw_scene, WORLD.list_expressions, WORLD.sample_expressions
 
 
 def draw_image(seed: int, side: int = 256) -> PILImage.Image:
@@ -37,12 +41,12 @@ def draw_image(seed: int, side: int = 256) -> PILImage.Image:
     return PILImage.fromarray(draw_scene(seed, side).image)
 
 
-def name_object(drawn: DrawnObject) -> str:
+def name_object(drawn: EverydayObject) -> str:
     """Return an expression that fits the object, and others of its colour and noun."""
     return f"the {drawn.colour} {drawn.noun}"
 
 
-def iter_cases(kind: str, first: int = TEST_SEEDS, side: int = 256) -> Iterator[tuple[DrawnScene, DrawnExpression]]:
+def iter_cases(kind: str, first: int = TEST_SEEDS, side: int = 256) -> Iterator[tuple[EverydayScene, EverydayExpression]]:
     """Yield the scenes from seed `first` on that have an expression of this kind, each with one."""
     for scene in (draw_scene(seed, side) for seed in count(first)):
         for expression in list_expressions(scene):

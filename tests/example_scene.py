@@ -24,25 +24,25 @@ __all__ = [
 
 EXAMPLE_IMAGE = Path(__file__).parents[1] / "examples" / "scene.png"
 OBJECTS = {
-    "orange ring": (33, 209, 137, 311),
-    "blue ring": (87, 129, 185, 228),
-    "green ring": (225, 316, 329, 417),
-    "purple ring": (399, 89, 497, 193),
-    "orange circle": (388, 241, 492, 348),
+    "orange mug": (19, 188, 175, 343),
+    "black mug": (107, 35, 259, 190),
+    "yellow mug": (95, 127, 312, 315),
+    "white mug": (251, 256, 490, 456),
+    "black spoon": (374, 135, 438, 353),
 }
 """Boxes in pixels, the group from left to right, then the other object."""
-NOUN, PLURAL = "ring", "rings"
+NOUN, PLURAL = "mug", "mugs"
 *GROUP, OTHER = (f"the {name}" for name in OBJECTS)
-EXPRESSION = "the ring below the orange circle"
-"""GROUP[2], as the documentation calls it."""
-IMPLICIT = "what you could wear on a finger"
-MEMBER = GROUP[3]
-MISSPELT = "the prple rign"
+EXPRESSION = "the mug with the spoon in it"
+"""GROUP[3], as the documentation calls it."""
+IMPLICIT = "what you drink your tea from"
+MEMBER = GROUP[2]
+MISSPELT = "the yelow mug"
 """MEMBER."""
 ANY_MEMBER, ALL = f"the {NOUN}", f"all {PLURAL}"
-ABSENT_NAME = "the red star"
+ABSENT_NAME = "the red teapot"
 GERMAN_NAMES = {
-    EXPRESSION: "den Ring unter dem orangen Kreis",
-    OTHER: "den orangen Kreis",
-    f"{ALL} but not {GROUP[2]}": "alle Ringe, aber nicht den grünen",
+    EXPRESSION: "die Tasse mit dem Löffel darin",
+    OTHER: "den schwarzen Löffel",
+    f"{ALL} but not {GROUP[3]}": "alle Tassen, aber nicht die weiße",
 }

@@ -6,7 +6,8 @@ from itertools import count, pairwise
 
 from PIL import Image as PILImage
 
-from tests.embedded_world import ABSENT, WORLD, DrawnScene, draw_scene, list_expressions, name_object
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
+from tests.embedded_world import ABSENT, EverydayScene, draw_scene, list_expressions, name_object
 
 __all__ = ["FOUR", "PAIR", "SECOND_PAIR", "THREE", "GroupedScene", "find_grouped_scene"]
 
@@ -21,7 +22,7 @@ class GroupedScene:
         others: Indices of all other objects.
     """
 
-    scene: DrawnScene
+    scene: EverydayScene
     group: tuple[int, ...]
     others: tuple[int, ...]
 
@@ -50,7 +51,7 @@ class GroupedScene:
     def unused_colour(self) -> str:
         """A colour that no object of the group has."""
         used = {self.scene.objects[index].colour for index in self.group}
-        return next(colour for colour in WORLD.colours if colour not in used)
+        return next(colour for colour in COLOURS if colour not in used)
 
     @property
     def unused_name(self) -> str:
@@ -61,7 +62,7 @@ class GroupedScene:
     def absent(self) -> str:
         """An expression that fits nothing in the scene: of a colour and a noun that no object has."""
         nouns = {drawn.noun for drawn in self.scene.objects}
-        candidates = {f"the {colour} {noun}" for colour in WORLD.colours for noun in WORLD.list_nouns() if noun not in nouns}
+        candidates = {f"the {colour} {noun}" for colour in COLOURS for noun in load_recipes() if noun not in nouns}
         texts = (expression.text for expression in list_expressions(self.scene) if expression.kind == ABSENT)
         return next(text for text in texts if text in candidates)
 
@@ -99,7 +100,7 @@ def find_grouped_scene(first: int, size: int, others: int | None = None) -> Grou
 
 _APART = 10  # pixels
 
-PAIR = find_grouped_scene(240_062, size=2, others=1)
-SECOND_PAIR = find_grouped_scene(240_032, size=2, others=1)
-THREE = find_grouped_scene(240_189, size=3)
-FOUR = find_grouped_scene(300_034, size=4)
+PAIR = find_grouped_scene(240_095, size=2, others=1)
+SECOND_PAIR = find_grouped_scene(240_035, size=2, others=1)
+THREE = find_grouped_scene(240_192, size=3)
+FOUR = find_grouped_scene(300_040, size=4)

@@ -31,7 +31,7 @@ from sam4mllm_tool.types import Mask, Size
 from tests.embedded_world import (
     ABSENT,
     TEST_SEEDS,
-    DrawnScene,
+    EverydayScene,
     draw_image,
     draw_scene,
     iter_cases,
@@ -50,9 +50,9 @@ def models() -> Sam4Mllm:
     return load()
 
 
-def draw_cases(kind: str, count: int) -> list[tuple[DrawnScene, str, Mask]]:
+def draw_cases(kind: str, count: int) -> list[tuple[EverydayScene, str, Mask]]:
     """Return an expression of this kind from each of the first `count` scenes that have one, with its true mask."""
-    cases: list[tuple[DrawnScene, str, Mask]] = []
+    cases: list[tuple[EverydayScene, str, Mask]] = []
     for scene, expression in islice(iter_cases(kind), count):
         masks = [scene.mask(index) for index in expression.targets]
         cases.append((scene, expression.text, np.any(masks, axis=0) if masks else np.zeros(scene.image.shape[:2], bool)))
@@ -63,7 +63,7 @@ def iou(mask: Mask, truth: Mask) -> float:
     return float((mask & truth).sum() / (mask | truth).sum())
 
 
-def data_uri(scene: DrawnScene) -> str:
+def data_uri(scene: EverydayScene) -> str:
     file = BytesIO()
     Image.fromarray(scene.image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

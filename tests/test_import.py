@@ -31,7 +31,8 @@ ALLOWED = {
     "geometry": SHARED,
     "images": MODEL_FREE,
     "protocol": MODEL_FREE | {"deprecation"},
-    "models": MODEL_FREE | {"images", "protocol"},  # of images only the conversion to RGB
+    "drawn_things": set(),
+    "models": MODEL_FREE | {"images", "protocol", "drawn_things"},  # of images only the conversion to RGB
     "pipeline": PIPELINE,
     "testing": PIPELINE,
     "deprecation": set(),
@@ -39,7 +40,7 @@ ALLOWED = {
     "reasoning": PIPELINE | {"deprecation"},
     "looking": {"deprecation", "reasoning"},  # the old name of reasoning, for one release
     "data": MODEL_FREE | {"images", "protocol", "models"},
-    "embedded": PIPELINE | {"data"},
+    "embedded": PIPELINE | {"data", "drawn_things"},
     "training": PIPELINE | {"data"},
     "evaluation": PIPELINE | {"data"},
     "batch": PIPELINE | {"data", "evaluation"},  # of evaluation only how models are loaded

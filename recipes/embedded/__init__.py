@@ -6,9 +6,8 @@ language_stage (the base MLLM, then a LoRA adapter and the projector on the dial
 sam_stage. All use scenes of the everyday world from seed 0 on, of which the last 500 are held out for the figures. After them,
 domain_stage measures which images the vision tower knows. The test split is never used.
 
-The weights in the package are older: they came from these stages as they were in version 0.2, on the scenes of coloured shapes
-of seeds 0 to 35,999, in more than one run. Their architecture is in their own config.json. calibration.json is what
-`sam4mllm evaluate --calibrate` fitted to a run of `--method adaptive` over 200 scenes from seed 950,000, none of which is
+The weights in the package came from these stages on scenes of seeds 0 to 29,999, in more than one run, which began from the
+vision tower of an earlier pair (`--start-from`), of a world of coloured shapes. calibration.json is what `sam4mllm evaluate --calibrate` fitted to a run of `--method adaptive` over 200 scenes from seed 950,000, none of which is
 trained on or reported. trained_images.json names the scenes that they were trained on as `sam4mllm data scenes` names their
 files: `evaluate` warns of them.
 """

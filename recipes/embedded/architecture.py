@@ -26,10 +26,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
+from sam4mllm_tool.drawn_things.rendering import PATTERNS
 from sam4mllm_tool.embedded.everyday import list_vocabulary
 from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES, pluralize_part
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
-from sam4mllm_tool.embedded.everyday.rendering import PATTERNS
 
 WIDTH, TOWER_WIDTH, PATCH = 256, 192, 16
 """Width of the language model, width of the vision tower, side of a patch in pixels."""

@@ -16,9 +16,9 @@ from recipes.embedded.architecture import CELLS, GRID, NOUNS, PARTS, RANKS, RELA
 from recipes.embedded.processes import first_process_first
 from recipes.embedded.scene_cache import SIDE, SceneCache, SceneRecord
 from sam4mllm_tool.atomic_io import atomic_path
+from sam4mllm_tool.drawn_things.recipe import COLOURS
+from sam4mllm_tool.drawn_things.rendering import PATTERNS
 from sam4mllm_tool.embedded.everyday import EverydayObject
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS
-from sam4mllm_tool.embedded.everyday.rendering import PATTERNS
 
 MAX_OBJECTS, MAX_PARTS = 10, 48
 _CONVERSES = {"on": "under", "in": "around", "behind": "in front of"}

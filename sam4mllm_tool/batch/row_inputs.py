@@ -170,7 +170,7 @@ def _read_line(line: bytes, number: int, file: str, locate: Callable[[str], str]
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        example = '{"image": "photo.jpg", "expression": "the red ring"}'
+        example = '{"image": "photo.jpg", "expression": "the red mug"}'
         return PlannedRow(place=place, error=f"DataError: expected JSON such as {example}"), None
     image = record.get("image")
     row_id = str(record.get("id", record.get("name", f"jsonl-{number}")))[:200]  # as that of a dataset's sample

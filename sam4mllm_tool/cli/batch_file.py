@@ -125,7 +125,7 @@ def _read_csv(path: Path, text: str) -> Iterator[tuple[str, Any]]:
 def _read_item(row: Any, folder: Path, place: str) -> BatchItem:
     """Return the item of a line. Raises ValueError, whose message says what is wrong with it."""
     if not isinstance(row, Mapping):
-        raise ValueError('expected JSON such as {"image": "photo.jpg", "expression": "the red ring"}')
+        raise ValueError('expected JSON such as {"image": "photo.jpg", "expression": "the red mug"}')
     for key in ("image", "expression"):
         if not isinstance(row.get(key), str) or not row[key].strip():
             raise ValueError(f"it has no {key}")

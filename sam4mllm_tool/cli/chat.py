@@ -61,7 +61,7 @@ def chat(
     thread: Annotated[str, typer.Option(metavar="ID", help="Conversation of the history to continue or to begin.")] = "chat",
     **loading: Any,
 ) -> None:
-    """Segment in conversation: 'the red ring', 'no, the other one', /undo, /save.
+    """Segment in conversation: 'the red mug', 'no, the other one', /undo, /save.
 
     Type /help in the conversation for its commands.
     """

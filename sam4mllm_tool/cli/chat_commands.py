@@ -10,11 +10,11 @@ from sam4mllm_tool.errors import quote_text
 __all__ = ["HELP", "read_command", "suggest_command", "unquote_path"]
 
 HELP = """\
-segment the red ring     also: cut out, find, mask, select, show me ..., where is ...; several: the ring and the star
-cut out the red ring     writes cutout.png as well: the objects on a transparent ground
+segment the red mug     also: cut out, find, mask, select, show me ..., where is ...; several: the mug and the spoon
+cut out the red mug     writes cutout.png as well: the objects on a transparent ground
 no, the other one        refines the result; also: the left one, without the handle, bigger, remove 2, only the second
 click 120 80             the object is at this point; click 120 80 off: it is not; in pixels from the top left
-how many rings?          questions: how big is it? is there a star? what is this?
+how many mugs?          questions: how big is it? is there a spoon? what is this?
 /image PATH              opens another image; requests are about the image opened last
 /images                  lists the images, the current one last
 /undo                    takes back the last change: a request or an opened image

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from sam4mllm_tool.cli.options import complete_from
-from sam4mllm_tool.embedded import EMBEDDED_WORLD, WorldName
 from sam4mllm_tool.errors import DataError, count_noun
 
 if TYPE_CHECKING:
@@ -38,18 +37,12 @@ def scenes(
     seed: Annotated[
         int, typer.Option(metavar="N", min=0, max=10**9, help="Seed of the first scene; the next one has the next seed.")
     ] = 0,
-    world: Annotated[
-        WorldName,
-        typer.Option(
-            metavar="shapes|everyday", help="Coloured shapes, which the embedded pair knows, or everyday things with parts."
-        ),
-    ] = EMBEDDED_WORLD,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Draw scenes with expressions and exact masks."""
+    """Draw scenes of everyday things, with expressions and exact masks."""
     from sam4mllm_tool.embedded.scene_files import write_scenes
 
-    print(f"wrote {write_scenes(out, count, seed, world=world, overwrite=overwrite)}")
+    print(f"wrote {write_scenes(out, count, seed, overwrite=overwrite)}")
 
 
 def gallery(

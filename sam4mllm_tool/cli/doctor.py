@@ -150,12 +150,11 @@ def _describe_device() -> str:
 def _try_embedded() -> tuple[bool, str]:
     """Segment one drawn scene with the embedded pair and compare the mask with the true one."""
     from sam4mllm_tool.embedded import TEST_SEEDS
-    from sam4mllm_tool.embedded.drawn_worlds import get_embedded_world
+    from sam4mllm_tool.embedded.everyday import draw_scene, list_expressions
     from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 
-    world = get_embedded_world()
-    scene = world.draw_scene(TEST_SEEDS)
-    expression = next(e for e in world.list_expressions(scene) if e.kind == "attribute")
+    scene = draw_scene(TEST_SEEDS)
+    expression = next(e for e in list_expressions(scene) if e.kind == "attribute")
     try:
         models = Sam4Mllm.load("embedded", "embedded")
         began = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image as PILImage
 
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.drawn_worlds import DrawnScene, get_embedded_world
+from sam4mllm_tool.embedded.everyday import EverydayScene, draw_scene, list_expressions
 from sam4mllm_tool.errors import ReplyError, quote_text
 from sam4mllm_tool.geometry.boxes import mask_iou, mask_to_box
 from sam4mllm_tool.models.load_options import LoadOptions
@@ -54,7 +54,7 @@ def check_mllm(spec: str, dialect_name: str | None, options: LoadOptions) -> boo
     source = "as given" if dialect_name else _find_source(spec, getattr(mllm, "version", None), dialect)
     _print_row("MLLM", spec)
     _print_row("dialect", f"{dialect.name}, {source}")
-    is_readable, rows = _ask(mllm, dialect, get_embedded_world().draw_scene(TEST_SEEDS))
+    is_readable, rows = _ask(mllm, dialect, draw_scene(TEST_SEEDS))
     answered = time.perf_counter()
     _print_row("frame", describe_frame(dialect, Size(256, 256)))
     _print_row("device", getattr(mllm, "hardware", "a server's or another library's"))
@@ -79,7 +79,7 @@ def check_segmenter(spec: str, options: LoadOptions) -> bool:
     began = time.perf_counter()
     segmenter = load_segmenter(spec, options=options)
     loaded = time.perf_counter()
-    scene = get_embedded_world().draw_scene(TEST_SEEDS)
+    scene = draw_scene(TEST_SEEDS)
     _, target, box = _choose_object(scene)
     (segmented,) = segmenter.segment(PILImage.fromarray(scene.image), [ObjectPrompt(box)])
     answered, iou = time.perf_counter(), mask_iou(segmented.mask, scene.mask(target))
@@ -103,7 +103,7 @@ def describe_frame(dialect: Dialect, size: Size) -> str:
     return f"0 to {dialect.scale - (dialect.frame == 'steps')}, {first} first{square}"
 
 
-def _ask(mllm: MLLM, dialect: Dialect, scene: DrawnScene) -> tuple[bool, list[tuple[str, str]]]:
+def _ask(mllm: MLLM, dialect: Dialect, scene: EverydayScene) -> tuple[bool, list[tuple[str, str]]]:
     """Return whether the reply about a box could be read, and the rows about both replies."""
     expression, _, box = _choose_object(scene)
     image = PILImage.fromarray(scene.image)
@@ -146,9 +146,9 @@ def _find_source(spec: str, version: str | None, dialect: Dialect) -> str:
     return "for any model" if dialect.name == PLAIN.name else "that of the model's family"
 
 
-def _choose_object(scene: DrawnScene) -> tuple[str, int, Box]:
+def _choose_object(scene: EverydayScene) -> tuple[str, int, Box]:
     """Return an expression of the scene, the object that it means, and the object's box."""
-    expression = next(e for e in get_embedded_world().list_expressions(scene) if e.kind == "attribute")
+    expression = next(e for e in list_expressions(scene) if e.kind == "attribute")
     target = expression.targets[0]
     return expression.text, target, mask_to_box(scene.mask(target))
 

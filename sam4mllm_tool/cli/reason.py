@@ -30,7 +30,7 @@ __all__ = ["reason"]
 def reason(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image: a path, a data URI or a URL.")],
     expression: Annotated[
-        str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'what you could wear on a finger'.")
+        str, typer.Argument(metavar="EXPRESSION", help="What to segment, as in 'what you drink your tea from'.")
     ],
     mllm: MllmOption = None,
     segmenter: SegmenterOption = None,

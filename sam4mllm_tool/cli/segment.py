@@ -64,7 +64,7 @@ def segment(
         list[str] | None,
         typer.Argument(
             metavar="IMAGE... EXPRESSION",
-            help="The image, a path, a data URI or a URL, and what to segment in it, as in photo.jpg 'the red ring'. "
+            help="The image, a path, a data URI or a URL, and what to segment in it, as in photo.jpg 'the red mug'. "
             "With --expression, all of them are images; two words are always an image and an expression without it.",
         ),
     ] = None,
@@ -76,7 +76,7 @@ def segment(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='Segment the pairs of a file, in one go: JSON lines such as {"image": "a.jpg", "expression": "the ring"}, or '
+            help='Segment the pairs of a file, in one go: JSON lines such as {"image": "a.jpg", "expression": "the mug"}, or '
             "CSV with these columns if its name ends in .csv. 'name' may name the result. Paths start at the file's folder.",
         ),
     ] = None,

@@ -247,7 +247,7 @@ class Terminal:
         """Write the cut-out of the newest result."""
         image_id, result = self._last_result()
         if result is None:
-            self.print('there is no result to cut out yet: name an object first, as in "cut out the red ring"')
+            self.print('there is no result to cut out yet: name an object first, as in "cut out the red mug"')
             return
         folder = self._runner.run(self._folder_of(image_id))
         for line in self._files.write(folder, self._conversation.image_of(result), result, cutout=True)[1:]:

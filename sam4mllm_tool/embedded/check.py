@@ -2,8 +2,7 @@
 
 Prints by kind of expression: box accuracy at IoU 0.5; accuracy of the point answers, of all and of those that pass the
 thresholds; the share of replies "no such object"; cIoU and gIoU of each method; how often PPG fell back to the box; and the
-embedded Segment Anything alone, prompted with true boxes and true points. `--world` measures a pair that is trained on
-another world.
+embedded Segment Anything alone, prompted with true boxes and true points.
 
 Definitions. Box accuracy: over expressions with one target, the share whose first predicted box has an IoU of at least 0.5 with
 the true box. Point answers: the true label is that of the expression's target with the highest box IoU, if that is at least
@@ -27,9 +26,16 @@ from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import write_json
 from sam4mllm_tool.config import SegmentationConfig
-from sam4mllm_tool.embedded import EMBEDDED_WORLD, TEST_SEEDS, WorldName
-from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD, WORLDS, Figures, MeasuredWorld
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene
+from sam4mllm_tool.embedded import TEST_SEEDS
+from sam4mllm_tool.embedded.everyday import (
+    ABSENT_KINDS,
+    KINDS,
+    EverydayExpression,
+    EverydayScene,
+    draw_scene,
+    sample_expressions,
+)
+from sam4mllm_tool.embedded.requirements import BOX_KINDS, GROUPS, METHODS, REQUIREMENTS, Figures
 from sam4mllm_tool.errors import EmptyMaskError, ExpressionError, ReplyError
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.models.validation import validate_objects, validate_replies
@@ -93,31 +99,31 @@ class KindTally:
         return figures
 
 
-def measure_models(models: Sam4Mllm, scenes: Iterable[DrawnScene], world: MeasuredWorld = DEFAULT_WORLD) -> Figures:
+def measure_models(models: Sam4Mllm, scenes: Iterable[EverydayScene]) -> Figures:
     """Measure a pair of models on scenes.
 
     Returns:
-        Figures by kind of expression, and for the kinds together: those of `world.groups`, `present`, `all`.
+        Figures by kind of expression, and for the kinds together: those of `GROUPS`, `present`, `all`.
     """
-    return _compute_figures([_tally_scene(models, scene, world, len(world.kinds)) for scene in scenes], world)
+    return _compute_figures([_tally_scene(models, scene, len(KINDS)) for scene in scenes])
 
 
-def _tally_scene(models: Sam4Mllm, scene: DrawnScene, world: MeasuredWorld, count: int) -> dict[str, KindTally]:
+def _tally_scene(models: Sam4Mllm, scene: EverydayScene, count: int) -> dict[str, KindTally]:
     """Return the results for `count` expressions about one scene, by kind of expression."""
-    tallies = {kind: KindTally() for kind in world.kinds}
-    expressions = world.drawn.sample_expressions(scene, count, Random(f"check-{scene.seed}"))
-    for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions, world), strict=True):
+    tallies: dict[str, KindTally] = {kind: KindTally() for kind in KINDS}
+    expressions = sample_expressions(scene, count, Random(f"check-{scene.seed}"))
+    for expression, outcomes in zip(expressions, _segment_scene(models, scene, expressions), strict=True):
         tally = tallies[expression.kind]
         _count(tally, scene, expression, *outcomes, models.config.thresholds)
-        if expression.kind in world.box_kinds and len(expression.targets) == 1:
+        if expression.kind in BOX_KINDS and len(expression.targets) == 1:
             _count_box(tally, scene, expression, outcomes[0])
     return tallies
 
 
-def _compute_figures(scenes: Sequence[dict[str, KindTally]], world: MeasuredWorld) -> Figures:
-    tallies = {kind: _merge(scene[kind] for scene in scenes) for kind in world.kinds}
-    present = tuple(kind for kind in world.kinds if kind not in world.absent_kinds)
-    groups = {**world.groups, "present": present, "all": world.kinds}
+def _compute_figures(scenes: Sequence[dict[str, KindTally]]) -> Figures:
+    tallies = {kind: _merge(scene[kind] for scene in scenes) for kind in KINDS}
+    present = tuple(kind for kind in KINDS if kind not in ABSENT_KINDS)
+    groups = {**GROUPS, "present": present, "all": KINDS}
     figures: Figures = {kind: tally.compute_figures() for kind, tally in tallies.items() if tally.refused}
     return figures | {name: _merge(tallies[kind] for kind in kinds).compute_figures() for name, kinds in groups.items()}
 
@@ -170,7 +176,7 @@ class _FullSegmenter:
 
 
 def _segment_scene(
-    models: Sam4Mllm, scene: DrawnScene, expressions: Sequence[DrawnExpression], world: MeasuredWorld
+    models: Sam4Mllm, scene: EverydayScene, expressions: Sequence[EverydayExpression]
 ) -> list[tuple[Outcome, dict[str, Outcome]]]:
     """Return, per expression, PQPP's outcome with all point answers kept, and the outcome of each method."""
     image, mllm = Image.fromarray(scene.image), _CachingMLLM(models.mllm)
@@ -182,15 +188,15 @@ def _segment_scene(
 
     all_points = build(_FullSegmenter(), Thresholds(0, 0)).segment_group(image, texts)
     pair = build(models.segmenter, models.config.thresholds)
-    by_method = [pair.segment_group(image, texts, method=method) for method in world.methods]
-    by_expression = [dict(zip(world.methods, outcomes, strict=True)) for outcomes in zip(*by_method, strict=True)]
+    by_method = [pair.segment_group(image, texts, method=method) for method in METHODS]
+    by_expression = [dict(zip(METHODS, outcomes, strict=True)) for outcomes in zip(*by_method, strict=True)]
     return list(zip(all_points, by_expression, strict=True))
 
 
 def _count(
     tally: KindTally,
-    scene: DrawnScene,
-    expression: DrawnExpression,
+    scene: EverydayScene,
+    expression: EverydayExpression,
     all_points: Outcome,
     outcomes: dict[str, Outcome],
     thresholds: Thresholds,
@@ -215,12 +221,12 @@ def _list_prompts(outcome: Outcome) -> list[ObjectPrompt]:
     return [segmented.prompt for segmented in outcome.objects] if isinstance(outcome, Segmentation) else []
 
 
-def _count_box(tally: KindTally, scene: DrawnScene, expression: DrawnExpression, outcome: Outcome) -> None:
+def _count_box(tally: KindTally, scene: EverydayScene, expression: EverydayExpression, outcome: Outcome) -> None:
     prompts, true_box = _list_prompts(outcome), scene.regions[expression.targets[0]].box
     tally.box_hits.append(bool(prompts) and prompts[0].box.iou(true_box) >= _BOX_IOU)
 
 
-def _find_region(scene: DrawnScene, targets: Sequence[int], box: Box) -> int:
+def _find_region(scene: EverydayScene, targets: Sequence[int], box: Box) -> int:
     """Return the region that a question about a box is about; see the module's docstring."""
 
     def overlap(index: int) -> float:
@@ -235,7 +241,7 @@ def _fell_back(outcome: Outcome) -> bool:
     return not isinstance(outcome, Segmentation) or any(note.startswith(WITHOUT_POINTS) for note in outcome.notes)
 
 
-def measure_segmenter(models: Sam4Mllm, scenes: Iterable[DrawnScene]) -> dict[str, float]:
+def measure_segmenter(models: Sam4Mllm, scenes: Iterable[EverydayScene]) -> dict[str, float]:
     """Measure the segmenter alone, on all regions of the scenes.
 
     Returns:
@@ -246,7 +252,7 @@ def measure_segmenter(models: Sam4Mllm, scenes: Iterable[DrawnScene]) -> dict[st
     return _average([_segmenter_ious(models, scene) for scene in scenes])
 
 
-def _segmenter_ious(models: Sam4Mllm, scene: DrawnScene) -> dict[str, list[float]]:
+def _segmenter_ious(models: Sam4Mllm, scene: EverydayScene) -> dict[str, list[float]]:
     """Return the IoU with each region of one scene, by prompt."""
     ious: dict[str, list[float]] = defaultdict(list)
     rng, image = Random(f"segmenter-{scene.seed}"), Image.fromarray(scene.image)
@@ -287,7 +293,6 @@ def measure_pair(
     segmenter: str,
     seeds: range,
     *,
-    world: WorldName = EMBEDDED_WORLD,
     expressions: int | None = None,
     processes: int = 1,
 ) -> Figures:
@@ -297,33 +302,32 @@ def measure_pair(
         mllm: Spec of the MLLM.
         segmenter: Spec of the segmenter.
         seeds: Of the scenes.
-        world: Name of the scenes' world.
         expressions: Number of expressions about a scene, of kinds in turn; by default as many as there are kinds.
         processes: How many load the models and share the scenes; the figures are the same with any number.
     """
-    given = (mllm, segmenter, world, expressions or len(WORLDS[world].kinds))
+    given = (mllm, segmenter, expressions or len(KINDS))
     if processes > 1:
         results = map_in_processes(_measure_scene, iter(seeds), processes, prepare=_load_models, given=given, task="check")
     else:
         _load_models(*given)
         results = map(_measure_scene, seeds)
     measured = list(tqdm(results, total=len(seeds), unit="scene", mininterval=5, disable=None))
-    figures = _compute_figures([tallies for tallies, _ in measured], WORLDS[world])
+    figures = _compute_figures([tallies for tallies, _ in measured])
     return figures | {"segmenter": _average([ious for _, ious in measured])}
 
 
-_loaded: list[tuple[Sam4Mllm, MeasuredWorld, int]] = []
-"""What this process measures, where, and by how many expressions a scene."""
+_loaded: list[tuple[Sam4Mllm, int]] = []
+"""What this process measures, and by how many expressions a scene."""
 
 
-def _load_models(mllm: str, segmenter: str, world: WorldName, expressions: int) -> None:
-    _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), WORLDS[world], expressions)]
+def _load_models(mllm: str, segmenter: str, expressions: int) -> None:
+    _loaded[:] = [(Sam4Mllm.load(mllm, segmenter), expressions)]
 
 
 def _measure_scene(seed: int) -> tuple[dict[str, KindTally], dict[str, list[float]]]:
-    ((models, world, expressions),) = _loaded
-    scene = world.drawn.draw_scene(seed, _SIDE)
-    return _tally_scene(models, scene, world, expressions), _segmenter_ious(models, scene)
+    ((models, expressions),) = _loaded
+    scene = draw_scene(seed, _SIDE)
+    return _tally_scene(models, scene, expressions), _segmenter_ious(models, scene)
 
 
 def format_table(figures: Figures) -> str:
@@ -341,8 +345,7 @@ def format_table(figures: Figures) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the figures and whether each requirement is met; the exit code is 1 if one is not."""
     parser = argparse.ArgumentParser(prog="python -m sam4mllm_tool.embedded.check", description=__doc__.splitlines()[0])
-    parser.add_argument("--world", choices=WORLDS, default=EMBEDDED_WORLD, help="world of the scenes (default: %(default)s)")
-    parser.add_argument("--scenes", type=int, default=300, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=700, help="number of scenes (default: %(default)s)")
     parser.add_argument("--expressions", type=int, help="expressions about a scene (default: as many as there are kinds)")
     parser.add_argument("--first", type=int, default=TEST_SEEDS, help="first seed (default: the first of the test split)")
     parser.add_argument("--mllm", default="embedded", help="spec of the MLLM to measure (default: %(default)s)")
@@ -351,21 +354,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args(argv)
     specs, seeds = (arguments.mllm, arguments.segmenter), range(arguments.first, arguments.first + arguments.scenes)
-    world = WORLDS[arguments.world]
-    figures = measure_pair(
-        *specs, seeds, world=arguments.world, expressions=arguments.expressions, processes=arguments.processes
-    )
+    figures = measure_pair(*specs, seeds, expressions=arguments.expressions, processes=arguments.processes)
     print(format_table(figures))
     print(f"ppg fallback: {figures['all']['ppg_fallback']:.3f} of the calls went on with the box alone")
     segmenter = ", ".join(f"{name} {value:.3f}" for name, value in figures["segmenter"].items())
     print(f"segmenter alone, from true prompts: {segmenter}")
-    for requirement in world.requirements:
+    for requirement in REQUIREMENTS:
         mark = "ok  " if requirement.holds(figures) else "MISS"
         limit = f"{requirement.relation} {requirement.limit:.2f}"
         print(f"{mark}  {requirement.description}: {requirement.value(figures):.3f} ({limit})")
     if arguments.json:
         write_json(arguments.json, figures)
-    return 0 if all(requirement.holds(figures) for requirement in world.requirements) else 1
+    return 0 if all(requirement.holds(figures) for requirement in REQUIREMENTS) else 1
 
 
 if __name__ == "__main__":

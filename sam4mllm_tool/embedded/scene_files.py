@@ -9,8 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from sam4mllm_tool.atomic_io import atomic_path, require_new_file
-from sam4mllm_tool.embedded import EMBEDDED_WORLD, WorldName
-from sam4mllm_tool.embedded.drawn_worlds import DRAWN_WORLDS, DrawnExpression, DrawnScene
+from sam4mllm_tool.embedded.everyday import EverydayExpression, EverydayScene, draw_scene, sample_expressions
 from sam4mllm_tool.geometry import rle
 
 SCENES_FILE = "scenes.jsonl"
@@ -23,7 +22,6 @@ def write_scenes(
     *,
     side: int = 256,
     per_scene: int = 7,
-    world: WorldName = EMBEDDED_WORLD,
     overwrite: bool = False,
 ) -> Path:
     """Draw scenes into a folder, with scenes.jsonl describing them.
@@ -37,7 +35,6 @@ def write_scenes(
         seed: Seed of the first scene; the others follow.
         side: Width and height of the images in pixels.
         per_scene: Most expressions per scene, kinds drawn evenly.
-        world: Coloured shapes, or everyday things with parts.
         overwrite: Replace files that exist.
 
     Returns:
@@ -53,14 +50,14 @@ def write_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / SCENES_FILE) as part, part.open("w", encoding="utf-8") as lines:
         for number, name in tqdm(names.items(), desc="scenes", unit="scene", disable=None):
-            scene = DRAWN_WORLDS[world].draw_scene(number, side)
+            scene = draw_scene(number, side)
             Image.fromarray(scene.image).save(folder / name)
-            for expression in DRAWN_WORLDS[world].sample_expressions(scene, per_scene, Random(f"files-{number}")):
+            for expression in sample_expressions(scene, per_scene, Random(f"files-{number}")):
                 lines.write(json.dumps(_describe_sample(name, scene, expression)) + "\n")
     return folder / SCENES_FILE
 
 
-def _describe_sample(name: str, scene: DrawnScene, expression: DrawnExpression) -> dict[str, Any]:
+def _describe_sample(name: str, scene: EverydayScene, expression: EverydayExpression) -> dict[str, Any]:
     return {
         "image": name,
         "expression": expression.text,

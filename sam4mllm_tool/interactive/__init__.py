@@ -1,7 +1,7 @@
 """Correct a result in conversation, by words and by clicks, without LangChain and without a session.
 
 ```python
-state = InteractiveState.from_segmentation(models.segment(image, "the ring"))
+state = InteractiveState.from_segmentation(models.segment(image, "the mug"))
 run = models.start_run(state.size)
 refined = models.run(image, refine(run, state, instruction="no, the other one"), run)
 refined.state.objects, refined.understood

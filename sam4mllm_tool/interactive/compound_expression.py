@@ -1,4 +1,4 @@
-"""Split an expression that asks for several objects: "the ring and the star", "all rings but not the green one".
+"""Split an expression that asks for several objects: "the mug and the spoon", "all mugs but not the white one".
 
 A vision model that is asked for all of it at once often gives one of the objects and drops the rest, or gives the very one that
 is to be left out. The words are split by explicit English patterns, and only where they leave no doubt: every part has a
@@ -45,7 +45,7 @@ _CLOSED_TAIL = re.compile(
     r"(?:\s+of the (?:image|picture|photo))?|of\s+\w+|(?:furthest|farthest|closest)\s+to the (?:left|right|top|bottom)",
     re.IGNORECASE,
 )
-"""Such a description that can't take the next part as well, as "left of the star" could."""
+"""Such a description that can't take the next part as well, as "left of the spoon" could."""
 _SHARED = re.compile(
     r"\b(?:(?:that|which|who)\s+(?:are|were|have|do)|it|its|them|their|they|his|her|him|he|she)\b", re.IGNORECASE
 )
@@ -57,7 +57,7 @@ _EXCEPT = re.compile(
     re.IGNORECASE,
 )
 _WEAK_EXCEPT = re.compile(r"\s*,?\s*\b(?:but without|but|without|minus)\s+", re.IGNORECASE)
-"""Words that may also say how an object looks, as in "the rings without stones"."""
+"""Words that may also say how an object looks, as in "the mugs without stones"."""
 _NEGATED_CLAUSE = re.compile(r"(?P<kept>.+?)\s+(?:that|which)\s+(?:are|is)(?:\s+not|n't)\s+(?P<modifier>\w+)", re.IGNORECASE)
 _ALL = re.compile(r"(?:all|every|each|any)\b", re.IGNORECASE)
 _PLACEHOLDER = re.compile(r"ones?", re.IGNORECASE)
@@ -93,8 +93,8 @@ class CompoundExpression:
 def split_expression(text: str) -> CompoundExpression:
     """Split an expression where its words allow it.
 
-    "the ring and the star" has two parts; "all rings but not the green one" has the part "all rings" and excludes "the green
-    ring". In doubt an expression stays whole.
+    "the mug and the spoon" has two parts; "all mugs but not the white one" has the part "all mugs" and excludes "the green
+    mug". In doubt an expression stays whole.
 
     Raises:
         ExpressionError: It is empty or too long.
@@ -140,7 +140,7 @@ def _split_excluded(text: str) -> _Parts:
 
 
 def _split_parts(text: str, *, by_comma: bool = False) -> _Parts:
-    """Return the expressions of a list such as "the ring, the star and the cross"; the whole text where it is no clear list.
+    """Return the expressions of a list such as "the mug, the spoon and the cross"; the whole text where it is no clear list.
 
     With `by_comma` a comma makes a list of two parts as well.
     """
@@ -168,7 +168,7 @@ def _is_closed(part: str) -> bool:
 
 
 def _complete_parts(parts: Sequence[str]) -> _Parts:
-    """Add the noun that a part leaves to another: "the red" of "the red and the blue ring", or "the green one".
+    """Add the noun that a part leaves to another: "the red" of "the red and the blue mug", or "the white one".
 
     "one" stays where no part before has a noun that it could stand for.
     """
@@ -190,7 +190,7 @@ def _complete_parts(parts: Sequence[str]) -> _Parts:
 
 
 def _complete_excluded(words: str, part: str) -> str:
-    """Return "the green ring" for "the green one", or for "the green", of "all rings"."""
+    """Return "the white mug" for "the white one", or for "the green", of "all mugs"."""
     noun = split_noun_phrase(words)[1]
     if _JOINER.search(words) and _ENDS_IN_PLACEHOLDER.search(words):  # "the black and white one" keeps its words in order
         part_noun = split_noun_phrase(part)[1]

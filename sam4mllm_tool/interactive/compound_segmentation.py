@@ -1,7 +1,7 @@
 """Segment everything that one or several expressions mean, part by part, and leave out what they exclude.
 
-What is to be left out is asked of each object by itself: "all rings but not the green one" segments all rings, then asks of
-each whether it is the green ring.
+What is to be left out is asked of each object by itself: "all mugs but not the white one" segments all mugs, then asks of
+each whether it is the white mug.
 """
 
 from collections.abc import Sequence
@@ -133,7 +133,7 @@ def _scale_confidence(segmented: SegmentedObject, probability: float) -> Segment
 def _find_matches(run: RunContext, expression: str, objects: Sequence[SegmentedObject]) -> Flow[tuple[list[int], list[float]]]:
     """Find the objects that an expression means, by two questions: where it is, and of each object whether it is meant.
 
-    "The green ring" is a single object: the one that is the most probable.
+    "The white mug" is a single object: the one that is the most probable.
 
     Returns:
         The indices of these objects, and for each object the probability that it is one: the mean of both answers.

@@ -120,7 +120,7 @@ def read_instruction(text: object, nouns: Collection[str] = ()) -> Instruction:
 
     Args:
         text: The user's words.
-        nouns: Nouns of the listed objects, in lower case, which may be said with a number: "the second ring".
+        nouns: Nouns of the listed objects, in lower case, which may be said with a number: "the second mug".
 
     Raises:
         ExpressionError: `text` is not a string, or it is empty or too long.
@@ -153,6 +153,6 @@ def _read_numbers(text: str, nouns: Collection[str]) -> Instruction | None:
     if words.lower() == "one":  # the end of "not this one"
         return None
     numbers = parse_numbers(words, nouns, bare=True)
-    if numbers and not numbers.direction:  # "the second ring from the left" may be one that isn't listed
+    if numbers and not numbers.direction:  # "the second mug from the left" may be one that isn't listed
         return Instruction("keep_numbers", words, numbers)
     return Instruction("unclear", words) if is_made_of_numbers(words) else None

@@ -1,7 +1,7 @@
 """The objects of an interactive correction: those that are shown, each with its expression and number, and those that can be.
 
 An object keeps the expression that it was segmented by through every refinement, so that it is verified and described by that
-one, and not by "all rings and the orange circle". Its number is the one that the result lists it by.
+one, and not by "all mugs and the black spoon". Its number is the one that the result lists it by.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,7 +99,7 @@ def match_objects(objects: Sequence[InteractiveObject], others: Sequence[Segment
 
 
 def join_expressions(objects: Sequence[InteractiveObject]) -> str:
-    """Return the expressions of the objects as one, each once: "all rings and the orange circle"; empty where none has one."""
+    """Return the expressions of the objects as one, each once: "all mugs and the black spoon"; empty where none has one."""
     return " and ".join(dict.fromkeys(each.expression for each in objects if each.expression))
 
 

@@ -1,4 +1,4 @@
-"""Read words that name listed objects by number: "3", "1 and 2", "the second", "the first two", "the last ring", "das dritte".
+"""Read words that name listed objects by number: "3", "1 and 2", "the second", "the first two", "the last mug", "das dritte".
 
 What is wholly made of such words is read; anything else is a description. "two" alone may mean the number or how many, and is
 not read where a verb stands before it.
@@ -53,7 +53,7 @@ class NumberItem:
         kind: "number": the number `value`. "ordinal": the `value`-th. "first" and "last": that many from the beginning, or the
             end. "from_last": the `value`-th from the end.
         value: At least 1.
-        noun: The noun that was said with it, such as "ring"; empty for none.
+        noun: The noun that was said with it, such as "mug"; empty for none.
     """
 
     kind: Literal["number", "ordinal", "first", "last", "from_last"]
@@ -79,7 +79,7 @@ def parse_numbers(text: str, nouns: Collection[str] = (), *, bare: bool = False)
 
     Args:
         text: English, or plain German.
-        nouns: Nouns that may be said with a number, in lower case, such as "ring" and "rings".
+        nouns: Nouns that may be said with a number, in lower case, such as "mug" and "mugs".
         bare: Whether the text stands alone, so that "two" is the number 2 and not how many.
 
     Returns:
@@ -130,7 +130,7 @@ def _parse_segment(words: list[str], nouns: Collection[str], *, certain: bool) -
     """Read what stands between two "and"; empty where it is something else."""
     noun = next((word for word in words if word in nouns), "")
     if noun and any(_read_cardinal(word) for word in words[: words.index(noun)]) and not _has_position(words):
-        return []  # "two rings" says how many
+        return []  # "two mugs" says how many
     certain = certain or any(word in _MARKERS for word in words)
     kept = [word for word in words if word not in _FILLERS and word != noun]
     if len(kept) > 1 and kept[-1] == "one" and (kept[0] in _LAST or _read_ordinal(kept[0])):

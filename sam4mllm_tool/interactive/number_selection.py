@@ -93,7 +93,7 @@ def add_candidates(run: RunContext, state: InteractiveState, candidates: Sequenc
 
 
 def list_nouns(state: InteractiveState) -> set[str]:
-    """Return the nouns that may be said with a number, "ring" and "rings"."""
+    """Return the nouns that may be said with a number, "mug" and "mugs"."""
     singulars = {_noun(candidate) for candidate in state.numbered.values()}
     return {*singulars, *map(pluralize_noun, singulars)} - {""}
 

@@ -44,7 +44,7 @@ def take_other(run: RunContext, state: InteractiveState, _instruction: Instructi
 
 
 def _latest_objects(state: InteractiveState) -> list[InteractiveObject]:
-    """Return the objects that the latest step brought which brought any: after "also the ring", the ring."""
+    """Return the objects that the latest step brought which brought any: after "also the mug", the mug."""
     latest = max((segmented.step for segmented in state.objects), default=0)
     return [segmented for segmented in state.objects if segmented.step == latest]
 

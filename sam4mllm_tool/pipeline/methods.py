@@ -67,7 +67,7 @@ def drop_empty(run: RunContext, objects: Sequence[SegmentedObject], claim: str, 
     Args:
         run: Takes the notes.
         objects: As the segmenter returned them.
-        claim: What was expected, for the error, as in "the MLLM says that 'the ring' is in the box".
+        claim: What was expected, for the error, as in "the MLLM says that 'the mug' is in the box".
         cure: What to do, for the error.
 
     Raises:

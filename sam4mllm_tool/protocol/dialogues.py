@@ -82,7 +82,7 @@ def validate_expression(expression: object) -> str:
     text = _HIDDEN.sub("", text)
     visible = [index for index, character in enumerate(text) if not _is_invisible(character)]
     if not visible:
-        raise ExpressionError("the expression is empty: say what to segment, as in 'the red ring'")
+        raise ExpressionError("the expression is empty: say what to segment, as in 'the red mug'")
     line = " ".join(text[visible[0] : visible[-1] + 1].split())
     if len(line) > MAX_EXPRESSION_LENGTH:
         raise ExpressionError(f"the expression has {len(line):,} characters; at most {MAX_EXPRESSION_LENGTH:,} are allowed")

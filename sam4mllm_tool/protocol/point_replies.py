@@ -1,8 +1,8 @@
 """Read the replies of families that point: XML tags with the coordinates of points, as Molmo and Molmo2 write them.
 
-    <point x="10.5" y="20.0" alt="ring">ring</point>
-    <points x1="10.5" y1="20.0" x2="50.0" y2="60.5" alt="rings">rings</points>
-    <points coords="1 1 105 200 2 500 605">rings</points>
+    <point x="10.5" y="20.0" alt="mug">mug</point>
+    <points x1="10.5" y1="20.0" x2="50.0" y2="60.5" alt="mugs">mugs</points>
+    <points coords="1 1 105 200 2 500 605">mugs</points>
 
 A tag with several points is a box where a box was asked for: the one around them.
 """

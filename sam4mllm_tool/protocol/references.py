@@ -1,4 +1,4 @@
-"""Complete words that refer to an earlier expression: "the blue one" after "the red ring" is "the blue ring".
+"""Complete words that refer to an earlier expression: "the blue one" after "the red mug" is "the blue mug".
 
 For English, by small word lists and without a model: an expression's head noun and modifiers, and which of these new words
 replace.
@@ -72,7 +72,7 @@ _SINGULAR_ENDINGS = ("ss", "us", "is")
 
 
 def split_noun_phrase(expression: str) -> tuple[list[str], str]:
-    """Return the modifiers and the head noun: (["small", "red"], "ring") of "the small red ring left of the star"."""
+    """Return the modifiers and the head noun: (["small", "red"], "mug") of "the small red mug left of the spoon"."""
     words = _TAIL.sub("", " " + expression).split()
     while words and words[0].lower() in _DETERMINERS:
         words = words[1:]
@@ -80,7 +80,7 @@ def split_noun_phrase(expression: str) -> tuple[list[str], str]:
 
 
 def concept(expression: str) -> str:
-    """Return the object's kind and looks, without where it is: "small red ring" of "the second small red rings left of it"."""
+    """Return the object's kind and looks, without where it is: "small red mug" of "the second small red mugs left of it"."""
     modifiers, noun = split_noun_phrase(expression)
     return " ".join([*(word for word in modifiers if word.lower() not in _POSITIONS), singularize_noun(noun)]).strip()
 
@@ -100,14 +100,14 @@ def is_plural(expression: str) -> bool:
 
 
 def pluralize(expression: str) -> str:
-    """Return an expression for all objects of the kind, wherever they are: "all red rings" of "the second red ring"."""
+    """Return an expression for all objects of the kind, wherever they are: "all red mugs" of "the second red mug"."""
     modifiers, noun = split_noun_phrase(expression)
     kept = [word for word in modifiers if word.lower() not in _POSITIONS]
     return " ".join(["all", *kept, noun if is_plural(noun) else pluralize_noun(noun)])
 
 
 def singularize(expression: str) -> str:
-    """Return an expression for a single object of the kind: "the red ring on the left" of "all red rings on the left"."""
+    """Return an expression for a single object of the kind: "the red mug on the left" of "all red mugs on the left"."""
     modifiers, noun = split_noun_phrase(expression)
     if not is_plural(expression) or not noun:
         return expression

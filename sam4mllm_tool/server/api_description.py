@@ -17,7 +17,7 @@ _PROBLEMS = {
     408: ("BadRequestError", "the body did not arrive within 30 seconds"),
     413: ("BadRequestError", "the body is over the limit of 67,108,864 bytes; send a smaller image, or fewer"),
     415: ("BadRequestError", "expected application/json or multipart/form-data, got 'text/plain'"),
-    422: ("ExpressionError", "the expression is empty: say what to segment, as in 'the red ring'"),
+    422: ("ExpressionError", "the expression is empty: say what to segment, as in 'the red mug'"),
     429: ("QueueFullError", "64 requests wait already, which is the limit; try again in a while"),
     500: ("ServiceError", "the server failed with an unexpected error, which it logged"),
     502: ("ReplyError", "the model's reply has no box: 'I can't see it'"),

@@ -58,7 +58,7 @@ class DialogueBody(_Body):
         json_schema_extra={"examples": [{"expression": "the red square", "size": {"width": 32, "height": 32}, "replies": []}]}
     )
 
-    expression: str = Field(examples=["the red ring"])
+    expression: str = Field(examples=["the red mug"])
     size: ImageSize
     method: Literal["pqpp", "ppg", "box", "points"] = "pqpp"
     replies: list[list[ReplyBody]] = Field(

@@ -44,17 +44,15 @@ class ConformanceCase:
 @cache
 def draw_conformance_cases() -> tuple[ConformanceCase, ...]:
     """Return cases of one object, of none and of two, on images of five sizes; always the same ones."""
-    pair = draw_probe_scene(Size(595, 447), ("red circle", "red circle", "blue square"), "the white star", seed=3)
-    twins = sorted((drawn for drawn in pair.objects if "circle" in drawn.expression), key=lambda drawn: drawn.box.x1)
+    pair = draw_probe_scene(Size(595, 447), ("red mug", "red mug", "blue umbrella"), "the white key", seed=3)
+    twins = sorted((drawn for drawn in pair.objects if "mug" in drawn.expression), key=lambda drawn: drawn.box.x1)
     single = [
         ConformanceCase(scene.image, drawn.expression, (drawn.box,), (drawn.mask,), drawn.points)
         for scene in draw_probe_scenes()
         for drawn in scene.objects
     ]
     absent = [ConformanceCase(scene.image, scene.absent, ()) for scene in draw_probe_scenes()]
-    several = ConformanceCase(
-        pair.image, "all red circles", tuple(twin.box for twin in twins), tuple(twin.mask for twin in twins)
-    )
+    several = ConformanceCase(pair.image, "all red mugs", tuple(twin.box for twin in twins), tuple(twin.mask for twin in twins))
     return (*single, *absent, several)
 
 

@@ -5,9 +5,9 @@ from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.trace import Recorder, load, replay, save
 
 recorder = Recorder(Sam4Mllm.load())
-recorder.models.segment("image.png", "the red ring")
-save(recorder.traces[-1], "ring.trace.json.gz")
-assert not replay(load("ring.trace.json.gz")).difference
+recorder.models.segment("image.png", "the red mug")
+save(recorder.traces[-1], "mug.trace.json.gz")
+assert not replay(load("mug.trace.json.gz")).difference
 ```
 """
 

@@ -1,7 +1,7 @@
 """What a trace's page draws on the image: the values that templates/svg.html writes as SVG, which stays sharp at any size.
 
 A point on the object is a disc, one off it a cross, the fainter the less certain the model was; one whose answer was dropped is
-a ring. Lengths are in pixels of the image, which is the SVG's own frame.
+a mug. Lengths are in pixels of the image, which is the SVG's own frame.
 """
 
 import base64

@@ -43,8 +43,8 @@ class Recorder:
 
     ```python
     recorder = Recorder(Sam4Mllm.load())
-    recorder.models.segment(image, "the red ring")
-    save(recorder.traces[-1], "ring.trace.json.gz")
+    recorder.models.segment(image, "the red mug")
+    save(recorder.traces[-1], "mug.trace.json.gz")
     ```
 
     A run that fails leaves a trace too; one that is cancelled leaves none. Thread-safe.

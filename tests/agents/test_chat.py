@@ -30,7 +30,7 @@ from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.types import Box
 from tests.agents.scripted_model import ScriptedChatModel, call
-from tests.embedded_world import DrawnScene, draw_scene, name_object
+from tests.embedded_world import EverydayScene, draw_scene, name_object
 from tests.grouped_scenes import find_grouped_scene
 from tests.tool_suites import load_embedded_models
 
@@ -46,13 +46,13 @@ def models() -> Sam4Mllm:
     return load_embedded_models()
 
 
-def block(scene: DrawnScene) -> dict[str, Any]:
+def block(scene: EverydayScene) -> dict[str, Any]:
     file = BytesIO()
     Image.fromarray(scene.image).save(file, "PNG")
     return {"type": "image", "base64": base64.b64encode(file.getvalue()).decode(), "mime_type": "image/png"}
 
 
-def create_input(text: str, *scenes: DrawnScene) -> dict[str, Any]:
+def create_input(text: str, *scenes: EverydayScene) -> dict[str, Any]:
     return {"messages": [HumanMessage([*map(block, scenes), {"type": "text", "text": text}])]}
 
 

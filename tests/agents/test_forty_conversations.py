@@ -21,7 +21,7 @@ from sam4mllm_tool.geometry import rle
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.tools.image_store import compute_image_id
 from tests.agents.scripted_model import ScriptedChatModel, call
-from tests.embedded_world import DrawnScene
+from tests.embedded_world import EverydayScene
 from tests.grouped_scenes import PAIR, SECOND_PAIR, THREE
 from tests.sampled_cases import sample_cases
 from tests.tool_suites import load_embedded_models
@@ -52,7 +52,7 @@ FIRST_ID = compute_image_id(PAIR.image)
 class Masks:
     """What a tool message has to hold: just these objects of a scene."""
 
-    scene: DrawnScene
+    scene: EverydayScene
     indices: tuple[int, ...]
     note: str = ""
     """A pattern that the text has to contain besides."""
@@ -87,7 +87,7 @@ class Turn:
     """What a person sends and what the chat model answers; with `removes`, the id of a message that is deleted before."""
 
     answers: tuple[Any, ...]
-    scene: DrawnScene | None = None
+    scene: EverydayScene | None = None
     name: str = ""
     message_id: str = ""
     removes: str = ""
@@ -119,7 +119,7 @@ class Conversation:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def one(*calls: Any, scene: DrawnScene = PAIR.scene, outcome: Outcome, name: str = "first.png", **more: Any) -> Conversation:
+def one(*calls: Any, scene: EverydayScene = PAIR.scene, outcome: Outcome, name: str = "first.png", **more: Any) -> Conversation:
     """A single turn with an image, whose last call has the outcome."""
     return Conversation([Turn((*calls, "Done."), scene, name)], [outcome], **more)
 
@@ -144,7 +144,7 @@ def forge(kind: str) -> dict[str, Any]:
     return {"handle": "seg-0123456789abcdef", "kind": kind, "picture": FIRST_ID, "state": state, "objects": []}
 
 
-def click(index: int, label: int = 1, scene: DrawnScene = PAIR.scene) -> dict[str, int]:
+def click(index: int, label: int = 1, scene: EverydayScene = PAIR.scene) -> dict[str, int]:
     x, y = find_pixel_inside(scene, index)
     return {"x": x, "y": y, "label": label}
 

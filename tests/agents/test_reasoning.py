@@ -477,12 +477,12 @@ def test_a_spent_budget_gives_no_answer_that_is_too_improbable(image: str) -> No
 
 
 def test_an_image_that_the_model_does_not_know_leaves_the_answer_unverified(image: str) -> None:
-    class DrawnScenesMLLM(CountingMLLM):
+    class EverydayScenesMLLM(CountingMLLM):
         def check_image(self, _: Image.Image) -> str:
             return "knows drawn scenes only"
 
     for boxes in (reply_boxes(LEFT), reply_boxes(likely=0.97)):
-        reasoned, _ = run_graph(graph_of(DrawnScenesMLLM(script_replies(boxes, believe_box(LEFT)))), image)
+        reasoned, _ = run_graph(graph_of(EverydayScenesMLLM(script_replies(boxes, believe_box(LEFT)))), image)
         assert (reasoned.ended, reasoned.confidence) == ("unverified", None)
         assert reasoned.segmentation is not None
         assert reasoned.segmentation.confidence is None

@@ -26,7 +26,7 @@ import numpy as np
 
 from sam4mllm_tool.data.build import Source, build_conversations
 from sam4mllm_tool.data.conversation_builder import Recipe
-from sam4mllm_tool.embedded import TEST_SEEDS, WorldName
+from sam4mllm_tool.embedded import TEST_SEEDS
 from sam4mllm_tool.embedded.scene_files import SCENES_FILE, write_scenes
 from sam4mllm_tool.evaluation import EvaluationConfig, evaluate
 from sam4mllm_tool.evaluation.bootstrap import Floats, Statistic, bootstrap_intervals
@@ -197,10 +197,10 @@ def tune(work: Path, dialect: Dialect, scenes: Path, steps: int, processes: int)
     return Sam4Mllm.load(f"embedded+{train(TrainingConfig.from_dict(settings))}", dialect=dialect)
 
 
-def draw_scenes(folder: Path, count: int, seed: int, world: WorldName) -> Path:
+def draw_scenes(folder: Path, count: int, seed: int) -> Path:
     """Write scenes into the folder unless it has them; return it."""
     if not (folder / SCENES_FILE).exists():
-        write_scenes(folder, count, seed, world=world)
+        write_scenes(folder, count, seed)
     return folder
 
 
@@ -228,11 +228,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="processes that build training data (default: %(default)s)")
     arguments = parser.parse_args()
     work = arguments.work
-    data = draw_scenes(work / f"scenes-{arguments.world}-{arguments.first}", arguments.scenes, arguments.first, arguments.world)
-    models, _ = read_pair_options(arguments)
+    data = draw_scenes(work / f"scenes-{arguments.first}", arguments.scenes, arguments.first)
+    models = read_pair_options(arguments)
     if arguments.tune:
-        folders, tuning = {}, work / f"tuning-scenes-{arguments.world}"
-        scenes = draw_scenes(tuning, arguments.tuning_scenes, TRAINED, arguments.world)
+        folders, tuning = {}, work / "tuning-scenes"
+        scenes = draw_scenes(tuning, arguments.tuning_scenes, TRAINED)
         for name, dialect in (("each point alone", EMBEDDED), ("all points at once", JOINT)):
             tuned = tune(work, dialect, scenes, arguments.tuning_steps, arguments.processes)
             folders[name] = run_setting(f"tuned {name}", SHIPPED[PAPER], tuned, data, work)

@@ -30,7 +30,7 @@ from sam4mllm_tool.agents.chat import build_chat_graph
 from sam4mllm_tool.agents.chat_results import split_turns
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import compute_image_id
-from tests.embedded_world import TEST_SEEDS, DrawnObject, DrawnScene, draw_scene, name_object
+from tests.embedded_world import TEST_SEEDS, EverydayObject, EverydayScene, draw_scene, name_object
 from tests.results import assert_equal_json
 from tests.server.server_process import run_server
 
@@ -104,7 +104,7 @@ def draw_conversations(amount: int, side: int = 256, first_seed: int = TEST_SEED
     return list(islice((_WAYS[number % len(_WAYS)](scenes) for number in count()), amount))
 
 
-def _draw_scenes_with_twins(side: int, first_seed: int) -> Iterator[tuple[DrawnScene, DrawnObject]]:
+def _draw_scenes_with_twins(side: int, first_seed: int) -> Iterator[tuple[EverydayScene, EverydayObject]]:
     """Yield scenes of which several objects have one noun, with one of these."""
     for seed in count(first_seed):
         scene = draw_scene(seed, side)
@@ -113,20 +113,20 @@ def _draw_scenes_with_twins(side: int, first_seed: int) -> Iterator[tuple[DrawnS
             yield scene, twins[0]
 
 
-def _ask_for_the_other(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
+def _ask_for_the_other(scenes: Iterator[tuple[EverydayScene, EverydayObject]]) -> Conversation:
     scene, twin = next(scenes)
     first, then = UserMessage(f"segment the {twin.noun}", brings_image=True), ("no, the other one", "how big is it?")
     return Conversation((Image.fromarray(scene.image),), (first, *map(UserMessage, then)))
 
 
-def _add_and_count(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
+def _add_and_count(scenes: Iterator[tuple[EverydayScene, EverydayObject]]) -> Conversation:
     scene, twin = next(scenes)
     one, another = map(name_object, scene.objects[:2])
     first, then = UserMessage(f"segment {one}", brings_image=True), (f"also {another}", f"how many {twin.plural} are there?")
     return Conversation((Image.fromarray(scene.image),), (first, *map(UserMessage, then)))
 
 
-def _send_another_image(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Conversation:
+def _send_another_image(scenes: Iterator[tuple[EverydayScene, EverydayObject]]) -> Conversation:
     images, messages = [], []
     for number, (scene, _) in enumerate(islice(scenes, 2)):
         target = scene.objects[-1]
@@ -135,7 +135,7 @@ def _send_another_image(scenes: Iterator[tuple[DrawnScene, DrawnObject]]) -> Con
     return Conversation(tuple(images), (*messages, UserMessage("is there a white star?", 1)))
 
 
-_WAYS: Sequence[Callable[[Iterator[tuple[DrawnScene, DrawnObject]]], Conversation]] = (
+_WAYS: Sequence[Callable[[Iterator[tuple[EverydayScene, EverydayObject]]], Conversation]] = (
     _ask_for_the_other,
     _add_and_count,
     _send_another_image,

@@ -17,7 +17,7 @@ from langchain_core.tools import BaseTool
 from PIL import Image as PILImage
 
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.drawn_worlds import DrawnObject, DrawnScene, DrawnWorld
+from sam4mllm_tool.embedded.everyday import EverydayObject, EverydayScene, draw_scene
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.types import Box
 from tests.benchmarks.pair_options import add_pair_options, read_pair_options
@@ -25,17 +25,17 @@ from tests.benchmarks.pair_options import add_pair_options, read_pair_options
 OBJECTS = 300
 
 
-def encode_data_uri(scene: DrawnScene) -> str:
+def encode_data_uri(scene: EverydayScene) -> str:
     """Return the scene's image as a PNG data URI."""
     file = BytesIO()
     PILImage.fromarray(scene.image).save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def iter_objects(world: DrawnWorld, first: int) -> Iterator[tuple[str, DrawnScene, DrawnObject]]:
+def iter_objects(first: int) -> Iterator[tuple[str, EverydayScene, EverydayObject]]:
     """Yield the objects of one scene after another, each with the image as a data URI and its scene."""
     for seed in count(first):
-        scene = world.draw_scene(seed)
+        scene = draw_scene(seed)
         image = encode_data_uri(scene)
         yield from ((image, scene, target) for target in scene.objects)
 
@@ -45,7 +45,7 @@ def call_tool(tool: BaseTool, **arguments: Any) -> Any:
     return tool.invoke({"name": tool.name, "args": arguments, "id": "1", "type": "tool_call"}).artifact
 
 
-def find_words(text: str, target: DrawnObject) -> tuple[bool, bool]:
+def find_words(text: str, target: EverydayObject) -> tuple[bool, bool]:
     """Return whether the text has the object's noun, and the word for its colour."""
     words = f" {' '.join(text.lower().replace(',', ' ').split())} "
     return f" {target.noun} " in words, f" {target.colour} " in words
@@ -64,12 +64,12 @@ def main() -> None:
     parser.add_argument("--objects", type=int, default=OBJECTS, help="number of objects (default: %(default)s)")
     add_pair_options(parser)
     options = parser.parse_args()
-    models, world = read_pair_options(options)
+    models = read_pair_options(options)
     tools = {tool.name: tool for tool in Sam4MllmToolkit(sam4mllm=models).get_tools()}
     describe, segment = tools["describe_image_region"], tools["segment_image"]
     boxes: list[tuple[bool, bool]] = []
     results: list[tuple[bool, bool]] = []
-    for image, scene, target in iter_objects(world, options.first):
+    for image, scene, target in iter_objects(options.first):
         (region,) = call_tool(describe, image=image, box=list(target.box))["regions"]
         boxes.append(find_words(region["text"], target))
         result = call_tool(segment, image=image, expression=f"the {target.colour} {target.noun}")

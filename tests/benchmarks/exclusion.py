@@ -13,15 +13,16 @@ from collections.abc import Iterator, Sequence
 
 from PIL import Image as PILImage
 
+from sam4mllm_tool.drawn_things.recipe import COLOURS
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.drawn_worlds import DrawnScene
+from sam4mllm_tool.embedded.everyday import EverydayScene, draw_scene
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import segment_compound
 from sam4mllm_tool.types import Size
 from tests.benchmarks.pair_options import add_pair_options, read_pair_options
 
 
-def iter_expressions(scene: DrawnScene, known_colours: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
+def iter_expressions(scene: EverydayScene, known_colours: Sequence[str]) -> Iterator[tuple[str, str, list[int]]]:
     """Yield kind, expression and the indices of the objects that remain."""
     for noun, plural in sorted({(target.noun, target.plural) for target in scene.objects}):
         members = [index for index, target in enumerate(scene.objects) if target.noun == noun]
@@ -39,12 +40,12 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=100, help="number of scenes")
     add_pair_options(parser)
     arguments = parser.parse_args()
-    models, world = read_pair_options(arguments)
+    models = read_pair_options(arguments)
     right, total = Counter[str](), Counter[str]()
     for seed in range(arguments.first, arguments.first + arguments.scenes):
-        scene = world.draw_scene(seed)
+        scene = draw_scene(seed)
         image = PILImage.fromarray(scene.image)
-        for kind, expression, indices in iter_expressions(scene, world.colours):
+        for kind, expression, indices in iter_expressions(scene, tuple(COLOURS)):
             run = models.start_run(Size(*image.size))
             result = models.run(image, segment_compound(run, [expression], "adaptive"), run)
             masks = [segmented.mask for segmented in result.objects]

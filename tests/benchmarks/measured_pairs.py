@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedToke
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.config import SettingsOverrides
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
 from sam4mllm_tool.models.mllm.transformers import TransformersMLLM
 from sam4mllm_tool.models.segmenter import load_segmenter
 from sam4mllm_tool.models.segmenter.transformers import TransformersSegmenter
@@ -26,7 +27,7 @@ from sam4mllm_tool.protocol import DIALECTS
 from sam4mllm_tool.types import Box, Image, Size
 from tests.benchmarks.forced_replies import force_reply
 from tests.checkpoints import LLAVA_NEXT_TEMPLATE, SPECIAL
-from tests.embedded_world import WORLD, draw_scene, name_object
+from tests.embedded_world import draw_scene, name_object
 from tests.sam_checkpoints import randomise_weights
 from tests.video_checkpoints import CHATML, MARKS, QWEN_MARKS
 
@@ -246,8 +247,8 @@ GPU_PAIRS: dict[str, Callable[[], MeasuredPair]] = {"llava-next-8b": build_8b, "
 
 def list_expressions() -> list[str]:
     """List expressions of four words each."""
-    nouns = [noun for noun in WORLD.list_nouns() if " " not in noun]
-    return [f"the {size} {colour} {noun}" for size in ("small", "large") for colour in WORLD.colours for noun in nouns]
+    nouns = [noun for noun in load_recipes() if " " not in noun]
+    return [f"the {size} {colour} {noun}" for size in ("small", "large") for colour in COLOURS for noun in nouns]
 
 
 def train_tokenizer(special: list[str], *, digits: int) -> PreTrainedTokenizerFast:

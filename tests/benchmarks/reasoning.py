@@ -4,7 +4,7 @@ Runs the reasoning agent and a single pass (`Sam4Mllm.segment`, method pqpp) on 
 expressions that mean nothing in their scene. It prints cIoU, gIoU and mIoU of both with the 95 % interval of the difference by
 paired bootstrap, N-acc and T-acc, the number of MLLM calls of both as counted at the MLLM, how the runs ended, and how many
 exceeded the budget. An unreadable reply or an abstention counts as an empty prediction; no expression is dropped.
-`--without closer` and `--without again` leave a part of the agent out; `--world`, `--mllm` and `--segmenter` measure another
+`--without closer` and `--without again` leave a part of the agent out; `--mllm` and `--segmenter` measure another
 pair.
 """
 
@@ -23,7 +23,8 @@ from tqdm import tqdm
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.agents.reasoning import build_reasoning_graph
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.drawn_worlds import DrawnExpression, DrawnScene, DrawnWorld
+from sam4mllm_tool.embedded.everyday import EverydayExpression, EverydayScene, draw_scene, list_expressions
+from sam4mllm_tool.embedded.everyday.expression_templates import load_phrases
 from sam4mllm_tool.errors import ReplyError
 from sam4mllm_tool.evaluation.bootstrap import Statistic, bootstrap_differences, ratio
 from sam4mllm_tool.reasoning import Budget, ReasoningConfig, ReasoningResult
@@ -82,19 +83,19 @@ class CountingMLLM:
         return self.reply(image, questions)
 
 
-def iter_scenes(world: DrawnWorld, first: int, count: int) -> Iterator[tuple[DrawnScene, list[DrawnExpression]]]:
+def iter_scenes(first: int, count: int) -> Iterator[tuple[EverydayScene, list[EverydayExpression]]]:
     """Yield scenes with their implicit expressions, `count` expressions in all, from the seed `first` on."""
-    seed, wordings = first, world.list_implicit()
+    seed, wordings = first, {text for texts in load_phrases().values() for text in texts}
     while count > 0:
-        scene = world.draw_scene(seed)
-        implicit = [expression for expression in world.list_expressions(scene) if expression.text in wordings][:count]
+        scene = draw_scene(seed)
+        implicit = [expression for expression in list_expressions(scene) if expression.text in wordings][:count]
         if implicit:
             yield scene, implicit
         count, seed = count - len(implicit), seed + 1
 
 
 def measure(
-    models: Sam4Mllm, world: DrawnWorld, first: int, count: int, budget: Budget, config: ReasoningConfig
+    models: Sam4Mllm, first: int, count: int, budget: Budget, config: ReasoningConfig
 ) -> tuple[list[ExpressionScore], list[ExpressionScore]]:
     """Return the scores of the single pass and of the agent, both by expression."""
     mllm = CountingMLLM(models.mllm)
@@ -103,7 +104,7 @@ def measure(
     graph = build_reasoning_graph(models, budget=budget, config=config, image_store=store)
     once, reasoned = [], []
     with tqdm(total=count, unit="expression", mininterval=5) as progress:
-        for scene, implicit in iter_scenes(world, first, count):
+        for scene, implicit in iter_scenes(first, count):
             image = Image.fromarray(scene.image)
             image_id = store.put(image)
             for expression in implicit:
@@ -125,7 +126,7 @@ def measure(
     return once, reasoned
 
 
-def _score(seed: int, expression: DrawnExpression, mask: Any, truth: Any, rounds: int) -> ExpressionScore:
+def _score(seed: int, expression: EverydayExpression, mask: Any, truth: Any, rounds: int) -> ExpressionScore:
     intersection, union = int((mask & truth).sum()), int((mask | truth).sum())
     return ExpressionScore(seed, expression.text, bool(expression.targets), intersection, union, not mask.any(), rounds)
 
@@ -190,8 +191,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if "again" in arguments.without:
         config = replace(config, steps=())
     budget = Budget(arguments.rounds)
-    models, world = read_pair_options(arguments)
-    once, reasoned = measure(models, world, arguments.first, arguments.expressions, budget, config)
+    models = read_pair_options(arguments)
+    once, reasoned = measure(models, arguments.first, arguments.expressions, budget, config)
     print(format_report(once, reasoned, budget))
     if arguments.json:
         rows = [[asdict(single), asdict(agent)] for single, agent in zip(once, reasoned, strict=True)]

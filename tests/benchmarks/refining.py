@@ -10,7 +10,7 @@ dialect's own words first, and by painting over the first answer alone, which is
 
     --method METHOD   how expressions are asked about (default: adaptive, as in the toolkit)
     --first SEED   first scene (default: the test split's); tune on seeds from 200_000 on, never on the test split
-    --world WORLD --mllm SPEC --segmenter SPEC   another pair, and the world that it was trained on
+    --mllm SPEC --segmenter SPEC   another pair
 """
 
 import argparse
@@ -25,7 +25,8 @@ from PIL import Image as PILImage
 
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.embedded import TEST_SEEDS
-from sam4mllm_tool.embedded.drawn_worlds import DrawnScene, DrawnWorld
+from sam4mllm_tool.embedded.everyday import EverydayScene, draw_scene, sample_expressions
+from sam4mllm_tool.embedded.everyday.noun_phrases import group_by_phrase
 from sam4mllm_tool.geometry.boxes import mask_iou
 from sam4mllm_tool.interactive import InteractiveState, RefineError, refine
 from sam4mllm_tool.pipeline.methods import METHODS, Method
@@ -33,7 +34,7 @@ from sam4mllm_tool.types import Image, Mask, PointPrompt, Segmentation, Size
 from tests.benchmarks.pair_options import add_pair_options, read_pair_options
 
 EXPRESSIONS, WORST, PAIRS = 1000, 100, 300
-BAR_CLICK, BAR_OTHER = {"shapes": 0.10, "everyday": 0.20}, 0.90
+BAR_CLICK, BAR_OTHER = 0.20, 0.90
 
 
 def union_mask(state: InteractiveState) -> Mask:
@@ -42,7 +43,7 @@ def union_mask(state: InteractiveState) -> Mask:
     return np.logical_or.reduce([np.zeros((state.size.height, state.size.width), np.bool_), *masks])
 
 
-def target_mask(scene: DrawnScene, targets: Sequence[int]) -> Mask:
+def target_mask(scene: EverydayScene, targets: Sequence[int]) -> Mask:
     """Return the union of the true masks of the targets, (H, W) bool."""
     return np.logical_or.reduce([np.zeros(scene.image.shape[:2], np.bool_), *(scene.mask(i) for i in targets)])
 
@@ -97,11 +98,11 @@ class Case:
     iou: float
 
 
-def iter_cases(models: Sam4Mllm, world: DrawnWorld, first: int, method: Method) -> Iterator[Case]:
+def iter_cases(models: Sam4Mllm, first: int, method: Method) -> Iterator[Case]:
     """Yield every result; an unreadable reply counts as an empty one."""
     for seed in count(first):
-        scene = world.draw_scene(seed)
-        samples = world.sample_expressions(scene, 4, Random(seed))
+        scene = draw_scene(seed)
+        samples = sample_expressions(scene, 4, Random(seed))
         image = PILImage.fromarray(scene.image)
         results = models.segment_group(image, [expression.text for expression in samples], method=method)
         for expression, result in zip(samples, results, strict=True):
@@ -111,14 +112,12 @@ def iter_cases(models: Sam4Mllm, world: DrawnWorld, first: int, method: Method) 
             yield Case(seed, expression.text, truth, result, mask_iou(result.mask, truth))
 
 
-def measure_click(
-    models: Sam4Mllm, world: DrawnWorld, cases: Sequence[Case], method: Method, *, bar: float, verbose: bool
-) -> bool:
+def measure_click(models: Sam4Mllm, cases: Sequence[Case], method: Method, *, bar: float, verbose: bool) -> bool:
     """Return whether one click on each of the worst results gains as much in mean IoU as it has to."""
     worst = sorted(cases, key=lambda case: case.iou)[:WORST]
     after, refused = [], 0
     for case in worst:
-        image = PILImage.fromarray(world.draw_scene(case.seed).image)
+        image = PILImage.fromarray(draw_scene(case.seed).image)
         click = simulate_click(case.result.mask, case.truth)
         state = InteractiveState.from_segmentation(case.result)
         run = models.start_run(state.size)
@@ -151,12 +150,12 @@ class TwoObjects:
     other: Mask
 
 
-def iter_pairs(models: Sam4Mllm, world: DrawnWorld, first: int, method: Method) -> Iterator[TwoObjects]:
+def iter_pairs(models: Sam4Mllm, first: int, method: Method) -> Iterator[TwoObjects]:
     """Yield the pairs of which the first answer is one object."""
     for seed in count(first):
-        scene = world.draw_scene(seed)
+        scene = draw_scene(seed)
         image = PILImage.fromarray(scene.image)
-        pairs = [(noun, members) for noun, members in world.group_objects(scene).items() if len(members) == 2]
+        pairs = [(noun, members) for noun, members in group_by_phrase(scene.objects).items() if len(members) == 2]
         for noun, members in pairs[:2]:
             (result,) = models.segment_group(image, [f"the {noun}"], method=method)
             if isinstance(result, Exception) or len(result.objects) != 1:
@@ -195,10 +194,10 @@ def main() -> None:
     add_pair_options(parser)
     parser.add_argument("--verbose", action="store_true", help="print the results that stay wrong")
     arguments = parser.parse_args()
-    (models, world), first, method = read_pair_options(arguments), arguments.first, arguments.method
-    cases = list(islice(iter_cases(models, world, first, method), arguments.expressions))
-    gains = measure_click(models, world, cases, method, bar=BAR_CLICK[arguments.world], verbose=arguments.verbose)
-    pairs = list(islice(iter_pairs(models, world, first, method), arguments.pairs))
+    models, first, method = read_pair_options(arguments), arguments.first, arguments.method
+    cases = list(islice(iter_cases(models, first, method), arguments.expressions))
+    gains = measure_click(models, cases, method, bar=BAR_CLICK, verbose=arguments.verbose)
+    pairs = list(islice(iter_pairs(models, first, method), arguments.pairs))
     wordless = Sam4Mllm(models.mllm, models.segmenter, dialect=replace(models.dialect, ask_other_text=""))
     measure_other(wordless, pairs, "by painting over alone", method, verbose=False)
     share = measure_other(models, pairs, "as shipped", method, arguments.verbose)

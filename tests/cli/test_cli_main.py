@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from sam4mllm_tool import __version__
 from sam4mllm_tool.cli.main import app, main
-from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD
+from sam4mllm_tool.embedded.everyday import ABSENT_KINDS, KINDS
 from sam4mllm_tool.errors import BackendError, ModelWarning, SpecError
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
 from tests.embedded_world import draw_image, draw_scene
@@ -365,8 +365,8 @@ def test_data_scenes_writes_images_and_lines_whose_masks_decode(run: Run, tmp_pa
     assert {line["image"] for line in lines} == set(names)
     for line in lines:
         assert set(line) == {"image", "expression", "kind", "objects"}
-        assert line["kind"] in DEFAULT_WORLD.kinds
-        assert bool(line["objects"]) == (line["kind"] not in DEFAULT_WORLD.absent_kinds)
+        assert line["kind"] in KINDS
+        assert bool(line["objects"]) == (line["kind"] not in ABSENT_KINDS)
         scene = draw_scene(int(line["image"][6:13]))
         assert np.array_equal(np.asarray(Image.open(folder / line["image"])), scene.image)
         for item in line["objects"]:

@@ -29,7 +29,7 @@ def test_the_embedded_model_is_measured_in_its_own_frame(run: Run, tmp_path: Pat
     assert report["frame"]["name"] == "0..191, x first"
     assert report["frame"]["iou"] > 0.75 > 0.3 > report["next_frame"]["iou"]
     assert report["absent"] == {"right": 4, "asked": 4}
-    assert report["points"] == {"right": 22, "asked": 22, "probabilities": True}
+    assert report["points"] == {"right": 24, "asked": 24, "probabilities": True}
     (kept,) = cache.rglob("dialect.json")
     assert f"wrote {kept}" in err
     for file in (kept, tmp_path / "dialect.json"):
@@ -57,5 +57,5 @@ def test_the_table_names_the_frames_and_what_was_measured() -> None:
     assert lines[2].endswith("0..1, x first: mean IoU 1.00")
     assert lines[3].split()[:2] == ["next", "frame"]
     assert lines[5].endswith('"none" for 4 of 4')
-    assert lines[6].endswith("Yes or No rightly for 22 of 22, without probabilities")
+    assert lines[6].endswith("Yes or No rightly for 24 of 24, without probabilities")
     assert lines[8] == "in plain (0..1, x first)  gIoU 1.00"

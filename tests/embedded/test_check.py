@@ -1,7 +1,6 @@
 """The measurement of the embedded pair counts as its docstring says."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,8 @@ import pytest
 
 from sam4mllm_tool.embedded import check
 from sam4mllm_tool.embedded.check import KindTally, format_table, measure_models, measure_segmenter
-from sam4mllm_tool.embedded.check_worlds import DEFAULT_WORLD, EVERYDAY
-from sam4mllm_tool.embedded.drawn_worlds import DrawnScene
-from sam4mllm_tool.embedded.everyday import EverydayExpression, ObjectPart
+from sam4mllm_tool.embedded.everyday import KINDS, EverydayExpression, EverydayScene, ObjectPart
+from sam4mllm_tool.embedded.requirements import METHODS, REQUIREMENTS
 from sam4mllm_tool.models.mllm import ScriptedMLLM
 from sam4mllm_tool.models.segmenter import BoxSegmenter
 from sam4mllm_tool.pipeline.sam4mllm import Sam4Mllm
@@ -24,7 +22,7 @@ WHOLE_IMAGE = EMBEDDED.encode_box(Box(0, 0, 256, 256), Size(256, 256))
 
 def test_a_tally_sums_for_ciou_and_averages_for_giou() -> None:
     tally = KindTally(box_hits=[True, False], refused=[False, True], points=[(True, True), (False, True), (True, False)])
-    tally.areas = {method: [(50, 100), (0, 0), (0, 100)] for method in DEFAULT_WORLD.methods}
+    tally.areas = {method: [(50, 100), (0, 0), (0, 100)] for method in METHODS}
     figures = tally.compute_figures()
     assert figures["box_acc"] == 0.5
     assert figures["passing"] == pytest.approx(2 / 3)
@@ -43,32 +41,32 @@ def build_models(reply: str) -> Sam4Mllm:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> list[DrawnScene]:
+def scenes() -> list[EverydayScene]:
     return [draw_scene(seed) for seed in range(TEST_SEEDS, TEST_SEEDS + 6)]
 
 
-def test_a_model_that_refuses_everything_is_right_on_absent_objects_alone(scenes: list[DrawnScene]) -> None:
+def test_a_model_that_refuses_everything_is_right_on_absent_objects_alone(scenes: list[EverydayScene]) -> None:
     figures = measure_models(build_models("no object"), scenes)
     assert figures[ABSENT]["refused"] == figures["present"]["refused"] == 1
     assert figures[ABSENT]["pqpp_gIoU"] == 1
     assert figures["single"]["box_acc"] == figures["all"]["pqpp_cIoU"] == 0
 
 
-def test_unreadable_replies_count_as_misses_and_none_is_dropped(scenes: list[DrawnScene]) -> None:
+def test_unreadable_replies_count_as_misses_and_none_is_dropped(scenes: list[EverydayScene]) -> None:
     figures = measure_models(build_models("gibberish"), scenes)
     assert figures["single"]["box_acc"] == figures["all"]["box_cIoU"] == 0
-    assert set(figures) >= set(DEFAULT_WORLD.kinds)
+    assert set(figures) >= set(KINDS)
 
 
-def test_the_whole_image_as_box_scores_the_objects_share_of_it(scenes: list[DrawnScene]) -> None:
+def test_the_whole_image_as_box_scores_the_objects_share_of_it(scenes: list[EverydayScene]) -> None:
     figures = measure_models(build_models(WHOLE_IMAGE), scenes)
     assert figures[ABSENT]["refused"] == 0
     assert 0 < figures["implicit"]["box_cIoU"] < 0.3
     table = format_table(figures)
-    assert all(kind in table for kind in DEFAULT_WORLD.kinds)
+    assert all(kind in table for kind in KINDS)
 
 
-def test_ppg_without_points_counts_as_a_fallback_and_no_question_is_repeated(scenes: list[DrawnScene]) -> None:
+def test_ppg_without_points_counts_as_a_fallback_and_no_question_is_repeated(scenes: list[EverydayScene]) -> None:
     models = build_models(WHOLE_IMAGE)
     assert measure_models(models, scenes[:1])["all"]["ppg_fallback"] == 1
     assert isinstance(models.mllm, ScriptedMLLM)
@@ -81,7 +79,7 @@ def test_ppg_without_points_counts_as_a_fallback_and_no_question_is_repeated(sce
     [pytest.param(Thresholds(), 1, id="the paper's"), pytest.param(Thresholds(0.85, 0.9), 0, id="stricter than the replies")],
 )
 def test_points_are_kept_by_the_thresholds_of_the_models(
-    scenes: list[DrawnScene], thresholds: Thresholds, share: float
+    scenes: list[EverydayScene], thresholds: Thresholds, share: float
 ) -> None:
     def answer(question: Question) -> Reply:
         return Reply("yes", ((0.8, 0.2),)) if isinstance(question.answer, Labels) else Reply(WHOLE_IMAGE)
@@ -90,10 +88,11 @@ def test_points_are_kept_by_the_thresholds_of_the_models(
     assert measure_models(models, scenes[:1])["all"]["passing"] == share
 
 
-def test_every_requirement_reads_a_figure_that_is_measured(scenes: list[DrawnScene]) -> None:
-    figures = measure_models(build_models(WHOLE_IMAGE), scenes)
-    figures["segmenter"] = {"mean_iou": 0.5}
-    assert all(np.isfinite(requirement.value(figures)) for requirement in DEFAULT_WORLD.requirements)
+def test_every_requirement_reads_a_figure_that_is_measured(scenes: list[EverydayScene]) -> None:
+    models = build_models(WHOLE_IMAGE)
+    figures = measure_models(models, scenes)
+    figures["segmenter"] = measure_segmenter(models, scenes[:1])
+    assert all(np.isfinite(requirement.value(figures)) for requirement in REQUIREMENTS)
 
 
 def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
@@ -103,7 +102,7 @@ def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
     assert check.main(["--scenes", "6", "--json", str(tmp_path / "figures.json")]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:3] == ["box_acc", "refused", "points"]
-    limits = {required.description: required.limit for required in DEFAULT_WORLD.requirements}
+    limits = {required.description: required.limit for required in REQUIREMENTS}
     absent = [f"ok    {name}: 1.000 (>= {limit:.2f})" for name, limit in limits.items() if "absen" in name]
     assert [line for line in lines if line.startswith("ok ")] == absent != []
     assert "MISS  present refused: 1.000 (<= 0.03)" in lines
@@ -112,27 +111,14 @@ def test_the_command_prints_the_table_and_fails_for_an_unmet_requirement(
     assert json.loads((tmp_path / "figures.json").read_text())["present"]["refused"] == 1
 
 
-@pytest.fixture(scope="module")
-def everyday_scenes() -> list[DrawnScene]:
-    return [EVERYDAY.drawn.draw_scene(seed, 256) for seed in (1, 9)]
-
-
-def test_the_everyday_world_has_its_own_kinds_and_requirements(everyday_scenes: list[DrawnScene]) -> None:
-    models = build_models(WHOLE_IMAGE)
-    figures = measure_models(models, everyday_scenes, EVERYDAY)
-    figures["segmenter"] = measure_segmenter(models, everyday_scenes[:1])
-    assert all(np.isfinite(required.value(figures)) for required in EVERYDAY.requirements)
-    assert {"points_cIoU", "parts"} <= {*figures["all"], *figures}
-    assert figures["segmenter"]["best_click_iou"] >= figures["segmenter"]["click_iou"]
-
-
-def test_points_are_labelled_by_the_part_that_the_expression_means(everyday_scenes: list[DrawnScene]) -> None:
-    scene = everyday_scenes[0]
+def test_points_are_labelled_by_the_part_that_the_expression_means(
+    scenes: list[EverydayScene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = scenes[0]
     part = next(i for i, region in enumerate(scene.regions) if isinstance(region, ObjectPart))
-    drawn = replace(EVERYDAY.drawn, sample_expressions=lambda *_: [EverydayExpression("the part", "part", (part,))])
-    alone = replace(EVERYDAY, drawn=drawn)
+    monkeypatch.setattr(check, "sample_expressions", lambda *_: [EverydayExpression("the part", "part", (part,))])
     reply = EMBEDDED.encode_box(scene.regions[part].box, Size(256, 256))
-    figures = measure_models(build_models(reply), [scene], alone)
+    figures = measure_models(build_models(reply), [scene])
     inside = crop(scene.mask(part), scene.regions[part].box)
     assert figures["parts"]["box_acc"] == 1
     assert figures["part"]["points"] == pytest.approx(inside.mean(), abs=0.25), "every answer is yes"

@@ -10,6 +10,7 @@ from random import Random
 
 import pytest
 
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
 from sam4mllm_tool.embedded.everyday import (
     ABSENT_KINDS,
     KINDS,
@@ -24,7 +25,6 @@ from sam4mllm_tool.embedded.everyday import (
 )
 from sam4mllm_tool.embedded.everyday.ambiguity import count_ambiguity
 from sam4mllm_tool.embedded.everyday.expression_templates import HELD_OUT, load_phrases, split_words
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
 
 SIDE = 192
 SEEDS = (*range(25), *range(TEST_SEEDS, TEST_SEEDS + 25))

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 from sam4mllm_tool.data.jsonl import JsonLines
+from sam4mllm_tool.drawn_things.primitives import PRIMITIVES, build_polygon
+from sam4mllm_tool.drawn_things.recipe import ObjectRecipe, build_individual, load_recipes
+from sam4mllm_tool.drawn_things.rendering import Pose, Style, draw_individual
 from sam4mllm_tool.embedded.everyday import TEST_SEEDS, EverydayScene, draw_scene, list_expressions
 from sam4mllm_tool.embedded.everyday.gallery import draw_objects_sheet, draw_scenes_sheet
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
-from sam4mllm_tool.embedded.everyday.primitives import PRIMITIVES, build_polygon
-from sam4mllm_tool.embedded.everyday.recipe import ObjectRecipe, build_individual, load_recipes
-from sam4mllm_tool.embedded.everyday.rendering import Pose, Style, draw_individual
 from sam4mllm_tool.embedded.scene_files import write_scenes
 
 SIDE = 192
@@ -180,7 +180,7 @@ def test_every_primitive_has_a_case() -> None:
 
 
 def test_scenes_are_written_as_a_dataset(tmp_path: Path) -> None:
-    path = write_scenes(tmp_path, 2, 7, side=SIDE, per_scene=4, world="everyday")
+    path = write_scenes(tmp_path, 2, 7, side=SIDE, per_scene=4)
     samples = list(JsonLines(path, "all"))
     assert len(samples) == 8
     scene = draw_scene(7, SIDE)

@@ -20,7 +20,7 @@ from sam4mllm_tool.trace import Recorder, load, replay, save
 from sam4mllm_tool.trace.schema import SegmentStep
 from sam4mllm_tool.trace.step_cards import build_step_cards
 from sam4mllm_tool.types import Box, FreeText, Image, Proposal, Question, Reply, Segmentation, Segmenter, Size
-from tests.embedded_world import DrawnScene, iter_cases
+from tests.embedded_world import EverydayScene, iter_cases
 from tests.pipeline.test_adaptive import IMAGE, LEFT, LOW, RIGHT, Script
 
 BOXES = {LEFT: Box(20, 20, 80, 80), RIGHT: Box(120, 20, 180, 80), LOW: Box(20, 120, 80, 180)}
@@ -165,7 +165,7 @@ class ForgetfulMLLM:
 class SceneProposer:
     """The embedded segmenter, which also proposes every object of a scene, whatever the phrase."""
 
-    def __init__(self, scene: DrawnScene, segmenter: Segmenter) -> None:
+    def __init__(self, scene: EverydayScene, segmenter: Segmenter) -> None:
         self.scene = scene
         self.name, self.segment, self.asegment = "proposer", segmenter.segment, segmenter.asegment
 

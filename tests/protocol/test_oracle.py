@@ -31,14 +31,14 @@ from sam4mllm_tool.protocol import (
 )
 from sam4mllm_tool.protocol.oracle import label_point
 from sam4mllm_tool.types import Box, Labels, Point, PointPrompt, Size
-from tests.embedded_world import DrawnScene, draw_scene, list_expressions
+from tests.embedded_world import EverydayScene, draw_scene, list_expressions
 
 EVERY_DIALECT = pytest.mark.parametrize("dialect", [RELEASED, EMBEDDED, PLAIN, JOINT], ids=lambda d: d.name)
 SIDE = 160
 SIZE = Size(SIDE, SIDE)
 
 
-def annotate(scene: DrawnScene, targets: tuple[int, ...]) -> list[TrueObject]:
+def annotate(scene: EverydayScene, targets: tuple[int, ...]) -> list[TrueObject]:
     """Return the objects with two points on and one off, as PPG is taught to write them."""
     objects = []
     for target in targets:
@@ -50,7 +50,7 @@ def annotate(scene: DrawnScene, targets: tuple[int, ...]) -> list[TrueObject]:
     return objects
 
 
-def draw_cases() -> Iterator[tuple[DrawnScene, str, list[TrueObject]]]:
+def draw_cases() -> Iterator[tuple[EverydayScene, str, list[TrueObject]]]:
     """Yield expressions for one object, several and none."""
     for seed in range(4):
         scene = draw_scene(seed, SIDE)
@@ -66,7 +66,7 @@ def test_the_cases_have_one_object_several_and_none() -> None:
     assert {min(2, len(objects)) for _, _, objects in CASES} == {0, 1, 2}
 
 
-def check_replay(scene: DrawnScene, text: str, history, method: Method, dialect: Dialect, sampler: Sampler) -> None:
+def check_replay(scene: EverydayScene, text: str, history, method: Method, dialect: Dialect, sampler: Sampler) -> None:
     """Check that the pipeline, given the replies alone, asks what the training dialogue asked."""
     mllm = ScriptedMLLM([exchange.reply for exchange in history])
     with suppress(EmptyMaskError):  # the stand-in finds nothing where all points are off the object

@@ -15,7 +15,7 @@ from sam4mllm_tool.reasoning import Budget, Meter, ReasoningConfig, ReasoningRes
 from sam4mllm_tool.reasoning.counting import parse_ordinal
 from sam4mllm_tool.reasoning.search import run_reasoning
 from sam4mllm_tool.types import Box, Labels, Question, Reply, Size
-from tests.embedded_world import DrawnScene, draw_scene, list_expressions
+from tests.embedded_world import EverydayScene, draw_scene, list_expressions
 from tests.tool_suites import load_embedded_models
 
 SIZE = Size(192, 192)
@@ -126,7 +126,7 @@ def embedded() -> Sam4Mllm:
     return load_embedded_models()
 
 
-def iter_nouns(times: int) -> Iterator[tuple[DrawnScene, str]]:
+def iter_nouns(times: int) -> Iterator[tuple[EverydayScene, str]]:
     """Yield scenes with a noun that so many of their objects have."""
     for scene in map(draw_scene, count(700_000)):
         numbers = Counter(drawn.noun for drawn in scene.objects)

@@ -198,7 +198,7 @@ async def test_the_keyboard_alone_is_enough(tmp_path: Path, address: str) -> Non
             if await browser.run("document.activeElement.id === 'stage'"):
                 break
         before = await read_mask(browser)
-        for key in ("ArrowLeft", "ArrowLeft", "ArrowUp", "ArrowUp", "ArrowUp"):  # from the middle to the crescent
+        for key in ("ArrowLeft", "ArrowLeft", "ArrowUp", "ArrowUp", "ArrowUp"):  # from the middle to the car
             await browser.press(key)
         assert await browser.run("document.querySelector('#cursor').hidden") is False
         await browser.press("Enter")

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from sam4mllm_tool import Sam4Mllm
 from sam4mllm_tool.errors import Sam4MllmError
 from sam4mllm_tool.types import Segmentation
-from tests.embedded_world import TEST_SEEDS, draw_scene, sample_expressions
+from tests.embedded_world import TEST_SEEDS, draw_scene, name_object, sample_expressions
 from tests.results import assert_equal_but_for_rounding
 from tests.server.server_process import run_server
 
@@ -155,7 +155,7 @@ def list_server_calls(url: str) -> list[Callable[[], Any]]:
     calls: list[Callable[[], Any]] = []
     for number in range(_IMAGES):
         scene = draw_scene(TEST_SEEDS + number)
-        calls.append(partial(client.segment, scene.image, "all shapes", method="box"))
+        calls.append(partial(client.segment, scene.image, name_object(scene.objects[0]), method="box"))
     calls.append(partial(client.segment, b"no image", "it"))
     calls.append(lambda: httpx.post(f"{url}/v1/segment", content=b"{").status_code)
     return calls

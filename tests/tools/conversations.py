@@ -26,7 +26,7 @@ from sam4mllm_tool.agents.image_middleware import ImageMiddleware
 from sam4mllm_tool.tools import Sam4MllmToolkit
 from sam4mllm_tool.tools.image_store import ImageStore, list_image_ids
 from tests.agents.scripted_model import ScriptedChatModel, call
-from tests.embedded_world import DrawnScene
+from tests.embedded_world import EverydayScene
 from tests.grouped_scenes import PAIR, SECOND_PAIR
 
 FIRST, SECOND = PAIR.group
@@ -37,7 +37,7 @@ TARGET = SECOND_PAIR.group[1]
 TARGET_NAME = SECOND_PAIR.name(TARGET)
 
 
-def find_pixel_inside(scene: DrawnScene, index: int) -> tuple[int, int]:
+def find_pixel_inside(scene: EverydayScene, index: int) -> tuple[int, int]:
     """Return x and y of a pixel of an object: in its middle row, in the middle of the left half of its pixels."""
     mask = scene.mask(index)
     y = int(scene.objects[index].box.y1 + scene.objects[index].box.y2) // 2
@@ -62,7 +62,7 @@ class UserTurn:
 
     text: str
     answers: tuple[Any, ...]
-    scene: DrawnScene | None = None
+    scene: EverydayScene | None = None
 
     def message(self) -> HumanMessage:
         if self.scene is None:
@@ -73,7 +73,7 @@ class UserTurn:
         return HumanMessage([{"type": "text", "text": self.text}, block])
 
 
-def _point(scene: DrawnScene, index: int, label: int) -> dict[str, int]:
+def _point(scene: EverydayScene, index: int, label: int) -> dict[str, int]:
     x, y = find_pixel_inside(scene, index)
     return {"x": x, "y": y, "label": label}
 

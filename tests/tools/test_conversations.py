@@ -20,7 +20,7 @@ from sam4mllm_tool.tools.image_store import ImageStore
 from sam4mllm_tool.trace import Recorder
 from sam4mllm_tool.trace.page import page
 from tests.agents.scripted_model import call
-from tests.embedded_world import DrawnScene
+from tests.embedded_world import EverydayScene
 from tests.grouped_scenes import PAIR, SECOND_PAIR
 from tests.tool_suites import load_embedded_models
 from tests.tools.conversations import (
@@ -48,7 +48,7 @@ def run_tools(name: str, models: Sam4Mllm) -> list[ToolMessage]:
     return [message for message in messages if isinstance(message, ToolMessage)]
 
 
-def covers(artifact: dict[str, Any], scene: DrawnScene, *indices: int) -> bool:
+def covers(artifact: dict[str, Any], scene: EverydayScene, *indices: int) -> bool:
     """Whether the masks are those of the objects, in any order."""
     masks: list[np.ndarray[Any, Any]] = [rle.decode(fields["mask"]) for fields in artifact["objects"]]
     return len(masks) == len(indices) and all(any(mask_iou(mask, scene.mask(i)) > 0.8 for mask in masks) for i in indices)

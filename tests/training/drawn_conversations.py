@@ -17,7 +17,7 @@ from sam4mllm_tool.data.training_conversations import (
 from sam4mllm_tool.protocol import EMBEDDED, PPG, PQPP, Dialect, PoissonDisk
 from sam4mllm_tool.protocol.oracle import TrueObject, build_true_dialogue
 from sam4mllm_tool.types import Size, Turn
-from tests.embedded_world import DrawnScene, draw_scene, sample_expressions
+from tests.embedded_world import EverydayScene, draw_scene, sample_expressions
 
 
 def write_conversations(
@@ -47,7 +47,7 @@ def write_conversations(
 
 
 def _lead_conversations(
-    scene: DrawnScene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
+    scene: EverydayScene, text: str, targets: tuple[int, ...], dialect: Dialect, points: int
 ) -> list[TrainingConversation]:
     size = Size(*scene.image.shape[1::-1])
     truth = [TrueObject(scene.mask(i), scene.regions[i].box) for i in targets]

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from sam4mllm_tool.drawn_things.recipe import COLOURS, ObjectRecipe, load_recipes
 from sam4mllm_tool.embedded.everyday import expression_templates as wording
 from sam4mllm_tool.embedded.everyday.expression_templates import CATEGORIES, HELD_OUT, load_phrases
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ObjectRecipe, load_recipes
 from sam4mllm_tool.embedded.everyday.referring import MARGIN, Description, EverydayExpression, measure_extent
 
 _TELLING_PARTS = {

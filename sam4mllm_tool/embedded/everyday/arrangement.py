@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, Individual, ObjectRecipe, build_individual
-from sam4mllm_tool.embedded.everyday.rendering import (
+from sam4mllm_tool.drawn_things.recipe import COLOURS, Individual, ObjectRecipe, build_individual
+from sam4mllm_tool.drawn_things.rendering import (
     PATTERNS,
     Labels,
     Pose,

@@ -5,6 +5,7 @@ from random import Random
 
 from sam4mllm_tool.embedded.everyday.absence import absent_expressions
 from sam4mllm_tool.embedded.everyday.expression_templates import EverydayKind
+from sam4mllm_tool.embedded.everyday.kind_sampling import sample_kinds_evenly
 from sam4mllm_tool.embedded.everyday.referring import (
     Description,
     EverydayExpression,
@@ -19,7 +20,6 @@ from sam4mllm_tool.embedded.everyday.referring import (
 )
 from sam4mllm_tool.embedded.everyday.referring_parts import part_expressions, part_whole_expressions
 from sam4mllm_tool.embedded.everyday.world import TEST_SEEDS, EverydayScene
-from sam4mllm_tool.embedded.kind_sampling import sample_kinds_evenly
 
 _BUILDERS: tuple[tuple[Callable[[Description], Iterable[EverydayExpression]], int], ...] = (
     (attribute_expressions, 1000),

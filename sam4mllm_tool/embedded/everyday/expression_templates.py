@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, get_args
 
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, load_recipes
+from sam4mllm_tool.drawn_things.recipe import COLOURS, load_recipes
 from sam4mllm_tool.protocol.references import pluralize_noun
 
 EverydayKind = Literal[

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sam4mllm_tool.data.contact_sheet import draw_contact_sheet
 from sam4mllm_tool.data.jsonl import JsonLines
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, ObjectRecipe, build_individual, load_recipes, name_part
-from sam4mllm_tool.embedded.everyday.rendering import PATTERNS, Pose, Style, draw_individual
+from sam4mllm_tool.drawn_things.recipe import COLOURS, ObjectRecipe, build_individual, load_recipes, name_part
+from sam4mllm_tool.drawn_things.rendering import PATTERNS, Pose, Style, draw_individual
 from sam4mllm_tool.embedded.scene_files import write_scenes
 
 _SIDE, _GAP, _COLUMNS, _LETTERS = 128, 14, 6, 13
@@ -49,7 +49,7 @@ def draw_scenes_sheet(count: int, seed: int) -> Image.Image:
         seed: Of the first scene; the others follow.
     """
     with TemporaryDirectory() as folder:
-        path = write_scenes(Path(folder), count, seed, per_scene=1, world="everyday")
+        path = write_scenes(Path(folder), count, seed, per_scene=1)
         return draw_contact_sheet(list(JsonLines(path, "all")), f"everyday things, scenes {seed} to {seed + count - 1}").image
 
 

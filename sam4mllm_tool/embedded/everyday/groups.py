@@ -5,8 +5,8 @@ from random import Random
 
 import numpy as np
 
+from sam4mllm_tool.drawn_things.recipe import ObjectRecipe, load_recipes
 from sam4mllm_tool.embedded.everyday.arrangement import Group, Layer, Plan, PlannedObject, Planner
-from sam4mllm_tool.embedded.everyday.recipe import ObjectRecipe, load_recipes
 
 
 def plan_scene(rng: Random) -> Plan:

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
+from sam4mllm_tool.drawn_things.recipe import HOLE, ObjectRecipe, load_recipes, name_part
+from sam4mllm_tool.drawn_things.rendering import Drawing, FloatImage, Labels, draw_individual
 from sam4mllm_tool.embedded import TEST_SEEDS
 from sam4mllm_tool.embedded.everyday.arrangement import PLAN_SIDE, LabelMaps, Plan
 from sam4mllm_tool.embedded.everyday.backgrounds import draw_background
 from sam4mllm_tool.embedded.everyday.groups import plan_scene
-from sam4mllm_tool.embedded.everyday.recipe import HOLE, ObjectRecipe, load_recipes, name_part
 from sam4mllm_tool.embedded.everyday.relations import Relations, judge_relations
-from sam4mllm_tool.embedded.everyday.rendering import Drawing, FloatImage, Labels, draw_individual
 from sam4mllm_tool.types import Box, Mask
 
 __all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectPart", "SceneRegion", "draw_scene"]
@@ -30,7 +30,7 @@ __all__ = ["MIN_SIDE", "TEST_SEEDS", "EverydayObject", "EverydayScene", "ObjectP
 MIN_SIDE = 160
 """The smallest image in pixels: on a smaller one, parts would be lost."""
 
-_MIN_PART = 36  # pixels of the coarse raster; smaller parts are not referred to
+_MIN_PART = 82  # pixels of the coarse raster, half a percent of the image; smaller parts are not referred to
 
 
 @dataclass(frozen=True)

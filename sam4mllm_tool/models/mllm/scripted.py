@@ -2,8 +2,8 @@
 
 ```python
 mllm = ScriptedMLLM(["[012,034,101,150]", Reply("inside", ((0.9, 0.1),))])
-Sam4Mllm(mllm, segmenter).segment(image, "the red ring")
-assert "red ring" in mllm.questions[0].turns[-1].text
+Sam4Mllm(mllm, segmenter).segment(image, "the red mug")
+assert "red mug" in mllm.questions[0].turns[-1].text
 ```
 """
 

@@ -1,7 +1,7 @@
 """Drawn images with objects at known places, for measuring how a model answers.
 
-The shapes and colours are ones that any multimodal model knows, and that the embedded pair was trained on. No two objects of
-all scenes have the same name, so that a name says which object of which scene is meant. Sizes are far from 1000 and halfway
+They are everyday things in plain colours, which any multimodal model knows, the embedded one too. No two objects of all scenes
+have the same name, so that a name says which object of which scene is meant. Sizes are far from 1000 and halfway
 between multiples of 28 and of 32, so that pixels of the image and pixels after a model's resizing differ by some percent.
 """
 
@@ -12,9 +12,11 @@ from functools import cache
 from random import Random
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image as PILImage
-from PIL import ImageDraw
 
+from sam4mllm_tool.drawn_things.recipe import build_individual, load_recipes
+from sam4mllm_tool.drawn_things.rendering import Pose, Style, draw_individual
 from sam4mllm_tool.geometry.boxes import mask_to_box
 from sam4mllm_tool.geometry.morphology import erosion_depth
 from sam4mllm_tool.types import Box, Image, Label, Mask, Point, Size
@@ -23,29 +25,20 @@ __all__ = ["ProbeObject", "ProbeScene", "draw_probe_scene", "draw_probe_scenes"]
 
 _SIZES = (Size(658, 434), Size(462, 686), Size(686, 462), Size(434, 658))
 _OBJECTS = (
-    ("red circle", "blue square", "yellow star"),
-    ("green triangle", "white circle", "purple cross"),
-    ("orange star", "red square", "blue triangle"),
-    ("yellow cross", "green circle", "white star"),
+    ("red mug", "blue umbrella", "yellow kite"),
+    ("green teapot", "white hat", "purple butterfly"),
+    ("orange fish", "red chair", "blue shoe"),
+    ("yellow bird", "green mug", "white shirt"),
 )
-_ABSENT = ("the green cross", "the purple triangle", "the white cross", "the green star")
+_ABSENT = ("the green key", "the purple teapot", "the white cloud", "the green bird")
 """For each scene a name of which no part fits an object (the first and third), or each part another object."""
-_COLOURS = {
-    "red": (215, 40, 40),
-    "green": (45, 165, 65),
-    "blue": (50, 75, 220),
-    "yellow": (238, 215, 60),
-    "purple": (150, 60, 185),
-    "orange": (242, 140, 35),
-    "white": (243, 243, 243),
-}
-_BACKGROUND = (112, 116, 120)
+_BACKGROUND = (206, 212, 208)
 _RADII = (0.15, 0.19)
 """Of the shorter side."""
-_SUPERSAMPLING = 3
+_SHARE = 0.9
+"""Of the square that a thing is drawn in, what its longer side takes."""
 _LEAST_DEPTH = 5
 """Least depth of a point, in pixels along rows and columns."""
-_Outline = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +46,7 @@ class ProbeObject:
     """A drawn object.
 
     Args:
-        expression: What it is called, as in "the red circle".
+        expression: What it is called, as in "the red mug".
         mask: (H, W) bool.
         box: Around the mask, in pixels.
         points: Points inside the box, in pixels, with their labels: as far from the object's edge as there are.
@@ -93,20 +86,17 @@ def draw_probe_scene(size: Size, names: Sequence[str], absent: str, seed: int) -
 
     Args:
         size: Of the image, in pixels.
-        names: Colour and shape of each object, such as "red circle": circle, square, triangle, star or cross.
+        names: Colour and noun of each object, such as "red mug": of `everyday.recipe`.
         absent: An expression that fits none of them.
         seed: Decides the places.
     """
     random = Random(seed)
-    image = PILImage.new("RGB", size, _BACKGROUND)
+    pixels = np.full((size.height, size.width, 3), _BACKGROUND, np.float32)
     objects = []
     for name, (centre, radius) in zip(names, _place(size, len(names), random), strict=True):
-        colour, shape = name.split()
-        coverage = _rasterize(shape, centre, radius, size)
-        image.paste(_COLOURS[colour], mask=coverage)
-        mask: Mask = np.asarray(coverage) > 127
+        mask = _draw_thing(pixels, name, centre, radius)
         objects.append(ProbeObject(f"the {name}", mask, mask_to_box(mask), tuple(_choose_points(mask))))
-    return ProbeScene(image, tuple(objects), absent)
+    return ProbeScene(PILImage.fromarray(pixels.clip(0, 255).astype(np.uint8)), tuple(objects), absent)
 
 
 def _place(size: Size, count: int, random: Random) -> list[tuple[Point, float]]:
@@ -120,34 +110,21 @@ def _place(size: Size, count: int, random: Random) -> list[tuple[Point, float]]:
     return placed
 
 
-def _rasterize(shape: str, centre: Point, radius: float, size: Size) -> Image:
-    """Return how much of each pixel the shape covers, as an image of mode L."""
-    canvas = PILImage.new("L", (size.width * _SUPERSAMPLING, size.height * _SUPERSAMPLING))
-    outline = [((centre.x + radius * x) * _SUPERSAMPLING, (centre.y + radius * y) * _SUPERSAMPLING) for x, y in _outline(shape)]
-    ImageDraw.Draw(canvas).polygon(outline, fill=255)
-    return canvas.reduce(_SUPERSAMPLING)
-
-
-def _outline(shape: str) -> _Outline:
-    """Return the corners of a shape of radius 1 around (0, 0), y down."""
-    match shape:
-        case "circle":
-            return _spokes([1.0] * 60)
-        case "square":
-            return [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
-        case "triangle":
-            return _spokes([1.0] * 3)
-        case "star":
-            return _spokes([1.0, 0.45] * 5)
-        case _:  # a cross
-            quarter = [(0.32, -1.0), (0.32, -0.32), (1.0, -0.32)]
-            turned = [(-y, x) for x, y in quarter]
-            return [*quarter, *turned, *((-x, -y) for x, y in quarter), *((-x, -y) for x, y in turned)]
-
-
-def _spokes(radii: Sequence[float]) -> _Outline:
-    angles = [2 * math.pi * number / len(radii) - math.pi / 2 for number in range(len(radii))]
-    return [(radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in zip(radii, angles, strict=True)]
+def _draw_thing(pixels: npt.NDArray[np.float32], name: str, centre: Point, radius: float) -> Mask:
+    """Draw a thing of 2 x `radius` onto an image, (H, W, 3) in [0, 255]; return its (H, W) bool mask."""
+    colour, noun = name.split()
+    individual = build_individual(load_recipes()[noun], Random(noun))
+    side = round(2 * radius / _SHARE)
+    style = Style(colour, colour, outline=min(pixels.shape[:2]) / side)
+    drawing = draw_individual(individual, Pose((0.5, 0.5), _SHARE), style, side)
+    rows, columns = (
+        slice(round(middle - side / 2) + part.start, round(middle - side / 2) + part.stop)
+        for middle, part in zip((centre.y, centre.x), drawing.window, strict=True)
+    )
+    pixels[rows, columns] = pixels[rows, columns] * (1 - drawing.coverage[..., None]) + drawing.colour
+    mask = np.zeros(pixels.shape[:2], np.bool_)
+    mask[rows, columns] = drawing.parts > 0
+    return mask
 
 
 def _choose_points(mask: Mask) -> list[tuple[Point, Label]]:

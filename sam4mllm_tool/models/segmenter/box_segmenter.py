@@ -1,7 +1,7 @@
 """A segmenter that draws its prompts, for testing the code that drives one. Needs no model and no torch.
 
 ```python
-Sam4Mllm(ScriptedMLLM(["[100,100,300,300]", ...]), BoxSegmenter()).segment(image, "the red ring")
+Sam4Mllm(ScriptedMLLM(["[100,100,300,300]", ...]), BoxSegmenter()).segment(image, "the red mug")
 ```
 """
 

@@ -82,7 +82,7 @@ class ConceptProposer:
 
         Args:
             image: RGB, any size.
-            phrase: A short noun phrase such as "red ring"; what is longer than 32 tokens is cut off.
+            phrase: A short noun phrase such as "red mug"; what is longer than 32 tokens is cut off.
         """
         text = self._processor.tokenizer(
             phrase, return_tensors="pt", padding="max_length", max_length=_MAX_TOKENS, truncation=True

@@ -1,6 +1,6 @@
 """Choose among Segment Anything's candidate masks by its own score and by the answers to the points.
 
-The score says how well a candidate follows some edge; the points say which object is meant: a whole or a part of it, a ring or
+The score says how well a candidate follows some edge; the points say which object is meant: a whole or a part of it, a mug or
 its hole. Each answered point votes on each candidate, weighted by the answer's confidence. NumPy only.
 """
 

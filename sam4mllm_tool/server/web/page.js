@@ -6,8 +6,8 @@ import {describe, formatTrace, makeCard, showConversation, showDialogue, showObj
 
 const $ = (id) => document.getElementById(id);
 const EXAMPLES = [
-  {file: "examples/first.png", alt: "Drawn triangles, rings and circles", expression: "every blue triangle"},
-  {file: "examples/second.png", alt: "Drawn squares and crescents", expression: "all squares"},
+  {file: "examples/first.png", alt: "A drawn car with a teapot on it, and another teapot", expression: "all teapots"},
+  {file: "examples/second.png", alt: "A drawn bus with two mugs on it", expression: "the wheels of the bus"},
 ];
 const TRACES = [["trace.html", "how it came about, as a page"], ["trace.json", "the same for sam4mllm trace"]];
 const COMPARED = ["box", "ppg", "pqpp", "adaptive"];

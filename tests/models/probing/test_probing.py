@@ -60,7 +60,7 @@ def test_the_frame_of_a_noisy_model_is_found_and_its_dialect_reads_it(frame: str
     assert best.choice.next is not None
     assert best.choice.best.iou > best.choice.next.iou + 0.05
     assert report.points is not None
-    assert report.points.right == report.points.count == 22, "points are written in the frame that was measured"
+    assert report.points.right == report.points.count == 24, "points are written in the frame that was measured"
 
 
 @pytest.mark.parametrize("frame", UNITS)
@@ -140,7 +140,7 @@ def test_a_model_that_never_says_none_is_measured_so() -> None:
 def test_whether_answers_have_probabilities_is_reported(has_probabilities: bool) -> None:
     report = probe_mllm(GroundingModel("0..1000", probabilities=has_probabilities).load(), (PLAIN,))
     assert report.points is not None
-    assert (report.points.has_probabilities, report.points.right) == (has_probabilities, 22)
+    assert (report.points.has_probabilities, report.points.right) == (has_probabilities, 24)
 
 
 def test_a_model_that_always_says_yes_gets_half_of_the_points_right() -> None:
@@ -149,7 +149,7 @@ def test_a_model_that_always_says_yes_gets_half_of_the_points_right() -> None:
         ScriptedMLLM(lambda question: "Yes" if isinstance(question.answer, Labels) else model.reply(question)), (PLAIN,)
     )
     assert report.points is not None
-    assert (report.points.right, report.points.count) == (12, 22)
+    assert (report.points.right, report.points.count) == (12, 24)
 
 
 # Refusals to guess ----------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_whether_numbers_count_the_padded_square_is_measured_too(frame: str, cou
     assert report.trials[0].choice.best.frame.name.endswith("in the padded square") is counts_square
     assert report.trials[0].iou > 0.98
     assert report.points is not None
-    assert report.points.right == 22
+    assert report.points.right == 24
 
 
 def test_what_is_kept_leaves_the_resizing_to_the_load() -> None:
@@ -235,8 +235,9 @@ def test_the_drawn_objects_are_where_the_scenes_say() -> None:
         for drawn in scene.objects:
             on, off = (pixels[drawn.mask], pixels[~drawn.mask])
             colour = np.median(on, axis=0)
-            assert (np.abs(on - colour).max(1) < 100).all()
-            assert (np.abs(off - colour).max(1) > 20).all()
+            assert (np.abs(on - colour).max(1) < 60).mean() > 0.6
+            elsewhere = np.abs(off - colour).max(1) > 20
+            assert elsewhere.mean() > 0.97, "another object may have some of its colour"
             for point, label in drawn.points:
                 assert drawn.mask[int(point.y), int(point.x)] == label
                 assert drawn.box.contains(*point)

@@ -1,4 +1,4 @@
-"""Recipes of everyday things: reads `objects.toml` and turns a recipe into the coloured polygons of one individual.
+"""Recipes of everyday things: reads `things.toml` and turns a recipe into the coloured polygons of one individual.
 
 A recipe draws in a square of 100 x 100 units, y down, one primitive per line, the later ones over the earlier ones:
 
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sam4mllm_tool.embedded.everyday.primitives import PRIMITIVES, Polygon, build_polygon
+from sam4mllm_tool.drawn_things.primitives import PRIMITIVES, Polygon, build_polygon
 
 Rgb = tuple[int, int, int]
 
@@ -156,7 +156,7 @@ def name_part(label: str) -> str:
 @cache
 def load_recipes() -> dict[str, ObjectRecipe]:
     """Read all recipes, by noun."""
-    text = (files("sam4mllm_tool.embedded.everyday") / "things.toml").read_text(encoding="utf-8")
+    text = (files("sam4mllm_tool.drawn_things") / "things.toml").read_text(encoding="utf-8")
     return {name: _read_recipe(name, table) for name, table in tomllib.loads(text).items()}
 
 

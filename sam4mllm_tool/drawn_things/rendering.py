@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageDraw
 
-from sam4mllm_tool.embedded.everyday.primitives import Polygon
-from sam4mllm_tool.embedded.everyday.recipe import COLOURS, HOLE, MATERIALS, Individual, Piece, Rgb
+from sam4mllm_tool.drawn_things.primitives import Polygon
+from sam4mllm_tool.drawn_things.recipe import COLOURS, HOLE, MATERIALS, Individual, Piece, Rgb
 
 PATTERNS = ("plain", "striped", "dotted")
 

@@ -1,0 +1,1 @@
+"""Everyday things with parts: recipes, and how individuals of them are drawn."""
