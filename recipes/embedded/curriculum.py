@@ -75,17 +75,15 @@ def _list_example(scene: EverydayScene, size: Size) -> TrainingExample:
 
 
 def _parts_examples(scene: EverydayScene, rng: Random, size: Size) -> Iterator[TrainingExample]:
-    """Yield the parts of an object, with their boxes."""
-    for owner in rng.sample(range(len(scene.objects)), 1):
-        parts = [i for i, part in enumerate(scene.object_parts) if part.owner == owner]
-        parts = sorted(parts, key=lambda i: scene.object_parts[i].centre[0])[:7]
-        if parts:
-            texts = [f"{scene.object_parts[i].name} {EMBEDDED.encode_box(scene.object_parts[i].box, size)}" for i in parts]
-            targets = tuple(
-                encode_region(len(scene.objects) + i, len(scene.objects)) for i in parts for _ in range(1 + BOX_LENGTH)
-            )
-            question = f"list parts of {EMBEDDED.encode_box(scene.objects[owner].box, size)}"
-            yield build_command(question, " ".join(texts), "parts", targets)
+    """Yield the parts of one object, with their boxes, if it has any."""
+    owner = rng.randrange(len(scene.objects))
+    parts = [i for i, part in enumerate(scene.object_parts) if part.owner == owner]
+    parts = sorted(parts, key=lambda i: scene.object_parts[i].centre[0])[:7]
+    if parts:
+        texts = [f"{scene.object_parts[i].name} {EMBEDDED.encode_box(scene.object_parts[i].box, size)}" for i in parts]
+        targets = tuple(encode_region(len(scene.objects) + i, len(scene.objects)) for i in parts for _ in range(1 + BOX_LENGTH))
+        question = f"list parts of {EMBEDDED.encode_box(scene.objects[owner].box, size)}"
+        yield build_command(question, " ".join(texts), "parts", targets)
 
 
 def _inside_examples(

@@ -15,7 +15,7 @@ from sam4mllm_tool.embedded.everyday import EverydayScene
 from sam4mllm_tool.types import Mask
 
 PER_IMAGE = 5
-"""Prompts per image: encoding an image takes as long as seven of them."""
+"""Prompts per image: encoding an image takes as long as four of them."""
 COUNTS = {"even": (0, 0, 1, 2, 3, 5, 8), "grid": (3, 6, 12, 18, 25), "far": (1, 3, 5, 9), "clicks": (1, 1, 1, 2, 3, 5, 8)}
 """Numbers of points per prompt that are drawn from, by placement."""
 PLACEMENTS = ("even", "grid", "far", "clicks")

@@ -202,7 +202,7 @@ def _draw_click(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
 def train_masks(cache: SceneCache, dense: DenseEncoder, model: SamModel, folder: Path, steps: int, batch: int = 10) -> None:
     """Train the model in place, and `dense`, which has its encoder (stage 2); checkpoint folder/sam.pt.
 
-    The decoder's first steps take a third of the time of those with the encoder.
+    The steps of the decoder alone take 0.6 of the time of those with the encoder.
     """
     device = model.device
     parts = nn.ModuleDict({"sam": model, "head": dense.head})

@@ -221,10 +221,10 @@ def test_a_recipe_of_one_step_a_stage_gives_a_pair_that_answers(
     run_stages(list(STEPS), cache, tmp_path, dict.fromkeys(STEPS, 1))
     encoder = load_encoder("sam-encoder", "encoder")
     assert torch.equal(load_encoder("sam", "sam.vision_encoder"), encoder), "the decoder learns alone at first"
-    run_stages(["eyes", "sam"], cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
+    run_stages(["eyes", "sam-encoder", "sam"], cache, tmp_path, dict.fromkeys(STEPS, 2))  # goes on from the checkpoints
     assert not torch.equal(load_encoder("sam", "sam.vision_encoder"), encoder)
     steps = {stage: torch.load(tmp_path / f"{stage}.pt")["step"] for stage in STEPS}
-    assert steps == {"eyes": 2, "base": 1, "adapter": 1, "sam-encoder": 1, "sam": 2}
+    assert steps == {"eyes": 2, "base": 1, "adapter": 1, "sam-encoder": 2, "sam": 2}
     save_mllm(tmp_path, tmp_path / "out", len(cache))
     save_sam(tmp_path, tmp_path / "out")
     pair = Sam4Mllm.load(f"{tmp_path / 'out' / 'mllm'}+{tmp_path / 'out' / 'adapter'}", str(tmp_path / "out" / "sam"))
